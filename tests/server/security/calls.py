@@ -91,10 +91,11 @@ class Target:
         connection = self.connect()
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Authorization": header} if header else {})
+            headers = {"Content-Type": "application/json", **({"Authorization": header} if header else {})}
+            connection.request(method, path, data, headers)
             response = connection.getresponse()
-            text, headers = response.read().decode(), {name.lower(): value for name, value in response.getheaders()}
-            return Answered(_BY_STATUS.get(response.status, Outcome.OTHER), text, headers)
+            text, got = response.read().decode(), {name.lower(): value for name, value in response.getheaders()}
+            return Answered(_BY_STATUS.get(response.status, Outcome.OTHER), text, got)
         finally:
             connection.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_server.config.mlflow import MlflowOptions
 from headrace_server.config.security import AuthOptions
 from headrace_server.security.keys import create_key, revoke_keys
 from tests.conftest import Run
@@ -66,6 +67,7 @@ def guarded(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         models.linear,
         rest_api_port=rest_port,
         open_inference_admin="write",
+        mlflow=MlflowOptions(model=MODEL),
         auth=AuthOptions(keys_file=str(keys), policy_file=str(policy), jwt_issuer=issuer.url, jwt_audience=(AUDIENCE,)),
     )
     headers = {(kind, state): f"Bearer {token}" for kind, own in made.items() for state, token in own.items()}
@@ -84,6 +86,21 @@ def test_every_cell(guarded: Guarded, api: str, kind: str, state: str) -> None:
             found = APIS[api](guarded.target, method, MODEL, header).outcome
             good = Outcome.DENIED if method == "admin" else Outcome.OK
             assert found is (good if state == "right" else Outcome.UNAUTHENTICATED), method
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", ["key", "jwt"])
+def test_every_cell_of_mlflows_protocol(guarded: Guarded, kind: str, state: str) -> None:
+    header = guarded.headers.get((kind, state), "")
+    good = Outcome.OK if state == "right" else Outcome.UNAUTHENTICATED
+
+    for _ in range(3):
+        scored = guarded.target.http("POST", "/invocations", {"instances": [[1, 2, 3, 4]]}, header)
+        assert (scored.outcome, guarded.target.http("GET", "/version", header=header).outcome) == (good, good)
+        assert guarded.target.http("GET", "/ping", header=header).outcome is Outcome.OK, "health is open"
+    # it has no way to administer, and its port admits to that only for those who may
+    for path in ("/invocations/load", "/models"):
+        assert guarded.target.http("POST", path, {}, guarded.operator).outcome is Outcome.DENIED
 
 
 @pytest.mark.parametrize("api", APIS)

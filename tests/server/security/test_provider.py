@@ -13,11 +13,13 @@ from urllib.request import Request, urlopen
 import pytest
 
 from headrace_server.config.security import AuthOptions
+from headrace_server.security import tokens
 from tests.conftest import ROOT, Run
-from tests.server.security.calls import APIS, Outcome, methods_of, target_of
+from tests.server.security.calls import APIS, Answered, Outcome, methods_of, target_of
 from tests.support import models
 from tests.support.calls import MODEL
 from tests.support.ports import free_port
+from tests.support.running import eventually
 
 FOLDER = Path(os.environ.get("HEADRACE_OIDC_PROVIDER", ROOT / "build" / "oidc-provider"))
 AUDIENCE = "https://headrace.example"
@@ -46,21 +48,70 @@ def token(issuer: str, audience: str = AUDIENCE) -> str:
         return answer
 
 
+class Called:
+    """A server that accepts the provider's tokens, and its callers."""
+
+    def __init__(self, running: Run, issuer: str, folder: Path) -> None:
+        policy, port = folder / "policy.toml", free_port()
+        policy.write_text('[[rules]]\nwho = ["jwt-group:machines"]\nmodels = ["mod*"]\n')
+        auth = AuthOptions(
+            jwt_issuer=issuer,
+            jwt_audience=(AUDIENCE,),
+            jwt_name_claim="client",
+            jwt_leeway_seconds=0,
+            policy_file=str(policy),
+        )
+        server = running(models.linear, rest_api_port=port, auth=auth)
+        self._target = target_of(server.port, port)
+
+    def ask(self, api: str, method: str, header: str, model: str = MODEL) -> Answered:
+        """Asks once."""
+        return APIS[api](self._target, method, model, header)
+
+    def are_refused(self, header: str) -> bool:
+        """Whether a header is refused by every method of every API."""
+        outcomes = {self.ask(api, method, header).outcome for api in APIS for method in methods_of(api)}
+        return outcomes == {Outcome.UNAUTHENTICATED}
+
+
+def test_an_expired_token_is_refused_everywhere(running: Run, issuer: str, tmp_path: Path) -> None:
+    called = Called(running, issuer, tmp_path)
+    brief = f"Bearer {token(issuer, f'{AUDIENCE}/brief')}"
+    called.ask("tf-serving-grpc", "predict", brief)  # it may be valid yet, and then the verdict is kept
+
+    eventually(lambda: called.are_refused(brief))
+    assert "expired" in called.ask("tf-serving-grpc", "predict", brief).text
+    assert called.ask("tf-serving-grpc", "predict", f"Bearer {token(issuer)}").outcome is Outcome.OK
+
+
+def test_a_token_whose_key_is_withdrawn_is_refused_everywhere(
+    running: Run, issuer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "PAUSE_SECONDS", 0.0)
+    called, before = Called(running, issuer, tmp_path), f"Bearer {token(issuer)}"
+    for _ in range(2):
+        assert [called.ask(api, "predict", before).outcome for api in APIS] == [Outcome.OK] * 4
+
+    urlopen(f"{issuer}/rotate", timeout=60).close()
+    after = f"Bearer {token(issuer)}"
+    assert [called.ask(api, "predict", after).outcome for api in APIS] == [Outcome.OK] * 4
+    eventually(lambda: called.are_refused(before))
+
+
+def test_a_call_without_a_token_is_refused_everywhere(running: Run, issuer: str, tmp_path: Path) -> None:
+    assert Called(running, issuer, tmp_path).are_refused("")
+
+
 def test_every_api_takes_its_tokens(running: Run, issuer: str, tmp_path: Path) -> None:
-    policy, port = tmp_path / "policy.toml", free_port()
-    policy.write_text('[[rules]]\nwho = ["jwt-group:machines"]\nmodels = ["mod*"]\n')
-    auth = AuthOptions(jwt_issuer=issuer, jwt_audience=(AUDIENCE,), jwt_name_claim="client", policy_file=str(policy))
-    server = running(models.linear, rest_api_port=port, auth=auth)
-    target = target_of(server.port, port)
+    called = Called(running, issuer, tmp_path)
     good, elsewhere = token(issuer), token(issuer, "https://elsewhere.example")
     changed = good[:-8] + ("A" if good[-8] != "A" else "B") + good[-7:]
 
     for api in APIS:
         for method in methods_of(api):
             right = Outcome.DENIED if method == "admin" else Outcome.OK
-            assert APIS[api](target, method, MODEL, f"Bearer {good}").outcome is right
+            assert called.ask(api, method, f"Bearer {good}").outcome is right
             for wrong in (elsewhere, changed):
-                refused = APIS[api](target, method, MODEL, f"Bearer {wrong}")
-                assert refused.outcome is Outcome.UNAUTHENTICATED
-        assert APIS[api](target, "predict", "other", f"Bearer {good}").outcome is Outcome.DENIED
-    assert "another audience" in APIS["tf-serving-grpc"](target, "predict", MODEL, f"Bearer {elsewhere}").text
+                assert called.ask(api, method, f"Bearer {wrong}").outcome is Outcome.UNAUTHENTICATED
+        assert called.ask(api, "predict", f"Bearer {good}", "other").outcome is Outcome.DENIED
+    assert "another audience" in called.ask("tf-serving-grpc", "predict", f"Bearer {elsewhere}").text
