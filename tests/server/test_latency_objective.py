@@ -150,6 +150,7 @@ def test_an_objective_needs_batching(tmp_path: Path) -> None:
         f"--model_base_path={tmp_path}",
         "--latency_objective=p99 1s",
         "--enable_batching=false",
+        "--port=0",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
