@@ -1,5 +1,6 @@
 //! A connection to a server: the socket, and HTTP/2 on it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use h2::client::{Builder, SendRequest};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::gathering::Gathering;
 use super::target::Target;
 use crate::grpc::{Status, UNAVAILABLE};
 
@@ -18,11 +20,12 @@ const MAX_FRAME: u32 = 1 << 20;
 /// Connects; a task of the current runtime handles the frames as long as the sender or a call exists.
 pub async fn connect(target: &Target) -> Result<SendRequest<Bytes>, Status> {
     let failed = |reason: String| {
-        let text = format!("failed to connect to {}: {reason}", target.authority());
+        let text = format!("failed to connect to {target}: {reason}");
         Status::new(UNAVAILABLE, text)
     };
     let connecting = async {
         let socket = target.connect().await.map_err(|error| failed(error.to_string()))?;
+        let (socket, has_shaken_hands) = Gathering::new(socket);
         let http2 = Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -30,6 +33,7 @@ pub async fn connect(target: &Target) -> Result<SendRequest<Bytes>, Status> {
             .enable_push(false)
             .handshake::<_, Bytes>(socket);
         let (sender, connection) = http2.await.map_err(|error| failed(error.to_string()))?;
+        has_shaken_hands.store(true, Ordering::Relaxed);
         // Its end is noticed by the calls that it ends.
         tokio::spawn(connection);
         Ok(sender)

@@ -6,6 +6,7 @@ mod channel;
 mod connection;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gathering;
 mod head;
 mod inputs;
 mod outputs;

@@ -1,5 +1,6 @@
 //! Where a server is: what a target names, and a socket to it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -15,6 +16,15 @@ const DEFAULT_PORT: u16 = 443;
 pub enum Target {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { .. } => formatter.write_str(&self.authority()),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Target {

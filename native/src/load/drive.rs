@@ -93,16 +93,18 @@ pub async fn run(part: Part) -> Result<Spent, String> {
     Ok(spent.read())
 }
 
-/// A fixed number of callers, each of which calls again as soon as its last call has ended.
+/// A fixed number of callers, each of which calls again as soon as its last call has ended, on the same connection.
 async fn closed_loop(callers: &Arc<Callers>) {
     let plan = &callers.part.plan;
     let mut all = JoinSet::new();
-    for _ in 0..plan.share(plan.concurrency, callers.part.number) {
+    for number in 0..plan.share(plan.concurrency, callers.part.number) {
         let callers = callers.clone();
         all.spawn(async move {
+            // Each caller keeps its connection: answers that come together are followed by calls that leave together.
+            let channel = number % callers.part.channels.len();
             while callers.start.elapsed() < callers.part.plan.length() {
                 let kind = callers.choose();
-                callers.call(&Due { at: Instant::now(), kind }, true).await;
+                callers.call(&Due { at: Instant::now(), kind }, Some(channel)).await;
             }
         });
     }
@@ -142,7 +144,7 @@ impl Callers {
         tokio::spawn(async move {
             let mut next = Some(due);
             while let Some(due) = next {
-                callers.call(&due, false).await;
+                callers.call(&due, None).await;
                 next = callers.waiting.lock().pop_front();
             }
             if callers.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -151,10 +153,14 @@ impl Callers {
         });
     }
 
-    async fn call(&self, due: &Due, closed: bool) {
+    /// Makes a call: one of a closed loop on its caller's own channel, one of an open loop on each channel in turn.
+    async fn call(&self, due: &Due, own_channel: Option<usize>) {
         let part = &self.part;
+        let closed = own_channel.is_some();
         let message = part.kinds[due.kind].message();
-        let channel = &part.channels[self.next_channel.fetch_add(1, Ordering::Relaxed) % part.channels.len()];
+        let place =
+            own_channel.unwrap_or_else(|| self.next_channel.fetch_add(1, Ordering::Relaxed) % part.channels.len());
+        let channel = &part.channels[place];
         let begun = Instant::now();
         part.record.begin();
         let answer = channel.call(message, Some(part.plan.timeout())).await;

@@ -282,6 +282,12 @@ def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, dead, "--model=m").startswith(f"{dead}: UNAVAILABLE: failed to connect to {dead}: Connection")
 
 
+def test_no_socket_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "unix:/nowhere", "--model=m") == (
+        "unix:/nowhere: UNAVAILABLE: failed to connect to unix:/nowhere: No such file or directory (os error 2)"
+    )
+
+
 def test_what_listens_does_not_answer(capsys: pytest.CaptureFixture[str], silent: str) -> None:
     assert said(capsys, silent, "--model=m", "--timeout=200ms") == f"{silent}: DEADLINE_EXCEEDED: Deadline Exceeded"
 

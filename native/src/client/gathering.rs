@@ -1,0 +1,66 @@
+//! A socket whose small requests leave together, in one write.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http2::Socket;
+
+/// A socket that says only after the handshake that it can write several pieces at once.
+///
+/// h2 asks for that during the handshake, to decide which payloads it copies into its buffer, where they leave together
+/// with other frames: those of up to 256 bytes if pieces can be written at once, and of up to 1,024 if not. A longer
+/// payload is a write of its own, which costs more than copying 1,024 bytes. h2 asks again with each write, and should
+/// then write a long payload together with its head.
+pub struct Gathering {
+    socket: Socket,
+    has_shaken_hands: Arc<AtomicBool>,
+}
+
+impl Gathering {
+    /// With what is to be set after the handshake.
+    pub fn new(socket: Socket) -> (Self, Arc<AtomicBool>) {
+        let has_shaken_hands = Arc::new(AtomicBool::new(false));
+        (Self { socket, has_shaken_hands: has_shaken_hands.clone() }, has_shaken_hands)
+    }
+}
+
+impl AsyncRead for Gathering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Gathering {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.has_shaken_hands.load(Ordering::Relaxed)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
