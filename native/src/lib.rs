@@ -1,5 +1,7 @@
 //! The Python module and its interface version.
 
+#[cfg(not(feature = "fuzzing"))]
+mod allocator;
 mod bridge;
 mod calls;
 mod client;
@@ -25,6 +27,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
 
 use crate::calls::Kind;
+
+// The fuzz targets bring an allocator that counts.
+#[cfg(not(feature = "fuzzing"))]
+#[global_allocator]
+static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// Which `headrace` this fits: raised with every change that the Python side sees.
 const INTERFACE: u32 = 23;

@@ -65,5 +65,6 @@ def test_a_deadline_that_has_passed_has_one_text() -> None:
     assert [name for name, text in PRODUCT.items() if "Deadline Exceeded" in text] == ["grpc/status.rs"]
 
 
-def test_what_may_be_unsafe_is_one_file() -> None:
-    assert [name for name, text in PRODUCT.items() if re.search(r"\bunsafe\b", text)] == ["bridge/buffer.rs"]
+def test_what_may_be_unsafe_is_in_two_files() -> None:
+    unsafe = {name for name, text in PRODUCT.items() if re.search(r"\bunsafe\b", text)}
+    assert unsafe == {"allocator.rs", "bridge/buffer.rs"}

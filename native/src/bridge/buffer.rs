@@ -1,4 +1,4 @@
-//! An array's memory, borrowed from Python: the crate's only `unsafe`.
+//! An array's memory, borrowed from Python: the crate's only `unsafe` besides its allocator.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
