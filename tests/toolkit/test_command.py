@@ -112,7 +112,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("report", "folder"),
         1,
-        "headrace: folder holds no model.onnx: name the folder of one version",
+        "headrace: folder holds no model.onnx and no model.tflite: name the folder of one version",
     ),
 ]
 

@@ -1,30 +1,33 @@
 """Published versions side by side: all others are compared with the first one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from headrace_batching.task import Array
 from headrace_server.backends.signature import Signature
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError, first_line
-from headrace_toolkit.graph import MODEL_FILE
-from headrace_toolkit.grounds import Plan, Told, settle
+from headrace_toolkit.grounds import Grounds, Plan, Told, settle
 from headrace_toolkit.machine import this_machine
+from headrace_toolkit.measure import seconds_of_runs
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.publish import CARD_FILE
+from headrace_toolkit.published import Published, open_version
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, Report, Rows
-from headrace_toolkit.sources.auto import load
+from headrace_toolkit.running import in_parts
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.variants import Variant, examine, timed
+from headrace_toolkit.variants import counts_of, line_of, time_ratios
 
 
 def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, progress: Progress) -> Report:
     """Measures versions beside the first of them.
 
     Args:
-        places: Folders of versions, or ONNX files.
+        places: Folders of versions, or ONNX or TFLite files.
         data: The rows; None means random rows.
         recipe: The metric, the seed, and the time for timing; the other fields are not used.
         progress: Called with the progress.
@@ -33,54 +36,41 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
         ToolkitError: A version cannot be read or run, or has other inputs than the first one.
     """
     told = Told()
-    sources = [(name_of(place), load(model_of(place))) for place in places]
+    versions = [open_version(place) for place in places]
     changed = [warning for place in places for warning in changed_files(place)]
-    first = sources[0][1]
-    for name, source in sources[1:]:
-        _check_alike(sources[0][0], first.signature, name, source.signature)
+    first = versions[0].source
+    for version in versions[1:]:
+        _check_alike(versions[0].name, first.signature, version.name, version.model.signature)
     plan = Plan(calibrates=False, classes=(), seed=recipe.seed)
     grounds = settle(first, data, recipe.data, plan, told, progress)
-    variants: list[Variant] = []
-    for (name, source), place in zip(sources, places, strict=True):
-        with progress.step(f"check {name}") as advance:
-            variants.append(examine(name, model_of(place), source, grounds, advance))
+    lines: list[Line] = []
+    for version in versions:
+        with progress.step(f"check {version.name}") as advance:
+            answers = in_parts(version.model.run, version.model.signature, grounds.measured.inputs, advance)
+            lines.append(line_of(version.name, answers, grounds, version.size))
     with progress.step("time the versions"):
-        base, others = timed(variants[0], variants[1:], grounds, recipe.timing_seconds)
+        times = _times(versions, grounds, recipe.timing_seconds)
     return Report(
         source=first.origin,
         machine=this_machine(),
         metric=grounds.metric.name,
         share=grounds.metric.share,
         rows=Rows(name=grounds.measured.name, sha256=grounds.measured.sha256, count=len(grounds.measured)),
-        lines=tuple(_shown(variant.line) for variant in (base, *others)),
+        lines=tuple(replace(line, time=time, kept=False) for line, time in zip(lines, times, strict=True)),
         warnings=(*changed, *told.warnings),
         notes=tuple(told.notes),
         changed_files=bool(changed),
     )
 
 
-def _shown(line: Line) -> Line:
-    return replace(line, kept=False)
+def _times(versions: Sequence[Published], grounds: Grounds, seconds: float) -> list[dict[int, float]]:
+    """The CPU time of a run of each version beside the first one's, by the number of rows; all in turns."""
 
+    def measure(rows: Mapping[str, Array]) -> Mapping[str, float]:
+        runs = {str(number): partial(version.model.run, rows) for number, version in enumerate(versions)}
+        return seconds_of_runs(runs, seconds=seconds)
 
-def name_of(place: str) -> str:
-    """The model and the version, as in `digits/2`."""
-    path = Path(place).absolute()
-    return f"{path.parent.name}/{path.name}"
-
-
-def model_of(place: str) -> Path:
-    """The model's file in a version's folder, or the file itself.
-
-    Raises:
-        ToolkitError: The folder holds none.
-    """
-    path = Path(place)
-    if path.is_dir():
-        if not (path / MODEL_FILE).is_file():
-            raise ToolkitError(f"{place} holds no {MODEL_FILE}: name the folder of one version")
-        return path / MODEL_FILE
-    return path
+    return time_ratios(measure, counts_of(versions[0].model.signature), grounds)
 
 
 def _check_alike(first: str, wanted: Signature, other: str, found: Signature) -> None:

@@ -15,7 +15,7 @@ SOURCE_HELP = (
     "the model: a file, a folder with saved_model.pb, or file.py:function, where the function returns the model"
 )
 BASE_HELP = "the model's folder of numbered versions"
-VERSION_HELP = "a version's folder, or an ONNX file"
+VERSION_HELP = "a version's folder, or an ONNX or TFLite file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
-from headrace_toolkit.beside import model_of, name_of
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import require
 from headrace_toolkit.grounds import Grounds, Plan, Told, settle
 from headrace_toolkit.progress import Progress
+from headrace_toolkit.published import Model, open_version
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import columns
-from headrace_toolkit.running import OnnxModel, in_parts
-from headrace_toolkit.sources.auto import load
+from headrace_toolkit.running import in_parts
 from headrace_toolkit.steps.base import in_silence
 
 WIDE = 1024
@@ -93,7 +92,7 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
     """Shuffles one feature at a time, with scikit-learn's `permutation_importance`.
 
     Args:
-        place: A version's folder, or an ONNX file.
+        place: A version's folder, or an ONNX or TFLite file.
         data: Rows, with labels unless the metric does without.
         recipe: The metric and the seed; the other fields are not used.
         progress: Called with the progress.
@@ -103,13 +102,15 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
         ToolkitError: The version cannot be read, or the rows do not fit it, or scikit-learn is not installed.
     """
     permute = require("sklearn.inspection", "explain", "sklearn").permutation_importance
-    source, told = load(model_of(place)), Told()
-    grounds = settle(source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), told, progress)
+    version, told = open_version(place), Told()
+    grounds = settle(
+        version.source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), told, progress
+    )
     if recipe.data.labels == "" and recipe.data.metric == "":
         told.notes.append("without labels: compared with the model's own answers to the unchanged rows")
     layout = _Layout.of(grounds.measured.inputs, data)
-    model = _Model(OnnxModel(model_of(place)), layout, grounds)
-    with progress.step(f"explain {name_of(place)}"):
+    model = _Model(version.model, layout, grounds)
+    with progress.step(f"explain {version.name}"):
         found = permute(model, layout.table, np.zeros(len(layout.table)), scoring=_Model.score, n_repeats=repeats,
                         random_state=recipe.seed)  # fmt: skip
     features = [
@@ -117,7 +118,7 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
         for name, mean, spread in zip(layout.names, found.importances_mean, found.importances_std, strict=True)
     ]
     return Explanation(
-        version=name_of(place),
+        version=version.name,
         metric=grounds.metric.name,
         value=grounds.metric.score(model.answers(layout.table)),
         rows=len(layout.table),
@@ -168,7 +169,7 @@ class _Layout:
 class _Model:
     """An estimator as scikit-learn expects it."""
 
-    def __init__(self, model: OnnxModel, layout: _Layout, grounds: Grounds) -> None:
+    def __init__(self, model: Model, layout: _Layout, grounds: Grounds) -> None:
         self._model = model
         self._layout = layout
         self._grounds = grounds
