@@ -1,4 +1,4 @@
-//! What the fuzz targets see of the decoders.
+//! The parts of the decoders that the fuzz targets use.
 
 pub use crate::client::fuzzing::{only_message, percent_decoded, read_outputs};
 pub use crate::examples::fuzzing::{read_examples, read_multi};

@@ -9,10 +9,10 @@ use std::hash::Hash;
 
 use parking_lot::RwLock;
 
-/// Bytes that a question may have.
+/// The maximum length of a question in bytes.
 pub const MAX_QUESTION: usize = 1 << 10;
 
-/// Answers that are kept, and their bytes; where there are more, all are forgotten.
+/// The maximum number of kept answers, and of their bytes; if there are more, all are dropped.
 const MAX_ANSWERS: usize = 1000;
 const MAX_BYTES: usize = 8 << 20;
 
@@ -34,7 +34,7 @@ impl<Q, A> Default for Kept<Q, A> {
 }
 
 impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
-    /// The number of the state that a question is asked in.
+    /// The number of the state in which a question is asked.
     pub fn state(&self) -> u64 {
         self.table.read().state
     }
@@ -47,7 +47,7 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
         self.table.read().answers.get(question).cloned()
     }
 
-    /// Keeps an answer of so many bytes to a question that was asked in the state of that number.
+    /// Keeps an answer of this size to a question that was asked in the state with this number.
     pub fn put(&self, state: u64, question: Q, answer: A, bytes: usize) {
         let mut table = self.table.write();
         if state != table.state || bytes > MAX_BYTES {
@@ -61,7 +61,7 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
         table.answers.insert(question, answer);
     }
 
-    /// The state has changed: forgets all answers.
+    /// The state has changed: drops all answers.
     pub fn forget(&self) {
         let mut table = self.table.write();
         table.state += 1;

@@ -33,7 +33,7 @@ use crate::calls::Kind;
 #[global_allocator]
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
-/// Which `headrace` this fits: raised with every change that the Python side sees.
+/// The interface version for `headrace`: raised with every change that the Python side sees.
 const INTERFACE: u32 = 23;
 
 #[pymodule]

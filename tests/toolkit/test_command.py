@@ -47,7 +47,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("convert", "model.tflite", "base"),
         1,
-        "headrace: model.tflite: not what its suffix .tflite says: its bytes look like an ONNX model",
+        "headrace: model.tflite: the suffix is .tflite, but its bytes look like an ONNX model",
     ),
     (
         ("convert", "folder", "base"),
@@ -62,7 +62,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("convert", "cnn.onnx", "empty.onnx"),
         1,
-        "headrace: empty.onnx cannot be written: empty.onnx is not a folder",
+        "headrace: empty.onnx cannot be created: empty.onnx is not a folder",
     ),
     (
         ("convert", "cnn.onnx", "base", "--labels=y"),
@@ -72,7 +72,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("convert", "cnn.onnx", "base", "--outputs=a"),
         1,
-        "headrace: cnn.onnx: --outputs is for sources without names of their own",
+        "headrace: cnn.onnx: --outputs is only for sources without names of their own",
     ),
     (
         ("convert", "cnn.onnx", "base", "--signature=x"),

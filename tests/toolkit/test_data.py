@@ -214,7 +214,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     [
         ("def load():\n    return 1\n", "returned int; it must return a dictionary"),
         ("def other():\n    pass\n", "rows.py has no function load"),
-        ("load = 1\n", "load is a int, and must be a function"),
+        ("load = 1\n", "load must be a function; it is a int"),
         ("def load():\n    return 1 / 0\n", "failed in rows.py, line 2: ZeroDivisionError: division by zero"),
         ("import nothing_of_this_name\n", "failed in rows.py, line 1: ModuleNotFoundError"),
         ("def load(:\n", "failed in rows.py, line 1: SyntaxError"),

@@ -87,4 +87,4 @@ def test_pictures_without_labels(made: Path) -> None:
 
 def test_there_must_be_rows(made: Path) -> None:
     done = subprocess.run([COMMAND, "explain", "cnn.onnx"], cwd=made, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "headrace: explain shuffles your own rows: give some with --data\n")
+    assert (done.returncode, done.stderr) == (1, "headrace: explain needs rows to shuffle: give some with --data\n")

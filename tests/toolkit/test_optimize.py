@@ -69,7 +69,7 @@ def test_steps_stand_on_each_other(optimized: Optimized) -> None:
     result = optimized("cnn", step=[{"kind": "simplify"}, {"kind": "quantize", "method": "static"}])
     assert [made.name for made in result.report.lines[2:]] == ["simplify", "static int8, per channel, 7 bit"]
     assert all(made.kept and made.time for made in result.report.lines[1:])
-    with pytest.raises(ToolkitError, match="the model is quantized already"):
+    with pytest.raises(ToolkitError, match="the model is already quantized"):
         optimized("cnn", step=[{"kind": "quantize"}, {"kind": "quantize"}])
 
 
@@ -129,7 +129,7 @@ def test_a_model_that_mixes_rows_is_published_only_without_batches(tmp_path: Pat
     result.publish(tmp_path / "m")
     assert (tmp_path / "m" / "model.toml").read_text() == "[batching]\nenabled = false\n"
     (tmp_path / "m" / "model.toml").write_text("")
-    with pytest.raises(ToolkitError, match="write \\[batching\\] enabled = false there"):
+    with pytest.raises(ToolkitError, match="set \\[batching\\] enabled = false there"):
         result.publish(tmp_path / "m")
 
 
@@ -141,7 +141,7 @@ def test_a_fixed_batch_is_named(tmp_path: Path) -> None:
 
 def test_an_output_declared_with_one_row_is_mended(tmp_path: Path) -> None:
     result = convert(load(model_of(tmp_path / "label.onnx", DOUBLED, ["n", 4], [1, 4])), None)
-    assert result.report.notes[1] == "output y was declared to have one row, and has as many as its inputs: mended"
+    assert result.report.notes[1] == "output y was declared with one row, but has as many as its inputs: corrected"
     assert result.signature.outputs["y"].shape == (None, 4)
     assert result.rows_verdict.finding == "independent"
 

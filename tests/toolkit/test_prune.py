@@ -52,7 +52,7 @@ def test_zeros_in_an_onnx_file(optimized: Callable[..., Result]) -> None:
     assert line.gzip_bytes is not None
     assert base.gzip_bytes is not None
     assert line.gzip_bytes < 0.75 * base.gzip_bytes
-    assert "zeros make the file smaller when it is compressed, and change nothing else" in line.notes
+    assert "zeros make only the compressed file smaller, and have no other effect" in line.notes
     assert not any("fast" in text for text in (line.why, *line.notes))
 
 
@@ -68,7 +68,7 @@ def test_a_threshold(optimized: Callable[..., Result]) -> None:
     [
         ({"amount": 0.5, "threshold": 0.1}, "threshold and amount cannot be given together"),
         ({"amount": 2}, "amount must be a finite number from 0 to 1; was 2"),
-        ({"schedule": "polynomial"}, "schedule works on an amount, while finetune trains for some epochs"),
+        ({"schedule": "polynomial"}, "schedule needs an amount, and finetune with some epochs"),
         ({"schedule": "linear"}, "schedule must be one of once, polynomial; was 'linear'"),
         ({"finetune": {"epoch": 3}}, "unknown key epoch; did you mean epochs?"),
     ],
@@ -81,5 +81,5 @@ def test_keys_that_make_no_sense(tmp_path: Path, step: dict[str, Any], told: str
 
 @pytest.mark.parametrize("step", [{"kind": "prune", "finetune": {"epochs": 1}}, {"kind": "channels"}])
 def test_a_file_has_no_module_to_train(optimized: Callable[..., Result], step: dict[str, Any]) -> None:
-    with pytest.raises(ToolkitError, match=r"needs a module to change, and mlp\.onnx is a file: give a function"):
+    with pytest.raises(ToolkitError, match=r"must change a module, but mlp\.onnx is a file: give a function"):
         optimized("mlp", step=[step])

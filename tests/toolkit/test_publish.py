@@ -33,7 +33,7 @@ def test_versions_follow_each_other(tmp_path: Path, made: Path) -> None:
 def test_a_version_is_never_changed(tmp_path: Path, made: Path) -> None:
     publish(tmp_path, contents(made))
     for act in (lambda: publish(tmp_path, contents(made), version=1), lambda: check_base(tmp_path, 1)):
-        with pytest.raises(ToolkitError, match="1 exists; a version that is published is never changed"):
+        with pytest.raises(ToolkitError, match="1 already exists; a published version is never changed"):
             act()
     assert os.listdir(tmp_path) == ["1"]
 

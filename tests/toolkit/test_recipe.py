@@ -109,7 +109,7 @@ WRONG = [
         "recipe.toml: step 1.values must be a whole number from 2 to 65536; was 1",
     ),
     ("[[step]]\nkind = 'half'\nkep = ['a']", "recipe.toml: step 1: unknown key kep; did you mean keep?"),
-    ("[[step]]\nkind = 'quantize'\ncalibrate = 'entropy'", "cuts nothing off, which is minmax"),
+    ("[[step]]\nkind = 'quantize'\ncalibrate = 'entropy'", "it is the same as minmax"),
     ("[[step]]\nkind = 'quantize'\npercentile = 101", "must be a finite number from 50 to 100; was 101"),
     (
         "[[step]]\nkind = 'search'\ncandidates = ['int4']",

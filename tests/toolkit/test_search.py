@@ -29,8 +29,8 @@ def outcome(name: str, drop: float = 0.0, size: float = 0.3, time: float = 0.5, 
         ("half", PRODUCTS, Circumstances(calibrated=True, target="gpu"), ""),
         ("share 16", Facts(Counter({"MatMul": 1}), (100,)), ON_X86, "no weight has 1,024 values"),
         ("static", Facts(Counter({"Relu": 1}), (9000,)), ON_X86, "no Conv, MatMul or Gemm"),
-        *[(name, TREES, ON_X86, "trees are compared") for name in CANDIDATES],
-        *[(name, QUANTIZED, ON_X86, "quantized already") for name in CANDIDATES],
+        *[(name, TREES, ON_X86, "a tree ensemble has no weights") for name in CANDIDATES],
+        *[(name, QUANTIZED, ON_X86, "already quantized") for name in CANDIDATES],
     ],
 )  # fmt: skip
 def test_what_is_not_tried(candidate: str, facts: Facts, given: Circumstances, words: str) -> None:

@@ -90,7 +90,7 @@ def test_names_of_inputs_and_outputs() -> None:
     assert list(source.signature.outputs) == ["risk"]
     for wrong, words in (
         (SourceOptions(inputs={"c": read_spec("c", "float32[N,29]")}), "takes 30 columns, as in c=float32[N,30]"),
-        (SourceOptions(outputs=("a", "b")), "has 1 outputs (variable); 2 were named"),
+        (SourceOptions(outputs=("a", "b")), "has 1 outputs (variable), but 2 were named"),
     ):
         with pytest.raises(ToolkitError) as refused:
             load(model, wrong)

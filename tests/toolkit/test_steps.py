@@ -100,7 +100,7 @@ def test_a_neighbour_changes_an_answer_only_without_per_row(
     x = rows("mlp", 8)
     loud = np.concatenate([x[:7], x[7:] * 1e4])
     np.testing.assert_equal((answers(result.model, x)[:7] == answers(result.model, loud)[:7]).all(), same)
-    assert any("depends on the rows beside it" in note for note in result.notes) is not per_row
+    assert any("depends on the other rows of its batch" in note for note in result.notes) is not per_row
 
 
 def test_dynamic_takes_8_bits_where_the_target_sums_in_32(tmp_path: Path, made: Path) -> None:
@@ -203,10 +203,10 @@ def test_what_the_steps_refuse(tmp_path: Path, made: Path) -> None:
     cases: list[tuple[Path, str, dict[str, Any], str]] = [
         (huge, "half", {}, "half: 16 values of the weight w are beyond 65504, the largest half float"),
         (huge, "share", {}, "share: no weight has 1024 values or more"),
-        (huge, "quantize", {"method": "dynamic", "keep": ["other"]}, "there is no node other to keep"),
-        (relu, "quantize", {"method": "dynamic"}, "there is no Conv, MatMul or Gemm to quantize"),
-        (quantized, "quantize", {"method": "dynamic"}, "the model is quantized already"),
-        (quantized, "half", {}, "the model is quantized already"),
+        (huge, "quantize", {"method": "dynamic", "keep": ["other"]}, "keep names the node other, which does not exist"),
+        (relu, "quantize", {"method": "dynamic"}, "the model has no Conv, MatMul or Gemm to quantize"),
+        (quantized, "quantize", {"method": "dynamic"}, "the model is already quantized"),
+        (quantized, "half", {}, "the model is already quantized"),
         (made / "cnn.onnx", "quantize", {"method": "static"}, "there are no rows to calibrate on"),
     ]
     for number, (model, kind, keys, words) in enumerate(cases):

@@ -48,7 +48,7 @@ def test_what_it_writes_is_what_a_server_reads(version: Path, tmp_path: Path) ->
     again = tune(version, f"--objective={OBJECTIVE}", "--seconds=1", "--write")
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
-    assert "model.toml exists already, and nothing was written" in again.stderr
+    assert "model.toml already exists, so nothing was written" in again.stderr
 
 
 def test_it_writes_nothing_unless_asked_and_draws_what_is_asked_for(version: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Published versions side by side: all others are compared with the first one."""
+"""Compares published versions; all others are compared with the first one."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from headrace_toolkit.variants import counts_of, line_of, time_ratios
 
 
 def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, progress: Progress) -> Report:
-    """Measures versions beside the first of them.
+    """Measures versions and compares them with the first one.
 
     Args:
         places: Folders of versions, or ONNX or TFLite files.
@@ -33,7 +33,7 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
         progress: Called with the progress.
 
     Raises:
-        ToolkitError: A version cannot be read or run, or has other inputs than the first one.
+        ToolkitError: A version cannot be read or run, or its inputs differ from the first one's.
     """
     told = Told()
     versions = [open_version(place) for place in places]

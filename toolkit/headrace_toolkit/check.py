@@ -17,8 +17,8 @@ class Difference:
 
     Attributes:
         output: The output's name.
-        largest: The largest difference of two elements; infinity where only one of them is finite, and 1 for strings
-            that differ.
+        largest: The largest difference of two elements; infinity if only one of them is finite, and 1 for strings that
+            differ.
         mean: The mean difference.
         scale: The largest finite element of the expected output.
         differing: The share of rows in which an element differs by more than `ROW_TOLERANCE`.
@@ -53,7 +53,7 @@ def largest(differences: tuple[Difference, ...]) -> Difference:
 
 
 def decisions(outputs: Arrays, output: str = "") -> Array | None:
-    """The class that each row is given, [rows]; None if no output decides.
+    """The class of each row, [rows]; None if no output decides.
 
     An output of integers or strings, one per row, decides by itself; a table of floats decides by its largest column.
 
@@ -71,7 +71,7 @@ def decisions(outputs: Arrays, output: str = "") -> Array | None:
 
 
 def agreement(expected: Arrays, got: Arrays, output: str = "") -> float | None:
-    """The share of rows that are given the same class; None if no output decides."""
+    """The share of rows that get the same class; None if no output decides."""
     wanted, found = decisions(expected, output), decisions(got, output)
     if wanted is None or found is None:
         return None

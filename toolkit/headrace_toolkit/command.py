@@ -156,7 +156,7 @@ def add_commands(commands: Any) -> None:
             usage=f"headrace {told.name} {told.usage}",
             description=told.long,
             allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,  # only what is given is named in the result
+            argument_default=argparse.SUPPRESS,  # only flags that were set appear in the result
         )
         for place in told.places:
             parser.add_argument(place.name, metavar=place.metavar, help=place.help, nargs=place.count)

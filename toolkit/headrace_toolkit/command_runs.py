@@ -79,7 +79,7 @@ def run_explain(given: Values) -> int:
     check_files(given)
     options = _data_options(given)
     if not options.rows:
-        raise ToolkitError("explain shuffles your own rows: give some with --data")
+        raise ToolkitError("explain needs rows to shuffle: give some with --data")
     data = Data.read(options.rows, options.labels)
     recipe = Recipe(data=options, **_run_options(given))
     with _progress() as progress:
@@ -237,7 +237,7 @@ def _verdict(result: Result, published: Path | None) -> str:
 
 
 def _write_reports(report: Report, given: Values) -> None:
-    """Writes what was asked for besides the table.
+    """Writes the files that were requested besides the table.
 
     Raises:
         ToolkitError: A file cannot be written.

@@ -14,7 +14,7 @@ from headrace_toolkit.workshop import WRONG_ROWS
 
 
 def try_rows(file: Path, grounds: Grounds) -> Verdict:
-    """Whether the rows of several callers may share a batch, by the server's own test on the user's rows."""
+    """Whether the rows of several callers may share a batch, decided by the server's own test on the user's rows."""
     return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
 
 
@@ -59,10 +59,10 @@ def check_answers(source: Source, line: Line, told: Told, *, form: str = "ONNX")
     """Refuses a conversion that gives other answers than its source.
 
     Args:
-        source: What was converted.
-        line: What the conversion answers.
-        told: Takes what the user should know.
-        form: What it was converted to.
+        source: The source.
+        line: The comparison of the answers.
+        told: Collects messages for the user.
+        form: The format that it was converted to.
 
     Raises:
         ToolkitError: More than a few rows differ.

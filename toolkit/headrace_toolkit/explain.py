@@ -130,7 +130,7 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """All inputs as one table, [rows, features]: a wide input, or one of words, is a column of row numbers."""
+    """All inputs as one table, [rows, features]; a wide input, or one of strings, is a column of row numbers."""
 
     table: Array
     names: tuple[str, ...]
@@ -189,7 +189,7 @@ class _Model:
 
 
 def _feature_names(name: str, array: Array, data: Data, *, alone: bool) -> Sequence[str]:
-    """Those of a table's columns, or the place in the input: `x[3]`, `image[0,3,4]`; the input's own for one value."""
+    """The names of a table's columns, or positions in an input: `x[3]`, `image[0,3,4]`; one value has no position."""
     shape = array.shape[1:]
     if data.columns and alone and shape == (len(data.inputs),):
         return list(data.inputs)

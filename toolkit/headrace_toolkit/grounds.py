@@ -1,4 +1,4 @@
-"""What every variant of a model is judged by: the rows, the source's answers to them, and the metric."""
+"""The basis for judging every variant of a model: the rows, the source's answers to them, and the metric."""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +20,7 @@ FEW_ROWS = 300
 
 @dataclass(slots=True)
 class Told:
-    """Messages for the user that come up on the way.
+    """Messages for the user that come up during the work.
 
     Attributes:
         warnings: Messages that should not be missed.
@@ -33,7 +33,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounds:
-    """What every variant is judged by.
+    """The basis for judging every variant.
 
     Attributes:
         measured: The rows, adapted to the source.
@@ -63,7 +63,7 @@ class Grounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the split of the rows depends on.
+    """What determines how the rows are split.
 
     Attributes:
         calibrates: Whether some step needs rows to calibrate on.
@@ -78,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Division:
-    """What the rows are divided by besides the plan."""
+    """What determines how the rows are divided, in addition to the plan."""
 
     source: Source
     options: DataOptions

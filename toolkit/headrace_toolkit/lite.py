@@ -21,7 +21,7 @@ _METADATA = "signature_defs_metadata"
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """What requests call the tensors of a file.
+    """The names of a file's tensors in requests.
 
     Attributes:
         inputs: Alias to the name of the tensor in the file.
@@ -37,8 +37,8 @@ class LiteModel:
 
     Args:
         content: The file's bytes.
-        name: What messages call it.
-        aliases: For each of its tensors.
+        name: Its name in messages.
+        aliases: The aliases of its tensors.
 
     Raises:
         ToolkitError: LiteRT does not load it.
@@ -100,12 +100,12 @@ def open_lite(content: bytes, name: str) -> Any:
 
 
 def write_aliases(content: bytes, signature: Signature, aliases: Aliases) -> bytes:
-    """The same file with a SignatureDef among its metadata, so that the server knows the tensors by their aliases.
+    """The same file with a SignatureDef in its metadata, so that the server knows the tensors by their aliases.
 
     Args:
         content: The file's bytes.
-        signature: Under the aliases.
-        aliases: For each of its tensors.
+        signature: The signature, under the aliases.
+        aliases: The aliases of its tensors.
     """
     schema = require("ai_edge_litert.schema_py_generated", "TFLite files", "keras")
     flatbuffers = require("flatbuffers", "TFLite files", "keras")
@@ -126,7 +126,7 @@ def write_aliases(content: bytes, signature: Signature, aliases: Aliases) -> byt
 
 
 def _one_entry(key: str, value: bytes) -> bytes:
-    """A FlexBuffer map with one entry: a string of bytes, which may be none in UTF-8."""
+    """A FlexBuffer map with one entry: a string of bytes, which may not be valid UTF-8."""
     flexbuffers = require("flatbuffers.flexbuffers", "TFLite files", "keras")
     builder = flexbuffers.Builder()
     with builder.Map():

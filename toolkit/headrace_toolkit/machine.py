@@ -21,7 +21,7 @@ class Machine:
     Attributes:
         architecture: The architecture, such as `x86_64`.
         flags: Its instruction sets that affect the speed of models.
-        threads: Threads that a measured run uses.
+        threads: The number of threads of a measured run.
     """
 
     architecture: str

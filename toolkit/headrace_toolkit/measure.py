@@ -16,7 +16,7 @@ _GZIP_LEVEL = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What a model costs before it answers anything.
+    """The costs of a model before it answers anything.
 
     Attributes:
         bytes: The size of all its files.
@@ -38,12 +38,12 @@ def size_of(model: Path, clock: Callable[[], float] = time.thread_time) -> Size:
 def size_in_files(
     files: Sequence[Path], load: Callable[[], object], clock: Callable[[], float] = time.thread_time
 ) -> Size:
-    """Measures a model of some files.
+    """Measures a model that consists of some files.
 
     Args:
         files: All of them.
         load: Opens the model.
-        clock: In seconds.
+        clock: Returns seconds.
     """
     began = clock()
     load()
@@ -71,7 +71,7 @@ def seconds_of_runs(
         runs: Each runs one variant once, in the calling thread.
         rounds: The number of turns of each.
         seconds: CPU seconds for everything.
-        clock: In seconds.
+        clock: Returns seconds.
     """
     repeats: dict[str, int] = {}
     for name, run in runs.items():

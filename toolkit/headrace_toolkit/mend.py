@@ -1,4 +1,4 @@
-"""Corrects what exporters declare wrongly about a batch: an output declared with one row, or differing names."""
+"""Corrects mistakes of exporters about a batch: an output declared with one row, or inconsistent dimension names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +11,17 @@ from headrace_toolkit.running import OnnxModel, rows_at_once
 
 BATCH = "N"
 
-ROWS = 7  # a number that hardly any model answers by itself
+ROWS = 7  # a number of rows that hardly any model returns by coincidence
 
 
 def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
-    """Declares that an output's first dimension varies where a run shows that it does. Changes the file.
+    """Declares an output's first dimension as variable if a run shows that it varies. Changes the file.
 
     Args:
         file: A model.
         rows: At least seven, for every input.
 
-    Returns:
-        A sentence for each output that was mended.
+    Returns: A sentence for each corrected output.
     """
     model = OnnxModel(file, optimized=False)
     wrong = [name for name, spec in model.signature.outputs.items() if spec.shape and spec.shape[0] is not None]
@@ -36,12 +35,12 @@ def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
     if mended:
         _declare(file, mended)
     return tuple(
-        f"output {name} was declared to have one row, and has as many as its inputs: mended" for name in mended
+        f"output {name} was declared with one row, but has as many as its inputs: corrected" for name in mended
     )
 
 
 def name_batch(file: Path, signature: Signature) -> None:
-    """Gives the first dimension of all inputs and outputs one name, if rows are known to be independent."""
+    """Gives the first dimension of all inputs and outputs the same name, if rows are known to be independent."""
     specs = [*signature.inputs.values(), *signature.outputs.values()]
     if all(spec.shape and spec.shape[0] is None for spec in specs) and len({spec.dims[0] for spec in specs}) > 1:
         _declare(file, [spec.name for spec in specs])
@@ -56,5 +55,5 @@ def _declare(file: Path, names: list[str]) -> None:
             dimension = value.type.tensor_type.shape.dim[0]
             dimension.Clear()
             dimension.dim_param = BATCH
-    del model.graph.value_info[:]  # they may repeat the error; ONNX Runtime infers them again
+    del model.graph.value_info[:]  # they may repeat the mistake; ONNX Runtime infers them again
     onnx.save(model, str(file))

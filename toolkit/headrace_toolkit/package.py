@@ -38,7 +38,7 @@ def package(place: str, target: str, kind: str) -> tuple[str, ...]:
         target: The folder to write, which must not exist, or be empty.
         kind: `docker` or `mlflow`.
 
-    Returns: The names of what was written in the folder, in order.
+    Returns: The names of the written files and folders, in order.
 
     Raises:
         ToolkitError: The version cannot be read, or differs from its card, or the folder is in use.
@@ -84,7 +84,7 @@ def _docker(version: Path, folder: Path) -> None:
 
 
 def _mlflow(version: Path, folder: Path) -> None:
-    """In the format of `mlflow.onnx.save_model`, with the card and the profile as metadata and a file beside it."""
+    """In the format of `mlflow.onnx.save_model`, with the card and the profile as metadata and in files."""
     save_model = require("mlflow.onnx", "an MLflow folder", "mlflow").save_model
     onnx = require("onnx", "an MLflow folder", "toolkit")
     with quietly("writing the MLflow folder"):

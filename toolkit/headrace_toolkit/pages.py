@@ -137,7 +137,7 @@ def _facts(report: Report) -> str:
         ("source", f"{report.source}, SHA-256 {report.source.sha256}"),
         ("rows", f"{rows.count} of {rows.name}" if rows.name else f"{rows.count} random ones"),
         ("machine", f"{machine.architecture}, {', '.join(machine.flags) or 'no flags known'}, one thread"),
-        ("times", "CPU time of the calling thread beside the first file's; all files took turns"),
+        ("times", "CPU time of the calling thread, relative to the first file's; all files took turns"),
     ]
     if report.calibration is not None:
         facts.insert(2, ("calibrated on", f"{report.calibration.count} of {report.calibration.name}"))

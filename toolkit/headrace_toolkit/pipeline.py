@@ -1,4 +1,4 @@
-"""Converts a source, checks it, carries out a recipe's steps, measures them side by side, and decides what to keep."""
+"""Converts a source, checks it, carries out a recipe's steps, compares them, and decides what to keep."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ def optimize(
     Args:
         source: The source, as returned by `load`.
         data: Rows, with labels if accuracy is to be measured; None means random rows and a comparison with the source.
-        recipe: What to do. The source, the rows and the base path in it are left to the caller.
+        recipe: The steps. The source, the rows and the base path in it are left to the caller.
         progress: Called with the progress.
 
     Raises:
@@ -83,7 +83,7 @@ class _Run:
         for step in self._recipe.steps:
             if not isinstance(step, Search) and step.needs.module and not isinstance(self._source, Trainable):
                 raise ToolkitError(
-                    f"{step.name} needs a module to change, and {self._source.origin.name} is a file: give a function "
+                    f"{step.name} must change a module, but {self._source.origin.name} is a file: give a function "
                     "that returns the module, as file.py:function"
                 )
 
@@ -94,7 +94,7 @@ class _Run:
         )
 
     def _do_steps(self, first: Variant, grounds: Grounds) -> tuple[list[Variant], list[Line]]:
-        """The variants that build on each other, and the lines of all that were tried, in order."""
+        """The variants that build on each other, and the lines of everything that was tried, in order."""
         workshop = Workshop(
             recipe=self._recipe, grounds=grounds, folder=self._folder, told=self._told, progress=self._progress
         )

@@ -19,10 +19,9 @@ _CATEGORIES = 32
 def profile_of(data: Data) -> dict[str, Any]:
     """The profile of the rows on which a model was measured.
 
-    Returns:
-        For JSON: `rows`, `quantiles` (which ones), and for each input its dtype, the shape of a row, and its columns:
-        one for each element of a row, or one for all of them where a row has more than 256. A column of numbers has
-        its `quantiles` over finite values and the share that is `missing` (NaN or infinite); one of few different
+    Returns: For JSON: `rows`, `quantiles` (the fractions), and for each input its dtype, the shape of a row, and its
+        columns: one for each element of a row, or one for all of them if a row has more than 256. A column of numbers
+        has its `quantiles` over finite values and the share that is `missing` (NaN or infinite); one of few different
         whole numbers or strings has `categories`, each with its share.
     """
     return {

@@ -63,7 +63,7 @@ def publish(base: Path, contents: Contents, version: int = 0) -> Path:
         base.mkdir(parents=True, exist_ok=True)
         with _folder_in_work(base) as folder:
             return _publish(folder, base, contents, version)
-    except BaseException as error:  # an interruption, too, leaves no folder that was made for nothing
+    except BaseException as error:  # an interrupted run also removes the folder that it created
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -86,18 +86,18 @@ def check_base(base: Path, version: int = 0) -> None:
             raise ToolkitError(f"{base} holds a {name}, and must be a folder of numbered versions{above}")
     nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
     if not nearest.is_dir():
-        raise ToolkitError(f"{base} cannot be written: {nearest} is not a folder")
+        raise ToolkitError(f"{base} cannot be created: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ToolkitError(f"{base} cannot be written: {os.strerror(errno.EACCES)}")
     if version and (base / str(version)).exists():
-        raise ToolkitError(f"{base / str(version)} exists; a version that is published is never changed")
+        raise ToolkitError(f"{base / str(version)} already exists; a published version is never changed")
 
 
 def check_key(key: Path) -> None:
     """Refuses, before any work, a file that cannot sign a version.
 
     Raises:
-        ToolkitError: It cannot be read, is no private key that signs versions, or `cryptography` is not installed.
+        ToolkitError: It cannot be read, is not a private key that signs versions, or `cryptography` is not installed.
     """
     with _refusals():
         from headrace_server.security.models import signing
@@ -125,7 +125,7 @@ def _refusals() -> Iterator[None]:
 
 
 def versions_of(base: Path) -> list[int]:
-    """The numbers of the versions there, in order."""
+    """The numbers of the published versions, in order."""
     if not base.is_dir():
         return []
     return sorted(int(entry.name) for entry in base.iterdir() if _is_number(entry.name) and entry.is_dir())
@@ -161,7 +161,7 @@ def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path
 @contextlib.contextmanager
 def _folder_in_work(base: Path) -> Iterator[Path]:
     """A new folder, which is locked while it is written, and removed afterwards unless it was renamed."""
-    with _locked(base):  # otherwise another writer might think that it is abandoned before it is locked
+    with _locked(base):  # otherwise another writer might take it for abandoned before it is locked
         _remove_abandoned(base)
         folder = base / f"{_NEW}{secrets.token_hex(8)}"
         folder.mkdir()
@@ -197,7 +197,7 @@ def _remove_abandoned(base: Path) -> None:
 
 
 def _rename(folder: Path, base: Path, version: int) -> Path:
-    """Renames to the version's number; to the next one where another writer was first, unless it was asked for."""
+    """Renames to the version's number, or to the next free one unless the number was requested."""
     number = version or max(versions_of(base), default=0) + 1
     while True:
         if number > LARGEST_VERSION:
@@ -210,7 +210,7 @@ def _rename(folder: Path, base: Path, version: int) -> Path:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
         if version:
-            raise ToolkitError(f"{target} exists; a version that is published is never changed")
+            raise ToolkitError(f"{target} already exists; a published version is never changed")
         number += 1
 
 

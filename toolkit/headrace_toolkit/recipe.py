@@ -75,14 +75,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to do with a model.
+    """The plan for a model.
 
     Attributes:
         source: A file, a folder, or `file.py:function`; empty if the model itself is passed.
         source_options: What the source does not say about itself.
         data: The rows.
         limits: The conditions for the result.
-        output: The target of the version.
+        output: Where the version is published.
         steps: The steps in order; a search tries several and keeps one.
         seed: The seed of random numbers.
         timing_seconds: CPU seconds spent on timing runs with one number of rows, for all models together.

@@ -15,7 +15,7 @@ class Rows:
 
     Attributes:
         name: The file, without the path before it; empty for random ones.
-        sha256: Of the file.
+        sha256: The file's SHA-256.
         count: The number of rows.
     """
 
@@ -33,9 +33,9 @@ class Line:
     """One model file, or one that was not made.
 
     Attributes:
-        name: The step.
+        name: The name of the step.
         kept: Whether later steps, or the published version, build on it.
-        why: Why it was not kept, or not tried; or what is special about it.
+        why: Why it was not kept, or not tried; or a remark about it.
         metric: The report's metric; None if nothing was measured.
         interval: The 95% interval of the true share; None if the metric is not a share of rows.
         agreement: The share of rows with the same class as the source's; None if no output decides.
@@ -92,7 +92,7 @@ class Report:
     """All results of a run.
 
     Attributes:
-        source: What was read.
+        source: The origin of the model.
         machine: The machine that it was measured on.
         metric: The metric's name.
         share: Whether it is a share, shown in percent.

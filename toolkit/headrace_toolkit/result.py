@@ -1,4 +1,4 @@
-"""The result of a run: the report, the model that is kept, and its publication under a base path."""
+"""The result of a run: the report, the kept model, and its publication under a base path."""
 
 import json
 from collections.abc import Iterable
@@ -28,18 +28,18 @@ from headrace_toolkit.work_folder import WorkFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
-        report: All numbers.
-        failed: Why nothing may be published; empty where the limits are met.
-        model: The file of the model that is kept. It is removed with this object.
-        signature: The model's.
-        rows_verdict: Whether rows of several callers may share a batch of it, by the server's own trial.
-        labels: The classes by index, where the source knows them.
-        grounds: What it was judged on.
-        recipe: What was done.
-        keep: Holds the files.
+        report: All measurements.
+        failed: Why nothing may be published; empty if the limits are met.
+        model: The file of the kept model. It is removed with this object.
+        signature: The model's signature.
+        rows_verdict: Whether rows of several callers may share a batch of it, according to the server's own trial.
+        labels: The classes by index, if the source knows them.
+        grounds: The basis of the judgement.
+        recipe: The recipe that was carried out.
+        keep: Keeps the files alive.
     """
 
     report: Report
@@ -61,14 +61,14 @@ class Result:
 
         Args:
             base: The model's base path.
-            version: The version's number; 0 takes one more than the highest there is.
+            version: The version's number; 0 means one more than the highest.
             key: The PEM file of a private key that signs the version; empty for no signature.
 
         Returns:
             The version's folder.
 
         Raises:
-            ToolkitError: The limits are not met, `model.toml` asks for batches that the model must not be in, or the
+            ToolkitError: The limits are not met, `model.toml` turns on batching that the model does not allow, or the
                 base path cannot be written.
         """
         if self.failed:
@@ -90,10 +90,10 @@ class Result:
         return publish(base, contents, version)
 
     def card(self, name: str) -> dict[str, Any]:
-        """Where the version comes from, for `card.json`. It names no folder, no user and no host.
+        """The origin of the version, for `card.json`, without names of folders, users or hosts.
 
         Args:
-            name: The model's.
+            name: The model's name.
         """
         files = [self.model, *([data] if (data := self.model.parent / DATA_FILE).exists() else [])]
         return {
@@ -115,7 +115,7 @@ class Result:
         }
 
     def _model_options(self) -> str:
-        """What `model.toml` has to say; empty for nothing."""
+        """The content of `model.toml`; empty for none."""
         if self.rows_verdict.finding is Finding.DEPENDENT:
             return "[batching]\nenabled = false\n"
         if not self.labels or not self._has_scores():
@@ -129,25 +129,25 @@ class Result:
         return any(len(shape) == 2 and shape[1] == len(self.labels) for shape in shapes)
 
     def _check_model_options(self, base: Path) -> None:
-        """Refuses a base path whose `model.toml` lets rows be batched that influence each other."""
+        """Refuses a base path whose `model.toml` allows batching for a model whose rows influence each other."""
         if self.rows_verdict.finding is not Finding.DEPENDENT or not (base / MODEL_OPTIONS_FILE).exists():
             return
         told = read_model_options(base)
         if told.batching is not None and told.batched is not False:
             raise ToolkitError(
-                f"{base / MODEL_OPTIONS_FILE} lets requests be batched, and the rows of this model influence each "
-                "other: write [batching] enabled = false there"
+                f"{base / MODEL_OPTIONS_FILE} turns on batching, but the rows of this model influence each other: "
+                f"set [batching] enabled = false there"
             )
 
 
 def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], told: Told) -> Report:
-    """The report of a run, without its verdict: the line of the source comes first, before those of what was made.
+    """The report of a run, without its verdict; the source's line comes before the variants'.
 
     Args:
-        source: The file or the object that the run began with.
-        grounds: The rows and the answers that all were judged by.
-        lines: What was made, in its order.
-        told: The warnings and notes that came up.
+        source: The name of the file or the object that the run began with.
+        grounds: The rows and the answers that everything was compared with.
+        lines: The lines of the variants, in order.
+        told: The collected warnings and notes.
     """
     score = grounds.metric.score(grounds.expected)
     first = Line(name=f"source: {source}", metric=score, interval=grounds.metric.interval(score), kept=True)
@@ -166,7 +166,7 @@ def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], told: Tol
 
 
 def rows_of(data: Data) -> Rows:
-    """Rows, as a report names them."""
+    """Rows, as described in a report."""
     return Rows(name=data.name, sha256=data.sha256, count=len(data))
 
 

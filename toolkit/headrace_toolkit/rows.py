@@ -9,18 +9,18 @@ from headrace_server.backends.onnx.graph import read_graph
 from headrace_toolkit.running import OnnxModel, rows_at_once
 
 TRIED_ROWS = 16
-"""Rows of the user's that the trial is given to make its batches of."""
+"""The number of the user's rows from which the trial makes its batches."""
 
 TRIAL_SECONDS = 5.0
-"""What a trial may take before it is cut short."""
+"""The seconds after which a trial is cut short."""
 
 
 def try_model(file: Path, rows: Mapping[str, Array] | None) -> Verdict:
-    """The verdict on a model's rows, as the server would come to it when it loads the file.
+    """The verdict on a model's rows, as the server would reach it when it loads the file.
 
     Args:
         file: An ONNX model.
-        rows: Some rows of the user's, by input name; None has the trial make up its own.
+        rows: Some of the user's rows, by input name; with None the trial generates its own.
     """
     model = OnnxModel(file)
     signature = model.signature

@@ -17,7 +17,7 @@ Run = Callable[[Arrays], Arrays]
 _OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
 PART = 128
-"""Rows of a run where there are more."""
+"""The number of rows per run, if there are more."""
 
 
 class OnnxModel:
@@ -65,7 +65,7 @@ def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[
 
     Args:
         run: The model.
-        signature: The model's.
+        signature: The model's signature.
         inputs: Arrays by name, all with the same axis 0.
         advance: Called with the number of finished rows and of all rows.
 
@@ -101,7 +101,7 @@ def random_inputs(signature: Signature, rows: int, seed: int) -> dict[str, Array
 
 def _random(name: str, spec: TensorSpec, rows: int, draws: np.random.Generator) -> Array:
     if spec.array_dtype.kind == "O":
-        raise ToolkitError(f"input {name} takes strings, which cannot be drawn at random: give rows with --data")
+        raise ToolkitError(f"input {name} takes strings, which cannot be generated: give rows with --data")
     shape = tuple((rows if axis == 0 else 8) if size is None else size for axis, size in enumerate(spec.shape))
     if spec.array_dtype.kind in "fV":
         return draws.standard_normal(shape).astype(spec.array_dtype)
@@ -110,7 +110,7 @@ def _random(name: str, spec: TensorSpec, rows: int, draws: np.random.Generator) 
 
 def _joined(parts: list[Array]) -> Array:
     if parts[0].ndim == 0:
-        raise ToolkitError("an output is a single value for all rows, so that rows cannot be compared")
+        raise ToolkitError("an output is a single value for all rows, so rows cannot be compared")
     return np.concatenate(parts)
 
 
@@ -118,8 +118,8 @@ def signature_of(model: bytes, name: str) -> Signature:
     """The inputs and outputs of a model in memory.
 
     Args:
-        model: It, serialized.
-        name: What messages call it.
+        model: The serialized model.
+        name: Its name in messages.
 
     Raises:
         ToolkitError: ONNX Runtime does not load it.
@@ -133,7 +133,7 @@ def signature_of(model: bytes, name: str) -> Signature:
     except ToolkitError:
         raise
     except Exception as error:
-        raise ToolkitError(f"{name}: ONNX Runtime does not load its ONNX form: {_said(error)}") from error
+        raise ToolkitError(f"{name}: ONNX Runtime does not load the converted model: {_said(error)}") from error
 
 
 def _signature(name: str, session: Any) -> Signature:
@@ -147,7 +147,7 @@ def _signature(name: str, session: Any) -> Signature:
 
 
 def _said(error: Exception) -> str:
-    """ONNX Runtime's own sentence, without its code, the path of the file and the place in its sources."""
+    """ONNX Runtime's message without its code, the path of the file and the source location."""
     text = first_line(error).rsplit(" : ", 1)[-1]
     text = text.partition("failed:")[2] or text
     if found := _OF_NODE.search(text):

@@ -29,24 +29,27 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
     "channels 50": {"kind": "channels", "amount": 0.5, "finetune": {"epochs": 16}},
     "channels 25": {"kind": "channels", "amount": 0.25, "finetune": {"epochs": 16}},
 }
-"""Steps that train a smaller network, tried before the others, which then build on the first one within the limits."""
+"""Steps that train a smaller network; they are tried first, and the others build on the first one within the limits."""
 
 AS_FAST = 1.1
 """Up to this ratio of their times, two candidates count as equally fast; measured ratios are not more precise."""
 
 
 CLIPPING = 2.0
-"""Static int8 goes before dynamic int8 only where it is so many times as fast: it cuts off what its calibration rows
-did not show, and with products of matrices alone its largest difference is ten to twenty times as large."""
+"""Static int8 is preferred to dynamic int8 only if it is this many times as fast.
+
+It clips values outside the range of its calibration rows, and for models with only matrix products its largest
+difference is ten to twenty times as large.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What a search tries.
+    """The candidates of a search.
 
     Attributes:
-        candidates: Names of `SMALLER` and `CANDIDATES`; empty takes all.
-        max_drop: How much worse the winner's metric may be; None takes the recipe's limit.
+        candidates: Names of `SMALLER` and `CANDIDATES`; empty means all.
+        max_drop: How much worse the winner's metric may be; None means the recipe's limit.
     """
 
     candidates: tuple[str, ...] = ()
@@ -55,7 +58,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What the choice of candidates depends on besides the model.
+    """What determines the candidates, in addition to the model.
 
     Attributes:
         calibrated: Whether there are rows to calibrate on.
@@ -74,8 +77,8 @@ class Outcome:
         name: The name in messages.
         drop: How much worse its metric is.
         bytes: Its size as a share of the converted model's.
-        time: The time of a run with many rows, as a fraction.
-        difference: The largest one from the source's answers.
+        time: The time of a run with many rows, relative to the converted model's.
+        difference: The largest difference from the source's answers.
     """
 
     name: str
@@ -102,13 +105,13 @@ def build_search(table: Table) -> Search:
 def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
     """Why a candidate is not worth trying on a model; empty if it is."""
     if facts.quantized:
-        return "the model is quantized already"
+        return "the model is already quantized"
     if facts.trees:
-        return "trees are compared, not multiplied: there are no weights to make smaller"
+        return "a tree ensemble has no weights to make smaller"
     if candidate == HALF and given.target != "gpu":
         return 'half floats are never faster on a CPU; target = "gpu" tries them'
     if candidate in (DYNAMIC, STATIC) and not facts.products + facts.convolutions:
-        return "there is no Conv, MatMul or Gemm to quantize"
+        return "the model has no Conv, MatMul or Gemm to quantize"
     if candidate == DYNAMIC and facts.convolutions:
         return f"{facts.convolutions} Conv, which are slower in dynamic int8"
     if candidate == STATIC and not given.calibrated:
@@ -121,12 +124,12 @@ def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
 def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float | None) -> tuple[str, dict[str, str]]:
     """Which candidate wins, and why the others do not.
 
-    Of those that meet both limits, the fastest wins; of equally fast ones, the smallest.
+    Of the candidates that meet both limits, the fastest wins; of equally fast ones, the smallest.
 
     Args:
-        outcomes: By candidate, in the order of preference.
+        outcomes: The outcomes by candidate, in the order of preference.
         max_drop: How much worse the metric may be.
-        min_speedup: How many times as fast as its origin a winner must be; None requires that it is as fast.
+        min_speedup: How many times as fast as its origin a winner must be; None only requires that it is not slower.
 
     Returns: The winner's name, empty if none meets the limits; and a reason for each other candidate.
     """
@@ -157,7 +160,7 @@ def _clips_for_little(outcomes: Mapping[str, Outcome], reasons: Mapping[str, str
 
 
 def _short(outcome: Outcome) -> str:
-    """The name without its settings, but for the size of a codebook."""
+    """The name without its settings, except for the size of a codebook."""
     return outcome.name if outcome.name.startswith("k-means") else outcome.name.partition(",")[0]
 
 

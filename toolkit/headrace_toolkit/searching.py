@@ -23,7 +23,7 @@ class Found:
 
     Attributes:
         kept: The variants that are kept, each made from the one before it.
-        lines: Of all candidates, in order.
+        lines: The lines of all candidates, in order.
     """
 
     kept: tuple[Variant, ...]
@@ -31,7 +31,7 @@ class Found:
 
 
 def search(asked: Search, base: Variant, before: Variant, workshop: Workshop) -> Found:
-    """Tries candidates, and keeps what meets the limits: a smaller network first, then what makes its file smaller.
+    """Tries candidates, and keeps those that meet the limits: first a smaller network, then a smaller form of its file.
 
     Args:
         asked: What to try.
@@ -108,13 +108,13 @@ class _Searching:
             yield name, _step(CANDIDATES, name), why_not(name, facts, given)
 
     def _check_rows(self, step: Step) -> None:
-        """Refuses calibration rows that are not finite, which no other candidate can help."""
+        """Refuses calibration rows that are not finite, since no other candidate would help then."""
         calibration = self._workshop.grounds.calibration
         if step.needs.rows and calibration is not None:
             calibration.check_finite("calibration")
 
     def _judge(self, made: dict[str, Variant], before: Variant) -> str:
-        """The name of the winner, empty for none. All variants get their times and reasons."""
+        """The name of the winner, empty for none. Sets the times and reasons of all variants."""
         others, start = self._timed(list(made.values()), before)
         made |= dict(zip(made, others, strict=True))
         outcomes = {name: self._outcome(variant, start) for name, variant in made.items()}
@@ -126,7 +126,7 @@ class _Searching:
         return winner
 
     def _timed(self, made: list[Variant], before: Variant) -> tuple[list[Variant], Variant]:
-        """The variants with their times, and what they were made of with its own."""
+        """The variants with their times, and with the times of their origins."""
         workshop = self._workshop
         with workshop.progress.step("time the candidates"):
             _, (start, *others) = timed(self._base, [before, *made], workshop.grounds, workshop.recipe.timing_seconds)
@@ -148,7 +148,7 @@ class _Searching:
 
 
 def _time(variant: Variant, start: Variant) -> float:
-    """CPU time beside what it was made of: of a row under load where there was one, else of a bare run of many rows."""
+    """CPU time relative to the origin's: per row under load if there was one, otherwise of a bare run."""
     if variant.line.served is None or start.line.served is None:
         return variant.time() / start.time()
     return variant.line.served.cpu_us / start.line.served.cpu_us

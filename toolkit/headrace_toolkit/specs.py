@@ -1,4 +1,4 @@
-"""Inputs and outputs in words, as in `float32[N,1,8,8]`: written for people and read from recipes and flags."""
+"""Inputs and outputs as text, such as `float32[N,1,8,8]`: written for people and read from recipes and flags."""
 
 import re
 
@@ -21,7 +21,7 @@ def read_spec(name: str, text: str) -> TensorSpec:
     """The spec that a text such as `float32[N,1,8,8]` describes: N or another name for a size that varies.
 
     Raises:
-        ToolkitError: It has another form.
+        ToolkitError: The text has another form.
     """
     match = _FORM.fullmatch(text)
     if not match or (match[1] not in _DTYPES and match[1] != "string"):

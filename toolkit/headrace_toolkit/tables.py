@@ -1,4 +1,4 @@
-"""Reads the tables of a recipe: each key checked once, an unknown one an error with the one that was meant."""
+"""Reads the tables of a recipe: each key is checked once, and the error for an unknown one suggests another."""
 
 import contextlib
 import math
@@ -13,12 +13,12 @@ from headrace_toolkit.errors import ToolkitError
 
 
 class Table:
-    """One table of a recipe. Each method takes a key out and checks it; `done` refuses what is left.
+    """One table of a recipe. Each method removes a key and checks it; `done` refuses the remaining ones.
 
     Args:
-        where: What messages call it, as in `recipe.toml: limits`.
-        values: The table as TOML has it.
-        folder: What file names in it are relative to.
+        where: Its name in messages, such as `recipe.toml: limits`.
+        values: The table as read from TOML.
+        folder: The folder that file names in it are relative to.
     """
 
     def __init__(self, where: str, values: Any, folder: Path) -> None:
@@ -75,21 +75,21 @@ class Table:
         raise self.wrong(key, f"must be a finite number {span}" if least > -math.inf else "must be finite", value)
 
     def strings(self, key: str) -> tuple[str, ...]:
-        """A list of strings; empty where the key is missing."""
+        """A list of strings; empty if the key is missing."""
         value = self._take(key, [])
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise self.wrong(key, "must be a list of strings", value)
 
     def names(self, key: str) -> dict[str, str]:
-        """A table of strings; empty where the key is missing."""
+        """A table of strings; empty if the key is missing."""
         value = self._take(key, {})
         if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return value
         raise self.wrong(key, "must be a table of strings", value)
 
     def file(self, key: str) -> str:
-        """A file or `file.py:function`, relative to the recipe's folder; empty where the key is missing."""
+        """A file or `file.py:function`, relative to the recipe's folder; empty if the key is missing."""
         return self.resolved(self.string(key))
 
     def number_or_file(self, key: str, default: int, least: int) -> int | str:
@@ -97,23 +97,23 @@ class Table:
         return self.file(key) if isinstance(self._values.get(key), str) else self.whole(key, default, least)
 
     def table(self, key: str) -> "Table | None":
-        """A table inside; None where the key is missing."""
+        """A nested table; None if the key is missing."""
         value = self._take(key, None)
         return None if value is None else Table(self.place(key), value, self._folder)
 
     def inner(self, key: str) -> "Table":
-        """A table inside; an empty one where the key is missing."""
+        """A nested table; an empty one if the key is missing."""
         return Table(self.place(key), self._take(key, {}), self._folder)
 
     def tables(self, key: str) -> list["Table"]:
-        """An array of tables inside."""
+        """A nested array of tables."""
         value = self._take(key, [])
         if not isinstance(value, list):
             raise self.wrong(key, f"must be written as [[{key}]] tables", value)
         return [Table(f"{self.place(key)} {number}", item, self._folder) for number, item in enumerate(value, start=1)]
 
     def resolved(self, name: str) -> str:
-        """A file name or `file.py:function` with the recipe's folder before it, unless it is absolute or empty."""
+        """A file name or `file.py:function`, joined to the recipe's folder unless it is absolute or empty."""
         if not name:
             return ""
         if user_code.names_function(name):
@@ -122,10 +122,10 @@ class Table:
         return str(self._folder / name)
 
     def done(self) -> None:
-        """Refuses a key that nobody asked for.
+        """Refuses keys that were not read.
 
         Raises:
-            ToolkitError: There is one; the text has the one that was probably meant.
+            ToolkitError: There is one; the text suggests the key that was probably meant.
         """
         for key in self._values:
             if key not in self._asked:
@@ -144,7 +144,7 @@ class Table:
         return ToolkitError(f"{self.place(key)} {demand}; was {_shown(value)}")
 
     def place(self, key: str) -> str:
-        """What messages call a key."""
+        """The name of a key in messages."""
         return f"{self.where}{key}" if self.where.endswith(": ") or not self.where else f"{self.where}.{key}"
 
 

@@ -47,7 +47,7 @@ class _Made:
     """One TFLite file.
 
     Attributes:
-        line: Its line of the report.
+        line: Its line in the report.
         file: The file, alone in its folder.
         model: The file, opened.
     """
@@ -66,24 +66,24 @@ def convert_to_tflite(
         source: A Keras model or a SavedModel, as `load` gives it.
         data: Rows; None takes random rows and compares with the source.
         form: `float`, `dynamic` (8-bit weights), `half` (16-bit weights) or `int8` (activations, too; needs rows).
-        recipe: The limits, the seed and how the rows are divided; its steps are not done.
-        progress: Who is told how far the work is.
+        recipe: The limits, the seed and how the rows are divided; its steps are not carried out.
+        progress: Called with the progress.
 
     Raises:
-        ToolkitError: TensorFlow has no TFLite form for the model, or the file answers otherwise than the source.
+        ToolkitError: TensorFlow cannot convert the model to TFLite, or the file's answers differ from the source's.
     """
     if form not in FORMS:
         raise ToolkitError(f"--form must be one of {', '.join(FORMS)}; was {form}")
     if not isinstance(source, Converted) or source.saved_model is None:
         raise ToolkitError(
-            f"{source.origin.name}: only Keras models and SavedModels are converted to TFLite, and this is of "
+            f"{source.origin.name}: only Keras models and SavedModels can be converted to TFLite; this is a model of "
             f"{source.origin.framework}"
         )
     return _Run(source, form, recipe or Recipe(), progress or Silent()).result(data, source.saved_model)
 
 
 class _Run:
-    """One run, and its folder of files in work."""
+    """One run, and its folder of temporary files."""
 
     def __init__(self, source: Source, form: str, recipe: Recipe, progress: Progress) -> None:
         self._source = source
@@ -95,7 +95,7 @@ class _Run:
         self._saved_names: Mapping[str, str] = {}
 
     def result(self, data: Data | None, save: Callable[[Path], SavedModel]) -> Result:
-        """Does all of it."""
+        """Carries out the whole run."""
         plan = Plan(calibrates=self._form == INT8, classes=(), seed=self._recipe.seed)
         grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
         if self._form == INT8:
@@ -125,13 +125,13 @@ class _Run:
         return _Made(line=line_of(name, answers, grounds, opened), file=file, model=model)
 
     def _calibration(self, grounds: Grounds) -> _Rows | None:
-        """The rows to calibrate on under the SavedModel's own names, which the float file has told."""
+        """The rows to calibrate on, under the SavedModel's own names, which are read from the float file."""
         if grounds.calibration is None or not self._saved_names:
             return None
         return {saved: grounds.calibration.inputs[alias] for alias, saved in self._saved_names.items()}
 
     def _verdict(self, model: LiteModel, grounds: Grounds) -> Verdict:
-        """Whether rows may share a batch, by the server's own trial."""
+        """Whether rows may share a batch, according to the server's own trial."""
         signature = model.signature
         if not signature.batched:
             return Verdict(Finding.NO_BATCH_AXIS, "the first dimension of the model does not vary")
@@ -163,10 +163,10 @@ class _Run:
 
 
 def _aliases(interpreter: Any, source: Source) -> tuple[Aliases, dict[str, str]]:
-    """What requests call the tensors: as the source does; and by that, what the SavedModel calls its inputs.
+    """The names of the tensors in requests, which are the source's, and the SavedModel's names for its inputs.
 
     Raises:
-        ToolkitError: The file has other inputs or outputs than the source.
+        ToolkitError: The file's inputs or outputs differ from the source's.
     """
     runner = interpreter.get_signature_runner()
     given = {name: detail["name"] for name, detail in runner.get_input_details().items()}
@@ -181,11 +181,11 @@ def _aliases(interpreter: Any, source: Source) -> tuple[Aliases, dict[str, str]]
 
 
 def _paired(what: str, wanted: list[str], found: list[str]) -> dict[str, str]:
-    """For each of the source's names the file's: the same one, or the one in its place (`output_0`, `output_1`)."""
+    """For each of the source's names, the file's: the same, or that at its position (`output_0`, `output_1`)."""
     if set(wanted) == set(found):
         return {name: name for name in wanted}
     if len(wanted) != len(found):
-        raise ToolkitError(f"the TFLite file has the {what} {', '.join(found)}, and the source {', '.join(wanted)}")
+        raise ToolkitError(f"the TFLite file has the {what} {', '.join(found)}, but the source has {', '.join(wanted)}")
     ordered = sorted(found, key=lambda name: [int(number) for number in _NUMBER.findall(name)])
     return dict(zip(wanted, ordered, strict=True))
 
@@ -194,7 +194,7 @@ def _converted(name: str, saved: SavedModel, form: str, calibration: _Rows | Non
     """The bytes that TensorFlow's converter makes of a SavedModel.
 
     Raises:
-        ToolkitError: An operator has no form in TFLite.
+        ToolkitError: TFLite does not support an operator.
     """
     tensorflow = require_tensorflow("tensorflow", "TFLite")
     with stderr_aside(), quietly(f"{name}: the conversion to TFLite"):
@@ -224,7 +224,7 @@ def _check_calibration(grounds: Grounds) -> None:
 
 
 def _timed(made: list[_Made], grounds: Grounds, seconds: float) -> list[_Made]:
-    """All files with the CPU time of a run beside the first one's, in turns."""
+    """All files with the CPU time of a run relative to the first one's, taking turns."""
 
     def measure(rows: _Rows) -> Mapping[str, float]:
         runs = {str(number): partial(one.model.run, rows) for number, one in enumerate(made)}

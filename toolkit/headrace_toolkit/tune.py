@@ -1,4 +1,4 @@
-"""Finds threads and batch sizes for a latency objective: runs a model at many sizes, and tries the best in a queue."""
+"""Finds threads and batch sizes for a latency objective: runs a model with many sizes, and tries the best."""
 
 import threading
 import time
@@ -26,13 +26,13 @@ from headrace_toolkit.running import random_inputs
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.25)
-"""Parts of the predicted rate at which the setting is tried."""
+"""Fractions of the predicted rate at which the setting is tried."""
 
 MOST_CALLS = 4000
-"""Calls a second that one Python thread can send and receive without being what is measured."""
+"""The calls per second that one Python thread can send and receive without becoming the bottleneck."""
 
 _MEASURING = 0.6
-"""The part of the seconds that is spent on run times; the rest is for the trial."""
+"""The share of the seconds that is spent on run times; the rest is for the trial."""
 
 _LEAST_RUNS = 5
 _MOST_RUNS = 200
@@ -45,8 +45,8 @@ class Threads:
     """How a machine's CPUs are divided.
 
     Attributes:
-        batches: That run at once.
-        intra_op: Threads within each of them.
+        batches: The number of concurrent batches.
+        intra_op: The threads of each batch.
     """
 
     batches: int
@@ -59,13 +59,13 @@ class Threads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """One division of the CPUs, and what it allows.
+    """One division of the CPUs, and its results.
 
     Attributes:
         threads: The division.
-        curve: Run times by size, with all the batches at once.
+        curve: Run times by size, with all batches running concurrently.
         size: The largest batch worth forming within the objective.
-        rate: Rows a second with batches of that size.
+        rate: The rows per second with batches of that size.
         fits: Whether the objective is within reach.
     """
 
@@ -78,14 +78,14 @@ class Tried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What came of the chosen setting at one rate, through headrace's batcher.
+    """The results of the chosen setting at one rate, through headrace's batcher.
 
     Attributes:
-        offered: Requests a second.
-        good: Of these, answered within the objective.
-        refused: Of these, refused at once.
-        latency: Of the answers, at the objective's percentile, in seconds.
-        rows: Of a batch, on average.
+        offered: The requests per second.
+        good: Those of them that were answered within the objective.
+        refused: Those of them that were refused at once.
+        latency: The latency of the answers, at the objective's percentile, in seconds.
+        rows: The mean number of rows per batch.
     """
 
     offered: float
@@ -97,15 +97,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What was found.
+    """The result of tuning.
 
     Attributes:
         place: The version.
-        objective: What is to be kept.
+        objective: The latency objective.
         tried: Every division of the CPUs.
         best: The chosen one.
-        wait: Seconds that a batch of the chosen size may wait.
-        loads: The trial.
+        wait: The seconds that a batch of the chosen size may wait.
+        loads: The results of the trial.
     """
 
     place: Path
@@ -117,17 +117,17 @@ class Tuning:
 
 
 def tune(place: Path, objective: LatencyObjective, data: Data | None, seconds: float, progress: Progress) -> Tuning:
-    """Measures, chooses, and tries what was chosen.
+    """Measures run times, chooses a setting, and tries it.
 
     Args:
         place: A version's folder, or a model's file.
-        objective: What is to be kept.
-        data: Rows; None draws some.
-        seconds: How long it may take, about.
-        progress: Who is told how far the work is.
+        objective: The latency objective.
+        data: Rows; None generates some.
+        seconds: The approximate duration.
+        progress: Called with the progress.
 
     Raises:
-        ToolkitError: The model cannot be loaded or run, or not even one row is answered in time.
+        ToolkitError: The model cannot be loaded or run, or even a single row takes too long.
     """
     divisions = divide(schedulable_cpus())
     tried = []
@@ -151,7 +151,7 @@ def tune(place: Path, objective: LatencyObjective, data: Data | None, seconds: f
 
 
 def divide(cpus: int) -> list[Threads]:
-    """The divisions of so many CPUs that are tried: each power of two as the threads of a batch, and all of them."""
+    """The divisions of this many CPUs to try: each power of two as the threads of a batch, and all of them."""
     inner = sorted({min(cpus, 1 << power) for power in range(cpus.bit_length())} | {cpus})
     return [Threads(batches=max(1, cpus // each), intra_op=each) for each in inner]
 
@@ -178,7 +178,7 @@ class _Model:
         self._backend.close()
 
     def rows(self, count: int) -> dict[str, Array]:
-        """So many rows."""
+        """This many rows."""
         which = np.arange(count) % self._count
         return {name: array[which] for name, array in self._rows.items()}
 
@@ -199,7 +199,7 @@ def _try(place: Path, objective: LatencyObjective, data: Data | None, threads: T
     sizes = []
     with _Model(place, data, threads) as model:
         if any(not spec.shape or spec.shape[0] is not None for spec in model.signature.inputs.values()):
-            raise ToolkitError(f"{place}: the first dimension of its inputs does not vary, so nothing can be batched")
+            raise ToolkitError(f"{place}: the first dimension of its inputs is fixed, so requests cannot be batched")
         for size in SIZES:
             found = _runs(model, size, threads.batches, seconds / len(SIZES))
             times.learn([(size, each) for each in found], 0.0)
@@ -217,7 +217,7 @@ def _try(place: Path, objective: LatencyObjective, data: Data | None, threads: T
 
 
 def _runs(model: _Model, size: int, at_once: int, seconds: float) -> list[float]:
-    """Seconds of runs of one size, as many at once as will be."""
+    """The seconds of runs of one size, with as many in parallel as there will be."""
     rows = model.rows(size)
     model.run(rows)
     found: list[float] = []
@@ -246,7 +246,7 @@ def _runs(model: _Model, size: int, at_once: int, seconds: float) -> list[float]
 
 
 def _under(model: _Model, best: Tried, objective: LatencyObjective, rate: float, seconds: float) -> Load:
-    """Sends calls of one row at a rate, as strangers do, and looks at what comes back."""
+    """Sends calls of one row at random times with a given rate, and evaluates the answers."""
     threads = BatchThreads(best.threads.batches)
     batches: list[int] = []
     options = Options(
@@ -275,7 +275,7 @@ def _note(taken: list[float], due: float, _: Future[Arrays]) -> None:
 
 
 def _send(scheduler: Scheduler, row: Arrays, rate: float, seconds: float) -> tuple[Sequence[float], int]:
-    """Seconds from when each call was due to its answer, and how many were refused."""
+    """The seconds from the due time of each call to its answer, and the number of refusals."""
     draws = np.random.default_rng(1)
     began = time.perf_counter()
     due, refused = began, 0

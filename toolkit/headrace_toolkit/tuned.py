@@ -1,4 +1,4 @@
-"""What `headrace tune` has found: as a table, JSON, a chart, a page, and the files that a server reads."""
+"""The results of `headrace tune`: as a table, JSON, a chart, a page, and files for a server."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ PARAMETERS = "batching_params.pbtxt"
 
 
 def table(tuning: Tuning) -> str:
-    """All of it for a terminal."""
+    """All results for a terminal."""
     best = tuning.best
     return "\n".join(
         [
@@ -31,7 +31,7 @@ def table(tuning: Tuning) -> str:
             *columns(("requests/s", "in time/s", "refused/s", "latency", "rows/batch"), list(map(_load, tuning.loads))),
             "",
             *_limited(tuning),
-            "allowed_batch_sizes: none; on a CPU each row of padding costs as much as any other.",
+            "allowed_batch_sizes: none; on a CPU a row of padding costs as much as a real one.",
         ]
     )
 
@@ -70,7 +70,7 @@ def document(tuning: Tuning) -> dict[str, Any]:
 
 
 def parameters(tuning: Tuning) -> str:
-    """TensorFlow Serving's batching parameters, for a server that is not told the objective."""
+    """TensorFlow Serving's batching parameters, for a server that does not know the objective."""
     chosen = _settings(tuning)
     return "".join(f"{name} {{ value: {chosen[name]} }}\n" for name in (
         "max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"
@@ -86,7 +86,7 @@ def model_toml(tuning: Tuning) -> str:
 
 
 def write(tuning: Tuning) -> list[Path]:
-    """Writes both files beside the model, and returns where.
+    """Writes both files next to the model, and returns their paths.
 
     Raises:
         ToolkitError: One exists already, or cannot be written.
@@ -95,7 +95,9 @@ def write(tuning: Tuning) -> list[Path]:
     files = {version.parent / MODEL_TOML: model_toml(tuning), version / PARAMETERS: parameters(tuning)}
     for file in files:
         if file.exists():
-            raise ToolkitError(f"{file} exists already, and nothing was written: remove it, or add what is said above")
+            raise ToolkitError(
+                f"{file} already exists, so nothing was written: remove it, or add the lines above to it"
+            )
     for file, text in files.items():
         try:
             file.write_text(text)
@@ -105,7 +107,7 @@ def write(tuning: Tuning) -> list[Path]:
 
 
 def chart(tuning: Tuning) -> bytes:
-    """Run times by size, and what came of the trial, as a PNG.
+    """Run times by size, and the results of the trial, as a PNG.
 
     Raises:
         ToolkitError: matplotlib is not installed.
@@ -143,7 +145,7 @@ def chart(tuning: Tuning) -> bytes:
 
 
 def page(tuning: Tuning) -> str:
-    """All of it as HTML that needs nothing else."""
+    """All results as one self-contained HTML page."""
     picture = base64.b64encode(chart(tuning)).decode()
     title = html.escape(f"{tuning.place}: {tuning.objective.text}")
     return (
@@ -181,7 +183,7 @@ def _curves(tuning: Tuning) -> list[str]:
 def _limited(tuning: Tuning) -> list[str]:
     if tuning.best.rate <= MOST_CALLS:
         return []
-    return [f"Tried with up to {max(LOADS) * MOST_CALLS:,.0f} requests/s, which is what one Python thread can send."]
+    return [f"Tried with up to {max(LOADS) * MOST_CALLS:,.0f} requests/s, the most that one Python thread can send."]
 
 
 def _run(each: Tried, size: int, tuning: Tuning) -> str:

@@ -1,4 +1,4 @@
-"""Measures models through headrace's own batcher: rows a second, and how long the slowest calls take, at some load."""
+"""Measures models through headrace's own batcher under a load: rows per second, and the time of the slowest calls."""
 
 import statistics
 import threading
@@ -14,10 +14,10 @@ from headrace_batching.task import Arrays
 from headrace_toolkit.errors import ToolkitError, first_line
 
 ROUNDS = 3
-"""How often each variant takes its turn."""
+"""How many turns each variant gets."""
 
 SIZES = (4, 16, 64, 256)
-"""Batch sizes that are tried, up to the calls in flight."""
+"""The batch sizes to try, up to the number of calls in flight."""
 
 _SLOWEST = 0.99
 
@@ -29,27 +29,27 @@ class Setting:
     """How calls become batches.
 
     Attributes:
-        threads: Batches that run at once, each on one thread.
-        size: Rows that a batch may have.
+        threads: The number of concurrent batches, each on one thread.
+        size: The most rows of a batch.
     """
 
     threads: int
     size: int
 
     def text(self) -> str:
-        """As a file of TensorFlow Serving's batching parameters has it."""
+        """As a file of TensorFlow Serving's batching parameters."""
         return f"max_batch_size {{ value: {self.size} }}\nnum_batch_threads {{ value: {self.threads} }}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What came of a load.
+    """The results of a load.
 
     Attributes:
-        rows: Answered a second.
-        p99_ms: Of 100 calls, 99 took at most so many milliseconds.
-        cpu_us: Microseconds of CPU time for a row, batching included: what a busy machine does not change.
-        setting: How they were batched.
+        rows: The rows answered per second.
+        p99_ms: The 99th percentile of the calls' times in milliseconds.
+        cpu_us: Microseconds of CPU time per row, including batching; other load on the machine hardly changes it.
+        setting: How the calls were batched.
     """
 
     rows: float
@@ -69,14 +69,14 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Calls of one row each, of which some are always under way: where one is answered, the next begins.
+    """Calls of one row each, a fixed number of which is in flight: when one is answered, the next begins.
 
     Attributes:
-        calls: How many are under way.
-        rows: One call's inputs each, taken in turn.
-        seconds: How long a measurement may take.
-        clock: In seconds.
-        cpu: CPU seconds of the process.
+        calls: The number in flight.
+        rows: The inputs of one call each, used in turn.
+        seconds: The duration of a measurement.
+        clock: Returns seconds.
+        cpu: Returns the CPU seconds of the process.
     """
 
     calls: int
@@ -87,22 +87,22 @@ class Load:
 
 
 def standard(calls: int) -> Setting:
-    """The setting that variants are compared with: as many threads as CPUs, and batches of all calls under way."""
+    """The setting that variants are compared with: as many threads as CPUs, and batches of all calls in flight."""
     return Setting(threads=schedulable_cpus(), size=calls)
 
 
 def settings(calls: int) -> list[Setting]:
-    """What is tried to find the best one."""
+    """The settings to try."""
     sizes = sorted({min(size, calls) for size in SIZES})
     return [Setting(threads=threads, size=size) for threads in sorted({1, schedulable_cpus()}) for size in sizes]
 
 
 def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dict[str, Served]:
-    """Has variants take turns under a load; the median of their rounds, by name.
+    """Lets variants take turns under a load; returns the median of their rounds, by name.
 
     Args:
-        runs: Each runs one variant over any number of rows. Any thread, several at once.
-        load: The calls. Its seconds are spent on all of them together.
+        runs: Each runs one variant on any number of rows, on any thread, several at once.
+        load: The load. Its seconds are shared by all variants.
         setting: How they are batched.
 
     Raises:
@@ -122,7 +122,7 @@ def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dic
 
 
 def best_setting(run: Run, load: Load) -> Served:
-    """What serves most rows; of those within a twentieth of it, what answers soonest.
+    """The setting that serves the most rows; of those within a twentieth of it, the one with the lowest latency.
 
     Raises:
         ToolkitError: A run failed.
@@ -153,7 +153,7 @@ def serve(run: Run, load: Load, setting: Setting, seconds: float) -> Served:
 
 
 class _Callers:
-    """The callers of one measurement. They live on the batch threads: the answer to one call sends the next."""
+    """The callers of one measurement. They run on the batch threads: the answer to one call sends the next."""
 
     def __init__(self, scheduler: Scheduler, load: Load, seconds: float) -> None:
         self._scheduler = scheduler
@@ -168,7 +168,7 @@ class _Callers:
         self._until = self._began + seconds
 
     def served(self, setting: Setting) -> Served:
-        """What came of it, when the last call is answered."""
+        """The results, once the last call is answered."""
         for number in range(self._load.calls):
             self._send(number)
         self._ended.wait()

@@ -17,7 +17,7 @@ def names_function(text: str) -> bool:
 
 
 def call(reference: str, *arguments: Any) -> Any:
-    """What the function that `file.py:function` names returns.
+    """The result of the function that `file.py:function` names.
 
     Raises:
         ToolkitError: There is no such file or function, or it raised; the text names the user's line.
@@ -41,14 +41,14 @@ def _find(reference: str) -> Any:
     if function is None:
         raise ToolkitError(f"{reference}: {path.name} has no function {name}")
     if not callable(function):
-        raise ToolkitError(f"{reference}: {name} is a {type(function).__name__}, and must be a function")
+        raise ToolkitError(f"{reference}: {name} must be a function; it is a {type(function).__name__}")
     return function
 
 
 def _module(path: Path, reference: str) -> Any:
     """The module in a file, loaded once per process so that its classes stay the same."""
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"headrace_user_code_{digest}"  # an identifier: TorchScript writes it down, and reads it again
+    name = f"headrace_user_code_{digest}"  # an identifier, since TorchScript stores and parses it
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -57,7 +57,7 @@ def _module(path: Path, reference: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # for the modules beside it
+    sys.path.insert(0, folder)  # for imports of modules next to it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

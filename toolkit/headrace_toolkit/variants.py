@@ -1,4 +1,4 @@
-"""Model files that were made, and what is found of each: answers beside the source's, size, and the time of a run."""
+"""Variants of a model as files, and their measurements: answers compared with the source's, size, and run time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ class Variant:
     """One model file.
 
     Attributes:
-        line: Its line of the report.
+        line: Its line in the report.
         file: The model.
-        source: What it was exported from; None once a step has changed the file itself.
+        source: The source that it was exported from; None once a step has changed the file itself.
         model: Its session.
     """
 
@@ -36,7 +36,7 @@ class Variant:
     model: OnnxModel
 
     def time(self) -> float:
-        """Of a run of many rows, beside the converted model's."""
+        """The time of a run of many rows, relative to the converted model's."""
         return self.line.time[max(self.line.time)]
 
     def with_line(self, **changes: object) -> "Variant":
@@ -45,10 +45,10 @@ class Variant:
 
 
 def examine(name: str, file: Path, source: Source | None, grounds: Grounds, advance: Advance) -> Variant:
-    """Opens a model file and compares its answers with the source's; times are taken later, together with others'.
+    """Opens a model file and compares its answers with the source's; times are measured later, together with others'.
 
     Raises:
-        ToolkitError: ONNX Runtime does not load or run it, or its outputs are not the source's.
+        ToolkitError: ONNX Runtime does not load or run it, or its outputs differ from the source's.
     """
     size = size_of(file)
     model = OnnxModel(file)
@@ -57,10 +57,10 @@ def examine(name: str, file: Path, source: Source | None, grounds: Grounds, adva
 
 
 def line_of(name: str, answers: Arrays, grounds: Grounds, size: Size) -> Line:
-    """A line of the report on answers beside the source's, without times.
+    """A line of the report that compares answers with the source's, without times.
 
     Raises:
-        ToolkitError: The outputs are not the source's.
+        ToolkitError: The outputs have other names or shapes than the source's.
     """
     try:
         differences = check.compare(grounds.expected, answers)
@@ -83,10 +83,10 @@ def line_of(name: str, answers: Arrays, grounds: Grounds, size: Size) -> Line:
 
 
 def under_load(variants: Sequence[Variant], grounds: Grounds, calls: int, seconds: float) -> list[Variant]:
-    """Variants with what each serves through headrace's batcher, all in turns.
+    """Variants with their throughput in headrace's batcher, measured in turns.
 
     Raises:
-        ToolkitError: A model takes a fixed number of rows, so that nothing is batched, or a run failed.
+        ToolkitError: A model takes a fixed number of rows, so that nothing can be batched, or a run failed.
     """
     runs = {str(number): variant.model.run for number, variant in enumerate(variants)}
     served = serve_in_turns(runs, load_of(variants[0], grounds, calls, seconds), standard(calls))
@@ -94,13 +94,13 @@ def under_load(variants: Sequence[Variant], grounds: Grounds, calls: int, second
 
 
 def load_of(variant: Variant, grounds: Grounds, calls: int, seconds: float) -> Load:
-    """Calls of one row each of the measured rows.
+    """Calls of one measured row each.
 
     Raises:
         ToolkitError: The model takes a fixed number of rows.
     """
     if rows_at_once(variant.model.signature) is not None:
-        raise ToolkitError("--load measures batches, and this model takes a fixed number of rows")
+        raise ToolkitError("--load needs batches, but this model takes a fixed number of rows")
     rows = grounds.rows(min(calls, len(grounds.measured)))
     count = len(next(iter(rows.values())))
     single = [{name: array[row : row + 1] for name, array in rows.items()} for row in range(count)]
@@ -110,16 +110,15 @@ def load_of(variant: Variant, grounds: Grounds, calls: int, seconds: float) -> L
 def timed(
     base: Variant, variants: Sequence[Variant], grounds: Grounds, seconds: float
 ) -> tuple[Variant, list[Variant]]:
-    """Takes the times of runs of one row and of many, all variants in turns.
+    """Measures runs of one row and of many, with all variants taking turns.
 
     Args:
-        base: The converted model, whose times are 1.
+        base: The converted model, whose times are defined as 1.
         variants: Others.
         grounds: The rows.
-        seconds: CPU seconds that the timing of one number of rows may take, for all of them together.
+        seconds: The CPU seconds for the timing of one number of rows, for all variants together.
 
-    Returns:
-        All of them with their times.
+    Returns: All of them with their times.
     """
     counts = counts_of(base.model.signature)
     if not variants:  # a ratio to itself
@@ -131,7 +130,7 @@ def timed(
 
 
 def counts_of(signature: Signature) -> tuple[int, ...]:
-    """The numbers of rows that runs of a model are timed with."""
+    """The numbers of rows for which runs of a model are timed."""
     fixed = rows_at_once(signature)
     return (fixed,) if fixed else (1, MANY_ROWS)
 
@@ -139,10 +138,10 @@ def counts_of(signature: Signature) -> tuple[int, ...]:
 def time_ratios(
     measure: Callable[[Arrays], Mapping[str, float]], counts: Sequence[int], grounds: Grounds
 ) -> list[dict[int, float]]:
-    """The times of runs beside the first model's, by the number of rows, for each model.
+    """The times of runs relative to the first model's, by the number of rows, for each model.
 
     Args:
-        measure: The seconds of a run of each model over some rows, in the models' order.
+        measure: Returns the seconds of a run of each model with some rows, in the models' order.
         counts: The numbers of rows.
         grounds: The rows.
     """

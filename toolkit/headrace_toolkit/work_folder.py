@@ -1,4 +1,4 @@
-"""A temporary folder that is gone when nobody refers to it any more, or the process ends."""
+"""A temporary folder that is removed when no object refers to it any more, or the process ends."""
 
 import shutil
 import tempfile
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 class WorkFolder:
-    """Where the files of one run lie. Whoever needs one of them keeps this object."""
+    """The folder for the files of one run; keep a reference to it to keep a file."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="headrace-"))
         self._count = 0
-        # Not a TemporaryDirectory, which warns of everyone who leaves the clearing up to it.
+        # Not a TemporaryDirectory, which warns if the caller does not remove it explicitly.
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
     def new(self) -> Path:
-        """An empty folder inside."""
+        """A new, empty folder inside."""
         self._count += 1
         folder = self.path / str(self._count)
         folder.mkdir()

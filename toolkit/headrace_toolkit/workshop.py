@@ -14,19 +14,19 @@ from headrace_toolkit.variants import Variant, examine
 from headrace_toolkit.work_folder import WorkFolder
 
 WRONG_ROWS = 0.05
-"""The share of rows that a conversion may answer otherwise than its source: trees split on the edge of rounding."""
+"""The share of rows that a conversion may answer differently: trees split at the edge of rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """Where the steps of one run are done.
+    """Carries out the steps of one run.
 
     Attributes:
-        recipe: What is done.
-        grounds: What every variant is judged on.
-        folder: Where the files lie.
-        told: Sentences for the user.
-        progress: Who is told how far the work is.
+        recipe: The recipe.
+        grounds: The basis for judging every variant.
+        folder: The folder for the files.
+        told: Collects messages for the user.
+        progress: Called with the progress.
     """
 
     recipe: Recipe
@@ -36,16 +36,16 @@ class Workshop:
     progress: Progress
 
     def step(self, step: Step, before: Variant) -> Variant:
-        """What a step makes of a variant.
+        """The result of a step on a variant.
 
         Raises:
-            ToolkitError: It cannot be done, or what it has exported answers otherwise than the module.
+            ToolkitError: It cannot be carried out, or its export answers differently from the module.
         """
         grounds = self.grounds
         if step.needs.rows and grounds.calibration is not None:
             grounds.calibration.check_finite("calibration")
         if step.needs.module and not isinstance(before.source, Trainable):
-            raise ToolkitError(f"{step.name} needs a module to change, and the step before it has changed the file")
+            raise ToolkitError(f"{step.name} must change a module, but the step before it has changed the file")
         with self.progress.step(step.name) as advance:
             made = step.run(
                 Work(
@@ -70,7 +70,7 @@ class Workshop:
         return variant.with_line(kept=True, notes=made.notes)
 
     def _check_export(self, name: str, made: Made, source: Source) -> None:
-        """Refuses a file that answers otherwise than the module that it was exported from."""
+        """Refuses a file whose answers differ from those of the module that it was exported from."""
         model, rows = OnnxModel(made.model), self.grounds.measured.inputs
         answers = in_parts(model.run, model.signature, rows, in_silence)
         wanted = in_parts(source.run, source.signature, rows, in_silence)

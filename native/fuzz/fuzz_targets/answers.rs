@@ -1,4 +1,4 @@
-//! What the client reads of answers, against prost.
+//! The client's decoder of answers, compared with prost.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::answers::check(data));

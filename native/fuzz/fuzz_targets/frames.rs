@@ -1,4 +1,4 @@
-//! gRPC's frames, compressed or not, in pieces.
+//! gRPC's frames, with and without compression, in pieces.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::frames::check(data));

@@ -1,4 +1,4 @@
-//! What a request's headers say, and a status's trailers.
+//! A request's headers, and a status's trailers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::headers::check(data));

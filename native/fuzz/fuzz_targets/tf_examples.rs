@@ -1,4 +1,4 @@
-//! Plain requests that carry tf.Examples, against prost.
+//! Plain requests with tf.Examples, compared with prost.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| headrace_native_fuzz::examples::check(data));

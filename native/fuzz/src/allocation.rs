@@ -1,4 +1,4 @@
-//! Counts what is allocated, so that a target can say how much a decoder may take for what came.
+//! Counts allocated memory, so that a target can limit what a decoder allocates for its input.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,15 +14,15 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn count(bytes: isize) {
-    // A thread that ends may free what it cannot count any more.
+    // A thread that is ending may free memory after its counters are gone.
     let _ = HELD.try_with(|held| {
         held.set(held.get() + bytes);
         let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
     });
 }
 
-// SAFETY: every method hands its arguments on to the system's allocator as they came, and returns what that returns;
-// counting allocates nothing, as both cells are constants until they are set.
+// SAFETY: every method passes its arguments to the system's allocator unchanged, and returns its result; counting
+// allocates nothing, since both cells are constants until they are set.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -37,10 +37,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs something that may hold at most `limit` bytes at once, beyond what is held already.
+/// Runs a function that may hold at most `limit` more bytes at once than are held already.
 ///
-/// # Panics
-/// It held more.
+/// # Panics If it held more.
 pub fn at_most<T>(limit: usize, run: impl FnOnce() -> T) -> T {
     let before = HELD.get();
     MOST.set(before);

@@ -1,4 +1,4 @@
-//! What a server answers, as the client reads it: what is understood of a Predict's outputs is what prost reads, however it is
+//! A server's answers, as the client reads them: a decoded Predict output is what prost reads, however the bytes are
 //! cut, and an answer's body is one message or refused.
 
 use headrace_native::fuzzing::{PREFIX, Rope, only_message, percent_decoded, read_outputs};
@@ -16,17 +16,17 @@ pub fn check(data: &[u8]) {
     at_most(8 * data.len() + 1024, || drop(percent_decoded(data)));
 }
 
-/// Checks what is understood of a message; whether it was anything.
+/// Checks what is decoded of a message; returns whether anything was.
 pub fn understood(data: &[u8]) -> bool {
     let read = |seed| {
         let message = rope(&cut(data, seed));
-        // An output of eleven bytes has a name, a shape and an array; a varint of one byte stands for eight.
+        // An output of eleven bytes has a name, a shape and an array; a varint of one byte expands to eight.
         at_most(32 * data.len() + 16 * 1024, || read_outputs(&message))
     };
     let whole = read(0);
     if let Some(outputs) = &whole {
         let response = PredictResponse::decode(data).expect("what is understood is well-formed");
-        // Of outputs that have one name, the last counts.
+        // Of several outputs with the same name, the last one counts.
         for (alias, dtype, shape, bytes) in outputs.iter().rev().take(1) {
             let proto = &response.outputs[alias];
             assert_eq!(proto.dtype as u64, *dtype);
@@ -37,7 +37,7 @@ pub fn understood(data: &[u8]) -> bool {
         }
         assert!(response.outputs.keys().all(|name| outputs.iter().any(|(alias, ..)| alias == name)));
     }
-    // A name that is cut in two leaves an answer to Python; nothing makes it another one.
+    // If a name is cut in two, the answer is left to Python; cutting has no other effect.
     for outputs in [read(1), read(data.len())].into_iter().flatten() {
         assert_eq!(Some(outputs), whole);
     }

@@ -45,7 +45,7 @@ fn plainest(mut frames: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// It holds a frame's head and nothing else.
+/// It keeps only the head of a frame.
 fn mend(bytes: &[u8], seed: usize) -> Vec<u8> {
     let mut pieces: Vec<_> = cut(bytes, seed).iter().map(|piece| piece.to_vec()).collect();
     at_most(64, || {

@@ -1,5 +1,5 @@
-//! Classify, Regress and MultiInference: what is accepted is what prost reads, however it is cut, for a bounded multiple
-//! of its bytes.
+//! Classify, Regress and MultiInference: an accepted request is what prost reads, however it is cut, and memory is
+//! limited to a multiple of its bytes.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ const SIGNATURES: [&[Input]; 4] = [
     &[("s", Dtype::String, &[None])],
 ];
 const MAX_ROWS: usize = 100;
-/// What a shared feature may become, however small the request.
+/// The most memory for a shared feature, however small the request.
 const SHARED: usize = 2 << 20;
 
 #[derive(Clone, PartialEq, Message)]
@@ -107,7 +107,7 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain request.
+/// Like `check`; returns whether the request was plain.
 pub fn understood(data: &[u8]) -> bool {
     let (mut choices, message) = Choices::of(data, 3);
     let signature = choices.one_of(&SIGNATURES);
@@ -118,7 +118,7 @@ pub fn understood(data: &[u8]) -> bool {
         compare(tensors, &input_of(message, multi), signature);
     }
     for seed in [1, choices.byte()] {
-        // Values that are cut in two make a request less than plain; nothing makes it another one.
+        // If values are cut in two, the request is no longer plain; cutting has no other effect.
         if let Some(tensors) = read(&declared, multi, message, seed) {
             assert_eq!(Some(&tensors), whole.as_ref(), "cut by {seed}");
         }

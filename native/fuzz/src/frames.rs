@@ -1,4 +1,4 @@
-//! gRPC's frames: the same messages however the bytes are cut, the same as the plainest reader finds, and never more
+//! gRPC's frames: the same messages however the bytes are cut, the same as the simplest reader finds, and never more
 //! memory than the limit allows.
 
 use std::io::Read;
@@ -13,10 +13,10 @@ use crate::pieces::{Choices, cut};
 const ENCODINGS: [Encoding; 3] = [Encoding::Identity, Encoding::Deflate, Encoding::Gzip];
 const LIMITS: [usize; 4] = [16, 1_000, 65_536, 1 << 20];
 
-/// What an expansion takes beside the message: a window, tables, and a vector that doubles.
+/// The memory of a decompression besides the message: a window, tables, and a vector that doubles.
 const EXPANDING: usize = 256 * 1024;
 
-/// How a stream is read to its end: its messages, and the code of the error that ended it early.
+/// The result of reading a stream to its end: its messages, and the code of the error that ended it early.
 type Outcome = (Vec<Bytes>, Option<u8>);
 
 pub fn check(data: &[u8]) {
@@ -39,7 +39,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
     for piece in pieces {
         framed.push(piece.clone());
         loop {
-            // A rope of as many pieces as there are, or an expansion that doubles up to its limit.
+            // A rope with that many pieces, or a decompression that doubles up to its limit.
             let most = pieces.len() * 2 * size_of::<Bytes>() + 4 * limit + EXPANDING;
             match at_most(most, || framed.message()) {
                 Ok(Some(message)) => messages.push(message.into_bytes()),
@@ -52,7 +52,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
     (messages, code)
 }
 
-/// The same from bytes that lie in one piece, one step after the other.
+/// The same from contiguous bytes, one step after the other.
 fn plainest(mut stream: &[u8], encoding: Encoding, limit: usize) -> Outcome {
     const TOO_LARGE: u8 = 8;
     const MALFORMED: u8 = 13;
@@ -84,7 +84,7 @@ fn plainest(mut stream: &[u8], encoding: Encoding, limit: usize) -> Outcome {
     (messages, code)
 }
 
-/// Byte by byte; the code of why not.
+/// Byte by byte; returns the code of the error.
 fn expanded(mut reader: impl Read, limit: usize) -> Result<Vec<u8>, u8> {
     let (mut message, mut byte) = (Vec::new(), [0]);
     while reader.read(&mut byte).map_err(|_| 13)? == 1 {
@@ -96,7 +96,7 @@ fn expanded(mut reader: impl Read, limit: usize) -> Result<Vec<u8>, u8> {
     Ok(message)
 }
 
-/// What is framed for an answer is read as the message it was.
+/// A message that is framed for an answer is read back unchanged.
 fn there_and_back(message: &Bytes, encoding: Encoding, limit: usize) {
     let frame = encoding.frame(message.clone());
     let pieces: Vec<_> = std::iter::once(frame.head).chain(frame.tail).collect();

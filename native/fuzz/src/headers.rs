@@ -1,4 +1,4 @@
-//! Request headers: the same as the plainest reading of gRPC's grammar gives; and any status's text can be read back.
+//! Request headers: the same result as the simplest parser of gRPC's grammar; and any status's text can be read back.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::allocation::at_most;
 
 const NAMES: [&str; 5] = ["grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "content-type", "x-bin"];
 
-/// Takes lines, the first byte of each one's header.
+/// Parses lines, whose first byte selects the header.
 pub fn check(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n') {
@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
             headers.append(name, value);
         }
     }
-    // An error's text may repeat a header, each byte as three.
+    // An error's text may repeat a header, with three bytes for each of its bytes.
     at_most(16 * data.len() + 1024, || read(&headers));
     if let Ok(text) = std::str::from_utf8(data) {
         travels(text);
@@ -47,7 +47,7 @@ fn read(headers: &HeaderMap) {
     assert_eq!(said.is_grpc, says);
 }
 
-/// At most eight digits and a unit, by way of text and nanoseconds.
+/// At most eight digits and a unit, computed by way of text and nanoseconds.
 fn plainest_timeout(headers: &HeaderMap) -> Result<Option<Duration>, u8> {
     const MALFORMED: u8 = 13;
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
@@ -71,7 +71,7 @@ fn plainest_timeout(headers: &HeaderMap) -> Result<Option<Duration>, u8> {
     Ok(Some(Duration::new((total / 1_000_000_000) as u64, (total % 1_000_000_000) as u32)))
 }
 
-/// A status's text is what a client reads that undoes the percent-encoding.
+/// A client that undoes the percent-encoding reads the original text of a status.
 fn travels(text: &str) {
     let trailers = at_most(8 * text.len() + 1024, || Status::new(13, text).trailers());
     let sent = trailers.get("grpc-message").map_or(&b""[..], HeaderValue::as_bytes);

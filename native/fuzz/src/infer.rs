@@ -1,4 +1,5 @@
-//! The plain ModelInfer: what it accepts is what prost reads, however it is cut, for a bounded multiple of its bytes.
+//! The plain ModelInfer: an accepted request is what prost reads, however it is cut, and memory is limited to a
+//! multiple of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodInfer, read_infer};
 use prost::Message;
@@ -7,7 +8,7 @@ use crate::allocation::at_most;
 use crate::messages::ModelInferRequest;
 use crate::pieces::{Choices, cut, rope};
 
-/// Name, dtype and what the protocol calls it, and the dimensions beyond axis 0.
+/// The name, the dtype, the protocol's name for it, and the dimensions beyond axis 0.
 type Input = (&'static str, Dtype, &'static str, &'static [Option<usize>]);
 
 const MODELS: [(&[Input], &[&str]); 4] = [
@@ -22,7 +23,7 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain request.
+/// Like `check`; returns whether the request was plain.
 pub fn understood(data: &[u8]) -> bool {
     let (mut choices, message) = Choices::of(data, 2);
     let (inputs, outputs) = choices.one_of(&MODELS);
@@ -34,7 +35,7 @@ pub fn understood(data: &[u8]) -> bool {
         compare(understood, message, inputs, outputs);
     }
     for seed in [1, choices.byte()] {
-        // A name that is cut in two makes a request less than plain; nothing makes it another one.
+        // If a name is cut in two, the request is no longer plain; cutting has no other effect.
         if let Some(understood) = read(&declared, &names, message, seed) {
             assert_eq!(Some(&understood), whole.as_ref(), "cut by {seed}");
         }
@@ -42,7 +43,7 @@ pub fn understood(data: &[u8]) -> bool {
     whole.is_some()
 }
 
-/// A few bytes of a request must not stand for many in memory: eight times what came, and a little.
+/// A few bytes of a request must not expand to many in memory: at most eight times the received bytes, and a little.
 fn read(declared: &Declared, outputs: &[Vec<u8>], message: &[u8], seed: usize) -> Option<UnderstoodInfer> {
     let message = rope(&cut(message, seed));
     at_most(8 * message.len() + 16 * 1024, || read_infer(declared, outputs, &message))

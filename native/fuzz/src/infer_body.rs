@@ -1,4 +1,5 @@
-//! The plain body of an infer over HTTP: what it accepts is what serde_json reads, for a bounded multiple of its bytes.
+//! The plain body of an infer over HTTP: an accepted body is what serde_json reads, and memory is limited to a multiple
+//! of its bytes.
 
 use bytes::Bytes;
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodInferBody, read_infer_body};
@@ -25,13 +26,13 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain body.
+/// Like `check`; returns whether the body was plain.
 pub fn understood(data: &[u8]) -> bool {
     let (mut choices, body) = Choices::of(data, 2);
     let (inputs, outputs) = choices.one_of(&MODELS);
     let json = body.len() - choices.byte().min(body.len());
     let (declared, body) = (Declared::new(inputs, MAX_ROWS), Bytes::copy_from_slice(body));
-    // Two bytes may stand for eight, in a vector that has twice the room, while it moves from one of half the size.
+    // Two bytes may expand to eight, in a vector with twice the room, while it moves from one of half the size.
     let read = at_most(24 * body.len() + 32 * 1024, || read_infer_body(&declared, outputs, &body, json));
     if let Some(read) = &read {
         compare(read, &body, json, inputs, outputs);
@@ -69,7 +70,7 @@ fn compare(read: &UnderstoodInferBody, body: &[u8], json: usize, inputs: &[Input
     assert!(behind.is_empty());
 }
 
-/// Which outputs are wanted as bytes.
+/// The outputs that are wanted as binary data.
 fn binary(document: &Map<String, Value>, outputs: &[Output]) -> Vec<bool> {
     let flag = |of: Option<&Value>, name: &str| {
         of.and_then(|of| of.get("parameters")).and_then(|all| all.get(name)) == Some(&Value::Bool(true))
@@ -88,7 +89,7 @@ fn put(value: &Value, dtype: Dtype, bytes: &mut Vec<u8>) {
         Value::Array(items) => items.iter().for_each(|item| put(item, dtype, bytes)),
         Value::Bool(flag) => bytes.push((*flag).into()),
         Value::Number(number) => {
-            let text = number.to_string(); // its digits, as they were sent
+            let text = number.to_string(); // its digits as they were sent
             match dtype {
                 Dtype::Float => bytes.extend((text.parse::<f64>().unwrap() as f32).to_le_bytes()),
                 Dtype::Double => bytes.extend(text.parse::<f64>().unwrap().to_le_bytes()),

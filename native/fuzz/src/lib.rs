@@ -1,4 +1,4 @@
-//! What must hold of the decoders whatever bytes come: each target is one function that panics where it does not.
+//! Properties of the decoders that must hold for any input: each target is one function that panics if they do not.
 
 pub mod allocation;
 pub mod answers;
@@ -14,7 +14,7 @@ pub mod predict;
 pub mod rest;
 pub mod tensor;
 
-/// One target: its name, and what it checks of any bytes.
+/// A target: its name, and a check for arbitrary bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: [Target; 10] = [

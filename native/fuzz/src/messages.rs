@@ -1,4 +1,4 @@
-//! The messages of a Predict, a tensor and a ModelInfer as prost reads them: by the numbers of their .proto files.
+//! The messages of a Predict, a tensor and a ModelInfer for prost, with the field numbers of their .proto files.
 
 use std::collections::HashMap;
 
@@ -85,7 +85,7 @@ pub struct Dim {
 }
 
 impl TensorProto {
-    /// Its array's bytes: tensor_content where there is any, else the values of the field of its dtype, narrowed to
+    /// The bytes of its array: tensor_content if there is any, otherwise the values of its dtype's field, narrowed to
     /// `size` bytes each.
     pub fn array_bytes(&self, size: usize) -> Vec<u8> {
         if !self.tensor_content.is_empty() {
@@ -131,7 +131,7 @@ pub struct ModelInferRequest {
     pub raw_input_contents: Vec<Vec<u8>>,
 }
 
-/// Parameters and contents as the bytes of their messages: what is plain has none.
+/// Parameters and contents as the bytes of their messages: plain requests have none.
 #[derive(Clone, PartialEq, Message)]
 pub struct InferInput {
     #[prost(string, tag = "1")]

@@ -1,13 +1,13 @@
-//! Bytes cut into pieces, as a network would.
+//! Bytes cut into pieces, as by a network.
 
 use bytes::Bytes;
 use headrace_native::fuzzing::Rope;
 
-/// Decisions taken from the first bytes of an input; zeros when there are no more.
+/// Decisions taken from the first bytes of an input; zeros after its end.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
-    /// The first `count` bytes decide, the rest is data.
+    /// The first `count` bytes are decisions, the rest is data.
     pub fn of(data: &'a [u8], count: usize) -> (Self, &'a [u8]) {
         let (choices, rest) = data.split_at(count.min(data.len()));
         (Self(choices), rest)
@@ -24,7 +24,7 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// Cuts bytes at places that a seed decides; none for the seed 0, after every byte for the seed 1.
+/// Cuts bytes at places that depend on a seed: nowhere for seed 0, after every byte for seed 1.
 pub fn cut(data: &[u8], seed: usize) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut rest = Bytes::copy_from_slice(data);

@@ -1,4 +1,5 @@
-//! The plain Predict: what it accepts is what prost reads, however it is cut, for a bounded multiple of its bytes.
+//! The plain Predict: an accepted request is what prost reads, however it is cut, and memory is limited to a multiple
+//! of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, Understood};
 use prost::Message;
@@ -24,7 +25,7 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain request.
+/// Like `check`; returns whether the request was plain.
 pub fn understood(data: &[u8]) -> bool {
     let (mut choices, message) = Choices::of(data, 2);
     let signature = choices.one_of(&SIGNATURES);
@@ -34,7 +35,7 @@ pub fn understood(data: &[u8]) -> bool {
         compare(understood, message, signature);
     }
     for seed in [1, choices.byte()] {
-        // A name that is cut in two makes a request less than plain; nothing makes it another one.
+        // If a name is cut in two, the request is no longer plain; cutting has no other effect.
         if let Some(understood) = read(&declared, message, seed) {
             assert_eq!(Some(&understood), whole.as_ref(), "cut by {seed}");
         }
@@ -42,7 +43,7 @@ pub fn understood(data: &[u8]) -> bool {
     whole.is_some()
 }
 
-/// A few bytes of a request must not stand for many in memory: eight times what came, and a little.
+/// A few bytes of a request must not expand to many in memory: at most eight times the received bytes, and a little.
 fn read(declared: &Declared, message: &[u8], seed: usize) -> Option<Understood> {
     let message = rope(&cut(message, seed));
     at_most(8 * message.len() + 16 * 1024, || declared.read(&message))

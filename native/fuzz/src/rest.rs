@@ -1,4 +1,5 @@
-//! The plain body of a :predict over REST: what it accepts is what serde_json reads, for a bounded multiple of its bytes.
+//! The plain body of a :predict over REST: an accepted body is what serde_json reads, and memory is limited to a
+//! multiple of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodBody, read_body};
 use serde_json::{Map, Value};
@@ -8,7 +9,7 @@ use crate::pieces::Choices;
 
 type Input = (&'static str, Dtype, &'static [Option<usize>]);
 
-/// Each the default of its model.
+/// The default signature of each model.
 const SIGNATURES: [&[Input]; 5] = [
     &[("x", Dtype::Float, &[Some(2)])],
     &[("x", Dtype::Double, &[])],
@@ -16,7 +17,7 @@ const SIGNATURES: [&[Input]; 5] = [
     &[("x", Dtype::Int8, &[None, Some(2)])],
     &[("a", Dtype::Uint32, &[None]), ("b", Dtype::Float, &[]), ("c", Dtype::Uint64, &[])],
 ];
-/// What every model has beside its default.
+/// The other signature, which every model has.
 const OTHER: &[Input] = &[("x", Dtype::Int32, &[])];
 const MAX_ROWS: usize = 1_000;
 
@@ -24,12 +25,12 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain body.
+/// Like `check`; returns whether the body was plain.
 pub fn understood(data: &[u8]) -> bool {
     let (mut choices, body) = Choices::of(data, 1);
     let first = choices.one_of(&SIGNATURES);
     let (default, other) = (Declared::new(first, MAX_ROWS), Declared::new(OTHER, MAX_ROWS));
-    // Two bytes may stand for eight, in a vector that has twice the room, while it moves from one of half the size.
+    // Two bytes may expand to eight, in a vector with twice the room, while it moves from one of half the size.
     let read = at_most(16 * body.len() + 16 * 1024, || read_body(&[("", &default), ("other", &other)], body));
     if let Some(read) = &read {
         compare(read, body, first);
@@ -56,7 +57,7 @@ fn compare(read: &UnderstoodBody, body: &[u8], default: &[Input]) {
     }
 }
 
-/// One input's value of each row.
+/// The value of one input in each row.
 fn rows<'a>(values: &'a Value, alias: &str, by_row: bool) -> Vec<&'a Value> {
     let whole = if by_row { values } else { values.get(alias).unwrap_or(values) };
     whole.as_array().expect("rows are a list").iter().map(|row| row.get(alias).unwrap_or(row)).collect()
@@ -73,7 +74,7 @@ fn put_element(value: &Value, dtype: Dtype, bytes: &mut Vec<u8>) {
     if dtype == Dtype::Bool {
         return bytes.push(value.as_bool().expect("a bool").into());
     }
-    // Its digits, as they were sent.
+    // Its digits as they were sent.
     let text = value.as_number().expect("a number").to_string();
     let whole = || text.parse::<i128>().expect("a whole number");
     match dtype {

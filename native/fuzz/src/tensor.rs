@@ -1,4 +1,4 @@
-//! A tensor's values: read as prost reads them, however they are cut; and written so that prost reads them back.
+//! A tensor's values: read as prost reads them, however the bytes are cut, and written so that prost reads them back.
 
 use bytes::BytesMut;
 use headrace_native::fuzzing::{Dtype, Rope, Rows, Values, Writer};
@@ -47,7 +47,7 @@ fn read(message: &Rope, dtype: Dtype, count: usize, field: u32) -> Option<Vec<u8
     Some(bytes)
 }
 
-/// prost's reading of the same field; None unless it holds exactly `count` values that may be copied as they are.
+/// prost's reading of the same field; None unless it has exactly `count` values that can be copied unchanged.
 fn plainest(values: &[u8], dtype: Dtype, count: usize, field: u32) -> Option<Vec<u8>> {
     let mut proto = Vec::new();
     prost::encoding::encode_varint(8, &mut proto);
@@ -61,7 +61,7 @@ fn plainest(values: &[u8], dtype: Dtype, count: usize, field: u32) -> Option<Vec
     (fits && clean).then_some(bytes)
 }
 
-/// Rows of an answer made of these bytes, both ways that they may travel.
+/// Rows of an answer with these bytes, in both of the encodings.
 fn written(values: &[u8], dtype: Dtype) {
     let rows = values.len() / dtype.size();
     let bytes = &values[..rows * dtype.size()];

@@ -1,4 +1,4 @@
-//! Every target over the kept seeds and over some thousand mutations of them, the same ones each time.
+//! Runs every target on the stored seeds and on some thousand mutations of them, always the same ones.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use headrace_native_fuzz::{TARGETS, answers, examples, infer, infer_body, predic
 
 const MUTATIONS: usize = 2_000;
 
-/// A small generator of numbers, the same ones for the same seed.
+/// A small random number generator, with the same numbers for the same seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -26,7 +26,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// One to four small changes: a byte, a length, a part left out, doubled, or taken from another seed.
+/// One to four small changes: a byte, a length, a part that is removed, doubled, or replaced from another seed.
 fn mutated(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
     let mut data = seeds[numbers.below(seeds.len())].clone();
     for _ in 0..=numbers.below(4) {
@@ -66,13 +66,13 @@ fn seeds_and_mutations() {
 #[test]
 fn real_requests_are_plain() {
     let plain = seeds("predict").iter().filter(|seed| predict::understood(seed)).count();
-    // Two for each signature; the other seeds are not meant to be.
+    // Two for each signature; the other seeds are not plain.
     assert_eq!(plain, 13);
-    // Each of the client's seeds of a Predict's answer that is not left to Python.
+    // Every seed of a Predict's answer for the client that is not left to Python.
     assert_eq!(seeds("answers").iter().filter(|seed| answers::understood(seed)).count(), 4);
-    // As it comes, and with all there may be: outputs, an id, a version.
+    // A minimal one, and one with everything: outputs, an id, a version.
     assert_eq!(seeds("infer").iter().filter(|seed| infer::understood(seed)).count(), 8);
-    // In JSON, and in bytes behind it.
+    // As JSON, and as binary data after it.
     assert_eq!(seeds("infer_body").iter().filter(|seed| infer_body::understood(seed)).count(), 8);
     // For each signature as a list, with a context, and for a MultiInference.
     assert_eq!(seeds("tf_examples").iter().filter(|seed| examples::understood(seed)).count(), 12);

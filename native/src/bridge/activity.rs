@@ -1,10 +1,10 @@
-//! Tells the server's watcher that there may be something to look for, so that an idle server does not look at all.
+//! Tells the server's periodic check whether there may be anything to look for, so that an idle server does nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Whether anything has happened since the watcher last looked. Any thread.
+/// Whether anything has happened since the last check. Any thread.
 #[derive(Default)]
 pub struct Activity {
     noted: AtomicBool,
@@ -12,7 +12,7 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Something has happened: a task waits, or a call is to be counted. Costs one load where that is known already.
+    /// Something has happened: a task waits, or a call is to be counted. Costs one load if that is already known.
     pub fn note(&self) {
         if !self.noted.load(Ordering::Relaxed) && !self.noted.swap(true, Ordering::AcqRel) {
             self.came.notify_one();

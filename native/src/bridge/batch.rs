@@ -1,4 +1,5 @@
-//! Tasks that leave the queue together: joined straight from received bytes, and answered straight from outputs.
+//! Tasks that leave the queue together: their received bytes are joined without Python, and outputs are encoded
+//! directly for their clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct Batch {
     python: Py<PyList>,
     lane: Lane,
     native_rows: usize,
-    /// Rows of the last piece that has any.
+    /// The number of rows of the last piece that has any.
     last: usize,
     /// How its tasks are padded, and to what lengths; None if all have one shape.
     padded_to: Option<(Arc<Padding>, Lengths)>,

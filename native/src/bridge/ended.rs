@@ -97,7 +97,7 @@ pub struct EndedCalls {
     answered: Mutex<Vec<Arc<Count>>>,
     abandoned: Mutex<Vec<Abandoned>>,
     refused: Mutex<Vec<Refused>>,
-    /// Noted with each that is added, and by whoever puts a task.
+    /// Noted for each call that is added, and by callers that put a task.
     pub activity: Activity,
 }
 

@@ -142,7 +142,7 @@ fn put(place: &mut [u8], wide: &[usize], elements: &[u8], own: &[usize], size: u
     rows.for_each(|(place, elements)| put(place, &wide[1..], elements, &own[1..], size));
 }
 
-/// Appends the beginning of each axis of an array of the shape `wide`: what is left has the shape `own`.
+/// Appends the beginning of each axis of an array of the shape `wide`: the appended part has the shape `own`.
 pub fn cut(elements: &[u8], wide: &[usize], own: &[usize], size: usize, out: &mut Vec<u8>) {
     if wide == own {
         return out.extend_from_slice(elements);

@@ -36,7 +36,7 @@ pub struct Infer {
     pub format: open_inference::Format,
     /// The names of all outputs.
     pub outputs: Vec<Vec<u8>>,
-    /// The same for calls over REST; None where there are none.
+    /// The same for calls over REST; None if there are none.
     pub rest: Option<Arc<OverRest>>,
 }
 

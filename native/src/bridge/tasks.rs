@@ -20,7 +20,7 @@ impl Tasks {
         self.queue.wake();
     }
 
-    /// Whether any wait.
+    /// Whether any tasks wait.
     pub fn wait(&self) -> bool {
         self.queue.waits()
     }

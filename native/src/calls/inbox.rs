@@ -28,7 +28,7 @@ pub enum Kind {
     Lapsed = 5,
 }
 
-/// An event: a kind, the call that it concerns, and bytes.
+/// An event: a kind, the call that it belongs to, and bytes.
 pub struct Event {
     kind: Kind,
     call: Option<Arc<CallState>>,

@@ -217,10 +217,10 @@ impl PlainCalls {
         }
     }
 
-    /// 1 for a call that lets the others go first.
+    /// 1 for a call that gives way to the others.
     fn priority(&self, headers: &HeaderMap) -> usize {
         let (name, low) = &self.low_priority;
-        // Compared with each: a name that is looked up is hashed first.
+        // Compares each name, since a hash lookup is slower.
         usize::from(headers.iter().any(|(each, value)| each == name && value == low))
     }
 }

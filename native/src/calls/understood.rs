@@ -128,8 +128,8 @@ impl Understood {
         Self::of_examples(&route, &request.input, inference, &inference.signature)
     }
 
-    /// Understands Examples that one inference of a route is asked for, wherever they come from: `signature` is that of
-    /// the inference for calls of their protocol.
+    /// Decodes the Examples for one inference of a route, whatever their source: `signature` is the inference's for
+    /// calls of their protocol.
     pub fn of_examples(
         route: &Route,
         input: &examples::Input<'_>,

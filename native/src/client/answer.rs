@@ -102,7 +102,7 @@ pub fn check_length(body: &Rope, limit: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// Undoes gRPC's percent-encoding; invalid sequences stay unchanged.
+/// Decodes gRPC's percent-encoding; invalid sequences stay unchanged.
 pub fn percent_decoded(value: &[u8]) -> String {
     let mut decoded = Vec::with_capacity(value.len());
     let mut left = value;

@@ -15,7 +15,7 @@ static AGENT: HeaderValue = HeaderValue::from_static(concat!("headrace-native/",
 /// The most that a timeout's digits say.
 const MOST: u128 = 99_999_999;
 
-/// The head of a call: `left` is the time until its deadline, `failures` how often it has been tried before.
+/// The head of a call: `left` is the time until its deadline, `failures` the number of earlier attempts.
 pub fn head(
     authority: &Authority,
     path: &PathAndQuery,
@@ -48,7 +48,7 @@ fn uri(authority: &Authority, path: &PathAndQuery) -> Uri {
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority.clone());
     parts.path_and_query = Some(path.clone());
-    // It has all three parts, as a URI must.
+    // It has all three parts that a URI needs.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
@@ -62,7 +62,7 @@ fn timeout(left: Duration) -> HeaderValue {
     let found = units.into_iter().find(|(size, _)| count(*size) <= MOST);
     let (size, letter) = found.unwrap_or((3_600_000_000_000, 'H'));
     let count = rounded(count(size)).min(MOST);
-    // Digits and a letter are always a header value.
+    // Digits and a letter are always a valid header value.
     HeaderValue::try_from(format!("{count}{letter}")).unwrap_or(TRAILERS.clone())
 }
 

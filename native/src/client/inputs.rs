@@ -1,4 +1,4 @@
-//! A Predict's inputs to bytes: small arrays are copied, large ones travel from where they are.
+//! Encodes a Predict's inputs: small arrays are copied, large ones are sent from their own memory.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pyo3::exceptions::PyBufferError;
@@ -24,7 +24,7 @@ struct Input {
     array: Buffer,
 }
 
-/// An array's memory on its way out.
+/// An array's memory that is being sent.
 struct Borrowed(Buffer);
 
 impl AsRef<[u8]> for Borrowed {
@@ -34,23 +34,23 @@ impl AsRef<[u8]> for Borrowed {
 }
 
 impl Inputs {
-    /// Of arrays by name.
+    /// Borrows arrays by name.
     pub fn of(arrays: &Bound<'_, PyDict>) -> PyResult<Self> {
         arrays.iter().map(|(alias, array)| Input::of(&alias, &array)).collect::<PyResult<_>>().map(Self)
     }
 
-    /// Bytes of all.
+    /// The total number of bytes.
     pub fn encoded_len(&self) -> usize {
         self.0.iter().map(|input| wire::field_len(INPUTS, input.entry_len())).sum()
     }
 
-    /// Bytes of all that is copied, or a little more.
+    /// The number of bytes that are copied, or slightly more.
     pub fn copied_len(&self) -> usize {
         const HEADS: usize = 128;
         self.0.iter().map(|input| HEADS + input.alias.len() + if input.is_copied() { input.size() } else { 0 }).sum()
     }
 
-    /// Writes them behind what has been written, in pieces.
+    /// Appends them in pieces.
     pub fn encode(self, mut out: BytesMut) -> Vec<Bytes> {
         let mut pieces = Vec::with_capacity(1);
         for input in self.0 {

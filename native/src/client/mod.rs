@@ -1,4 +1,5 @@
-//! A gRPC client: calls over a connection that is kept, and a Predict's arrays to bytes and back. Knows no server.
+//! A gRPC client: calls over a connection that is kept open, and the encoding and decoding of a Predict's arrays.
+//! Independent of the server.
 
 mod answer;
 mod attempt;
@@ -20,5 +21,5 @@ pub use channel::Channel;
 pub use python::{ClientChannel, Failure, new_channel};
 pub use request::{ClientRequest, Message};
 
-/// Which `headrace_client` this fits: raised with every change of what that sees.
+/// The interface version for `headrace_client`: raised with every change that it can see.
 pub const INTERFACE: u32 = 1;

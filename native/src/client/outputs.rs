@@ -1,4 +1,4 @@
-//! A PredictResponse to arrays: each array's values are copied once, from the bytes that came.
+//! Decodes a PredictResponse: each array's values are copied once, from the received bytes.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -8,10 +8,10 @@ use crate::bridge::Buffer;
 use crate::predict::Text;
 use crate::protobuf::{CONTENT, Cursor, Dtype, Rope, Values, wire};
 
-/// More dimensions than numpy has in any release.
+/// More dimensions than any release of numpy supports.
 const MAX_RANK: usize = 32;
 
-/// An output: its name, its shape, and where its values lie.
+/// An output: its name, its shape, and the position of its values.
 pub struct Output {
     pub alias: String,
     pub dtype: Dtype,
@@ -19,8 +19,8 @@ pub struct Output {
     pub values: Values,
 }
 
-/// The outputs of an answer; None where one has a form that is left to Python: strings, arrays without elements, values
-/// that stand for several, dtypes that numpy itself does not have.
+/// The outputs of an answer; None if any of them is left to Python: strings, arrays without elements, values that stand
+/// for several, dtypes that numpy itself lacks.
 pub fn read(message: &Rope) -> Option<Vec<Output>> {
     let mut at = message.cursor();
     let mut outputs = Vec::new();
@@ -48,7 +48,7 @@ pub fn arrays<'py>(py: Python<'py>, message: &Rope) -> PyResult<Option<Bound<'py
 
 impl Output {
     fn array<'py>(&self, py: Python<'py>, message: &Rope) -> PyResult<Bound<'py, PyAny>> {
-        // The memory of a scalar has no shape that could be checked.
+        // The memory of a scalar has no shape to check.
         let shape = if self.shape.is_empty() { &[1][..] } else { &self.shape };
         let array = numpy(py)?.empty.bind(py).call1((PyTuple::new(py, shape)?, dtype(py, self.dtype)?))?;
         let buffer = Buffer::to_join_in(&array, shape, self.dtype)?;
@@ -71,7 +71,7 @@ fn entry(mut at: Cursor<'_>) -> Option<Output> {
     Some(Output { alias, dtype, shape, values })
 }
 
-/// A TensorProto whose every field comes once.
+/// A TensorProto in which every field appears at most once.
 fn proto(mut at: Cursor<'_>) -> Option<(Dtype, Vec<usize>, Values)> {
     let (mut dtype, mut dims, mut found) = (None, None, None);
     while at.left() > 0 {
@@ -111,7 +111,7 @@ fn shape(mut at: Cursor<'_>) -> Option<Vec<usize>> {
     Some(dims)
 }
 
-/// What is asked of numpy.
+/// The functions of numpy that are used.
 struct Numpy {
     empty: Py<PyAny>,
     dtype: Py<PyAny>,

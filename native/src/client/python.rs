@@ -1,4 +1,4 @@
-//! The client's channel as Python has it: calls that block, many at once, and calls that an event loop is told of.
+//! The client's channel for Python: blocking calls, many calls at once, and calls that notify an event loop.
 
 use std::future::Future;
 use std::pin::pin;
@@ -27,10 +27,10 @@ use super::retry::Retry;
 use super::target::Target;
 use crate::calls::{Inbox, metadata_from_python, metadata_to_python};
 
-/// How often a call that blocks lets Python look for signals.
+/// How often a blocking call lets Python check for signals.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// What a channel is told of retries and bounds.
+/// The settings of a channel for retries and limits.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Limits {
@@ -49,11 +49,11 @@ pub struct Failure {
     metadata: Py<PyTuple>,
 }
 
-/// Calls that have ended, for an event loop: each with its number, and whether arrays are wanted.
+/// Ended calls for an event loop: each with its number, and whether arrays are wanted.
 type Ended = Inbox<(u64, Answer, bool)>;
 
-/// A connection to one server. The calls that block drive it themselves, from whatever threads they come; calls that are
-/// started are driven by a thread of its own, which the first of them begins.
+/// A connection to one server. Blocking calls drive it themselves, on their own threads; started calls are driven by a
+/// separate thread, which the first of them starts.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientChannel {
     channel: Arc<Channel>,
@@ -62,13 +62,13 @@ pub struct ClientChannel {
     numbers: AtomicU64,
     ended: Arc<Ended>,
     driven: Mutex<bool>,
-    /// The process that made it.
+    /// The process that created it.
     process: u32,
 }
 
 #[pymethods]
 impl ClientChannel {
-    /// To a target; `metadata` is sent with every call. ValueError for a target that is not understood.
+    /// A channel to a target; `metadata` is sent with every call. ValueError if the target has an unknown form.
     #[new]
     fn new(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: Limits) -> PyResult<Self> {
         Ok(Self {
@@ -82,21 +82,21 @@ impl ClientChannel {
         })
     }
 
-    /// Whether a target is understood.
+    /// Whether a target has a known form.
     #[staticmethod]
     fn knows(target: &str) -> bool {
         Target::parse(target).is_some_and(|parsed| Authority::try_from(parsed.authority()).is_ok())
     }
 
-    /// Calls, and waits. What comes of it: a Failure; else the answer's bytes or, where the request wants arrays, the outputs
-    /// by name, unless they have a form that is left to Python.
+    /// Calls, and waits. Returns a Failure, the answer's bytes or, if the request wants arrays, the outputs by name,
+    /// unless they have a form that is left to Python.
     fn call<'py>(&self, py: Python<'py>, request: &ClientRequest, seconds: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = duration(seconds)?;
         let answer = wait(py, &*self.runtime()?, self.channel.call(&request.message, timeout))?;
         to_python(py, answer, request.arrays)
     }
 
-    /// Makes many calls, `in_flight` of them at a time, and waits for all: what comes of each, in order.
+    /// Makes many calls, `in_flight` of them at a time, and waits for all; returns their results in order.
     fn call_many<'py>(
         &self,
         py: Python<'py>,
@@ -111,7 +111,7 @@ impl ClientChannel {
         each.map(|(answer, request)| to_python(py, answer, request.arrays)).collect()
     }
 
-    /// Begins a call; its number, by which `take` tells its end.
+    /// Starts a call; returns its number, with which `take` reports its end.
     fn start(&self, request: &ClientRequest, seconds: Option<f64>) -> PyResult<u64> {
         let timeout = duration(seconds)?;
         let runtime = self.runtime()?;
@@ -128,20 +128,20 @@ impl ClientChannel {
         Ok(number)
     }
 
-    /// Gives a call up that has been started; nothing is told of it any more, unless it has ended already.
+    /// Cancels a started call; it is not reported any more, unless it has already ended.
     fn cancel(&self, number: u64) {
         if let Some(task) = self.started.lock().remove(&number) {
             task.abort();
         }
     }
 
-    /// A socket that is readable when calls have ended that were started.
+    /// A socket that is readable if started calls have ended.
     fn fileno(&self) -> i32 {
         use std::os::fd::AsRawFd;
         self.ended.readable().as_raw_fd()
     }
 
-    /// The numbers of calls that have ended since the last time, each with what came of it.
+    /// The numbers of calls that have ended since the last time, each with its result.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>)>> {
         let ended = self.ended.take();
         let mut started = self.started.lock();
@@ -150,13 +150,13 @@ impl ClientChannel {
         ended.into_iter().map(|(number, answer, arrays)| Ok((number, to_python(py, answer, arrays)?))).collect()
     }
 
-    /// Ends the calls under way, CANCELLED, and the connection.
+    /// Cancels the calls in flight, and closes the connection.
     fn close(&self, py: Python<'_>) {
         self.channel.close();
         let runtime = self.runtime.lock().take();
         let Some(runtime) = runtime else { return };
         py.detach(|| {
-            // The connection's task sees that nobody holds it, and closes the socket.
+            // The connection's task notices that nothing refers to it, and closes the socket.
             runtime.block_on(give_way());
             if let Ok(runtime) = Arc::try_unwrap(runtime) {
                 runtime.shutdown_background();
@@ -170,7 +170,7 @@ impl ClientChannel {
         self.runtime.lock().clone().ok_or_else(|| PyValueError::new_err("the client is closed"))
     }
 
-    /// Begins the thread that drives calls which are started, once.
+    /// Starts the thread that drives started calls, once.
     fn drive(&self, runtime: &Arc<Runtime>) -> PyResult<()> {
         let mut driven = self.driven.lock();
         if !*driven {
@@ -191,8 +191,8 @@ impl ClientChannel {
 impl Drop for ClientChannel {
     fn drop(&mut self) {
         if self.process != std::process::id() {
-            // The sockets, and what waits for them, are those of the process that has forked, too: to let go of them here would
-            // take them away there.
+            // After a fork, the sockets and their registrations belong to the parent process, too: closing them here
+            // would break them there.
             return std::mem::forget(self.runtime.lock().take());
         }
         self.channel.close();
@@ -216,13 +216,13 @@ fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Li
     })
 }
 
-/// A channel that never tries a call again, and bounds no message.
+/// A channel without retries or limits on messages.
 pub fn new_channel(target: &str, metadata: &[(String, Bound<'_, PyAny>)]) -> PyResult<Channel> {
     let limits = Limits { attempts: 1, backoff: 0.0, max_backoff: 0.0, max_send: usize::MAX, max_receive: usize::MAX };
     settings(target, metadata.to_vec(), &limits).map(Channel::new)
 }
 
-/// Drives a future on this thread, without the interpreter lock, and lets Python see its signals.
+/// Drives a future on this thread, without the interpreter lock, and lets Python check for signals.
 fn wait<T: Send>(py: Python<'_>, runtime: &Runtime, future: impl Future<Output = T> + Send) -> PyResult<T> {
     let mut future = pin!(future);
     loop {
@@ -273,7 +273,7 @@ fn failure<'py>(py: Python<'py>, code: u8, text: String, metadata: &HeaderMap) -
     Ok(Bound::new(py, Failure { code, text, metadata })?.into_any())
 }
 
-/// None for a call that may take as long as it takes; what has passed already is as short as can be.
+/// None for a call without a time limit; a time that has already passed becomes the shortest one.
 fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         None => Ok(None),

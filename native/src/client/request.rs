@@ -1,4 +1,4 @@
-//! A request as it goes out: its path, and its message behind gRPC's prefix.
+//! A request to be sent: its path, and its message after gRPC's prefix.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
@@ -9,29 +9,29 @@ use pyo3::types::PyDict;
 use super::inputs::Inputs;
 use crate::grpc::{PREFIX, prefix_of};
 
-/// A message on its way to a method.
+/// A message for a method.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub path: PathAndQuery,
-    /// With the prefix.
+    /// The message with its prefix.
     pub body: Vec<Bytes>,
-    /// Bytes without it.
+    /// Its length in bytes, without the prefix.
     pub length: usize,
 }
 
-/// A request, as Python holds it until it is sent, perhaps several times.
+/// A request, which Python keeps until it has been sent, perhaps several times.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientRequest {
     pub message: Message,
-    /// Whether its answer is a PredictResponse, and wanted as arrays.
+    /// Whether its answer is a PredictResponse that is wanted as arrays.
     pub arrays: bool,
 }
 
 #[pymethods]
 impl ClientRequest {
-    /// To a full path. The message is `message`, and behind it a Predict's `inputs`, arrays by name. BufferError for an
-    /// array that cannot be written here: a scalar, or one that is not contiguous or of another dtype. `arrays` says that
-    /// the answer is a PredictResponse, whose outputs are wanted as arrays.
+    /// A request for a full path. The message is `message`, followed by a Predict's `inputs`, arrays by name.
+    /// BufferError for an array that cannot be encoded here: a scalar, or one that is not contiguous or of another
+    /// dtype. `arrays` says that the answer is a PredictResponse, whose outputs are wanted as arrays.
     #[new]
     #[pyo3(signature = (path, message, inputs=None, arrays=false))]
     fn new(path: &str, message: &[u8], inputs: Option<&Bound<'_, PyDict>>, arrays: bool) -> PyResult<Self> {
@@ -47,7 +47,7 @@ impl ClientRequest {
         Ok(Self { message: Message { path, body: inputs.encode(out), length }, arrays })
     }
 
-    /// Bytes of the message.
+    /// The length of the message in bytes.
     fn __len__(&self) -> usize {
         self.message.length
     }

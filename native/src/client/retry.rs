@@ -1,17 +1,17 @@
-//! When a call that ended UNAVAILABLE is tried again: gRPC's retry policy and its throttling.
+//! When a call that ended with UNAVAILABLE is retried: gRPC's retry policy and its throttling.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Once half of these tokens are gone, nothing is tried again.
+/// Once half of these tokens are used up, there are no more retries.
 const MAX_TOKENS: f64 = 100.0;
-/// What a call that went well gives back; a failure takes one.
+/// The tokens that a successful call returns; a failure takes one.
 const TOKEN_RATIO: f64 = 0.1;
-/// A delay is this much shorter or longer than what it should be, so that callers do not come back together.
+/// The share by which a delay is randomly shorter or longer, so that clients do not retry at the same time.
 const JITTER: f64 = 0.2;
 
-/// How often a call is tried, and how long it waits before it is tried again.
+/// How often a call is tried, and how long it waits before each retry.
 pub struct Retry {
     attempts: u32,
     backoff: f64,
@@ -25,13 +25,14 @@ impl Retry {
         Self { attempts, backoff, max_backoff, tokens: Mutex::new(MAX_TOKENS) }
     }
 
-    /// Counts a call that was answered.
+    /// Counts a successful call.
     pub fn answered(&self) {
         let mut tokens = self.tokens.lock();
         *tokens = (*tokens + TOKEN_RATIO).min(MAX_TOKENS);
     }
 
-    /// Counts a failure, the how-manieth of its call; how long the next attempt waits, if there is one.
+    /// Counts a failure, given its number within the call; returns how long to wait before the next attempt, if there
+    /// is one.
     pub fn after(&self, failures: u32, random: f64) -> Option<Duration> {
         let mut tokens = self.tokens.lock();
         *tokens = (*tokens - 1.0).max(0.0);

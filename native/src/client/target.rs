@@ -1,4 +1,4 @@
-//! Where a server is: what a target names, and a socket to it.
+//! The address of a server: parses a target, and connects a socket to it.
 
 use std::fmt;
 use std::io;
@@ -8,10 +8,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::http2::Socket;
 
-/// The port of a target that names none, as gRPC has it.
+/// The port of a target without one, as in gRPC.
 const DEFAULT_PORT: u16 = 443;
 
-/// What a target names. The forms are gRPC's: `host:port`, `dns:///host:port`, `unix:path`, `unix:///path`.
+/// The parsed target. The forms are gRPC's: `host:port`, `dns:///host:port`, `unix:path`, `unix:///path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Tcp { host: String, port: u16 },
@@ -28,7 +28,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// None for a form that is not understood, among them every other scheme.
+    /// None for an unknown form, such as any other scheme.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
@@ -52,7 +52,7 @@ impl Target {
         is_name.then(|| Self::Tcp { host: host.into(), port })
     }
 
-    /// What requests name as `:authority`.
+    /// The `:authority` of requests.
     pub fn authority(&self) -> String {
         match self {
             Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
@@ -61,7 +61,7 @@ impl Target {
         }
     }
 
-    /// A socket; every address that the name has is tried in turn.
+    /// Connects a socket; tries every address of the name in turn.
     pub async fn connect(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp { host, port } => {

@@ -1,14 +1,14 @@
-//! The features of tf.Examples to one array for each input of a signature: a row for each Example.
+//! Decodes the features of tf.Examples into one array for each input of a signature, with a row for each Example.
 //!
-//! A feature that is missing, of another kind or of another length makes the request less than plain:
-//! `services/tf_serving/examples/decoding.py` has the words for it.
+//! A feature that is missing, or of another kind or length, means that the request is not plain:
+//! `services/tf_serving/examples/decoding.py` has the error for it.
 
 use super::request::Input;
 use crate::predict::{self, Column};
 use crate::protobuf::{Cursor, Dtype, texts, wire};
 
-/// A shared feature is repeated for every Example: more bytes than these, and many times those of the request, are not
-/// plain.
+/// A shared feature is repeated for every Example: if that makes more bytes than this, and many times those of the
+/// request, the request is not plain.
 const ENOUGH: usize = 1 << 20;
 const TIMES: usize = 8;
 
@@ -16,8 +16,8 @@ const STRINGS: u32 = 1;
 const FLOATS: u32 = 2;
 const INTEGERS: u32 = 3;
 
-/// The features that a signature declares as its inputs, in their order; None unless all Examples have them. The first
-/// `skipped` dimensions of a declaration are not those of one Example.
+/// The features that a signature declares as its inputs, in order; None unless all Examples have them. The first
+/// `skipped` dimensions of a declaration do not belong to a single Example.
 pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -> Option<Vec<Column>> {
     let most = ENOUGH.max(TIMES * input.len());
     let filling = |input| Filling::new(input, skipped);
@@ -33,7 +33,7 @@ pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -
             if column.rows == row {
                 column.repeat(shared)?;
             }
-            // More than one row is a feature that is named twice, of which the last counts.
+            // If there is more than one row, a feature was named twice, and the last one counts.
             (column.rows == row + 1).then_some(())?;
             bytes += column.bytes.len() + column.text.len();
         }
@@ -42,7 +42,7 @@ pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -
     Some(columns.into_iter().map(Filling::filled).collect())
 }
 
-/// The Examples as they are, for a graph that parses them. TF Serving: the context's bytes, then the Example's.
+/// The serialized Examples, for a graph that parses them. TF Serving: the context's bytes, then the Example's.
 pub fn serialized(input: &Input<'_>) -> Option<Column> {
     let shared = match &input.context {
         Some(context) => checked_example(context)?,
@@ -60,7 +60,7 @@ pub fn serialized(input: &Input<'_>) -> Option<Column> {
     Some(column)
 }
 
-/// The bytes of an Example that is one.
+/// The bytes of a valid Example.
 fn checked_example<'a>(example: &Cursor<'a>) -> Option<&'a [u8]> {
     add_features(example.clone(), &mut [])?;
     example.contiguous()
@@ -71,10 +71,10 @@ struct Filling<'a> {
     input: &'a predict::Input,
     /// Its dimensions.
     inner: &'a [Option<usize>],
-    /// Elements of the dimensions that are known, and whether all are.
+    /// The number of elements of the known dimensions, and whether all are known.
     known: usize,
     all_known: bool,
-    /// Elements of the first row.
+    /// The number of elements of the first row.
     size: Option<usize>,
     rows: usize,
     bytes: Vec<u8>,
@@ -98,7 +98,7 @@ impl<'a> Filling<'a> {
         self.count(size)
     }
 
-    /// The next row, the same as that of the Example whose features all share.
+    /// The next row, a copy of the shared feature's.
     fn repeat(&mut self, shared: &Self) -> Option<()> {
         (shared.rows == 1).then_some(())?;
         if self.input.dtype == Dtype::String {
@@ -117,7 +117,7 @@ impl<'a> Filling<'a> {
             return (size == first).then_some(());
         }
         self.size = Some(size);
-        // Which of several dimensions varies, nobody can tell.
+        // If several dimensions vary, their sizes are ambiguous.
         let varying = self.inner.iter().filter(|inner| inner.is_none()).count();
         let fits = if self.all_known { size == self.known } else { self.known > 0 && size.is_multiple_of(self.known) };
         (fits && size > 0 && varying <= 1).then_some(())
@@ -130,7 +130,7 @@ impl<'a> Filling<'a> {
     }
 }
 
-/// Adds an Example's row to every column that it has a feature for.
+/// Adds an Example's row to every column for which it has a feature.
 fn add_features(mut example: Cursor<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
     if example.left() == 0 {
         return Some(());
@@ -140,7 +140,7 @@ fn add_features(mut example: Cursor<'_>, columns: &mut [Filling<'_>]) -> Option<
     if example.left() > 0 {
         return None;
     }
-    let mut next = 0; // Examples mostly have their features in one order
+    let mut next = 0; // Examples mostly have their features in the same order
     while features.left() > 0 {
         let (1, wire::LENGTH) = wire::tag(&mut features)? else { return None };
         let (name, feature) = entry(wire::delimited(&mut features)?)?;
@@ -173,14 +173,14 @@ fn entry(mut at: Cursor<'_>) -> Option<(&[u8], Cursor<'_>)> {
     Some((name?, feature?))
 }
 
-/// The kind of a feature's list, and what the list holds.
+/// The kind of a feature's list, and the content of the list.
 fn list(mut feature: Cursor<'_>) -> Option<(u32, Cursor<'_>)> {
     let (kind @ 1..=3, wire::LENGTH) = wire::tag(&mut feature)? else { return None };
     let list = wire::delimited(&mut feature)?;
     (feature.left() == 0).then_some((kind, list))
 }
 
-/// Whether a feature that nobody asks for is one.
+/// Whether an unused feature is valid.
 fn check_feature(feature: Cursor<'_>) -> Option<()> {
     if feature.left() == 0 {
         return Some(());
@@ -202,7 +202,7 @@ fn check_feature(feature: Cursor<'_>) -> Option<()> {
     Some(())
 }
 
-/// Writes a feature's values as elements of a dtype; how many there are.
+/// Writes a feature's values as elements of a dtype; returns their number.
 fn read_feature(feature: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
     let (kind, mut at) = list(feature)?;
     let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
@@ -217,7 +217,7 @@ fn read_feature(feature: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Optio
     }
 }
 
-/// Adds a feature's strings; how many there are.
+/// Adds a feature's strings; returns their number.
 fn read_strings(feature: Cursor<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<usize> {
     let (STRINGS, mut at) = list(feature)? else { return None };
     let mut count = 0;
@@ -250,7 +250,7 @@ fn read_integers(mut values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> O
     Some(count)
 }
 
-/// Writes a whole number that the dtype can hold.
+/// Writes an integer that fits the dtype.
 fn put_integer(value: i64, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
         Dtype::Int64 => bytes.extend(value.to_le_bytes()),

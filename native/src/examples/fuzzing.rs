@@ -1,4 +1,5 @@
-//! The decoder of tf.Examples by itself: declarations without an interpreter, and what it understood as owned bytes.
+//! The decoder of tf.Examples by itself: uses declarations without an interpreter, and returns its result as owned
+//! bytes.
 
 use super::columns::columns;
 use super::request::{Inference, MultiRequest, Request};
@@ -6,19 +7,19 @@ use crate::predict::fuzzing::Declared;
 use crate::predict::{Column, Input as Declaration, Text};
 use crate::protobuf::{Dtype, Rope};
 
-/// The tensors of a signature in the order of their declarations, each with its shape and its bytes; of strings
-/// each behind its length.
+/// The tensors of a signature in the order of their declarations, each with its shape and its bytes; strings have their
+/// length before them.
 pub type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
 
-/// Understands a plain Classify or Regress of these features, for a model and a signature whose names are text, as all
-/// that are served are.
+/// Decodes a plain Classify or Regress with these features, for a model and a signature whose names are valid text,
+/// like those of all served models.
 pub fn read_examples(declared: &Declared, message: &Rope) -> Option<Tensors> {
     let request = Request::read(message.cursor())?;
     (is_text(&request.spec.name) && is_text(&request.spec.signature)).then_some(())?;
     tensors(declared, &request.input)
 }
 
-/// Understands a plain MultiInference of these features; also how many inferences it asks for.
+/// Decodes a plain MultiInference with these features; also returns the number of inferences.
 pub fn read_multi(declared: &Declared, message: &Rope) -> Option<(usize, Tensors)> {
     let request = MultiRequest::read(message.cursor())?;
     let is_named = |inference: &Inference<'_>| {

@@ -1,5 +1,5 @@
-//! The codec of plain requests that carry tf.Examples: features to the arrays of a signature, and outputs to classes with
-//! scores or to values.
+//! The codec of plain requests with tf.Examples: from features to the arrays of a signature, and from outputs to
+//! classes with scores or to values.
 
 mod columns;
 #[cfg(feature = "fuzzing")]

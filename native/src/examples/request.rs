@@ -1,9 +1,9 @@
-//! A plain request that carries tf.Examples: which models and signatures it names, and where its Examples lie.
+//! A plain request with tf.Examples: the models and signatures that it names, and the positions of its Examples.
 
 use crate::predict::{Spec, Text};
 use crate::protobuf::{Cursor, wire};
 
-/// More inferences in a MultiInferenceRequest are not plain.
+/// A MultiInferenceRequest with more inferences than this is not plain.
 const MAX_INFERENCES: usize = 16;
 
 /// A plain ClassificationRequest or RegressionRequest, which have the same fields.
@@ -26,7 +26,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// One of the inferences that a MultiInferenceRequest asks for.
+/// One of the inferences of a MultiInferenceRequest.
 pub struct Inference<'a> {
     pub spec: Spec<'a>,
     pub method: Text<'a>,
@@ -69,7 +69,7 @@ impl<'a> MultiRequest<'a> {
     }
 }
 
-/// Where the Examples of a request lie, and the one whose features they share.
+/// The positions of a request's Examples, and of the one whose features they share.
 pub struct Input<'a> {
     list: Cursor<'a>,
     pub rows: usize,
@@ -77,7 +77,7 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// Of an Input.
+    /// Parses an Input.
     pub fn read(mut at: Cursor<'a>) -> Option<Self> {
         let (field, wire::LENGTH) = wire::tag(&mut at)? else { return None };
         let list = wire::delimited(&mut at)?;
@@ -99,10 +99,10 @@ impl<'a> Input<'a> {
         (input.rows > 0).then_some(input)
     }
 
-    /// The Examples, in their order.
+    /// The Examples, in order.
     pub fn examples(&self) -> impl Iterator<Item = Cursor<'a>> {
         let mut at = self.list.clone();
-        // `read` has been over all of it.
+        // `read` has validated all of it.
         std::iter::from_fn(move || {
             while at.left() > 0 {
                 let (field, _) = wire::tag(&mut at)?;
@@ -115,7 +115,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    /// Bytes of its Examples, and of what is between them.
+    /// The number of bytes of its Examples, including those between them.
     pub fn len(&self) -> usize {
         self.list.left()
     }

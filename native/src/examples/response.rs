@@ -1,11 +1,11 @@
-//! Outputs to the answers of Classify, Regress and MultiInference.
+//! Encodes outputs as the answers of Classify, Regress and MultiInference.
 
 use bytes::Bytes;
 
 use crate::protobuf::texts::{SPAN, strings};
 use crate::protobuf::{Writer, wire};
 
-/// What all answers of one signature have in common.
+/// The common part of all answers of one signature.
 pub struct Format {
     /// The effective ModelSpec, without the tag of its field.
     spec: Bytes,
@@ -16,7 +16,7 @@ impl Format {
         Self { spec: wire::model_spec(name, version, signature) }
     }
 
-    /// It as a field.
+    /// The ModelSpec as a field.
     fn spec_len(&self, field: u32) -> usize {
         wire::field_len(field, self.spec.len())
     }
@@ -30,22 +30,22 @@ impl Format {
 /// The classes and scores of each Example, row by row.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
-    /// Strings, as places and the text that they are in.
+    /// Strings, as places and the text that contains them.
     pub classes: Option<(&'a [u8], &'a [u8])>,
     /// Floats, little-endian.
     pub scores: Option<&'a [u8]>,
     pub columns: usize,
     pub rows: usize,
-    /// One for each column, or none; also where there are classes.
+    /// One label for each column, or none; also used if there are classes.
     pub labels: &'a [Bytes],
 }
 
-/// What is made of the outputs.
+/// The kind of result.
 #[derive(Clone, Copy)]
 pub enum Result<'a> {
     /// A ClassificationResult.
     Classes(Table<'a>),
-    /// A RegressionResult, of these floats.
+    /// A RegressionResult of these floats.
     Values(&'a [u8]),
 }
 
@@ -54,7 +54,7 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.as_chunks::<4>().0.iter().map(|bits| u32::from_le_bytes(*bits))
 }
 
-/// The bytes of a float, which is left out where it is 0.
+/// The bytes of a float, which is left out if it is 0.
 fn float_len(bits: u32) -> usize {
     if bits == 0 { 0 } else { 5 }
 }
@@ -157,7 +157,7 @@ pub struct Response<'a> {
 struct Part<'a> {
     format: &'a Format,
     result: Result<'a>,
-    /// Bytes of the result; of all of the part where there are several.
+    /// The bytes of the result, or of the whole part if there are several.
     result_len: usize,
     len: usize,
 }

@@ -1,4 +1,4 @@
-//! How messages are compressed: what was agreed in the headers, and the work itself.
+//! How messages are compressed: what the headers agree on, and the compression itself.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-e
 
 const NOT_SAID: &str = "a message is compressed but grpc-encoding does not say how";
 
-/// Bytes that are expanded in one step: a millisecond or two, after which others have their turn.
+/// The bytes that are decompressed in one step: a millisecond or two, after which other work gets its turn.
 const STEP: usize = 1 << 20;
 
 /// How messages are compressed.
@@ -32,7 +32,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// What a request's compressed messages are compressed with, by its grpc-encoding.
+    /// The compression of a request's messages, according to its grpc-encoding.
     pub fn of_request(name: &[u8]) -> Result<Self, Status> {
         Self::named(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
@@ -40,7 +40,7 @@ impl Encoding {
         })
     }
 
-    /// By grpc_compression_algorithm's number; what is unknown compresses nothing.
+    /// By grpc_compression_algorithm's number; an unknown number means no compression.
     pub fn numbered(number: u8) -> Self {
         match number {
             1 => Self::Deflate,
@@ -49,10 +49,10 @@ impl Encoding {
         }
     }
 
-    /// `wanted`, if the caller can read it.
+    /// `wanted`, if the client accepts it.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
         if wanted == Self::Identity {
-            return wanted; // as everywhere by default: the headers need not be searched
+            return wanted; // the usual default: the headers need not be searched
         }
         let mut accepted =
             headers.get_all(&GRPC_ACCEPT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
@@ -71,7 +71,7 @@ impl Encoding {
         }
     }
 
-    /// Expands a message to at most `limit` bytes.
+    /// Decompresses a message to at most `limit` bytes.
     pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
         let data = data.into_bytes();
         match self {
@@ -109,7 +109,7 @@ impl Encoding {
     }
 }
 
-/// A message that is being expanded.
+/// A message that is being decompressed.
 pub struct Expansion {
     decoder: Box<dyn Read + Send>,
     message: Vec<u8>,
@@ -118,7 +118,7 @@ pub struct Expansion {
 }
 
 impl Expansion {
-    /// Expands a part of it; the message once it is whole.
+    /// Decompresses a part of it; returns the message once it is complete.
     pub fn step(&mut self) -> Result<Option<Bytes>, Status> {
         if !self.memory.grow(Kind::Expanded, STEP) {
             return Err(Status::no_memory(self.memory.share().budget()));

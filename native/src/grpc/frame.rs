@@ -12,20 +12,20 @@ use crate::protobuf::Rope;
 /// The length of a prefix, in bytes.
 pub const PREFIX: usize = 5;
 
-/// Messages of up to this many bytes are copied behind their prefix, and sent as one.
+/// Messages of up to this many bytes are copied after their prefix, and sent as one piece.
 const COPIED: usize = 16 * 1024;
 
-/// Compressed messages of up to this many bytes are expanded where they are read.
+/// Compressed messages of up to this many bytes are decompressed where they are read.
 const LIGHT: usize = 2 * 1024;
 
-/// The prefix of a message that follows.
+/// The prefix of the following message.
 pub fn prefix_of(compressed: bool, length: usize) -> [u8; PREFIX] {
-    // A message longer than a prefix can say has been refused before.
+    // A message that is too long for a prefix has been refused before.
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [compressed.into(), a, b, c, d]
 }
 
-/// The flag of a prefix, and the length that it claims; None until all of it has come.
+/// The flag of a prefix, and the length that it claims; None until it has arrived completely.
 pub fn prefix(bytes: &Rope) -> Option<(u8, usize)> {
     let mut prefix = [0; PREFIX];
     (bytes.len() >= PREFIX).then(|| bytes.copy_to(0, &mut prefix))?;
@@ -34,7 +34,7 @@ pub fn prefix(bytes: &Rope) -> Option<(u8, usize)> {
 }
 
 impl Encoding {
-    /// A message with its prefix; compressed where that was agreed and makes it smaller.
+    /// A message with its prefix; compressed if that was agreed and makes it smaller.
     pub fn frame(self, message: Bytes) -> Frame {
         if self == Self::Identity {
             return Frame::of(false, message);
@@ -46,7 +46,7 @@ impl Encoding {
     }
 }
 
-/// A message as it travels: its prefix alone where it is too large to be copied behind one.
+/// A message as it is sent: only its prefix if it is too large to be copied after it.
 pub struct Frame {
     pub head: Bytes,
     pub tail: Option<Bytes>,
@@ -65,19 +65,19 @@ impl Frame {
     }
 }
 
-/// A message as it came, and how it is compressed and to how much it may expand, if it is.
+/// A received message, with its compression and the limit of its decompression, if it is compressed.
 pub struct Message {
     data: Rope,
     compressed: Option<(Encoding, usize)>,
 }
 
 impl Message {
-    /// Whether its expansion is no work to speak of: a byte stands for a thousand at most.
+    /// Whether its decompression is negligible: a byte expands to a thousand at most.
     pub fn is_light(&self) -> bool {
         self.compressed.is_none() || self.data.len() <= LIGHT
     }
 
-    /// What expands it step by step; the message itself where it is not compressed.
+    /// The decompression in steps; the message itself if it is not compressed.
     pub fn expansion(self, memory: Arc<CallMemory>) -> Result<Expanding, Status> {
         match self.compressed {
             Some((encoding, limit)) => encoding.expansion(self.data, limit, memory).map(Expanding::Steps),
@@ -93,13 +93,13 @@ impl Message {
     }
 }
 
-/// A message, or what is to be done for it.
+/// A message, or the work that produces it.
 pub enum Expanding {
     Whole(Rope),
     Steps(Expansion),
 }
 
-/// Messages and their prefixes, in whatever pieces they come.
+/// Messages and their prefixes, received in arbitrary pieces.
 pub struct Framed {
     bytes: Rope,
     encoding: Encoding,
@@ -108,7 +108,7 @@ pub struct Framed {
 }
 
 impl Framed {
-    /// `limit` is that of a message as it is sent, `expanded_limit` that of one that was compressed.
+    /// `limit` applies to a message as it is sent, `expanded_limit` to a message after decompression.
     pub fn new(encoding: Encoding, limit: usize, expanded_limit: usize) -> Self {
         Self { bytes: Rope::default(), encoding, limit, expanded_limit: expanded_limit.min(limit) }
     }
@@ -121,7 +121,7 @@ impl Framed {
         self.bytes.push(data);
     }
 
-    /// Says whether the stream may end here.
+    /// Returns an error if the stream may not end here.
     pub fn end(&self) -> Result<(), Status> {
         if self.bytes.is_empty() {
             return Ok(());
@@ -129,13 +129,13 @@ impl Framed {
         Err(Status::new(INTERNAL, "the stream ended within a message"))
     }
 
-    /// A message that has come already, expanded.
+    /// The next complete message, decompressed.
     #[cfg(feature = "fuzzing")]
     pub fn message(&mut self) -> Result<Option<Rope>, Status> {
         self.received()?.map(Message::expanded).transpose()
     }
 
-    /// A message that has come already; the length that its prefix claims is checked, and allocates nothing.
+    /// The next complete message; the length in its prefix is checked, and allocates nothing.
     pub fn received(&mut self) -> Result<Option<Message>, Status> {
         let Some((flag, length)) = prefix(&self.bytes) else { return Ok(None) };
         if length > self.limit {

@@ -20,7 +20,7 @@ static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-e
 static GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 impl Status {
-    /// The trailers that say so.
+    /// The trailers with this status.
     pub fn trailers(&self) -> HeaderMap {
         let mut trailers = HeaderMap::with_capacity(2);
         trailers.insert(&GRPC_STATUS, HeaderValue::from(u16::from(self.code)));
@@ -30,7 +30,7 @@ impl Status {
         trailers
     }
 
-    /// A response that is this status and nothing else: headers and trailers in one.
+    /// A response with only this status: headers and trailers in one.
     pub fn response(&self) -> Response<()> {
         let mut response = response();
         if self.code == UNIMPLEMENTED {
@@ -51,21 +51,21 @@ impl Status {
     }
 }
 
-/// The trailers of a call that went well.
+/// The trailers of a successful call.
 pub fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(&GRPC_STATUS, ZERO.clone());
     trailers
 }
 
-/// The head of a response that messages, or trailers, will follow.
+/// The head of a response, to be followed by messages or trailers.
 pub fn response() -> Response<()> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC.clone());
     response
 }
 
-/// A refusal in HTTP's words, for who does not speak gRPC.
+/// A refusal in HTTP's terms, for clients that do not speak gRPC.
 pub fn http_refusal(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -73,19 +73,19 @@ pub fn http_refusal(status: StatusCode) -> Response<()> {
     response
 }
 
-/// What the headers of a request declare to gRPC itself.
+/// The parts of a request's headers that concern gRPC itself.
 pub struct CallHeaders {
     pub is_grpc: bool,
-    /// By HTTP/2's count, in bytes.
+    /// The size in bytes as HTTP/2 counts it.
     size: usize,
-    /// The time that a caller gives a call, None where it gives none; an error where it is malformed.
+    /// The timeout of a call, None if it has none; an error if it is malformed.
     pub timeout: Result<Option<Duration>, Status>,
-    /// What the messages are compressed with.
+    /// The compression of the messages.
     pub encoding: Result<Encoding, Status>,
 }
 
 impl CallHeaders {
-    /// In one pass over the headers: looking each name up would hash it, at several times the cost.
+    /// In one pass over the headers: a lookup of each name would hash it, at several times the cost.
     pub fn of(headers: &HeaderMap) -> Self {
         const EACH: usize = 32;
         let malformed = || Status::new(INTERNAL, "grpc-timeout is malformed");
@@ -142,7 +142,7 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     }
 }
 
-/// gRPC's percent-encoding: what is not printable ASCII, and the percent sign.
+/// gRPC's percent-encoding: encodes everything except printable ASCII, and the percent sign.
 fn percent_encoded(text: &str) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(text.len());
@@ -153,11 +153,11 @@ fn percent_encoded(text: &str) -> HeaderValue {
             encoded.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
     }
-    // Printable ASCII is always a header value.
+    // Printable ASCII is always a valid header value.
     HeaderValue::from_bytes(&encoded).unwrap_or(ZERO.clone())
 }
 
-/// A binary header's value, padded or not.
+/// Decodes the value of a binary header, with or without padding.
 pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
@@ -166,7 +166,7 @@ pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
     LENIENT.decode(value).ok()
 }
 
-/// A binary header's value as it travels.
+/// Encodes the value of a binary header.
 pub fn encode_binary(value: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD_NO_PAD.encode(value)
 }

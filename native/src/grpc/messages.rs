@@ -1,4 +1,4 @@
-//! Reads the messages of one request, as they come.
+//! Reads the messages of one request, as they arrive.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::protobuf::Rope;
 /// Why no message could be read.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The caller is to be told.
+    /// The client must be told.
     Refused(Status),
-    /// There is nobody to tell: the stream or its connection has ended.
+    /// Nobody can be told: the stream or its connection has ended.
     Gone,
 }
 
@@ -27,14 +27,14 @@ impl From<Status> for ReadError {
     }
 }
 
-/// How large messages may be: as they are sent, and once they are expanded.
+/// The limits of messages: as they are sent, and after decompression.
 #[derive(Clone, Copy)]
 pub struct MessageLimits {
     pub sent: usize,
     pub expanded: usize,
 }
 
-/// A step of an expansion, on another thread: the expansion itself, and what it has come to.
+/// A step of a decompression, on another thread: its state, and its result.
 type Step = JoinHandle<(Expansion, Result<Option<Bytes>, Status>)>;
 
 /// Reads the messages of one request.
@@ -44,13 +44,13 @@ pub struct Messages {
     first: Option<Rope>,
     expanding: Option<Step>,
     memory: Arc<CallMemory>,
-    /// Whether one message is waited for, from the beginning to the end of the stream.
+    /// Whether a single message is expected, from the beginning to the end of the stream.
     unary: bool,
     begun: Option<Begun>,
 }
 
 impl Messages {
-    /// `unary` is whether one message is waited for, which `begin` says from when on.
+    /// `unary` is whether a single message is expected; `begin` says from when on.
     pub fn new(
         body: RecvStream,
         encoding: Encoding,
@@ -62,12 +62,12 @@ impl Messages {
         Self { body, framed, first: None, expanding: None, memory, unary, begun: None }
     }
 
-    /// The client owes the rest of a message from now on.
+    /// From now on the client owes the rest of a message.
     pub fn begin(&mut self) {
         self.begun = Some(Begun::new(self.memory.clone()));
     }
 
-    /// The only message of a unary call. May be dropped while it waits, and asked for again.
+    /// The only message of a unary call. The future may be dropped and requested again.
     pub async fn only(&mut self) -> Result<Rope, ReadError> {
         if self.first.is_none() {
             self.first = self.next().await?;
@@ -81,7 +81,7 @@ impl Messages {
         }
     }
 
-    /// The next message; None at the end of the stream. May be dropped while it waits.
+    /// The next message; None at the end of the stream. The future may be dropped.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
             if self.expanding.is_some() {
@@ -113,7 +113,7 @@ impl Messages {
         }
     }
 
-    /// Waits for a step of an expansion, and begins with the next; the message once it is whole.
+    /// Waits for a step of a decompression, and starts the next; returns the message once it is complete.
     async fn expand(&mut self) -> Result<Option<Rope>, ReadError> {
         let Some(expanding) = &mut self.expanding else { return Ok(None) };
         let stepped = expanding.await;
@@ -127,7 +127,7 @@ impl Messages {
         Ok(None)
     }
 
-    /// A message has come to its end.
+    /// A message is complete.
     fn has_come(&mut self) {
         if !self.unary {
             self.begun = None;
@@ -138,7 +138,7 @@ impl Messages {
         if !self.memory.receive(data.len()) {
             return Err(Status::no_memory(self.memory.share().budget()));
         }
-        // Only fails for more than has been received.
+        // Fails only for more bytes than have been received.
         let _ = self.body.flow_control().release_capacity(data.len());
         self.framed.push(data);
         if !self.unary && self.begun.is_none() && !self.framed.is_empty() {
@@ -148,7 +148,7 @@ impl Messages {
     }
 }
 
-/// Takes a step behind those that others wait for: calls live on this thread, and large messages have no precedence.
+/// Lets other waiting work run before a step: calls share this thread, and large messages have no precedence.
 fn step(mut expansion: Expansion) -> Step {
     spawn_blocking(move || {
         let came = expansion.step();

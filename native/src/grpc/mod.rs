@@ -1,4 +1,4 @@
-//! gRPC's part of a call: headers, status, framing, compression. Knows no service and no connection.
+//! gRPC's part of a call: headers, status, framing, compression. Independent of services and connections.
 
 mod compression;
 mod frame;

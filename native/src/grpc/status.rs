@@ -1,4 +1,4 @@
-//! How a call ends: gRPC's codes, and the texts that are this transport's own.
+//! How a call ends: gRPC's codes, and the messages of this transport.
 
 use crate::memory::Budget;
 
@@ -26,7 +26,7 @@ impl Status {
         Self { code, text: text.into() }
     }
 
-    /// Whether the call went well.
+    /// Whether the call was successful.
     pub fn is_ok(&self) -> bool {
         self.code == OK
     }
@@ -36,13 +36,13 @@ impl Status {
         Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
     }
 
-    /// Why a message that is longer than `limit` is not sent; None for one that is not. `part` may say what is in it.
+    /// Why a message longer than `limit` is not sent; None for a shorter one. `part` may describe its content.
     pub fn too_large_to_send(length: usize, limit: usize, part: impl FnOnce() -> String) -> Option<Self> {
         let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit}){}", part());
         (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))
     }
 
-    /// The server holds as much for its callers, or for this one's connection, as it may.
+    /// The server, or this client's connection, has reached its memory limit.
     pub fn no_memory(budget: &Budget) -> Self {
         let held: usize = budget.by_kind().iter().sum();
         let text = format!("too much memory is held for requests: {held} of {} bytes", budget.limit());
@@ -52,7 +52,7 @@ impl Status {
         )
     }
 
-    /// Why a message that is longer than `limit` is not read.
+    /// Why a message longer than `limit` is not read.
     pub fn too_large_to_receive(length: impl std::fmt::Display, limit: usize) -> Self {
         Self::new(RESOURCE_EXHAUSTED, format!("SERVER: Received message larger than max ({length} vs. {limit})"))
     }

@@ -1,4 +1,4 @@
-//! Answers: a status, headers, and a body that is there as a whole or comes in pieces.
+//! Answers: a status, headers, and a body that is complete or comes in pieces.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use pyo3::pybacked::PyBackedBytes;
 
 use super::pieces::Pieces;
 
-/// What is sent back; Date and Content-Length come from hyper.
+/// An answer to be sent; hyper adds Date and Content-Length.
 pub type Answer = Response<Content>;
 
 /// The body of an answer.
@@ -52,7 +52,7 @@ impl Body for Content {
     }
 }
 
-/// Makes an answer.
+/// Creates an answer.
 pub fn answer(status: StatusCode, headers: HeaderMap, body: Bytes) -> Answer {
     with_content(status, headers, Content::Whole(Some(body)))
 }
@@ -65,7 +65,7 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
     answer
 }
 
-/// An answer that Python has made, to be sent any number of times.
+/// An answer that Python has made, which can be sent any number of times.
 pub struct Prepared {
     status: StatusCode,
     headers: HeaderMap,
@@ -73,12 +73,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Of an answer as a whole.
+    /// Made from a complete answer.
     pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
         Self { status, headers, body }
     }
 
-    /// Its bytes, about.
+    /// Its approximate size in bytes.
     pub fn size(&self) -> usize {
         self.body.len() + self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
     }
@@ -97,7 +97,7 @@ impl<'py> FromPyObject<'_, 'py> for Prepared {
     }
 }
 
-/// HTTP's own status.
+/// The HTTP status.
 pub fn status_code(status: u16) -> PyResult<StatusCode> {
     StatusCode::from_u16(status).map_err(|error| PyValueError::new_err(format!("{status}: {error}")))
 }

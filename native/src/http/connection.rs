@@ -18,17 +18,18 @@ use super::progress::Progress;
 use super::stalling::Stalling;
 use crate::http2::{FrameStats, Stream, Watched};
 
-/// That a connection may be idle: longer than the pools of most clients keep one. Also the most that a request's head may take.
+/// How long a connection may be idle: longer than most clients' pools keep one. Also the limit for receiving a
+/// request's head.
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 
-/// Of a request's head.
+/// The limit of a request's head in bytes.
 const MAX_HEAD: usize = 512 << 10;
 
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Answers the requests of a connection, until it ends, or its client has been idle for too long, or has sent nothing more of a head or read
-/// nothing for so long as `stall`. When the server stops, those in flight are answered.
+/// Answers the requests of a connection until it ends, its client has been idle for too long, or it has sent nothing
+/// more of a head, or read nothing, for `stall`. When the server stops, requests in flight are answered.
 pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     stream: Stream,
     stall: Option<Duration>,
@@ -38,10 +39,10 @@ pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     let mut stopping = pin!(stopping);
     let first = tokio::select! {
         first = timeout(KEEP_ALIVE, stream.speaks_http2()) => first,
-        _ = &mut stopping => return, // nothing has been asked for
+        _ = &mut stopping => return, // there was no request
     };
     let Ok(is_http2) = first else { return };
-    // What breaks a connection is the client's affair, and has ended its requests.
+    // A broken connection concerns only its client, and has ended its requests.
     if is_http2 {
         let service = service_fn(move |request| {
             let answer = answer(request);
@@ -70,7 +71,7 @@ pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     }
 }
 
-/// Drives a connection to its end, which it is told to come to when the server stops.
+/// Drives a connection to its end, and asks it to end when the server stops.
 async fn until_drained<C: Future>(connection: C, shut_down: fn(Pin<&mut C>), stopping: impl Future) -> C::Output {
     let mut connection = pin!(connection);
     tokio::select! {

@@ -1,4 +1,4 @@
-//! What an HTTP port is told by Python, and the requests that Python takes from it.
+//! Python's settings of an HTTP port, and the requests that Python takes from it.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -16,48 +16,49 @@ use crate::calls::Inbox;
 use crate::grpc::Status;
 use crate::kept::Kept;
 
-/// An HTTP port's limits and answers, and its requests that Python answers.
+/// An HTTP port's limits and answers, and the requests that Python answers.
 pub struct Endpoint {
     pub max_body: usize,
     /// How long a model may take for a call.
     pub timeout: Option<Duration>,
-    /// For a body that is too large.
+    /// The answer to a body that is too large.
     pub too_large: Prepared,
-    /// For a call whose model has taken too long.
+    /// The answer to a call whose model has taken too long.
     pub late: Prepared,
-    /// The code, and the text with `{}` for the alias, of an output without rows in an answer row by row.
+    /// The code, and the text with `{}` for the alias, for an output without rows in an answer by row.
     pub scalar: (u8, String),
-    /// The same, with its rows and those expected behind the alias, for one that has other rows than those before it.
+    /// The same for an output with another number of rows than those before it; the text names both numbers after the
+    /// alias.
     pub other_rows: (u8, String),
-    /// Those of every answer of the API.
+    /// The headers of every answer of the API.
     pub headers: HeaderMap,
     pub inbox: Arc<Inbox<Event>>,
-    /// What Python has answered to a GET, by its path and query, and who counts those that get it.
+    /// Python's answers to GET requests, by path and query, with the object that counts the calls that get them.
     pub kept: Kept<String, (Arc<Prepared>, Arc<Count>)>,
-    /// By gRPC's code.
+    /// The HTTP status by gRPC's code.
     statuses: Vec<StatusCode>,
-    /// For the Open Inference Protocol.
+    /// The settings for the Open Inference Protocol.
     pub infer: InferAnswers,
 }
 
 /// How plain infers are answered.
 pub struct InferAnswers {
-    /// Those of every answer.
+    /// The headers of every answer.
     pub headers: HeaderMap,
-    /// For a call whose model has taken too long.
+    /// The answer to a call whose model has taken too long.
     pub late: Prepared,
-    /// By gRPC's code.
+    /// The HTTP status by gRPC's code.
     statuses: Vec<StatusCode>,
 }
 
 impl InferAnswers {
-    /// HTTP's status for gRPC's.
+    /// The HTTP status for a gRPC code.
     pub fn status(&self, status: &Status) -> StatusCode {
         by_code(&self.statuses, status)
     }
 }
 
-/// The same as Python names it.
+/// The fields as Python passes them.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferFields {
@@ -75,19 +76,19 @@ fn status_codes(statuses: Vec<u16>) -> PyResult<Vec<StatusCode>> {
 }
 
 impl Endpoint {
-    /// HTTP's status for gRPC's.
+    /// The HTTP status for a gRPC code.
     pub fn status(&self, status: &Status) -> StatusCode {
         by_code(&self.statuses, status)
     }
 }
 
-/// An `Endpoint` in Python's hands.
+/// An `Endpoint` for Python.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct HttpEndpoint(pub Arc<Endpoint>);
 
 #[pymethods]
 impl HttpEndpoint {
-    /// `timeout` is in seconds; `statuses` are HTTP's by gRPC's code; an answer is its status, headers and body.
+    /// `timeout` is in seconds; `statuses` are HTTP statuses by gRPC's code; an answer is its status, headers and body.
     #[new]
     #[pyo3(signature = (*, max_body, timeout, statuses, headers, too_large, late, scalar, other_rows, infer))]
     #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
@@ -126,12 +127,12 @@ impl HttpEndpoint {
         self.0.inbox.readable().as_raw_fd()
     }
 
-    /// As `Server.forget_answers`.
+    /// Like `Server.forget_answers`.
     fn forget_answers(&self) {
         self.0.kept.forget();
     }
 
-    /// All events since the last time: each a kind, and the request that it is about, if it is about one.
+    /// All events since the last time: each with a kind, and its request if it has one.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events: Vec<Bound<'py, PyTuple>> =
             self.0.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;

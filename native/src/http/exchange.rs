@@ -1,4 +1,4 @@
-//! A request that Python answers: its bytes go across, and an answer comes back.
+//! A request that Python answers: its bytes are passed to Python, and an answer comes back.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -27,7 +27,8 @@ use crate::kept::MAX_QUESTION;
 use crate::memory::{self, CallMemory};
 use crate::security::Identity;
 
-/// Has Python answer a request; None where there is no memory for it. Dropped while it waits, it says that nobody does.
+/// Lets Python answer a request; None if there is no memory for it. If it is dropped while it waits, Python is told
+/// that nothing waits any more.
 pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Identity>), body: Body) -> Option<Answer> {
     let asked = question(&head, &body).map(|target| (endpoint.kept.state(), target.to_owned()));
     if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {
@@ -65,20 +66,21 @@ pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Ident
     }
 }
 
-/// What the answer to a request depends on, where it may have been answered before: the path and query of a GET.
+/// The parts of a request on which its answer depends, if it may have been answered before: the path and query of a
+/// GET.
 pub fn question<'a>(head: &'a Parts, body: &Body) -> Option<&'a str> {
     let target = head.uri.path_and_query()?.as_str();
     (head.method == Method::GET && body.bytes.is_empty() && target.len() <= MAX_QUESTION).then_some(target)
 }
 
-/// Where a body lies until Python takes it.
+/// Where a body is stored until Python takes it.
 enum Held {
     Memory(Bytes),
     File(OwnedFd),
     Taken,
 }
 
-/// A large body goes to a file, on another thread; where no file can be had, it stays.
+/// A large body goes to a file, on another thread; if no file can be created, it stays in memory.
 async fn held(body: Body) -> Held {
     if body.bytes.len() <= SMALL {
         return Held::Memory(body.bytes);
@@ -90,12 +92,12 @@ async fn held(body: Body) -> Held {
     }
 }
 
-/// An answer as Python gives it.
+/// An answer from Python.
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Came,
-    /// As `calls::Command::Finish` has it.
+    /// As in `calls::Command::Finish`.
     keep: Option<Py<PyAny>>,
 }
 
@@ -104,7 +106,7 @@ enum Came {
     Pieces(UnboundedReceiver<Bytes>),
 }
 
-/// Somebody waits for Python's answer to a request.
+/// Something waits for Python's answer to a request.
 struct Waiting {
     inbox: Arc<Inbox<Event>>,
     request: Arc<Request>,
@@ -112,7 +114,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Tells Python something of the request.
+    /// Tells Python an event of the request.
     fn tell(&self, kind: Kind) {
         self.inbox.push(Event { kind, request: Some(self.request.clone()) });
     }
@@ -136,7 +138,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What a request is to both sides.
+/// The state of a request that both sides share.
 struct Request {
     head: Parts,
     identity: Arc<Identity>,
@@ -151,7 +153,7 @@ struct Request {
     owner: Mutex<Option<Py<PyAny>>>,
 }
 
-/// Something for the event loop: `Kind::Begin`, `Sent` or `Cancelled` of a request, or that the server has drained.
+/// An event for the event loop: `Kind::Begin`, `Sent` or `Cancelled` of a request, or that the server has drained.
 pub struct Event {
     kind: Kind,
     request: Option<Arc<Request>>,
@@ -167,7 +169,7 @@ impl Event {
     }
 }
 
-/// A request in Python's hands. Its owner, whatever Python wants to find again, is forgotten when it is answered.
+/// A request for Python. Its owner, a reference for Python's own use, is dropped when the request is answered.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct HttpRequest(Arc<Request>);
 
@@ -178,19 +180,20 @@ impl HttpRequest {
         self.0.head.method.as_str()
     }
 
-    /// As it was sent, without the query.
+    /// The path as it was sent, without the query.
     #[getter]
     fn path(&self) -> &str {
         self.0.head.uri.path()
     }
 
-    /// With its question mark; empty for none.
+    /// The query with its question mark; empty if there is none.
     #[getter]
     fn query(&self) -> String {
         self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
     }
 
-    /// By name; of several of one name the last, but of credentials all, which are no good then.
+    /// By name. If a name appears several times, the last value counts; several credentials are all kept, and are then
+    /// invalid.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);
@@ -207,13 +210,13 @@ impl HttpRequest {
         Ok(headers)
     }
 
-    /// The client's certificate in DER; empty where it has shown none.
+    /// The client's certificate in DER; empty if it has shown none.
     #[getter]
     fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.0.identity.certificate())
     }
 
-    /// Bytes of the body, as it was sent.
+    /// The size of the body in bytes, as it was sent.
     #[getter]
     fn size(&self) -> usize {
         self.0.size
@@ -224,7 +227,7 @@ impl HttpRequest {
         self.0.is_gzip
     }
 
-    /// Takes the body, once: its bytes, or the descriptor of a file that holds them, for the caller to close.
+    /// Takes the body, once: its bytes, or the descriptor of a file with them, which the caller must close.
     fn take_body<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match std::mem::replace(&mut *self.0.body.lock(), Held::Taken) {
             Held::Memory(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
@@ -244,7 +247,7 @@ impl HttpRequest {
         drop(before);
     }
 
-    /// Answers it, once; `keep` as `Call.finish` has it.
+    /// Answers it, once; `keep` as in `Call.finish`.
     #[pyo3(signature = (status, headers, body, keep=None))]
     fn answer(
         &self,
@@ -258,7 +261,7 @@ impl HttpRequest {
         Ok(())
     }
 
-    /// The same with a body that `send` gives.
+    /// The same with a body whose pieces `send` delivers.
     fn begin(&self, status: u16, headers: Vec<(String, String)>) -> PyResult<()> {
         let (pieces, coming) = unbounded_channel();
         self.reply(status, headers, Came::Pieces(coming), None)?;
@@ -269,7 +272,7 @@ impl HttpRequest {
     /// The next piece of the body.
     fn send(&self, piece: PyBackedBytes) {
         if let Some(pieces) = &*self.0.pieces.lock() {
-            // Fails only where nobody waits any more.
+            // Fails only if nothing waits any more.
             let _ = pieces.send(Bytes::from_owner(piece));
         }
     }
@@ -285,7 +288,7 @@ impl HttpRequest {
     fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Py<PyAny>>) -> PyResult<()> {
         let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body, keep };
         if let Some(waiting) = self.0.reply.lock().take() {
-            // Fails only where nobody waits any more.
+            // Fails only if nothing waits any more.
             let _ = waiting.send(reply);
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! HTTP/1.1 and HTTP/2 in hyper's hands: connections, bodies in bounds, and the requests that Python answers.
+//! HTTP/1.1 and HTTP/2 with hyper: connections, bodies with limits, and the requests that Python answers.
 
 mod answer;
 mod connection;

@@ -1,20 +1,20 @@
-//! A body that comes in pieces: from Python to the connection, one at a time.
+//! A body in pieces: from Python to the connection, one at a time.
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// Who waits for the pieces. Dropped before `over`, it says that nobody does any more.
+/// The receiver of the pieces. If it is dropped before `over`, Python is told that nothing waits any more.
 pub trait Waits: Send {
-    /// Tells Python that a piece has left.
+    /// Tells Python that a piece has been sent.
     fn piece_sent(&self);
 
-    /// Has got all of them.
+    /// It has received all of them.
     fn over(&mut self);
 }
 
-/// The pieces of a body. Dropped before its end, it says that nobody waits for them.
+/// The pieces of a body. If it is dropped before its end, Python is told that nothing waits for them.
 pub struct Pieces {
     coming: UnboundedReceiver<Bytes>,
     waiting: Box<dyn Waits>,
@@ -25,7 +25,7 @@ impl Pieces {
         Self { coming, waiting }
     }
 
-    /// The next piece, of which Python is told that it has left; None at the end.
+    /// The next piece; Python is told that it has been sent. None at the end.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let piece = self.coming.poll_recv(context);
         match &piece {

@@ -1,4 +1,5 @@
-//! How far a connection of HTTP/1 is with a request: its bytes and its requests tell each other.
+//! The progress of an HTTP/1 connection with a request: shared by the code that reads bytes and the code that handles
+//! requests.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,17 +12,17 @@ const RESTS: u8 = 0;
 const HEAD_BEGUN: u8 = 1;
 const IS_ANSWERED: u8 = 2;
 
-/// Where a connection is. One thread.
+/// The state of a connection. One thread.
 #[derive(Clone, Default)]
 pub struct Progress(Arc<AtomicU8>);
 
 impl Progress {
-    /// Bytes have come.
+    /// Bytes have arrived.
     pub fn came(&self) {
         let _ = self.0.compare_exchange(RESTS, HEAD_BEGUN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A request's head is whole; from now until the answer's content is gone, its client may send nothing.
+    /// A request's head is complete; until the answer's content has been sent, its client need not send anything.
     pub fn is_answered(&self) {
         self.0.store(IS_ANSWERED, Ordering::Relaxed);
     }
@@ -37,7 +38,7 @@ impl Progress {
     }
 }
 
-/// An answer's content; the connection rests when it is gone.
+/// An answer's content; the connection is idle again when it has been sent.
 pub struct Watched<B> {
     content: B,
     progress: Progress,

@@ -1,4 +1,4 @@
-//! A connection that breaks when its client has taken nothing of what it is sent for too long, or sent nothing more of a head.
+//! Breaks a connection whose client has read nothing of its answer, or sent nothing more of a head, for too long.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::progress::Progress;
 use crate::http2::Stall;
 
-/// A stream whose writes may wait only so long, and reads in the midst of a head of HTTP/1.
+/// A stream with a time limit for writes, and for reads in the middle of an HTTP/1 head.
 pub struct Stalling<S> {
     stream: S,
     progress: Option<Progress>,
@@ -19,7 +19,7 @@ pub struct Stalling<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
-    /// `progress` is that of HTTP/1; None for a protocol whose heads are seen to elsewhere.
+    /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere.
     pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
         Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit) }
     }

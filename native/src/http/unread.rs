@@ -1,4 +1,4 @@
-//! Answers that count as memory of their callers until these have read them.
+//! Counts answers as memory of their clients until they have read them.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::memory::{CallMemory, Kind};
 
-/// Bytes of an answer, and the memory that they take.
+/// Bytes of an answer, and the memory that is reserved for them.
 pub struct Unread {
     bytes: Bytes,
     _memory: Arc<CallMemory>,

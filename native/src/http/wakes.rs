@@ -5,7 +5,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The tasks of one connection thread whose answers have come.
+/// The tasks of one connection thread whose answers have arrived.
 #[derive(Default)]
 pub struct Wakes {
     due: Mutex<Vec<Waker>>,
@@ -13,7 +13,7 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Has a task woken soon. Any thread.
+    /// Requests that a task be woken soon. Any thread.
     pub fn add(&self, waker: Waker) {
         let mut due = self.due.lock();
         due.push(waker);

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Bytes that a client sends before its first frame.
+/// The bytes that a client sends before its first frame.
 pub const PREFACE: usize = 24;
 
-/// Bytes of a frame's head.
+/// The bytes of a frame's head.
 const HEAD: usize = 9;
 
-/// What has passed since the last look, and whether the client is to be told that its pings are too many.
+/// What has passed since the last check, and whether to tell the client that it sends too many pings.
 #[derive(Default)]
 pub struct FrameStats {
     pings: AtomicU32,
@@ -17,7 +17,7 @@ pub struct FrameStats {
 }
 
 impl FrameStats {
-    /// A ping of the client's has been read.
+    /// A ping of the client has been read.
     pub fn ping_read(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
     }
@@ -27,16 +27,16 @@ impl FrameStats {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// How many pings have come since the last time, and whether headers or data have left since there were any.
+    /// The number of pings since the last time, and whether headers or data have been written since there were any.
     pub fn take(&self) -> (u32, bool) {
         let pings = self.pings.load(Ordering::Relaxed);
         if pings == 0 {
-            return (0, false); // what has left is forgotten when it matters
+            return (0, false); // earlier writes are forgotten when they matter
         }
         (self.pings.swap(0, Ordering::Relaxed), self.answered.swap(false, Ordering::Relaxed))
     }
 
-    /// Has the next read tell the client that its pings are too many, and be the last.
+    /// Makes the next read tell the client that it sends too many pings, and be the last one.
     pub fn end_for_pings(&self) {
         self.too_many_pings.store(true, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ impl FrameStats {
     }
 }
 
-/// Where the bytes of one direction are in their frames.
+/// The position within the frames of one direction.
 pub struct Frames {
     head: [u8; HEAD],
     have: usize,
@@ -63,7 +63,7 @@ impl Frames {
         self.have + self.skip > 0
     }
 
-    /// Tells `see` of the kind, the flags and the stream of each frame that begins in some bytes.
+    /// Calls `see` with the kind, the flags and the stream of each frame that begins in some bytes.
     pub fn pass(&mut self, mut bytes: &[u8], mut see: impl FnMut(u8, u8, u32)) {
         loop {
             let skipped = self.skip.min(bytes.len());

@@ -18,10 +18,10 @@ use tokio::time::Sleep;
 use super::frames::FrameStats;
 use super::watched::Watched;
 
-/// The least time between two pings of a caller without a call in flight that may not ping then.
+/// The shortest time between two pings of a client without a call in flight, if it may not ping then.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
 
-/// What may end a connection before its client does. A time of None never comes.
+/// The limits that may end a connection before its client does. A time of None never comes.
 #[derive(Clone, Debug)]
 pub struct LifetimeLimits {
     pub keepalive_time: Option<Duration>,
@@ -34,20 +34,20 @@ pub struct LifetimeLimits {
     pub max_idle: Option<Duration>,
 }
 
-/// What is due.
+/// The action that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
-    /// No more calls; those in flight may end.
+    /// Accept no more calls; those in flight may end.
     Drain,
-    /// The end, at once.
+    /// Close at once.
     Close,
-    /// The same, after telling the caller that it sends too many pings.
+    /// The same, after telling the client that it sends too many pings.
     TooManyPings,
 }
 
 type Http2 = Connection<Watched, bytes::Bytes>;
 
-/// Watches over one connection.
+/// Monitors the lifetime of one connection.
 pub struct Lifetime {
     limits: LifetimeLimits,
     stats: Arc<FrameStats>,
@@ -119,13 +119,13 @@ fn again(timer: &mut Pin<Box<Sleep>>, time: Duration) {
     timer.as_mut().reset((Instant::now() + time).into());
 }
 
-/// A tenth more or less, so that connections made at once do not end at once.
+/// A tenth more or less, so that connections made at the same time do not end at the same time.
 fn spread(time: Duration) -> Duration {
     let chance = (RandomState::new().hash_one(0) % 1024) as u32;
     time * 9 / 10 + time * chance / (5 * 1024)
 }
 
-/// Asks a caller now and then whether it is there.
+/// Pings a client from time to time to check that it is alive.
 struct Keepalive {
     time: Duration,
     timeout: Duration,
@@ -143,7 +143,7 @@ impl Keepalive {
         Some(Self { time, timeout, without_calls, pings, waits: false, timer: timer(time) })
     }
 
-    /// Ready when the caller has not answered in time.
+    /// Ready when the client has not answered in time.
     fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<()> {
         loop {
             // An error ends the connection anyway.

@@ -1,4 +1,4 @@
-//! HTTP/2 connections below their calls: sockets, TLS, frames as they pass, how long a connection lives.
+//! HTTP/2 connections below their calls: sockets, TLS, the observation of frames, and the lifetime of a connection.
 
 mod authority;
 mod frames;

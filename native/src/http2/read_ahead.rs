@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives as much as is asked for of what it has, then nothing yet.
+    /// Returns the requested number of bytes while there are some, then is pending.
     struct Source {
         bytes: Vec<u8>,
         reads: usize,
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// All bytes, and how often they were waited for before the end.
+    /// Returns all bytes, and how often it was pending before the end.
     fn read_all(source: &mut Source, at_once: usize) -> (Vec<u8>, usize) {
         let (mut ahead, mut all, mut pauses) = (ReadAhead::default(), Vec::new(), 0);
         let mut context = Context::from_waker(Waker::noop());

@@ -1,4 +1,4 @@
-//! Where connections come from: TCP and UNIX sockets.
+//! Sources of connections: TCP and UNIX sockets.
 
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
@@ -16,14 +16,14 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 const BACKLOG: i32 = 1024;
 
-/// An address that is listened on.
+/// An address that is being listened on.
 pub enum Address {
     Tcp(StdTcpListener),
     Unix(StdUnixListener, SocketFile),
 }
 
 impl Address {
-    /// Takes a host and port that nobody else has, or `unix:` and a path.
+    /// Binds a host and port that are not in use, or `unix:` and a path.
     pub fn take(address: &str) -> io::Result<Self> {
         match address.strip_prefix("unix:") {
             Some(path) => Self::unix(Path::new(path)),
@@ -35,7 +35,7 @@ impl Address {
         let found: Option<SocketAddr> = address.to_socket_addrs()?.next();
         let address = found.ok_or_else(|| io::Error::new(ErrorKind::AddrNotAvailable, "no such address"))?;
         if address.ip().is_unspecified() {
-            // gRPC: the wildcard of either family stands for both, where the machine has both.
+            // As in gRPC, the wildcard address of either family stands for both, if the machine has both.
             match Self::on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port())) {
                 Err(error) if address.is_ipv4() && error.kind() != ErrorKind::AddrInUse => {}
                 taken => return taken,
@@ -53,7 +53,7 @@ impl Address {
         Ok(Self::Tcp(listening(socket, &address.into())?.into()))
     }
 
-    /// A socket that is there already is replaced, as by gRPC; a file of another kind is left alone, and an error.
+    /// An existing socket is replaced, as by gRPC; any other kind of file is left alone, and an error.
     fn unix(path: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
             fs::remove_file(path)?;
@@ -63,7 +63,7 @@ impl Address {
         Ok(Self::Unix(listener.into(), SocketFile::of(path)?))
     }
 
-    /// The TCP port; 0 for none.
+    /// The TCP port; 0 if there is none.
     pub fn port(&self) -> io::Result<u16> {
         match self {
             Self::Tcp(listener) => Ok(listener.local_addr()?.port()),
@@ -71,7 +71,7 @@ impl Address {
         }
     }
 
-    /// Ready to accept connections in the runtime that runs now.
+    /// Makes it ready to accept connections in the current runtime.
     pub fn listen(self) -> io::Result<Listener> {
         match self {
             Self::Tcp(listener) => Ok(Listener::Tcp(TcpListener::from_std(listener)?)),
@@ -87,7 +87,7 @@ fn listening(socket: Raw, address: &SockAddr) -> io::Result<Raw> {
     Ok(socket)
 }
 
-/// The file of a UNIX socket, which goes with it unless somebody else's has taken its place.
+/// The file of a UNIX socket, which is removed with it unless another socket has taken its place.
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
@@ -102,7 +102,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // A file that stays is replaced by the next server.
+            // A file that remains is replaced by the next server.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -119,12 +119,12 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next connection, free of any runtime.
+    /// The next connection, not bound to any runtime.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // Without it, small answers are late, which is all.
+                // Without it, small answers are only late.
                 let _ = socket.set_nodelay(true);
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
@@ -142,12 +142,12 @@ impl Listener {
 pub struct Accepted {
     socket: Raw,
     tcp: bool,
-    /// The caller's address, as gRPC writes it.
+    /// The client's address in gRPC's format.
     pub peer: Arc<str>,
 }
 
 impl Accepted {
-    /// Into the runtime that runs now.
+    /// Binds it to the current runtime.
     pub fn enter(self) -> io::Result<Socket> {
         if self.tcp {
             Ok(Socket::Tcp(TcpStream::from_std(self.socket.into())?))
@@ -163,7 +163,7 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// Does the same with whatever a value holds.
+/// Applies a function to the content.
 macro_rules! either {
     ($value:expr, $kind:ident :: ($first:ident | $second:ident), $held:ident => $does:expr) => {
         match $value {

@@ -1,4 +1,4 @@
-//! Ends a connection whose client has begun something and sends nothing more of it, or takes nothing of what it is sent.
+//! Ends a connection whose client stops in the middle of a message, or stops reading its answers.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-/// How long the reads, or the writes, of a connection have waited for its client.
+/// How long the reads, or the writes, of a connection have been waiting for its client.
 pub struct Stall {
     limit: Option<Duration>,
     since: Option<Instant>,
-    /// Kept from one wait to the next: most waits are short, and a timer that is set again and again costs more than one look.
+    /// Kept from one wait to the next: most waits are short, and resetting a timer again and again costs more than one
+    /// check.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stall {
-    /// `limit` is None for ever.
+    /// A `limit` of None means no limit.
     pub fn new(limit: Option<Duration>) -> Self {
         Self { limit, since: None, timer: None }
     }
 
-    /// Passes on what came of a read or a write; an error where it has waited for too long. Only waiting `midway` counts: in
-    /// the midst of what the client owes.
+    /// Passes on the result of a read or a write; an error if it has waited too long. Only waits `midway` count: in the
+    /// middle of something that the client owes.
     pub fn timed<T>(
         &mut self,
         context: &mut Context<'_>,

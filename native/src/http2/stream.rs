@@ -1,4 +1,4 @@
-//! The bytes of a connection, in the clear or secured.
+//! The bytes of a connection, with or without TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::socket::{Socket, either};
 use super::tls::HTTP2;
 
-/// When a client has sent a single letter.
+/// How long to wait if a client has sent a single letter.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const LOOKS: u32 = 1_000;
 
@@ -23,7 +23,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The client's own certificate in DER; None where it has shown none.
+    /// The client's own certificate in DER; None if it has shown none.
     pub fn certificate(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,
@@ -33,8 +33,8 @@ impl Stream {
 }
 
 impl Stream {
-    /// Whether its client begins to speak HTTP/2, where it may speak HTTP/1 as well. Looks at what comes first, unless TLS
-    /// has said so, and waits for it.
+    /// Whether its client speaks HTTP/2, if it may also speak HTTP/1. Waits for the first bytes and inspects them,
+    /// unless TLS has negotiated the protocol.
     pub async fn speaks_http2(&self) -> bool {
         match self {
             Self::Plain(Socket::Tcp(socket)) => begins_http2(socket).await.unwrap_or(false),
@@ -44,7 +44,7 @@ impl Stream {
     }
 }
 
-/// HTTP/2 begins with `PRI * HTTP/2.0`; no method that HTTP/1 clients send begins so.
+/// HTTP/2 begins with `PRI * HTTP/2.0`; no method of HTTP/1 clients begins with these letters.
 async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
     let mut first = [0; 2];
     for _ in 0..LOOKS {
@@ -53,7 +53,7 @@ async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
             count => return Ok(count == 2 && first == *b"PR"),
         }
     }
-    Ok(false) // clients of HTTP/2 send more than a letter at once
+    Ok(false) // HTTP/2 clients send more than one letter at once
 }
 
 impl AsyncRead for Stream {

@@ -26,11 +26,11 @@ use super::socket::Socket;
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// A key, its certificate with those that vouch for it, and what clients must show.
+/// A key, its certificate chain, and the requirements for client certificates.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Certificates(Configs);
 
-/// The same certificates for clients that speak HTTP/2 alone, and for those that may speak HTTP/1 instead.
+/// The same certificates for clients that speak only HTTP/2, and for those that may also speak HTTP/1.
 #[derive(Clone)]
 struct Configs {
     http2: Arc<ServerConfig>,
@@ -39,7 +39,7 @@ struct Configs {
 
 #[pymethods]
 impl Certificates {
-    /// Of PEM texts. With `client_verify`, clients must show a certificate that `authority` vouches for.
+    /// Parses PEM texts. With `client_verify`, clients must show a certificate signed by `authority`.
     #[new]
     fn new(key: &str, certificate: &str, authority: &str, client_verify: bool) -> PyResult<Self> {
         let config = server_config(key, certificate, client_verify.then_some(authority));
@@ -61,7 +61,7 @@ fn server_config(key: &str, certificate: &str, authority: Option<&str>) -> Resul
         Some(authority) => builder.with_client_cert_verifier(client_verifier(authority, provider)?),
         None => builder.with_no_client_auth(),
     };
-    // That the two belong together has been checked, for every kind of certificate that OpenSSL reads.
+    // Python has checked that the two belong together, for every kind of certificate that OpenSSL reads.
     let pair = CertifiedKey::new(chain, key);
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![HTTP2.to_vec()];
@@ -79,7 +79,7 @@ fn client_verifier(authority: &str, provider: Arc<CryptoProvider>) -> Result<Arc
     Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
 }
 
-/// Wants a certificate and trusts none: what gRPC does where clients must show one and no authority is named.
+/// Requires a certificate and trusts none, as gRPC does if clients must show one and no authority is given.
 #[derive(Debug)]
 struct Nobody(WebPkiSupportedAlgorithms);
 
@@ -120,16 +120,17 @@ impl ClientCertVerifier for Nobody {
     }
 }
 
-/// What tells one state of a file from the next; None where there is no file.
+/// Distinguishes the states of a file; None if there is no file.
 type State = Option<(u64, i64, i64, u64)>;
 
-/// What secures an address, as Python has it.
+/// The TLS settings of an address, from Python.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Tls(pub Arc<Certified>);
 
 #[pymethods]
 impl Tls {
-    /// `changed` is asked, on any thread, when the file is not what it was: new certificates, or None for the old.
+    /// `changed` is called, on any thread, when the file has changed: it returns new certificates, or None to keep the
+    /// old ones.
     #[new]
     fn new(path: PathBuf, certificates: &Certificates, changed: Py<PyAny>) -> Self {
         let configs = RwLock::new(certificates.0.clone());
@@ -137,7 +138,7 @@ impl Tls {
     }
 }
 
-/// The certificates that a file names, as they are when a client connects.
+/// The certificates in a file, as it is when a client connects.
 pub struct Certified {
     path: PathBuf,
     changed: Py<PyAny>,
@@ -146,8 +147,8 @@ pub struct Certified {
 }
 
 impl Certified {
-    /// Shakes hands with a client; None for one that may not connect, or does not speak HTTP/2 where it may not speak
-    /// `http1`.
+    /// Performs the handshake with a client; None if it may not connect, or does not speak HTTP/2 although `http1` is
+    /// not allowed.
     pub async fn handshake(self: Arc<Self>, socket: Socket, http1: bool) -> Option<TlsStream<Socket>> {
         let configs = self.current().await;
         let acceptor = TlsAcceptor::from(if http1 { configs.either } else { configs.http2 });
@@ -160,8 +161,8 @@ impl Certified {
         let state = self.state();
         if *seen != Some(state) {
             let this = self.clone();
-            // The interpreter may be busy, and connections must not wait for it. What it says is kept for the next client
-            // where this one has not waited.
+            // The interpreter may be busy, and connections must not wait for it. If this client does not wait, the
+            // result is kept for the next one.
             let _ = tokio::task::spawn_blocking(move || this.ask()).await;
             *seen = Some(state);
         }

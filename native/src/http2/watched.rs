@@ -30,14 +30,14 @@ const END_HEADERS: u8 = 4;
 const ENHANCE_YOUR_CALM: u32 = 11;
 const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 
-/// A stream whose frames are seen. HTTP/2 alone sees what is wrong with them.
+/// A stream whose frames are observed. Only h2 checks them for errors.
 pub struct Watched {
     stream: Stream,
     read_ahead: ReadAhead,
     inbound: Frames,
     outbound: Frames,
     last_stream: u32,
-    /// Whether the frames of a head have begun, and more of them must come.
+    /// Whether the frames of a head have begun, and more of them must follow.
     in_head: bool,
     reads: Stall,
     stats: Arc<FrameStats>,
@@ -45,7 +45,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// `stall` is how long a client may send nothing in the midst of a frame or a head.
+    /// `stall` is how long a client may pause in the middle of a frame or a head.
     pub fn new(stream: Stream, stats: Arc<FrameStats>, stall: Option<Duration>) -> Self {
         Self {
             stream,
@@ -88,7 +88,7 @@ impl Watched {
         });
     }
 
-    /// Says GOAWAY with the words that gRPC's clients know, where it fits: a client slows down, and connects again.
+    /// Sends GOAWAY with the text that gRPC's clients know, if appropriate: a client slows down, and connects again.
     fn send_too_many_pings(&mut self, context: &mut Context<'_>) {
         if self.outbound.within_one() {
             return;
@@ -97,7 +97,7 @@ impl Watched {
         frame.extend(self.last_stream.to_be_bytes());
         frame.extend(ENHANCE_YOUR_CALM.to_be_bytes());
         frame.extend(TOO_MANY_PINGS);
-        // A caller who reads nothing misses it.
+        // A client that reads nothing misses it.
         let _ = Pin::new(&mut self.stream).poll_write(context, &frame);
         let _ = Pin::new(&mut self.stream).poll_flush(context);
     }

@@ -11,10 +11,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::TENS;
 
-/// Digits that are tried first.
+/// The number of digits to try first.
 const SHORT: u32 = 6;
 
-/// Powers of five that fit 128 bits beside the 24 bits of a float.
+/// Powers of five that fit into 128 bits together with the 24 bits of a float.
 const FIVES: [u128; 56] = powers();
 
 const fn powers() -> [u128; 56] {
@@ -29,7 +29,7 @@ const fn powers() -> [u128; 56] {
 
 /// A number of either size.
 pub trait Decimal: Copy {
-    /// Digits that tell any two apart.
+    /// The number of digits that distinguishes any two values.
     const DIGITS: u32;
 
     fn widened(self) -> f64;
@@ -90,7 +90,7 @@ fn digits_of<T: Decimal>(_: T) -> u32 {
     T::DIGITS
 }
 
-/// So many significant digits of a number, and the power of ten of the first of them.
+/// A number's significant digits, and the power of ten of the first one.
 struct Rounded {
     digits: u64,
     count: u32,
@@ -98,7 +98,7 @@ struct Rounded {
 }
 
 impl Rounded {
-    /// A positive, finite number rounded to so many digits, half to even.
+    /// A positive, finite number rounded to this many digits, half to even.
     fn of(value: f64, count: u32) -> Self {
         Self::quickly(value, count).unwrap_or_else(|| Self::slowly(value, count))
     }
@@ -106,7 +106,7 @@ impl Rounded {
     fn quickly(value: f64, count: u32) -> Option<Self> {
         let (mantissa, exponent) = parts(value)?;
         let bits = 63 - mantissa.leading_zeros() as i32 + exponent;
-        // log10(2), so that this is the power or one less.
+        // log10(2), so that the result is the power or one less.
         let mut power = ((i64::from(bits) * 315_653) >> 20) as i32;
         let most = 10_u64.pow(count);
         let last = count as i32 - 1;
@@ -142,7 +142,7 @@ impl Rounded {
         }
     }
 
-    /// Writes them as `%g` does, and always with a point or an exponent.
+    /// Writes them as `%g` does, but always with a point or an exponent.
     fn write(&self, out: &mut BytesMut) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.digits).trim_end_matches('0').as_bytes();
@@ -177,7 +177,7 @@ impl Rounded {
     }
 }
 
-/// A positive number as a mantissa and a power of two; None for one that is subnormal.
+/// A positive number as a mantissa and a power of two; None for a subnormal one.
 fn parts(value: f64) -> Option<(u64, i32)> {
     const FRACTION: u32 = 52;
     let bits = value.to_bits();
@@ -187,14 +187,14 @@ fn parts(value: f64) -> Option<(u64, i32)> {
     (exponent > 0).then_some((mantissa >> zeros, exponent - 1075 + zeros as i32))
 }
 
-/// A number times a power of ten: its whole part, and how the rest compares to a half.
+/// A number times a power of ten: its integer part, and how the remainder compares to a half.
 struct Scaled {
     whole: u128,
     rest: std::cmp::Ordering,
 }
 
 impl Scaled {
-    /// `mantissa * 2^exponent * 10^power`; None where 128 bits do not hold what it takes.
+    /// `mantissa * 2^exponent * 10^power`; None if it does not fit into 128 bits.
     fn of(mantissa: u64, exponent: i32, power: i32) -> Option<Self> {
         let five = *FIVES.get(power.unsigned_abs() as usize)?;
         let mantissa = u128::from(mantissa);

@@ -1,4 +1,4 @@
-//! JSON outside the interpreter: what all readers agree on, and TF Serving's spelling of values.
+//! JSON outside the interpreter: rules that all readers share, and TF Serving's spelling of values.
 
 mod decimal;
 mod reader;

@@ -1,16 +1,16 @@
-//! Strings and line breaks as RapidJSON's pretty writer puts them.
+//! Strings and line breaks in the format of RapidJSON's pretty writer.
 
 use bytes::{BufMut, BytesMut};
 
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 const LOWER: &[u8; 16] = b"0123456789abcdef";
 
-/// Writes a JSON string; only what must be escaped is.
+/// Writes a JSON string; only characters that must be escaped are.
 pub fn write_string(text: &[u8], out: &mut BytesMut) {
     write_with(text, UPPER, out);
 }
 
-/// The same as Python's writers have it, whose escapes are in small letters.
+/// The same in the format of Python's writers, whose escapes are in lower case.
 pub fn write_compact_string(text: &str, out: &mut BytesMut) {
     write_with(text.as_bytes(), LOWER, out);
 }
@@ -46,7 +46,7 @@ fn write_escaped(byte: u8, hex: &[u8; 16], out: &mut BytesMut) {
     out.put_slice(&[b'\\', letter]);
 }
 
-/// Writes the start of a line within so many objects and arrays.
+/// Writes the start of a line within this many objects and arrays.
 pub fn write_line(level: usize, out: &mut BytesMut) {
     out.put_u8(b'\n');
     out.put_bytes(b' ', 4 * level);

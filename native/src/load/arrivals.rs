@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// When the calls of one thread are to begin, from the start of its load on.
+/// The times at which the calls of one thread begin, relative to the start of its load.
 pub enum Arrivals {
-    /// At every multiple of `interval` after `first`: counted, not added up, so that none is lost to rounding.
+    /// At every multiple of `interval` after `first`: computed from a count, not summed up, so that rounding loses
+    /// none.
     Constant { first: f64, interval: f64, begun: u32, end: f64 },
-    /// As a Poisson process has them: the gaps are exponential, with this mean.
+    /// A Poisson process: exponential gaps with this mean.
     Poisson { next: f64, mean: f64, end: f64, random: Rng },
     /// At these times, in seconds.
     Times(std::vec::IntoIter<f64>),

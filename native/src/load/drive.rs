@@ -21,7 +21,7 @@ use crate::grpc::UNAVAILABLE;
 /// Calls that are due within this time begin together: waking up for each would cost more than the calls.
 const TOGETHER: Duration = Duration::from_micros(20);
 
-/// How long a caller pauses whose call did not reach the server.
+/// How long a caller pauses after a call that did not reach the server.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// One thread's part of a load.
@@ -47,13 +47,13 @@ struct Due {
     kind: usize,
 }
 
-/// What the callers of one thread share.
+/// The state that the callers of one thread share.
 struct Callers {
     part: Part,
     chooser: Mutex<Chooser>,
     /// When the load began.
     start: Instant,
-    /// Calls for which all callers were busy.
+    /// The number of calls that found all callers busy.
     waiting: Mutex<VecDeque<Due>>,
     busy: AtomicUsize,
     idle: Notify,
@@ -133,7 +133,7 @@ impl Callers {
         if self.part.kinds.len() == 1 { 0 } else { self.chooser.lock().choose(&self.part.kinds) }
     }
 
-    /// Makes a call, on a task of its own, or where too many are under way as soon as one of them has ended.
+    /// Makes a call on a task of its own; if too many are in flight, as soon as one of them has ended.
     fn begin(self: &Arc<Self>, due: Due) {
         let plan = &self.part.plan;
         if self.busy.load(Ordering::Relaxed) >= plan.share(plan.concurrency, self.part.number) {
@@ -182,12 +182,12 @@ impl Callers {
     }
 }
 
-/// Whether no server has begun to answer: a full queue is UNAVAILABLE, too, but somebody has said so.
+/// Whether no server has begun to answer: a full queue is also UNAVAILABLE, but then a server has answered.
 fn not_reached(answer: &Answer) -> bool {
     answer.status.code == UNAVAILABLE && !answer.begun
 }
 
-/// Measures what this thread spends.
+/// Measures the resources that this thread uses.
 struct Meter {
     cpu: Duration,
     wall: Instant,

@@ -1,4 +1,5 @@
-//! A load generator: calls begun at planned times or as soon as others end, and what becomes of them. Stands on the client.
+//! A load generator: begins calls at planned times or as soon as others end, and records their results. Builds on the
+//! client.
 
 mod arrivals;
 mod drive;

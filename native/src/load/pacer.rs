@@ -1,4 +1,4 @@
-//! Waits to within some 10 us, where tokio's own timers go by milliseconds.
+//! Waits with an accuracy of some 10 us, while tokio's own timers have milliseconds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,18 +8,18 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use rustix::time::{timerfd_create, timerfd_settime};
 use tokio::io::unix::AsyncFd;
 
-/// A timer of the kernel's.
+/// A timer of the kernel.
 pub struct Pacer(AsyncFd<OwnedFd>);
 
 impl Pacer {
-    /// In the runtime that runs now.
+    /// Creates it in the current runtime.
     #[expect(deprecated, reason = "an OwnedFd keeps the promise that its successor asks callers for")]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self(AsyncFd::new(timer)?))
     }
 
-    /// Waits until a time; not at all for one that has passed.
+    /// Waits until a time; returns at once if it has passed.
     pub async fn until(&self, at: Instant) -> io::Result<()> {
         let left = at.saturating_duration_since(Instant::now());
         if left.is_zero() {

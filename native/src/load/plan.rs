@@ -1,4 +1,4 @@
-//! What a load is: its requests, when they go out, over how many connections.
+//! The definition of a load: its requests, when they are sent, and over how many connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,24 +8,24 @@ use pyo3::prelude::*;
 use super::arrivals::Arrivals;
 use crate::client::{ClientRequest, Message};
 
-/// What Python says of a load.
+/// The settings of a load from Python.
 #[derive(Clone, FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct Plan {
     pub threads: usize,
     pub connections: usize,
-    /// Calls under way: in a closed loop this many, in an open one no more.
+    /// The number of calls in flight in a closed loop, and the maximum in an open one.
     pub concurrency: usize,
-    /// Calls a second; 0 for a closed loop, unless there are `times`.
+    /// Calls per second; 0 for a closed loop, unless there are `times`.
     rate: f64,
     poisson: bool,
-    /// When calls begin, in seconds, and of which kind each is; none but in a load that was recorded.
+    /// When calls begin, in seconds, and the kind of each; only for a recorded load.
     times: Vec<f64>,
     order: Vec<usize>,
-    /// Before what counts, and for how long it counts.
+    /// The seconds of the warm-up, and of the measurement.
     warmup: f64,
     seconds: f64,
-    /// Seconds that a call may take.
+    /// The timeout of a call in seconds.
     timeout: f64,
     seed: u64,
 }
@@ -39,12 +39,12 @@ impl Plan {
         duration(self.warmup)
     }
 
-    /// From the beginning of the warm-up to the end of what counts.
+    /// From the beginning of the warm-up to the end of the measurement.
     pub fn length(&self) -> Duration {
         duration(self.warmup + self.seconds)
     }
 
-    /// When the calls of a thread are to begin; None in a closed loop.
+    /// When the calls of a thread begin; None in a closed loop.
     pub fn arrivals(&self, thread: usize) -> Option<Arrivals> {
         let (share, seconds) = ((thread, self.threads), self.warmup + self.seconds);
         if !self.times.is_empty() {
@@ -63,7 +63,7 @@ impl Plan {
         (of / self.threads + usize::from(thread < of % self.threads)).max(1)
     }
 
-    /// What chooses the kinds of a thread's calls.
+    /// Chooses the kinds of a thread's calls.
     pub fn chooser(&self, thread: usize) -> Chooser {
         let order: Vec<_> = self.order.iter().skip(thread).step_by(self.threads).copied().collect();
         Chooser { order: order.into_iter(), random: fastrand::Rng::with_seed(self.seed ^ (thread as u64) << 32) }
@@ -96,7 +96,7 @@ impl Kind {
     }
 }
 
-/// Says of which kind the next call is: as it was recorded, or at random, by weight.
+/// Returns the kind of the next call: as it was recorded, or at random, by weight.
 pub struct Chooser {
     order: std::vec::IntoIter<usize>,
     random: fastrand::Rng,

@@ -1,4 +1,4 @@
-//! A load as Python has it: it runs on threads of its own, and can be asked how far it is.
+//! A load for Python: it runs on threads of its own, and reports its progress.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::plan::{Kind, Plan};
 use super::record::{Kept, Outcomes, Record, values};
 use crate::client::{Channel, ClientRequest, new_channel};
 
-/// The threads, each of which ends with what it has spent, or with why it could not connect.
+/// The threads, each of which returns the resources that it used, or the reason why it could not connect.
 type Running = Vec<JoinHandle<Result<Spent, String>>>;
 
 /// A load on one server.
@@ -29,7 +29,7 @@ pub struct Load {
     records: Vec<Arc<Record>>,
     stopped: watch::Sender<bool>,
     threads: Mutex<Option<Running>>,
-    /// How many threads have not ended.
+    /// The number of threads that still run.
     left: Arc<(Mutex<usize>, Condvar)>,
     spent: Mutex<Option<Result<Vec<Spent>, String>>>,
     started: Mutex<Option<Instant>>,
@@ -37,7 +37,7 @@ pub struct Load {
 
 #[pymethods]
 impl Load {
-    /// On a target. Each kind is a weight and requests, which take turns.
+    /// A load on a target. Each kind is a weight and requests, which take turns.
     #[new]
     fn new(target: String, kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>, plan: Plan) -> PyResult<Self> {
         let kinds: Vec<_> = kinds.iter().map(|(weight, requests)| Kind::new(*weight, requests)).collect();
@@ -61,7 +61,7 @@ impl Load {
         })
     }
 
-    /// Begins, once. `metadata` goes with every call.
+    /// Starts it, once. `metadata` is sent with every call.
     fn start(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
         let mut threads = self.threads.lock();
         if self.started.lock().replace(Instant::now()).is_some() {
@@ -86,7 +86,7 @@ impl Load {
         Ok(())
     }
 
-    /// Seconds since the start, and calls that have begun, ended, and failed.
+    /// Seconds since the start, and the numbers of calls that have begun, ended, and failed.
     fn progress(&self) -> (f64, u64, u64, u64) {
         let elapsed = self.started.lock().map_or(0.0, |started| started.elapsed().as_secs_f64());
         let sum = |count: fn(&Record) -> u64| self.records.iter().map(|record| count(record)).sum();
@@ -98,7 +98,7 @@ impl Load {
         )
     }
 
-    /// Waits for so many seconds at most; whether it has ended.
+    /// Waits for at most this many seconds; returns whether it has ended.
     fn wait(&self, py: Python<'_>, seconds: f64) -> bool {
         let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
         py.detach(|| {
@@ -114,9 +114,9 @@ impl Load {
         self.stopped.send_replace(true);
     }
 
-    /// What came of it, once it has ended: the kinds, each with `latency`, `failures`, `codes` and `bytes`; `lag`; `texts` by code;
-    /// `cpu` and `wall` of each thread, in seconds. Latencies are pairs of nanoseconds and counts. ConnectionError where it
-    /// could not connect.
+    /// The results, once it has ended: the kinds, each with `latency`, `failures`, `codes` and `bytes`; `lag`; `texts`
+    /// by code; `cpu` and `wall` of each thread, in seconds. Latencies are pairs of nanoseconds and counts.
+    /// ConnectionError if it could not connect.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let spent = py.detach(|| self.joined()).map_err(PyConnectionError::new_err)?;
         let kept = Kept::sum(self.kinds.len(), &self.records);
@@ -149,7 +149,7 @@ impl Load {
         Ok(thread::Builder::new().name(name).spawn(work)?)
     }
 
-    /// What the threads have spent, once all have ended.
+    /// The resources that the threads have used, once all have ended.
     fn joined(&self) -> Result<Vec<Spent>, String> {
         let mut spent = self.spent.lock();
         if spent.is_none() {

@@ -1,4 +1,4 @@
-//! What has become of the calls of one thread.
+//! Records the results of one thread's calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::grpc::Status;
 
-/// Latencies are kept in nanoseconds, to three digits, from a microsecond to an hour.
+/// Latencies are recorded in nanoseconds, with three significant digits, from a microsecond to an hour.
 const LEAST: u64 = 1_000;
 const MOST: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
@@ -19,27 +19,27 @@ const CODES: usize = 17;
 
 /// The latencies and the codes of calls of one kind.
 pub struct Outcomes {
-    /// From when a call was to begin to its end; of those that went well.
+    /// From the due time of a call to its end; of successful calls.
     pub latency: Histogram<u64>,
-    /// From when a call was sent to its end; of those that failed.
+    /// From sending a call to its end; of failed calls.
     pub failures: Histogram<u64>,
     /// How many ended with each code.
     pub codes: [u64; CODES],
-    /// Bytes of the answers of those that went well.
+    /// The bytes of the answers of successful calls.
     pub bytes: u64,
 }
 
-/// All that is kept of one thread's calls.
+/// Everything that is recorded of one thread's calls.
 pub struct Kept {
     /// By kind.
     pub kinds: Vec<Outcomes>,
-    /// From when calls were to begin until they did.
+    /// From the due time of calls until they began.
     pub lag: Histogram<u64>,
     /// The first text of each code.
     pub texts: Vec<(u8, String)>,
 }
 
-/// What has become of calls, and how many there have been, for anybody who asks meanwhile.
+/// The results of calls, and their numbers so far, which any thread may read meanwhile.
 pub struct Record {
     pub kept: Mutex<Kept>,
     pub begun: AtomicU64,
@@ -47,16 +47,16 @@ pub struct Record {
     pub failed: AtomicU64,
 }
 
-/// How one call went.
+/// The result of one call.
 pub struct Outcome<'a> {
     pub kind: usize,
     pub status: &'a Status,
     pub latency: Duration,
     pub lag: Duration,
-    /// Since it was sent.
+    /// The time since it was sent.
     pub took: Duration,
     pub bytes: usize,
-    /// Whether it counts, and is not of the time before or after.
+    /// Whether it belongs to the measurement, not to the time before or after.
     pub measured: bool,
 }
 
@@ -67,7 +67,7 @@ impl Kept {
         Self { kinds, lag: histogram(), texts: Vec::new() }
     }
 
-    /// What several threads have kept of so many kinds.
+    /// The combined records of several threads with this many kinds.
     pub fn sum(kinds: usize, records: &[Arc<Record>]) -> Self {
         let mut sum = Self::new(kinds);
         records.iter().for_each(|record| sum.add(&record.kept.lock()));
@@ -125,7 +125,7 @@ impl Record {
 }
 
 fn histogram() -> Histogram<u64> {
-    // The bounds are within what there may be.
+    // The bounds are valid.
     Histogram::new_with_bounds(LEAST, MOST, DIGITS).expect("the bounds are right")
 }
 
@@ -133,7 +133,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Each recorded value, in nanoseconds, and how often it was.
+/// Each recorded value, in nanoseconds, and its count.
 pub fn values(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
     histogram.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect()
 }

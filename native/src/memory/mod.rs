@@ -1,7 +1,7 @@
-//! The memory that the server holds for callers: one budget for all, a share of it per connection, by kind.
+//! The memory that the server holds for clients: one budget for all, a share of it per connection, by kind.
 //!
-//! A connection may take as much as it leaves free: a single one gets half of the budget, and of two that want
-//! everything each gets a third. So there is always room for a later one.
+//! A connection may take as much as it leaves free: a single one gets half of the budget, and if two want everything,
+//! each gets a third. So there is always room for another one.
 
 mod outgoing;
 
@@ -10,29 +10,29 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use outgoing::{Outgoing, Place};
 
-/// What a kind of memory is called in metrics, in the order of `Kind`.
+/// The name of a kind of memory in metrics, in the order of `Kind`.
 pub const KINDS: [&str; 4] = ["calls", "received", "expanded", "answers"];
 
-/// What memory is held for.
+/// The purpose of memory.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A call beside its message: its stream, its headers.
+    /// A call except its message: its stream, its headers.
     Calls = 0,
-    /// Requests as they come in, until their batch has run.
+    /// Received requests, until their batch has run.
     Received = 1,
-    /// What compressed requests have become.
+    /// Decompressed requests.
     Expanded = 2,
-    /// Answers, expected from the moment that a call waits, until their client has taken them.
+    /// Answers, from their estimate when a call is queued until their client has read them.
     Answers = 3,
 }
 
 type ByKind = [AtomicUsize; KINDS.len()];
 
-/// So little is not returned before its call has ended, since two threads that count the same bytes would wait for each
-/// other.
+/// An amount this small is only returned when its call has ended, since two threads that count the same bytes would
+/// contend.
 const LITTLE: usize = 4 << 10;
 
-/// What the server may hold for all callers together, in bytes.
+/// The limit for all clients together, in bytes.
 pub struct Budget {
     limit: usize,
     kinds: ByKind,
@@ -48,7 +48,7 @@ impl Budget {
         self.limit
     }
 
-    /// What is held now of each kind.
+    /// The bytes held now, by kind.
     pub fn by_kind(&self) -> [usize; KINDS.len()] {
         self.kinds.each_ref().map(|used| used.load(Ordering::Relaxed))
     }
@@ -57,21 +57,21 @@ impl Budget {
         self.kinds.iter().fold(0, |sum, used| sum.saturating_add(used.load(Ordering::Relaxed)))
     }
 
-    /// How often there was too little left.
+    /// How often too little was left.
     pub fn refusals(&self) -> u64 {
         self.refusals.load(Ordering::Relaxed)
     }
 }
 
-/// What one connection holds of a budget.
+/// One connection's part of a budget.
 pub struct Share {
     budget: Arc<Budget>,
     used: AtomicUsize,
-    /// What waits for the client to take it.
+    /// What waits for the client to read it.
     pub outgoing: Outgoing,
-    /// Bytes of requests that have ever come.
+    /// The bytes of requests received so far.
     pub came: AtomicUsize,
-    /// Messages of which a part has come.
+    /// The number of partly received messages.
     pub begun: AtomicUsize,
 }
 
@@ -99,7 +99,7 @@ impl Share {
     }
 }
 
-/// What one call holds, given back when nobody needs it any more. Any thread.
+/// One call's part, which is returned when nothing needs it any more. Any thread.
 pub struct CallMemory {
     share: Arc<Share>,
     held: ByKind,
@@ -110,7 +110,7 @@ impl CallMemory {
         Self { share, held: ByKind::default() }
     }
 
-    /// Takes so many bytes more, if they may be had.
+    /// Takes this many more bytes, if they are available.
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
         let taken = bytes == 0 || self.share.take(kind, bytes);
         if taken && bytes > 0 {
@@ -119,7 +119,7 @@ impl CallMemory {
         taken
     }
 
-    /// Holds so many bytes of a kind, or a little more, if they may be had.
+    /// Holds at least this many bytes of a kind, or slightly more, if they are available.
     pub fn set(&self, kind: Kind, bytes: usize) -> bool {
         let held = self.held[kind as usize].load(Ordering::Relaxed);
         if bytes > held {
@@ -134,13 +134,13 @@ impl CallMemory {
         true
     }
 
-    /// Takes what has just come of a request, if it may be had.
+    /// Takes memory for newly received bytes of a request, if it is available.
     pub fn receive(&self, bytes: usize) -> bool {
         self.share.came.fetch_add(bytes, Ordering::Relaxed);
         self.grow(Kind::Received, bytes)
     }
 
-    /// Gives back what the request took: it is not needed any more.
+    /// Returns the memory of the request, which is not needed any more.
     pub fn drop_request(&self) {
         self.set(Kind::Received, 0);
         self.set(Kind::Expanded, 0);
@@ -166,7 +166,7 @@ impl Drop for CallMemory {
     }
 }
 
-/// A message of which a part has come, for as long as this lives.
+/// A partly received message, as long as this lives.
 pub struct Begun(Arc<CallMemory>);
 
 impl Begun {
@@ -199,7 +199,7 @@ mod tests {
     fn a_connection_leaves_as_much_as_it_takes() {
         for connections in 1..5 {
             let calls = calls(1200, connections);
-            // They take turns, as callers do.
+            // They take turns, as clients do.
             let mut rounds = 0;
             while calls.iter().filter(|call| call.grow(Kind::Received, 1)).count() > 0 {
                 rounds += 1;

@@ -1,5 +1,4 @@
-//! What has been answered on one connection and not yet read by its caller: while that is too much, its next calls
-//! wait.
+//! The answers of one connection that its client has not read yet: while there are too many, its next calls wait.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,16 +9,16 @@ use tokio::sync::Notify;
 
 use super::CallMemory;
 
-/// The bytes that may wait for a caller before its next calls do. One answer may be larger.
+/// The unread bytes above which a client's next calls wait. One answer may be larger.
 const ENOUGH: usize = 16 << 20;
 
-/// What an answer takes beside its bytes: a stream, its trailers, its place in line.
+/// An answer's memory besides its bytes: a stream, its trailers, its entry in a queue.
 const STREAM: usize = 1024;
 
-/// The number of calls that may wait in this way; a caller that keeps calling does not read.
+/// The number of calls that may wait in this way; a client that keeps calling without reading gets an error.
 const MOST_HELD: usize = 1000;
 
-/// Counts the bytes that the HTTP/2 library keeps for a caller. Any thread.
+/// Counts the bytes that the HTTP/2 library buffers for a client. Any thread.
 #[derive(Default)]
 pub struct Outgoing {
     answered: Apart,
@@ -28,13 +27,13 @@ pub struct Outgoing {
     room: Notify,
 }
 
-/// A count on a cache line of its own: batch threads write one, and the connection's thread the other.
+/// A counter on a cache line of its own: batch threads write one, and the connection's thread the other.
 #[derive(Default)]
 #[repr(align(64))]
 struct Apart(AtomicUsize);
 
 impl Outgoing {
-    /// What waits for the caller now, and what has ever left, in bytes.
+    /// What waits for the client now, and what has been sent so far, in bytes.
     pub fn progress(&self) -> (usize, usize) {
         let left = self.left.0.load(Ordering::Relaxed);
         (self.answered.0.load(Ordering::Relaxed).wrapping_sub(left), left)
@@ -46,7 +45,7 @@ impl Outgoing {
 }
 
 impl CallMemory {
-    /// The same bytes, counted until they have left or been thrown away; until then the call's memory is held.
+    /// The same bytes, counted until they have been sent or discarded; until then the call's memory is held.
     pub fn count(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         self.share.outgoing.answered.0.fetch_add(STREAM + bytes.len(), Ordering::Relaxed);
         Bytes::from_owner(Counted { bytes, memory: self.clone() })
@@ -82,11 +81,11 @@ impl Drop for Counted {
     }
 }
 
-/// A place of one call that waits.
+/// The place of one waiting call.
 pub struct Place(Arc<CallMemory>);
 
 impl Place {
-    /// Waits until the caller has taken enough.
+    /// Waits until the client has read enough.
     pub async fn room(&self) {
         let outgoing = &self.0.share.outgoing;
         loop {

@@ -1,4 +1,5 @@
-//! The decoders of the plain ModelInfer and of the plain infer over HTTP by themselves: what they understood as owned bytes.
+//! The decoders of the plain ModelInfer and of the plain infer over HTTP by themselves: they return their results as
+//! owned bytes.
 
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ use super::request::{Request, Tensors};
 use crate::predict::fuzzing::Declared;
 use crate::protobuf::{Dtype, Rope};
 
-/// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes.
+/// A decoded request; the tensors in the order of their declarations, each with its shape and its bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnderstoodInfer {
     pub model: Vec<u8>,
@@ -17,7 +18,7 @@ pub struct UnderstoodInfer {
     pub tensors: Vec<(Vec<usize>, Vec<u8>)>,
 }
 
-/// Understands a plain request for these outputs of a model whose name is text, as all that are served are.
+/// Decodes a plain request for these outputs of a model whose name is valid text, like those of all served models.
 pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> Option<UnderstoodInfer> {
     let request = Request::read(message.cursor())?;
     std::str::from_utf8(request.model).ok()?;
@@ -37,7 +38,7 @@ pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> O
     })
 }
 
-/// What was read of a body; the tensors as in `UnderstoodInfer`, and which outputs are wanted as bytes.
+/// A decoded body; the tensors as in `UnderstoodInfer`, and which outputs are wanted as binary data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnderstoodInferBody {
     pub id: String,
@@ -45,7 +46,7 @@ pub struct UnderstoodInferBody {
     pub binary: Vec<bool>,
 }
 
-/// Understands a body, of which `json` bytes are JSON, for a model with these outputs.
+/// Decodes a body, of which `json` bytes are JSON, for a model with these outputs.
 pub fn read_infer_body(
     declared: &Declared,
     outputs: &[(&str, Dtype)],

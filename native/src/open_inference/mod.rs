@@ -1,5 +1,5 @@
-//! The codec of the plain ModelInfer of the Open Inference Protocol: a request's bytes to tensors, and rows of outputs to a
-//! response's bytes.
+//! The codec of the plain ModelInfer of the Open Inference Protocol: from a request's bytes to tensors, and from rows
+//! of outputs to a response's bytes.
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -14,7 +14,7 @@ pub use response::{Format, Response};
 
 use crate::protobuf::Dtype;
 
-/// What the protocol calls an element type.
+/// The protocol's name of an element type.
 fn datatype(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Float => "FP32",

@@ -18,12 +18,12 @@ use crate::grpc::{INVALID_ARGUMENT, Status};
 pub struct Region {
     name: String,
     file: File,
-    /// In bytes, where it begins in the object.
+    /// The offset in the object, in bytes.
     offset: u64,
     size: u64,
 }
 
-/// The regions that plain requests may name, as `services/open_inference/regions.py` has them.
+/// The regions that plain requests may name, as in `services/open_inference/regions.py`.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Default)]
 pub struct Regions(RwLock<FxHashMap<Vec<u8>, Arc<Region>>>);
@@ -35,14 +35,14 @@ impl Regions {
         Self::default()
     }
 
-    /// Adds a region of an open object, which this opens once more.
+    /// Adds a region of an open object, whose descriptor is duplicated.
     fn put(&self, name: String, descriptor: i32, offset: u64, size: u64) -> PyResult<()> {
         let file = File::open(format!("/proc/self/fd/{descriptor}"))?;
         self.0.write().insert(name.clone().into_bytes(), Arc::new(Region { name, file, offset, size }));
         Ok(())
     }
 
-    /// Forgets one, if it is there.
+    /// Removes a region, if it exists.
     fn remove(&self, name: &str) {
         self.0.write().remove(name.as_bytes());
     }
@@ -53,7 +53,7 @@ impl Regions {
 }
 
 impl Regions {
-    /// A part of a region that is there; None where there is no such region or part, or the object has been shrunk.
+    /// A part of an existing region; None if there is no such region or part, or the object has been shrunk.
     pub fn part(&self, name: &[u8], offset: u64, size: usize) -> Option<Part> {
         let region = self.0.read().get(name)?.clone();
         let end = offset.checked_add(size as u64).filter(|end| *end <= region.size)?;
@@ -62,12 +62,12 @@ impl Regions {
     }
 }
 
-/// Where a tensor's bytes lie in shared memory, which are read when its batch is joined.
+/// The position of a tensor's bytes in shared memory, which are read when its batch is joined.
 pub struct Part {
     region: Arc<Region>,
-    /// In bytes, from the object's beginning.
+    /// The offset from the beginning of the object, in bytes.
     offset: u64,
-    /// Whether bytes were not there when they were read.
+    /// Whether bytes were missing when they were read.
     was_short: AtomicBool,
 }
 
@@ -75,12 +75,12 @@ impl Part {
     /// Reads it; bytes that no longer exist read as zeros, and the request must be refused.
     pub fn copy_to(&self, target: &mut [u8]) {
         if self.region.file.read_exact_at(target, self.offset).is_err() {
-            target.fill(0); // nothing that was in this memory before may get into a batch
+            target.fill(0); // the earlier content of this memory must not get into a batch
             self.was_short.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Why its request cannot be answered, if it cannot.
+    /// Why its request cannot be answered, if so.
     pub fn refusal(&self) -> Option<Status> {
         let text = || format!("shared memory region '{}' is smaller than when it was registered", self.region.name);
         self.was_short.load(Ordering::Relaxed).then(|| Status::new(INVALID_ARGUMENT, text()))

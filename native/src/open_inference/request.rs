@@ -1,14 +1,14 @@
-//! A plain ModelInferRequest's bytes: raw contents for every input, or every input in shared memory.
+//! Parses a plain ModelInferRequest: raw contents for every input, or every input in shared memory.
 
 use super::{Part, Regions, datatype};
 use crate::predict::{self, Input, Tensor};
 use crate::protobuf::{Cursor, Dtype, Values, wire};
 
-/// More inputs than these are not plain: each takes a few bytes of a request and many more in memory.
+/// A request with more inputs than this is not plain: each takes a few bytes of a request and many more in memory.
 const MAX_INPUTS: usize = 64;
 const MAX_RANK: usize = 8;
 
-/// A plain request: what it names, its inputs, and the raw contents of these, in the same order.
+/// A plain request: its names, its inputs, and their raw contents, in the same order.
 pub struct Request<'a> {
     pub model: &'a [u8],
     pub version: Option<i64>,
@@ -62,7 +62,7 @@ pub enum Tensors {
 }
 
 impl Tensors {
-    /// Those of a request, and its rows; None unless all fit.
+    /// The tensors of a request, and its rows; None unless all fit.
     pub fn of(request: &Request<'_>, declared: &[Input], max_rows: usize, regions: &Regions) -> Option<(Self, usize)> {
         if request.inputs.len() != declared.len() {
             return None;
@@ -79,7 +79,7 @@ impl Tensors {
     }
 }
 
-/// What is made of each input, in the order of their declarations, and the rows that all have.
+/// The result for each input, in the order of their declarations, and their common number of rows.
 fn in_order<T, Several: Extend<T> + Default>(
     request: &Request<'_>,
     declared: &[Input],
@@ -108,7 +108,7 @@ struct InputTensor<'a> {
     shared: Option<Shared<'a>>,
 }
 
-/// Where an input says that it lies in shared memory.
+/// The position of an input in shared memory.
 #[derive(Clone, Copy, Default)]
 struct Shared<'a> {
     region: Option<&'a [u8]>,
@@ -134,7 +134,7 @@ impl<'a> InputTensor<'a> {
         Some(Self { name: name?, datatype: datatype?, dims, rank, shared })
     }
 
-    /// It as a tensor that fits a declaration, with its values, and its rows.
+    /// The input as a tensor that fits a declaration, with its values, and its rows.
     fn fit(&self, input: &Input, raw: Cursor<'_>) -> Option<(Tensor, usize)> {
         let (rows, inner, count) = self.shape(input)?;
         let values = Values::content(input.dtype, count, raw).filter(|_| self.shared.is_none())?;
@@ -146,7 +146,7 @@ impl<'a> InputTensor<'a> {
         let (rows, inner, count) = self.shape(input)?;
         let Shared { region, offset, size } = self.shared?;
         let bytes = count.checked_mul(input.dtype.size())?;
-        // Every byte of a bool or a string would have to be looked at.
+        // A bool or a string would need a check of every byte.
         let is_plain = size == Some(bytes as u64) && !matches!(input.dtype, Dtype::Bool | Dtype::String);
         let part = regions.part(region?, offset.unwrap_or_default(), bytes).filter(|_| is_plain)?;
         Some((SharedTensor { part, inner: inner.to_vec() }, rows))
@@ -164,7 +164,7 @@ impl<'a> InputTensor<'a> {
 }
 
 impl<'a> Shared<'a> {
-    /// Reads one parameter, of those that say this: an entry of a map from its name to its value.
+    /// Reads one parameter of a shared-memory input: a map entry with its name and its value.
     fn read(&mut self, mut at: Cursor<'a>) -> Option<()> {
         let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
         let name = wire::delimited(&mut at)?.contiguous()?;
@@ -182,7 +182,7 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Dimensions in a packed field, and how many there are.
+/// The dimensions in a packed field, and their number.
 fn packed(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     let (mut dims, mut rank) = ([0; MAX_RANK], 0);
     while at.left() > 0 {
@@ -193,14 +193,14 @@ fn packed(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     Some((dims, rank))
 }
 
-/// The name of an output that is asked for as it is.
+/// The name of an output that is requested without parameters.
 fn name_alone(mut at: Cursor<'_>) -> Option<&[u8]> {
     let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
     let name = wire::delimited(&mut at)?;
     (at.left() == 0).then(|| name.contiguous())?
 }
 
-/// The version that a text names: None for the empty one; no answer where it is not digits alone.
+/// The version that a text names: None for an empty text; no result if it is not only digits.
 fn number(text: &[u8]) -> Option<Option<i64>> {
     if text.is_empty() {
         return Some(None);
@@ -211,7 +211,7 @@ fn number(text: &[u8]) -> Option<Option<i64>> {
     std::str::from_utf8(text).ok()?.parse().ok().map(Some)
 }
 
-/// Fills what may be given once.
+/// Sets a value that may be given only once.
 fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }
@@ -239,7 +239,7 @@ mod tests {
         vec![Input { alias: b"x".to_vec(), dtype: Dtype::Float, inner: vec![Some(2)] }]
     }
 
-    /// The rows that are understood of a request of these fields, beside the model's name.
+    /// The decoded rows of a request with these fields after the model's name.
     fn rows(fields: &[Vec<u8>]) -> Option<usize> {
         let message = Rope::from(Bytes::from([field(1, b"m"), fields.concat()].concat()));
         let request = Request::read(message.cursor())?;

@@ -1,4 +1,4 @@
-//! A plain ModelInferResponse's bytes: some rows of each output as raw contents, sorted by name.
+//! Writes a plain ModelInferResponse: some rows of each output as raw contents, sorted by name.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::datatype;
 use crate::predict::Output;
 use crate::protobuf::{Rows, Writer, wire};
 
-/// What all responses of one version have in common.
+/// The common part of all responses of one version.
 pub struct Format {
     /// The model's name and version, as fields of the response.
     model: Bytes,
@@ -35,13 +35,13 @@ pub struct Response<'a> {
 struct Tensor<'a> {
     name: &'a str,
     rows: Rows<'a>,
-    /// Bytes of its shape, and of what describes it, which holds that.
+    /// The bytes of its shape, and of the description that contains it.
     shape: usize,
     described: usize,
 }
 
 impl<'a> Response<'a> {
-    /// Of these rows of each output.
+    /// A response with these rows of each output.
     pub fn new(format: &'a Format, id: &'a [u8], outputs: &[Output<'a>], rows: Range<usize>) -> Self {
         let mut tensors: Vec<_> = outputs.iter().map(|output| Tensor::new(output.alias, output.rows(&rows))).collect();
         tensors.sort_by_key(|tensor| tensor.name);
@@ -55,7 +55,7 @@ impl<'a> Response<'a> {
         self.len
     }
 
-    /// The output that takes most of it, in the words that the services in Python have, too.
+    /// The largest output, in the words that the services in Python use, too.
     pub fn largest(&self) -> String {
         let largest = self.tensors.iter().max_by_key(|tensor| tensor.rows.bytes.len());
         largest.map_or_else(String::new, |tensor| {
@@ -71,7 +71,7 @@ impl<'a> Response<'a> {
             tensor.describe(out);
         }
         for tensor in &self.tensors {
-            // Also an empty one: there is an entry for every output.
+            // Also for an empty one: there is an entry for every output.
             out.field(6, tensor.rows.bytes.len());
             out.slice(tensor.rows.bytes);
         }
@@ -100,7 +100,7 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// The bytes of a field that is left out when it is empty.
+/// The bytes of a field that is left out if it is empty.
 fn field_len(field: u32, len: usize) -> usize {
     if len == 0 { 0 } else { wire::field_len(field, len) }
 }

@@ -1,16 +1,17 @@
-//! The plain Predict's decoder by itself: declarations without an interpreter, and what it understood as owned bytes.
+//! The plain Predict's decoder by itself: uses declarations without an interpreter, and returns its result as owned
+//! bytes.
 
 use super::request::{Input, Request, Tensor, Version, tensors};
 use crate::protobuf::{Dtype, Rope};
 
-/// A signature's inputs, as a route has them; for the Open Inference Protocol's decoder too.
+/// A signature's inputs, as in a route; also for the Open Inference Protocol's decoder.
 pub struct Declared {
     pub inputs: Vec<Input>,
     pub max_rows: usize,
 }
 
-/// What was read of a request; the tensors in the order of their declarations, each with its shape and its bytes; of
-/// strings each behind its length.
+/// A decoded request; the tensors in the order of their declarations, each with its shape and its bytes; strings have
+/// their length before them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Understood {
     pub name: Vec<u8>,
@@ -30,10 +31,10 @@ impl Declared {
         Self { inputs: inputs.collect(), max_rows }
     }
 
-    /// Understands a plain request for a model and a signature whose names are text, as all that are served are.
+    /// Decodes a plain request for a model and a signature whose names are valid text, like those of all served models.
     pub fn read(&self, message: &Rope) -> Option<Understood> {
         let request = Request::read(message.cursor())?;
-        // Which outputs there are, a route says.
+        // A route knows which outputs there are.
         request.wanted.is_empty().then_some(())?;
         let (name, signature) = (request.spec.name.bytes()?, request.spec.signature.bytes()?);
         std::str::from_utf8(name).and(std::str::from_utf8(signature)).ok()?;

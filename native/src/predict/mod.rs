@@ -1,4 +1,4 @@
-//! The codec of the plain Predict: a request's bytes to tensors, and rows of outputs to a response's bytes.
+//! The codec of the plain Predict: from a request's bytes to tensors, and from rows of outputs to a response's bytes.
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -1,4 +1,4 @@
-//! A plain request's bytes: fields, each at most once, and tensors that fit their declarations.
+//! Parses a plain request: fields that appear at most once, and tensors that fit their declarations.
 
 use smallvec::SmallVec;
 
@@ -18,14 +18,14 @@ impl Input {
         Some(Self { alias: alias.into_bytes(), dtype: Dtype::of_number(number)?, inner })
     }
 
-    /// Whether axis 0, where it is no batch axis but declared like any other, may be of this size.
+    /// Whether axis 0 may have this size, if it is not the batch axis but declared like any other.
     pub fn takes_rows(&self, rows: usize) -> bool {
         self.inner.first().is_some_and(|declared| declared.is_none_or(|declared| declared == rows))
     }
 
     /// Its alias, and its type.
     pub fn named(&self) -> (&str, Dtype) {
-        // It came as text.
+        // It was text when it was declared.
         (std::str::from_utf8(&self.alias).unwrap_or_default(), self.dtype)
     }
 }
@@ -36,10 +36,10 @@ pub struct Tensor {
     pub inner: SmallVec<[usize; 4]>,
 }
 
-/// Those of a request.
+/// The tensors of a request.
 pub type Tensors = SmallVec<[Tensor; 1]>;
 
-/// Where they lie in the message.
+/// The positions in the message.
 pub enum Contents {
     Numbers(Values),
     /// The places of strings.
@@ -52,7 +52,7 @@ impl Tensor {
         Self { values: Contents::Numbers(values), inner: SmallVec::from_slice(inner) }
     }
 
-    /// Bytes that it takes beside its message.
+    /// The bytes that it takes in addition to its message.
     pub fn held(&self) -> usize {
         match &self.values {
             Contents::Numbers(_) => 0,
@@ -60,7 +60,7 @@ impl Tensor {
         }
     }
 
-    /// Writes its numbers as an array's bytes; `target` has room for exactly all.
+    /// Writes its numbers as an array's bytes; `target` has exactly enough room.
     pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
         if let Contents::Numbers(values) = &self.values {
             values.copy_to(message, dtype, target);
@@ -80,12 +80,12 @@ impl Tensor {
 pub struct Column {
     pub inner: Vec<usize>,
     pub bytes: Vec<u8>,
-    /// What the elements are places in, where they are strings.
+    /// The text that contains the elements, if they are strings.
     pub text: Vec<u8>,
 }
 
 impl Column {
-    /// Bytes that it takes.
+    /// The bytes that it takes.
     pub fn held(&self) -> usize {
         self.bytes.len() + self.text.len()
     }
@@ -96,8 +96,8 @@ impl Column {
     }
 }
 
-/// A request's tensors in the order of their declarations, and their rows; None unless all fit. Without a number of rows
-/// there is no batch axis: a declaration has all dimensions, and the request counts as one row.
+/// A request's tensors in the order of their declarations, and their rows; None unless all fit. If there is no batch
+/// axis, a declaration has all dimensions, and the request counts as one row.
 pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize>) -> Option<(Tensors, usize)> {
     if request.inputs.len() != declared.len() {
         return None;
@@ -109,7 +109,7 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize
         let (_, proto) = named.next()?;
         let proto = TensorProto::read(proto.clone())?;
         let Some(max_rows) = max_rows else {
-            // A scalar's memory has no shape that could be borrowed.
+            // A scalar's memory has no shape to borrow.
             let (dims, rank) = proto.shape.filter(|(_, rank)| *rank > 0)?;
             tensors.push(input.read(&proto, &dims[..rank], 1)?);
             rows = Some(1);
@@ -127,7 +127,7 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize
 }
 
 impl Input {
-    /// A tensor of so many rows, each of these dimensions, that fits this declaration.
+    /// A tensor with this many rows of these dimensions that fits this declaration.
     fn read(&self, proto: &TensorProto<'_>, inner: &[usize], rows: usize) -> Option<Tensor> {
         if proto.dtype != Some(self.dtype) {
             return None;
@@ -165,7 +165,7 @@ struct TensorProto<'a> {
     dtype: Option<Dtype>,
     shape: Option<([usize; MAX_RANK], usize)>,
     values: Option<(u32, Cursor<'a>)>,
-    /// How many strings it has, and where the first field that holds one begins.
+    /// The number of its strings, and the position of the first field with one.
     strings: Option<(usize, Cursor<'a>)>,
 }
 
@@ -192,7 +192,7 @@ impl<'a> TensorProto<'a> {
         Some(proto)
     }
 
-    /// The places of its strings, if they are so many and nothing else.
+    /// The positions of its strings, if it has exactly this many and nothing else.
     fn strings(&self, count: usize) -> Option<Vec<u8>> {
         let (found, mut at) = self.strings.clone()?;
         (found == count && self.values.is_none()).then_some(())?;
@@ -212,7 +212,7 @@ impl<'a> TensorProto<'a> {
     }
 }
 
-/// The dimensions of a TensorShapeProto, all of them known, and how many there are.
+/// The dimensions of a TensorShapeProto, all of them known, and their number.
 fn shape(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     let (mut dims, mut rank) = ([0; MAX_RANK], 0);
     while at.left() > 0 {
@@ -229,7 +229,7 @@ fn shape(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     Some((dims, rank))
 }
 
-/// Text that lies in a message.
+/// Text within a message.
 #[derive(Clone, Default)]
 pub struct Text<'a>(Option<Cursor<'a>>);
 
@@ -238,12 +238,12 @@ impl<'a> Text<'a> {
         self.0.as_ref().map_or(0, Cursor::left)
     }
 
-    /// The bytes, if they lie in one piece.
+    /// The bytes, if they are contiguous.
     pub fn bytes(&self) -> Option<&'a [u8]> {
         self.0.as_ref().map_or(Some(&[]), Cursor::contiguous)
     }
 
-    /// Reads a field that may come once.
+    /// Reads a field that may appear once.
     pub fn fill(&mut self, at: &mut Cursor<'a>) -> Option<()> {
         if self.0.is_some() {
             return None;
@@ -253,7 +253,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Which version a request asks for.
+/// The version that a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version<'a> {
     #[default]
@@ -268,7 +268,7 @@ impl From<Option<i64>> for Version<'_> {
     }
 }
 
-/// What a plain ModelSpec says.
+/// The content of a plain ModelSpec.
 pub struct Spec<'a> {
     pub name: Text<'a>,
     pub version: Version<'a>,
@@ -292,7 +292,7 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// The version that one of the two fields names.
+/// The version in one of the two fields.
 fn version(field: u32, at: Cursor<'_>) -> Option<Version<'_>> {
     match field {
         2 => int64(at).map(Version::Number),
@@ -310,16 +310,16 @@ fn int64(mut at: Cursor<'_>) -> Option<i64> {
     (at.left() == 0).then_some(value)
 }
 
-/// An input takes four bytes of a request and a hundred in memory: more than so many are not plain.
+/// A request with more inputs than this is not plain: an input takes four bytes of a request and a hundred in memory.
 const MAX_INPUTS: usize = 64;
 
-/// Outputs of a model that has more cannot be chosen from.
+/// If a model has more outputs than this, requests that select some are not plain.
 const MAX_OUTPUTS: usize = 64;
 
 /// A plain PredictRequest: a ModelSpec, inputs, and perhaps names of outputs.
 pub struct Request<'a> {
     pub spec: Spec<'a>,
-    /// The aliases of the outputs that it wants; none for all.
+    /// The aliases of the wanted outputs; empty for all.
     pub wanted: Vec<Text<'a>>,
     inputs: Vec<(Text<'a>, Cursor<'a>)>,
 }

@@ -1,4 +1,4 @@
-//! A plain response's bytes: some rows of each output, and the effective ModelSpec.
+//! Writes a plain response: some rows of each output, and the effective ModelSpec.
 
 use std::ops::Range;
 
@@ -14,14 +14,14 @@ pub struct Output<'a> {
     pub dtype: Dtype,
     pub shape: &'a [usize],
     pub bytes: &'a [u8],
-    /// What the elements are places in, where they are strings.
+    /// The text that contains the elements, if they are strings.
     pub text: &'a [u8],
-    /// Whether one task gets all of it, whatever rows it has.
+    /// Whether one task gets all of it, whatever its rows.
     pub whole: bool,
 }
 
 impl<'a> Output<'a> {
-    /// These rows of it, or all where one task gets all.
+    /// These rows of it, or everything if one task gets all.
     pub fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
         if self.whole {
             return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes, text: self.text };
@@ -33,7 +33,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What all responses of one signature have in common.
+/// The common part of all responses of one signature.
 #[derive(Clone)]
 pub struct Format {
     model_spec: Bytes,
@@ -41,7 +41,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// `as_content` says whether values travel as `tensor_content`.
+    /// `as_content` says whether values are sent as `tensor_content`.
     pub fn new(name: &str, version: i64, signature: &str, as_content: bool) -> Self {
         Self { model_spec: model_spec(name, version, signature), as_content }
     }
@@ -59,13 +59,13 @@ fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
 /// A PredictResponse that has been measured, and can be written.
 pub struct Response<'a> {
     format: &'a Format,
-    /// Each output's alias, its rows, and the bytes that these take.
+    /// Each output's alias, its rows, and their bytes.
     tensors: SmallVec<[(&'a str, Rows<'a>, usize); 1]>,
     len: usize,
 }
 
 impl<'a> Response<'a> {
-    /// Of these rows of each output.
+    /// A response with these rows of each output.
     pub fn new(format: &'a Format, outputs: &[Output<'a>], rows: Range<usize>) -> Self {
         let tensor = |output: &Output<'a>| {
             let rows = output.rows(&rows);
@@ -83,7 +83,7 @@ impl<'a> Response<'a> {
         self.len
     }
 
-    /// The output that takes most of it, in the words that the services in Python have, too.
+    /// The largest output, in the words that the services in Python use, too.
     pub fn largest(&self) -> String {
         let largest = self.tensors.iter().max_by_key(|(_, rows, _)| rows.size());
         largest.map_or_else(String::new, |(alias, rows, _)| format!("; output {alias} alone has {} bytes", rows.size()))

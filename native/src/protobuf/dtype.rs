@@ -13,7 +13,7 @@ pub enum Dtype {
     Uint8,
     Int16,
     Int8,
-    /// Bytes of any number: an element is their place (`texts`).
+    /// Strings of any length: an element is the place of one (`texts`).
     String,
     Int64,
     Bool,
@@ -25,7 +25,7 @@ pub enum Dtype {
 
 use Dtype::{Bool, Double, Float, Half, Int8, Int16, Int32, Int64, String, Uint8, Uint16, Uint32, Uint64};
 
-// Each with its number in types.proto, its bytes, and the number of the field that holds its values.
+// Each type with its number in types.proto, its size in bytes, and the number of its value field.
 const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
     (Float, 1, 4, 5),
     (Double, 2, 8, 6),
@@ -43,7 +43,7 @@ const DTYPES: [(Dtype, u64, usize, u32); Dtype::COUNT] = [
 ];
 
 impl Dtype {
-    /// How many there are.
+    /// The number of types.
     pub const COUNT: usize = 13;
 
     pub fn of_number(number: u64) -> Option<Self> {
@@ -55,7 +55,7 @@ impl Dtype {
         DTYPES.iter().map(|row| row.1)
     }
 
-    /// From the buffer protocol's name of it and its size.
+    /// From the buffer protocol's format and the size.
     pub fn of_format(format: &CStr, size: usize) -> Option<Self> {
         let letter = match format.to_bytes() {
             [letter] | [b'<' | b'=' | b'@', letter] => letter,

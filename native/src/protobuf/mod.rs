@@ -1,4 +1,4 @@
-//! Protobuf's wire format, and the tensors in it: as much as the plain Predict needs.
+//! Protobuf's wire format, and the tensors in it: the parts that plain requests need.
 
 mod dtype;
 mod rope;

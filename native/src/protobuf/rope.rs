@@ -1,11 +1,11 @@
-//! Received bytes in the pieces they came in, read as if they were one.
+//! Received bytes in their original pieces, read as if they were contiguous.
 
 use bytes::{Buf, Bytes};
 
 /// A sequence of bytes in several pieces, none of them copied.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
-    // One piece is by far the commonest, and costs no allocation.
+    // One piece is by far the most common case, and costs no allocation.
     first: Bytes,
     rest: Vec<Bytes>,
     len: usize,
@@ -38,7 +38,7 @@ impl Rope {
         }
     }
 
-    /// Takes the first `len` bytes off, at most all.
+    /// Splits off the first `len` bytes, or all if there are fewer.
     pub fn take(&mut self, len: usize) -> Rope {
         let mut taken = Rope::default();
         let mut left = len.min(self.len);
@@ -69,7 +69,7 @@ impl Rope {
         }
     }
 
-    /// Copies `target.len()` bytes from `start` on; the caller has checked that they are there.
+    /// Copies `target.len()` bytes from `start` on; the caller has checked that they exist.
     pub fn copy_to(&self, start: usize, target: &mut [u8]) {
         let (mut skip, mut done) = (start, 0);
         for piece in self.pieces() {
@@ -110,7 +110,7 @@ impl Rope {
     }
 }
 
-/// A place in a rope up to which it has been read, and the end of what may be read.
+/// A position in a rope up to which it has been read, and the end of the part that may be read.
 #[derive(Clone)]
 pub struct Cursor<'a> {
     piece: &'a [u8],
@@ -120,7 +120,7 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Where in the rope it stands.
+    /// The position in the rope.
     pub fn position(&self) -> usize {
         self.position
     }
@@ -155,7 +155,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A cursor over the next `len` bytes alone, which this one skips.
+    /// A cursor over only the next `len` bytes, which this one skips.
     pub fn within(&mut self, len: usize) -> Option<Cursor<'a>> {
         let mut inner = self.clone();
         self.skip(len)?;
@@ -163,7 +163,7 @@ impl<'a> Cursor<'a> {
         Some(inner)
     }
 
-    /// All that is left, where it lies in one piece.
+    /// Everything that is left, if it is contiguous.
     pub fn contiguous(&self) -> Option<&'a [u8]> {
         self.piece.get(..self.left())
     }

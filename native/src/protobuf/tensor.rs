@@ -1,4 +1,4 @@
-//! Tensors on the wire: where a request's values lie, and an answer's arrays to bytes.
+//! Tensors on the wire: finds a request's values, and encodes an answer's arrays.
 
 use super::dtype::Dtype::{self, Bool, Int8, Int16, Int32, Int64, String};
 use super::rope::{Cursor, Rope};
@@ -10,7 +10,7 @@ compile_error!("tensor_content is little-endian, and is copied as it is");
 /// The number of `tensor_content`.
 pub const CONTENT: u32 = 4;
 
-/// Where the values of a tensor lie in its message.
+/// The position of a tensor's values in its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Values {
     start: usize,
@@ -18,7 +18,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// Those of `tensor_content`; None unless they are exactly `count` that need no second look.
+    /// The values of `tensor_content`; None unless there are exactly `count` that can be used unchecked.
     pub fn content(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
         if dtype == String || at.left() != count.checked_mul(dtype.size())? {
             return None;
@@ -32,7 +32,7 @@ impl Values {
         Some(values)
     }
 
-    /// Those of a packed `*_val` field; None unless they are exactly `count`.
+    /// The values of a packed `*_val` field; None unless there are exactly `count`.
     pub fn packed(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
         if dtype.raw() {
             return Self::content(dtype, count, at);
@@ -44,13 +44,13 @@ impl Values {
         (at.left() == 0).then_some(values)
     }
 
-    /// Writes them as an array's bytes; `target` has room for exactly all.
+    /// Writes them as an array's bytes; `target` has exactly enough room.
     pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
         if self.raw {
             return message.copy_to(self.start, target);
         }
         let mut at = message.cursor();
-        // `packed` has read them all before.
+        // `packed` has read all of them before.
         let _ = at.skip(self.start);
         for item in target.chunks_exact_mut(dtype.size()) {
             let value = wire::varint(&mut at).unwrap_or_default();
@@ -60,13 +60,14 @@ impl Values {
     }
 }
 
-/// Some rows of an output, as a TensorProto is made from them; without a number of rows, all of it: `inner` is its shape.
+/// Some rows of an output, to be written as a TensorProto; without a number of rows, all of it, and `inner` is its
+/// shape.
 pub struct Rows<'a> {
     pub dtype: Dtype,
     pub rows: Option<usize>,
     pub inner: &'a [usize],
     pub bytes: &'a [u8],
-    /// What the elements are places in, where they are strings.
+    /// The text that contains the elements, if they are strings.
     pub text: &'a [u8],
 }
 
@@ -76,7 +77,7 @@ impl<'a> Rows<'a> {
         texts::strings(self.bytes, self.text)
     }
 
-    /// Bytes of its elements.
+    /// The bytes of its elements.
     pub fn size(&self) -> usize {
         if self.dtype == String { self.strings().map(<[u8]>::len).sum() } else { self.bytes.len() }
     }
@@ -116,7 +117,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes the TensorProto of numbers up to their bytes, which belong behind it as they are.
+    /// Writes the TensorProto of numbers up to their bytes, which must follow.
     pub fn encode_before_content(&self, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if !self.bytes.is_empty() {
@@ -160,7 +161,7 @@ impl<'a> Rows<'a> {
         self.values().map(wire::varint_len).sum()
     }
 
-    /// The values as protobuf's varints carry them: negative ones with their sign in all 64 bits.
+    /// The values as protobuf encodes them in varints: negative ones with their sign in all 64 bits.
     fn values(&self) -> impl Iterator<Item = u64> {
         let size = self.dtype.size();
         let signed = matches!(self.dtype, Int8 | Int16 | Int32 | Int64);

@@ -1,11 +1,11 @@
-//! Elements that are strings: each stands as the place of its bytes in a text, where numbers stand as themselves.
+//! String elements: each is the place of its bytes in a text, while numbers are stored directly.
 
 use super::rope::Rope;
 
-/// The bytes of an element: where the string begins, and how long it is, in 32 bits each.
+/// The bytes of an element: the offset of the string, and its length, in 32 bits each.
 pub const SPAN: usize = 8;
 
-/// Adds the place of a string; None where 32 bits do not hold it.
+/// Adds the place of a string; None if it does not fit into 32 bits.
 pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
     spans.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
     spans.extend_from_slice(&u32::try_from(len).ok()?.to_le_bytes());
@@ -19,7 +19,7 @@ pub fn put_text(string: &[u8], spans: &mut Vec<u8>, text: &mut Vec<u8>) -> Optio
     Some(())
 }
 
-/// Where strings begin, and how long they are.
+/// The offsets and the lengths of the strings.
 pub fn spans(spans: &[u8]) -> impl ExactSizeIterator<Item = (usize, usize)> + Clone {
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
     spans.as_chunks::<SPAN>().0.iter().map(move |span| (number(&span[..4]), number(&span[4..])))
@@ -30,7 +30,7 @@ pub fn strings<'a>(places: &'a [u8], text: &'a [u8]) -> impl ExactSizeIterator<I
     spans(places).map(|(start, len)| text.get(start..start + len).unwrap_or_default())
 }
 
-/// Strings that lie in a message, in the order of their places.
+/// Strings within a message, in the order of their places.
 pub fn visit(places: &[u8], message: &Rope, visit: &mut dyn FnMut(&[u8])) {
     let mut at = message.cursor();
     let mut joined = Vec::new();

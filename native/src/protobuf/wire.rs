@@ -1,4 +1,4 @@
-//! Protobuf's wire format: as much of it as the plain Predict needs.
+//! Protobuf's wire format: the parts that plain requests need.
 
 use bytes::Bytes;
 
@@ -8,10 +8,10 @@ use super::writer::Writer;
 pub const VARINT: u8 = 0;
 pub const LENGTH: u8 = 2;
 pub const FIXED32: u8 = 5;
-/// The most bytes that a varint takes.
+/// The maximum length of a varint in bytes.
 pub const VARINT_ROOM: usize = 10;
 
-/// The next varint; None if there is no whole one.
+/// The next varint; None if there is no complete one.
 pub fn varint(at: &mut Cursor<'_>) -> Option<u64> {
     let mut value = 0;
     for shift in (0..70).step_by(7) {
@@ -31,7 +31,7 @@ pub fn tag(at: &mut Cursor<'_>) -> Option<(u32, u8)> {
     Some((tag >> 3, (tag & 7) as u8))
 }
 
-/// What a length-delimited field holds.
+/// The content of a length-delimited field.
 pub fn delimited<'a>(at: &mut Cursor<'a>) -> Option<Cursor<'a>> {
     let len = usize::try_from(varint(at)?).ok()?;
     at.within(len)
@@ -42,12 +42,12 @@ pub fn varint_len(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
-/// The bytes of a length-delimited field that holds `len`.
+/// The bytes of a length-delimited field with `len` bytes of content.
 pub fn field_len(field: u32, len: usize) -> usize {
     varint_len(u64::from(field) << 3) + varint_len(len as u64) + len
 }
 
-/// A ModelSpec, as an answer has it.
+/// A ModelSpec, as in an answer.
 pub fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
     Writer::message(|out| {
         out.field(1, name.len());

@@ -1,13 +1,14 @@
-//! Writes messages: what is short is gathered first, since every write to a buffer of bytes costs some forty instructions.
+//! Writes messages: short parts are collected first, since every write to a buffer of bytes costs some forty
+//! instructions.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{LENGTH, VARINT_ROOM};
 
-/// Bytes that are gathered: the heads of a response's only output, its name and its shape.
+/// The bytes that are collected: the heads of a response's only output, its name and its shape.
 const ROOM: usize = 64;
 
-/// Writes a message into a buffer; what it has gathered is there once it is dropped.
+/// Writes a message into a buffer; the collected bytes are written when it is dropped.
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
     gathered: [u8; ROOM],
@@ -15,7 +16,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Behind what the buffer holds already.
+    /// Appends to the buffer's content.
     pub fn new(out: &'a mut BytesMut) -> Self {
         Self { out, gathered: [0; ROOM], len: 0 }
     }

@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-/// The priorities, the first first.
+/// The priorities, the highest first.
 pub const PRIORITIES: usize = 2;
 
 /// What must be equal for two tasks to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// All that pass the signature's checks may.
+    /// All requests that pass the signature's checks may.
     Any,
     /// Each input's rank and dimensions beyond axis 0.
     Shapes(Vec<usize>),
-    /// The same, of tasks decoded outside the interpreter that want some of the outputs: which, a bit for each.
+    /// The same, for tasks decoded outside the interpreter that want some of the outputs, with a bit for each.
     Chosen(u64, Vec<usize>),
     /// Another key of Python's, by the token that stands for it.
     Other(Token),
 }
 
-/// A Python object that is equal to itself alone.
+/// A Python object that is equal only to itself.
 #[derive(Clone, Debug)]
 pub struct Token(pub Arc<Py<PyAny>>);
 
@@ -61,7 +61,7 @@ pub trait Waits: Sized {
 pub struct Entry<T> {
     pub task: T,
     pub rows: usize,
-    /// What one of its rows takes in a batch.
+    /// The bytes of one of its rows in a batch.
     pub row_bytes: usize,
     pub deadline: Option<f64>,
     pub priority: usize,
@@ -80,7 +80,7 @@ impl<T> Entry<T> {
         (self.rows - self.taken).max(1)
     }
 
-    /// Bytes that this many of its rows take in a batch; of a task that has no bytes, the rows.
+    /// The bytes that this many of its rows take in a batch; the number of rows for a task without bytes.
     pub fn size_of(&self, rows: usize) -> usize {
         rows.saturating_mul(self.row_bytes.max(1))
     }
@@ -100,7 +100,7 @@ impl<T: Waits> Entry<T> {
     }
 }
 
-/// Rows `start` to `stop` of a task, that have left the queue.
+/// The rows `start` to `stop` of a task, which have left the queue.
 pub struct Piece<T> {
     pub task: T,
     pub start: usize,

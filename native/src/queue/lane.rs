@@ -25,13 +25,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The refusal of a task that would be counted to one batch too many; `batches` wait.
+    /// The refusal of a task that would need one waiting batch too many; `batches` wait.
     pub fn full(&self, batches: usize) -> Refusal {
         Refusal::Full(Full::Batches { waiting: batches, most: self.enqueued_limit })
     }
 }
 
-/// Why a task was not put.
+/// Why a task was not added.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     Closed,
@@ -43,8 +43,8 @@ pub enum Refusal {
 pub enum Full {
     /// This many batches wait, and no more may.
     Batches { waiting: usize, most: usize },
-    /// A task has more rows than there is room for. `open` are those of the batch that is not full yet, `size` those
-    /// that a batch may have.
+    /// A task has more rows than there is room for. `open` is the number of rows of the batch that is not full yet,
+    /// `size` that of a full batch.
     Rows { rows: usize, capacity: usize, waiting: usize, most: usize, open: usize, size: usize },
     /// A task could not be answered within the latency objective.
     Objective,
@@ -125,8 +125,8 @@ impl Lane {
     }
 }
 
-/// A lane as it is seen from outside: the rows that wait, whether none waits or runs, whether it takes no more,
-/// and the tasks that it has refused for its latency objective.
+/// The state of a lane for callers: the waiting rows, whether none waits or runs, whether it is closed, and the number
+/// of tasks refused for its latency objective.
 pub struct LaneState {
     pub rows: usize,
     pub idle: bool,

@@ -118,18 +118,18 @@ impl<T: Waits> Queue<T> {
         state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // it may not have been called
     }
 
-    /// Whether one task waits, its batch is due, nothing runs, and its lane's runs are quick.
+    /// Whether a single task waits, its batch is due, nothing runs, and its lane's runs are fast.
     pub fn is_lone(&self, now: f64) -> bool {
         self.state.lock().is_lone(now)
     }
 
-    /// As `turn` where there is a lone task; otherwise nothing.
+    /// Like `turn` if there is a single task; otherwise does nothing.
     pub fn take_lone(&self, now: f64) -> Option<Turn<T>> {
         let mut state = self.state.lock();
         state.is_lone(now).then(|| self.look(&mut state, now))
     }
 
-    /// One look at the queue: the batch that is due, if any, taken out of it.
+    /// One look at the queue: takes the batch that is due, if any.
     pub fn turn(&self, now: f64) -> Turn<T> {
         self.look(&mut self.state.lock(), now)
     }
@@ -204,7 +204,7 @@ impl<T: Waits> Queue<T> {
         self.state.lock().idle
     }
 
-    /// What is to be said of a lane; one that is no more is idle and closed.
+    /// The state of a lane; a lane that no longer exists is idle and closed.
     pub fn lane_state(&self, lane: LaneId) -> LaneState {
         match self.state.lock().lanes.get(&lane) {
             Some(lane) => LaneState { rows: lane.rows, idle: lane.idle(), closed: lane.closed, shed: lane.shed },

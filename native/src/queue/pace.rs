@@ -23,14 +23,14 @@ pub struct Pace {
     bounds: Option<Bounds>,
     pub running: usize,
     began: f64,
-    /// Of the largest run since then.
+    /// The size of the largest run since then.
     size: usize,
-    /// Of the turn with the most since then.
+    /// The number of runs in the longest turn since then.
     runs: usize,
     trust: usize,
-    /// The size of the largest run that was quick.
+    /// The size of the largest run that was fast.
     most: usize,
-    /// How long a single run takes, the shortest recently; 0 before there was one.
+    /// The duration of a single run, the shortest recent one; 0 before there was one.
     each: f64,
     /// The size of the largest task whose run by itself was brief.
     briefest: usize,
@@ -47,7 +47,7 @@ impl Pace {
 
     /// Records a single run, as in `Series`: its duration, and the size of its task.
     ///
-    /// The shortest of late counts: others are longer because their thread had to wait.
+    /// The shortest recent run counts: longer ones had a thread that had to wait.
     pub fn ran(&mut self, seconds: f64, size: usize) {
         self.each = if self.each == 0.0 { seconds } else { seconds.min(self.each * FORGET) };
         if self.bounds.is_some_and(|bounds| seconds <= bounds.quick * BRIEF) {
@@ -62,7 +62,7 @@ impl Pace {
         self.bounds.is_some_and(is_brief) && size <= self.briefest
     }
 
-    /// Whether one turn of such runs is under way, and another would only be in its way.
+    /// Whether one turn of such runs is under way, so that another one would only contend with it.
     pub fn is_briefly_busy(&self) -> bool {
         self.running > 0 && self.brief(self.size)
     }

@@ -1,4 +1,4 @@
-//! Which tasks leave together where they run one by one: those whose runs are brief, and no others.
+//! Which tasks leave together if they run one by one: those with brief runs, and no others.
 
 use super::tests::{BOUNDS, Bench, Patient, QUICK};
 use super::*;

@@ -1,4 +1,4 @@
-//! What the queue's lock guards: the groups that wait, the threads that sleep, and the decision which group is next.
+//! The state under the queue's lock: the waiting groups, the sleeping threads, and the decision which group is next.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct State<T> {
     pub lanes: HashMap<LaneId, Lane, FxBuildHasher>,
     pub next_lane: LaneId,
     pub idle: usize,
-    /// Of the idle threads, those that nobody has called; who fell asleep last is at the end.
+    /// The idle threads that have not been woken; the last one to fall asleep is at the end.
     pub asleep: Vec<Arc<Condvar>>,
     pub running: usize,
     pub closed: bool,
@@ -62,7 +62,7 @@ impl<T: Waits> State<T> {
     }
 }
 
-/// The batching decision, as `headrace_batching.policy.choose` has it: a group's index, or when to look again.
+/// The batching decision, as in `headrace_batching.policy.choose`: a group's index, or when to look again.
 pub fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     let (mut second, mut wake) = (None, f64::INFINITY);
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {

@@ -1,19 +1,19 @@
 //! The target of a lane for a latency objective, and whether a task can still be in time. `headrace_batching.latency`
 //! decides it several times per second, and its `target.py` has the same rules.
 
-/// How a lane forms its batches, and which tasks it takes. Seconds.
+/// How a lane forms its batches, and which tasks it accepts. Times are in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub wait: f64,
     pub size: usize,
-    /// After its arrival, until when a task's run must begin.
+    /// The time from a task's arrival within which its run must begin.
     pub start_within: f64,
     pub run_one: f64,
     pub run_full: f64,
 }
 
 impl Target {
-    /// How long a batch is expected to run, on the line through those of one row and of a full batch.
+    /// The expected duration of a batch, on the line through those of one row and of a full batch.
     pub fn run_of(&self, rows: usize) -> f64 {
         if self.size <= 1 {
             return self.run_full * rows as f64;
@@ -23,7 +23,7 @@ impl Target {
     }
 }
 
-/// When the batches of one lane that run now are expected to end.
+/// When the running batches of one lane are expected to end.
 pub struct Slots {
     most: usize,
     /// Sorted.
@@ -47,7 +47,7 @@ impl Slots {
         }
     }
 
-    /// Whether a task that comes now, behind so many rows that wait, would be answered in time.
+    /// Whether a task that arrives now, behind this many waiting rows, would be answered in time.
     pub fn makes_it(&self, target: &Target, now: f64, waiting: usize, rows: usize) -> bool {
         let batches = if waiting == 0 { 0 } else { (waiting + rows - 1) / target.size };
         self.start_of(now, batches, target.run_full) <= now + target.start_within

@@ -1,4 +1,4 @@
-//! Which task is lone: that is for the thread which took it in to run, where that is quicker than waking another.
+//! Which single tasks run on the thread that received them: those for which this is faster than waking another thread.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const SLOW: f64 = 0.002;
 pub const BOUNDS: Bounds = Bounds { quick: QUICK, slow: SLOW, most: 16, enough: 8, lost: 4 };
 const RUNS: [f64; 8] = [QUICK / 2.0; 8];
 
-/// A task whose client waits until it is told not to.
+/// A task whose client waits until the test makes it leave.
 #[derive(Default)]
 pub struct Patient {
     pub gone: bool,
@@ -70,12 +70,12 @@ impl Bench {
         assert!(self.queue.put(lane, Key::Any, entry, self.now).is_ok());
     }
 
-    /// Takes the batch that is due, as a batch thread does; its rows.
+    /// Takes the batch that is due, as a batch thread does; returns its rows.
     pub fn batch(&self) -> Option<usize> {
         rows(&self.queue.turn(self.now))
     }
 
-    /// Takes the lone task, as a connection thread does; its rows.
+    /// Takes the single task, as a connection thread does; returns its rows.
     fn lone(&self) -> Option<usize> {
         self.queue.take_lone(self.now).and_then(|turn| rows(&turn))
     }

@@ -1,4 +1,4 @@
-//! What one look at the queue gives.
+//! The result of one look at the queue.
 
 use super::entry::{Key, Piece};
 use super::lane::LaneId;
@@ -8,11 +8,12 @@ use super::lane::LaneId;
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
     pub pieces: Vec<Piece<T>>,
-    /// Bytes of the batch, as `Entry::size_of` counts them.
+    /// The bytes of the batch, as `Entry::size_of` counts them.
     pub size: usize,
     pub expired: Vec<T>,
     pub gone: Vec<T>,
     pub wake: f64,
-    /// For a group that no longer exists. What Python does at its end must not happen while the queue is locked.
+    /// Belongs to a group that no longer exists. Python code that runs when it is dropped must not run while the queue
+    /// is locked.
     pub spent: Option<Key>,
 }

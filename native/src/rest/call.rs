@@ -20,10 +20,10 @@ use crate::memory::CallMemory;
 use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
 
-/// About what an answer has beside its values.
+/// The approximate bytes of an answer besides its values.
 const ENVELOPE: usize = 64;
 
-/// Where an answer comes to: made by the connection, which waits for it, and known to the task, which brings it.
+/// Where an answer is delivered: created by the connection, which waits for it, and filled by the task.
 pub struct Mailbox {
     state: Mutex<State>,
     wakes: Arc<Wakes>,
@@ -34,7 +34,7 @@ enum State {
     #[default]
     Empty,
     Awaited(Waker),
-    /// The answer is being brought, and the client counts as answered.
+    /// The answer is being delivered, and the client counts as answered.
     Claimed(Option<Waker>),
     /// The answer, and gRPC's code of how the call ended.
     Full(Box<(Answer, u8)>),
@@ -43,7 +43,7 @@ enum State {
 }
 
 impl Mailbox {
-    /// `wakes` are those of the connection's thread.
+    /// `wakes` belongs to the connection's thread.
     pub fn new(wakes: Arc<Wakes>) -> Self {
         Self { state: Mutex::default(), wakes }
     }
@@ -63,7 +63,7 @@ impl Mailbox {
         Poll::Pending
     }
 
-    /// Gives up; whether no answer is on its way yet.
+    /// Gives up; returns whether no answer is on its way yet.
     pub fn close(&self) -> bool {
         let mut state = self.state.lock();
         let waits = matches!(*state, State::Empty | State::Awaited(_));
@@ -77,7 +77,7 @@ impl Mailbox {
         matches!(*self.state.lock(), State::Closed)
     }
 
-    /// Whether the answer may be brought, which it will be then.
+    /// Whether the answer may be delivered; if so, it must be.
     pub fn claim(&self) -> bool {
         let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {
@@ -109,11 +109,11 @@ impl Mailbox {
     }
 }
 
-/// What a call is answered with.
+/// How a call is answered.
 pub enum Reply {
-    /// A :predict gets outputs, row by row or each as a whole.
+    /// A :predict gets outputs, by row or each as a whole.
     Outputs { by_row: bool },
-    /// A :classify or a :regress gets what one inference makes of them.
+    /// A :classify or a :regress gets the result of one inference.
     Results(InferenceAnswer),
 }
 
@@ -124,7 +124,7 @@ pub struct Call {
     pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
-    /// The answer's body, or why there is none, once it is encoded.
+    /// The answer's body, or the error, once it is encoded.
     pub encoded: Option<Result<Bytes, Status>>,
 }
 
@@ -134,14 +134,14 @@ impl Drop for Call {
     }
 }
 
-/// How a call ends that has failed.
+/// How a failed call ends.
 pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     let mut body = BytesMut::new();
     write_error(&status.text, &mut body);
     answer(endpoint.status(status), endpoint.headers.clone(), body.freeze())
 }
 
-/// How a call ends whose outputs cannot be written row by row.
+/// How a call ends whose outputs cannot be written by row.
 fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
     let (template, values) = match misfit {
         Misfit::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),

@@ -1,5 +1,5 @@
-//! Translates the body of a :classify or :regress into the Input that a gRPC caller would send: one decoder reads
-//! them all.
+//! Translates the body of a :classify or :regress into the Input that a gRPC client would send, so that one decoder
+//! reads both.
 //!
 //! A body that is not plain, valid or not, is None: `services/tf_serving/rest/examples.py` answers it, with TF Serving's texts.
 
@@ -43,15 +43,16 @@ impl<'a> ExamplesBody<'a> {
     }
 }
 
-/// A list of Examples as it is being written.
+/// A list of Examples that is being written.
 #[derive(Default)]
 struct List<'a> {
     list: BytesMut,
     field: u32,
-    /// The entries of the Example that is being read, and their names: decoders differ on which of two equals counts.
+    /// The entries of the Example that is being read, and their names: decoders differ on which of two equal names
+    /// counts.
     features: BytesMut,
     names: FxHashSet<&'a [u8]>,
-    /// The values of one feature: numbers, or strings as they are in its list.
+    /// The values of one feature: numbers, or strings in the format of their list.
     numbers: BytesMut,
     strings: BytesMut,
     /// One string.
@@ -122,7 +123,7 @@ impl<'a> List<'a> {
         Some(())
     }
 
-    /// One value; how it is written decides its kind.
+    /// One value; its spelling decides its kind.
     fn value(&mut self, reader: &mut Reader<'a>) -> Option<u32> {
         let kind = match reader.peek()? {
             b'"' | b'{' => {

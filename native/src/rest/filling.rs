@@ -1,5 +1,5 @@
-//! One input of a plain :predict while its rows are read: a column that is being filled, and the dimensions that it has turned
-//! out to have.
+//! One input of a plain :predict while its rows are read: the column that is being filled, and the dimensions found so
+//! far.
 
 use super::elements::{put, put_string, read_element};
 use crate::json::Reader;
@@ -12,7 +12,7 @@ const RESERVED: usize = 4 << 10;
 /// A column that is being read.
 pub struct Filling<'a> {
     pub input: &'a Input,
-    /// Those that are known.
+    /// The known dimensions.
     inner: Vec<Option<usize>>,
     pub rows: usize,
     bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    /// The first `skipped` dimensions of a declaration are not those of a row; None where there are fewer.
+    /// The first `skipped` dimensions of a declaration do not belong to a row; None if there are fewer.
     pub fn new(input: &'a Input, skipped: usize) -> Option<Self> {
         let inner = input.inner.get(skipped..)?.to_vec();
         let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
@@ -59,7 +59,7 @@ impl<'a> Filling<'a> {
         (*self.inner[level].get_or_insert(size) == size).then_some(())
     }
 
-    /// A list of elements; how many they are.
+    /// A list of elements; returns their number.
     fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
         let bytes = &mut self.bytes;
         match self.input.dtype {
@@ -70,9 +70,9 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// All dimensions are known where there is a row; a list within is never empty.
+    /// All dimensions are known once there is a row; nested lists are never empty.
     ///
-    /// Rows are a dimension like any other where they have been skipped.
+    /// Rows are a dimension like any other if they have been skipped.
     pub fn filled(self, skipped: usize) -> Column {
         let rows = (skipped > 0).then_some(self.rows);
         Column {

@@ -1,4 +1,4 @@
-//! The plain body's reader by itself: declarations without an interpreter, and what it understood.
+//! The plain body's reader by itself: uses declarations without an interpreter, and returns its result.
 
 use super::inputs::{Body, Declares};
 use crate::predict::fuzzing::Declared;
@@ -18,7 +18,7 @@ impl Declares for &Declared {
     }
 }
 
-/// What was read of a body: by row or not, its rows, and the dimensions beyond axis 0 and the bytes of each input.
+/// A decoded body: whether it is by row, its rows, and the dimensions beyond axis 0 and the bytes of each input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnderstoodBody {
     pub by_row: bool,
@@ -26,7 +26,7 @@ pub struct UnderstoodBody {
     pub columns: Vec<(Vec<usize>, Vec<u8>)>,
 }
 
-/// Understands a plain body for a model whose signatures have these names, the default an empty one.
+/// Decodes a plain body for a model whose signatures have these names; the default signature's is empty.
 pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<UnderstoodBody> {
     let find = |name: &[u8]| signatures.iter().find(|known| known.0.as_bytes() == name).map(|known| known.1);
     let Body { by_row, rows, columns, .. } = Body::read(data, find)?;

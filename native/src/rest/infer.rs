@@ -15,7 +15,7 @@ use crate::open_inference::json::{Body, Common, write_error};
 use crate::predict::Output;
 use crate::protobuf::Dtype;
 
-/// The header that says how many bytes of a body are JSON.
+/// The header with the number of a body's bytes that are JSON.
 pub const JSON_SIZE: &str = "inference-header-content-length";
 
 /// A plain infer.
@@ -25,7 +25,7 @@ pub struct Call {
     pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
-    /// The answer's body and how much of it is JSON, or why there is none, once it is encoded.
+    /// The answer's body and how much of it is JSON, or the error, once it is encoded.
     pub encoded: Option<Result<(Bytes, Option<usize>), Status>>,
 }
 
@@ -35,7 +35,7 @@ impl Drop for Call {
     }
 }
 
-/// How a call ends that has failed.
+/// How a failed call ends.
 pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     let mut body = BytesMut::new();
     write_error(&status.text, &mut body);
@@ -43,7 +43,7 @@ pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
 }
 
 impl Call {
-    /// Whether an output is wanted as bytes.
+    /// Whether an output is wanted as binary data.
     fn is_binary(&self, alias: &str) -> bool {
         let number = self.common.outputs.iter().position(|output| output.name == alias.as_bytes());
         number.is_some_and(|number| self.body.binary[number])

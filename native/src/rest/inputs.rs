@@ -1,5 +1,5 @@
-//! The body of a plain :predict to arrays, without an object for each number: rows under `instances`, or whole inputs
-//! under `inputs`.
+//! Parses the body of a plain :predict into arrays, without an object for each number: rows under `instances`, or whole
+//! inputs under `inputs`.
 //!
 //! A body that is not plain, valid or not, is None: `services/tf_serving/rest/inputs.py` answers it, with TF Serving's texts.
 
@@ -8,7 +8,7 @@ use super::filling::Filling;
 use crate::json::{Reader, once};
 use crate::predict::{Column, Input};
 
-/// What a body's values are read by.
+/// How a body's values are read.
 pub trait Declares {
     fn inputs(&self) -> &[Input];
 
@@ -18,7 +18,7 @@ pub trait Declares {
     fn batched(&self) -> bool;
 }
 
-/// A body that has been understood: whose signature it names, and an array for each of its inputs, in their order.
+/// A decoded body: the signature that it names, and an array for each of its inputs, in order.
 pub struct Body<S> {
     pub signature: S,
     pub by_row: bool,
@@ -26,16 +26,16 @@ pub struct Body<S> {
     pub columns: Vec<Column>,
 }
 
-/// Where a body's values lie, and under which key.
+/// The position of a body's values, and their key.
 struct Place<'a> {
     at: Reader<'a>,
     by_row: bool,
 }
 
 impl<S: Declares> Body<S> {
-    /// `find` gives a signature by its name, which is empty for the default.
+    /// `find` returns a signature by its name, which is empty for the default.
     ///
-    /// The name may stand behind the values: they are read for the default signature then, and again for the right one.
+    /// The name may come after the values: then they are read for the default signature, and again for the right one.
     pub fn read(data: &[u8], find: impl Fn(&[u8]) -> Option<S>) -> Option<Self> {
         let mut reader = Reader::new(data);
         let (mut name, mut read) = (None, None);
@@ -86,7 +86,7 @@ impl Place<'_> {
     }
 }
 
-/// A list of rows: the values of the only input, or objects that name each.
+/// A list of rows: the values of the only input, or objects that name each input.
 fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
     let mut start = reader.clone();
     start.expect(b'[')?;
@@ -96,7 +96,7 @@ fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()>
     reader.list(|reader| read_record(reader, columns, |column, reader| column.row(reader))).map(|_| ())
 }
 
-/// An object that has a value for each input, and nothing else.
+/// An object with a value for each input, and nothing else.
 fn read_record<'a>(
     reader: &mut Reader<'a>,
     columns: &mut [Filling<'_>],
@@ -105,7 +105,7 @@ fn read_record<'a>(
     let rows = columns.first()?.rows;
     reader.object(|alias, reader| {
         let column = columns.iter_mut().find(|column| column.input.alias == alias)?;
-        // One that is named twice: the first counts, which is for another to see to.
+        // If an input is named twice, the first one counts, which Python handles.
         (column.rows == rows).then_some(())?;
         read(column, reader)
     })?;
@@ -137,7 +137,7 @@ mod tests {
         Input { alias: alias.into(), dtype, inner: inner.to_vec() }
     }
 
-    /// Signatures: the default is a float `x` of two a row, `s` a bool and a byte, `any` lists of lists.
+    /// Signatures: the default one is a float `x` of two per row, `s` a bool and a byte, `any` nested lists.
     fn find(name: &[u8]) -> Option<Declared> {
         let inputs = match name {
             b"" => vec![input("x", Dtype::Float, &[Some(2)])],

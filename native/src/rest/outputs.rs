@@ -1,5 +1,5 @@
-//! Arrays to the body of an answer: TF Serving's numbers, lists and white space, as `services/tf_serving/rest/outputs.py`
-//! has them.
+//! Writes arrays as the body of an answer: TF Serving's numbers, lists and white space, as in
+//! `services/tf_serving/rest/outputs.py`.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::json::{write_decimal, write_line, write_string};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};
 
-/// About how many bytes an element takes, with what stands between two.
+/// The approximate bytes of an element, including the separator.
 const TEXT: usize = 16;
 
-/// TF Serving: an output of strings whose alias ends so is answered as base64, under this key.
+/// TF Serving: a string output whose alias ends with this is answered as base64, under this key.
 const BYTES_SUFFIX: &str = "_bytes";
 
 /// Whether JSON has values of a type.
@@ -29,12 +29,12 @@ pub struct Part<'a> {
     pub rows: Rows<'a>,
 }
 
-/// Why outputs cannot be written row by row.
+/// Why outputs cannot be written by row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Misfit<'a> {
     /// It has no rows.
     Scalar(&'a str),
-    /// It has other rows than the outputs before it.
+    /// Its number of rows differs from that of the outputs before it.
     OtherRows { alias: &'a str, rows: usize, expected: usize },
 }
 
@@ -43,12 +43,12 @@ impl<'a> Part<'a> {
         Self { alias: output.alias, rows: output.rows(rows) }
     }
 
-    /// About how many bytes it takes.
+    /// Its approximate size in bytes.
     pub fn about(&self) -> usize {
         self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size()) + 2 * self.rows.text.len()
     }
 
-    /// How many rows it has, and their shape.
+    /// The number of its rows, and their shape.
     fn split(&self) -> Result<(usize, &'a [usize]), Misfit<'a>> {
         if let Some(rows) = self.rows.rows {
             return Ok((rows, self.rows.inner));
@@ -57,7 +57,7 @@ impl<'a> Part<'a> {
         Ok((*rows, inner))
     }
 
-    /// One of so many rows, on one line.
+    /// One of its rows, on one line.
     fn write_row(&self, inner: &[usize], row: usize, several: bool, out: &mut BytesMut) {
         let size = inner.iter().product::<usize>() * self.rows.dtype.size();
         let bytes = &self.rows.bytes[row * size..(row + 1) * size];
@@ -65,7 +65,7 @@ impl<'a> Part<'a> {
         self.lists(None, depth).write(inner, bytes, out);
     }
 
-    /// All of it as one value, within so many others; each element on a line of its own.
+    /// The whole output as one value, at this nesting level; each element on a line of its own.
     fn write_whole(&self, level: usize, out: &mut BytesMut) {
         let shape: Vec<_> = self.rows.rows.into_iter().chain(self.rows.inner.iter().copied()).collect();
         self.lists(Some(level), level + shape.len()).write(&shape, self.rows.bytes, out);
@@ -77,9 +77,9 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Writes the body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
+/// Writes the body that answers a :predict: `predictions`, by row, or `outputs`, each as a whole.
 ///
-/// Nothing is written where rows are asked for and the outputs have not the same.
+/// Writes nothing if rows are wanted and the outputs have different numbers of them.
 pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut BytesMut) -> Result<(), Misfit<'a>> {
     if by_row {
         return write_rows(parts, out);
@@ -167,15 +167,15 @@ fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, ro
     out.put_u8(b'}');
 }
 
-/// How elements are put together to lists: on one line, or with lines indented from a level on.
+/// How elements are combined into lists: on one line, or with lines indented from a level on.
 #[derive(Clone, Copy)]
 struct Lists<'a> {
     dtype: Dtype,
-    /// What strings are places in, and whether they are written as base64.
+    /// The text that contains strings, and whether they are written as base64.
     text: &'a [u8],
     as_base64: bool,
     level: Option<usize>,
-    /// Objects and lists that each element is within.
+    /// The number of objects and lists around each element.
     depth: usize,
 }
 

@@ -1,15 +1,15 @@
-//! Which plain call a path asks for, where it needs no second look.
+//! Which plain call a path asks for, if it has the usual form.
 
 use crate::predict::Version;
 
-/// The model and the version that the path of a plain call names.
+/// The model and the version in the path of a plain call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ModelPath<'a> {
     pub model: &'a str,
     pub version: Version<'a>,
 }
 
-/// What a plain call of TensorFlow Serving's API asks of its model.
+/// The method of a plain call of TensorFlow Serving's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Predict,
@@ -18,8 +18,8 @@ pub enum Verb {
 }
 
 impl<'a> ModelPath<'a> {
-    /// Of a :predict, :classify or :regress. None for any other call, and for one in unusual letters:
-    /// `services/tf_serving/rest/routes.py` knows them all.
+    /// Parses the path of a :predict, :classify or :regress. None for any other call, and for one with unusual
+    /// characters: `services/tf_serving/rest/routes.py` knows them all.
     pub fn of_call(path: &'a str) -> Option<(Self, Verb)> {
         let (named, verb) = path.strip_prefix("/v1/models/")?.rsplit_once(':')?;
         let verb = match verb {
@@ -38,7 +38,7 @@ impl<'a> ModelPath<'a> {
         Some((asked?, verb))
     }
 
-    /// Of an infer, in the same way: `services/open_inference/rest/routes.py` knows them all.
+    /// Parses the path of an infer, in the same way: `services/open_inference/rest/routes.py` knows them all.
     pub fn of_infer(path: &'a str) -> Option<Self> {
         Self::numbered(path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?, b"/%")
     }
@@ -57,7 +57,7 @@ impl<'a> ModelPath<'a> {
     }
 }
 
-/// Whether a name is there, and has none of these letters.
+/// Whether a name is present, and has none of these characters.
 fn is_plain(name: &str, unusual: &[u8]) -> bool {
     !name.is_empty() && !name.bytes().any(|byte| unusual.contains(&byte))
 }

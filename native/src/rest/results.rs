@@ -1,4 +1,4 @@
-//! Classes with scores, and values, to the body of an answer, as `services/tf_serving/rest/outputs.py` has them.
+//! Writes classes with scores, and values, as the body of an answer, as in `services/tf_serving/rest/outputs.py`.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,7 @@ use super::outputs::write_member;
 use crate::examples::{Result, Table};
 use crate::json::{write_decimal, write_line, write_string};
 
-/// About how many bytes a pair of a label and a score takes beside the label, or a value.
+/// The approximate bytes of a pair of a label and a score, without the label, or of a value.
 const ELEMENT: usize = 24;
 
 /// The body that answers a :classify or a :regress.
@@ -27,7 +27,7 @@ pub fn write_results(result: Result<'_>) -> BytesMut {
     out
 }
 
-/// A list for each Example, of a pair for each class.
+/// A list for each Example, with a pair for each class.
 fn write_classes(table: Table<'_>, out: &mut BytesMut) {
     for row in 0..table.rows {
         separate(row, out);

@@ -46,7 +46,7 @@ struct Charged {
 }
 
 impl Admitted {
-    /// Whoever takes the call over admits it anew: nothing of it has been used here.
+    /// The code that takes the call over admits it again, so nothing of it has been used here.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.record = None;
@@ -106,7 +106,7 @@ impl Account {
         self.0.admit(0, Instant::now())
     }
 
-    /// Takes the rows of a call that has been admitted; fewer than none for those that are not run after all.
+    /// Takes the rows of a call that has been admitted; a negative number returns rows that are not run after all.
     fn charge(&self, rows: i64) {
         self.0.state.lock().rows -= rows as f64;
     }
@@ -128,7 +128,7 @@ impl Account {
 
 impl Limits {
     fn admit(&self, rows: usize, now: Instant) -> Option<f64> {
-        /// Seconds after which a caller with too many calls at the same time may try again: when one ends is not known.
+        /// Seconds after which a client with too many concurrent calls may try again: when one ends is not known.
         const SOON: f64 = 0.1;
         let mut state = self.state.lock();
         let seconds = now.saturating_duration_since(state.filled).as_secs_f64();

@@ -1,4 +1,4 @@
-//! What a connection shows about its caller: the client's certificate, and the credentials of each call.
+//! What a connection shows about its client: the client's certificate, and the credentials of each call.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -7,15 +7,15 @@ use ring::digest::{Context, SHA256};
 
 use crate::http2::Stream;
 
-/// Of a certificate and the bytes of an authorization header; no other pair can be found that has the same digest.
+/// A cryptographic digest of a certificate and the bytes of an authorization header.
 pub type Digest = [u8; 32];
 
-/// The caller at the other end of a connection.
+/// The client at the other end of a connection.
 #[derive(Default)]
 pub struct Identity {
-    /// The client's own, in DER; empty where it has shown none.
+    /// The client's own certificate, in DER; empty if it has shown none.
     certificate: Vec<u8>,
-    /// The header of the last call and its digest: a connection's calls mostly carry the same.
+    /// The header of the last call and its digest: a connection's calls mostly have the same one.
     last: Mutex<Option<(HeaderValue, Digest)>>,
 }
 
@@ -48,7 +48,7 @@ impl Identity {
     }
 }
 
-/// The digest of a certificate and an authorization header; empty ones are as good as none.
+/// The digest of a certificate and an authorization header; an empty one counts as missing.
 pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     let mut context = Context::new(&SHA256);
     context.update(&certificate.len().to_le_bytes());

@@ -1,4 +1,4 @@
-//! Which callers may run which models, as Python has said, until something that it knows has changed.
+//! Which clients may run which models, as Python has decided, until something that the decision depends on has changed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use super::account::{Account, Admitted};
 use super::audit::{AuditLines, Lines, Names, Record};
 use super::identity::{Digest, Identity, digest};
 
-/// Verdicts that are kept at most; where there would be more, all are forgotten, and asked for again.
+/// The maximum number of kept verdicts; if there would be more, all are dropped, and Python is asked again.
 const MOST: usize = 1 << 16;
 
-/// What Python says of a caller and a model.
+/// Python's verdict about a client and a model.
 struct Verdict {
     /// When the credentials expire; None for never.
     expires: Option<Instant>,
     account: Option<Py<Account>>,
-    /// Whether its calls let the others go first.
+    /// Whether its calls give way to the others.
     low: bool,
     /// The text of the refusal if the account admits no call.
     exhausted: String,
@@ -53,7 +53,7 @@ type Models = FxHashMap<Vec<u8>, Arc<Verdict>>;
 
 #[derive(Default)]
 struct Table {
-    /// How often all has been forgotten.
+    /// How often all verdicts have been dropped.
     generation: u64,
     count: usize,
     callers: FxHashMap<Digest, Models>,
@@ -75,7 +75,7 @@ impl Verdicts {
         Self { table: RwLock::default(), lines: lines.map(|own| own.lines().clone()) }
     }
 
-    /// To be read before what a verdict follows from.
+    /// To be read before the facts that a verdict is based on.
     #[getter]
     fn generation(&self) -> u64 {
         self.table.read().generation
@@ -115,7 +115,7 @@ impl Verdicts {
         }
     }
 
-    /// Forgets all: a key, the policy, or what tokens are checked against has changed.
+    /// Drops all verdicts: a key, the policy, or what tokens are checked against has changed.
     fn clear(&self) {
         let mut table = self.table.write();
         let before = std::mem::take(&mut table.callers);
@@ -219,7 +219,7 @@ mod tests {
         assert!(matches!(admit(&verdicts, &shown("Bearer a"), "m"), Admission::Unknown));
     }
 
-    /// What it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
+    /// Measures what it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
     #[test]
     #[ignore = "it measures"]
     fn cost() {

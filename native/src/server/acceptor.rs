@@ -26,14 +26,14 @@ const LOOK_AFTER: Duration = Duration::from_millis(20);
 /// A connection that has just been accepted.
 pub type Arrival = (Accepted, Service);
 
-/// What gives a thread its connections.
+/// The channel that gives a thread its connections.
 #[derive(Clone)]
 pub struct ThreadHandle {
     pub thread: Arc<ConnectionThread>,
     pub arrivals: UnboundedSender<Arrival>,
 }
 
-/// Accepts connections at all addresses that come until the server is told to stop, and says when all have drained.
+/// Accepts connections at all addresses until the server is told to stop, and reports when all have drained.
 pub async fn accept_all(
     mut addresses: UnboundedReceiver<(Address, Service)>,
     handles: Vec<ThreadHandle>,
@@ -55,7 +55,7 @@ pub async fn accept_all(
     endpoints.iter().for_each(|endpoint| endpoint.inbox.push(http::Event::drained()));
 }
 
-/// Accepts connections until the server is told to stop; the HTTP endpoints that there were.
+/// Accepts connections until the server is told to stop; returns the HTTP endpoints.
 async fn accept_until<T>(
     stopped: impl Future<Output = T>,
     addresses: &mut UnboundedReceiver<(Address, Service)>,
@@ -78,7 +78,7 @@ async fn accept_until<T>(
     endpoints
 }
 
-/// Does periodically what nothing else does, as long as there may be anything to do.
+/// Runs the periodic check, as long as there may be anything to do.
 async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
     let activity = &shared.ended.activity;
     loop {
@@ -92,7 +92,7 @@ async fn watch(shared: &Shared, threads: &[Arc<ConnectionThread>]) {
     }
 }
 
-/// Accepts connections at one address, and gives each to the thread that has the fewest.
+/// Accepts connections at one address, and gives each to the thread with the fewest.
 async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) -> io::Result<()> {
     let listener = address.listen()?;
     loop {
@@ -101,7 +101,7 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
                 let connections = |handle: &&ThreadHandle| handle.thread.connections.load(Ordering::Relaxed);
                 let Some(fewest) = handles.iter().min_by_key(connections) else { return Ok(()) };
                 fewest.thread.connections.fetch_add(1, Ordering::Relaxed);
-                // Fails only where the server is at its end.
+                // Fails only if the server is ending.
                 let _ = fewest.arrivals.send((accepted, service.clone()));
             }
             // Probably out of file descriptors: there will be some when a connection has ended.
@@ -122,7 +122,7 @@ pub async fn run_thread(
     let wakes = thread.wakes.clone();
     tokio::spawn(async move { wakes.run().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
-        // With only one core, a thread that spins keeps the others from what they wait for.
+        // With only one core, a spinning thread blocks the others that it waits for.
         let thread = thread.clone();
         tokio::spawn(async move { thread.busy_poll.run().await });
     }

@@ -4,37 +4,36 @@
 //!
 //! A client that sends one small request, waits for the answer and sends the next one is the worst case for a server
 //! that batches. Nothing can be batched, and every call pays for two sleeping threads: the kernel wakes the connection
-//! thread when the request comes, and the connection thread wakes a batch thread to run it. For a model that runs in
-//! 5 us, waking the batch thread costs several times as much as the model.
+//! thread when the request comes, and the connection thread wakes a batch thread to run it. For a model that runs in 5
+//! us, waking the batch thread costs several times as much as the model.
 //!
 //! # What happens here
 //!
-//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). The wake
-//!    itself waits until all that has come has been read (`on_park`, called by tokio before the thread sleeps), so that
-//!    calls which come together become one batch. Reading may not end soon, so the server also calls `wake_at_last`
-//!    every 20 ms.
+//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). The wake itself
+//! waits until everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so that
+//! calls which arrive together become one batch. Reading may go on for long, so the server also calls `wake_at_last`
+//! every 20 ms.
 //! 2. Before it wakes a batch thread, the thread asks the queue for a *lone* task (`Queue::run_lone`): exactly one task
-//!    waits, its batch is due, no batch runs, and its lane's runs are known to be quick. Such a task is run at once, on
-//!    this thread. This keeps the thread from its connections meanwhile, which is why only quick lanes may do so.
-//!    A lane becomes quick through trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points
-//!    are enough, and slower runs cost points, or all of them. Only backends whose runs take about as long as the one
-//!    before are trusted at all (`steady`). The numbers stand in `headrace_batching.bridge`.
-//! 3. After a lone call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that client
-//!    is likely to call again at once. How often it polls in vain is bounded: `Patience` doubles the number of calls
-//!    after which it does not poll each time that nobody came, up to 256. It does not poll on a machine with one core,
-//!    where it would keep the client from running.
+//! waits, its batch is due, no batch runs, and its lane's runs are known to be fast. Such a task is run at once, on
+//! this thread. This keeps the thread from its connections meanwhile, which is why only fast lanes may do so. A lane
+//! becomes fast through trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points are enough,
+//! and slower runs cost points, or all of them. Only backends whose runs take about as long as the one before are
+//! trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
+//! 3. After a lone call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that
+//! client is likely to call again at once. How often it polls in vain is bounded: each time that no call came,
+//! `Patience` doubles the number of calls after which it does not poll, up to 256. It does not poll on a machine with
+//! one core, where it would keep the client from running.
 //!
-//! # What it buys
+//! # The benefit
 //!
-//! One h2load caller of a model of 16 floats, two cores that other processes kept busy, each variant alternated with the
-//! full server 6 to 14 times, 2026-11-27:
+//! One h2load client of a model of 16 floats, two cores that other processes kept busy, each variant alternated with
+//! the full server 6 to 14 times, 2026-11-27:
 //!
 //! - Running lone calls here: 10,410 calls/s instead of 6,704 (96 us instead of 149 per call), for 70 us of CPU per call
 //!   instead of 113. The target of 100 us for one caller depends on it.
-//! - Polling: no difference that could be measured (the ratio of the rates was 0.99) on these busy cores, which never
-//!   slept deeply; with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with
-//!   another change, it took the median from 188 to 88 us (2026-11-26). Try again without it on a machine whose cores
-//!   stay awake.
+//! - Polling: no measurable difference (the ratio of the rates was 0.99) on these busy cores, which never slept deeply;
+//!   with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with another change, it
+//!   took the median from 188 to 88 us (2026-11-26). Try again without it on a machine whose cores stay awake.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,11 +43,11 @@ use tokio::sync::Notify;
 
 use super::shared::Shared;
 
-/// For how long a thread looks for the next call. A client that has waited for its answer calls again within this time,
-/// or takes a break.
+/// How long a thread looks for the next call. A client that has waited for its answer calls again within this time, or
+/// takes a break.
 const SPAN: Duration = Duration::from_micros(200);
 
-/// The most calls, after one that was looked for in vain, that are not looked for.
+/// The maximum number of calls without polling after polling in vain.
 const MOST_SKIPPED: u32 = 256;
 
 /// One connection thread's part in the batching: it wakes batch threads, or runs a lone call itself.
@@ -63,8 +62,8 @@ impl BusyPoll {
         Self { shared, wake_due: AtomicBool::new(false), answered: Notify::new() }
     }
 
-    /// A task has been put into the queue. Where a batch thread must be woken for it, that happens when all that has come
-    /// has been read: the batch is as large as it gets then.
+    /// A task has been put into the queue. If a batch thread must be woken for it, that happens when everything that
+    /// has arrived has been read: by then, the batch is as large as it will be.
     pub fn task_waits(&self, wake: bool) {
         if wake {
             self.wake_due.store(true, Ordering::Relaxed);
@@ -72,14 +71,14 @@ impl BusyPoll {
         self.shared.ended.activity.note();
     }
 
-    /// Wakes it even though more is being read: that may not end soon. Any thread.
+    /// Wakes it even though more is being read, which may go on for long. Any thread.
     pub fn wake_at_last(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
             self.shared.queue.get().tasks.wake();
         }
     }
 
-    /// All that has come has been read, and the thread is about to sleep.
+    /// Everything that has arrived has been read, and the thread is about to sleep.
     pub fn on_park(&self) {
         if self.run_or_wake() {
             self.answered.notify_one();
@@ -101,7 +100,8 @@ impl BusyPoll {
         }
     }
 
-    /// Runs a lone call of a quick model, or wakes a batch thread for what has come; whether there was a lone call.
+    /// Runs a lone call of a fast model, or wakes a batch thread for the new tasks; returns whether there was a lone
+    /// call.
     fn run_or_wake(&self) -> bool {
         let queue = self.shared.queue.get();
         let due = self.wake_due.swap(false, Ordering::Relaxed);
@@ -112,11 +112,11 @@ impl BusyPoll {
         ran
     }
 
-    /// Whether another lone call comes, and has been answered.
+    /// Whether another lone call has arrived, and has been answered.
     async fn comes_within(&self, span: Duration) -> bool {
         let until = Instant::now() + span;
         while Instant::now() < until {
-            tokio::task::yield_now().await; // the thread looks after its connections, without sleeping
+            tokio::task::yield_now().await; // the thread handles its connections, without sleeping
             if self.run_or_wake() {
                 return true;
             }
@@ -125,7 +125,7 @@ impl BusyPoll {
     }
 }
 
-/// What one thread has learned of its callers.
+/// What one thread has learned about its clients.
 #[derive(Default)]
 pub struct Patience {
     skip: u32,
@@ -133,14 +133,14 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// A lone call has been answered: whether to look for the next one.
+    /// A lone call has been answered: returns whether to poll for the next one.
     pub fn lasts(&mut self) -> bool {
         let lasts = self.skipped >= self.skip;
         self.skipped = if lasts { 0 } else { self.skipped + 1 };
         lasts
     }
 
-    /// One was looked for, and came or not. Those in vain are few, whatever the callers do.
+    /// Records whether polling found a call. Polling in vain stays rare, whatever the clients do.
     pub fn learn(&mut self, came: bool) {
         self.skip = if came { 0 } else { (2 * self.skip + 1).min(MOST_SKIPPED) };
     }

@@ -28,7 +28,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
 /// Calls that arrive together with their cancellation: a client that abandons a fan-out is not yet an attacker.
 const CANCELLED_AT_ONCE: usize = 200;
-/// Times the metadata that a call may have: so much is read, to be refused in gRPC's words; h2 ends a connection over more.
+/// The factor by which received metadata may exceed the limit of a call: they are read to be refused in gRPC's words,
+/// while h2 ends a connection over more.
 const METADATA_HEARD: u32 = 16;
 
 /// Serves a connection until its client closes it, it breaks, or it has lived long enough.
@@ -60,12 +61,12 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
         Some((client, handshake(limits, stream, stats.clone()).await?))
     };
     if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
-        // A connection's failure is the client's affair, and has ended its calls.
+        // A connection's failure concerns only its client, and has ended its calls.
         let _ = serve(&client, http2, stats, stop).await;
     }
 }
 
-/// What comes of a handshake; None where it takes too long, or the server stops: the client has called nothing yet.
+/// The result of a handshake; None if it takes too long, or the server stops: the client has called nothing yet.
 async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits, stop: &Stop) -> Option<T> {
     let within = limits.stall.map_or(HANDSHAKE_WITHIN, |stall| stall.min(HANDSHAKE_WITHIN));
     tokio::select! {
@@ -97,19 +98,19 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .ok()
 }
 
-/// Watches whether a client does what it must: send the rest of a message, or read an answer.
+/// Monitors whether a client does its part: send the rest of a message, or read an answer.
 struct Stall<'a> {
     client: &'a Client,
     limit: Duration,
-    /// What it owed at the last look, and had done by then.
+    /// What it owed at the last check, and had done by then.
     seen: (bool, bool, (usize, usize)),
     since: Instant,
 }
 
-/// Looks within the time that a client may do nothing.
+/// Checks within the time for which a client may be inactive.
 const LOOKS: u32 = 4;
 
-/// For a client that may do nothing for ever.
+/// For a client that may be inactive without limit.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 impl<'a> Stall<'a> {
@@ -118,12 +119,12 @@ impl<'a> Stall<'a> {
         Self { client, limit, seen: (false, false, (0, 0)), since: Instant::now() }
     }
 
-    /// When to look.
+    /// When to check.
     fn looks(&self) -> Interval {
         interval(self.limit / LOOKS)
     }
 
-    /// Whether it has done nothing for too long.
+    /// Whether it has been inactive for too long.
     fn has_ended(&mut self) -> bool {
         let (sends, takes, (came, left)) = self.client.owes();
         let (sent, took, (came_before, left_before)) = self.seen;
@@ -171,7 +172,7 @@ async fn serve(
                 http2.graceful_shutdown();
                 rests.as_mut().reset((Instant::now() + LET_GO).into());
             }
-            // Its client may be gone or hung, and would have to say that it knows of the end.
+            // Its client may be gone or hung, and would have to acknowledge the end.
             () = &mut rests, if stopped => {
                 if rested && !http2.has_streams() {
                     return Ok(());

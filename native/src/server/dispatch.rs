@@ -19,7 +19,7 @@ use crate::security::Identity;
 
 /// Bytes of a request that is not gRPC that are read before it is refused.
 const ENOUGH: usize = 64 << 10;
-/// About what a call takes beside its message and its answer, and each of its headers.
+/// The approximate bytes of a call besides its message and its answer, and of each of its headers.
 const CALL: usize = 2 << 10;
 const HEADER: usize = 128;
 const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
@@ -38,18 +38,18 @@ impl Client {
         Self { address, identity: Arc::new(identity), thread, share }
     }
 
-    /// What it owes: whether it has to send or to take something, and how much of both it ever did.
+    /// What it owes: whether it has to send or to read something, and how much of both it has done so far.
     pub fn owes(&self) -> (bool, bool, (usize, usize)) {
         let (waiting, left) = self.share.outgoing.progress();
         let sends = self.share.begun.load(Ordering::Relaxed) > 0;
         (sends, waiting > 0, (self.share.came.load(Ordering::Relaxed), left))
     }
 
-    /// Begins a call: at once where its only message has come already.
+    /// Begins a call: at once if its only message has already arrived.
     pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
-            // It was sent before the caller knew; gRPC sends it again to another server.
+            // It was sent before the client knew; gRPC sends it again to another server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }
@@ -116,7 +116,7 @@ impl Client {
     }
 }
 
-/// A call of a caller that has too many unread answers. Its message is not read, so that the caller can meanwhile send
+/// A call of a client that has too many unread answers. Its message is not read, so that the client can meanwhile send
 /// no more than the connection's window.
 async fn hold(
     place: Place,
@@ -152,7 +152,7 @@ async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> R
     stream.send_data(Bytes::from_static(NOT_GRPC), true)
 }
 
-/// A call whose only message has not all come yet.
+/// A call whose only message has not completely arrived yet.
 async fn dispatch_late(
     thread: Arc<ConnectionThread>,
     opening: Opening,
@@ -163,7 +163,7 @@ async fn dispatch_late(
         biased;
         message = messages.only() => message,
         () = until(opening.deadline) => {
-            // Fails only where the client has gone.
+            // Fails only if the client has gone.
             let _ = respond.send_response(Status::deadline_exceeded().response(), true);
             return;
         }
@@ -199,7 +199,7 @@ fn dispatch(
     tokio::spawn(calls::run(shared.handlers.clone(), opening, messages, respond, message));
 }
 
-/// The only message of a call, or what is wrong with it, where all its bytes have come.
+/// The only message of a call, or the error in it, if all its bytes have arrived.
 fn arrived(messages: &mut Messages) -> Arrived {
     let only = pin!(messages.only());
     match only.poll(&mut Context::from_waker(Waker::noop())) {

@@ -18,7 +18,7 @@ use crate::open_inference::json::Body;
 use crate::rest::ModelPath;
 use crate::rest::infer::{Call, JSON_SIZE};
 
-/// A plain request, and where it goes.
+/// A plain request, and its route.
 struct Understood {
     lane: Lane,
     over_rest: Arc<OverRest>,
@@ -35,7 +35,7 @@ impl Rest {
         let understood = if json <= SMALL {
             read(shared, &asked, body, json)?
         } else {
-            // Other requests live on this thread.
+            // Other requests share this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &ModelPath::of_infer(path.path())?, &body, json)).await.ok()??
         };
@@ -54,7 +54,7 @@ impl Rest {
         let inner = || body.tensors.iter().map(|tensor| &*tensor.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
-        // Only now, as it counts: Python admits what goes there.
+        // Only now, because it counts: Python admits the calls that it handles.
         let admitted = self.admit(headers, "HTTP infer", signature, body.rows)?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);

@@ -1,4 +1,4 @@
-//! What callers may ask of a server.
+//! The limits on what clients may ask of a server.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use crate::grpc::{Encoding, MessageLimits};
 use crate::http2::LifetimeLimits;
 
-/// gRPC's channel arguments by their names, without the first word and with `_` for every dot, and limits of the server's.
+/// gRPC's channel arguments by their names, without the first word and with `_` for every dot, and limits of this
+/// server.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Arguments {
@@ -37,11 +38,11 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     pub max_metadata_size: u32,
     pub compression: Encoding,
-    /// Bytes that all callers together may make the server hold.
+    /// The bytes that all clients together may make the server hold.
     pub request_memory: usize,
-    /// Bytes that a compressed request may become.
+    /// The size limit of a compressed request after decompression.
     pub max_expanded: usize,
-    /// How long a connection that owes something may do nothing for it.
+    /// How long a connection that owes something may be inactive.
     pub stall: Option<Duration>,
     pub lifetime: LifetimeLimits,
 }
@@ -52,7 +53,7 @@ impl Limits {
     }
 }
 
-/// gRPC's largest number of milliseconds stands for no limit.
+/// gRPC's largest number of milliseconds means no limit.
 fn milliseconds(count: u64) -> Option<Duration> {
     (count < i32::MAX as u64).then(|| Duration::from_millis(count))
 }

@@ -1,4 +1,4 @@
-//! The server: addresses, the threads that connections live on, draining.
+//! The server: addresses, the threads that serve connections, draining.
 
 use std::future::Future;
 use std::io;
@@ -28,7 +28,7 @@ use crate::http::HttpEndpoint;
 use crate::http2::{Address, Tls};
 use crate::memory::KINDS;
 
-/// The addresses, and the threads that their connections live on.
+/// The addresses, and the threads that serve their connections.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
     shared: Arc<Shared>,
@@ -61,7 +61,7 @@ impl Server {
         })
     }
 
-    /// Takes an address for gRPC, before or after it starts; the port that it got, 0 for a UNIX socket.
+    /// Binds an address for gRPC, before or after the start; returns the port, 0 for a UNIX socket.
     #[pyo3(signature = (address, tls=None))]
     fn listen(&self, address: &str, tls: Option<&Bound<'_, Tls>>) -> PyResult<u16> {
         self.serve_at(address, tls, Protocol::Grpc)
@@ -70,7 +70,7 @@ impl Server {
     /// Passes a share of all requests to Python, marked as traced, and those whose callers trace them, up to a number
     /// per second. Once, before it starts.
     fn sample_traces(&self, ratio: f64, rate: f64) {
-        let _ = self.shared.traces.set(Sampler::new(ratio, rate)); // fails only where it is said twice
+        let _ = self.shared.traces.set(Sampler::new(ratio, rate)); // fails only if it is set twice
     }
 
     /// The same for HTTP.
@@ -84,7 +84,7 @@ impl Server {
         self.serve_at(address, tls, Protocol::Http(endpoint.get().0.clone()))
     }
 
-    /// Accepts connections on a thread of its own; they are spread over this many others.
+    /// Accepts connections on a thread of its own; they are distributed over this many others.
     fn start(&self, threads: usize) -> PyResult<()> {
         let mut running = self.threads.lock();
         let (alive, ended) = channel(1);
@@ -96,7 +96,7 @@ impl Server {
             let parked = thread.clone();
             let runtime = Builder::new_current_thread()
                 .enable_all()
-                .max_blocking_threads(1) // it expands and reads what is large, one after the other
+                .max_blocking_threads(1) // it decompresses and parses large messages, one after the other
                 .thread_name(format!("expander-{number}"))
                 .on_thread_start(let_others_go_first)
                 .on_thread_park(move || parked.busy_poll.on_park())
@@ -162,7 +162,7 @@ impl Server {
         let address = Address::take(address)?;
         let port = address.port()?;
         let service = Service { tls: tls.map(|tls| tls.get().0.clone()), protocol };
-        // Fails only if the server has ended, and nobody would be served.
+        // Fails only if the server has ended, so that there is nobody to serve.
         let _ = self.addresses.send((address, service));
         Ok(port)
     }
@@ -171,7 +171,7 @@ impl Server {
 /// Lowers the priority of this thread, if the system has priorities of threads.
 fn let_others_go_first() {
     const LOWER: i32 = 10;
-    // It may be as low already.
+    // It may already be as low.
     let _ = rustix::process::nice(LOWER);
 }
 

@@ -1,4 +1,4 @@
-//! The server: addresses, the threads that connections live on, and what becomes of each call.
+//! The server: addresses, the threads that serve connections, and the handling of each call.
 
 mod acceptor;
 mod busy_poll;

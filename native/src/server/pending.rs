@@ -17,7 +17,7 @@ use crate::security::Admitted;
 /// The API whose format and texts a call is answered with.
 pub(super) enum Api {
     TfServing,
-    /// With the request's id.
+    /// With the request's ID.
     OpenInference(String),
 }
 
@@ -46,14 +46,14 @@ impl Api {
     }
 }
 
-/// Where a call goes, and how large it is.
+/// The route of a call, and its size.
 pub(super) struct Place {
     pub lane: Lane,
     pub key: Key,
     pub rows: usize,
-    /// Bytes of a row.
+    /// The bytes of a row.
     pub row_bytes: usize,
-    /// The outputs that are wanted; None for all.
+    /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
 }
 
@@ -85,7 +85,7 @@ impl Pending {
 
     /// Puts a call that answers into the mailbox into its queue.
     ///
-    /// None if the version is being unloaded: there may be another by now.
+    /// None if the version is being unloaded: there may already be another one.
     pub(super) fn put(
         mut self,
         place: Place,
@@ -99,7 +99,7 @@ impl Pending {
         }
         let call = call(self.mailbox.clone());
         let task = NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice);
-        // The deadline only matters to a waiting caller: a call that nothing waits for leaves the queue by itself.
+        // The deadline only matters to a waiting client: a call that nothing waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
         match lane.put_native(key, entry, Instant::now()) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),

@@ -32,18 +32,18 @@ pub struct Rest {
     share: Arc<Share>,
 }
 
-/// A route that calls over REST may take.
+/// A route that calls over REST may use.
 struct Target {
     lane: Lane,
     signature: Arc<Signature>,
 }
 
-/// A plain call: where it goes, its arrays, and what it is answered with.
+/// A plain call: its route, its arrays, and how it is answered.
 struct Plain {
     target: Target,
     columns: Vec<Column>,
     rows: usize,
-    /// The outputs that are wanted; None for all.
+    /// The wanted outputs; None means all.
     choice: Option<Choice>,
     reply: Reply,
 }
@@ -68,7 +68,7 @@ impl Rest {
         Self { thread, identity: Arc::default(), endpoint, share }
     }
 
-    /// The same for the caller of a connection.
+    /// The same for the client of a connection.
     pub fn of(self, identity: Identity) -> Self {
         Self { identity: Arc::new(identity), ..self }
     }
@@ -126,7 +126,7 @@ impl Rest {
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
             read(shared, (asked, verb), body)?
         } else {
-            // Other requests live on this thread.
+            // Other requests share this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body)).await.ok()??
         };
@@ -162,8 +162,8 @@ impl Rest {
         rest::refusal(&self.endpoint, &Status::no_memory(self.budget()))
     }
 
-    /// Puts a call into its queue; None where it may share no batch, or its version is being unloaded: there may be another
-    /// by now.
+    /// Puts a call into its queue; None if it may share no batch, or its version is being unloaded: there may already
+    /// be another one.
     fn put(
         &self,
         headers: &HeaderMap,
@@ -176,7 +176,7 @@ impl Rest {
         let inner = || columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
-        // Only now, as it counts: Python admits what goes there.
+        // Only now, because it counts: Python admits the calls that it handles.
         let admitted = self.admit(headers, method_name(verb), &signature, rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         let endpoint = self.endpoint.clone();
@@ -222,7 +222,8 @@ fn read_examples(
 ) -> Option<Plain> {
     let body = ExamplesBody::read(content)?;
     let route = shared.plain.routes().named(asked.model.as_bytes(), asked.version, body.signature)?;
-    // A graph that parses Examples itself sees the order in which their features were written, and Python has its own.
+    // A graph that parses Examples itself sees the order in which their features were written, and Python has an order
+    // of its own.
     let inference = inference(route.examples.as_ref().filter(|examples| !examples.serialized)?)?;
     let input = Input::read(body.input.cursor())?;
     let understood = Understood::of_examples(&route, &input, inference, inference.rest.as_ref()?)?;

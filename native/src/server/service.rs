@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::http::Endpoint;
 use crate::http2::Certified;
 
-/// What is spoken at an address.
+/// The protocol that is spoken at an address.
 #[derive(Clone)]
 pub enum Protocol {
     Grpc,
     Http(Arc<Endpoint>),
 }
 
-/// How the connections of an address are served: what secures them, and what is spoken.
+/// How the connections of an address are served: their security, and their protocol.
 #[derive(Clone)]
 pub struct Service {
     pub tls: Option<Arc<Certified>>,

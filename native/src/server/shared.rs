@@ -1,4 +1,4 @@
-//! What all connections of a server share.
+//! The state that all connections of a server share.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -15,16 +15,16 @@ use crate::bridge::{EndedCalls, Queue, Routes};
 use crate::calls::{Event, Handlers, Inbox, Kind, PlainCalls, PlainFields};
 use crate::memory::Budget;
 
-/// Whether the server is to stop, and how long calls in flight may take to end then.
+/// Whether the server is to stop, and how long calls in flight may then take to end.
 pub type Stop = watch::Receiver<Option<Duration>>;
 
-/// Waits until the server is told to stop; how long calls in flight may take to end.
+/// Waits until the server is told to stop; returns how long calls in flight may take to end.
 pub async fn stopped(mut stop: Stop) -> Duration {
-    // It fails where the server is gone, and nobody waits any more.
+    // Fails if the server is gone, and nothing waits any more.
     stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
 }
 
-/// What all connections of a server share.
+/// The state that all connections of a server share.
 pub struct Shared {
     /// By full path: the number of each method, and whether its requests stream.
     pub methods: FxHashMap<String, (usize, bool)>,
@@ -35,7 +35,7 @@ pub struct Shared {
     pub stopping: AtomicBool,
     pub queue: Py<Queue>,
     pub ended: EndedCalls,
-    /// Which requests are traced; none until somebody asks for traces.
+    /// Which requests are traced; none until traces are enabled.
     pub traces: OnceLock<Sampler>,
 }
 
@@ -63,12 +63,13 @@ impl Shared {
         })
     }
 
-    /// Whether a request is traced, by its headers, which say so from here on.
+    /// Whether a request is traced, according to its headers, which are marked from here on.
     pub fn is_traced(&self, headers: &mut HeaderMap) -> bool {
         self.traces.get().is_some_and(|sampler| sampler.mark(headers))
     }
 
-    /// Looks for plain Predicts that nobody waits for, and has calls counted that have ended; whether tasks still wait.
+    /// Looks for plain Predicts that nothing waits for, and lets ended calls be counted; returns whether tasks still
+    /// wait.
     pub fn look_for_ended(&self) -> bool {
         let tasks = &self.queue.get().tasks;
         if self.ended.add_abandoned(tasks.abandoned()) {

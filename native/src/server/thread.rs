@@ -1,4 +1,4 @@
-//! A thread that owns connections, as these know it.
+//! A thread that owns connections, as its connections see it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -11,7 +11,7 @@ use crate::http::Wakes;
 pub struct ConnectionThread {
     pub shared: Arc<Shared>,
     pub busy_poll: BusyPoll,
-    /// Wakes its connections whose answers over HTTP have come.
+    /// Wakes its connections whose answers over HTTP have arrived.
     pub wakes: Arc<Wakes>,
     pub connections: AtomicUsize,
 }

@@ -6,19 +6,19 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-/// The header that tells Python that a request is traced; a caller's own is taken away.
+/// The header that tells Python that a request is traced; a client's own one is removed.
 const MARK: &str = "headrace-traced";
 
-/// W3C Trace Context: `00-`, 32 and 16 hexadecimal digits with a dash behind each, and two for the flags.
+/// W3C Trace Context: `00-`, then 32 and 16 hexadecimal digits with a dash after each, and two for the flags.
 const PARENT: &str = "traceparent";
 const FLAGS_AT: usize = 53;
 const SAMPLED: u8 = 1;
 
-/// Samples a share of all requests, and those whose callers trace them, up to a number per second.
+/// Samples a share of all requests, and those whose clients trace them, up to a number per second.
 pub struct Sampler {
     ratio: f64,
     rate: f64,
-    /// How many more may be taken now, and since when that is so.
+    /// How many more may be sampled now, and the time of that number.
     room: Mutex<(f64, Instant)>,
 }
 
@@ -27,7 +27,7 @@ impl Sampler {
         Self { ratio, rate, room: Mutex::new((rate, Instant::now())) }
     }
 
-    /// Whether a request is traced; its headers say so from here on.
+    /// Whether a request is traced; its headers are marked from here on.
     pub fn mark(&self, headers: &mut HeaderMap) -> bool {
         headers.remove(MARK);
         let wanted = headers.get(PARENT).and_then(sampled).unwrap_or_else(|| fastrand::f64() < self.ratio);
@@ -50,7 +50,7 @@ impl Sampler {
     }
 }
 
-/// A caller's own trace; None if the traceparent is invalid.
+/// A client's own trace; None if the traceparent is invalid.
 fn sampled(parent: &HeaderValue) -> Option<bool> {
     let flags = std::str::from_utf8(parent.as_bytes().get(FLAGS_AT..FLAGS_AT + 2)?).ok()?;
     Some(u8::from_str_radix(flags, 16).ok()? & SAMPLED != 0)

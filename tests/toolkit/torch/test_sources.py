@@ -138,7 +138,7 @@ def test_one_network_in_all_forms(folder: Path, name: str, build: str) -> None:
 
 def test_what_training_leaves_on_is_turned_off(folder: Path) -> None:
     result = converted(f"{folder / 'net.py'}:net", {"image": IMAGES})
-    assert "the module was in training mode: it was exported as after eval()" in result.report.notes
+    assert "the module was in training mode; it was exported in evaluation mode" in result.report.notes
     assert result.report.lines[1].differing == 0.0  # dropout would have made all of them differ
 
 
@@ -171,7 +171,7 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
         ("Rows", r"net\.py:Rows: converted to ONNX, it answers 100% of the rows differently from PyTorch"),
         ("Nested", r"net\.py:Nested: its answer output_1 is a list; it must be a tensor"),
         ("number", r"net\.py:number is a builtins\.int; it must be a PyTorch module"),
-        ("words", r"net\.py:words: its forward takes ids, mask, and the data has x, z: name the arrays as the arg"),
+        ("words", r"net\.py:words: its forward takes ids, mask, but the data has x, z: name the arrays after the a"),
     ],
 )
 def test_what_cannot_be_converted(folder: Path, name: str, told: str) -> None:
@@ -203,7 +203,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
         load(folder / "weights.pt", SourceOptions(build=build, example=example))
     assert str(refusal.value) == (
         f"{folder / 'weights.pt'} does not fit the module of {build}: it lacks table.weight; "
-        "it has too many: convolution.weight, convolution.bias, output.weight and 1 more"
+        "it has extra weights: convolution.weight, convolution.bias, output.weight and 1 more"
     )
 
 

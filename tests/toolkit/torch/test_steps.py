@@ -117,7 +117,7 @@ def weights(file: Path) -> np.ndarray[Any, Any]:
 def test_a_search_takes_channels_out_and_quantizes_what_is_left(optimized: Optimized) -> None:
     result = optimized("trained", limits={"max_drop": 1.5})
     assert not result.failed, result.table()
-    smaller = next(one for one in result.report.lines if one.name.startswith("0.5 of the channels out"))
+    smaller = next(one for one in result.report.lines if one.name.startswith("0.5 of the channels removed"))
     last = [one for one in result.report.lines if one.kept][-1]  # int8, or k-means if it is as fast
     assert smaller.kept
     assert last is not smaller
@@ -158,7 +158,7 @@ def test_zeros_stay_zeros(optimized: Optimized, step: dict[str, Any], least: flo
 def test_channels_by_what_they_do(optimized: Optimized, by: str) -> None:
     step = {"kind": "channels", "amount": 0.5, "by": by, "finetune": {"epochs": 6}}
     result = optimized("trained", step=[step])
-    assert line(result).name == f"0.5 of the channels out, by {by}, 6 epochs"
+    assert line(result).name == f"0.5 of the channels removed, by {by}, 6 epochs"
     assert metric(result) > 0.8
     assert (line(result).bytes or 0) < 0.4 * (line(result, 1).bytes or 0)
     assert result.rows_verdict.finding == "independent"
@@ -172,7 +172,7 @@ def test_steps_that_change_a_module_stand_on_each_other(optimized: Optimized) ->
     ]
     result = optimized("trained", step=steps)
     assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # those that 7 bits round to zero are added
-    with pytest.raises(ToolkitError, match="needs a module to change, and the step before it has changed the file"):
+    with pytest.raises(ToolkitError, match="must change a module, but the step before it has changed the file"):
         optimized("trained", step=[{"kind": "half"}, steps[0]])
 
 
@@ -195,7 +195,7 @@ def test_a_student_learns_more_from_its_teacher_than_from_few_labels(optimized: 
 def test_a_teacher_of_probabilities_has_a_student_of_probabilities(optimized: Optimized, folder: Path) -> None:
     step = {"kind": "distil", "student": "net.py:few", "alpha": 1, "epochs": 2, "train": "few.npz"}
     result = optimized("probable", step=[step])
-    assert "the teacher answers with probabilities: their logarithms were taken for logits" in line(result).notes
+    assert "the teacher answers with probabilities: their logarithms were used as logits" in line(result).notes
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(result.model), providers=["CPUExecutionProvider"])
@@ -206,9 +206,9 @@ def test_a_teacher_of_probabilities_has_a_student_of_probabilities(optimized: Op
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ({"kind": "distil", "student": "net.py:wrong"}, r"the student answers \[3\] a row, and the teacher \[10\]"),
+        ({"kind": "distil", "student": "net.py:wrong"}, r"answer to a row has shape \[3\], the teacher's \[10\]"),
         ({"kind": "distil", "student": "net.py:rows"}, "it must be a PyTorch module|must be a torch.nn.Module"),
-        ({"kind": "channels", "ignore": ["head"]}, "there is no module head to ignore"),
+        ({"kind": "channels", "ignore": ["head"]}, "ignore names the module head, which does not exist"),
         ({"kind": "channels", "finetune": {"train": "none.npz"}}, "there is no such file"),
         (
             {"kind": "channels", "finetune": {"train": "wrong.npz"}},

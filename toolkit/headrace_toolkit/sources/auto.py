@@ -26,7 +26,10 @@ FILES: Mapping[str, str] = {
     "pickle": "sklearn:read_pickle",
     "torch_pickle": "torch:whole",
 }
-"""For each kind of file, what makes a source of it: `module:function` in this package, called with path and options."""
+"""For each kind of file, the function that reads it:
+
+`module:function` in this package, called with path and options.
+"""
 
 OBJECTS: Mapping[str, str] = {
     "torch": "torch:of_module",
@@ -35,8 +38,10 @@ OBJECTS: Mapping[str, str] = {
     "xgboost": "boosted:of_xgboost",
     "lightgbm": "boosted:of_lightgbm",
 }
-"""For the package of an object's class, or of one of its bases, what makes a source of it: called with the object, an
-`Origin` whose framework is empty, and the options."""
+"""For the package of an object's class, or of one of its bases, the function that makes its source.
+
+It is called with the object, an `Origin` whose framework is empty, and the options.
+"""
 
 
 def load(source: str | Path | Any, options: SourceOptions | None = None) -> Source:
@@ -44,7 +49,7 @@ def load(source: str | Path | Any, options: SourceOptions | None = None) -> Sour
 
     Args:
         source: A file, a folder, `file.py:function`, or the model itself.
-        options: What its framework does not record.
+        options: Facts that its framework does not record.
 
     Raises:
         ToolkitError: It cannot be read; the text names it and what to do.
@@ -63,12 +68,12 @@ def load(source: str | Path | Any, options: SourceOptions | None = None) -> Sour
 
 
 def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
-    """A source of a model that has been loaded.
+    """A source for a loaded model.
 
     Args:
         model: It.
-        origin: What it came from; kind and framework are not known yet.
-        options: What its framework does not record.
+        origin: Its origin; kind and framework are not known yet.
+        options: Facts that its framework does not record.
 
     Raises:
         ToolkitError: The model belongs to no known framework.

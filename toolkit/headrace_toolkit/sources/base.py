@@ -1,4 +1,4 @@
-"""The Source protocol: a trained model as its framework has it, its own answers, and its export to ONNX."""
+"""The Source protocol: a trained model in its framework, its own answers, and its export to ONNX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Origin:
         name: The file or folder without the path before it, and the function: `model.onnx`, `net.py:trained`.
         kind: A word for programs: `onnx`, `torch`, `keras`, `sklearn`, `xgboost`, `lightgbm`, `tflite`, `savedmodel`.
         framework: The framework and its version for people, as in `PyTorch 2.15.0`.
-        sha256: Of the file's bytes, or of a folder's files in the order of their names; hexadecimal.
+        sha256: The SHA-256 of the file's bytes, or of a folder's files in the order of their names; hexadecimal.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What a user says about a source besides its name.
+    """What a user says about a source in addition to its name.
 
     Attributes:
         inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
             that has inputs of its own refuses others.
         outputs: Names for the outputs, in order; empty means the source's own.
-        build: `file.py:function` that makes the module which a state dict's weights belong to.
+        build: `file.py:function` that makes the module for the weights of a state dict.
         trust_pickle: Whether files that run their author's code may be loaded.
         example: Rows to trace the model with, by input name; None if the user gave no data.
     """
@@ -54,9 +54,9 @@ class Exported:
     """The result of an export.
 
     Attributes:
-        model: The ONNX file, which has no external data unless it would be too large without.
+        model: The ONNX file, without external data unless it would be too large.
         notes: Messages for the user, one sentence each.
-        labels: The classes by index, where the source knows them.
+        labels: The classes by index, if the source knows them.
     """
 
     model: Path
@@ -69,17 +69,17 @@ class Source(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """What was read."""
+        """The origin of the model."""
 
     @property
     def signature(self) -> Signature:
-        """Its inputs and outputs. Axis 0 is None where the number of rows may vary."""
+        """Its inputs and outputs. Axis 0 is None if the number of rows may vary."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """The framework's own answers, in inference mode.
 
         Args:
-            inputs: An array for each input of the signature, of its dtype.
+            inputs: An array for each input of the signature, with its dtype.
 
         Returns:
             An array for each output of the signature.
@@ -98,10 +98,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A source with a module that steps may prune, shrink or train: one that came from `file.py:function`."""
+    """A source with a module that steps may prune, shrink or train; it came from `file.py:function`."""
 
     def module(self) -> Any:
         """A deep copy of the framework's module, for the caller to change."""
 
     def with_module(self, module: Any) -> Source:
-        """A source of the same names and origin around another module."""
+        """A source with the same names and origin for another module."""

@@ -1,4 +1,4 @@
-"""XGBoost and LightGBM boosters: from their own files, which are no pickles, or from a function."""
+"""XGBoost and LightGBM boosters: from their own files, which are not pickles, or from a function."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from headrace_toolkit.sources.files import sha256_of
 from headrace_toolkit.steps.quiet import loading, quietly
 
 OPSET = 15
-"""What onnxmltools is asked for."""
+"""The opset that onnxmltools converts to."""
 
 
 def read_xgboost(file: Path, options: SourceOptions) -> Source:
@@ -45,11 +45,11 @@ def of_xgboost(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A Booster, or an estimator with one inside.
 
     Raises:
-        ToolkitError: onnxmltools has no form for its objective.
+        ToolkitError: onnxmltools does not support its objective.
     """
     xgboost = require("xgboost", "XGBoost models", "sklearn")
     booster = (model.get_booster() if hasattr(model, "get_booster") else model).copy()
-    booster.feature_names = None  # onnxmltools takes f0, f1 and so on only
+    booster.feature_names = None  # onnxmltools accepts only the names f0, f1 and so on
     spec = one_table(origin, options, booster.num_features())
     origin = _origin(origin, "xgboost", f"XGBoost {xgboost.__version__}")
     convert = require("onnxmltools.convert", "XGBoost models", "sklearn").convert_xgboost
@@ -66,7 +66,7 @@ def of_lightgbm(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A Booster, or an estimator with one inside.
 
     Raises:
-        ToolkitError: onnxmltools has no form for its objective.
+        ToolkitError: onnxmltools does not support its objective.
     """
     lightgbm = require("lightgbm", "LightGBM models", "sklearn")
     booster = getattr(model, "booster_", model)
@@ -92,7 +92,7 @@ def _floats(columns: int | None) -> Any:
 
 
 def _outputs(predicted: Any, *, classifies: bool) -> list[Array]:
-    """A label and probabilities of a classifier; one column of values of anything else."""
+    """A label and probabilities for a classifier; one column of values for anything else."""
     values = np.asarray(predicted)
     if not classifies:
         return [values.reshape(len(values), -1).astype(np.float32)]

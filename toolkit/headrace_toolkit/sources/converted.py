@@ -1,4 +1,4 @@
-"""A source whose framework's converter makes the ONNX graph in memory: scikit-learn, XGBoost, LightGBM."""
+"""A source whose framework's converter builds the ONNX graph in memory: scikit-learn, XGBoost, LightGBM."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from headrace_toolkit.specs import read_spec
 DEFAULT_INPUT = "x"
 
 _NO_NAME = re.compile(r"keras_tensor(_\d+)?|serving_default_.*|input(_layer)?(_\d+)?|inputs|args_0")
-"""What exporters call an input that nobody has named."""
+"""Names that exporters give to an input without a name."""
 
 Answer = Callable[[Arrays], Sequence[Array]]
 """The framework's own outputs, in the order of the graph's."""
@@ -30,8 +30,8 @@ class SavedModel:
     """A model in TensorFlow's format.
 
     Attributes:
-        folder: That holds `saved_model.pb`.
-        signature: The one of its signatures that the model is.
+        folder: The folder with `saved_model.pb`.
+        signature: The name of the signature that is converted.
     """
 
     folder: Path
@@ -43,13 +43,13 @@ class Converted:
     """A model and its graph.
 
     Attributes:
-        origin: What was read.
+        origin: The origin of the model.
         model: The graph, an `onnx.ModelProto`.
         answer: The framework's own answers.
         signature: The graph's inputs and outputs.
-        notes: What the user should know of the conversion.
-        labels: The classes by index, where they are known.
-        saved_model: Gives a SavedModel of it, for TensorFlow's own converter; None for a framework that has none.
+        notes: Messages about the conversion for the user.
+        labels: The classes by index, if they are known.
+        saved_model: Writes it as a SavedModel for TensorFlow's own converter; None for other frameworks.
     """
 
     origin: Origin
@@ -74,13 +74,13 @@ class Converted:
 
 
 def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions, **more: Any) -> Converted:
-    """The source of a graph, its outputs named as the user wants.
+    """The source for a graph, with its outputs named as the user wants.
 
     Args:
-        origin: What was read.
+        origin: The origin of the model.
         model: The graph; it is changed.
         answer: The framework's own answers.
-        options: The names.
+        options: The user's names.
         more: `notes`, `labels` and `saved_model`.
     """
     _rename_outputs(origin, model, options.outputs)
@@ -91,7 +91,7 @@ def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions
 
 
 def one_table(origin: Origin, options: SourceOptions, columns: int) -> TensorSpec:
-    """The only input of a model of tables: as the user says, or `x`, float32[N,columns].
+    """The only input of a tabular model: the one that the user described, or `x`, float32[N,columns].
 
     Raises:
         ToolkitError: The user describes several inputs, or one of another width.
@@ -100,7 +100,7 @@ def one_table(origin: Origin, options: SourceOptions, columns: int) -> TensorSpe
         return read_spec(DEFAULT_INPUT, f"float32[N,{columns}]")
     if len(options.inputs) > 1:
         raise ToolkitError(
-            f"{origin.name} takes one table of {columns} columns; {len(options.inputs)} inputs were named"
+            f"{origin.name} takes one table of {columns} columns, but {len(options.inputs)} inputs were named"
         )
     (spec,) = options.inputs.values()
     if len(spec.shape) != 2 or spec.shape[1] != columns:
@@ -115,12 +115,12 @@ def table_of(inputs: Arrays) -> Array:
 
 
 def both_classes(positive: Array) -> Array:
-    """Probabilities [N, 2] of those of the second class, [N]."""
+    """Probabilities [N, 2] of both classes from those of the second class, [N]."""
     return np.stack([1 - positive, positive], axis=1)
 
 
 def _users_name(model: Any, answer: Answer, options: SourceOptions) -> Answer:
-    """Gives a single input that only an exporter has named the name that the user's rows have for it."""
+    """Renames a single input that only an exporter has named to the user's name for it."""
     (first, *others), rows = model.graph.input, list(options.example or ())
     made = first.name
     if others or len(rows) != 1 or not rows[0] or rows[0] == made or not _NO_NAME.fullmatch(made):
@@ -134,7 +134,9 @@ def _rename_outputs(origin: Origin, model: Any, names: Sequence[str]) -> None:
         return
     outputs = [value.name for value in model.graph.output]
     if len(names) != len(outputs):
-        raise ToolkitError(f"{origin.name} has {len(outputs)} outputs ({', '.join(outputs)}); {len(names)} were named")
+        raise ToolkitError(
+            f"{origin.name} has {len(outputs)} outputs ({', '.join(outputs)}), but {len(names)} were named"
+        )
     helper = require("onnx.helper", "naming outputs", "toolkit")
     for value, name in zip(model.graph.output, names, strict=True):
         if value.name != name:

@@ -1,4 +1,4 @@
-"""What a model file is, told from its bytes, and its SHA-256."""
+"""Detects the format of a model file from its bytes, and computes its SHA-256."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ _NAMES = {
     "pickle": "a pickle",
     "torch_pickle": "a whole PyTorch module in a pickle",
     "zip": "a zip archive",
-    "": "no format that headrace knows",
+    "": "no known format",
 }
 
 _HEAD = 1 << 16
@@ -60,7 +60,7 @@ def kind_of(path: Path) -> str:
         `tflite`, `skops`, `xgboost`, `lightgbm`, `pickle` or `torch_pickle` (a whole module that `torch.save` wrote).
 
     Raises:
-        ToolkitError: There is no such file, or it is empty, or not what its name says, or of no known kind.
+        ToolkitError: There is no such file, it is empty, its content does not match its name, or its format is unknown.
     """
     if not path.exists():
         raise ToolkitError(f"{path}: there is no such file or folder")
@@ -79,12 +79,12 @@ def kind_of(path: Path) -> str:
         )
         raise ToolkitError(f"{path}: {says}, and its bytes look like {_NAMES[kind]}. Known: {KNOWN}")
     if path.suffix.lower() not in _SUFFIXES.get(kind, ()):
-        raise ToolkitError(f"{path}: not what its suffix {path.suffix} says: its bytes look like {_NAMES[kind]}")
+        raise ToolkitError(f"{path}: the suffix is {path.suffix}, but its bytes look like {_NAMES[kind]}")
     return kind
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes; of a folder, of the names and bytes of its files in order."""
+    """The SHA-256 of a file's bytes, or of the names and bytes of a folder's files in order."""
     digest = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -124,7 +124,7 @@ def _told_by_bytes(path: Path, head: bytes) -> str:
         head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b", b"BZh"))
         or head[:1] == b"\x78"
     ):
-        return "pickle"  # joblib compresses; torch.save's old format is a pickle, too
+        return "pickle"  # joblib compresses; torch.save's old format is also a pickle
     if head.startswith(b"tree\n"):
         return "lightgbm"
     if head[:1] == b"{" and _is_xgboost(head):
@@ -135,12 +135,12 @@ def _told_by_bytes(path: Path, head: bytes) -> str:
 
 
 def _told_by_names(path: Path) -> str:
-    """Which of the kinds that are zip archives."""
+    """The kind of a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise ToolkitError(f"{path}: a zip archive that is cut short or damaged") from error
+        raise ToolkitError(f"{path}: a truncated or damaged zip archive") from error
     inner = {name.split("/", 1)[-1] for name in names}
     if "schema.json" in names:
         return "skops"

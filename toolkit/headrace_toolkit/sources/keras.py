@@ -1,4 +1,4 @@
-"""Keras models: .keras and .h5 files, and what a function returns."""
+"""Keras models: .keras and .h5 files, and models that a function returns."""
 
 import tempfile
 from pathlib import Path
@@ -18,14 +18,14 @@ from headrace_toolkit.steps.quiet import quietly, stderr_aside
 _SAFE_MODE = "safe_mode"
 
 _EXPORTED = "serving_default"
-"""What Keras calls the signature of a SavedModel that it exports."""
+"""Keras's name for the signature of a SavedModel that it exports."""
 
 
 def read(file: Path, options: SourceOptions) -> Source:
     """A model that `model.save` wrote.
 
     Raises:
-        ToolkitError: Keras does not load it: it brings code of its own (a Lambda layer), or it is something else.
+        ToolkitError: Keras does not load it, because it contains code (a Lambda layer) or is something else.
     """
     keras = require_tensorflow("keras", "Keras models")
     try:
@@ -34,7 +34,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     except ToolkitError as error:
         said = first_line(error.__cause__ or error)
         if _SAFE_MODE in str(error.__cause__):
-            said = "it has a layer with Python code in it (Lambda), which Keras does not run out of a file: " + said
+            said = "it has a Lambda layer with Python code, which Keras does not run from a file: " + said
         raise ToolkitError(f"{file} is not a model that Keras loads: {said}") from error
     return of_model(model, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
 
@@ -43,7 +43,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A model in memory.
 
     Raises:
-        ToolkitError: It has not been built, or its layers have no form in ONNX.
+        ToolkitError: It has not been built, or ONNX does not support one of its layers.
     """
     keras = require_tensorflow("keras", "Keras models")
     require("tf2onnx", "converting Keras models", "keras")
@@ -59,7 +59,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         file = Path(folder) / "model.onnx"
         with stderr_aside(), quietly(f"{origin.name}: the conversion of a Keras model"):
-            # One that comes out of a file has not been called, and is not exported before it was.
+            # A model loaded from a file must be called once before Keras exports it.
             called([keras.ops.zeros([size or 1 for size in one.shape], one.dtype) for one in model.inputs])
             model.export(str(file), format="onnx", verbose=False)
         graph = read_graph(file)
@@ -77,7 +77,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
 
 
 def _output_names(model: Any) -> list[str]:
-    """The layers that the outputs come from, once each; numbered where one gives several."""
+    """The layers that the outputs come from; numbered if a layer has several outputs."""
     names: list[str] = []
     for tensor in model.outputs:
         history = getattr(tensor, "_keras_history", None)

@@ -1,4 +1,4 @@
-"""ONNX files: their weights checked, their answers from ONNX Runtime without graph optimisations."""
+"""ONNX files: checks their weights, and gets their answers from ONNX Runtime without graph optimisations."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ class OnnxSource:
 
     Args:
         file: The model, with its external data in its own folder.
-        options: Only `outputs` would mean something, and is refused: an ONNX file has names of its own.
+        options: Only `outputs` would apply, and is refused, since an ONNX file has names of its own.
 
     Raises:
-        ToolkitError: It cannot be read; its external data lies outside of its folder or is not there; its weights are
-            not finite; it was made for the very CPU that optimised it.
+        ToolkitError: It cannot be read; its external data is outside its folder or missing; its weights are not finite;
+            or it was optimised for one specific CPU.
     """
 
     def __init__(self, file: Path, options: SourceOptions) -> None:
@@ -45,11 +45,11 @@ class OnnxSource:
         return self._opened.signature
 
     def run(self, inputs: Arrays) -> Arrays:
-        """ONNX Runtime's answers, of the graph as it is written."""
+        """ONNX Runtime's answers for the unoptimised graph."""
         return self._opened.run(inputs)
 
     def export(self, folder: Path) -> Exported:
-        """The same model in one file, without what its exporter noted of the machine that it ran on."""
+        """The same model in one file, without the exporter's notes about its machine."""
         onnx = require("onnx", "ONNX models", "toolkit")
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -61,13 +61,15 @@ class OnnxSource:
 def _refuse_options(file: Path, options: SourceOptions) -> None:
     for given, flag in ((options.inputs, "--inputs"), (options.outputs, "--outputs"), (options.build, "--build")):
         if given:
-            raise ToolkitError(f"{file}: {flag} is for sources without names of their own, and an ONNX file has them")
+            raise ToolkitError(
+                f"{file}: {flag} is only for sources without names of their own, but an ONNX file has them"
+            )
 
 
 def _refuse_cpu_specific(file: Path, model: Any) -> None:
     for node in nodes_of(model.graph):
         if node.domain in _THIS_CPU_ONLY:
             raise ToolkitError(
-                f"{file}: node {node.name or node.op_type} is of {node.domain}: ONNX Runtime has saved this "
-                "model optimised for one CPU; give the model from before that"
+                f"{file}: node {node.name or node.op_type} is of {node.domain}: ONNX Runtime has optimised this "
+                f"model for one CPU; use the original model"
             )

@@ -7,10 +7,10 @@ from headrace_toolkit.sources.base import SourceOptions
 
 
 def refuse_untrusted(file: Path, options: SourceOptions) -> None:
-    """Refuses a pickle that the user does not say to trust.
+    """Refuses a pickle unless the user trusts it.
 
     Raises:
-        ToolkitError: With the flag, and the formats that are none.
+        ToolkitError: The user does not trust it; the text names the flag, and the formats that are not pickles.
     """
     if not options.trust_pickle:
         raise ToolkitError(

@@ -17,11 +17,11 @@ DEFAULT = "serving_default"
 
 
 def read(folder: Path, options: SourceOptions) -> Source:
-    """A folder that holds `saved_model.pb`.
+    """A folder with `saved_model.pb`.
 
     Raises:
-        ToolkitError: TensorFlow does not load it, it has several signatures and no `serving_default`, or tf2onnx has
-            no form for an operator.
+        ToolkitError: TensorFlow does not load it, it has several signatures and no `serving_default`, or tf2onnx does
+            not support an operator.
     """
     tensorflow = require_tensorflow("tensorflow", "SavedModels")
     with loading(folder, "a SavedModel that loads"):

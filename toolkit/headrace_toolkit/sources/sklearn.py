@@ -15,17 +15,17 @@ from headrace_toolkit.sources.pickles import refuse_untrusted
 from headrace_toolkit.steps.quiet import quietly
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
-"""What skl2onnx is asked for: old enough for any ONNX Runtime that headrace takes."""
+"""The opset that skl2onnx converts to: old enough for any ONNX Runtime that headrace accepts."""
 
 _NO_ZIPMAP = "Option 'zipmap' not in"
 _PROTOBUF_7 = "Expected an int, got a boolean"
 
 
 def read(file: Path, options: SourceOptions) -> Source:
-    """A .skops file, whose types must all be known ones.
+    """A .skops file, which may contain only known types.
 
     Raises:
-        ToolkitError: It holds types that skops does not know, by name, or cannot be read.
+        ToolkitError: It contains types that skops does not know, which the text names, or cannot be read.
     """
     skops = require("skops.io", "a .skops file", "sklearn")
     try:
@@ -41,10 +41,10 @@ def read(file: Path, options: SourceOptions) -> Source:
 
 
 def read_pickle(file: Path, options: SourceOptions) -> Source:
-    """A pickle or a joblib file, which runs its author's code: only for a user who says so.
+    """A pickle or a joblib file, which runs its author's code: only if the user trusts it.
 
     Raises:
-        ToolkitError: The user does not, or it cannot be loaded.
+        ToolkitError: The user does not trust it, or it cannot be loaded.
     """
     from headrace_toolkit.sources.auto import of_object
 
@@ -58,10 +58,10 @@ def read_pickle(file: Path, options: SourceOptions) -> Source:
 
 
 def of_estimator(model: Any, origin: Origin, options: SourceOptions) -> Source:
-    """A fitted estimator or pipeline, by skl2onnx.
+    """A fitted estimator or pipeline, converted by skl2onnx.
 
     Raises:
-        ToolkitError: It is not fitted, or skl2onnx has no form for it.
+        ToolkitError: It is not fitted, or skl2onnx does not support it.
     """
     sklearn = require("sklearn", "scikit-learn models", "sklearn")
     origin = Origin(
@@ -106,7 +106,7 @@ def _convert(model: Any, origin: Origin, inputs: dict[str, TensorSpec]) -> Any:
             return to_onnx(model, initial_types=declared, options=options, target_opset=OPSETS)
 
     try:
-        # By default probabilities are a list of dictionaries, which no tensor can carry.
+        # By default probabilities are a list of dictionaries, which is not a tensor.
         return convert({id(model): {"zipmap": False}} if hasattr(model, "classes_") else None)
     except ToolkitError as error:
         if _NO_ZIPMAP in str(error.__cause__):
@@ -137,7 +137,7 @@ def _answer(model: Any, graph: Any, *, named: bool) -> Any:
 
 
 def _write_out_scalers(graph: Any) -> None:
-    """Replaces each Scaler by a subtraction and a product: nobody infers shapes through it, so nothing is quantized."""
+    """Replaces each Scaler by a subtraction and a product, since shape inference stops at a Scaler."""
     helper = require("onnx.helper", "scikit-learn models", "sklearn")
     from_array = require("onnx.numpy_helper", "scikit-learn models", "sklearn").from_array
     nodes = []
@@ -155,7 +155,7 @@ def _write_out_scalers(graph: Any) -> None:
 
 
 def _mend_scores(model: Any, graph: Any) -> tuple[str, ...]:
-    """Turns the two columns of a binary SVC without probabilities round, which skl2onnx has the wrong way."""
+    """Swaps the two columns of a binary SVC without probabilities, which skl2onnx has in the wrong order."""
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     if type(last).__name__ not in ("SVC", "NuSVC") or hasattr(model, "predict_proba") or len(last.classes_) != 2:
         return ()
@@ -165,17 +165,17 @@ def _mend_scores(model: Any, graph: Any) -> tuple[str, ...]:
         node.output[:] = [f"{name}.reversed" if name == output.name else name for name in node.output]
         node.input[:] = [f"{name}.reversed" if name == output.name else name for name in node.input]
     graph.graph.node.append(helper.make_node("Neg", [f"{output.name}.reversed"], [output.name], name="mended_scores"))
-    return (f"skl2onnx had the scores of the two classes in {output.name} the wrong way round: mended",)
+    return (f"skl2onnx had swapped the scores of the two classes in {output.name}: corrected",)
 
 
 def _columns(graph: Any) -> int:
-    """How many scores a row of the second output has; 0 where that is not declared."""
+    """The number of scores in a row of the second output; 0 if it is not declared."""
     dims = graph.graph.output[1].type.tensor_type.shape.dim
     return int(dims[1].dim_value) if len(dims) > 1 else 0
 
 
 def _scores(model: Any, rows: Any, columns: int) -> list[Array]:
-    """What a classifier or a clustering says beside the label, in as many columns as the graph has."""
+    """The second output of a classifier or a clustering, with as many columns as the graph has."""
     for name in ("predict_proba", "decision_function", "transform"):
         if hasattr(model, name):
             scores = np.asarray(getattr(model, name)(rows), np.float32)
@@ -186,13 +186,13 @@ def _scores(model: Any, rows: Any, columns: int) -> list[Array]:
 
 
 def _of_fitted_dtype(model: Any, table: Array) -> Array:
-    """A table as k-means wants it, which takes only the dtype that it was fitted on."""
+    """A table for k-means, which accepts only the dtype that it was fitted on."""
     centres = getattr(model, "cluster_centers_", None)
     return table if centres is None else table.astype(centres.dtype)
 
 
 def _frame(inputs: Arrays) -> Any:
-    """Columns by name, as a pipeline was fitted on."""
+    """Columns by name, for a pipeline that was fitted on named columns."""
     pandas = require("pandas", "pipelines of named columns", "sklearn")
     return pandas.DataFrame({name: array.reshape(len(array)) for name, array in inputs.items()})
 

@@ -1,4 +1,4 @@
-"""What the sources of TensorFlow's formats share: tf2onnx, run as a command of its own, and names that people chose."""
+"""Code for all of TensorFlow's formats: tf2onnx, run as a separate command, and names that people chose."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ _ERROR = ("ERROR", "ValueError", "RuntimeError", "NotImplementedError")
 
 
 def require_tensorflow(module: str, purpose: str) -> Any:
-    """Imports a library that brings TensorFlow, whose C++ parts write a page to stderr while they are loaded.
+    """Imports a library that loads TensorFlow, whose C++ parts print a page to stderr while they load.
 
     Raises:
         ToolkitError: It is not installed.
@@ -27,7 +27,7 @@ def require_tensorflow(module: str, purpose: str) -> Any:
 
 
 def by_tf2onnx(source: Path, flag: str, *more: str) -> Any:
-    """The graph that tf2onnx's command makes of a SavedModel or a TFLite file, an `onnx.ModelProto`.
+    """The graph that tf2onnx's command makes of a SavedModel or a TFLite file, as an `onnx.ModelProto`.
 
     Args:
         source: The folder or file.
@@ -35,7 +35,7 @@ def by_tf2onnx(source: Path, flag: str, *more: str) -> Any:
         more: Further arguments.
 
     Raises:
-        ToolkitError: tf2onnx fails; with the last line in which it says why.
+        ToolkitError: tf2onnx fails; the text has the last line of its output that gives a reason.
     """
     require("tf2onnx", f"converting {source.name}", "keras")
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
@@ -48,7 +48,7 @@ def by_tf2onnx(source: Path, flag: str, *more: str) -> Any:
 
 
 def name_tensors(model: Any, inputs: Sequence[str], outputs: Mapping[str, str] | Sequence[str]) -> None:
-    """Gives a graph's inputs and outputs the names that its source has for them. Changes `model`.
+    """Renames a graph's inputs and outputs to the names that its source has for them. Changes `model`.
 
     Args:
         model: The graph.

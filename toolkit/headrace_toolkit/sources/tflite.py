@@ -1,4 +1,4 @@
-"""TFLite files, quantized ones included: their answers from LiteRT."""
+"""TFLite files, including quantized ones: their answers come from LiteRT."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     """A TFLite file.
 
     Raises:
-        ToolkitError: LiteRT does not load it, or tf2onnx has no form for an operator.
+        ToolkitError: LiteRT does not load it, or tf2onnx does not support an operator.
     """
     interpreter_of = require("ai_edge_litert.interpreter", "TFLite files", "keras").Interpreter
     from importlib.metadata import version
@@ -44,7 +44,7 @@ def read(file: Path, options: SourceOptions) -> Source:
 
 
 def _names(interpreter: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """For each input and output tensor the name that the file's signature has for it, or its own without prefixes."""
+    """For each input and output tensor, its name in the file's signature, or its own name without prefixes."""
     signatures = interpreter.get_signature_list()
     if not signatures:
         given, made = interpreter.get_input_details(), interpreter.get_output_details()
@@ -59,7 +59,7 @@ def _plain(tensor: str) -> str:
 
 
 def _feed(interpreter: Any, rows: Arrays, names: dict[str, str]) -> None:
-    """Resizes each input to the rows that come, and sets it."""
+    """Resizes each input to the given rows, and sets it."""
     details = interpreter.get_input_details()
     for detail in details:
         interpreter.resize_tensor_input(detail["index"], list(rows[names[detail["name"]]].shape))

@@ -15,17 +15,17 @@ from headrace_toolkit.sources.torch_module import ModuleSource, ProgramSource, S
 from headrace_toolkit.steps.quiet import loading
 
 _NAMED = 3
-"""Weights that a message names at most."""
+"""The most weights that a message names."""
 
 _HOLDERS = ("state_dict", "model_state_dict", "model")
-"""Where a training loop's checkpoint keeps the weights among other things."""
+"""The keys under which a training loop's checkpoint keeps the weights among other things."""
 
 
 def of_module(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """An `nn.Module` in memory.
 
     Raises:
-        ToolkitError: Nothing says what its inputs are, or it does not take them.
+        ToolkitError: Its inputs are not known, or it does not accept them.
     """
     torch = require("torch", "PyTorch models", "torch")
     origin = _named(origin, "torch")
@@ -34,19 +34,20 @@ def of_module(model: Any, origin: Origin, options: SourceOptions) -> Source:
     if not isinstance(model, torch.nn.Module):
         raise ToolkitError(f"{origin.name} is a {type(model).__name__}; it must be a torch.nn.Module")
     was_training = model.training
-    notes = ("the module was in training mode: it was exported as after eval()",) if was_training else ()
+    notes = ("the module was in training mode; it was exported in evaluation mode",) if was_training else ()
     return ModuleSource(origin=origin, call=caller_of(model.eval(), origin, options), notes=notes)
 
 
 def saved(file: Path, options: SourceOptions) -> Source:
-    """Weights that `torch.save` or safetensors wrote, in the module that `options.build` makes.
+    """Weights that `torch.save` or safetensors wrote, loaded into the module that `options.build` makes.
 
     Raises:
         ToolkitError: No function makes the module, or the weights do not fit it.
     """
     if not options.build:
         raise ToolkitError(
-            f"{file}: these are weights without their module: say what makes it with --build=FILE.py:FUNCTION, or give "
+            f"{file}: these are weights without their module: name the function that makes it with "
+            f"--build=FILE.py:FUNCTION, or give "
             "a function that returns the module with its weights, as file.py:function"
         )
     weights = _weights(file)
@@ -61,7 +62,7 @@ def saved(file: Path, options: SourceOptions) -> Source:
 
 
 def exported_program(file: Path, options: SourceOptions) -> Source:
-    """A .pt2 file that `torch.export.save` wrote, looked through before torch loads it.
+    """A .pt2 file that `torch.export.save` wrote; it is inspected before torch loads it.
 
     Raises:
         ToolkitError: It might run code, or torch does not load it.
@@ -75,10 +76,10 @@ def exported_program(file: Path, options: SourceOptions) -> Source:
 
 
 def torchscript(file: Path, options: SourceOptions) -> Source:
-    """A TorchScript file, looked through before torch loads it.
+    """A TorchScript file; it is inspected before torch loads it.
 
     Raises:
-        ToolkitError: Its code touches files, or torch does not load it, or nothing says what its inputs are.
+        ToolkitError: Its code touches files, torch does not load it, or its inputs are not known.
     """
     check_script(file)
     torch = require("torch", "PyTorch models", "torch")
@@ -88,10 +89,10 @@ def torchscript(file: Path, options: SourceOptions) -> Source:
 
 
 def whole(file: Path, options: SourceOptions) -> Source:
-    """A whole module in a pickle, which runs its author's code: only for a user who says so.
+    """A whole module in a pickle, which runs its author's code: only if the user trusts it.
 
     Raises:
-        ToolkitError: The user does not, or it cannot be loaded.
+        ToolkitError: The user does not trust it, or it cannot be loaded.
     """
     from headrace_toolkit.sources.auto import of_object
 
@@ -124,7 +125,7 @@ def _weights(file: Path) -> Mapping[str, Any]:
 
 
 def _misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What keeps weights from fitting a module; empty where they do."""
+    """Why weights do not fit a module; empty if they do."""
     missing = [name for name in wanted if name not in weights]
     extra = [name for name in weights if name not in wanted]
     shaped = [
@@ -132,7 +133,7 @@ def _misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         for name in wanted
         if name in weights and weights[name].shape != wanted[name].shape
     ]
-    parts = (("it lacks", missing), ("it has too many:", extra), ("of another shape:", shaped))
+    parts = (("it lacks", missing), ("it has extra weights:", extra), ("of another shape:", shaped))
     return "; ".join(f"{what} {_listed(names)}" for what, names in parts if names)
 
 

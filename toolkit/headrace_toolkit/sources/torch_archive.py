@@ -1,7 +1,8 @@
 """Checks PyTorch's archives for anything that would run code when torch opens or runs them.
 
-torch.export.load unpickles weights, constants and sample inputs that an archive marks so, evaluates its symbolic sizes
-as Python, and looks up any attribute of torch that a node names. A TorchScript file may read and write files.
+torch.export.load unpickles those weights, constants and sample inputs that an archive marks for it, evaluates its
+symbolic sizes as Python, and looks up any attribute of torch that a node names. A TorchScript file may read and write
+files.
 """
 
 import io
@@ -24,7 +25,7 @@ _OF_WEIGHTS = (
 _NAMED_OF_WEIGHTS = re.compile(
     r"_rebuild_\w+|Tensor|Parameter|\w*Storage|OrderedDict|float\d+|bfloat16|u?int\d+|bool|Size|device|_set_obj_state"
 )
-"""What it takes of them."""
+"""The names that it uses of them."""
 
 _ARITHMETIC = ("_operator.", "operator.")
 _OPERATORS = frozenset(
@@ -35,7 +36,7 @@ _SYMBOLIC = re.compile(r"torch\.sym_\w+|math\.\w+")
 _FILES = frozenset({"from_file", "save", "load"})
 
 _LITERAL = re.compile(r"Symbol\('\w+'(?:, \w+=(?:True|False))*\)|Float\('[\d.e+-]+', precision=\d+\)")
-"""What sympy writes with quotes in it."""
+"""Types that sympy writes with quotes."""
 
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),<>=!&|~.]*")
 _CALLED = re.compile(r"([A-Za-z_]\w*)\s*\(")
@@ -48,7 +49,7 @@ _FUNCTIONS = frozenset(
 
 _TREE_TYPE = re.compile(r'"type": "([^"]*)"')
 _TREES = frozenset("builtins.tuple builtins.list builtins.dict collections.OrderedDict".split())
-"""What a program's arguments and answers may be nested in: others have torch import a module by name."""
+"""The containers allowed for a program's arguments and answers: for any other, torch imports a module by name."""
 
 _SCRIPTED = re.compile(
     r"\b(?:torch\.(from_file|save|load)|ops\.(?!prim\b|aten\b|quantized\b|torchvision\b)(\w+)\.\w+)\b"
@@ -71,10 +72,10 @@ def check_program(file: Path) -> None:
 
 
 def check_script(file: Path) -> None:
-    """Refuses a TorchScript file whose code reads or writes files, or calls operators that others have registered.
+    """Refuses a TorchScript file whose code reads or writes files, or calls operators registered by others.
 
     Raises:
-        ToolkitError: It does; the text names what it calls.
+        ToolkitError: It does; the text names the call.
     """
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
@@ -84,7 +85,7 @@ def check_script(file: Path) -> None:
 
 
 def only_weights(content: bytes) -> bool:
-    """Whether what torch.save wrote holds tensors alone: its pickle, which is looked at and not run, names no others.
+    """Whether a file of torch.save holds only tensors: inspects its pickle for other names, without running it.
 
     Args:
         content: The bytes of the zip archive.
@@ -98,7 +99,7 @@ def only_weights(content: bytes) -> bool:
 
 
 def only_names_weights(pickled: bytes) -> bool:
-    """Whether a pickle, which is looked at and not run, names nothing but what tensors are made of.
+    """Whether a pickle, which is inspected and not run, names only what tensors consist of.
 
     Raises:
         ValueError: It is damaged.
@@ -132,7 +133,7 @@ def _payloads(config: str, told: Any) -> Iterator[str]:
 
 
 def _of_program(model: str, value: Any) -> Iterator[str]:
-    """What is wrong with the operators and sizes anywhere in a program."""
+    """The problem with the operators and sizes anywhere in a program."""
     if isinstance(value, list):
         for item in value:
             yield from _of_program(model, item)
@@ -155,7 +156,7 @@ def _is_operator(target: str) -> bool:
         return True
     if found := _TARGET.fullmatch(target):
         return found[2] not in _FILES
-    return not target.startswith(("torch", "math", "#"))  # torch takes others as words
+    return not target.startswith(("torch", "math", "#"))  # torch treats other strings as names
 
 
 def _is_arithmetic(text: Any) -> bool:

@@ -25,11 +25,11 @@ class Caller:
     """A module, and how it is called.
 
     Attributes:
-        name: What messages call it.
+        name: Its name in messages.
         module: The module, in inference mode.
-        arguments: For each input of the signature, in order, the name of the argument; empty for one by position.
+        arguments: For each input of the signature, in order, the name of the argument; empty for a positional one.
         signature: Its inputs and outputs.
-        example: Two rows that it takes, or as many as a fixed first dimension asks for.
+        example: Two rows that it accepts, or as many as a fixed first dimension requires.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Caller:
         return dict(zip(self.signature.outputs, _answers(self, inputs).values(), strict=True))
 
     def with_module(self, module: Any) -> "Caller":
-        """The same call of another module."""
+        """The same call for another module."""
         return replace(self, module=module)
 
     def tensors(self, inputs: Arrays) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The inputs as a module takes them: by position, and by name."""
+        """The inputs as a module's arguments: positional ones, and named ones."""
         torch = require("torch", "PyTorch models", "torch")
         made = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.signature.inputs]
         by_position = [tensor for tensor, argument in zip(made, self.arguments, strict=True) if not argument]
@@ -60,28 +60,28 @@ class Caller:
 
 
 def caller_of(module: Any, origin: Origin, options: SourceOptions) -> Caller:
-    """How a module is called, of which the user's rows or words say what its inputs are.
+    """How to call a module, whose inputs are known from the user's rows or description.
 
     Raises:
-        ToolkitError: Neither does, or the module does not take them.
+        ToolkitError: They are not known, or the module does not accept them.
     """
     parameters = _parameters(module)
     specs, example = _inputs(module, origin, options, parameters)
     arguments = tuple(name if name in parameters else "" for name in specs)
     if len(specs) > 1 and not all(arguments):
         raise ToolkitError(
-            f"{origin.name}: its forward takes {', '.join(parameters)}, and the inputs are {', '.join(specs)}: "
-            "name them alike, so that each goes where it belongs"
+            f"{origin.name}: its forward takes {', '.join(parameters)}, but the inputs are {', '.join(specs)}: give "
+            f"them the same names"
         )
     return _called(Caller(name=origin.name, module=module, arguments=arguments,
                           signature=Signature(specs, {}), example=example), options)  # fmt: skip
 
 
 def program_caller(program: Any, origin: Origin, options: SourceOptions) -> Caller:
-    """How an exported program is called, which records its inputs. One input takes the name that the user has for it.
+    """How to call an exported program, which records its inputs. A single input gets the user's name for it.
 
     Raises:
-        ToolkitError: Its inputs are no tensors.
+        ToolkitError: Its inputs are not tensors.
     """
     torch = require("torch", "PyTorch models", "torch")
     given = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -102,10 +102,10 @@ def program_caller(program: Any, origin: Origin, options: SourceOptions) -> Call
 
 
 def named_outputs(answer: Any) -> dict[str, Any]:
-    """A module's answer as tensors by name: `output`, `output_0` and so on, or the keys and fields that it has.
+    """A module's answer as tensors by name: `output`, `output_0` and so on, or its own keys and fields.
 
     Raises:
-        ToolkitError: Something in it is no tensor.
+        ToolkitError: Something in it is not a tensor.
     """
     torch = require("torch", "PyTorch models", "torch")
     if isinstance(answer, torch.Tensor):
@@ -125,11 +125,13 @@ def named_outputs(answer: Any) -> dict[str, Any]:
 
 
 def _called(caller: Caller, options: SourceOptions) -> Caller:
-    """The caller with its outputs, found by running it."""
+    """The caller with its outputs, which are found by running it."""
     answers = _answers(caller, caller.example)
     names = options.outputs or tuple(answers)
     if len(names) != len(answers):
-        raise ToolkitError(f"{caller.name} has {len(answers)} outputs ({', '.join(answers)}); {len(names)} were named")
+        raise ToolkitError(
+            f"{caller.name} has {len(answers)} outputs ({', '.join(answers)}), but {len(names)} were named"
+        )
     rows = len(next(iter(caller.example.values())))
     varies = all(spec.shape and spec.shape[0] is None for spec in caller.signature.inputs.values())
     outputs = {}
@@ -164,7 +166,7 @@ def _parameters(module: Any) -> list[str]:
 def _inputs(
     module: Any, origin: Origin, options: SourceOptions, parameters: Sequence[str]
 ) -> tuple[dict[str, TensorSpec], dict[str, Array]]:
-    """The inputs, and rows of them to call the module with."""
+    """The inputs, and rows with which to call the module."""
     if options.inputs:
         specs = dict(options.inputs)
         rows = next((spec.shape[0] for spec in specs.values() if spec.shape), None) or TWO_ROWS
@@ -193,8 +195,8 @@ def _chosen(origin: Origin, example: Arrays, parameters: Sequence[str]) -> dict[
         ((name, array),) = example.items()
         return {name or (parameters or ["x"])[0]: array}
     raise ToolkitError(
-        f"{origin.name}: its forward takes {', '.join(parameters)}, and the data has {', '.join(example)}: name the "
-        "arrays as the arguments, or describe the input, as in --signature=x=float32[N,30]"
+        f"{origin.name}: its forward takes {', '.join(parameters)}, but the data has {', '.join(example)}: name the "
+        f"arrays after the arguments, or describe the input, as in --signature=x=float32[N,30]"
     )
 
 
@@ -208,7 +210,7 @@ def _to_dtype_of(module: Any) -> Callable[[Array], Array]:
 
 
 def _spec(name: str, value: Any) -> TensorSpec:
-    """The spec of an exported program's input: sizes that are symbols vary."""
+    """The spec of an exported program's input: symbolic sizes may vary."""
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     dims = tuple("" if isinstance(size, int) else ("N" if axis == 0 else str(size)) for axis, size in
                  enumerate(value.shape))  # fmt: skip

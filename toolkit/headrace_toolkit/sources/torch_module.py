@@ -1,4 +1,4 @@
-"""Sources of PyTorch: a module, an exported program, a TorchScript module; each to ONNX by torch's own exporter."""
+"""Sources of PyTorch: a module, an exported program, a TorchScript module; each converted by torch's own exporter."""
 
 import copy
 import io
@@ -20,7 +20,7 @@ from headrace_toolkit.steps.quiet import quietly
 SCRIPT_OPSET = 17
 
 _MOST = 1 << 20
-"""What torch is told a size that varies may be at most: it wants some number."""
+"""The maximum that torch is given for a size that varies: it requires some number."""
 
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+)')
 _ANEW = "torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
@@ -28,12 +28,12 @@ _ANEW = "torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Called:
-    """What all three have in common.
+    """The common base of all three.
 
     Attributes:
-        origin: What was read.
+        origin: The origin of the model.
         call: The module, and how it is called.
-        notes: What the user should know of it.
+        notes: Messages for the user.
     """
 
     origin: Origin
@@ -50,16 +50,16 @@ class _Called:
         return self.call.run(inputs)
 
     def _written(self, model: Any, folder: Path) -> Exported:
-        """A graph with the source's names, and without what torch notes of the machine."""
+        """A graph with the source's names, and without torch's notes about the machine."""
         inputs = [value.name for value in model.graph.input]
         outputs = [value.name for value in model.graph.output]
         names = [*self.signature.inputs, *self.signature.outputs]
         if len(names) != len(inputs) + len(outputs):
             raise ToolkitError(
-                f"{self.origin.name}: its ONNX form has {len(inputs)} inputs and {len(outputs)} outputs, and the "
+                f"{self.origin.name}: the ONNX model has {len(inputs)} inputs and {len(outputs)} outputs, and the "
                 f"module {len(self.signature.inputs)} and {len(self.signature.outputs)}: an argument has no effect"
             )
-        # Given to the exporter, a name that an operator has, too, makes a model that does not load.
+        # If the exporter were given a name that is also an operator's, the model would not load.
         rename(model, {name: f"{name}.exported" for name in set(names) & _inner_names(model)})
         rename(model, dict(zip([*(v.name for v in model.graph.input), *(v.name for v in model.graph.output)],
                                names, strict=True)))  # fmt: skip
@@ -76,10 +76,10 @@ class ModuleSource(_Called):
         try:
             return copy.deepcopy(self.call.module)
         except Exception as error:
-            raise ToolkitError(f"{self.origin.name} cannot be copied, to be changed: {first_line(error)}") from error
+            raise ToolkitError(f"{self.origin.name} cannot be copied: {first_line(error)}") from error
 
     def with_module(self, module: Any) -> "ModuleSource":
-        """The same source around another module."""
+        """The same source for another module."""
         return replace(self, call=self.call.with_module(module.eval()), notes=())
 
     def export(self, folder: Path) -> Exported:
@@ -98,7 +98,7 @@ class ModuleSource(_Called):
         return self._written(program.model_proto, folder)
 
     def _shapes(self) -> list[dict[int, Any]]:
-        """For each input which of its sizes vary; those of one name vary together."""
+        """For each input, which of its sizes vary; those with the same name vary together."""
         torch = require("torch", "PyTorch models", "torch")
         named: dict[str, Any] = {}
         shapes = []
@@ -114,7 +114,7 @@ class ModuleSource(_Called):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramSource(_Called):
-    """An exported program, whose sizes vary where they did when it was exported.
+    """An exported program, whose sizes vary if they did when it was exported.
 
     Attributes:
         program: The `torch.export.ExportedProgram`.
@@ -123,7 +123,7 @@ class ProgramSource(_Called):
     program: Any
 
     def export(self, folder: Path) -> Exported:
-        """The program by `torch.onnx.export`."""
+        """The program, converted by `torch.onnx.export`."""
         torch = require("torch", "PyTorch models", "torch")
         require("onnxscript", "converting PyTorch models", "torch")
         try:
@@ -134,15 +134,15 @@ class ProgramSource(_Called):
         exported = self._written(made.model_proto, folder)
         if rows_at_once(self.signature) is None:
             return exported
-        return replace(exported, notes=(*exported.notes, f"to have the rows vary, export it with {_ANEW}"))
+        return replace(exported, notes=(*exported.notes, f"to let the number of rows vary, export it with {_ANEW}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptSource(_Called):
-    """A TorchScript module, which only the older exporter takes."""
+    """A TorchScript module, which only the older exporter supports."""
 
     def export(self, folder: Path) -> Exported:
-        """The module by the TorchScript exporter."""
+        """The module, converted by the TorchScript exporter."""
         torch = require("torch", "PyTorch models", "torch")
         onnx = require("onnx", "converting PyTorch models", "torch")
         by_position, by_name = self.call.tensors(self.call.example)
@@ -173,7 +173,7 @@ def _inner_names(model: Any) -> set[str]:
 
 
 def _said(error: BaseException) -> str:
-    """What went wrong in one line, and in which line of the user's code, out of torch's long text."""
+    """The error in one line, with the line of the user's code, extracted from torch's long text."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -183,7 +183,7 @@ def _said(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The last line of code outside of the libraries that an exception came from; empty where none is known."""
+    """The last line of code outside the libraries in an exception's traceback; empty if there is none."""
     told = [(file, int(line)) for file, line in _USER_CODE.findall(str(error))]
     raised = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     own = [(file, line) for file, line in (*raised, *told)

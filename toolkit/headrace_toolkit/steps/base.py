@@ -1,4 +1,4 @@
-"""The Step protocol: from one model file to another, and what the step needs besides."""
+"""The Step protocol: from one model file to another, and the step's other requirements."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ def in_silence(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a step needs besides the model.
+    """What a step needs in addition to the model.
 
     Attributes:
-        rows: Rows to calibrate on, which are then kept from being measured on. One that cannot do without refuses.
-        module: A framework's module, which only a `Trainable` source has.
+        rows: Rows to calibrate on, which are then not used for measuring. A step that needs them fails without.
+        module: The framework's module, which only a `Trainable` source has.
     """
 
     rows: bool = False
@@ -34,16 +34,16 @@ class Work:
     """The input of a step.
 
     Attributes:
-        model: The ONNX file that the step before made. It is not changed.
+        model: The ONNX file from the previous step. It is not changed.
         folder: An empty folder for the step's own files.
-        source: What `model` was exported from; None once a step has changed the file itself, so that a module no
-            longer says what the file does.
-        calibration: Rows to calibrate on, disjoint from those that are measured on; None where there are none.
-        training: Rows to train on, with their labels where there are any; None where there are none.
-        labels: The name of the array that holds labels, in files that the step reads rows to train on from.
+        source: The source that `model` was exported from; None once a step has changed the file itself, so that the
+            module no longer matches it.
+        calibration: Rows to calibrate on, disjoint from those for measuring; None if there are none.
+        training: Rows to train on, with their labels if there are any; None if there are none.
+        labels: The name of the array with the labels, in files with rows to train on.
         target: `x86`, `vnni`, `arm64` or `gpu`.
-        seed: For whatever is drawn at random; the same seed makes the same bytes.
-        advance: Called as the work goes on.
+        seed: The seed of all random numbers; the same seed makes the same bytes.
+        advance: Called with the progress.
     """
 
     model: Path
@@ -63,10 +63,10 @@ class Made:
 
     Attributes:
         model: The new file, in the work's folder.
-        source: The source around the new module, for a step that changed one; None for a step that changed the file.
+        source: The source with the new module, for a step that changed one; None for a step that changed the file.
         notes: Messages for the user, one sentence each.
-        trained_on: The rows that the model has now seen; None where it was not trained.
-        name: What reports call it, where settings followed from the model or the target; empty for the step's name.
+        trained_on: The rows that the model has now seen; None if it was not trained.
+        name: Its name in reports, if settings depend on the model or the target; empty for the step's name.
     """
 
     model: Path
@@ -77,7 +77,7 @@ class Made:
 
 
 class Step(Protocol):
-    """One change to a model. Built from its table in a recipe, checked when it is built; it keeps no state."""
+    """One change to a model. It is built from its table in a recipe, which is checked then; it keeps no state."""
 
     @property
     def name(self) -> str:
@@ -85,7 +85,7 @@ class Step(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What it works with besides the model."""
+        """What it needs in addition to the model."""
 
     def run(self, work: Work) -> Made:
         """Creates the new model.

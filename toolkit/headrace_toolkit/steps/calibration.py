@@ -1,4 +1,4 @@
-"""Calibration rows as ONNX Runtime's quantizer reads them, and what stands out among them."""
+"""Calibration rows in the form for ONNX Runtime's quantizer, and a search for outliers among them."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.steps.base import Advance
 
 BATCH = 32
-"""Rows of a calibration run: histograms are made of one run at a time, so that memory does not grow with the rows."""
+"""The rows of a calibration run: histograms are made one run at a time, so that memory does not grow with the rows."""
 
 FAR = 5.0
-"""A row stands out whose largest value is so many times that of the usual row."""
+"""A row is an outlier if its largest value is this many times that of the median row."""
 
 
 class Batches:
-    """A `CalibrationDataReader` of ONNX Runtime's, which is asked for one range of batches after the other.
+    """A `CalibrationDataReader` of ONNX Runtime, which is asked for one range of batches after the other.
 
     Args:
         data: The rows.
-        size: Rows of a batch, for a model with a fixed one; None takes 32.
-        advance: Told the rows done.
+        size: The rows of a batch, for a model with a fixed one; None means 32.
+        advance: Called with the number of finished rows.
     """
 
     def __init__(self, data: Data, size: int | None, advance: Advance) -> None:
@@ -35,7 +35,7 @@ class Batches:
         return self._batches
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Which batches come next."""
+        """Selects the next batches."""
         self._next, self._end = start_index, min(end_index, self._batches)
 
     def get_next(self) -> dict[str, Array] | None:
@@ -58,7 +58,7 @@ class Batches:
 
 
 def outliers(data: Data) -> tuple[str, ...]:
-    """A sentence for each input of which some rows reach far beyond the others."""
+    """A sentence for each input with rows that reach far beyond the others."""
     sentences = []
     for name, array in data.inputs.items():
         if array.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Pruning of whole channels by torch-pruning: a smaller network, which is what makes a model faster on a CPU."""
+"""Pruning of whole channels by torch-pruning: gives a smaller network, which is what makes a model faster on a CPU."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,19 +16,20 @@ from headrace_toolkit.tables import Table
 BY = ("magnitude", "activation", "random")
 
 _SEEN = 256
-"""Rows whose activations are looked at."""
+"""The number of rows whose activations are recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channels:
-    """A share of the channels of each layer goes, and of all layers that are coupled with it.
+    """Removes a share of the channels of each layer, and of all layers that are coupled with it.
 
     Attributes:
         amount: The share.
-        by: Which go: those of the least `magnitude` of weights, those least used (`activation`), or any (`random`).
-        round_to: What is left is a multiple of this, where there are as many.
-        ignore: Names of modules that keep theirs. The last layer keeps its own in any case.
-        finetune: How the module is trained afterwards; None leaves it, which costs much accuracy.
+        by: Which ones are removed: those with the smallest `magnitude` of weights, those least used (`activation`), or
+            any (`random`).
+        round_to: The number of remaining channels is a multiple of this, if there are that many.
+        ignore: Names of modules that keep theirs. The last layer always keeps its own.
+        finetune: How the module is trained afterwards; None skips this, which costs much accuracy.
     """
 
     amount: float = 0.5
@@ -41,14 +42,14 @@ class Channels:
     @property
     def name(self) -> str:
         """Its name in reports."""
-        words = [f"{self.amount:.4g} of the channels out"] + ([] if self.by == "magnitude" else [f"by {self.by}"])
+        words = [f"{self.amount:.4g} of the channels removed"] + ([] if self.by == "magnitude" else [f"by {self.by}"])
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
 
     def run(self, work: Work) -> Made:
-        """The smaller module, exported at once: there is no class that could load its weights.
+        """The smaller module, exported at once, since no class could load its weights.
 
         Raises:
-            ToolkitError: It is no PyTorch module, or torch-pruning does not understand it, or it cannot be trained.
+            ToolkitError: It is not a PyTorch module, torch-pruning does not support it, or it cannot be trained.
         """
         source = work.source
         if not isinstance(source, ModuleSource):
@@ -76,7 +77,7 @@ class Channels:
         importance = kinds[self.by]()
         looking = importance.compute_importance(module) if self.by == "activation" else nullcontext()
         ignored = [*self._named(module), _last_layer(source, module)]
-        # Its gradients are how torch-pruning finds which layers are coupled: no no_grad here.
+        # torch-pruning needs gradients to find which layers are coupled, so there is no no_grad here.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), quietly(self.name):
             torch.manual_seed(work.seed)
             with looking:
@@ -88,7 +89,7 @@ class Channels:
                 ).step()  # fmt: skip
 
     def _look(self, source: ModuleSource, module: Any, work: Work) -> None:
-        """Runs some rows, of which torch-pruning notes the activations."""
+        """Runs some rows, whose activations torch-pruning records."""
         file = "" if self.finetune is None else self.finetune.train
         rows = training_rows(work, file, self.name)
         some = rows.take(np.arange(min(_SEEN, len(rows))))
@@ -99,28 +100,28 @@ class Channels:
         known = dict(module.named_modules())
         for name in self.ignore:
             if name not in known:
-                raise ToolkitError(f"{self.name}: there is no module {name} to ignore")
+                raise ToolkitError(f"{self.name}: ignore names the module {name}, which does not exist")
         return [known[name] for name in self.ignore]
 
     def _check_outputs(self, source: ModuleSource, made: ModuleSource) -> None:
-        """Refuses a module whose answers have lost columns."""
+        """Refuses a module whose answers have fewer columns."""
         before, after = (one.run(source.call.example) for one in (source, made))
         for name, array in before.items():
             if after[name].shape != array.shape:
                 raise ToolkitError(
-                    f"{self.name}: output {name} went from {list(array.shape)} to {list(after[name].shape)}: name the "
-                    "layer that makes it in ignore"
+                    f"{self.name}: output {name} went from {list(array.shape)} to {list(after[name].shape)}: add the "
+                    f"layer that makes it to ignore"
                 )
 
 
 def _last_layer(source: ModuleSource, module: Any) -> Any:
-    """The layer with weights that runs last: the one that makes the answers."""
+    """The last layer with weights: the one that makes the answers."""
     torch = require("torch", "channels", "torch")
     ran: list[Any] = []
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)  # noqa: SLF001  torch has no other name for it
     layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
     if not layers:
-        raise ToolkitError(f"{source.origin.name} has no layer of products or convolutions to take channels from")
+        raise ToolkitError(f"{source.origin.name} has no linear or convolutional layer to remove channels from")
     hooks = [layer.register_forward_hook(lambda layer, *_: ran.append(layer)) for layer in layers]
     try:
         source.call.with_module(module).run(source.call.example)
@@ -134,7 +135,7 @@ def build(table: Table) -> Channels:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     return Channels(
         amount=table.number("amount", 0.5, 0, 0.99),

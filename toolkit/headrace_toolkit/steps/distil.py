@@ -21,15 +21,15 @@ from headrace_toolkit.tables import Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distil:
-    """A student that is taught by the model before it, whatever framework that came from.
+    """A student that is taught by the model before it, which may come from any framework.
 
     The loss is `(1 - alpha) * cross_entropy(student, label) + alpha * T**2 * KL(softmax(teacher / T) || softmax(student
-    / T))`, the first part over the rows whose label is known: one below 0 is not.
+    / T))`; the first part covers only rows with a known label: a negative label is unknown.
 
     Attributes:
         student: `file.py:function`, which returns a PyTorch module.
-        alpha: How much the teacher's answers count beside the labels.
-        temperature: How much the teacher's answers are evened out.
+        alpha: The weight of the teacher's answers relative to the labels.
+        temperature: How much the teacher's answers are smoothed.
         how: Epochs, rows, rate.
     """
 
@@ -46,10 +46,10 @@ class Distil:
         return f"distilled into {self.student.rpartition('/')[2]}, {told}"
 
     def run(self, work: Work) -> Made:
-        """The student, taught and exported.
+        """The student, trained and exported.
 
         Raises:
-            ToolkitError: The student is not a module, its answers have another form than the teacher's, or the rows do
+            ToolkitError: The student is not a module, its answers have another shape than the teacher's, or the rows do
                 not fit.
         """
         torch = require("torch", "distil", "torch")
@@ -63,7 +63,7 @@ class Distil:
         logits, notes = answers, tuple[str, ...]()
         if are_probabilities(answers):
             logits = np.log(np.maximum(answers, 1e-9))
-            notes = ("the teacher answers with probabilities: their logarithms were taken for logits",)
+            notes = ("the teacher answers with probabilities: their logarithms were used as logits",)
         lesson = Lesson(rows=rows, loss=self._loss(student, logits, rows), how=self.how, seed=work.seed,
                         advance=work.advance)  # fmt: skip
         train(student, student.call.module, lesson)
@@ -80,7 +80,7 @@ class Distil:
         rows.check_finite("training")
         if self.alpha < 1 and (rows.labels is None or rows.labels.dtype.kind not in "iu"):
             raise ToolkitError(
-                f"{self.name}: alpha below 1 weighs labels, and there are no whole numbers for them: name them with "
+                f"{self.name}: alpha below 1 needs labels that are whole numbers, and there are none: name them with "
                 "labels in [data], or set alpha = 1"
             )
         return rows
@@ -90,8 +90,7 @@ class Distil:
         answers = in_parts(teacher.run, teacher.signature, rows.inputs, in_silence)
         if len(answers) != 1:
             raise ToolkitError(
-                f"{self.name}: the teacher has {len(answers)} outputs ({', '.join(answers)}), and a student of one "
-                "takes its place"
+                f"{self.name}: the teacher has {len(answers)} outputs ({', '.join(answers)}), but the student has one"
             )
         (table,) = answers.values()
         if table.ndim != 2 or table.dtype.kind != "f":
@@ -119,7 +118,7 @@ class Distil:
             scores = output_of(outputs, student, name)
             if scores.shape != told[which].shape:
                 raise ToolkitError(
-                    f"{self.name}: the student answers {list(scores.shape[1:])} a row, and the teacher "
+                    f"{self.name}: the student's answer to a row has shape {list(scores.shape[1:])}, the teacher's "
                     f"{list(told.shape[1:])}"
                 )
             own, taught = functional.log_softmax(scores / heat, 1), functional.softmax(told[which] / heat, 1)
@@ -137,7 +136,7 @@ def build(table: Table) -> Distil:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     student = table.file("student")
     if not user_code.names_function(student):

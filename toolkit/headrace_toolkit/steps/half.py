@@ -1,4 +1,4 @@
-"""Half floats: half of the bytes, for GPUs; no gain in speed on a CPU."""
+"""Half floats: half of the bytes, for GPUs; they are not faster on a CPU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ class Half:
         """The model in half floats.
 
         Raises:
-            ToolkitError: It is of trees, or quantized already, or a weight is beyond what a half float can be.
+            ToolkitError: It is a tree ensemble, or already quantized, or a weight is outside the range of half floats.
         """
         onnx = require("onnx", "half", "toolkit")
         facts = Facts.of(work.model)
         if facts.trees:
-            raise ToolkitError("half: a tree ensemble has no form in half floats that ONNX Runtime loads")
+            raise ToolkitError("half: ONNX Runtime loads no tree ensemble in half floats")
         if facts.quantized:
-            raise ToolkitError("half: the model is quantized already")
+            raise ToolkitError("half: the model is already quantized")
         for name, count in beyond_half(read(work.model), work.model.parent):
             raise ToolkitError(
                 f"half: {count} values of the weight {name} are beyond {_LARGEST:g}, the largest half float"
@@ -55,7 +55,7 @@ class Half:
 
 
 def beyond_half(model: Any, folder: Path) -> Iterator[tuple[str, int]]:
-    """Each float32 weight with values that no half float can be, and how many."""
+    """Each float32 weight with values outside the range of half floats, and their number."""
     onnx = require("onnx", "half", "toolkit")
     numpy_helper = require("onnx.numpy_helper", "half", "toolkit")
     for tensor in tensors_of(model.graph):
@@ -69,6 +69,6 @@ def build(table: Table) -> Half:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     return Half(keep=table.strings("keep"))

@@ -1,7 +1,7 @@
-"""Dynamic 8-bit products in which each row has a scale of its own, so that no row's answer depends on another row.
+"""Dynamic 8-bit products with a scale for each row, so that no row's answer depends on another row.
 
-ONNX Runtime's own dynamic quantization takes one scale from all that a run is given. A server that batches the calls of
-many then lets one caller's large values round another's to nothing.
+ONNX Runtime's own dynamic quantization uses one scale for all rows of a run. In a server that batches the calls of many
+clients, one caller's large values would then round another's to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ _LEAST_OPSET = 13  # QuantizeLinear with one scale for each row
 _AXES_AS_INPUT = 18  # of ReduceMax
 
 _MIDDLE = 128
-"""What 0 is as an unsigned byte, for rows of either sign; where no value is negative it is 0, for twice the steps."""
+"""The unsigned byte for 0 in rows of both signs; it is 0 if no value is negative, which doubles the number of steps."""
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "Exp", "Softplus", "HardSigmoid")
 
 _SMALLEST_TABLE = 1024
-"""Values of an embedding table from which on it is worth quantizing."""
+"""An embedding table with at least this many values is worth quantizing."""
 
 _PREFIX = "headrace.int8."
 
@@ -30,26 +30,26 @@ _PREFIX = "headrace.int8."
 def quantize_per_row(model: Any, *, bits: int, keep: Sequence[str] = (), per_channel: bool = True) -> Any:
     """Quantizes products with constant matrices (MatMul, Gemm) and look-ups in constant tables (Gather).
 
-    An activation [.., K] becomes bytes by the largest absolute value of each of its rows, a matrix [K, M] by that of
+    An activation [.., K] is quantized by the largest absolute value of each of its rows, a matrix [K, M] by that of
     each of its columns; the integer product is exact, and is scaled back by both.
 
     Args:
         model: An `onnx.ModelProto` with all weights in it.
-        bits: Of the weights: 7 never saturate where products are summed in 16 bits.
+        bits: The bits of the weights: 7 never saturate if products are summed in 16 bits.
         keep: Names of nodes that stay as they are.
-        per_channel: Whether each column of a matrix has a scale of its own, or all have one.
+        per_channel: Whether each column of a matrix has a scale of its own, or all share one.
 
     Returns:
         A new model.
 
     Raises:
-        ToolkitError: No node can be quantized, or the model's opset is too old and cannot be lifted.
+        ToolkitError: No node can be quantized, or the model's opset is too old and cannot be upgraded.
     """
     model = _lifted(model)
     rewriting = _Rewriting(model.graph, _opset(model), 2 ** (bits - 1) - 1 + (bits < 8), per_channel)
     nodes = [node for old in model.graph.node for node in rewriting.rewritten(old, old.name in keep)]
     if not rewriting.used:
-        raise ToolkitError("there is no MatMul, Gemm or Gather with a constant weight to quantize")
+        raise ToolkitError("the model has no MatMul, Gemm or Gather with a constant weight to quantize")
     rewriting.finish(nodes)
     return model
 
@@ -66,16 +66,16 @@ def _lifted(model: Any) -> Any:
     try:
         return require("onnx.version_converter", "quantization", "toolkit").convert_version(model, _LEAST_OPSET)
     except Exception as error:
-        raise ToolkitError(f"the model's opset is {_opset(model)}, and must be at least {_LEAST_OPSET}") from error
+        raise ToolkitError(f"the model's opset must be at least {_LEAST_OPSET}; it is {_opset(model)}") from error
 
 
 @dataclass(slots=True)
 class _Rewriting:
-    """What comes of a graph.
+    """The state of the rewriting of a graph.
 
     Attributes:
         graph: It.
-        opset: Its operators' version.
+        opset: The version of its operators.
         most: The largest absolute value of a quantized weight.
         per_channel: Whether each column has a scale of its own.
         used: The weights that were quantized.
@@ -98,7 +98,7 @@ class _Rewriting:
         self._positive = {node.output[0] for node in self.graph.node if node.op_type in _NEVER_NEGATIVE}
 
     def rewritten(self, node: Any, kept: bool) -> list[Any]:
-        """The nodes that take a node's place: itself, or others."""
+        """The nodes that replace a node: itself, or others."""
         rewrite: dict[str, Callable[[Any], list[Any]]] = {
             "MatMul": self._matmul,
             "Gemm": self._gemm,
@@ -107,7 +107,7 @@ class _Rewriting:
         return [node] if kept or node.op_type not in rewrite else rewrite[node.op_type](node)
 
     def finish(self, nodes: list[Any]) -> None:
-        """Puts the new nodes and weights into the graph, and takes out the weights that nothing uses any more."""
+        """Inserts the new nodes and weights into the graph, and removes unused weights."""
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         still = {name for node in nodes for name in node.input}
@@ -138,7 +138,7 @@ class _Rewriting:
         return array
 
     def _product(self, node: Any, weight: Array, name: str, bias: str = "") -> list[Any]:
-        """An activation [.., K] times a matrix [K, M], by way of bytes [rows, K]."""
+        """An activation [.., K] times a matrix [K, M], computed with bytes [rows, K]."""
         self.used.add(name)
         activation, output, flat = node.input[0], node.output[0], node.op_type == "Gemm"
         nodes = self._quantized_rows(activation, weight.shape[0], flat)
@@ -189,7 +189,7 @@ class _Rewriting:
         nodes += [
             self._largest(rows if positive else f"{at}.sizes", f"{at}.largest"),
             self._node("Mul", [f"{at}.largest", step], f"{at}.steps"),
-            # A row of zeros has no scale; any does.
+            # A row of zeros may have any scale.
             self._node("Max", [f"{at}.steps", self._constant("least", np.float32(1e-30))], f"{at}.scale"),
         ]
         if positive:
@@ -221,7 +221,7 @@ class _Rewriting:
             return [node]
         self.used.add(name)
         index, output = node.input[1], node.output[0]
-        scale = np.maximum(np.abs(table).max(1), 1e-30) / 127  # a look-up multiplies nothing, and cannot saturate
+        scale = np.maximum(np.abs(table).max(1), 1e-30) / 127  # a look-up multiplies nothing, so it cannot saturate
         rounded = np.rint(table / scale[:, None]).astype(np.int8)
         at = f"{_PREFIX}{output}"
         return [

@@ -1,6 +1,6 @@
-"""Pruning of single weights: the smallest ones of all layers become zero, at once or by a schedule while it is trained.
+"""Pruning of single weights: the smallest ones of all layers become zero, at once or gradually during training.
 
-Zeros make a file smaller when it is compressed, and nothing else: ONNX Runtime multiplies them like any other number.
+Zeros make the compressed file smaller, and have no other effect: ONNX Runtime multiplies them like any other number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from headrace_toolkit.tables import Table
 
 SCHEDULES = ("once", "polynomial")
 
-_ONLY_SMALLER = "zeros make the file smaller when it is compressed, and change nothing else"
+_ONLY_SMALLER = "zeros make only the compressed file smaller, and have no other effect"
 _PART_OF_STEPS = 0.75
-"""A schedule without an end reaches its amount after this part of the training: what is left heals."""
+"""A schedule without an end reaches its amount after this part of the training, so that other weights can adapt."""
 
 _LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -29,7 +29,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How many weights are zero after each step of the training: a cubic that rises quickly and ends flat.
+    """The share of zero weights after each step of the training: a cubic that rises quickly and ends flat.
 
     Attributes:
         initial: The share at `begin`.
@@ -53,17 +53,17 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """The weights of the least magnitude, of all layers together, become zero.
+    """Sets the weights with the smallest magnitude over all layers to zero.
 
     Attributes:
-        amount: The share of the weights; None where `threshold` decides.
-        threshold: Weights of a smaller magnitude become zero.
+        amount: The share of the weights; None if `threshold` decides.
+        threshold: Weights with a smaller magnitude become zero.
         schedule: `once`, or `polynomial` during the fine-tuning.
         initial: The share with which a schedule begins.
         begin: The step of the optimizer at which a schedule begins.
-        end: The step at which it reaches the amount; 0 for three quarters of all.
-        every: Steps from one change of it to the next.
-        finetune: How the module is trained, with the zeros kept; None does not train.
+        end: The step at which it reaches the amount; 0 means three quarters of all steps.
+        every: The number of steps from one change to the next.
+        finetune: How the module is trained, while the zeros are kept; None means no training.
     """
 
     amount: float | None = 0.5
@@ -84,14 +84,14 @@ class Prune:
 
     @property
     def needs(self) -> Needs:
-        """A module, to fine-tune it."""
+        """The module, if it is to be fine-tuned."""
         return Needs(module=self.finetune is not None)
 
     def run(self, work: Work) -> Made:
         """The model with zeros.
 
         Raises:
-            ToolkitError: It has no weights of layers, or cannot be trained.
+            ToolkitError: It has no layers with weights, or cannot be trained.
         """
         if isinstance(work.source, Trainable):
             return self._module(work, work.source)
@@ -101,7 +101,7 @@ class Prune:
         return Made(model=save(model, work.folder), notes=(found, _ONLY_SMALLER))
 
     def _in_graph(self, model: Any) -> Iterator[tuple[int, int]]:
-        """Sets zeros in a graph's weights; how many of each are zero, and how many there are."""
+        """Sets weights of a graph to zero; returns the number of zeros and the number of weights."""
         numpy_helper = require("onnx.numpy_helper", "prune", "toolkit")
         names = {node.input[1] for node in model.graph.node if node.op_type in _WEIGHTED and len(node.input) > 1}
         tensors = [t for t in model.graph.initializer if t.name in names and t.data_type == 1 and len(t.dims) > 1]
@@ -135,7 +135,7 @@ class Prune:
         return Made(model=exported.model, source=made, notes=(zeros, _ONLY_SMALLER), trained_on=trained)
 
     def _trained(self, work: Work, source: Any, module: Any, mask: Any, apply: Any) -> Any:
-        """Fine-tunes with the zeros kept; what it was trained on."""
+        """Fine-tunes while keeping the zeros; returns the rows that it was trained on."""
         if self.finetune is None:
             return None
         if self.finetune.function:
@@ -147,7 +147,9 @@ class Prune:
         plan = Schedule(initial=self.initial, final=self.amount or 0.0, begin=self.begin,
                         end=self.end or int(_PART_OF_STEPS * lesson.steps))  # fmt: skip
         if self.schedule == "polynomial" and plan.end > lesson.steps:
-            raise ToolkitError(f"{self.name}: the schedule ends at step {plan.end}, and there are {lesson.steps}")
+            raise ToolkitError(
+                f"{self.name}: the schedule ends at step {plan.end}, but there are only {lesson.steps} steps"
+            )
 
         def after(step: int) -> None:
             if self.schedule == "polynomial" and (step % self.every == 0 or step == plan.end) and step <= plan.end:
@@ -159,23 +161,23 @@ class Prune:
         return rows
 
     def _masks(self, weights: Sequence[Array], amount: float | None) -> list[Array]:
-        """Which weights stay, for each array of them.
+        """A mask of the weights to keep, for each array of them.
 
         Raises:
             ToolkitError: There are no weights.
         """
         if not weights:
-            raise ToolkitError(f"{self.name}: there is no layer of products or convolutions")
+            raise ToolkitError(f"{self.name}: there is no linear or convolutional layer")
         if amount is None:
             return [np.abs(array) >= self.threshold for array in weights]
         return smallest_out(weights, amount)
 
 
 def smallest_out(weights: Sequence[Array], amount: float) -> list[Array]:
-    """Which weights stay when a share of all of them, the smallest by magnitude, goes.
+    """A mask of the weights to keep when a share of them, those with the smallest magnitude, is removed.
 
     Args:
-        weights: Of any shapes.
+        weights: Arrays of any shapes.
         amount: From 0 to 1.
     """
     flat = np.concatenate([np.abs(array).ravel() for array in weights])
@@ -197,7 +199,7 @@ def build(table: Table) -> Prune:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense, or one without the other.
+        ToolkitError: A key has an invalid value, or keys do not go together.
     """
     by_threshold = "threshold" in table
     if by_threshold and "amount" in table:
@@ -213,5 +215,5 @@ def build(table: Table) -> Prune:
         finetune=read_finetune(table.table("finetune")),
     )
     if step.schedule == "polynomial" and (step.finetune is None or step.finetune.function or step.amount is None):
-        raise table.wrong("schedule", "works on an amount, while finetune trains for some epochs", "polynomial")
+        raise table.wrong("schedule", "needs an amount, and finetune with some epochs", "polynomial")
     return step

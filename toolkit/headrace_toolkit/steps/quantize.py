@@ -1,4 +1,4 @@
-"""8-bit integers: static with calibration for convolutions, dynamic for products with matrices."""
+"""8-bit integers: static with calibration for convolutions, dynamic for matrix products."""
 
 import contextlib
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ class Quantize:
     """8-bit weights and activations.
 
     Attributes:
-        method: `static` takes the ranges of activations from calibration rows; `dynamic` from the rows that come;
+        method: `static` takes the ranges of activations from calibration rows, `dynamic` from the rows of each run;
             `auto` is static for a model with convolutions and dynamic for others.
-        calibrate: `percentile` cuts off what lies beyond most values, `minmax` nothing.
-        percentile: How many of 100 values the range holds.
+        calibrate: `percentile` cuts off outliers, `minmax` does not.
+        percentile: How many of 100 values the range contains.
         per_channel: Whether each output channel of a weight has a scale of its own.
-        per_row: Whether each row of a dynamic step has a scale of its own. With one scale for a whole batch, as ONNX
-            Runtime's own dynamic quantization has it, a row's answer depends on the rows beside it.
+        per_row: Whether each row of a dynamic step has a scale of its own. With one scale for a whole batch, the
+            default of ONNX Runtime's own dynamic quantization, a row's answer depends on the other rows.
         keep: Names of nodes that stay in float.
     """
 
@@ -68,13 +68,13 @@ class Quantize:
         """The quantized model.
 
         Raises:
-            ToolkitError: It is quantized already, or there is nothing to quantize, or no rows to calibrate on.
+            ToolkitError: It is already quantized, there is nothing to quantize, or there are no rows to calibrate on.
         """
         facts = Facts.of(work.model)
         if facts.quantized:
-            raise ToolkitError(f"{self.name}: the model is quantized already")
+            raise ToolkitError(f"{self.name}: the model is already quantized")
         if not facts.products + facts.convolutions:
-            raise ToolkitError(f"{self.name}: there is no Conv, MatMul or Gemm to quantize")
+            raise ToolkitError(f"{self.name}: the model has no Conv, MatMul or Gemm to quantize")
         self._check_kept(work)
         method = self.method if self.method != "auto" else ("static" if facts.convolutions else "dynamic")
         if method == "static":
@@ -88,7 +88,7 @@ class Quantize:
         names = {node.name for node in onnx.load(str(work.model), load_external_data=False).graph.node}
         for name in self.keep:
             if name not in names:
-                raise ToolkitError(f"{self.name}: there is no node {name} to keep")
+                raise ToolkitError(f"{self.name}: keep names the node {name}, which does not exist")
 
     def _bits(self, work: Work) -> int:
         return 7 if work.target in SEVEN_BIT_TARGETS else 8
@@ -98,7 +98,7 @@ class Quantize:
         if work.calibration is None:
             raise ToolkitError(f"{self.name}: there are no rows to calibrate on: give some with --data")
         ready, calibration = _prepared(work), work.calibration
-        options: dict[str, Any] = {"CalibStridedMinMax": 1}  # despite its name for all methods: one batch in memory
+        options: dict[str, Any] = {"CalibStridedMinMax": 1}  # for all methods, despite its name: one batch in memory
         kind = quantization.CalibrationMethod.MinMax
         if self.calibrate == "percentile":
             kind = quantization.CalibrationMethod.Percentile
@@ -125,15 +125,15 @@ class Quantize:
         try:
             quantize(["MatMul"] if facts.transformer else None)
         except ToolkitError:
-            # It trips over biases of two dimensions, as scikit-learn's perceptrons have them, and over what follows
-            # operators of other domains, through which it infers no shapes.
+            # It fails on biases of two dimensions, which scikit-learn's perceptrons have, and behind operators of other
+            # domains, through which it infers no shapes.
             options["QDQDisableWeightAdjustForInt32Bias"] = True
             quantize(["Conv", "Gemm", "MatMul"])
         ready.unlink()
         return Made(model=file, notes=outliers(calibration))
 
     def _dynamic(self, work: Work) -> Made:
-        """ONNX Runtime's own, with one scale for all rows of a batch."""
+        """ONNX Runtime's own dynamic quantization, with one scale for all rows of a batch."""
         quantization = require("onnxruntime.quantization", "quantization", "toolkit")
         ready = _prepared(work)
         file = work.folder / MODEL_FILE
@@ -148,7 +148,9 @@ class Quantize:
                 nodes_to_exclude=list(self.keep),
             )
         ready.unlink()
-        return Made(model=file, notes=("one scale for a whole batch: a row's answer depends on the rows beside it",))
+        return Made(
+            model=file, notes=("one scale for a whole batch: a row's answer depends on the other rows of its batch",)
+        )
 
     def _dynamic_per_row(self, work: Work) -> Made:
         onnx = require("onnx", "quantization", "toolkit")
@@ -161,22 +163,22 @@ class Quantize:
 
 
 def _prepared(work: Work) -> Path:
-    """The model with shapes inferred and its graph cleaned up, which ONNX Runtime's quantizer wants."""
+    """The model with inferred shapes and a simplified graph, which ONNX Runtime's quantizer needs."""
     prepare = require("onnxruntime.quantization.shape_inference", "quantization", "toolkit").quant_pre_process
     require("sympy", "quantization", "toolkit")
     ready, model = (work.folder / "ready.onnx").absolute(), work.model.absolute()
-    with contextlib.chdir(work.folder):  # where it knows no shapes, it leaves a copy of the model in its folder
+    with contextlib.chdir(work.folder):  # if it cannot infer shapes, it leaves a copy of the model in its folder
         try:
             with quietly("preparing the quantization"):
                 prepare(str(model), str(ready))
-        except ToolkitError:  # its symbolic shapes know no operators of other domains, such as scikit-learn's
+        except ToolkitError:  # its symbolic shapes support no operators of other domains
             with quietly("preparing the quantization"):
                 prepare(str(model), str(ready), skip_symbolic_shape=True)
     return ready
 
 
 def _reader(data: Data, model: Path, advance: Advance) -> Any:
-    """Calibration rows as ONNX Runtime reads them."""
+    """Calibration rows in the form for ONNX Runtime."""
     from headrace_toolkit.running import OnnxModel
 
     return Batches(data, rows_at_once(OnnxModel(model).signature), advance)
@@ -186,12 +188,12 @@ def build(table: Table) -> Quantize:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     if table.string("calibrate") == "entropy":
         raise table.wrong(
-            "calibrate", f"must be one of {_listed(CALIBRATIONS)} (with ONNX Runtime's 128 bins of as many quantized "
-            "values entropy cuts nothing off, which is minmax)", "entropy",
+            "calibrate", f"must be one of {_listed(CALIBRATIONS)} (entropy is not offered: with ONNX Runtime's 128 "
+            f"bins for as many quantized values it is the same as minmax)", "entropy",
         )  # fmt: skip
     return Quantize(
         method=table.choice("method", METHODS, "auto"),

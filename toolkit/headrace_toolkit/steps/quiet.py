@@ -1,4 +1,4 @@
-"""Keeps what libraries print and log to themselves, and their errors to one line."""
+"""Suppresses what libraries print and log, and reduces their errors to one line."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ def quietly(what: str) -> Iterator[None]:
     """Runs a library that prints and logs; its exception becomes one sentence.
 
     Args:
-        what: What it is asked to do, as the beginning of that sentence: `dynamic quantization`.
+        what: What the library does, as the beginning of that sentence: `dynamic quantization`.
 
     Raises:
         ToolkitError: The library raised.
@@ -60,7 +60,7 @@ def loading(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_aside() -> Iterator[None]:
-    """Sends what C++ libraries write to the process's stderr nowhere, which redirecting Python's own does not reach."""
+    """Discards what C++ libraries write to the process's stderr, which redirecting Python's own does not affect."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

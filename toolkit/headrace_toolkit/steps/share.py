@@ -1,4 +1,7 @@
-"""Weight sharing: each large weight as places in a codebook of few values, found by k-means. Smaller, not faster."""
+"""Weight sharing: each large weight becomes indices into a codebook of few values, found by k-means.
+
+Smaller, not faster.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,7 @@ from headrace_toolkit.steps.base import Made, Needs, Work
 from headrace_toolkit.tables import Table
 
 FOUR_BITS = 16
-"""Codebooks of up to so many values have places of 4 bits, which ONNX has from opset 21 on."""
+"""Codebooks of up to this many values have 4-bit indices, which ONNX has from opset 21 on."""
 
 _OPSET_OF_FOUR_BITS = 21
 _ROUNDS = 100
@@ -23,8 +26,8 @@ class Share:
     """k-means on the values of each weight by itself.
 
     Attributes:
-        values: How many different values a weight may keep.
-        smallest: Weights of fewer values stay as they are.
+        values: How many different values a weight may have.
+        smallest: Weights with fewer values stay as they are.
     """
 
     values: int = 256
@@ -33,7 +36,7 @@ class Share:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         return f"k-means, {self.values} values"
 
     def run(self, work: Work) -> Made:
@@ -59,14 +62,14 @@ class Share:
             return require("onnx.version_converter", "share", "toolkit").convert_version(model, _OPSET_OF_FOUR_BITS)
         except Exception as error:
             raise ToolkitError(
-                f"share: 4-bit places need opset {_OPSET_OF_FOUR_BITS}, and the model cannot be lifted to it from "
-                f"{version}; 17 to 256 values do not need it"
+                f"share: 4-bit indices need opset {_OPSET_OF_FOUR_BITS}, and the model cannot be upgraded to it from "
+                f"{version}; use 17 to 256 values instead"
             ) from error
         finally:
             del onnx
 
     def _change(self, graph: Any, work: Work) -> None:
-        """Replaces each large weight by its places and its codebook."""
+        """Replaces each large weight by its indices and its codebook."""
         onnx = require("onnx", "share", "toolkit")
         kept, made, total = [], [], len(graph.initializer)
         for number, tensor in enumerate(graph.initializer):
@@ -88,10 +91,10 @@ def codebook(weights: Array, values: int) -> tuple[Array, Array]:
 
     Args:
         weights: Of any shape, finite.
-        values: How many centres there may be.
+        values: The maximum number of centres.
 
-    Returns:
-        The centres in order, float32 [values], and for each weight the number of its nearest centre, of its shape.
+    Returns: The centres in order, float32 [values], and for each weight the index of its nearest centre, in the
+        weight's shape.
     """
     ordered = np.sort(weights.ravel().astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
@@ -109,13 +112,13 @@ def codebook(weights: Array, values: int) -> tuple[Array, Array]:
 
 
 def _shared(tensor: Any, values: int) -> tuple[list[Any], list[Any]]:
-    """The tensors and nodes that stand for a weight."""
+    """The tensors and nodes that replace a weight."""
     onnx = require("onnx", "share", "toolkit")
     numpy_helper = require("onnx.numpy_helper", "share", "toolkit")
     helper = require("onnx.helper", "share", "toolkit")
     centres, places = codebook(numpy_helper.to_array(tensor), values)
     name = tensor.name
-    # from_array packs 4-bit places two a byte; make_tensor would write varints of up to two bytes each.
+    # from_array packs two 4-bit indices per byte; make_tensor would write varints of up to two bytes each.
     tensors = [
         numpy_helper.from_array(places.astype(_places_dtype(values)), f"{name}.places"),
         numpy_helper.from_array(centres, f"{name}.codebook"),
@@ -137,6 +140,6 @@ def build(table: Table) -> Share:
     """The step that a recipe's table describes.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     return Share(values=table.whole("values", 256, 2, 65536), smallest=table.whole("smallest", 1024, 1))

@@ -1,4 +1,4 @@
-"""Cleans up a graph: folds constants and removes no-ops. No gain in speed, since a session does the same."""
+"""Simplifies a graph: folds constants and removes no-ops. It is not faster, since a session does the same."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Simplify:
     needs = Needs()
 
     def run(self, work: Work) -> Made:
-        """The same model in fewer nodes.
+        """The same model with fewer nodes.
 
         Raises:
             ToolkitError: onnxslim fails.
@@ -28,7 +28,9 @@ class Simplify:
             model = onnxslim.slim(onnx.load(str(work.model)))
         file = save(model, work.folder)
         before, after = (sum(Facts.of(model).operators.values()) for model in (work.model, file))
-        return Made(model=file, notes=(f"{before} nodes became {after}; ONNX Runtime does as much when it loads",))
+        return Made(
+            model=file, notes=(f"{before} nodes became {after}; ONNX Runtime does the same when it loads a model",)
+        )
 
 
 def build(table: Table) -> Simplify:

@@ -1,4 +1,4 @@
-"""Trains a PyTorch module a little: after weights or channels were taken out, or a student on its teacher's answers."""
+"""Trains a PyTorch module briefly: after weights or channels were removed, or a student on its teacher's answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from headrace_toolkit.steps.quiet import quietly
 from headrace_toolkit.tables import Table
 
 PROBABILITIES = 1e-3
-"""Rows of floats from 0 to 1 that sum to 1 within this are probabilities, and not logits."""
+"""Rows of floats from 0 to 1 whose sum is 1 within this tolerance are probabilities, not logits."""
 
 Loss = Callable[[Any, Any], Any]
-"""From a module's outputs for some rows, and the numbers of those rows (a tensor), to a number to make small."""
+"""Maps a module's outputs for some rows, and the numbers of those rows (a tensor), to the loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +28,12 @@ class Finetune:
     """How a module is trained after a step has changed it.
 
     Attributes:
-        epochs: How often each row is seen.
-        train: A file of rows to train on; empty takes those of the recipe.
-        rate: Of Adam, at the beginning; it rises to three times that, and falls to nothing at the end.
-        batch: Rows of a step.
-        function: `file.py:function`, called with the module, which it trains in place, instead of all this.
+        epochs: The number of passes over the rows.
+        train: A file of rows to train on; empty means those of the recipe.
+        rate: Adam's initial learning rate; it rises to three times that, and falls to nearly 0 at the end.
+        batch: The rows of a step.
+        function: `file.py:function`, called with the module, which it trains in place, instead of the built-in
+            training.
     """
 
     epochs: int = 8
@@ -43,7 +44,7 @@ class Finetune:
 
     @property
     def shown(self) -> str:
-        """For a step's name."""
+        """The text for a step's name."""
         return "fine-tuned" if self.function else f"{self.epochs} epochs"
 
 
@@ -53,10 +54,10 @@ class Lesson:
 
     Attributes:
         rows: The rows.
-        loss: What is made small.
-        how: Epochs, rate and rows of a step.
-        seed: For the order of the rows.
-        advance: Told the epochs done.
+        loss: The loss to minimise.
+        how: Epochs, learning rate and rows per step.
+        seed: The seed of the order of the rows.
+        advance: Called with the number of finished epochs.
         after: Called after each step of the optimizer with its number, from 1 on.
     """
 
@@ -69,15 +70,15 @@ class Lesson:
 
     @property
     def steps(self) -> int:
-        """How many steps of the optimizer there will be."""
+        """The number of steps of the optimizer."""
         return self.how.epochs * -(-len(self.rows) // self.how.batch)
 
 
 def read_finetune(table: Table | None) -> Finetune | None:
-    """What `finetune = { ... }` of a recipe says; None where it is missing.
+    """The table `finetune = { ... }` of a recipe; None if it is missing.
 
     Raises:
-        ToolkitError: A key has a value that makes no sense.
+        ToolkitError: A key has an invalid value.
     """
     if table is None:
         return None
@@ -93,7 +94,7 @@ def read_finetune(table: Table | None) -> Finetune | None:
 
 
 def training_rows(work: Work, file: str, step: str) -> Data:
-    """The rows to train on, as the source takes them.
+    """The rows to train on, adapted to the source.
 
     Raises:
         ToolkitError: There are none, or they do not fit, or are not finite.
@@ -108,17 +109,17 @@ def training_rows(work: Work, file: str, step: str) -> Data:
 
 
 def finetuned(source: ModuleSource, module: Any, how: Finetune, work: Work, step: str) -> Data | None:
-    """Trains a module in place, as a recipe says; the rows that it has seen, None where the user's function knows.
+    """Trains a module in place, as a recipe says; returns the rows, or None if the user's function trained it.
 
     Args:
         source: The source that the module was made of.
         module: It.
         how: How.
-        work: Whose step it is.
+        work: The input of the step.
         step: Its name, for messages.
 
     Raises:
-        ToolkitError: There are no rows to train on, or their labels fit no loss, or the user's function failed.
+        ToolkitError: There are no rows to train on, the labels fit no loss, or the user's function failed.
     """
     if how.function:
         user_code.call(how.function, module)
@@ -131,12 +132,12 @@ def finetuned(source: ModuleSource, module: Any, how: Finetune, work: Work, step
 
 
 def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
-    """Trains a module in place by Adam, and leaves it in inference mode. The same seed makes the same weights.
+    """Trains a module in place with Adam, and leaves it in inference mode. The same seed makes the same weights.
 
     Args:
-        source: Says how the module is called.
+        source: Knows how the module is called.
         module: It.
-        lesson: What it is trained on.
+        lesson: The rows, the loss and the schedule.
 
     Raises:
         ToolkitError: The module or the loss refuses the rows or their labels.
@@ -161,7 +162,7 @@ def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
         for epoch in range(how.epochs):
             for which in torch.randperm(len(lesson.rows), generator=order).split(how.batch):
                 step += 1
-                if len(which) > 1 or len(lesson.rows) == 1:  # of a single row batch norm knows no spread
+                if len(which) > 1 or len(lesson.rows) == 1:  # batch norm fails on a single row, which has no variance
                     learn(which)
                 schedule.step()
                 if lesson.after is not None:
@@ -171,10 +172,10 @@ def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
 
 
 def loss_of(source: ModuleSource, rows: Data) -> Loss:
-    """What is made small: cross-entropy for classes, squared errors for numbers and for the source's own answers.
+    """The loss: cross-entropy for classes, squared errors for numbers and for the source's own answers.
 
     Raises:
-        ToolkitError: The labels are words.
+        ToolkitError: The labels are strings.
     """
     torch = require("torch", "fine-tuning", "torch")
     name = trained_output(source)
@@ -200,7 +201,7 @@ def trained_output(source: ModuleSource) -> str:
     for name, spec in source.signature.outputs.items():
         if spec.array_dtype.kind == "f":
             return name
-    raise ToolkitError(f"{source.origin.name} has no output of floats, which training could change")
+    raise ToolkitError(f"{source.origin.name} has no float output that training could change")
 
 
 def are_probabilities(table: Array) -> bool:

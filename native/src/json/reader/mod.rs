@@ -5,20 +5,20 @@ mod strings;
 
 pub use numbers::Number;
 
-/// A place in the bytes of a document.
+/// A position in the bytes of a document.
 #[derive(Clone)]
 pub struct Reader<'a> {
     data: &'a [u8],
     at: usize,
-    /// Where it lets other threads go first.
+    /// Where it next lets other threads run.
     pause: usize,
 }
 
-/// Bytes between two pauses: some tenths of a millisecond. Linux may let a thread run for several at once while others wait
-/// for its core, whatever its priority.
+/// The bytes between two pauses: some tenths of a millisecond. Otherwise Linux may let a thread run for several
+/// milliseconds while others wait for its core, whatever its priority.
 const STRETCH: usize = 64 << 10;
 
-/// Fills a place for what may be given once.
+/// Sets a value that may be given only once.
 pub fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
         Self { data, at: 0, pause: STRETCH }
     }
 
-    /// Bytes that have not been read.
+    /// The unread bytes.
     pub fn left(&self) -> usize {
         self.data.len() - self.at
     }
@@ -43,25 +43,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next byte that is not white space, which is not read yet.
+    /// The next byte that is not white space, without reading it.
     pub fn peek(&mut self) -> Option<u8> {
         self.skip_space();
         self.byte()
     }
 
-    /// The next byte that is not white space.
+    /// Reads the next byte that is not white space.
     pub fn next(&mut self) -> Option<u8> {
         let byte = self.peek()?;
         self.at += 1;
         Some(byte)
     }
 
-    /// Reads this byte, behind white space.
+    /// Reads this byte, after white space.
     pub fn expect(&mut self, byte: u8) -> Option<()> {
         (self.next()? == byte).then_some(())
     }
 
-    /// A list, each of its elements read by a function; how many they are. None for an empty one.
+    /// A list, whose elements are read by a function; returns their number. None if it is empty.
     pub fn list(&mut self, mut element: impl FnMut(&mut Self) -> Option<()>) -> Option<usize> {
         self.expect(b'[')?;
         let mut count = 0;
@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An object, each of its members read by a function that is told the key.
+    /// An object, whose members are read by a function that gets the key.
     pub fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Option<()>) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over a list or an object, well-formed or not: who reads it later finds that out.
+    /// Skips a list or an object without checking it: it is checked when it is read later.
     pub fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {

@@ -1,29 +1,29 @@
-//! Numbers: whole ones of up to 64 bits, and the nearest doubles.
+//! Numbers: integers of up to 64 bits, and the nearest doubles.
 
 use super::Reader;
 use crate::json::TENS;
 
-/// Digits that always fit 64 bits.
+/// A number of digits that always fits into 64 bits.
 const FITTING: usize = 19;
 
 /// A larger exponent may make a number infinite or zero.
 const MAX_EXPONENT: i32 = 280;
 
-/// A number, by how it is written.
+/// A number, by its spelling.
 pub enum Number {
     Whole(Integer),
     /// With a point or an exponent.
     Decimal(f64),
 }
 
-/// A whole number of at most 64 bits, and its sign.
+/// An integer of at most 64 bits, and its sign.
 pub struct Integer {
     pub negative: bool,
     pub magnitude: u64,
 }
 
 impl Integer {
-    /// None where 64 bits with a sign do not hold it.
+    /// None if it does not fit into 64 bits with a sign.
     pub fn signed(&self) -> Option<i64> {
         match self.negative {
             true => 0_i64.checked_sub_unsigned(self.magnitude),
@@ -31,14 +31,14 @@ impl Integer {
         }
     }
 
-    /// None for a negative one.
+    /// None for a negative number.
     pub fn unsigned(&self) -> Option<u64> {
         (!self.negative).then_some(self.magnitude)
     }
 }
 
 impl Reader<'_> {
-    /// An integer that is written as one. A zero with a sign is refused, since parsers differ on it.
+    /// A number that is written as an integer. A zero with a sign is refused, since parsers differ on it.
     pub fn integer(&mut self) -> Option<Integer> {
         let negative = self.sign()?;
         let (magnitude, digits) = self.whole()?;
@@ -59,7 +59,7 @@ impl Reader<'_> {
         (!is_whole).then_some(Number::Decimal(decimal))
     }
 
-    /// A number as the nearest double. A whole zero with a sign is none.
+    /// A number as the nearest double. An integer zero with a sign is refused.
     pub fn decimal(&mut self) -> Option<f64> {
         let negative = self.sign()?;
         let start = self.at;
@@ -91,14 +91,14 @@ impl Reader<'_> {
         Some(if negative { -value } else { value })
     }
 
-    /// Whether a minus is there, which is read.
+    /// Whether there is a minus sign, which is read.
     fn sign(&mut self) -> Option<bool> {
         let negative = self.peek()? == b'-';
         self.at += usize::from(negative);
         Some(negative)
     }
 
-    /// Digits that do not begin with a zero too many: what they say, as long as there are few, and how many they are.
+    /// Digits without a superfluous leading zero: their value, if there are few, and their number.
     fn whole(&mut self) -> Option<(u64, usize)> {
         let from = self.at;
         let value = self.digits(0);
@@ -107,7 +107,7 @@ impl Reader<'_> {
         begins_well.then_some((value, count))
     }
 
-    /// Reads all digits that there are, on from those of `value`.
+    /// Reads all further digits, starting from those of `value`.
     fn digits(&mut self, mut value: u64) -> u64 {
         while let Some(digit) = self.byte().map(|byte| byte.wrapping_sub(b'0'))
             && digit < 10
@@ -118,7 +118,7 @@ impl Reader<'_> {
         value
     }
 
-    /// The power of ten behind an `e`, which has not been read.
+    /// The power of ten after an `e`, which has not been read yet.
     fn exponent(&mut self) -> Option<i32> {
         self.at += 1;
         let negative = self.byte() == Some(b'-');
@@ -130,7 +130,7 @@ impl Reader<'_> {
     }
 }
 
-/// The nearest double where one step of arithmetic gives it.
+/// The nearest double if one step of arithmetic gives it.
 fn scaled(mantissa: u64, exponent: i32) -> Option<f64> {
     let power = TENS.get(exponent.unsigned_abs() as usize)?;
     let mantissa = mantissa as f64;

@@ -1,9 +1,9 @@
-//! Strings: as they are written, or with their escapes undone.
+//! Strings: as they are written, or with their escapes decoded.
 
 use super::Reader;
 
 impl<'a> Reader<'a> {
-    /// A string without escapes; its bytes may be no UTF-8.
+    /// A string without escapes; its bytes may not be valid UTF-8.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let rest = &self.data[self.at..];
@@ -12,7 +12,7 @@ impl<'a> Reader<'a> {
         (rest[end] == b'"').then_some(&rest[..end])
     }
 
-    /// Adds a string with its escapes undone; its bytes may be no UTF-8.
+    /// Adds a string with its escapes decoded; its bytes may not be valid UTF-8.
     pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
         self.expect(b'"')?;
         loop {
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What stands behind a backslash.
+    /// The character after a backslash.
     fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let letter = self.byte()?;
         self.at += 1;
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// The character that one code unit of UTF-16 stands for, or two; half a pair stands for none.
+    /// The character of one UTF-16 code unit, or of two; half a pair has none.
     fn scalar(&mut self) -> Option<char> {
         let first = self.code_unit()?;
         if !matches!(first, 0xd800..=0xdbff) {

@@ -1,6 +1,7 @@
-//! A plain answer's body: JSON that describes each output, and behind it the bytes of those that are wanted so.
+//! A plain answer's body: JSON that describes each output, followed by the bytes of those that are wanted as binary
+//! data.
 //!
-//! It is what `services/open_inference/rest/outputs.py` writes, to the byte.
+//! It is byte for byte what `services/open_inference/rest/outputs.py` writes.
 
 use std::ops::Range;
 
@@ -11,17 +12,17 @@ use crate::open_inference::datatype;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows};
 
-/// About how many bytes a value takes as text, and an answer or an output beside its values.
+/// The approximate bytes of a value as text, and of an answer or an output besides its values.
 const TEXT: usize = 20;
 const ENVELOPE: usize = 128;
 
-/// What all answers of one version have in common.
+/// The common part of all answers of one version.
 pub struct Format {
     /// From the model's name to the beginning of the outputs.
     model: Bytes,
 }
 
-/// A body, and how many bytes of it are JSON; None where there is nothing else.
+/// A body, and how many bytes of it are JSON; None if it is only JSON.
 pub type Written = (Bytes, Option<usize>);
 
 impl Format {
@@ -35,9 +36,9 @@ impl Format {
         Self { model: model.freeze() }
     }
 
-    /// An answer of these rows of each output; `binary` says which of them are wanted as bytes.
+    /// An answer with these rows of each output; `binary` says which of them are wanted as binary data.
     ///
-    /// None where one of those that are not is of a type that JSON has no values of.
+    /// None if one of the others has a type without values in JSON.
     pub fn write(&self, id: &str, outputs: &[(Output<'_>, bool)], rows: &Range<usize>) -> Option<Written> {
         let mut parts: Vec<_> =
             outputs.iter().map(|(output, binary)| (output.alias, output.rows(rows), *binary)).collect();
@@ -63,7 +64,7 @@ impl Format {
     }
 }
 
-/// About how many bytes an output takes.
+/// The approximate bytes of an output.
 fn about((_, rows, binary): &(&str, Rows<'_>, bool)) -> usize {
     ENVELOPE + if *binary { rows.bytes.len() } else { TEXT * (rows.bytes.len() / rows.dtype.size()) }
 }
@@ -118,7 +119,7 @@ fn each<const SIZE: usize>(bytes: &[u8], out: &mut BytesMut, write: impl Fn([u8;
     }
 }
 
-/// The shortest digits that read back as the same double; what is no number is a bare word, as Triton writes it.
+/// The shortest digits that read back as the same double; NaN and infinity are bare words, as Triton writes them.
 fn write_double(value: f64, out: &mut BytesMut) {
     if value.is_finite() {
         out.put_slice(zmij::Buffer::new().format_finite(value).as_bytes());

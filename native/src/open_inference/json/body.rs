@@ -1,4 +1,4 @@
-//! The body of a plain infer: JSON that names every input once, and the bytes of those whose values are not in it.
+//! The body of a plain infer: JSON that names every input once, and the bytes of those whose values are binary data.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::open_inference::datatype;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// More inputs or outputs than these are not plain: each takes a few bytes of a body and many more in memory.
+/// A body with more inputs or outputs than this is not plain: each takes a few bytes of a body and many more in memory.
 const MAX_TENSORS: usize = 64;
 const MAX_RANK: usize = 8;
 
@@ -22,14 +22,14 @@ pub struct Output {
     pub dtype: Dtype,
 }
 
-/// A body that has been understood.
+/// A decoded body.
 pub struct Body {
-    /// Empty for none.
+    /// Empty if there is none.
     pub id: String,
     pub rows: usize,
     /// In the order of the declared inputs.
     pub tensors: Vec<Tensor>,
-    /// For each declared output, whether it is wanted as bytes behind the JSON.
+    /// For each declared output, whether it is wanted as binary data after the JSON.
     pub binary: Vec<bool>,
 }
 
@@ -41,7 +41,7 @@ pub struct Tensor {
 }
 
 impl Body {
-    /// `json` bytes of `data` are JSON, for a model that declares these inputs and outputs.
+    /// Parses `data`, of which `json` bytes are JSON, for a model that declares these inputs and outputs.
     pub fn read(data: &Bytes, json: usize, inputs: &[Input], outputs: &[Output], max_rows: usize) -> Option<Self> {
         let sent = Sent::read(&mut Reader::new(data.get(..json)?), inputs)?;
         let binary = sent.binary(outputs)?;
@@ -51,14 +51,14 @@ impl Body {
     }
 }
 
-/// What JSON says.
+/// The content of the JSON.
 #[derive(Default)]
 struct Sent<'a> {
     id: &'a [u8],
-    /// Whether outputs that are not named are wanted as bytes.
+    /// Whether outputs that are not named are wanted as binary data.
     binary_output: bool,
     inputs: Vec<SentInput<'a>>,
-    /// Those that are named, and whether each is wanted as bytes.
+    /// The named outputs, and whether each is wanted as binary data.
     outputs: Option<Vec<(&'a [u8], bool)>>,
 }
 
@@ -77,7 +77,7 @@ impl<'a> Sent<'a> {
         Some(Self { id, binary_output, inputs: inputs?, outputs })
     }
 
-    /// For each declared output, whether it is wanted as bytes; None unless all are wanted, each once.
+    /// For each declared output, whether it is wanted as binary data; None unless all are wanted, each once.
     fn binary(&self, declared: &[Output]) -> Option<Vec<bool>> {
         let binary = match &self.outputs {
             None => vec![self.binary_output; declared.len()],
@@ -119,11 +119,11 @@ struct SentInput<'a> {
 
 /// Where its values are.
 enum Values<'a> {
-    /// They have been read, as elements of a type.
+    /// Already parsed, as elements of a type.
     Read(Dtype, Vec<u8>),
-    /// In JSON, ahead of the name by which their type is known.
+    /// In JSON, before the name that determines their type.
     Ahead(Reader<'a>),
-    /// So many bytes behind the JSON.
+    /// This many bytes after the JSON.
     Behind(usize),
 }
 
@@ -142,7 +142,8 @@ impl<'a> SentInput<'a> {
         Some(Self { name: name?, datatype: datatype?, dims, rank, values: values? })
     }
 
-    /// It as a tensor that fits a declaration, and its rows; bytes behind the JSON are those `at` a place, which moves on.
+    /// The input as a tensor that fits a declaration, and its rows; binary data start at the position `at`, which is
+    /// advanced.
     fn fit(self, input: &Input, data: &Bytes, at: &mut usize) -> Option<(Tensor, usize)> {
         let (&rows, inner) = self.dims[..self.rank].split_first()?;
         let fits = self.datatype == datatype(input.dtype).as_bytes()
@@ -163,7 +164,7 @@ impl<'a> SentInput<'a> {
     }
 }
 
-/// The values of an input: read at once where its name has told their type.
+/// The values of an input: parsed at once if its type is already known.
 fn read_data<'a>(reader: &mut Reader<'a>, name: Option<&[u8]>, declared: &[Input]) -> Option<Values<'a>> {
     if let Some(name) = name {
         let input = declared.iter().find(|input| input.alias == name)?;
@@ -190,7 +191,7 @@ fn read_shape(reader: &mut Reader<'_>) -> Option<([usize; MAX_RANK], usize)> {
     Some((dims, rank))
 }
 
-/// The parameters of an input whose values are bytes: how many there are, and nothing else.
+/// The parameters of an input with binary data: only the number of bytes.
 fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
     let mut size = None;
     reader.object(|key, reader| match key {
@@ -200,7 +201,7 @@ fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
     size
 }
 
-/// The name of an output, and whether it is wanted as bytes.
+/// The name of an output, and whether it is wanted as binary data.
 fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
     let (mut name, mut binary) = (None, None);
     reader.object(|key, reader| match key {
@@ -211,14 +212,14 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
     Some((name?, binary.unwrap_or_default()))
 }
 
-/// Parameters of which there may be one, a flag.
+/// Parameters with at most one entry, a flag.
 fn read_flag(reader: &mut Reader<'_>, name: &[u8]) -> Option<bool> {
     let mut flag = None;
     reader.object(|key, reader| if key == name { once(&mut flag, reader.boolean()?) } else { None })?;
     Some(flag.unwrap_or_default())
 }
 
-/// A list of not too many, and of at least one.
+/// A list with at least one and not too many elements.
 fn read_some<'a, T>(reader: &mut Reader<'a>, read: impl Fn(&mut Reader<'a>) -> Option<T>) -> Option<Vec<T>> {
     let mut items = Vec::new();
     reader.list(|reader| {

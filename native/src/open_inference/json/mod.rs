@@ -1,6 +1,6 @@
-//! The JSON of a plain infer, with bytes behind it: from a body to arrays, and from rows of outputs to a body.
+//! The JSON of a plain infer, with binary data after it: from a body to arrays, and from rows of outputs to a body.
 //!
-//! What is not plain is None, good or bad: `services/open_inference/rest/` judges it, in Triton's words.
+//! A body that is not plain, valid or not, is None: `services/open_inference/rest/` answers it, with Triton's texts.
 
 mod answer;
 mod body;
@@ -9,7 +9,7 @@ mod values;
 pub use answer::{Format, write_error};
 pub use body::{Body, Output};
 
-/// What the calls of one version have in common.
+/// The common part of the calls of one version.
 pub struct Common {
     pub format: Format,
     /// Of its default signature.

@@ -1,12 +1,12 @@
-//! A tensor's values in JSON: lists of numbers or of booleans, however they are nested.
+//! A tensor's values in JSON: lists of numbers or of booleans, with any nesting.
 
 use crate::json::Reader;
 use crate::protobuf::Dtype;
 
-/// Lists within lists; Python judges what is deeper.
+/// The maximum depth of lists; Python handles deeper ones.
 const MAX_DEPTH: usize = 16;
 
-/// Reads the values in a list, little-endian as in an array; how many they are.
+/// Reads the values in a list, little-endian as in an array; returns their number.
 pub fn read_values(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
     let before = bytes.len();
     read_list(reader, dtype, bytes, MAX_DEPTH)?;
@@ -34,7 +34,7 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
         Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
             bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
         }
-        // JSON has no values of the first; strings are for Python.
+        // JSON has no values of the first two types; strings are left to Python.
         Dtype::Half | Dtype::String => return None,
     }
     Some(())
