@@ -10,19 +10,19 @@
 //! # What happens here
 //!
 //! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). The wake itself
-//! waits until everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so that
-//! calls which arrive together become one batch. Reading may go on for long, so the server also calls `wake_at_last`
-//! every 20 ms.
+//!    waits until everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so that
+//!    calls which arrive together become one batch. Reading may go on for long, so the server also calls `wake_at_last`
+//!    every 20 ms.
 //! 2. Before it wakes a batch thread, the thread asks the queue for a *lone* task (`Queue::run_lone`): exactly one task
-//! waits, its batch is due, no batch runs, and its lane's runs are known to be fast. Such a task is run at once, on
-//! this thread. This keeps the thread from its connections meanwhile, which is why only fast lanes may do so. A lane
-//! becomes fast through trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points are enough,
-//! and slower runs cost points, or all of them. Only backends whose runs take about as long as the one before are
-//! trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
+//!    waits, its batch is due, no batch runs, and its lane's runs are known to be fast. Such a task is run at once, on
+//!    this thread. This keeps the thread from its connections meanwhile, which is why only fast lanes may do so. A lane
+//!    becomes fast through trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points are enough,
+//!    and slower runs cost points, or all of them. Only backends whose runs take about as long as the one before are
+//!    trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
 //! 3. After a lone call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that
-//! client is likely to call again at once. How often it polls in vain is bounded: each time that no call came,
-//! `Patience` doubles the number of calls after which it does not poll, up to 256. It does not poll on a machine with
-//! one core, where it would keep the client from running.
+//!    client is likely to call again at once. How often it polls in vain is bounded: each time that no call came,
+//!    `Patience` doubles the number of calls after which it does not poll, up to 256. It does not poll on a machine with
+//!    one core, where it would keep the client from running.
 //!
 //! # The benefit
 //!
