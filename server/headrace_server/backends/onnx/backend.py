@@ -18,6 +18,7 @@ from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
+from headrace_server.backends.onnx.arena import arena_of
 from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
@@ -192,6 +193,7 @@ class OnnxBackend:
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         self._running: dict[int, ort.RunOptions] | None = None  # by thread
+        self._arena = arena_of(session)
         # These two need more than `session.run` can do with a plain array.
         self._strings = _has(DataType.DT_STRING, signatures)
         self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
@@ -287,7 +289,7 @@ class OnnxBackend:
         """Frees the session; arrays from its runs stay valid."""
         if self._on_gpu is not None:
             self._on_gpu.close()
-        self._session = self._on_gpu = None
+        self._session = self._on_gpu = self._arena = None
         self._needs = ()
 
     def _run(
@@ -297,7 +299,12 @@ class OnnxBackend:
             return self._on_gpu.run(names, inputs)
         if self._bfloat16:
             return run_ort_values(session, names, inputs)
+        arena = self._arena
+        if arena is not None:
+            arena.before_run(inputs)
         outputs: Sequence[Array] = session.run(names, inputs, options)
+        if arena is not None:
+            arena.ran(outputs)
         return outputs
 
 
