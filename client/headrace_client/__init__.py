@@ -3,6 +3,7 @@
 from headrace_client.aio import AsyncClient
 from headrace_client.client import Client
 from headrace_client.request import (
+    Hedge,
     ModelMetadata,
     Retry,
     ServerError,
@@ -14,6 +15,7 @@ from headrace_client.request import (
 __all__ = [
     "AsyncClient",
     "Client",
+    "Hedge",
     "ModelMetadata",
     "Retry",
     "ServerError",

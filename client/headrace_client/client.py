@@ -27,9 +27,9 @@ class Client(Connection[Channel]):
     `timeout` is the default timeout of a call, in seconds; None means no timeout. `convert` converts arrays of float64
     and int64, numpy's defaults, to the dtypes that a model declares. `metadata` goes with every call, such as
     `[("authorization", "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
-    here: no bound on the size of a message, and the retries that `retry` describes. `transport` is `native` for
-    headrace-native, `grpcio`, or `auto` for headrace-native if it is installed and supports the arguments; it supports
-    no TLS, no proxies, and only the options on sizes.
+    here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
+    again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
+    installed and supports the arguments; it supports no TLS, no proxies, no hedging, and only the options on sizes.
 
     A context manager. It connects at the first call; no call may follow `close`.
     Raises ValueError for a `transport` that does not support the arguments.

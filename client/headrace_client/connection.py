@@ -9,7 +9,7 @@ import grpc
 from headrace_client import request
 from headrace_client.channels.base import Settings
 from headrace_client.declared import Declared
-from headrace_client.request import Retry
+from headrace_client.request import Hedge, Retry
 
 C = TypeVar("C")
 
@@ -24,6 +24,7 @@ class Connection(ABC, Generic[C]):
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float | None = None,
         retry: Retry = request.RETRY,
+        hedge: Hedge | None = None,
         convert: bool = True,
         metadata: Collection[tuple[str, str | bytes]] = (),
         options: Collection[tuple[str, Any]] = (),
@@ -33,7 +34,12 @@ class Connection(ABC, Generic[C]):
         self._closed = False
         self._declared = Declared(convert=convert)
         told = Settings(
-            target=target, credentials=credentials, retry=retry, metadata=tuple(metadata), options=tuple(options)
+            target=target,
+            credentials=credentials,
+            retry=retry,
+            hedge=hedge,
+            metadata=tuple(metadata),
+            options=tuple(options),
         )
         self._channel = self._open(transport, told)
 

@@ -83,6 +83,35 @@ RETRY = Retry()
 
 
 @dataclass(frozen=True, slots=True)
+class Hedge:
+    """When a call is sent a second time although the first attempt may still be answered.
+
+    A call without an answer after `delay` seconds is sent again, to the next server if the target stands for several,
+    until there are `attempts` of them: 2 to 5. The first answer counts, and the other attempts are cancelled. An
+    attempt that ends with UNAVAILABLE is followed by the next one at once; any other failure is the call's. At most a
+    `share` of the calls are sent again, after a few at the start, so that hedging never doubles the load of servers
+    that are slow because they are full.
+
+    Raises ValueError for a number out of its range.
+    """
+
+    delay: float
+    attempts: int = 2
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.attempts <= 5:
+            message = f"attempts must be from 2 to 5; was {self.attempts}"
+            raise ValueError(message)
+        if not 0 < self.delay < float("inf"):
+            message = f"delay must be a finite number above 0; was {self.delay}"
+            raise ValueError(message)
+        if not 0 < self.share <= 1:
+            message = f"share must be above 0 and at most 1; was {self.share}"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output of a signature; None stands for an open dimension, or an open shape.
 

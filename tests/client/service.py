@@ -37,7 +37,8 @@ class Service:
     """Serves version 3 of `half_plus_two`, which also has an `echo` signature, and `stuck`, which waits for `release`.
 
     Records the requests, the seconds that each had left, and the metadata of the last one. Refuses the next `refusals`
-    calls as UNAVAILABLE, with some trailing metadata. `most` is the largest number of concurrent Predicts so far.
+    calls as UNAVAILABLE, with some trailing metadata. If it `holds`, all models wait like `stuck`. `most` is the
+    largest number of concurrent Predicts so far.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class Service:
         self._active = 0
         self._lock = threading.Lock()
         self.release = threading.Event()
+        self.holds = False
 
     def predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         self.requests.append(request)
@@ -94,7 +96,7 @@ class Service:
             self.refusals -= 1
             context.set_trailing_metadata((("why", "full"), ("why-bin", b"\0\xff")))
             context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is full")
-        if spec.name == "stuck":
+        if spec.name == "stuck" or self.holds:
             self.release.wait(timeout=10)
         if spec.name not in ("half_plus_two", "stuck"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec.name})")

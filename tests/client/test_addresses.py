@@ -6,10 +6,10 @@ import grpc
 import numpy as np
 import pytest
 
-from headrace_client import Client
+from headrace_client import Client, ServerError
 from headrace_client.channels.base import has_addresses
 from tests.client.service import Service, start
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 from tests.support import models
 from tests.support.calls import MODEL
 
@@ -36,6 +36,21 @@ def test_calls_go_round_and_an_end_fails_none(servers: list[tuple[Service, grpc.
         servers[0][1].stop(None).wait()
         for _ in range(20):
             assert client.predict("half_plus_two", {"x": x})["y"].tolist() == [2.5]
+
+
+def test_a_service_config_for_each_method_takes_the_place_of_the_retries(
+    servers: list[tuple[Service, grpc.Server, str]],
+) -> None:
+    page = (ROOT / "docs" / "scale.md").read_text()
+    config = page.partition("```json\n")[2].partition("```")[0]
+    service, _, target = servers[0]
+    x = np.ones(1, np.float32)
+    with Client(target, options=[("grpc.service_config", config)], transport="grpcio", timeout=30) as client:
+        service.refusals = 2
+        assert client.predict("half_plus_two", {"x": x})["y"].tolist() == [2.5]
+        service.refusals = 1
+        with pytest.raises(ServerError, match="UNAVAILABLE"):
+            client.status("half_plus_two")
 
 
 def test_a_list_of_addresses_is_taken_by_the_server(running: Run) -> None:

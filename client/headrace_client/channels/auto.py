@@ -28,6 +28,10 @@ def open_channel(transport: str, settings: Settings) -> Channel:
         from headrace_client.channels.native_impl import NativeChannel
 
         return NativeChannel(settings)
+    if settings.hedge is not None:
+        from headrace_client.channels.hedging import HedgedChannel
+
+        return HedgedChannel(settings, settings.hedge)
     from headrace_client.channels.grpcio_impl import GrpcioChannel
 
     return GrpcioChannel(settings)
@@ -39,6 +43,10 @@ def open_async_channel(transport: str, settings: Settings) -> AsyncChannel:
         from headrace_client.channels.native_impl import AsyncNativeChannel
 
         return AsyncNativeChannel(settings)
+    if settings.hedge is not None:
+        from headrace_client.channels.hedging import AsyncHedgedChannel
+
+        return AsyncHedgedChannel(settings, settings.hedge)
     from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel
 
     return AsyncGrpcioChannel(settings)
@@ -68,6 +76,8 @@ def _obstacle(settings: Settings) -> str:
         reason = f"headrace-native speaks client interface {found} and this client {INTERFACE}: install one to match"
         log.warning("calls are carried by grpcio: %s", reason)
         return reason
+    if settings.hedge is not None:
+        return "it does not hedge calls"
     if settings.credentials is not None:
         return "it does not support TLS, and credentials are given"
     unknown = [name for name, _ in settings.options if name not in _KNOWN_OPTIONS]

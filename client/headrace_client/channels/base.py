@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from headrace_client.request import Call, Retry, ServerError
+from headrace_client.request import Call, Hedge, Retry, ServerError
 
 Answer = TypeVar("Answer")
 
@@ -21,12 +21,14 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 class Settings:
     """The target of a channel, and its settings.
 
-    `metadata` is sent with every call. `options` are gRPC's channel arguments, which take precedence over the defaults.
+    `hedge` takes the place of `retry`. `metadata` is sent with every call. `options` are gRPC's channel arguments,
+    which take precedence over the defaults.
     """
 
     target: str
     credentials: grpc.ChannelCredentials | None = None
     retry: Retry = field(default_factory=Retry)
+    hedge: Hedge | None = None
     metadata: Metadata = ()
     options: tuple[tuple[str, Any], ...] = ()
 

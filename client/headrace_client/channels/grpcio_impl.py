@@ -38,7 +38,7 @@ class GrpcioChannel:
         try:
             response = self._methods[call.path](message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return call.read(response)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
@@ -96,7 +96,7 @@ class AsyncGrpcioChannel:
         try:
             return await self._methods[path](message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
@@ -147,11 +147,12 @@ def _result(call: Call[Any], begun: Any) -> Any:
     try:
         response = begun.result()
     except grpc.RpcError as error:
-        failed = _failed(error)
-        failed.__cause__ = error
-        return failed
+        answer = failed(error)
+        answer.__cause__ = error
+        return answer
     return call.read(response)
 
 
-def _failed(error: grpc.RpcError) -> ServerError:
+def failed(error: grpc.RpcError) -> ServerError:
+    """The error that callers of the clients see."""
     return ServerError(error.code(), error.details() or "")

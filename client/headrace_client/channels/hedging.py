@@ -1,0 +1,183 @@
+"""Hedged calls over grpcio: a call that takes long is sent again, and the first attempt that is answered counts.
+
+gRPC for Python ignores a `hedgingPolicy` in a service config (seen with grpcio 1.85), so the attempts are made here.
+What an attempt's end means is gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".
+"""
+
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# ruff: noqa: ASYNC109
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from threading import Lock
+from typing import Any, TypeVar
+
+import grpc
+
+from headrace_client.channels.base import Settings
+from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel, GrpcioChannel, failed
+from headrace_client.request import Call, Hedge, Retry, ServerError
+
+Answer = TypeVar("Answer")
+
+_FOLLOWED = (None, grpc.StatusCode.UNAVAILABLE)
+"""How an attempt ends that is followed by another one; None if it has not ended yet."""
+
+BURST = 10.0
+"""Calls that may be sent again before others have been made."""
+
+
+class Budget:
+    """How many calls may be sent again: a share of those that are made. Any thread."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._left = BURST if share else 0.0
+        self._lock = Lock()
+
+    def earn(self) -> None:
+        """Counts a call that is made."""
+        with self._lock:
+            self._left = min(BURST, self._left + self._share)
+
+    def spend(self) -> bool:
+        """Return whether a call may be sent again, and count it."""
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+class _Attempts:
+    """Decides when the next attempt of one call is made; `made` and `ended` count them."""
+
+    def __init__(self, hedge: Hedge, budget: Budget, timeout: float | None) -> None:
+        self._hedge = hedge
+        self._budget = budget
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self._may_add = hedge.attempts > 1
+        self.made = 1
+        self.ended = 0
+        budget.earn()
+
+    @property
+    def timeout(self) -> float | None:
+        """The timeout of an attempt that is made now."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which to ask for another attempt; None if there will be none."""
+        return self._hedge.delay if self._may_add else None
+
+    def add(self) -> bool:
+        """Return whether another attempt is to be made now; it counts as made."""
+        self._may_add = self._may_add and self._budget.spend()
+        if not self._may_add:
+            return False
+        self.made += 1
+        self._may_add = self.made < self._hedge.attempts
+        return True
+
+    def failed(self) -> bool:
+        """Count an attempt that ended with UNAVAILABLE; return whether none is left."""
+        self.ended += 1
+        return self.ended == self.made
+
+
+def _once(settings: Settings) -> Settings:
+    """The settings of a channel that makes each attempt once."""
+    return replace(settings, retry=Retry(attempts=1))
+
+
+class HedgedChannel(GrpcioChannel):
+    """Calls that block."""
+
+    def __init__(self, settings: Settings, hedge: Hedge) -> None:
+        super().__init__(_once(settings))
+        self._hedge = hedge
+        self._budget = Budget(hedge.share)
+
+    def call(self, call: Call[Answer], timeout: float | None) -> Answer:
+        """Make a call and return its answer; raises ServerError."""
+        message, ended = call.message(), SimpleQueue[Any]()
+        attempts, begun = _Attempts(self._hedge, self._budget, timeout), list[Any]()
+
+        def begin() -> None:
+            method = self._methods[call.path]
+            begun.append(method.future(message, timeout=attempts.timeout, metadata=self._metadata))
+            begun[-1].add_done_callback(ended.put)
+
+        begin()
+        try:
+            while True:
+                attempt = _next(ended, attempts.patience)
+                code = None if attempt is None else attempt.code()
+                if code is grpc.StatusCode.OK:
+                    return call.read(attempt.result())
+                if code in _FOLLOWED and attempts.add():
+                    begin()
+                if code is not None and (code not in _FOLLOWED or attempts.failed()):
+                    raise failed(attempt) from attempt
+        finally:
+            for other in begun:
+                other.cancel()
+
+    def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+
+        def result(call: Call[Any]) -> Any:
+            try:
+                return self.call(call, timeout)
+            except ServerError as error:
+                return error
+
+        with ThreadPoolExecutor(in_flight, "hedged") as threads:
+            return list(threads.map(result, calls))
+
+
+class AsyncHedgedChannel(AsyncGrpcioChannel):
+    """Calls on an event loop."""
+
+    def __init__(self, settings: Settings, hedge: Hedge) -> None:
+        super().__init__(_once(settings))
+        self._hedge = hedge
+        self._budget = Budget(hedge.share)
+
+    async def _send(self, path: str, message: bytes, timeout: float | None) -> bytes:
+        attempts = _Attempts(self._hedge, self._budget, timeout)
+
+        def begin() -> asyncio.Task[bytes]:
+            return asyncio.create_task(super(AsyncHedgedChannel, self)._send(path, message, attempts.timeout))
+
+        running = {begin()}
+        try:
+            while True:
+                done, running = await asyncio.wait(
+                    running, timeout=attempts.patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                for attempt in done:
+                    error = attempt.exception()
+                    if not isinstance(error, ServerError) or error.code not in _FOLLOWED:
+                        return attempt.result()  # or raises
+                if attempts.add():
+                    running.add(begin())
+                for attempt in done:
+                    if attempts.failed():
+                        return attempt.result()
+        finally:
+            for other in running:
+                other.cancel()
+
+
+def _next(ended: "SimpleQueue[Any]", patience: float | None) -> Any:
+    """The next attempt that has ended; None if none does in time."""
+    try:
+        return ended.get(timeout=patience)
+    except Empty:
+        return None
