@@ -12,6 +12,7 @@ from scripts.toolkit_acceptance import serving, sources, steps, training
 from scripts.toolkit_acceptance.scene import Scene, Skipped
 
 CHECKS: Mapping[int, Callable[[Scene], str]] = {
+    1: steps.libraries,
     2: training.torch_sources,
     3: sources.keras,
     4: sources.boosters,
@@ -68,8 +69,8 @@ def _checked(check: Callable[[Scene], str], scene: Scene) -> tuple[str, str, flo
         verdict, seen = "held", check(scene)
     except Skipped as reason:
         verdict, seen = "skipped", str(reason)
-    except AssertionError as error:
-        verdict, seen = "FAILED", " ".join(str(error).split())
+    except Exception as error:  # one check that breaks leaves the others to run
+        verdict, seen = "FAILED", " ".join(f"{'' if isinstance(error, AssertionError) else error!r} {error}".split())
     return verdict, seen, time.monotonic() - began
 
 

@@ -20,10 +20,13 @@ def keras(scene: Scene) -> str:
         done = subprocess.run(words, cwd=ROOT, env=scene.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         found = json.loads(done.stdout.splitlines()[-1])
+        forms = found.pop("forms")
         for name, told in found.items():
             at_most(told["largest_difference"], 1e-4, f"{name}: largest difference")
             assert told["agreement"] == 1.0, name
-        return ", ".join(found)
+        for form, told in forms.items():
+            at_most(told["served_difference"], 1e-4 if form == "float" else 0.1, f"TFLite {form}: largest difference")
+        return f"{', '.join(found)}; as TFLite: {', '.join(forms)}"
     rows = scene.folder / "images.npz"
     held = np.load(scene.given / "data" / "digits.npz")
     images = held["test_x"].reshape(-1, 8, 8, 1).astype(np.float32) / 16

@@ -11,6 +11,16 @@ from scripts.toolkit_acceptance.scene import Scene, Skipped, at_most, drop, shar
 ALL = ("mlp", "cnn", "resnet", "mobile")
 
 
+def libraries(scene: Scene) -> str:
+    """1: the libraries by themselves give the accuracy, size and time that the other checks assume."""
+    if scene.given is None:
+        raise Skipped("needs --models: a folder with baseline.py, which compares the libraries with known results")
+    words = [sys.executable, str(scene.given / "baseline.py")]
+    done = subprocess.run(words, cwd=scene.folder, env=scene.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    return done.stdout.splitlines()[-1]
+
+
 def search_of_a_perceptron(scene: Scene) -> str:
     """7: dynamic int8 is kept for matrix products."""
     run = scene.optimize("mlp")

@@ -4,16 +4,19 @@ import itertools
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from headrace_batching.task import Arrays
 from headrace_server.config.files import read_batching_parameters
 from headrace_toolkit import ToolkitError
 from headrace_toolkit.under_load import Load, Setting, best_setting, serve, serve_in_turns, settings
-from tests.support.running import COMMAND
+from tests.support.running import COMMAND, ServerProcess
+from tests.toolkit import models
 
 
 class Doubler:
@@ -84,6 +87,25 @@ def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
     options = read_batching_parameters(str(tmp_path / "batching.pbtxt"))
     assert options.max_batch_size == report["suggested"]["max_batch_size"]
     assert options.num_batch_threads == report["suggested"]["num_batch_threads"]
+    check_served(tmp_path / "base", tmp_path / "batching.pbtxt", options.max_batch_size)
+
+
+def check_served(base: Path, parameters: Path, size: int) -> None:
+    """Calls a server of the version with the suggested parameters, as many callers at once as were measured."""
+    x = models.pictures(models.digits().test_x, (1, 8, 8))
+    session = ort.InferenceSession(str(base / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+    server = ServerProcess(base, "--enable_batching=true", f"--batching_parameters_file={parameters}")
+    try:
+        caller = server.started()
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda row: caller.predict({"x": x[row : row + 1]})["logits"], range(128)))
+        caller.close()
+        server.terminate()
+        served = server.wait_for(re.compile(r"128 requests, 128 rows in (\d+) batches"))
+    finally:
+        server.close()
+    assert 128 / size <= int(served[1]) < 128
+    np.testing.assert_allclose(np.concatenate(answers), session.run(None, {"x": x[:128]})[0], atol=1e-4)
 
 
 def test_a_batching_file_needs_a_load(made: Path) -> None:
