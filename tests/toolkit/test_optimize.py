@@ -120,6 +120,15 @@ CENTRED = [
 DOUBLED = [helper.make_node("Add", ["x", "x"], ["y"])]
 
 
+def test_labels_that_were_forgotten_are_noticed(tmp_path: Path) -> None:
+    source = load(model_of(tmp_path / "doubles.onnx", DOUBLED, ["n", 4], ["n", 4]))
+    np.savez(tmp_path / "rows.npz", x=np.ones((8, 4), np.float32), digit=np.zeros(8, np.int64))
+    report = convert(source, Data.read(tmp_path / "rows.npz")).report
+    assert "rows.npz: digit is no input: if it has the labels, name them with --labels" in report.notes
+    np.savez(tmp_path / "rows.npz", x=np.ones((8, 4), np.float32))
+    assert convert(source, Data.read(tmp_path / "rows.npz")).report.notes == ()
+
+
 def test_a_model_that_mixes_rows_is_published_only_without_batches(tmp_path: Path) -> None:
     source = load(model_of(tmp_path / "mixes.onnx", CENTRED, ["n", 4], ["n", 4]))
     with pytest.raises(ToolkitError, match=r"mixes\.onnx mixes the rows of a batch: output 'y'"):

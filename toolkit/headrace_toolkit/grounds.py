@@ -100,6 +100,7 @@ def settle(
         measured, calibration, training = data, None, None
         told.notes.append(f"compared on {RANDOM_ROWS} random rows: give some of yours with --data")
     else:
+        _note_unused(data, source, told)
         training = Data.read(options.train, options.labels).fitted(source.signature) if options.train else None
         measured, calibration = _divide(data.fitted(source.signature), plan, _Division(source, options, training, told))
     measured = _whole_batches(measured, source)
@@ -123,6 +124,14 @@ def settle(
         metric=metric,
         random=not data.name,
     )
+
+
+def _note_unused(data: Data, source: Source, told: Told) -> None:
+    """Notes arrays that are no input where labels are missing: one of them may hold the labels."""
+    unused = [name for name in data.inputs if name and name not in source.signature.inputs]
+    if data.labels is None and unused and set(source.signature.inputs) <= set(data.inputs):
+        what = "is no input" if len(unused) == 1 else "are no inputs"
+        told.notes.append(f"{data.name}: {', '.join(unused)} {what}: if it has the labels, name them with --labels")
 
 
 def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
