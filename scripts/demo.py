@@ -1,4 +1,7 @@
-"""Serves models/digits, sends every held-out image as a separate call, and shows the answers and the batches."""
+"""Serves models/digits, sends every held-out image as a separate call, and shows the answers and the batches.
+
+On a terminal, a server with a live page follows.
+"""
 
 import asyncio
 import math
@@ -214,5 +217,42 @@ async def main() -> None:
         await server.stop()
 
 
+def go_on() -> None:
+    """Become a server with a live page, and say what to do with it."""
+    port, rest = (usual if is_free(usual) else free_port() for usual in (8500, 8501))
+    headrace = Path(sys.executable).with_name("headrace")
+    shown = headrace.relative_to(Path.cwd()) if headrace.is_relative_to(Path.cwd()) else headrace
+    print(
+        "",
+        "The model is now served until you press Ctrl-C. To watch the batches form, open",
+        "",
+        f"    http://localhost:{rest}/",
+        "",
+        "in a browser, and put load on the server from another terminal:",
+        "",
+        f"    {shown} bench localhost:{port} --model=digits --concurrency=1,4,16,64",
+        "",
+        sep="\n",
+        flush=True,
+    )
+    hosts = ["--host=127.0.0.1", "--rest_api_host=127.0.0.1"]
+    model = ["--model_name=digits", f"--model_base_path={MODEL}", f"--batching_parameters_file={BATCHING}"]
+    flags = [f"--port={port}", f"--rest_api_port={rest}", "--log_level=warning"]
+    os.execv(headrace, [str(headrace), "serve", *hosts, *model, *flags])
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a port can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 if __name__ == "__main__":
     asyncio.run(main())
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        go_on()

@@ -198,7 +198,14 @@ def test_a_phone_scrolls_up_and_down_only(browser: Any, site: Site) -> None:
     phone = browser.new_page(viewport={"width": 360, "height": 740})
     phone.goto(site.url)
     phone.wait_for_selector("#tiles .tile")
+    phone.wait_for_selector("#options-panel tr")
     assert phone.evaluate("document.scrollingElement.scrollWidth") <= 360
+    for panel in ("#versions-panel", "#options-panel"):
+        beyond = "tables => tables.filter(table => table.scrollWidth > table.clientWidth).length"
+        assert phone.locator(f"{panel} .scrolls").evaluate_all(beyond) == 0
+        assert (
+            phone.locator(f"{panel} td").first.evaluate("cell => getComputedStyle(cell, '::before').content") != "none"
+        )
     phone.close()
 
 

@@ -28,7 +28,8 @@ export function table(caption, heads, rows, numeric = []) {
       el("caption", { class: "unseen" }, caption),
       el("thead", {}, el("tr", {}, ...heads.map((head, index) => el("th", { scope: "col", class: side(index) }, head)))),
       el("tbody", {}, ...rows.map(cells =>
-        el("tr", {}, ...cells.map((cell, index) => el(index ? "td" : "th", { scope: index ? null : "row", class: side(index) }, cell)))))));
+        el("tr", {}, ...cells.map((cell, index) =>
+          el(index ? "td" : "th", { scope: index ? null : "row", class: side(index), "data-head": heads[index] }, cell)))))));
 }
 
 function fill(element, attributes, children) {
