@@ -28,13 +28,14 @@ TIMEOUT = 1.0
 
 HEAD = """# Faults of one model
 
-Made by `python -m scripts.faults`. In each row a server with two models, `faulty` and `other`, is called; `faulty` then
-hangs, crashes or takes more memory than it may. The columns say what the call that did it was answered, after how long
-the next call of `faulty` was answered well, and how many calls of `other`, made one after the other meanwhile, failed.
-`--run_timeout` is 1 s; the memory limit, where there is one, 1 GB.
+Made by `python -m scripts.faults`. In each row, a server with two models, `faulty` and `other`, is called; `faulty`
+then hangs, crashes or takes more memory than it may. The columns show the answer to the call that caused it, the time
+until the next successful call of `faulty`, and how many of the calls of `other`, made one after the other meanwhile,
+failed.
+`--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
 
-A crash in the server's own process ends the server: only a worker process contains it. Python models have one unless
-told otherwise, and so do ONNX models that a request could end the process of; any other model gets one by
+A crash in the server's own process ends the server; only a worker process contains it. Python models have one by
+default, and so do ONNX models whose process a request could crash; any other model gets one by
 `[isolation] workers = 1` in its `model.toml` ([Python models](../python-models.md#worker-processes)).
 
 | backend | fault | its caller | `faulty` is back after | calls of `other` | failed |

@@ -29,7 +29,7 @@ _WHAT = """\
 Written by `python -m scripts.profile_native`: `perf record` at {hertz:,} Hz, of the server alone, while h2load on the
 same machine keeps {calls} calls in flight ({load}; {case}).
 The module is the released one's code with symbols and frame pointers (`profile.profiling`). A sample belongs to the
-innermost function on its stack whose part is known: a copy to whoever copies."""
+innermost function on its stack whose part is known, so a copy counts for the code that copies."""
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,11 @@ def report(found: Sequence[Comparison]) -> str:
     rows = "\n".join(map(_row, found))
     return f"""# A latency objective on a virtual clock
 
-Made by `python -m scripts.objective simulate`. A model whose batches run for 20 ms and 2 ms for each row, 5% more or
-less and one in a thousand four times as long, on two threads, with the objective `{OBJECTIVE}`, beside
+Made by `python -m scripts.objective simulate`. A model whose batches take 20 ms plus 2 ms per row, give or take 5%, and
+one in a thousand four times as long, runs on two threads with the objective `{OBJECTIVE}`, compared with
 {len(found[0].fixed)} fixed settings: `max_batch_size` of 4 to 64, `batch_timeout_micros` of 0 to 60 ms, and
-`max_enqueued_batches` of 1, 2 and 10. *Good* are requests that were answered within 150 ms; *p99* is of the answers,
-late ones included; *cost* is the time of a thread for each good one. *Best* is the fixed setting that is best for the
+`max_enqueued_batches` of 1, 2 and 10. *Good* counts requests answered within 150 ms; *p99* is that of all answers,
+including late ones; *cost* is the thread time per good answer. *Best* is the fixed setting that is best for the
 trace.
 
 | {" | ".join(_HEAD)} |

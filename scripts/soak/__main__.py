@@ -57,7 +57,7 @@ def main() -> int:
         with running(partial(command, folder, way), folder / "log") as server:
             outcome = asyncio.run(_soaked(server, replace(way, port=server.port), load))
         panics = [line for line in (folder / "log").read_text().splitlines() if "panicked" in line]
-    how = f"Over {options.over.upper()}; commit {_commit()}; beside it ran {options.beside}."
+    how = f"Over {options.over.upper()}; commit {_commit()}; at the same time ran {options.beside}."
     text = report([how, *machine], outcome, panics)
     if options.report:
         options.report.write_text(text)

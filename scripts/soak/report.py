@@ -15,10 +15,10 @@ GROWTH = 0.01
 """The share of its memory that a server may grow by after that, according to a fitted line."""
 
 _WHAT = """\
-Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport, and at once,
-for {seconds:.0f} s, callers who keep to the rules, over gRPC and REST, each with answers of its own to compare with;
-callers who cancel, hurry, send too much or leave within a message; slow readers; and nonsense of nineteen kinds on bare
-sockets."""
+Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport is called
+at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its own
+answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers; and
+nineteen kinds of nonsense on bare sockets."""
 
 
 @dataclass(frozen=True)
