@@ -206,4 +206,10 @@ def test_a_perceptron_with_its_scaler_is_quantized(tmp_path: Path, classes: int)
     assert optimize(source, rows(labels=labels), recipe).report.lines[2].name == "static int8, per channel, 7 bit"
 
 
+def test_a_search_that_can_try_nothing_says_so(tmp_path: Path) -> None:
+    result = optimize(load(xgboost_file(tmp_path)), rows(), Recipe(timing_seconds=0.05))
+    assert result.failed.startswith("no candidate can help this model: nothing is published")
+    assert all("not tried: a tree ensemble" in line.why for line in result.report.lines[2:])
+
+
 STATIC = {"kind": "quantize", "method": "static"}

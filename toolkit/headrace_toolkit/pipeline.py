@@ -119,7 +119,8 @@ class _Run:
         lines = [self._retimed(line, others) for line in lines]
         report = report_of(self._source.origin, grounds, (replace(first.line, kept=True), *lines), self._told)
         verdict = try_rows(last.file, grounds)
-        failed = self._failure(first, last, grounds) or self._mixing(last, verdict)
+        tried = any(line.bytes is not None for line in lines)
+        failed = self._failure(first, last, grounds, tried=tried) or self._mixing(last, verdict)
         return Result(
             report=replace(
                 report,
@@ -165,11 +166,12 @@ class _Run:
             return line
         return next((variant.line for variant in chain if variant.line.name == line.name), line)
 
-    def _failure(self, first: Variant, last: Variant, grounds: Grounds) -> str:
+    def _failure(self, first: Variant, last: Variant, grounds: Grounds, *, tried: bool) -> str:
         """Why nothing may be published; empty if the limits are met."""
         searched = any(isinstance(step, Search) for step in self._recipe.steps)
         if searched and last is first:
-            return "no candidate meets the limits: nothing is published; headrace convert publishes the model as it is"
+            what = "no candidate meets the limits" if tried else "no candidate can help this model"
+            return f"{what}: nothing is published; headrace convert publishes the model as it is"
         limits = self._recipe.limits
         if failed := too_far(grounds, last.line.metric, limits.max_drop):
             return failed
