@@ -10,12 +10,26 @@ MAX_SHOWN = 256
 _ESCAPES = {code: f"\\u{code:04X}" for code in range(0x20)} | str.maketrans(
     {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 )
+_SHORT = 1000
+"""The number of characters up to which `translate` is used: an error text may hold megabytes of a request."""
+
+_PLAIN = bytes(code for code in range(256) if code not in _ESCAPES)
+_BACKSLASH_FIRST = ord("\\").__ne__  # as a sort key: the other escapes begin with a backslash
+
 _TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 
 
 def quote(text: str) -> str:
     """A JSON string in which only what must be escaped is escaped."""
-    return f'"{text.translate(_ESCAPES)}"'
+    return f'"{text.translate(_ESCAPES) if len(text) <= _SHORT else _escaped(text)}"'
+
+
+def _escaped(text: str) -> str:
+    """As `translate`, which takes a tenth of a microsecond per character, and lets nothing else run meanwhile."""
+    present = set(text.encode(errors="surrogatepass").translate(None, _PLAIN))
+    for code in sorted(present, key=_BACKSLASH_FIRST):
+        text = text.replace(chr(code), _ESCAPES[code])
+    return text
 
 
 def newline(level: int) -> str:
