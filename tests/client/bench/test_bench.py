@@ -353,7 +353,7 @@ def of_texts(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "wrong"),
     [
-        (lambda path: claiming(path, "(4000000000000, 4)"), "cannot be read: its arrays are larger than the memory"),
+        (lambda path: claiming(path, "(400000000000000, 4)"), "cannot be read: its arrays are larger than the memory"),
         (damaged, "cannot be read: it is not a .npz file of arrays"),
         (of_texts, "has no array x, which model takes: it has none"),
     ],
