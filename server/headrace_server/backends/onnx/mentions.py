@@ -22,7 +22,7 @@ def mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
     """
     with FileBytes(path) as file:
         try:
-            data = list(_data_of_weights(file))
+            data = list(_data_of_weights(file)) if len(file) >= _LARGE else []
         except (ValueError, IndexError):
             data = []
         found: set[bytes] = set()

@@ -18,11 +18,14 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
         constants: The graph's weights.
     """
     values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}
+    shapes: dict[str, int] = {}  # the ranks of values whose shapes are in the graph, by the shape's name
     for message in nodes:
         node = Node(message, values)
-        if message.op_type == "Constant" and (tensor := node.tensor()) is not None:
+        if (message.domain, message.op_type) == ("", "Shape") and node.rank and not node.integer("start", 0):
+            shapes[message.output[0]] = node.rank
+        elif message.op_type == "Constant" and (tensor := node.tensor()) is not None:
             values[message.output[0]] = constant_of(tensor)
-        elif constant := _folded(message, node):
+        elif constant := _folded(message, node) or _inner_sizes(message, node, shapes):
             values[message.output[0]] = constant
         elif node.known and (rule := RULES.get((message.domain, message.op_type))):
             made = zip(message.output, rule(node), strict=False)
@@ -57,4 +60,26 @@ def _folded(message: Any, node: Node) -> Constant | None:
     if message.op_type == "Transpose":
         permutation = node.integers("perm") or tuple(reversed(range(len(first.dims))))
         return Constant(tuple(first.dims[axis] for axis in permutation))
+    if message.op_type == "Unsqueeze" and not first.dims:
+        return Constant((1,) * len(node.integers("axes", 1) or (0,)))
+    if message.op_type == "Slice" and node.known:
+        axes = node.integers("axes", 3)
+        cut = range(len(first.dims)) if axes is None else [axis % len(first.dims) for axis in axes]
+        return Constant(tuple(_UNKNOWN if axis in cut else size for axis, size in enumerate(first.dims)))
     return None
+
+
+_UNKNOWN = 1 << 40
+"""In place of the size of a dimension that depends on a request; nothing is taken for a size of 1."""
+
+
+def _inner_sizes(message: Any, node: Node, shapes: Mapping[str, int]) -> Constant | None:
+    """Sizes beyond axis 0, taken from a shape: they are the same for all rows of a batch, like a weight.
+
+    An embedding of positions is cut to the number of tokens.
+    """
+    rank, indices = shapes.get(message.input[0], 0) if message.input else 0, node.input(1)
+    if message.op_type != "Gather" or not isinstance(indices, Constant) or not indices.values:
+        return None
+    inside = all(-rank < index < 0 or 0 < index < rank for index in indices.values)
+    return Constant(indices.dims) if inside else None

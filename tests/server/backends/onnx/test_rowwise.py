@@ -173,6 +173,60 @@ def test_a_table_that_is_a_weight_is_looked_up_row_by_row(tmp_path: Path) -> Non
     )
 
 
+def cut_to(axis: int, *, ends: str = "size", rank: int = 2, **attributes: int) -> Graph:
+    """Rows plus a table of positions that is cut to one size of the input."""
+    nodes = [
+        make_node("Shape", ["x"], ["shape"], **attributes),
+        make_node("Gather", ["shape", "axis"], ["size"], axis=0),
+        make_node("Slice", ["table", "zero", ends, "zero"], ["positions"]),
+        make_node("Add", ["x", "positions"], ["y"]),
+    ]
+    if ends == "wide":
+        nodes[1:2] = [
+            make_node("Gather", ["shape", "first"], ["only"]),
+            make_node("Unsqueeze", ["only", "zero"], ["wide"]),
+        ]
+    inner = ("L", *[3] * (rank - 2))
+    constants = {
+        "axis": np.array([axis]),
+        "first": np.array(axis),
+        "zero": np.array([0]),
+        "table": weights(*[60, 3][: rank - 1]),
+    }
+    return Graph(nodes, {"x": (FLOAT, ["N", *inner])}, {"y": (FLOAT, ["N", *inner])}, constants)
+
+
+CUT: dict[str, Graph] = {
+    "to the length": cut_to(1),
+    "to the length, counted from behind": cut_to(-1),
+    "to the length of vectors": cut_to(1, rank=3),
+    "to the length of vectors, counted from behind": cut_to(-2, rank=3),
+    "to the length, a scalar": cut_to(1, ends="wide"),
+}
+
+CUT_BY_THE_BATCH: dict[str, Graph] = {
+    "to the rows": cut_to(0),
+    "to the rows, counted from behind": cut_to(-2),
+    "to the rows, a scalar": cut_to(0, ends="wide"),
+    "to the rows of vectors": cut_to(-3, rank=3),
+    "to a size whose axis is counted from another one": cut_to(0, start=1),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_table_of_positions_may_be_cut_to_the_length(name: str, tmp_path: Path) -> None:
+    backend = loaded(CUT[name], tmp_path)
+
+    assert backend.rows_are_apart(SIGNATURE)
+    assert tried(backend) is Finding.INDEPENDENT
+    backend.close()
+
+
+@pytest.mark.parametrize("name", CUT_BY_THE_BATCH)
+def test_but_not_to_the_number_of_rows(name: str, tmp_path: Path) -> None:
+    assert not proved(CUT_BY_THE_BATCH[name], tmp_path)
+
+
 def test_one_that_is_sent_is_not(tmp_path: Path) -> None:
     node = make_node("Gather", ["table", "ids"], ["y"])
     inputs: dict[str, Value] = {"ids": (INT64, ["N"]), "table": (FLOAT, ["M", 2])}
