@@ -173,7 +173,7 @@ def test_a_table_that_is_a_weight_is_looked_up_row_by_row(tmp_path: Path) -> Non
     )
 
 
-def cut_to(axis: int, *, ends: str = "size", rank: int = 2, **attributes: int) -> Graph:
+def cut_to(axis: int, *, ends: str = "size", rank: int = 2, **attributes: Any) -> Graph:
     """Rows plus a table of positions that is cut to one size of the input."""
     nodes = [
         make_node("Shape", ["x"], ["shape"], **attributes),
@@ -186,14 +186,14 @@ def cut_to(axis: int, *, ends: str = "size", rank: int = 2, **attributes: int) -
             make_node("Gather", ["shape", "first"], ["only"]),
             make_node("Unsqueeze", ["only", "zero"], ["wide"]),
         ]
-    inner = ("L", *[3] * (rank - 2))
+    dims: list[int | str | None] = ["N", "L", *[3] * (rank - 2)]
     constants = {
         "axis": np.array([axis]),
         "first": np.array(axis),
         "zero": np.array([0]),
         "table": weights(*[60, 3][: rank - 1]),
     }
-    return Graph(nodes, {"x": (FLOAT, ["N", *inner])}, {"y": (FLOAT, ["N", *inner])}, constants)
+    return Graph(nodes, {"x": (FLOAT, dims)}, {"y": (FLOAT, dims)}, constants)
 
 
 CUT: dict[str, Graph] = {
