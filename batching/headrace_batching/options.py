@@ -62,8 +62,8 @@ class Options:
     )
     max_running_batches: int | None = option(
         None,
-        "batches of one scheduler that run at once, for a function that cannot run more: the next batch then forms "
-        "when one has ended, of all that waits by then; as many as there are threads if not given",
+        "largest number of concurrent batches of one scheduler, for a function that cannot run more: the next batch "
+        "then forms from all waiting tasks when one has ended; by default the number of threads",
         kind=int,
         least=1,
         nullable=True,
@@ -71,8 +71,8 @@ class Options:
     )
     latency_objective: str = option(
         "",
-        "the share of requests that is to be answered within a time, such as p99 20ms: how long batches wait, how "
-        "large they are and which requests are refused follow from it; empty for none",
+        "the share of requests to answer within a time, such as p99 20ms; it determines how long batches wait, how "
+        "large they are and which requests are refused; empty for none",
         fits=is_objective,
         words=f"{EXPECTATION}, or empty",
     )

@@ -218,7 +218,7 @@ def _reason(curve: Curve, target: Target, seconds: float, limits: Limits, *, rea
     if not reachable:
         return (
             f"the objective is out of reach: {limits.sizes[0]} rows run for up to "
-            f"{curve.high_of(limits.sizes[0]) * 1e3:.3g} ms; {seconds * 1e3:.3g} ms is aimed at instead"
+            f"{curve.high_of(limits.sizes[0]) * 1e3:.3g} ms; {seconds * 1e3:.3g} ms is the target instead"
         )
     text = (
         f"{target.size} rows run for up to {curve.high_of(target.size) * 1e3:.3g} ms and wait about "
@@ -226,4 +226,4 @@ def _reason(curve: Curve, target: Target, seconds: float, limits: Limits, *, rea
     )
     if not target.wait:
         return f"{text}; waiting for more rows would save the threads too little time"
-    return f"{text}; rows that come while a batch waits save the threads' time"
+    return f"{text}; waiting for more rows saves the threads' time"

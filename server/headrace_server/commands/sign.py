@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
         help="sign a version of a model",
         usage="headrace sign VERSION --key=FILE [--certificates=FILE]",
         description="Sign a version of a model, in the format of OpenSSF Model Signing: its signature goes into "
-        f"{SIGNATURE_FILE} in the version's folder, or beside the model's file. An encrypted key's password is read "
+        f"{SIGNATURE_FILE} in the version's folder, or next to the model's file. An encrypted key's password is read "
         f"from {PASSWORD_VARIABLE}.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

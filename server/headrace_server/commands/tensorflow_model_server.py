@@ -74,7 +74,7 @@ def usage() -> str:
     TF Serving: TensorFlow's command_line_flags.cc.
     """
     lines = [f"usage: {sys.argv[0]}", "Flags:", *map(_usage_of, FLAGS)]
-    lines.append(_usage_line("version=false", "bool", "print the version and end"))
+    lines.append(_usage_line("version=false", "bool", "print the version and exit"))
     return "\n".join(lines) + "\n"
 
 

@@ -15,8 +15,8 @@ class MlflowOptions:
     )
     output: str = flag(
         "",
-        "output whose values alone are the predictions, as a scikit-learn model of MLflow has them; empty answers all "
-        "outputs by name",
+        "output whose values are the predictions, as for MLflow's scikit-learn models; if empty, all outputs are "
+        "returned by name",
     )
 
     def check(self, rest_api_port: int) -> None:

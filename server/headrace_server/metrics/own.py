@@ -63,7 +63,7 @@ def _of_calls(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_requests_total",
         "counter",
-        "Calls that have ended, by protocol, method or verb, model and status code",
+        "Finished calls, by protocol, method or verb, model and status code",
         [Source(metrics.grpc_calls, _CALL, [_GRPC]), Source(metrics.rest_calls, _CALL, [_REST])],
     )
     yield Metric(
@@ -105,7 +105,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_batch_rows",
         "histogram",
-        "Rows of each batch, padding not counted",
+        "Rows of each batch, without padding",
         [Source(metrics.batch_rows, _VERSION)],
     )
     counted = {
@@ -117,7 +117,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
         yield _plain(name, explanation, family, _VERSION)
     yield _plain(
         "headrace_refusals_total",
-        "Requests turned away by a model's queue, by reason",
+        "Requests refused by a model's queue, by reason",
         metrics.refusals,
         (*_VERSION, "reason"),
     )
@@ -170,7 +170,7 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
 def _of_stores(metrics: Metrics) -> Iterator[Metric]:
     counted = {
         "headrace_store_fetched_bytes_total": ("Bytes of models fetched from stores", metrics.store_fetched_bytes),
-        "headrace_store_failures_total": ("Looks at models' stores that failed", metrics.store_failures),
+        "headrace_store_failures_total": ("Failed scans of models' stores", metrics.store_failures),
     }
     for name, (explanation, family) in counted.items():
         yield _plain(name, explanation, family, ("model",))
@@ -181,7 +181,7 @@ def _of_gpus(metrics: Metrics) -> Iterator[Metric]:
     units = {
         "utilization": ("headrace_gpu_utilization_ratio", "Share of the time in which a kernel ran", 0.01),
         "memory_used_bytes": ("headrace_gpu_memory_used_bytes", "Memory in use, by every process", 1.0),
-        "memory_total_bytes": ("headrace_gpu_memory_bytes", "Memory of the GPU in all", 1.0),
+        "memory_total_bytes": ("headrace_gpu_memory_bytes", "Total memory of the GPU", 1.0),
         "power_milliwatts": ("headrace_gpu_power_watts", "Power that the GPU draws", 0.001),
         "temperature_celsius": ("headrace_gpu_temperature_celsius", "Temperature of the GPU", 1.0),
     }

@@ -183,7 +183,7 @@ class Loader:
             raise invalid(f"{path.parent / MODEL_FILE}: batching: {error}") from error
         if batching is None or not batching.pad_variable_length_inputs or self._pad_unproved:
             return batching
-        log.warning("model %s: pad_variable_length_inputs pads only where the trial finds answers unchanged", name)
+        log.warning("model %s: pad_variable_length_inputs pads only if answers stay the same", name)
         return replace(batching, pad_variable_length_inputs=False)
 
 

@@ -141,7 +141,7 @@ class Source:
                 self.poll()
                 self._said = None
             except Exception as error:  # the next look may find what this one did not find
-                complaint = f"the base paths could not be looked at: {error!r}"
+                complaint = f"the base paths could not be scanned: {error!r}"
                 if complaint != self._said:
                     log.warning(complaint)
                 self._said = complaint

@@ -87,7 +87,7 @@ def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
             alias: [Bins.of(column, levels) for column in each["columns"]] for alias, each in profile["inputs"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{PROFILE_FILE} is no profile of inputs: {error!r}") from error
+        raise ValueError(f"{PROFILE_FILE} is not a profile of inputs: {error!r}") from error
 
 
 def _shares(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:

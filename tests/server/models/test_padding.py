@@ -106,7 +106,7 @@ class TestAsTensorFlowServingPads:
 
         assert servable.batching is not None
         assert not servable.batching.pad_variable_length_inputs
-        assert "pad_variable_length_inputs pads only where the trial finds answers unchanged" in caplog.text
+        assert "pad_variable_length_inputs pads only if answers stay the same" in caplog.text
 
     def test_its_own_command_pads_with_the_first_element(self, shop: Shop) -> None:
         servable = shop.load(reduced("ReduceMean"), batching=self.ASKED, unproved=True)

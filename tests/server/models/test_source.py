@@ -327,8 +327,8 @@ class TestThread:
         looks.source.stop()
 
         assert [line for line in caplog.messages if "RuntimeError" in line] == [
-            "the base paths could not be looked at: RuntimeError('first')",
-            "the base paths could not be looked at: RuntimeError('second')",
+            "the base paths could not be scanned: RuntimeError('first')",
+            "the base paths could not be scanned: RuntimeError('second')",
         ]
 
     def test_zero_looks_once(self, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]
         elif kind == _VARINT:
             size = read_varint(content, at)[1] - at
         else:
-            raise ValueError("a field is of a kind that ONNX has none of")
+            raise ValueError("a field has a wire type that ONNX does not use")
         if at + size > end:
             raise ValueError("a field is longer than its message")
         yield key >> 3, at, at + size

@@ -26,8 +26,8 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 GPU_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 
 _REMEDIES = {
-    CUDA: "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' brings",
-    TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' brings",
+    CUDA: "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' installs",
+    TENSORRT: "it needs the driver, and CUDA, cuDNN and TensorRT 10, which pip install 'headrace[gpu,cuda]' installs",
 }
 
 _NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "ALLOC_FAILED")

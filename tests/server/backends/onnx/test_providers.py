@@ -105,7 +105,7 @@ class TestNamed:
         assert code == Code.FAILED_PRECONDITION
         assert text == (
             f"{CUDA} does not work: there is no NVIDIA driver; "
-            "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' brings"
+            "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' installs"
         )
 
     def test_one_that_is_not_there_is_an_error_that_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
