@@ -5,14 +5,15 @@
 //! here are computed exactly, with whole numbers of 128 bits; the few numbers that these cannot hold are left to the
 //! standard library, which takes its time.
 
-use std::io::Write;
-
 use bytes::{BufMut, BytesMut};
 
 use super::TENS;
 
 /// The number of digits to try first.
 const SHORT: u32 = 6;
+
+/// Numbers of a smaller power of ten may be subnormal floats, which have fewer digits.
+const LEAST_NORMAL: i32 = -37;
 
 /// Powers of five that fit into 128 bits together with the 24 bits of a float.
 const FIVES: [u128; 56] = powers();
@@ -77,13 +78,20 @@ pub fn write_decimal(number: impl Decimal, out: &mut BytesMut) {
     if value == 0.0 {
         return out.put_slice(b"0.0");
     }
-    let size = value.abs();
-    let short = Rounded::of(size, SHORT);
-    if number.is_nearest(short.value().copysign(value)) {
-        short.write(out);
-    } else {
-        Rounded::of(size, digits_of(number)).write(out);
+    let mut text = Text::default();
+    rounded(number, value.abs()).write(&mut text);
+    out.put_slice(text.written());
+}
+
+/// The digits that a number, whose size this is, is written with.
+fn rounded(number: impl Decimal, size: f64) -> Rounded {
+    let long = Rounded::of(size, digits_of(number));
+    if !long.may_be_short() {
+        return long;
     }
+    let short = Rounded::of(size, SHORT);
+    let reads_back = number.is_nearest(short.value().copysign(number.widened()));
+    if reads_back { short } else { long }
 }
 
 fn digits_of<T: Decimal>(_: T) -> u32 {
@@ -132,6 +140,17 @@ impl Rounded {
         Self { digits, count, power: power.parse().expect("its exponent is a number") }
     }
 
+    /// Whether fewer digits might read back as the same number, judging by how close all of its digits are to so few.
+    ///
+    /// They then differ by half the distance between two neighbouring numbers at most, which is 60 of the last of nine
+    /// digits of a float, and 12 of the last of seventeen of a double.
+    fn may_be_short(&self) -> bool {
+        const NEAR: u64 = 64;
+        let unit = 10_u64.pow(self.count - SHORT);
+        let rest = self.digits % unit;
+        rest <= NEAR || unit - rest <= NEAR || self.power < LEAST_NORMAL
+    }
+
     /// The double that these digits read back as.
     fn value(&self) -> f64 {
         let power = self.power + 1 - self.count as i32;
@@ -143,7 +162,7 @@ impl Rounded {
     }
 
     /// Writes them as `%g` does, but always with a point or an exponent.
-    fn write(&self, out: &mut BytesMut) {
+    fn write(&self, out: &mut Text) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.digits).trim_end_matches('0').as_bytes();
         if self.power < -4 || self.power >= self.count as i32 {
@@ -151,29 +170,50 @@ impl Rounded {
         }
         let point = self.power + 1;
         if point <= 0 {
-            out.put_slice(&b"0.000"[..2 + point.unsigned_abs() as usize]);
-            return out.put_slice(digits);
+            out.put(&b"0.000"[..2 + point.unsigned_abs() as usize]);
+            return out.put(digits);
         }
         let point = point as usize;
         if digits.len() <= point {
-            out.put_slice(digits);
-            out.put_bytes(b'0', point - digits.len());
-            return out.put_slice(b".0");
+            out.put(digits);
+            out.put(&ZEROS[..point - digits.len()]);
+            return out.put(b".0");
         }
-        out.put_slice(&digits[..point]);
-        out.put_u8(b'.');
-        out.put_slice(&digits[point..]);
+        out.put(&digits[..point]);
+        out.put(b".");
+        out.put(&digits[point..]);
     }
 
-    fn write_with_exponent(&self, digits: &[u8], out: &mut BytesMut) {
-        out.put_u8(digits[0]);
+    fn write_with_exponent(&self, digits: &[u8], out: &mut Text) {
+        out.put(&digits[..1]);
         if digits.len() > 1 {
-            out.put_u8(b'.');
-            out.put_slice(&digits[1..]);
+            out.put(b".");
+            out.put(&digits[1..]);
         }
-        let sign = if self.power < 0 { '-' } else { '+' };
-        let written = write!(out.writer(), "e{sign}{:02}", self.power.unsigned_abs());
-        debug_assert!(written.is_ok(), "memory takes everything");
+        let power = self.power.unsigned_abs();
+        out.put(if self.power < 0 { b"e-" } else { b"e+" });
+        out.put(if power < 10 { b"0" } else { b"" });
+        out.put(itoa::Buffer::new().format(power).as_bytes());
+    }
+}
+
+const ZEROS: &[u8; 17] = &[b'0'; 17];
+
+/// The text of one number without its sign, which has at most 17 digits, a point and an exponent of three more.
+#[derive(Default)]
+struct Text {
+    bytes: [u8; 32],
+    size: usize,
+}
+
+impl Text {
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.size..self.size + part.len()].copy_from_slice(part);
+        self.size += part.len();
+    }
+
+    fn written(&self) -> &[u8] {
+        &self.bytes[..self.size]
     }
 }
 
@@ -281,6 +321,23 @@ mod tests {
             (f64::MAX, "1.7976931348623157e+308"),
         ] {
             assert_eq!(written(number), text);
+        }
+    }
+
+    #[test]
+    fn six_digits_are_written_wherever_they_read_back_the_same() {
+        let halves = (0..100_000_u32).map(|number| f64::from(number) / 64.0);
+        let decimals = (0..100_000_u32).map(|number| f64::from(number) / 1e4);
+        let floats = numbers(100_000).map(|bits| f64::from(f32::from_bits(bits as u32)));
+        let tiny = (1..2_000).map(|bits| f64::from(f32::from_bits(bits)));
+        for value in halves.chain(decimals).chain(floats).chain(tiny).filter(|value| value.is_finite() && *value > 0.0)
+        {
+            let short = Rounded::of(value, SHORT).value();
+            assert_eq!(rounded(value, value).count == SHORT, short == value, "{value:e}");
+            let single = value as f32;
+            let widened = f64::from(single);
+            let short = Rounded::of(widened, SHORT).value() as f32;
+            assert_eq!(rounded(single, widened).count == SHORT, short == single, "{single:e}");
         }
     }
 

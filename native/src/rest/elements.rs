@@ -18,7 +18,7 @@ pub fn is_base64(reader: &Reader<'_>) -> bool {
 /// One element. TF Serving: json_tensor.cc reads narrow integers as those of 32 bits, and truncates them.
 pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
-        Dtype::Float => put(bytes, (reader.decimal()? as f32).to_le_bytes()),
+        Dtype::Float => put(bytes, reader.single()?.to_le_bytes()),
         Dtype::Double => put(bytes, reader.decimal()?.to_le_bytes()),
         Dtype::Int64 => put(bytes, reader.integer()?.signed()?.to_le_bytes()),
         Dtype::Uint64 => put(bytes, reader.integer()?.unsigned()?.to_le_bytes()),

@@ -63,7 +63,7 @@ impl<'a> Filling<'a> {
     fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
         let bytes = &mut self.bytes;
         match self.input.dtype {
-            Dtype::Float => reader.list(|reader| put(bytes, (reader.decimal()? as f32).to_le_bytes())),
+            Dtype::Float => reader.list(|reader| put(bytes, reader.single()?.to_le_bytes())),
             Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
             Dtype::String => reader.list(|reader| put_string(reader, bytes, &mut self.text)),
             dtype => reader.list(|reader| read_element(dtype, reader, bytes)),

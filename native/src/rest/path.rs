@@ -29,6 +29,9 @@ impl<'a> ModelPath<'a> {
             _ => return None,
         };
         let unusual = b"/:%";
+        if !named.contains('/') {
+            return Some((Self { model: named, version: Version::Latest }.plain(unusual)?, verb)); // as most are
+        }
         let asked = match named.split_once("/labels/") {
             Some((model, label)) if is_plain(label, unusual) => {
                 Self { model, version: Version::Label(label.as_bytes()) }.plain(unusual)

@@ -61,6 +61,23 @@ impl Reader<'_> {
 
     /// A number as the nearest double. An integer zero with a sign is refused.
     pub fn decimal(&mut self) -> Option<f64> {
+        let written = self.written()?;
+        let value = written.exactly().or_else(|| self.nearest(&written))?;
+        Some(written.signed(value))
+    }
+
+    /// The float that the nearest double rounds to. An integer zero with a sign is refused.
+    pub fn single(&mut self) -> Option<f32> {
+        let written = self.written()?;
+        let value = match written.nearly().filter(|value| rounds_alike(*value)) {
+            Some(value) => value,
+            None => written.exactly().or_else(|| self.nearest(&written))?,
+        };
+        Some(written.signed(value) as f32)
+    }
+
+    /// Reads the digits of a number, its point and its exponent.
+    fn written(&mut self) -> Option<Written> {
         let negative = self.sign()?;
         let start = self.at;
         let (mut mantissa, mut digits) = self.whole()?;
@@ -80,15 +97,14 @@ impl Reader<'_> {
             exponent = exponent.checked_add(self.exponent()?)?;
             whole = false;
         }
-        if whole && negative && mantissa == 0 {
-            return None;
-        }
-        let value = match digits <= FITTING && mantissa <= 1 << 53 {
-            true => scaled(mantissa, exponent),
-            false => None,
-        };
-        let value = value.or_else(|| nearest(&self.data[start..self.at]))?;
-        Some(if negative { -value } else { value })
+        let is_signed_zero = whole && negative && mantissa == 0;
+        (!is_signed_zero).then_some(Written { negative, mantissa, exponent, fits: digits <= FITTING, start })
+    }
+
+    /// The nearest double to what was read last, unless it is infinite.
+    fn nearest(&self, written: &Written) -> Option<f64> {
+        let text = std::str::from_utf8(&self.data[written.start..self.at]).ok()?;
+        text.parse().ok().filter(|value: &f64| value.is_finite())
     }
 
     /// Whether there is a minus sign, which is read.
@@ -109,6 +125,10 @@ impl Reader<'_> {
 
     /// Reads all further digits, starting from those of `value`.
     fn digits(&mut self, mut value: u64) -> u64 {
+        while let Some(eight) = self.data.get(self.at..).and_then(<[u8]>::first_chunk).copied().and_then(eight_digits) {
+            value = value.wrapping_mul(100_000_000).wrapping_add(eight);
+            self.at += 8;
+        }
         while let Some(digit) = self.byte().map(|byte| byte.wrapping_sub(b'0'))
             && digit < 10
         {
@@ -130,17 +150,57 @@ impl Reader<'_> {
     }
 }
 
-/// The nearest double if one step of arithmetic gives it.
-fn scaled(mantissa: u64, exponent: i32) -> Option<f64> {
-    let power = TENS.get(exponent.unsigned_abs() as usize)?;
-    let mantissa = mantissa as f64;
-    Some(if exponent < 0 { mantissa / power } else { mantissa * power })
+/// A number as it is written: `mantissa` times ten to the power of `exponent`, if its digits fit.
+struct Written {
+    negative: bool,
+    mantissa: u64,
+    exponent: i32,
+    fits: bool,
+    /// Where its digits begin.
+    start: usize,
 }
 
-/// The nearest double, unless it is infinite.
-fn nearest(text: &[u8]) -> Option<f64> {
-    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    value.is_finite().then_some(value)
+impl Written {
+    /// The nearest double, where one step of exact numbers gives it.
+    fn exactly(&self) -> Option<f64> {
+        if self.mantissa > 1 << 53 { None } else { self.nearly() }
+    }
+
+    /// A double that is at most one away from the nearest: the mantissa is rounded, and then what comes of it.
+    fn nearly(&self) -> Option<f64> {
+        let power = TENS.get(self.exponent.unsigned_abs() as usize).filter(|_| self.fits)?;
+        let mantissa = self.mantissa as f64;
+        Some(if self.exponent < 0 { mantissa / power } else { mantissa * power })
+    }
+
+    fn signed(&self, value: f64) -> f64 {
+        if self.negative { -value } else { value }
+    }
+}
+
+/// Whether all doubles that are at most three away from this one round to the same float, which is a normal one.
+fn rounds_alike(value: f64) -> bool {
+    const REST: u64 = (1 << 29) - 1;
+    const HALF: u64 = 1 << 28;
+    let rest = value.to_bits() & REST;
+    (f64::from(f32::MIN_POSITIVE)..f64::from(f32::MAX)).contains(&value) && rest.abs_diff(HALF) > 3
+}
+
+/// The value of eight digits; None if one of them is none.
+fn eight_digits(text: [u8; 8]) -> Option<u64> {
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    /// Carries each byte above nine into its high half.
+    const SIX: u64 = 0x0606_0606_0606_0606;
+    let text = u64::from_le_bytes(text);
+    let digits = text.wrapping_sub(ZEROS);
+    if text & HIGH != ZEROS || digits.wrapping_add(SIX) & HIGH != 0 {
+        return None;
+    }
+    // Neighbours are joined, the first of them ten, then a hundred, then ten thousand times.
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 #[cfg(test)]
@@ -178,6 +238,58 @@ mod tests {
             "7.0064923216240854e-46",
         ] {
             assert_eq!(decimal(text).map(f64::to_bits), text.trim().parse().ok().map(f64::to_bits), "{text}");
+        }
+    }
+
+    /// As `"{mantissa}e{exponent}"` and as digits around a point, of all sizes, from a linear congruential generator.
+    fn texts() -> impl Iterator<Item = String> {
+        let seeds = std::iter::successors(Some(1_u64), |seed| {
+            Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+        });
+        seeds.take(200_000).map(|seed| {
+            let (value, shift, power) = (seed ^ seed >> 31, seed >> 58, (seed >> 50) % 50);
+            match seed >> 62 {
+                0 => format!("{}e{}", value >> shift, power as i32 - 40),
+                1 => format!("{:?}", f64::from(f32::from_bits((value >> 32) as u32 & 0x7f7f_ffff))),
+                2 => format!("0.{:017}", value % 100_000_000_000_000_000),
+                _ => format!("{}.{}", value >> 56, value >> shift),
+            }
+        })
+    }
+
+    #[test]
+    fn doubles_and_floats_are_those_of_the_standard_library() {
+        for text in texts() {
+            let expected: f64 = text.parse().unwrap();
+            assert_eq!(decimal(&text).map(f64::to_bits), Some(expected.to_bits()), "{text}");
+            let single = Reader::new(text.as_bytes()).single();
+            assert_eq!(single.map(f32::to_bits), Some((expected as f32).to_bits()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_float_next_to_the_middle_of_two_is_that_of_the_nearest_double() {
+        let middle = f64::from(1.0_f32) + f64::from(f32::EPSILON) / 2.0;
+        for away in -8_i64..=8 {
+            let text = format!("{:.30}", f64::from_bits(middle.to_bits().wrapping_add_signed(away)));
+            for digits in [16, 17, 18, 19, 20, 32] {
+                let text = &text[..digits];
+                let expected = text.parse::<f64>().unwrap() as f32;
+                assert_eq!(Reader::new(text.as_bytes()).single(), Some(expected), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn eight_digits_at_once() {
+        assert_eq!(eight_digits(*b"12345678"), Some(12_345_678));
+        assert_eq!((eight_digits(*b"00000000"), eight_digits(*b"99999999")), (Some(0), Some(99_999_999)));
+        for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
+            for at in 0..8 {
+                let mut text = *b"99999999";
+                text[at] = byte;
+                assert_eq!(eight_digits(text), None, "{byte} at {at}");
+            }
         }
     }
 

@@ -25,7 +25,7 @@ fn read_list(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>, depth: 
 /// One element. Triton: a number is read with 64 bits, of which a narrower type gets the lower ones.
 fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
-        Dtype::Float => bytes.extend_from_slice(&(reader.decimal()? as f32).to_le_bytes()),
+        Dtype::Float => bytes.extend_from_slice(&reader.single()?.to_le_bytes()),
         Dtype::Double => bytes.extend_from_slice(&reader.decimal()?.to_le_bytes()),
         Dtype::Bool => bytes.push(u8::from(reader.boolean()?)),
         Dtype::Int8 | Dtype::Int16 | Dtype::Int32 | Dtype::Int64 => {
