@@ -14,7 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::plain::Plain;
 use super::progress::Progress;
+use super::rewound::Rewound;
 use super::stalling::Stalling;
 use crate::http2::{FrameStats, Stream, Watched};
 
@@ -28,14 +30,21 @@ const MAX_HEAD: usize = 512 << 10;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// What answers the requests of a connection.
+pub trait Answers: Clone {
+    /// Begins to answer a plain call of HTTP/1.1 by its path and its small body; None for one that is not plain after all.
+    fn call(&self, path: &str, body: &[u8]) -> Option<impl Future<Output = Answer> + use<Self>>;
+
+    /// The answer to any request.
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static;
+
+    /// Whether the server stops.
+    fn is_stopping(&self) -> bool;
+}
+
 /// Answers the requests of a connection until it ends, its client has been idle for too long, or it has sent nothing
 /// more of a head, or read nothing, for `stall`. When the server stops, requests in flight are answered.
-pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
-    stream: Stream,
-    stall: Option<Duration>,
-    answer: impl Fn(Request<Incoming>) -> F,
-    stopping: impl Future,
-) {
+pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answers, stopping: impl Future) {
     let mut stopping = pin!(stopping);
     let first = tokio::select! {
         first = timeout(KEEP_ALIVE, stream.speaks_http2()) => first,
@@ -45,7 +54,7 @@ pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     // A broken connection concerns only its client, and has ended its requests.
     if is_http2 {
         let service = service_fn(move |request| {
-            let answer = answer(request);
+            let answer = answers.clone().answer(request);
             async { Ok::<_, Infallible>(answer.await) }
         });
         let stream = Watched::new(stream, Arc::new(FrameStats::default()), stall);
@@ -58,9 +67,13 @@ pub async fn serve<F: Future<Output = Answer> + Send + 'static>(
     } else {
         let progress = Progress::default();
         let stream = Stalling::new(stream, stall, Some(progress.clone()));
+        let plain = Plain::new(stream, progress.clone(), KEEP_ALIVE);
+        let call = |path: &str, body: &[u8]| answers.call(path, body);
+        let Some((read, stream)) = plain.serve(call, || answers.is_stopping(), stopping.as_mut()).await else { return };
+        let stream = Rewound::new(read, stream);
         let service = service_fn(move |request| {
             progress.is_answered();
-            let (answer, progress) = (answer(request), progress.clone());
+            let (answer, progress) = (answers.clone().answer(request), progress.clone());
             async { Ok::<_, Infallible>(answer.await.map(|content| progress.until_gone(content))) }
         });
         let mut builder = http1::Builder::new();

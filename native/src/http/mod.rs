@@ -6,13 +6,15 @@ mod endpoint;
 mod exchange;
 mod intake;
 mod pieces;
+mod plain;
 mod progress;
+mod rewound;
 mod stalling;
 mod unread;
 mod wakes;
 
 pub use answer::{Answer, answer};
-pub use connection::serve;
+pub use connection::{Answers, serve};
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python, question};
 pub use intake::{Body, Bounds, Missing, SMALL};

@@ -27,6 +27,11 @@ impl Progress {
         self.0.store(IS_ANSWERED, Ordering::Relaxed);
     }
 
+    /// The answer is gone.
+    pub fn rests(&self) {
+        self.0.store(RESTS, Ordering::Relaxed);
+    }
+
     /// Whether its client has begun a head, and owes the rest of it.
     pub fn in_head(&self) -> bool {
         self.0.load(Ordering::Relaxed) == HEAD_BEGUN
@@ -46,7 +51,7 @@ pub struct Watched<B> {
 
 impl<B> Drop for Watched<B> {
     fn drop(&mut self) {
-        self.progress.0.store(RESTS, Ordering::Relaxed);
+        self.progress.rests();
     }
 }
 

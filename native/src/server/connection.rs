@@ -47,7 +47,7 @@ async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest,
     if let Some(stream) = in_time(secured(accepted, tls, true), limits, &stop).await {
         let stall = limits.stall;
         let rest = rest.of(Identity::of(&stream));
-        http::serve(stream, stall, move |request| rest.clone().answer(request), stopped(stop)).await;
+        http::serve(stream, stall, rest, stopped(stop)).await;
     }
 }
 

@@ -39,7 +39,7 @@ impl Rest {
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &ModelPath::of_infer(path.path())?, &body, json)).await.ok()??
         };
-        self.put_infer(&head.headers, understood, memory, came)?.answer().await
+        Some(self.put_infer(&head.headers, understood, memory, came)?.answer().await)
     }
 
     fn put_infer(

@@ -121,7 +121,7 @@ impl Pending {
         self.refused = Some((status, why));
     }
 
-    pub(super) async fn answer(mut self) -> Option<Answer> {
+    pub(super) async fn answer(mut self) -> Answer {
         let mut admitted = std::mem::take(&mut self.admitted);
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some((status, why)) = &self.refused {
@@ -129,7 +129,7 @@ impl Pending {
             if let Some(why) = why {
                 ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
             }
-            return Some(self.api.refusal(endpoint, status));
+            return self.api.refusal(endpoint, status);
         }
         let mut comes = poll_fn(|context| self.mailbox.poll(context));
         let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
@@ -137,18 +137,18 @@ impl Pending {
             biased;
             (answer, code) = &mut comes => {
                 admitted.end(code);
-                return Some(answer);
+                return answer;
             }
             () = until(deadline) => {}
         }
         if !self.mailbox.close() {
             let (answer, code) = comes.await;
             admitted.end(code);
-            return Some(answer);
+            return answer;
         }
         admitted.end(DEADLINE_EXCEEDED);
         ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-        Some(self.api.late(endpoint))
+        self.api.late(endpoint)
     }
 }
 

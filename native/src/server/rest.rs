@@ -1,5 +1,6 @@
 //! What happens to each request of an HTTP port: a plain call goes into its queue, everything else to Python.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Signature};
 use crate::calls::{Arrays, Protocol, Understood};
 use crate::examples::Input;
 use crate::grpc::Status;
-use crate::http::{self as transport, Answer, Endpoint, Missing, SMALL, answer};
+use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, SMALL, answer};
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Declares, ExamplesBody, ModelPath, Reply, Verb};
@@ -73,7 +74,7 @@ impl Rest {
         Self { identity: Arc::new(identity), ..self }
     }
 
-    pub async fn answer(self, request: Request<Incoming>) -> Answer {
+    async fn answer_any(self, request: Request<Incoming>) -> Answer {
         let (mut head, incoming) = request.into_parts();
         let stopping = || self.thread.shared.stopping.load(Ordering::Relaxed);
         let memory = Arc::new(CallMemory::new(self.share.clone()));
@@ -124,13 +125,13 @@ impl Rest {
         let came = Instant::now();
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
-            read(shared, (asked, verb), body)?
+            read(shared, (asked, verb), &body.content()?)?
         } else {
             // Other requests share this thread.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
-            spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body)).await.ok()??
+            spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body.content()?)).await.ok()??
         };
-        self.put(&head.headers, verb, plain, memory, came)?.answer().await
+        Some(self.put(&head.headers, verb, plain, memory, came)?.answer().await)
     }
 
     /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
@@ -195,13 +196,38 @@ fn method_name(verb: Verb) -> &'static str {
     }
 }
 
+impl Answers for Rest {
+    /// Where callers must be known, or requests may be traced, their headers count: such calls are not plain.
+    fn call(&self, path: &str, body: &[u8]) -> Option<impl Future<Output = Answer> + use<>> {
+        let came = Instant::now();
+        let shared = &self.thread.shared;
+        let (asked, verb) = ModelPath::of_call(path)?;
+        if shared.plain.is_guarded() || shared.traces.get().is_some() || body.len() > self.endpoint.max_body {
+            return None;
+        }
+        let memory = Arc::new(CallMemory::new(self.share.clone()));
+        if !memory.receive(body.len()) {
+            return None;
+        }
+        let plain = read(shared, (asked, verb), body)?;
+        Some(self.put(&HeaderMap::new(), verb, plain, memory, came)?.answer())
+    }
+
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static {
+        self.answer_any(request)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.thread.shared.stopping.load(Ordering::Relaxed)
+    }
+}
+
 /// What a body asks of a model.
-fn read(shared: &Shared, (asked, verb): (ModelPath<'_>, Verb), body: &transport::Body) -> Option<Plain> {
-    let content = body.content()?;
+fn read(shared: &Shared, (asked, verb): (ModelPath<'_>, Verb), content: &[u8]) -> Option<Plain> {
     match verb {
-        Verb::Predict => read_predict(shared, &asked, &content),
-        Verb::Classify => read_examples(shared, &asked, &content, |examples| examples.classify.as_ref()),
-        Verb::Regress => read_examples(shared, &asked, &content, |examples| examples.regress.as_ref()),
+        Verb::Predict => read_predict(shared, &asked, content),
+        Verb::Classify => read_examples(shared, &asked, content, |examples| examples.classify.as_ref()),
+        Verb::Regress => read_examples(shared, &asked, content, |examples| examples.regress.as_ref()),
     }
 }
 
