@@ -3,6 +3,7 @@
 import json
 import shutil
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     yield "infer", "many-parts", b"\0\7" + b"\x2a\x00\x32\x02\x0a\x00\x3a\x00" * 2_000
     yield from _examples()
     yield from _bodies()
+    yield from _example_bodies()
     yield from _infer_bodies()
     yield from _tensors()
     yield from _connections()
@@ -168,6 +170,28 @@ def _bodies() -> Iterator[tuple[str, str, bytes]]:
         ]
         for kind, document in enumerate(documents):
             yield "rest", f"{number}-{kind}", bytes([number]) + json.dumps(document).encode()
+
+
+def _example_bodies() -> Iterator[tuple[str, str, bytes]]:
+    """For each signature two Examples, one that names its signature, and one whose features come from a context."""
+    for number, features in enumerate(_FEATURES):
+        lists = {name: [_json(value) for value in values] for name, values in features.items()}
+        single = {name: values[0] for name, values in lists.items()}
+        documents: dict[str, dict[str, Any]] = {
+            "list": {"examples": [lists, lists | {"unasked": [_json(b"\xff")]}]},
+            "named": {"signature_name": "other", "examples": [single]},
+            "context": {"context": lists, "examples": [{}, {"unasked": True}]},
+        }
+        for kind, document in documents.items():
+            yield "rest_examples", f"{number}-{kind}", json.dumps(document).encode()
+    yield "rest_examples", "twice", b'{"examples":[{"x":1,"x":2}]}'
+
+
+def _json(value: Any) -> Any:
+    """Bytes that are text as text, and others as base64."""
+    if not isinstance(value, bytes):
+        return value
+    return value.decode() if value.isascii() else {"b64": b64encode(value).decode()}
 
 
 def _infer_bodies() -> Iterator[tuple[str, str, bytes]]:

@@ -7,4 +7,4 @@ pub use crate::http2::{Authority, Frames};
 pub use crate::open_inference::fuzzing::{UnderstoodInfer, UnderstoodInferBody, read_infer, read_infer_body};
 pub use crate::predict::fuzzing::{Declared, Understood};
 pub use crate::protobuf::{Dtype, Rope, Rows, Values, Writer};
-pub use crate::rest::fuzzing::{UnderstoodBody, read_body};
+pub use crate::rest::fuzzing::{UnderstoodBody, read_body, read_examples_body};

@@ -48,59 +48,59 @@ struct Task {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Examples {
+pub(crate) struct Examples {
     #[prost(message, optional, tag = "1")]
-    example_list: Option<List>,
+    pub(crate) example_list: Option<List>,
     #[prost(message, optional, tag = "2")]
-    example_list_with_context: Option<List>,
+    pub(crate) example_list_with_context: Option<List>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct List {
+pub(crate) struct List {
     #[prost(message, repeated, tag = "1")]
-    examples: Vec<Example>,
+    pub(crate) examples: Vec<Example>,
     #[prost(message, optional, tag = "2")]
-    context: Option<Example>,
+    pub(crate) context: Option<Example>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Example {
+pub(crate) struct Example {
     #[prost(message, optional, tag = "1")]
-    features: Option<Features>,
+    pub(crate) features: Option<Features>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Features {
+pub(crate) struct Features {
     #[prost(map = "string, message", tag = "1")]
-    feature: HashMap<String, Feature>,
+    pub(crate) feature: HashMap<String, Feature>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Feature {
+pub(crate) struct Feature {
     #[prost(message, optional, tag = "1")]
-    bytes_list: Option<BytesList>,
+    pub(crate) bytes_list: Option<BytesList>,
     #[prost(message, optional, tag = "2")]
-    float_list: Option<FloatList>,
+    pub(crate) float_list: Option<FloatList>,
     #[prost(message, optional, tag = "3")]
-    int64_list: Option<Int64List>,
+    pub(crate) int64_list: Option<Int64List>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct BytesList {
+pub(crate) struct BytesList {
     #[prost(bytes = "vec", repeated, tag = "1")]
-    value: Vec<Vec<u8>>,
+    pub(crate) value: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct FloatList {
+pub(crate) struct FloatList {
     #[prost(float, repeated, tag = "1")]
-    value: Vec<f32>,
+    pub(crate) value: Vec<f32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Int64List {
+pub(crate) struct Int64List {
     #[prost(int64, repeated, tag = "1")]
-    value: Vec<i64>,
+    pub(crate) value: Vec<i64>,
 }
 
 pub fn check(data: &[u8]) {

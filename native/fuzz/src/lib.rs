@@ -12,12 +12,13 @@ pub mod messages;
 pub mod pieces;
 pub mod predict;
 pub mod rest;
+pub mod rest_examples;
 pub mod tensor;
 
 /// A target: its name, and a check for arbitrary bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("answers", answers::check),
     ("connection", connection::check),
     ("frames", frames::check),
@@ -26,6 +27,7 @@ pub const TARGETS: [Target; 10] = [
     ("infer_body", infer_body::check),
     ("predict", predict::check),
     ("rest", rest::check),
+    ("rest_examples", rest_examples::check),
     ("tensor", tensor::check),
     ("tf_examples", examples::check),
 ];

@@ -1,5 +1,6 @@
-//! The plain body's reader by itself: uses declarations without an interpreter, and returns its result.
+//! The readers of plain bodies by themselves: they use declarations without an interpreter, and return their results.
 
+use super::examples::ExamplesBody;
 use super::inputs::{Body, Declares};
 use crate::predict::fuzzing::Declared;
 use crate::predict::{Column, Input};
@@ -32,4 +33,11 @@ pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<Unders
     let Body { by_row, rows, columns, .. } = Body::read(data, find)?;
     let columns = columns.into_iter().map(|Column { inner, bytes, .. }| (inner, bytes)).collect();
     Some(UnderstoodBody { by_row, rows, columns })
+}
+
+/// Understands the plain body of a :classify or :regress: the name of its signature, which is text as all that are served
+/// are, and an Input.
+pub fn read_examples_body(data: &[u8]) -> Option<(&str, Vec<u8>)> {
+    let body = ExamplesBody::read(data)?;
+    Some((std::str::from_utf8(body.signature).ok()?, body.input.into_bytes().to_vec()))
 }
