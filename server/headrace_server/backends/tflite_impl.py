@@ -28,8 +28,8 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
     """Reads a file into memory, and makes as many interpreters of it as may run at once, each on one thread.
 
     Raises:
-        LoadError: TF Serving: INVALID_ARGUMENT for what is no TFLite model, or has signatures that are none; INTERNAL
-            for one that cannot run or whose signatures name tensors that it has not; else the file cannot be read.
+        LoadError: TF Serving: INVALID_ARGUMENT if it is not a TFLite model, or its signatures are invalid; INTERNAL if
+            it cannot run or its signatures name unknown tensors; otherwise the file cannot be read.
     """
     try:
         content = file.read_bytes()
@@ -66,11 +66,11 @@ class TfliteBackend:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Those in the file's metadata, or a `serving_default` made of its inputs and outputs."""
+        """The signatures in the file's metadata, or a `serving_default` made of its inputs and outputs."""
         return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Resizes an interpreter's inputs to the arrays' shapes, where they differ, and invokes it."""
+        """Resizes an interpreter's inputs to the arrays' shapes, if they differ, and invokes it."""
         declared = self._signatures[signature]
         interpreter = self._idle.get()
         try:
@@ -129,7 +129,7 @@ class _Interpreter:
         changed = {name: array.shape for name, array in arrays.items() if array.shape != self._shapes.get(name)}
         if not changed:
             return
-        before, self._shapes = self._shapes, {}  # until they are allocated there are none
+        before, self._shapes = self._shapes, {}  # there are none until they are allocated
         for name, shape in changed.items():
             text = f"Failed to resize input tensor: {name}"
             self._try(text, self._interpreter.resize_tensor_input, self.inputs[name]["index"], shape)
@@ -204,7 +204,7 @@ def _name_in(tensors: Tensors, name: str, text: str) -> str:
 def _generated(model: _Interpreter) -> dict[str, Signature]:
     """TF Serving: a `serving_default` of all inputs and outputs, under their names up to the first colon.
 
-    Of several with one such name, TF Serving serves one; here the others keep their whole names.
+    If several have the same name, TF Serving serves one of them; here the others keep their whole names.
     """
     definition = SignatureDef(
         inputs=_by_stem(model.inputs),

@@ -41,7 +41,7 @@ def _own(options: Any, values: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 
 def _items(rule: Rule, text: str) -> tuple[Any, ...]:
-    """The items of a list written with commas, as text where an item cannot be converted."""
+    """The items of a comma-separated list; an item that cannot be converted stays text."""
     items = [item for item in text.split(",") if item]
     return tuple(map(int, items)) if rule.item is int and all(map(str.isdecimal, items)) else tuple(items)
 

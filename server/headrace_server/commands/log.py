@@ -36,7 +36,7 @@ class StderrHandler(_Handler):
 
 
 def log_to_stderr(level: str = "info", form: str = "text") -> None:
-    """Sends log lines to stderr, and stops sending them where an earlier call did.
+    """Sends log lines to stderr, and undoes an earlier call.
 
     Args:
         level: The lowest level that is logged; a value not in LEVELS means `info`.

@@ -142,7 +142,7 @@ class ServableMetrics:
         self._families.example_count_total.of(self._model).add(count)
 
     def refused(self, error: BatchingError) -> None:
-        """Counts a request that was turned away, by the name of its error, such as `queue_full`.
+        """Counts a refused request, by the name of its error, such as `queue_full`.
 
         A refusal reported after the version has gone does not bring its series back.
         """

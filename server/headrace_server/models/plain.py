@@ -24,7 +24,7 @@ class Plain:
         max_rows: The most rows of a request; None if each runs by itself, whatever its axis 0 is.
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
             answered.
-        refused: Counts a request that was turned away.
+        refused: Counts a refused request.
         queued: Whether callers know of a queue: TF Serving has none without batching.
     """
 

@@ -73,7 +73,8 @@ class Settling:
         with self._models.changed:
             unsettled = list(names)
             while self._some_unsettled(unsettled, names, since):
-                # The last of `unsettled` is likely to do: only where it does not, each model is looked at.
+                # The last one of `unsettled` is likely to be unsettled still: only if it is not, all models are
+                # checked.
                 if given_up() and not any(self._is_on_its_way(name, since) for name in chain(unsettled[-1:], names)):
                     break
                 self._clock.wait(self._models.changed, None)

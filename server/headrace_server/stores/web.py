@@ -103,7 +103,7 @@ class Web:
                 raise StoreError(f"{self.uri}: {url}: {error!r}") from error
 
     def _open_from(self, url: str, offset: int, size: int) -> HTTPResponse:
-        """The resource from an offset on, or all of it where the server knows no such range."""
+        """The resource from an offset on, or all of it if the server does not support the range."""
         plain = {"Accept-Encoding": "identity"}
         if not offset:
             return self.open(url, plain)
@@ -146,7 +146,7 @@ class Web:
 
 
 class NoSuchRange(StoreError):
-    """A resource cannot be read from where it was to be read."""
+    """A resource cannot be read from the requested offset."""
 
 
 class Unauthorized(StoreError):

@@ -54,7 +54,7 @@ def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | Non
 
 
 def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) -> bool:
-    """Whether every row, also of zeros, stays the same bit for bit beside rows of numbers up to the limit.
+    """Whether every row, even of zeros, stays the same bit for bit if others have numbers up to the limit.
 
     In zeros no digit can hide a small change, and their sum is one that a division fails on.
     """

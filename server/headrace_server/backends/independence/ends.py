@@ -48,7 +48,7 @@ class Ends:
     quickest_row: float
 
     def check(self, kind: Rows) -> None:
-        """Compares the kept rows with their known answers, and bit for bit beside two sorts of other rows.
+        """Compares the kept rows with their known answers, and, bit for bit, with two sorts of other rows around them.
 
         Args:
             kind: What the rows between them hold at first; then it is usual values.
@@ -70,7 +70,7 @@ class Ends:
     def _places(self) -> Iterator[dict[int, int]]:
         """The positions of the kept rows in the larger batch, and their numbers in the small one.
 
-        In a batch of a limited number of rows, one kept row must not stand where the other one's influence comes from.
+        In a batch of a limited number of rows, one kept row must not be at a position that influences the other.
         """
         last = self.rows - 1
         if self.rows == END_ROWS:

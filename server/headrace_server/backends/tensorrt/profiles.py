@@ -13,11 +13,11 @@ from headrace_server.errors import ServingError, invalid
 Shape = tuple[int, ...]
 
 MAX_PROFILES = 8
-"""Allowed batch sizes that get a profile each; where there are more, one profile serves all."""
+"""The maximum number of allowed batch sizes with a profile each; if there are more, one profile serves all."""
 
 
 class Bounds(NamedTuple):
-    """What one input may be in one profile."""
+    """The range of one input in one profile."""
 
     least: Shape
     usual: Shape
@@ -43,10 +43,10 @@ def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, opt
     Args:
         inputs: Of the model.
         batching: How its requests become batches; None where each runs alone.
-        options: What is said of the other dimensions.
+        options: The ranges of the other dimensions.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: nothing is said of a dimension that varies, or of one that is not there.
+        ServingError: INVALID_ARGUMENT: a dimension that varies has no range, or a range names an unknown dimension.
     """
     batched = all(spec.shape and spec.shape[0] is None for spec in inputs.values())
     _check_known(inputs, options, batched=batched)
@@ -85,7 +85,7 @@ def misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> ServingE
 
 
 def least_rows(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int:
-    """The rows that a batch has to be padded to, because no profile takes as few as it has; its own where one does."""
+    """The rows that a batch must be padded to because every profile needs more rows; its own number otherwise."""
     rows = min(shape[0] for shape in shapes.values())
     least = sorted({bounds.least[0] for profile in profiles for bounds in profile.values()})
     return next((low for low in (rows, *least) if low >= rows and _takes(profiles, shapes, low)), rows)
@@ -97,7 +97,7 @@ def fitted(options: Options, most: int, *, graphs: bool) -> Options:
     Args:
         options: The operator's.
         most: Rows that the engine takes.
-        graphs: Whether batches should have few sizes: powers of two, where the operator names none.
+        graphs: Whether batches should have few sizes: powers of two, if the operator gives none.
     """
     if options.enable_large_batch_splitting:
         return replace(options, max_execution_batch_size=min(options.execution_limit, most))
@@ -148,7 +148,7 @@ def _range(spec: TensorSpec, axis: int, options: TensorrtOptions) -> Range:
 
 
 def dimension_names(spec: TensorSpec, axis: int) -> list[str]:
-    """What a dimension may be called in the options."""
+    """The names of a dimension in the options."""
     named = spec.dims[axis] if axis < len(spec.dims) else ""
     return [*([named] if named else []), f"{spec.name}.{axis}"]
 

@@ -1,6 +1,6 @@
 """The body of an /invocations call to arrays, as `mlflow models serve` reads it.
 
-What numpy makes of lists, it makes of them here as well: a text that holds a number is that number, and null is NaN.
+As numpy does with lists: a string that contains a number is that number, and null is NaN.
 """
 
 import json
@@ -49,7 +49,7 @@ _WORDS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What a body asks for.
+    """The content of a body.
 
     Attributes:
         inputs: By alias; those alone that the model has.
@@ -118,7 +118,7 @@ def _tolerantly(data: bytes) -> Any:
 
 
 def _shown(error: Exception) -> str:
-    """As MLflow shows an error, but without the body, which is part of that of bytes that are not UTF-8."""
+    """The error as MLflow shows it, but without the body, which is part of the error for bytes that are not UTF-8."""
     return f"{type(error).__name__}({str(error)!r})"
 
 

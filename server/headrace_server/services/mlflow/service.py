@@ -52,7 +52,7 @@ Read = Callable[[bytes, Declared], Scoring]
 
 @dataclass(frozen=True, slots=True)
 class MlflowRestOptions:
-    """What this API is told.
+    """The options of this API.
 
     Attributes:
         model: The name of the model that answers.
@@ -103,7 +103,7 @@ class MlflowApi:
         return HttpAnswer(self._health(), b"\n", _JSON, keep=not_counted)
 
     def _health(self) -> int:
-        """MLflow answers 404 where it has no model."""
+        """MLflow answers 404 if it has no model."""
         if not self._options.is_ready():
             return 503
         try:
@@ -199,7 +199,7 @@ def _mime_type(request: HttpRequest) -> str:
 
 
 def _unsupported(request: HttpRequest) -> str:
-    """Why a body of this Content-Type is not read, in MLflow's words; empty where it is."""
+    """Why a body with this Content-Type is refused, in MLflow's words; empty if it is accepted."""
     whole = request.header("content-type")
     pairs = [pair.strip().partition("=") for pair in whole.split(";")[1:]]
     parameters = {name.lower(): value for name, _, value in pairs if name}
