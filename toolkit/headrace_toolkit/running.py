@@ -16,6 +16,9 @@ Run = Callable[[Arrays], Arrays]
 
 _OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
+_ON_CPU: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
+"""Without a fallback, which for a damaged model prints that it tries the same provider again."""
+
 PART = 128
 """The number of rows per run, if there are more."""
 
@@ -40,7 +43,7 @@ class OnnxModel:
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(str(file), options, **_ON_CPU)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ToolkitError(f"{file.name}: ONNX Runtime does not load it: {_said(error)}") from error
         self.signature = _signature(file.name, self.session)
@@ -129,7 +132,7 @@ def signature_of(model: bytes, name: str) -> Signature:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return _signature(name, ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+        return _signature(name, ort.InferenceSession(model, options, **_ON_CPU))
     except ToolkitError:
         raise
     except Exception as error:
@@ -144,6 +147,8 @@ def _signature(name: str, session: Any) -> Signature:
         return signatures_of(session, told)[DEFAULT_SIGNATURE]
     except ServingError as error:
         raise ToolkitError(f"{name}: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise ToolkitError(f"{name} is damaged: a name in it is not UTF-8: {first_line(error)}") from error
 
 
 def _said(error: Exception) -> str:

@@ -10,7 +10,7 @@ from headrace_toolkit.errors import require
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import both_classes, converted, one_table, table_of
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.steps.quiet import loading, quietly
+from headrace_toolkit.steps.quiet import loading, quietly, stderr_aside
 
 OPSET = 15
 """The opset that onnxmltools converts to."""
@@ -24,7 +24,7 @@ def read_xgboost(file: Path, options: SourceOptions) -> Source:
     """
     xgboost = require("xgboost", "XGBoost models", "sklearn")
     booster = xgboost.Booster()
-    with loading(file, "a model that XGBoost loads"):
+    with stderr_aside(), loading(file, "a model that XGBoost loads"):
         booster.load_model(str(file))
     return of_xgboost(booster, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
 
@@ -36,7 +36,7 @@ def read_lightgbm(file: Path, options: SourceOptions) -> Source:
         ToolkitError: LightGBM does not load it.
     """
     lightgbm = require("lightgbm", "LightGBM models", "sklearn")
-    with loading(file, "a model that LightGBM loads"):
+    with stderr_aside(), loading(file, "a model that LightGBM loads"):
         booster = lightgbm.Booster(model_file=str(file))
     return of_lightgbm(booster, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
 
