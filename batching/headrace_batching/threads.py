@@ -64,7 +64,7 @@ def _run_next(queue: TaskQueue) -> bool:
     try:
         formed.lane.execute(formed.batch)
     except Abandoned:
-        return False  # the lane knows already, and another thread has taken over
+        return False  # the lane already knows, and another thread has taken over
     except BaseException:
         formed.lane.finish()
         raise

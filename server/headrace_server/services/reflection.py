@@ -78,7 +78,7 @@ def _v1_file() -> bytes:
 
 
 class _Symbols:
-    """A pool that also finds the files of methods, which protobuf's does not: ghz asks for them."""
+    """A pool that also finds files by the names of methods, as ghz requests; protobuf's own pool does not."""
 
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool

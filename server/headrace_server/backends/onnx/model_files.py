@@ -164,7 +164,7 @@ class ModelFiles:
 
 
 def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
-    """What to load from memory, and what lies outside; weights are not copied without need.
+    """What to load from memory, and the external data; weights are copied only if necessary.
 
     Raises:
         OSError: The file cannot be read.

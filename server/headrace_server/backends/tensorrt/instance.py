@@ -242,7 +242,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
 
     Attributes:
         data_decide: Whether its shape depends on more than those of the inputs.
-        shape: The shape that the data have decided on.
+        shape: The actual shape, which depends on the data.
         memory: Where TensorRT puts what is of such a shape.
         array: It itself, where TensorRT writes it into the host's memory.
     """
