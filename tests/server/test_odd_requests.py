@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -26,13 +27,13 @@ from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.loader import Loader
 from tests.support import models
-from tests.support.calls import Caller, predict_request
+from tests.support.calls import Caller, predict_request, refusal_of
 from tests.support.fatal_models import FATAL
 from tests.support.odd_models import OddModel, Pool, every_model, folder_name
 from tests.support.onnx_cases import sendable
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
-from tests.support.running import COMMAND, ServerProcess
+from tests.support.running import COMMAND, ServerProcess, eventually
 
 SECONDS = float(os.environ.get("HEADRACE_FUZZ_SECONDS", "0"))
 """The seconds of calls on each transport; 0 is a sample."""
@@ -93,12 +94,24 @@ class Fuzzed:
         return ""
 
     def end_processes(self) -> None:
-        """Sends requests that crash processes: their callers get an error, and the next call is answered."""
+        """Sends requests that crash processes: their callers get an error, and calls are answered again.
+
+        On a busy machine, a process may take longer to start than calls wait for it.
+        """
         for name, fatal in FATAL.items():
             refusal = self.caller.refusal(predict_request(fatal.request, name=folder_name(name)))
             assert refusal.code is grpc.StatusCode.INTERNAL
             assert re.search(r"its worker process was ended by SIG\w+ during the run", refusal.text)
-            assert self.caller.predict(fatal.fine, name=folder_name(name))["y"].size
+            assert eventually(partial(self._is_answered, folder_name(name), fatal.fine))
+
+    def _is_answered(self, name: str, request: Arrays) -> bool:
+        """False while no process is up."""
+        try:
+            return bool(self.caller.predict(request, name=name)["y"].size)
+        except grpc.RpcError as error:
+            if refusal_of(error).code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
 
     def _send(self, name: str, request: Arrays, *, over_rest: bool) -> None:
         self.sent += 1
