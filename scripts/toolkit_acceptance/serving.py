@@ -84,7 +84,7 @@ def _one_bad(scene: Scene, folder: Path, case: dict[str, str], base: Path) -> No
         assert os.listdir(base) == [], what
     else:
         assert run.status == 0, what
-        assert "warning: " in run.out or "mended" in run.out, what
+        assert "warning: " in run.out or "corrected" in run.out, what
 
 
 def watched_and_killed(scene: Scene) -> str:
