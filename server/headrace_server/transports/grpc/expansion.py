@@ -157,7 +157,9 @@ class ExpandingHandlers(grpc.GenericRpcHandler):
         return self._known[path]
 
 
-def _expanding(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _expanding(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    parse = deserializer or bytes  # without one, a handler takes the bytes as they are
+
     def expanding(data: bytes) -> Any:
         if not data.startswith(STARTS):
             return parse(data)
