@@ -46,8 +46,8 @@ def rows_of(inputs: Arrays) -> int:
 def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
     """The key of a task: tasks with equal names, dtypes and shapes beyond axis 0 may share a batch.
 
-    With `pad` (pad_variable_length_inputs) the rank stands for the shape, except for an empty array's: padding
-    repeats an array's first element.
+    With `pad` (pad_variable_length_inputs), the rank replaces the shape in the key, except for an empty array, which
+    has no first element to pad with.
     """
     if pad:
         return frozenset((name, a.dtype, a.ndim if a.size else a.shape[1:]) for name, a in inputs.items())
@@ -59,8 +59,8 @@ class Batch:
 
     Args:
         pieces: At least one, in order of arrival, all of one shape key.
-        options: The batching options, with the sizes that it may be padded to.
-        batched: Whether axis 0 is the batch; without it there is one piece, and nothing is checked or padded.
+        options: The batching options, which include the sizes that a batch may be padded to.
+        batched: Whether axis 0 is the batch; if not, there is one piece, and nothing is checked or padded.
 
     Attributes:
         rows: Rows of all its pieces.
@@ -146,7 +146,7 @@ class Batch:
         return ended
 
     def fail(self, error: Exception, lock: Lock) -> list[Task]:
-        """Gives the error to every task that has not ended, and returns these tasks; the lock is the one of `split`."""
+        """Gives the error to every task that has not ended, and returns these tasks; for the lock see `split`."""
         with lock:
             waiting = [task for task in self.tasks if not task.ended]
             for task in waiting:
@@ -217,7 +217,7 @@ def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
 
     Args:
         piece: The piece.
-        outputs: As many rows as the piece has.
+        outputs: The outputs of the piece, one row for each row of its inputs.
         lock: Held while a task's pieces, which may run on several threads, are combined.
     """
     if not piece.whole:
@@ -252,8 +252,8 @@ def pad_into(joined: Array, parts: Sequence[Array], name: str, padding: Padding 
 
     Args:
         joined: The target, which has room for all, and may have more rows.
-        parts: The rows of one input.
-        name: The input's.
+        parts: The rows that each task has of this input.
+        name: The name of the input.
         padding: The pad value; None means the part's own first element, as in TF Serving.
     """
     offset = 0

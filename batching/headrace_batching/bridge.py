@@ -1,4 +1,4 @@
-"""What `headrace_native` uses from Python: every name in its Rust code, and what both halves must agree on.
+"""All that `headrace_native` uses from Python: the names in its Rust code, and the values that both halves share.
 
 The native half looks up names only here, all at once when the first queue is created. A number or a text that both
 halves need is defined in Python, and passed in `SHARED`.
@@ -67,16 +67,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """When a single task may be run by the thread that received it, instead of waking a batch thread.
+    """The conditions under which the thread that received a single task may run it, instead of waking a batch thread.
 
     A lane's trust grows by one with each fast run, and slow runs destroy it.
 
     Attributes:
         quick: Seconds within which a run ends before another thread would have started.
-        slow: Seconds that no other call should be kept waiting for: a run that takes longer loses all trust.
+        slow: Seconds; after a longer run, a lane loses all trust, since no other call should be kept waiting that long.
         most: The most trust that a lane can have.
         enough: The trust with which the next run is expected to be fast.
-        lost: The trust lost by a run between the two, such as one that was interrupted.
+        lost: The trust lost by a run between `quick` and `slow`, such as one that was interrupted.
     """
 
     quick: float
@@ -92,10 +92,10 @@ class Shared:
 
     Attributes:
         max_batch_bytes: The largest size of a batch's joined inputs in bytes.
-        too_many_batches: Why a queue is full, with the names of numbers in braces.
-        too_many_rows: The same if large tasks are split.
-        too_late: Why a task is refused that could not be answered within its latency objective.
-        pace: When a single task is run by the thread that received it.
+        too_many_batches: The text for a full queue, with the names of numbers in braces.
+        too_many_rows: The same text for a queue whose large tasks are split.
+        too_late: The text for a task that could not be answered within its latency objective.
+        pace: The conditions under which the thread that received a single task may run it.
     """
 
     max_batch_bytes: int

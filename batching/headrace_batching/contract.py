@@ -39,7 +39,7 @@ class TaskBatch(Protocol):
 
     @property
     def choice(self) -> Hashable:
-        """What its tasks want besides what their inputs say; None for nothing."""
+        """The choice that its tasks share, such as the outputs to compute; None if they have none."""
 
     is_series: bool
     """Whether it is a `TaskSeries` instead."""
@@ -66,19 +66,22 @@ class TaskSeries(Protocol):
         """The number of tasks that have not run."""
 
     def run(self, run: Run, run_choice: RunChoice | None, empty: Empty) -> None:
-        """Runs and answers each task. An exception of one is raised and ends this; the tasks after it have not run."""
+        """Runs and answers each task.
+
+        If a run raises, the exception is passed on, and the tasks after it are not run.
+        """
 
     def take_runs(self) -> Sequence[tuple[float, float, float, float, float]]:
         """The successful runs that have not been taken yet.
 
-        When each run began, had its inputs, had its outputs and ended, and when its task arrived.
+        For each run, when it began, got its inputs, got its outputs and ended, and when its task arrived.
         """
 
     def failed(self) -> tuple[TaskBatch, float]:
         """The task whose run failed, as a batch, and when that run began."""
 
     def batches(self) -> list[TaskBatch]:
-        """The tasks that have not run, each as a batch of its own; none is left here."""
+        """Removes and returns the tasks that have not run, each as a batch of its own."""
 
 
 Execute = Callable[[TaskBatch], None]
@@ -140,7 +143,7 @@ class TaskQueue(Protocol):
         """Held while the pieces of a task are combined."""
 
     def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> TaskLane:
-        """Creates a scheduler's part of it; `steady` says whether a run takes about as long as the one before."""
+        """Creates a scheduler's part of the queue; `steady` says whether all runs take about the same time."""
 
     def wake(self) -> None:
         """Wakes an idle thread."""

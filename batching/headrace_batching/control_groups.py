@@ -26,7 +26,7 @@ def groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _paths_of_groups(root: Path, controller: str) -> Iterator[tuple[int, str]]:
-    """The version of each hierarchy that may limit it, and the path of the process's group in it."""
+    """For each hierarchy that may limit the resource, its version and the path of the process's group in it."""
     for line in lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:

@@ -10,7 +10,7 @@ _ROOT = Path("/")
 
 
 def schedulable_cpus(root: Path = _ROOT) -> int:
-    """The CPUs that this process may keep busy, at least 1; a fraction counts as a whole one.
+    """The number of CPUs that this process may keep busy, at least 1; a fraction is rounded up.
 
     Args:
         root: The folder that holds `proc` and the control groups' file systems.
@@ -21,14 +21,14 @@ def schedulable_cpus(root: Path = _ROOT) -> int:
 
 
 def affine_cpus() -> int:
-    """The CPUs that this process may run on, ignoring quotas."""
+    """The number of CPUs that this process may run on, ignoring quotas."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """The CPUs that Linux's control groups, version 1 or 2, allow this process on average; None means any number.
+    """The number of CPUs that Linux's control groups, version 1 or 2, allow on average; None means any number.
 
-    The smallest limit of its own group and the groups above it, as far as a container can see them.
+    The smallest limit of the process's own group and the groups above it, as far as a container can see them.
 
     Args:
         root: The folder that holds `proc` and the control groups' file systems.

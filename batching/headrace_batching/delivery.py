@@ -11,7 +11,7 @@ from typing import Protocol
 from headrace_batching.task import Arrays, Task
 
 _BUSY = 2.0  # an iteration that took this many times the fastest one had something to do
-_FORGET = 1.01  # by which the fastest iteration grows at each look, so that a single one does not count forever
+_FORGET = 1.01  # the growth of the fastest time per iteration, so that a single fast one does not count forever
 _PATIENCE = 0.005  # seconds for which a busy loop may keep tasks from an idle thread
 
 
@@ -35,7 +35,7 @@ class LoopDelivery:
 
     With 64 callers of a small model on grpc.aio, a call costs the server 525 us of CPU with this and 635 us if a thread
     is woken in the loop's next iteration; with one caller there is no difference beyond noise (medians of three
-    alternating runs beside a compiler).
+    alternating runs while a compiler ran on the machine).
 
     Args:
         loop: The loop of all callers.
@@ -45,7 +45,7 @@ class LoopDelivery:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
         self._clock = clock
-        self._to_wake: set[TaskSink] = set()  # whose threads must be woken when the loop is idle
+        self._to_wake: set[TaskSink] = set()  # schedulers whose threads must be woken when the loop is idle
         self._since = self._last = 0.0
         self._quickest = inf
 
@@ -65,7 +65,7 @@ class LoopDelivery:
         return future
 
     def _watch(self) -> None:
-        """Looks, once a turn, whether the loop rests: whether the turn was about as quick as a turn can be."""
+        """Checks once per iteration whether the loop is idle: whether the iteration took about the shortest time."""
         now = self._clock()
         turn, self._last = now - self._last, now
         self._quickest = min(turn, self._quickest * _FORGET)

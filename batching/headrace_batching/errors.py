@@ -3,16 +3,19 @@
 import traceback
 
 TOO_MANY_BATCHES = "currently {waiting} batches enqueued and max_enqueued_batches is {most}"
-"""Why a queue that counts batches is full. TF Serving: shared_batch_scheduler.h has the words of both."""
+"""The text for a full queue that counts batches.
+
+TF Serving: shared_batch_scheduler.h has this text and the next one.
+"""
 
 TOO_MANY_ROWS = (
     "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={waiting}, "
     "max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
 )
-"""Why a queue that counts rows, because large tasks are split, is full."""
+"""The text for a full queue that counts rows, because large tasks are split."""
 
 TOO_LATE = "an answer would come too late for the latency objective {objective}"
-"""Why a task that could not be answered in time is refused."""
+"""The text for a task that could not be answered in time."""
 
 
 class BatchingError(Exception):
@@ -41,7 +44,7 @@ class ObjectiveMissed(QueueFull):
     """The task could not be answered within the latency objective; the caller may try again later.
 
     Attributes:
-        reason: Why, in words that name the objective.
+        reason: The reason, in words that name the objective.
     """
 
     def __init__(self, objective: str) -> None:
@@ -90,7 +93,7 @@ class NotRepeated(Exception):
 
 
 def let_go(error: BaseException | None) -> None:
-    """Drops what the frames of a failure hold, such as a batch's arrays, which would else live as long as the error."""
+    """Clears the frames of a failure, since objects in them, such as arrays, would live as long as the error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -38,7 +38,7 @@ class Group:
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
         self._slots: dict[int, int] = {}  # waiting rows, by the batch to which they were counted
-        self.rows = 0  # waiting tasks; one without rows counts as one, so that these are bounded too
+        self.rows = 0  # waiting tasks; a task without rows counts as one, so that the number of these is bounded, too
         self.closing = False
 
     def __bool__(self) -> bool:

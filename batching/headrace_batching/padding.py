@@ -13,12 +13,12 @@ from headrace_batching.errors import BatchOutputError
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Axes = Sequence[int | None]
-"""For each axis beyond 0, the number of the length in that place; None for a size that is not padded."""
+"""For each axis beyond 0, the number of the length that determines its size; None for an axis that is not padded."""
 
 SHORTEST = 2
 """The smallest length of a task that is padded: a dimension of 1 broadcasts, and may be squeezed away."""
 
-_STEPS = 4  # from a power of two to the next
+_STEPS = 4  # the number of steps from a power of two to the next one
 _LEAST = 8
 _MOST = 1 << 20
 
@@ -46,8 +46,8 @@ class Padding:
         inputs: By name.
         values: The pad value of each input, with its dtype, as an array without dimensions.
         outputs: By name: the positions of the lengths in the outputs, which are cut there.
-        told_apart: Inputs in which no row may hold only its pad value; such a task, a text whose mask is all zeros, is
-            not padded.
+        told_apart: Inputs in which no row may consist only of the pad value; a task with such a row, such as a text
+            whose mask is all zeros, is not padded.
         limits: Increasing lengths; tasks whose lengths lie between the same two share a batch.
     """
 
@@ -86,8 +86,8 @@ class Padding:
         """Copies a task's input into its rows of a batch and pads it.
 
         Args:
-            name: The input's.
-            place: The rows in the batch, as many as the part has, and each at least as large.
+            name: The name of the input.
+            place: The part's rows in the batch, each at least as large as in the part.
             part: The task's input.
         """
         if place.shape != part.shape:
@@ -120,7 +120,7 @@ class Padding:
         return all(_replaced(shape, own, lengths) == shape for shape, own in axes)
 
     def _looks_padded(self, inputs: Arrays) -> bool:
-        """Whether a row of an input that reveals the padding is padding from its beginning."""
+        """Whether any row of an input in `told_apart` consists only of the pad value."""
         for name in self.told_apart:
             array = inputs[name]
             if (array == self.values[name]).reshape(len(array), -1).all(axis=1).any():
@@ -129,7 +129,7 @@ class Padding:
 
 
 def _replaced(shape: tuple[int, ...], axes: Axes, sizes: Mapping[int, int]) -> tuple[int, ...]:
-    """A shape with other lengths."""
+    """A shape whose lengths are replaced by others."""
     return tuple(size if number is None else sizes[number] for size, number in zip(shape, axes, strict=True))
 
 
@@ -139,7 +139,7 @@ def _cut(array: Array, axes: Axes, lengths: Mapping[int, int]) -> Array:
 
 
 def longest(lengths: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """The lengths that hold all of these."""
+    """The smallest lengths that are no smaller than any of these."""
     most: dict[int, int] = {}
     for own in lengths:
         for number, length in own.items():

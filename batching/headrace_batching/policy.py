@@ -30,7 +30,7 @@ def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
     """The group whose turn it is, for a free batch thread.
 
     Args:
-        groups: Those that hold tasks, the one longest without a turn first.
+        groups: The groups that hold tasks, beginning with the one that has been longest without a turn.
         now: The clock, in seconds.
 
     Returns: The first group that may run now, with the highest priority that has one, and `now`; or None and the time

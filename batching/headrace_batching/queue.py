@@ -153,7 +153,7 @@ class Queue:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self.lock = Lock()
-        self._asleep: list[Condition] = []  # a bell of each idle thread, the most recent one last
+        self._asleep: list[Condition] = []  # a condition for each idle thread, the most recent one last
         self._drained = Condition(self.lock)
         self._groups: dict[Group, Lane] = {}
         self._idle = 0
@@ -217,7 +217,7 @@ class Queue:
 
     def turn(self, now: float) -> Turn:
         """One look at the queue at time `now`, under its lock: removes and returns the batch that is due, if any."""
-        # A lane that is not free is checked again by the thread that ends one of its batches.
+        # If a lane is not free, it is checked again by the thread that ends one of its batches.
         group, wake = choose((group for group, lane in self._groups.items() if lane.free), now)
         if group is None:
             return Turn(None, [], wake)
@@ -245,7 +245,7 @@ class Queue:
             lane.end()
             self._drained.notify_all()
             if self._closed:
-                self._call_all()  # a thread that waits for a lane to be free may find that it was the last
+                self._call_all()  # threads that wait for the lane take its last batch, or end
 
     def steer(self, lane: Lane, target: Target) -> None:
         """As `Lane.steer`."""
@@ -272,7 +272,7 @@ class Queue:
             self._call_all()
 
     def _notify_other(self) -> None:
-        """Wakes another thread for the rest of the queue, if it may be a batch."""
+        """Wakes another thread if the rest of the queue may form a batch."""
         if self._idle and any(lane.free for lane in self._groups.values()):
             self._call_one()
 
@@ -290,13 +290,13 @@ class Queue:
         self._idle += 1
         self._asleep.append(bell)
         bell.wait(None if wake == inf else min(max(0.0, wake - self.clock()), TIMEOUT_MAX))
-        if bell in self._asleep:  # not woken by anybody
+        if bell in self._asleep:  # no other thread has woken it
             self._asleep.remove(bell)
         self._idle -= 1
 
 
 def _expire(dropped: list[Task]) -> list[Task]:
-    """Ends and returns tasks whose deadline has passed; nothing waits for cancelled or ended ones."""
+    """Ends and returns the tasks whose deadline has passed; cancelled and ended ones are only dropped."""
     expired = [task for task in dropped if not task.ended and not task.cancelled]
     for task in expired:
         task.error = DeadlineExceeded()

@@ -41,9 +41,9 @@ class Scheduler:
 
     Args:
         threads: The threads that run batches.
-        run: Arrays by input name to arrays by output name, axis 0 the batch; called on batch threads, several at the
-            same time. Its errors reach only the callers whose task, by itself, causes them; a `NotRepeated` goes to all
-            callers of the batch.
+        run: Maps arrays by input name to arrays by output name, axis 0 being the batch; called on batch threads,
+            several at the same time. Its errors reach only the callers whose task, by itself, causes them; a
+            `NotRepeated` goes to all callers of the batch.
         options: The batching options.
         batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
@@ -53,7 +53,8 @@ class Scheduler:
             adds a single task run it, as headrace_native's does.
         observe: Called after every run, on its batch thread; must not raise. Answers do not wait for it.
         limit: How long a run may take; None means no limit.
-        run_choice: As `run`, for tasks that have a choice, with that choice, which is the same for all of a batch.
+        run_choice: Like `run`, but for tasks that have a choice; it also gets the choice, which all tasks of a batch
+            share.
         name: The name for the log about a latency objective.
 
     Attributes:

@@ -12,7 +12,7 @@ Deliver = Callable[[Sequence["Task"]], None]
 
 
 class Priority(IntEnum):
-    """Which waiting tasks run first. A batch of the first kind is filled up with tasks of the second."""
+    """Which waiting tasks run first. A batch of normal tasks is filled up with low ones."""
 
     NORMAL = 0
     LOW = 1
@@ -32,8 +32,8 @@ class Task:
         key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
         deadline: On the scheduler's clock, in seconds; None if there is none.
         priority: Which tasks leave the queue first.
-        choice: What the run should compute besides the inputs, for the scheduler's `run_choice`; None for `run`.
-            Only tasks of equal choices share a batch.
+        choice: What the run should compute, such as the names of outputs, for the scheduler's `run_choice`; None for
+            `run`. Only tasks of equal choices share a batch.
         padding: How the task is padded if the key lets tasks of different lengths share a batch; if missing, each input
             is padded with its own first element.
     """
@@ -79,7 +79,7 @@ class Task:
         self.deadline = deadline
         self.priority = priority
         self.cancelled = False
-        self.future: Any = None  # what `deliver` needs to find in the task
+        self.future: Any = None  # data that `deliver` needs
         self.outputs: Arrays | None = None
         self.error: Exception | None = None
         # The queue's data: the arrival, the waiting batch to which it was counted, and how many rows have left the

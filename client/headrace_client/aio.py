@@ -26,10 +26,10 @@ class AsyncClient(Connection[AsyncChannel]):
     """A connection to one server, for any number of calls at the same time, on the event loop in which it was created.
 
     `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`, `ipv4:10.0.0.1:8500,10.0.0.2:8500`; with
-    several addresses, as in the latter two forms, calls go to each in turn. By default calls are not encrypted.
-    `timeout` is the default timeout of a call, in seconds; None means no timeout. `convert` converts arrays of float64
-    and int64, numpy's defaults, to the dtypes that a model declares. `metadata` goes with every call, such as
-    `[("authorization", "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
+    several addresses, as in the last two forms, calls go to each in turn. By default calls are not encrypted. `timeout`
+    is the default timeout of a call, in seconds; None means no timeout. `convert` converts arrays of float64 and int64,
+    numpy's defaults, to the dtypes that a model declares. `metadata` goes with every call, such as `[("authorization",
+    "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
     here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
     again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
     installed and supports the arguments; it supports no TLS, no proxies, no hedging, and only the options on sizes.
@@ -121,7 +121,7 @@ class AsyncClient(Connection[AsyncChannel]):
         return await self._send(request.status(request.model_spec(model, version)), timeout)
 
     async def _learn(self, wanted: Wanted, timeout: float | None) -> None:
-        """Asks what a model declares; if that fails, what is known is kept."""
+        """Asks what a model declares; if that fails, what was known before is kept."""
         with suppress(ServerError):
             metadata = await self.metadata(wanted.model, version=wanted.version, label=wanted.label, timeout=timeout)
             self._declared.learn(wanted, metadata)

@@ -12,8 +12,8 @@ _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 def is_serving(target: str, *, timeout: float = 3.0) -> bool:
     """Whether a server answers that every configured model has a version ready.
 
-    False if it says otherwise, has no health service, cannot be reached, or takes longer than `timeout` seconds.
-    `target` is gRPC's; nothing is encrypted.
+    Returns false if the server says otherwise, has no health service, cannot be reached, or takes longer than `timeout`
+    seconds. `target` is gRPC's; nothing is encrypted.
     """
     with grpc.insecure_channel(target) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_CHECK)

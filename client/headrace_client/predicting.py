@@ -18,7 +18,7 @@ PredictCall = Call[Outputs]
 
 @dataclass(frozen=True, slots=True)
 class Predicting:
-    """Calls of what is `wanted`, which return the `outputs` named, or all."""
+    """Makes the calls of `wanted`, a target; each returns the named `outputs`, or all."""
 
     declared: Declared
     wanted: Wanted

@@ -123,7 +123,7 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Such as `float32[?,4]`; `string[...]` if the shape is open."""
+        """The spec as text, such as `float32[?,4]`; `string[...]` if the shape is open."""
         dtype = "string" if self.dtype is None or self.dtype.kind in "SUO" else str(self.dtype)
         sizes = "..." if self.shape is None else ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{dtype}[{sizes}]"

@@ -9,7 +9,7 @@ from headrace_client import AsyncClient, ServerError
 
 
 async def main(address: str) -> None:
-    """Sends random images and counts what the model reads in them."""
+    """Sends random images and counts the digits that the model recognises."""
     images = np.random.default_rng(0).uniform(0, 16, (100, 1, 64)).astype(np.float32)
     async with AsyncClient(address, timeout=10) as client:
         answers = await asyncio.gather(*(client.predict("digits", {"image": image}) for image in images))

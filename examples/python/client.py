@@ -1,4 +1,4 @@
-"""Sends one image to the digits model: the client that waits."""
+"""Sends one image to the digits model with the blocking client."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How many replicas a load needs, from the metrics of those that there are. Needs no Ray."""
+"""Computes how many replicas a load needs from the metrics of the current replicas. Does not need Ray."""
 
 import math
 import re
@@ -9,7 +9,7 @@ WAITING = "headrace_queue_rows_per_busy_thread"
 
 
 def waiting_rows(page: bytes) -> float:
-    """The highest value of WAITING on a page of metrics, over all models; 0 where none has run."""
+    """The highest value of WAITING on a page of metrics, over all models; 0 if no model has run."""
     found = re.findall(rf"^{WAITING}(?:\{{[^}}]*\}})? (\S+)$", page.decode(), re.MULTILINE)
     return max(map(float, found), default=0.0)
 
@@ -18,11 +18,11 @@ def replicas_for(current: int, waiting: Collection[float], *, target: float, lea
     """The number of replicas that brings the waiting rows per busy thread to a target.
 
     Args:
-        current: Replicas that run.
-        waiting: What each of them has waiting per busy thread.
-        target: What each may have waiting. Between half of it and all of it, nothing changes.
-        least: Replicas to keep.
-        most: Replicas to have at most.
+        current: The number of running replicas.
+        waiting: For each of them, the number of waiting rows per busy thread.
+        target: The number of rows that may wait per busy thread. Between half of it and all of it, nothing changes.
+        least: The smallest number of replicas.
+        most: The largest number of replicas.
     """
     if not waiting:
         return min(max(current, least), most)

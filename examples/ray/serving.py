@@ -1,6 +1,6 @@
 """headrace on Ray Serve: each replica runs a server in its own process, and callers connect to its port directly.
 
-Ray places, replaces and counts the replicas. The calls do not pass through Ray, so they cost what they cost without it.
+Ray places, replaces and counts the replicas. The calls do not pass through Ray, so they cost no more than without it.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from headrace_client import AsyncClient, Retry
 from headrace_server import Config, ModelConfig, Server
 
 FORGOTTEN_AFTER = 60.0
-"""Seconds without a word after which an address is taken for that of a replica that has died."""
+"""Seconds without a message after which the replica at an address counts as dead."""
 
 TARGET = 4.0
-"""Rows that may wait for each busy thread before there are more replicas."""
+"""Rows that may wait for each busy thread before replicas are added."""
 
 
 @ray.remote(num_cpus=0)
@@ -32,21 +32,21 @@ class Directory:
         self._seen: dict[str, float] = {}
 
     def join(self, address: str) -> None:
-        """Takes note that a replica takes calls."""
+        """Records that a replica takes calls."""
         self._seen[address] = time.monotonic()
 
     def leave(self, address: str) -> None:
-        """Takes note that a replica is about to stop."""
+        """Records that a replica is about to stop."""
         self._seen.pop(address, None)
 
     def addresses(self) -> list[str]:
-        """Where calls can be sent."""
+        """The addresses to which calls can be sent."""
         oldest = time.monotonic() - FORGOTTEN_AFTER
         return sorted(address for address, seen in self._seen.items() if seen > oldest)
 
 
 def directory(name: str) -> Any:
-    """The directory of an application; made where there is none yet."""
+    """The directory of an application, which is created if it does not exist."""
     named = {"name": f"headrace-{name}", "namespace": "headrace"}
     return Directory.options(**named, get_if_exists=True, lifetime="detached").remote()
 
@@ -56,10 +56,10 @@ class Replica:
     """One server.
 
     Args:
-        name: The application's.
+        name: The application's name.
         models: Base paths by model name; folders that every node has, or URIs of a store.
         options: Fields of headrace_server.Config.
-        lame_duck_seconds: How long it still takes calls after it has left the directory.
+        lame_duck_seconds: The seconds for which it still accepts calls after it has left the directory.
     """
 
     async def __init__(
@@ -83,11 +83,11 @@ class Replica:
         await self._directory.join.remote(self._address)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `by_waiting_rows` decides by."""
+        """The figures that `by_waiting_rows` bases its decision on."""
         return {"waiting": waiting_rows(self._server.metrics())}
 
     async def __del__(self) -> None:
-        """Stops as behind any balancer: callers are told first, then calls in flight are finished."""
+        """Stops as behind any load balancer: it leaves the directory first, then finishes the calls in flight."""
         await self._directory.leave.remote(self._address)
         self._server.turn_away()
         await asyncio.sleep(self._lame_duck_seconds)
@@ -111,13 +111,13 @@ def application(
     num_cpus: float = 1,
     **options: Any,
 ) -> serve.Application:
-    """What `serve.run` runs. Run again with other models or options, its replicas are replaced one by one.
+    """The application for `serve.run`. A second run with other models or options replaces the replicas one by one.
 
     Args:
-        name: What callers know it by.
+        name: The name by which callers refer to it.
         models: Base paths by model name.
-        replicas: How many servers; the fewest, if `most_replicas` is larger.
-        most_replicas: Up to how many there may be as rows wait; 0 keeps their number.
+        replicas: The number of servers; the smallest number if `most_replicas` is larger.
+        most_replicas: The largest number of servers, reached as more rows wait; 0 keeps their number fixed.
         num_cpus: CPUs that Ray reserves for each.
         options: Fields of headrace_server.Config, the same for all.
     """
@@ -140,11 +140,12 @@ def application(
 
 
 class Caller:
-    """Calls the replicas that there are, in turn: an asynchronous context manager, in a process that Ray knows.
+    """Calls the current replicas in turn; an asynchronous context manager, for a process that is connected to Ray.
 
     Args:
-        name: The application's.
-        refresh_seconds: How often the directory is asked. Shorter than the replicas' `lame_duck_seconds`.
+        name: The application's name.
+        refresh_seconds: Seconds between two requests to the directory. Must be shorter than the replicas'
+            `lame_duck_seconds`.
     """
 
     def __init__(self, name: str, refresh_seconds: float = 0.5) -> None:

@@ -1,4 +1,4 @@
-"""The wire's messages, in a descriptor pool of their own, so that TensorFlow's may live beside them."""
+"""The messages of the wire protocols, in a descriptor pool of their own, apart from TensorFlow's messages."""
 
 from headrace_protos.pool import POOL
 from headrace_protos.tensorflow.core.example.example_pb2 import Example, SequenceExample

@@ -1,4 +1,4 @@
-"""TensorFlow's data types: numpy's for each, and the field of a TensorProto that carries its values."""
+"""TensorFlow's data types: for each, the numpy dtype and the field of a TensorProto that carries its values."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +19,9 @@ class TensorError(ValueError):
 class Codec:
     """How the elements of one data type are written.
 
-    `sent` is the numpy dtype of a value of the field; `stored` is what it is cast to; the bytes of a whole array of
-    `stored` are those of an array of `dtype`. `is_raw` if the field's bytes on the wire are the array's too;
-    `is_string` if the elements are Python objects of type bytes.
+    `sent` is the numpy dtype of a value of the field, and `stored` the dtype that it is cast to; an array of `stored`
+    has the same bytes as one of `dtype`. `is_raw` says whether the field's bytes on the wire are the array's bytes as
+    well, and `is_string` whether the elements are Python objects of type bytes.
     """
 
     data_type: DataType
@@ -34,7 +34,7 @@ class Codec:
     is_string: bool
 
 
-# What one value of each field is, and whether the field is written as an array is held.
+# The numpy dtype of a value of each field, and whether the field's bytes on the wire are those of an array.
 _SENT = {
     "float_val": ("f4", True),
     "double_val": ("f8", True),
@@ -50,10 +50,10 @@ _SENT = {
     "float8_val": ("u1", True),
 }
 
-# Fields whose values are cast to something else than the dtype: the halves of an element, or its bits.
+# Fields whose values are cast to a dtype other than the tensor's: the halves of an element, or its bits.
 _STORED = {"scomplex_val": "f4", "dcomplex_val": "f8", "half_val": "u2", "float8_val": "u1"}
 
-# Of the data types that share a numpy dtype, the one that stands first is the one that an array is written as.
+# If several data types share a numpy dtype, an array is written as the first of them.
 _NUMPY = {
     "float": ("float32", "float_val"),
     "double": ("float64", "double_val"),
@@ -94,7 +94,7 @@ _ML_DTYPES = {
 
 
 def codec_of(data_type: int) -> Codec:
-    """Return how the elements of a data type are written; raises TensorError if they are not data."""
+    """Return how the elements of a data type are written; raises TensorError for a data type that holds no data."""
     codec = _CODECS.get(data_type)
     if codec is None and data_type in _ML_DATA_TYPES:
         codec = _ml_codecs().get(data_type)
@@ -105,9 +105,9 @@ def codec_of(data_type: int) -> Codec:
 
 
 def codec_for(dtype: np.dtype[Any]) -> Codec:
-    """Return how an array of a numpy dtype is written; raises TensorError, naming it, if no data type is its own.
+    """Return how an array of a numpy dtype is written; raises TensorError, which names it, if there is none.
 
-    Strings are numpy's objects, byte strings and texts, and big-endian dtypes are their native selves.
+    Strings may be numpy's objects, byte strings or texts; a big-endian dtype is written like the native one.
     """
     codec = _BY_DTYPE.get(dtype)
     if codec is None and dtype.kind in "SUT":
@@ -125,18 +125,19 @@ def codec_for(dtype: np.dtype[Any]) -> Codec:
 def dtype_of(data_type: int) -> np.dtype[Any]:
     """Return the numpy dtype of a data type: object for strings, plain integers for quantised ones.
 
-    Raises TensorError for a data type that holds no data: a reference, a resource, a variant, one unknown or not set.
+    Raises TensorError for a data type that holds no data: a reference, a resource, a variant, or one that is unknown or
+    not set.
     """
     return codec_of(data_type).dtype
 
 
 def enum_of(dtype: np.dtype[Any]) -> DataType:
-    """Return the data type that arrays of a numpy dtype are sent as; raises TensorError, naming it, if none is."""
+    """Return the data type that arrays of a numpy dtype are sent as; raises TensorError, which names it, if none is."""
     return codec_for(dtype).data_type
 
 
 def dtype_name(data_type: int) -> str:
-    """Return TensorFlow's name of a data type, such as "float", "half" or "string"; a number it has not is said so."""
+    """Return TensorFlow's name of a data type, such as "float", "half" or "string"; says so for an unknown number."""
     if data_type == DataType.DT_INVALID:
         return "INVALID"
     if data_type not in DataType.values():

@@ -1,9 +1,9 @@
-"""The descriptor pool of headrace's messages, in which TensorFlow's of the same names cannot collide with them.
+"""The descriptor pool of headrace's messages, which keeps them apart from TensorFlow's messages of the same names.
 
-Generated modules come here where protoc would send them to protobuf's default pool and symbol database. Whatever looks
-a message up by name needs this pool told to it: `text_format`, `json_format` with an Any inside, server reflection.
-Wrappers and Any are classes of this pool too: a field takes `{"value": 3}` or `.value = 3`, not an Int64Value of
-protobuf's own module.
+Generated modules use this pool instead of protobuf's default pool and symbol database. Code that looks up a message by
+name must be given this pool: `text_format`, `json_format` with an Any inside, and server reflection. Wrappers and Any
+are also classes of this pool: a field accepts `{"value": 3}` or `.value = 3`, but not an Int64Value of protobuf's own
+module.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ for _well_known in (any_pb2, wrappers_pb2):
 
 
 def add(serialized: bytes, module: dict[str, Any]) -> FileDescriptor:
-    """Add one serialized FileDescriptorProto to the pool and its classes and enums to its module's namespace.
+    """Add one serialized FileDescriptorProto to the pool, and its classes and enums to the namespace of its module.
 
-    Imports must have been added before. Descriptors go in as well, under the private names by which the end of a
-    generated module completes them for protobuf's pure-Python implementation.
+    The files that it imports must have been added before. The namespace also gets the descriptors, under the private
+    names that the end of a generated module uses to complete them for protobuf's pure-Python implementation.
     """
     file = POOL.AddSerializedFile(serialized)
     for enum in file.enum_types_by_name.values():

@@ -16,7 +16,7 @@ from headrace_protos.wire import find_payload, opening, varint
 __all__ = ["MAX_FILLED_BYTES", "TensorError", "dtype_name", "dtype_of", "enum_of", "to_array", "to_proto"]
 
 MAX_FILLED_BYTES = 64 << 20
-"""The largest tensor, in bytes, that may be asked for with fewer values than it has elements."""
+"""The largest tensor, in bytes, that a message may declare with fewer values than the tensor has elements."""
 
 _MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _INT64_MAX = 2**63 - 1
@@ -25,18 +25,20 @@ _LONGEST_SIZE = 5  # bytes of a string's length in tensor_content
 _SHORT = "content that ends within the lengths of its strings"
 # From this many values on, finding a field's bytes in the serialized message is quicker than reading its values.
 _MANY = 128
-# Shapes come from callers, and a dimension's name may have any length: a longer one is not kept.
+# The size up to which a serialized shape is cached: shapes come from callers, and a dimension's name may have any
+# length.
 _MAX_CACHED_SHAPE_BYTES = 128
 
 
 def to_array(proto: TensorProto) -> npt.NDArray[Any]:
     """Decode a tensor; the result may be read-only, and may share the message's bytes or repeat one element (stride 0).
 
-    Strings become an object array of bytes, quantised integers plain ones. `tensor_content` is used if it is not empty;
-    else the `*_val` field of the dtype: its last value fills what is missing, zeros do if it is empty, and what is left
-    over is ignored. TF Serving: the same, but for a bound on what is filled, MAX_FILLED_BYTES, and numpy's on shapes.
+    Strings become an object array of bytes, and quantised integers become plain ones. `tensor_content` is used if it is
+    not empty, otherwise the `*_val` field of the dtype: missing elements repeat its last value, or are zeros if the
+    field is empty, and surplus values are ignored. TF Serving: the same, except for the limits MAX_FILLED_BYTES and, on
+    shapes, numpy's.
 
-    Raises TensorError if the dtype holds no data, the shape is not one, or the content does not fit it.
+    Raises TensorError if the dtype holds no data, the shape is invalid, or the content does not fit the shape.
     """
     codec = codec_of(proto.dtype)
     shape, count = _shape(proto)
@@ -49,13 +51,13 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
 
 
 def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_content: bool = False) -> TensorProto:
-    """Encode an array, or what numpy makes one of: all values in the `*_val` field of its dtype, or as tensor_content.
+    """Encode an array, or values that numpy converts to one, in the `*_val` field of its dtype or as `tensor_content`.
 
-    `into` is an empty message to fill, such as an entry of a response's outputs; the result is that or a new one. Texts
-    are encoded as UTF-8. An array without elements is its dtype and shape alone. TF Serving: the same, `as_content` as
-    with --enable_serialization_as_tensor_content.
+    `into` is an empty message to fill, such as an entry of a response's outputs; it is returned, or else a new message.
+    Texts are encoded as UTF-8. An array without elements is encoded as its dtype and shape alone. TF Serving: the same;
+    `as_content` corresponds to --enable_serialization_as_tensor_content.
 
-    Raises TensorError if numpy makes no array of the values, or one that no data type is for.
+    Raises TensorError if numpy cannot convert the values to an array, or no data type corresponds to its dtype.
     """
     array = _as_array(values)
     codec = codec_for(array.dtype)
@@ -73,15 +75,15 @@ def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_conte
 
 
 def shape_of(proto: TensorProto) -> tuple[int, ...]:
-    """The shape that a tensor says it has; its content is not looked at.
+    """Return the shape that a tensor declares, without a look at its content.
 
-    Raises TensorError if it is not one.
+    Raises TensorError if the shape is invalid.
     """
     return _shape(proto)[0]
 
 
 def _shape(proto: TensorProto) -> tuple[tuple[int, ...], int]:
-    # Serializing a shape and looking it up takes a third of the time that going through its dimensions does.
+    # Serializing a shape and looking it up takes a third of the time that a loop over its dimensions takes.
     serialized = proto.tensor_shape.SerializeToString()
     if len(serialized) > _MAX_CACHED_SHAPE_BYTES:
         return _parse_shape(serialized)
@@ -89,7 +91,7 @@ def _shape(proto: TensorProto) -> tuple[tuple[int, ...], int]:
 
 
 def _parse_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
-    """Return the dimensions and the number of elements; an unknown rank is not minded."""
+    """Return the dimensions and the number of elements; an unknown rank is accepted, and counts as 0."""
     shape = tuple(dim.size for dim in TensorShapeProto.FromString(serialized).dim)
     if len(shape) > _MAX_RANK:
         reason = f"rank {len(shape)} is over {_MAX_RANK}"
@@ -128,7 +130,7 @@ def _from_content(content: bytes, codec: Codec, shape: tuple[int, ...], count: i
 
 
 def _split(content: bytes, count: int) -> list[bytes]:
-    """Take apart strings that are written as all their lengths, then all their bytes."""
+    """Split strings that are written as the lengths of all, followed by the bytes of all."""
     if count > len(content):
         raise TensorError(_SHORT)
     sizes, at = _read_sizes(np.frombuffer(content, np.uint8), count)
@@ -142,7 +144,7 @@ def _split(content: bytes, count: int) -> list[bytes]:
 def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.int64], int]:
     """Decode `count` varints, all at once since callers may send millions; return them and the offset after the last.
 
-    TF Serving: a length has 32 bits, and is cut to them, not refused, if its fifth byte holds more.
+    TF Serving: a length has 32 bits; if its fifth byte holds more, it is truncated, and not refused.
     """
     ends = np.flatnonzero(content[: _LONGEST_SIZE * count] < 0x80)[:count] + 1
     starts = np.concatenate(([0], ends[:-1]))
@@ -173,13 +175,13 @@ def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
 
 
 def _aligned(payload: memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """View bytes as values; copied where they begin amid a value, which numpy minds and native runtimes may not."""
+    """View bytes as values. Misaligned bytes are copied: numpy supports them, but native runtimes may not."""
     values = np.frombuffer(payload, dtype)
     return values if values.flags.aligned else values.copy()
 
 
 def _filled(values: npt.NDArray[Any], codec: Codec, shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:
-    """Give flat values a shape, repeating the last of them, or a zero, where the shape asks for more."""
+    """Give flat values a shape, repeating the last of them, or a zero, if the shape has more elements."""
     if values.size >= count:
         return values[:count].reshape(shape)
     if values.size == 0:
@@ -239,7 +241,7 @@ def _content(array: npt.NDArray[Any], codec: Codec) -> bytes:
 
 
 def _payload(array: npt.NDArray[Any], codec: Codec) -> bytes | None:
-    """Return the bytes of an array's `*_val` field, or None where it takes a walk over the values to have them."""
+    """Return the bytes of an array's `*_val` field, or None if that takes a loop over the values."""
     if codec.is_raw:
         return array.tobytes()
     if array.size >= _MANY and array.dtype.kind in "iu" and array.min() >= 0 and array.max() < 0x80:

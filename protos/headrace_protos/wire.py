@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as tensors are read and written beneath their messages: varints and payloads."""
+"""The parts of protobuf's wire format that read and write tensors without message classes: varints and payloads."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ _VARINT, _FIXED64, _LENGTH_DELIMITED, _START_GROUP, _FIXED32 = 0, 1, 2, 3, 5
 
 
 class Sliceable(Protocol):
-    """Bytes, or what gives them by slices as they do."""
+    """Bytes, or an object whose slices are bytes."""
 
     def __getitem__(self, span: slice, /) -> bytes:
         """The bytes of a span."""
@@ -37,15 +37,15 @@ def read_varint(data: Sliceable, at: int, longest: int = 10) -> tuple[int, int]:
 
 
 def opening(number: int, size: int) -> bytes:
-    """Encode what stands before the `size` bytes of a length-delimited field: its key and its length."""
+    """Encode the key and the length that precede the `size` bytes of a length-delimited field."""
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(size)
 
 
 def find_payload(message: bytes, number: int, most_fields: int = 32) -> memoryview | None:
     """Find the bytes of a length-delimited field in a serialized message, without copying them.
 
-    None if it is not among the first `most_fields` fields, or a group stands before it: a message may hold any number
-    of fields, and looking through them all here would cost more than decoding it.
+    Returns None if the field is not among the first `most_fields` fields, or if a group precedes it: a message may hold
+    any number of fields, and looking through them all here would cost more than decoding it.
     """
     at = 0
     for _ in range(most_fields):
@@ -62,9 +62,9 @@ def find_payload(message: bytes, number: int, most_fields: int = 32) -> memoryvi
 
 
 def has_more_fields(message: bytes, most: int) -> bool:
-    """Whether a serialized message has more than `most` fields at its top; false where it cannot be read so far.
+    """Whether a serialized message has more than `most` fields at its top level; false if it cannot be parsed that far.
 
-    Looks no further than that: what it costs does not grow with the message.
+    Stops there, so that its cost does not grow with the message.
     """
     at = 0
     try:
@@ -74,7 +74,7 @@ def has_more_fields(message: bytes, most: int) -> bool:
             key, at = read_varint(message, at)
             size, at = _size(message, key & 7, at)
             at += size
-    except (KeyError, ValueError):  # a group, or what is no message
+    except (KeyError, ValueError):  # a group, or bytes that are not a message
         return False
     return True
 

@@ -47,14 +47,14 @@ class LoadError(ServingError):
 
 
 AT_REST = "not in memory: the next call loads it"
-"""The state message of a version that is loaded when it is called."""
+"""The state message of a version that will be loaded when it is called."""
 
 
 class NotInMemory(ServingError):
     """Raised for a version that can be called once it has been loaded.
 
     Attributes:
-        name: The model's.
+        name: The model's name.
         version: The version's number.
     """
 

@@ -1,4 +1,4 @@
-"""From a trained model to a fast, small, checked one in a model's folder: Data, Recipe, load, convert, optimize."""
+"""Turns a trained model into a fast, small, checked one in its folder: Data, Recipe, load, convert, optimize."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports only what is asked for.
+    """Imports a public name only when it is used.
 
     `headrace --help` imports this package, and must not wait for numpy and the rest.
     """

@@ -64,7 +64,7 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
 
 
 def _times(versions: Sequence[Published], grounds: Grounds, seconds: float) -> list[dict[int, float]]:
-    """The CPU time of a run of each version beside the first one's, by the number of rows; all in turns."""
+    """The CPU time of a run of each version, relative to the first one's, by the number of rows; they take turns."""
 
     def measure(rows: Mapping[str, Array]) -> Mapping[str, float]:
         runs = {str(number): partial(version.model.run, rows) for number, version in enumerate(versions)}

@@ -48,7 +48,7 @@ def compare(expected: Arrays, got: Arrays) -> tuple[Difference, ...]:
 
 
 def largest(differences: tuple[Difference, ...]) -> Difference:
-    """The one with the largest difference."""
+    """The comparison with the largest difference."""
     return max(differences, key=lambda difference: difference.largest)
 
 

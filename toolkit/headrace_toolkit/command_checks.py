@@ -13,10 +13,10 @@ _WRITTEN = ("json", "png", "html", "batching_file")
 
 
 def check_version(place: Path) -> None:
-    """Refuses a path that is no version; the text says what it is instead.
+    """Refuses a path that is not a version; the text says what it is instead.
 
     Raises:
-        ToolkitError: It is none.
+        ToolkitError: The path is not a version.
     """
     from headrace_server.backends.auto import is_model_file
 
@@ -33,13 +33,13 @@ def check_version(place: Path) -> None:
 
 
 def check_files(given: Mapping[str, Any]) -> None:
-    """Refuses names of files to write that cannot be written.
+    """Refuses names of output files that cannot be written.
 
     Args:
         given: The values of flags by name.
 
     Raises:
-        ToolkitError: There is one.
+        ToolkitError: A file cannot be written.
     """
     for file in (Path(given[kind]) for kind in _WRITTEN if kind in given):
         folder = file.absolute().parent

@@ -20,7 +20,7 @@ _INTERRUPTED = "interrupted"
 
 
 def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """A command of `command_runs`, whose code is imported when it runs, and which ends as this module says."""
+    """Runs a command of `command_runs`, whose code is imported only then, and ends it as this module promises."""
 
     def run(parser: argparse.ArgumentParser, values: Values) -> int:
         del parser
@@ -32,7 +32,7 @@ def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
             except Exception as error:
                 if not came:
                     return _end(_sentence(error))
-                # C code that was running when the signal came turns its exception into one of its own.
+                # C code that was running when the signal came replaces its exception with one of its own.
                 if came[0] == signal.SIGINT:
                     return _end(_INTERRUPTED, 128 + signal.SIGINT)
                 raise SystemExit(128 + came[0]) from error
@@ -55,10 +55,10 @@ def _sentence(error: Exception) -> str:
     """What an error says to the user; empty for nothing."""
     if isinstance(error, ToolkitError):
         return str(error)
-    if isinstance(error, BrokenPipeError):  # whoever reads the table has seen enough of it
+    if isinstance(error, BrokenPipeError):  # the reader of the table, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ""
-    if isinstance(error, OSError):  # a disk that is full, or a name that no file can have: wherever it comes up
+    if isinstance(error, OSError):  # such as a full disk or an invalid file name, anywhere
         said = error.strerror or first_line(error)
         return f"{error.filename}: {said}" if error.filename else f"a file cannot be read or written: {said}"
     if isinstance(error, MemoryError):
@@ -67,7 +67,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _end(text: str, status: int = 1) -> int:
-    """Prints an error, if any, as one line, whatever a name in it holds, and returns the exit status."""
+    """Prints an error, if any, as one line, whatever characters it contains, and returns the exit status."""
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     if line:
         print(f"headrace: {line}", file=sys.stderr)
@@ -75,7 +75,7 @@ def _end(text: str, status: int = 1) -> int:
 
 
 def _fault(error: Exception) -> str:
-    """An error that nobody foresaw, and the place in the toolkit that it came from."""
+    """The text of an unexpected error, and the place in the toolkit that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if "headrace_toolkit" in Path(frame.filename).parts]
     place = f"{Path(inside[-1].filename).name}, line {inside[-1].lineno}" if inside else "an unknown place"
@@ -89,7 +89,7 @@ def _check_text(values: Values) -> None:
     """Refuses names that are not UTF-8, which reports and cards cannot hold.
 
     Raises:
-        ToolkitError: There is one.
+        ToolkitError: A name is not UTF-8.
     """
     for value in values.values():
         for text in value if isinstance(value, list) else [value]:

@@ -131,7 +131,7 @@ def run_package(given: Values) -> int:
     """Runs `headrace package` and returns its exit status.
 
     Raises:
-        ToolkitError: The version cannot be read, or the folder not be written.
+        ToolkitError: The version cannot be read, or the folder cannot be written.
     """
     from headrace_toolkit.package import package
 
@@ -216,7 +216,7 @@ def _run(recipe: Recipe, given: Values) -> int:
     if publishes and not result.failed:
         published = result.publish(recipe.output.base, recipe.output.version, key=given.get("sign", ""))
     report = replace(result.report, verdict=_verdict(result, published))
-    print(report.table())  # before a file that cannot be written: the version is published
+    print(report.table())  # first, since the version is published even if a file cannot be written
     _write_reports(report, given)
     if "batching_file" in given and report.suggested is not None:
         _write(given["batching_file"], report.suggested.setting.text().encode())

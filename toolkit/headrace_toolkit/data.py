@@ -121,7 +121,7 @@ class Data:
             raise ToolkitError(f"{self.name}: {len(rows)} {purpose} rows are not finite: rows {_listed(rows)}")
 
     def shared_with(self, other: "Data") -> int:
-        """How many of these rows are also among the other's."""
+        """The number of these rows that the other data contain, too."""
         known = set(other.row_keys())
         return sum(key in known for key in self.row_keys())
 

@@ -1,4 +1,4 @@
-"""Reads the arrays of .npz, .npy and .csv files, whatever a stranger wrote into them."""
+"""Reads the arrays of .npz, .npy and .csv files, which may come from strangers."""
 
 import csv
 import math
@@ -55,7 +55,7 @@ def _read_numpy(path: Path) -> dict[str, Array]:
         raise
     except MemoryError as error:
         raise ToolkitError(f"{path}: the memory of this machine is not enough: {first_line(error)}") from error
-    except Exception as error:  # what a stranger's bytes may raise in NumPy, in Python's parser, in zipfile and zlib
+    except Exception as error:  # what malicious bytes may raise in NumPy, in Python's parser, in zipfile and zlib
         if "pickle" in str(error):
             raise ToolkitError(
                 f"{path}: holds an array of Python objects or a pickle, and loading those runs code that the file "
@@ -69,7 +69,7 @@ def _read_numpy(path: Path) -> dict[str, Array]:
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses an archive that says of itself that it does not fit into memory: a few kilobytes can hold terabytes."""
+    """Refuses an archive whose declared size does not fit into memory: a few kilobytes can hold terabytes."""
     size = sum(member.file_size for member in archive.infolist())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > memory:

@@ -136,7 +136,7 @@ def _one_entry(key: str, value: bytes) -> bytes:
 
 
 class _Bytes(str):
-    """Bytes for the builder of strings, which encodes its argument."""
+    """Bytes that the builder of strings accepts in place of a text, by calling `encode`."""
 
     def __new__(cls, content: bytes) -> "_Bytes":
         made = super().__new__(cls)

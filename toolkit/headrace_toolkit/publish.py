@@ -22,7 +22,7 @@ PROFILE_FILE = "profile.json"
 _NEW = ".new-"
 
 _MODELS = ("model.onnx", "model.tflite", "saved_model.pb", "model.py")
-"""What makes a folder a model, which a server reads as it is, without versions in it."""
+"""The files that make a folder a model without versions, which a server reads as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def check_base(base: Path, version: int = 0) -> None:
     """Refuses, before any work, a base path that cannot take a new version.
 
     Raises:
-        ToolkitError: It cannot be written, is no folder, is a model itself, or has this version already.
+        ToolkitError: It cannot be written, is not a folder, is a model itself, or has this version already.
     """
     if base.is_symlink() and not base.exists():
         raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, where nothing is")

@@ -20,7 +20,7 @@ from headrace_toolkit.sources.files import kind_of, sha256_of
 
 
 class Model(Protocol):
-    """What runs: one thread, any number of rows."""
+    """A model that can be run: with one thread, on any number of rows."""
 
     @property
     def signature(self) -> Signature:
@@ -38,7 +38,7 @@ class Published:
         name: The model and the version, as in `digits/2`.
         source: The file as the framework reads it.
         model: The file as the server runs it.
-        size: What it costs before it answers anything.
+        size: Its costs before it answers anything.
     """
 
     name: str
@@ -74,7 +74,7 @@ def model_of(place: str) -> Path:
     """The model's file in a version's folder, or the file itself.
 
     Raises:
-        ToolkitError: The folder holds none.
+        ToolkitError: The folder holds no model.
     """
     path = Path(place)
     if not path.is_dir():
@@ -123,7 +123,7 @@ class _LiteVersion:
             raise ToolkitError(f"{self.origin}: {error.message}") from error
 
     def export(self, folder: Path) -> Exported:
-        """Nothing: a published version is measured and not converted."""
+        """Always raises: a published version is measured, not converted."""
         del folder
         raise ToolkitError(f"{self.origin} is published: headrace convert reads the file itself")
 

@@ -116,7 +116,7 @@ class Recipe:
             values = tomllib.loads(text)
         except OSError as error:
             raise ToolkitError(f"{path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError, TOMLDecodeError, an endless number
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError, TOMLDecodeError, a number too long
             raise ToolkitError(f"{path} is not TOML: {error}") from error
         return replace(cls.of(values, path.parent, f"{path.name}: "), text=text)
 

@@ -17,7 +17,7 @@ Run = Callable[[Arrays], Arrays]
 _OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
 _ON_CPU: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
-"""Without a fallback, which for a damaged model prints that it tries the same provider again."""
+"""Turns off the fallback, which for a damaged model prints that it tries the same provider again."""
 
 PART = 128
 """The number of rows per run, if there are more."""

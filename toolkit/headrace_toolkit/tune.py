@@ -217,7 +217,7 @@ def _try(place: Path, objective: LatencyObjective, data: Data | None, threads: T
 
 
 def _runs(model: _Model, size: int, at_once: int, seconds: float) -> list[float]:
-    """The seconds of runs of one size, with as many in parallel as there will be."""
+    """The seconds of runs of one size, with the number of parallel runs that a server will have."""
     rows = model.rows(size)
     model.run(rows)
     found: list[float] = []

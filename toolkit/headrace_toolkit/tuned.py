@@ -78,7 +78,7 @@ def parameters(tuning: Tuning) -> str:
 
 
 def model_toml(tuning: Tuning) -> str:
-    """The same for one model of headrace, with the objective."""
+    """The settings for one model of headrace, with the objective."""
     return (
         f'[batching]\nlatency_objective = "{tuning.objective.text}"\nmax_batch_size = {tuning.best.size}\n\n'
         f"[onnxruntime]\nintra_op_threads = {tuning.best.threads.intra_op}\ninter_op_threads = 1\n"

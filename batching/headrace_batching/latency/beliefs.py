@@ -17,7 +17,7 @@ class Beliefs:
         objective: The objective.
         target: What the queue does for the objective.
         reason: Why, in a sentence or two.
-        kept_within_reach: Whether a single request is answered in time.
+        kept_within_reach: Whether a single request can be answered in time.
         aimed: The time that the plan uses.
         curve: Run times by batch size; None if nothing has run yet.
         threads: Batches that run at the same time.
@@ -46,7 +46,7 @@ class Beliefs:
     runs: int = 0
 
     def document(self) -> dict[str, Any]:
-        """For JSON; milliseconds where a name ends in `_ms`."""
+        """The beliefs as a dictionary for JSON; a value is in milliseconds if its name ends in `_ms`."""
         curve, start_within = self.curve, self.target.start_within
         return {
             "objective": self.objective.text,

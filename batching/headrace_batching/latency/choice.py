@@ -62,12 +62,13 @@ def aimed(curve: Curve, seconds: float, limits: Limits) -> float:
 def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     """The size that serves the most rows per second among those whose batches end in time even if all threads are busy.
 
-    The next thread is free after a typical run divided by the threads, and then the batch itself runs. So the queue
-    may always hold the next batch. If not even the smallest size fits, those that hardly take longer than it do.
+    The next thread is free after a typical run divided by the threads, and then the batch itself runs. So the queue may
+    always hold the next batch. If not even the smallest size fits, the sizes that take hardly longer than it are
+    considered.
 
     Args:
         curve: Run times.
-        seconds: From a task's arrival to its answer.
+        seconds: The time from a task's arrival to its answer.
         limits: The operator's limits.
     """
     within = max(seconds, _HARDLY * _ends_after(curve, limits.sizes[0], limits))
@@ -86,8 +87,8 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
     Args:
         curve: Run times.
         size: The size that `full_size` has chosen.
-        rows: Rows of the last batches: where they are not full, it is not their size that keeps tasks waiting.
-        seconds: From a task's arrival to its answer, without any margin.
+        rows: The rows of the last batches. If these are not full, a larger size would not help the tasks that wait.
+        seconds: The time from a task's arrival to its answer, without any margin.
         limits: The operator's limits.
     """
     largest = curve.sizes[-1]

@@ -33,10 +33,10 @@ _FIRST_RUNS = 32
 """The number of runs after each of which there is a look, so that a newly loaded model is known soon."""
 
 _SAMPLED = 64
-"""Batches of one look whose arrivals are examined individually."""
+"""The number of batches per look whose arrivals are examined individually."""
 
 _ON_TIME = 1.5
-"""A batch that left within this many waits left because of the wait."""
+"""A batch that left within this many times the wait counts as having left because of the wait."""
 
 _SMOOTHING = 0.5
 
@@ -105,7 +105,7 @@ class Controller:
         lane.steer(self.beliefs.target)
 
     def observe(self, report: BatchReport, lane: Steered) -> None:
-        """Records a run, and looks at what has been learned if it is time to. Any thread."""
+        """Records a run, and evaluates all runs so far if it is time to. Any thread."""
         if report.failed:
             return
         size = report.rows + report.padding
@@ -133,7 +133,7 @@ class Controller:
         if curve is None:
             return
         self._count_late(counted, now)
-        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # looks at short intervals see few arrivals
+        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # a look after a short interval sees few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
         self.beliefs = self._choose(curve, self._seen(counted), refused, counted.ran / elapsed)

@@ -6,7 +6,7 @@ _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""Late answers that the objective allows among those counted, before few late ones are a reason to exceed `_FIRST`."""
+"""Late answers that the objective must allow among those counted; only then may few late answers exceed `_FIRST`."""
 
 _RECOVERY = 2.0
 """Seconds in which few answers are late, after which a fraction below `_FIRST` grows, however few answers there are.

@@ -12,10 +12,10 @@ _KEPT = 128
 """The runs that are kept for each size."""
 
 _ENOUGH = 32
-"""The number of runs that show how much they differ."""
+"""The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""Runs of one size that exceed the percentile, on average, when it is taken of that size; else it is taken of all."""
+"""With this many runs beyond the percentile on average, a size has its own percentile; otherwise that of all sizes."""
 
 _FEW = 8
 """A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out forever."""
@@ -57,8 +57,8 @@ class Curve:
     Attributes:
         sizes: Rows, padding included, increasing.
         typical: The median run of each size, in seconds; never decreasing.
-        high: The run time of each size that all runs except the objective's share stay below, at most twice the median;
-            never decreasing.
+        high: The time within which the objective's share of runs of each size ends, at most twice the median; never
+            decreasing.
         hopeful: The shortest median of each size that the few runs do not rule out; never decreasing.
     """
 
@@ -72,7 +72,7 @@ class Curve:
         return self._at(self.typical, size)
 
     def high_of(self, size: float) -> float:
-        """The time that runs of a batch with this many rows stay below, except for the objective's share."""
+        """The time within which the objective's share of runs of a batch with this many rows ends."""
         return self._at(self.high, size)
 
     def rate_of(self, size: float) -> float:
@@ -140,7 +140,7 @@ class _Runs:
         self._set_typical()
 
     def high(self, share: float, spread: float, now: float) -> float:
-        """The time that all runs except a share stay below."""
+        """The time within which a share of the runs ends."""
         if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
             found = self.typical * spread
         else:
@@ -244,7 +244,7 @@ class RunTimes:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value that all values except a share do not exceed."""
+    """The value that a share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

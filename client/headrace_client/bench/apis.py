@@ -1,4 +1,4 @@
-"""The two APIs as a load generator needs them: a model's inputs, and the message of a request."""
+"""The two APIs, as far as a load generator needs them: the inputs of a model, and the message of a request."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -103,7 +103,7 @@ def choose(name: str, server: Server, model: str, signature: str, version: int |
     """The API with that name; for `auto`, the one by which the server knows the model.
 
     Raises:
-        BenchError: It knows the model by neither.
+        BenchError: The server knows the model by neither.
     """
     predict, infer = Predict(signature, version), Infer(version)
     if name != "auto":

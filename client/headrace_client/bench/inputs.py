@@ -12,7 +12,7 @@ from headrace_client.bench.errors import BenchError
 from headrace_client.request import Signature, TensorSpec
 
 OPEN_SIZE = 16
-"""The size, in random inputs, of a dimension other than the rows that a model leaves open."""
+"""The size that random inputs have in a dimension that a model leaves open, except in the rows."""
 
 MOST_REQUESTS = 16
 _MOST_BYTES = 64 << 20
@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def random_inputs(model: str, signature: Signature, rows: int, seed: int) -> list[Arrays]:
-    """Requests with this many rows each: normally distributed numbers, small integers, short texts.
+    """Random requests with this many rows each, made of normally distributed numbers, small integers and short texts.
 
     Raises:
         BenchError: An input has a dtype without random values.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Sorted pairs of seconds, with three digits, and the number of calls that took that long."""
+    """Sorted pairs: seconds, rounded to three digits, and the number of calls that took that long."""
 
     pairs: Sequence[tuple[float, int]] = ()
 
@@ -44,5 +44,5 @@ def of_nanoseconds(*lists: Iterable[tuple[int, int]]) -> Latencies:
 
 
 def together(several: Iterable[Latencies]) -> Latencies:
-    """Those of several loads as one."""
+    """The latencies of several loads, combined."""
     return of_nanoseconds(*(((round(seconds * 1e9), count) for seconds, count in each.pairs) for each in several))

@@ -30,10 +30,10 @@ p.facts { color: #666; }
 
 
 def require_charts() -> Any:
-    """The figures of matplotlib.
+    """The module `matplotlib.figure`.
 
     Raises:
-        BenchError: It is not installed.
+        BenchError: matplotlib is not installed.
     """
     return require("matplotlib.figure", "a chart (--png, --html)", "'headrace[bench]'")
 

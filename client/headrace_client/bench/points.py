@@ -36,7 +36,7 @@ class Point:
         seconds: The duration for which calls counted.
         kinds: The calls by kind.
         lag: The times from the planned start of calls to the actual one.
-        texts: The first message of each code.
+        texts: The first error message for each code.
         cpu: The seconds that the load generator's threads have computed.
         busy: The share of its time that the busiest thread computed.
         calls: The number of all calls, including those of the warm-up.
@@ -95,7 +95,7 @@ class Point:
         return self.cpu / self.calls if self.calls else 0.0
 
     def doubt(self) -> str:
-        """Why the load generator itself may have been measured; empty if it was not."""
+        """Why the load generator itself may have limited the results; empty if it did not."""
         if self.busy > BUSY:
             return f"the load generator itself was busy {self.busy:.0%} of the time: use more --threads or machines"
         late = self.lag.percentile(99)
@@ -139,7 +139,7 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
         stage: The stage of the load.
         names: The names of the kinds.
         result: Its `result()`.
-        told: `seconds`, `calls` and `limit`.
+        told: The values of `seconds`, `calls` and `limit`.
     """
     kinds = [
         KindPoint(

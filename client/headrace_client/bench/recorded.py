@@ -49,13 +49,13 @@ def read_log(path: Path) -> list[Recorded]:
 
 
 def times(requests: list[Recorded], speed: float) -> list[float]:
-    """When each was sent, in seconds since the first one.
+    """When each request was sent, in seconds since the first one.
 
     A log only records whole seconds: requests within one second are spread over it.
 
     Args:
         requests: In order.
-        speed: The factor of the speed.
+        speed: How many times as fast as recorded the requests are sent.
     """
     seconds: dict[int, int] = {}
     for request in requests:

@@ -13,7 +13,7 @@ COLUMNS = ("load", "calls/s", "p50", "p90", "p99", "p99.9", "max", "failed", "ow
 
 
 def table(points: Sequence[Point]) -> str:
-    """A row for each point, with latencies in milliseconds; below them the failures and the doubts."""
+    """A row for each point, with latencies in milliseconds; below the rows, the failures and the doubts."""
     limit = points[0].limit
     servers = servers_of(points)
     heads = [*(("server",) if len(servers) > 1 else ()), *COLUMNS]
@@ -62,7 +62,7 @@ def _kinds(points: Sequence[Point]) -> list[str]:
 
 
 def notes(points: Sequence[Point]) -> list[str]:
-    """The failures, and why the load generator itself may have been measured."""
+    """The failures, and why the load generator itself may have limited the results."""
     lines = []
     for point in points:
         where = f"{point.server}, {point.stage}"

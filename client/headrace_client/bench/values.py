@@ -14,7 +14,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def duration(flag: str, text: str) -> float:
-    """The seconds in a text such as `20ms`, `1.5s`, `2m` or `3`, which is seconds.
+    """The number of seconds in a text such as `20ms`, `1.5s`, `2m` or `3`; a bare number is in seconds.
 
     Raises:
         BenchError: The text is not a duration, or is not above 0.
@@ -64,7 +64,7 @@ def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
 
 
 def count(flag: str, text: str, most: int = 1_000_000) -> int:
-    """One of them.
+    """A single whole number of at least 1.
 
     Raises:
         BenchError: The text is not such a number.
@@ -75,7 +75,7 @@ def count(flag: str, text: str, most: int = 1_000_000) -> int:
 
 
 def choice(flag: str, text: str, choices: Sequence[str]) -> str:
-    """One of some words.
+    """A text that must be one of the given words.
 
     Raises:
         BenchError: The text is none of them.

@@ -65,7 +65,7 @@ class AsyncChannel(Protocol):
 
 
 async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:
-    """Send the calls 0 to `count`, some at a time; return what came of each, in order: an answer or a ServerError."""
+    """Send the calls 0 to `count`, some at a time; return the result of each, in order: an answer or a ServerError."""
     answers: list[Any] = [None] * count
     places = iter(range(count))
 

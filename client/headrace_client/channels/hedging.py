@@ -25,10 +25,10 @@ from headrace_client.request import Call, Hedge, Retry, ServerError
 Answer = TypeVar("Answer")
 
 _FOLLOWED = (None, grpc.StatusCode.UNAVAILABLE)
-"""How an attempt ends that is followed by another one; None if it has not ended yet."""
+"""The outcomes after which another attempt is made; None stands for an attempt that has not ended yet."""
 
 BURST = 10.0
-"""Calls that may be sent again before others have been made."""
+"""The number of calls that may be sent again before any others have been made."""
 
 
 class Budget:
@@ -176,7 +176,7 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
 
 
 def _next(ended: "SimpleQueue[Any]", patience: float | None) -> Any:
-    """The next attempt that has ended; None if none does in time."""
+    """The next attempt that has ended; None if none ends in time."""
     try:
         return ended.get(timeout=patience)
     except Empty:

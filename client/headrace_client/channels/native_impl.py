@@ -159,7 +159,7 @@ def _bound(given: int) -> int:
 
 
 def _request(call: Call[Any]) -> native.ClientRequest:
-    """Return the request of a call; anything that only protobuf can write is left to it."""
+    """Return the request of a call; protobuf writes the inputs that the native code does not support."""
     arrays = call.path == PREDICT
     if call.inputs:
         try:

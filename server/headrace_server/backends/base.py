@@ -227,7 +227,7 @@ class Triable(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether equal rows at equal positions in batches of equal size give equal bits: not on every device."""
+        """Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU."""
 
     @property
     def evidence(self) -> Sequence[Evidence]:

@@ -95,7 +95,7 @@ class SavedModelBackend:
         return self._signatures[signature].every_output
 
     def _step(self, signature: str, outputs: tuple[str, ...]) -> Step:
-        """What runs a part of the graph, created at its first use."""
+        """The function that runs a part of the graph; it is created at its first use."""
         key = (signature, outputs)
         with self._lock:
             if key not in self._steps:
@@ -107,7 +107,8 @@ class SavedModelBackend:
             feed=[spec.name for spec in signature.inputs.values()],
             fetch=[signature.outputs[alias].name for alias in outputs],
         )
-        # What Session.run wraps: that would compare shapes, which TF Serving does not, and use four times the CPU.
+        # The call that Session.run wraps. Session.run would also compare shapes, which TF Serving does not, and take
+        # four times the CPU.
         step: Step = self._session._make_callable_from_options(options)  # noqa: SLF001
         return step
 

@@ -229,12 +229,12 @@ class Signature:
         return not self.any_shape or not any(spec.misfit(arrays[alias]) for alias, spec in self.inputs.items())
 
     def is_bounded(self, arrays: Arrays) -> bool:
-        """How two dimensions to which the model gives the same name differ; empty if none do."""
+        """How two dimensions to which the model gives the same name differ; empty if all such dimensions agree."""
         bound = self.bound
         return bound is None or all(_is_within(bound, array) for array in arrays.values())
 
     def disagreement(self, arrays: Arrays) -> str:
-        """How two dimensions that the model gives one name differ; empty where none do."""
+        """How two dimensions to which the model gives the same name differ; empty if all such dimensions agree."""
         sizes: dict[str, int] = {}
         for spec, array in ((spec, arrays[alias]) for alias, spec in self.inputs.items() if alias in arrays):
             for name, size in zip(spec.dims, array.shape, strict=False):
@@ -265,7 +265,7 @@ def _is_within(bound: float, array: Array) -> bool:
     own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # each repeated value once
     if own.dtype.itemsize == 2:
         own = own.astype(np.float32)  # numpy compares halves one by one, and does not know bfloat16's NaN
-    return bool(own.max() <= bound and own.min() >= -bound)  # a NaN is both
+    return bool(own.max() <= bound and own.min() >= -bound)  # false for a NaN
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str, Signature]:

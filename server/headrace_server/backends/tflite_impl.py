@@ -25,7 +25,7 @@ Tensors = Mapping[str, Mapping[str, Any]]
 
 
 def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
-    """Reads a file into memory, and makes as many interpreters of it as may run at once, each on one thread.
+    """Reads a file into memory, and creates an interpreter for each batch that may run at the same time.
 
     Raises:
         LoadError: TF Serving: INVALID_ARGUMENT if it is not a TFLite model, or its signatures are invalid; INTERNAL if
@@ -49,11 +49,11 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
 
 
 class TfliteBackend:
-    """One TFLite model. More calls than it has interpreters wait for one.
+    """One TFLite model. If all its interpreters are busy, a call waits for one.
 
     Args:
         interpreters: All of the same model.
-        signatures: By name; every tensor that they name is there.
+        signatures: The signatures by name; every tensor that they name exists.
     """
 
     runtime = "tflite"
@@ -102,9 +102,10 @@ class _Interpreter:
         return interpreter
 
     def _forget(self) -> None:
-        """Makes what a run has left behind, which is a caller's, as it was before the first one."""
+        """Removes what a run has left behind, since it belongs to a caller; the next run begins like the first one."""
         if self._assigns:
-            # Its variables outlive whatever an interpreter can be told, so that it takes a new one: about 0.6 ms.
+            # No method of an interpreter resets the model's variables, so a new interpreter is created, in about 0.6
+            # ms.
             self._interpreter, self._shapes = self._begin(), dict(self._declared)
         else:
             self._interpreter.reset_all_variables()
@@ -122,14 +123,14 @@ class _Interpreter:
         self._try("Failed to invoke TfLite interpreter", self._interpreter.invoke)
 
     def output(self, name: str) -> Array:
-        """A copy of what the last run has put there."""
+        """A copy of the tensor after the last run."""
         return np.asarray(self._interpreter.get_tensor(self.outputs[name]["index"]))
 
     def _resize(self, arrays: Arrays) -> None:
         changed = {name: array.shape for name, array in arrays.items() if array.shape != self._shapes.get(name)}
         if not changed:
             return
-        before, self._shapes = self._shapes, {}  # there are none until they are allocated
+        before, self._shapes = self._shapes, {}  # unknown until the tensors are allocated
         for name, shape in changed.items():
             text = f"Failed to resize input tensor: {name}"
             self._try(text, self._interpreter.resize_tensor_input, self.inputs[name]["index"], shape)
@@ -145,10 +146,10 @@ class _Interpreter:
 
 
 def assigns_variables(content: bytes) -> bool:
-    """Whether a model's runs, and not only its beginning, assign to variables that the next run finds.
+    """Whether a model's runs, and not only its initialisation, assign to variables that the next run sees.
 
     Args:
-        content: A TFLite file that the runtime has taken.
+        content: A TFLite file that the runtime has accepted.
     """
     model = ModelT.InitFromObj(Model.GetRootAs(content, 0))
     codes = [code.builtinCode for code in model.operatorCodes or ()]
@@ -168,7 +169,7 @@ def assigns_variables(content: bytes) -> bool:
 
 
 def _read_definitions(content: bytes) -> dict[str, SignatureDef]:
-    """The SignatureDefs in a file's metadata: not what converters write today, but what TF Serving reads."""
+    """The SignatureDefs in a file's metadata, which TF Serving reads, although converters no longer write them."""
     model = Model.GetRootAs(content, 0)
     for entry in map(model.Metadata, range(model.MetadataLength())):
         if entry.Name() == SIGNATURES:
@@ -177,7 +178,7 @@ def _read_definitions(content: bytes) -> dict[str, SignatureDef]:
                 items = flexbuffers.GetRoot(data).AsMap
                 keys = [key.AsKey for key in items.Keys]
                 return {key: SignatureDef.FromString(items[key].AsStringBytes) for key in keys}
-            except Exception as error:  # of many kinds: the bytes may be anything
+            except Exception as error:  # errors of many kinds: the bytes may be anything
                 raise invalid(f"Invalid SignatureDefs found in TfLite model: {error}") from error
     return {}
 
@@ -194,7 +195,7 @@ def _signatures(definitions: Mapping[str, SignatureDef], model: _Interpreter) ->
 
 
 def _name_in(tensors: Tensors, name: str, text: str) -> str:
-    """A tensor's name as the model has it, which may lack the `:0` that the signature says."""
+    """A tensor's name in the model, which may lack the `:0` that its name in the signature has."""
     for candidate in (name, _stem(name)):
         if candidate in tensors:
             return candidate

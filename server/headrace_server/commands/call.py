@@ -35,7 +35,7 @@ def credentials() -> tuple[tuple[str, str], ...]:
 
 
 def checked_address(address: str) -> str:
-    """A server's address, which gRPC would otherwise refuse with lines of its own, or take as another one.
+    """A server's address, checked here because gRPC would log lines of its own for it, or call another address.
 
     Raises:
         ValueError: The address cannot be a server's.

@@ -96,7 +96,7 @@ class Metrics(Families):
         return super().page((*self._gauges, *gauges))
 
     def read_counter(self, path: str) -> int:
-        """As in `Families`, after counting what has not been counted yet."""
+        """As in `Families`, after counting the runs that have not been counted yet."""
         self.count_reports()
         return super().read_counter(path)
 

@@ -225,7 +225,7 @@ class Acting:
             log.info("model %s version %d, %s: %s", name, version, signature, declared)
         try:
             admitted = self._admit(name, version, attempt, servable)
-        except Exception as error:  # nor may a version that a listener cannot serve
+        except Exception as error:  # a version that a listener cannot serve must not end it either
             free(servable)
             release_memory()
             self._load_failed(name, version, attempt, _failure(error))

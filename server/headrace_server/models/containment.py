@@ -86,5 +86,5 @@ def _fatal_request(backend: Backend, trial: IsolatedBackend) -> str:
                 if lost.code == Code.INTERNAL:
                     return what
             except ServingError:
-                continue  # as it should
+                continue  # the model has refused the request, as it should
     return ""

@@ -11,10 +11,10 @@ from headrace_server.metrics.heap import read_memory
 LOOK_SECONDS = 5.0
 
 REUSED_BYTES = 32 << 20
-"""The memory of versions that made room from which on it is given back: what is less is left to the next loads."""
+"""Bytes of evicted versions after which free memory is returned to the system; the next loads reuse what is less."""
 
 WORTH_BYTES = 64 << 20
-"""Bytes that must be free before they are returned, and at least a quarter of what is used: it may be needed again."""
+"""The fewest free bytes that are returned; they must also be a quarter of the bytes in use, as these may grow again."""
 
 
 def release() -> None:
@@ -29,10 +29,10 @@ def release() -> None:
 
 
 class Remains:
-    """The memory of versions that made room: loads reuse a little of it, since new pages take them much time.
+    """Counts the memory of evicted versions, a little of which is left for loads to reuse, since new pages are slow.
 
     Args:
-        release: Gives back what is free.
+        release: Returns free memory to the system.
     """
 
     def __init__(self, release: Callable[[], None] = release) -> None:
@@ -40,7 +40,7 @@ class Remains:
         self._bytes = 0
 
     def add(self, size: int) -> None:
-        """A version of `size` bytes has been unloaded to make room. Free memory is given back if it may be too much."""
+        """Records that a version of this size was evicted; returns free memory to the system if there may be much."""
         self._bytes += size
         if self._bytes >= REUSED_BYTES:
             self._bytes = 0

@@ -100,7 +100,7 @@ class CodeTrust:
 
     @classmethod
     def of(cls, config: Config) -> "CodeTrust":
-        """As the flags say."""
+        """The rules that the flags give."""
         return cls(everywhere=config.allow_reload == "true", roots=map(as_path, config.code_roots))
 
     def trust(self, base_paths: Iterable[Path]) -> None:

@@ -99,7 +99,7 @@ class Schedulers:
         return scheduler
 
     def close(self) -> None:
-        """Waits for the last batch of each scheduler to run."""
+        """Returns when the last batch of each scheduler has run."""
         for scheduler in self._made.values():
             scheduler.close()
 
@@ -124,7 +124,7 @@ class Schedulers:
 
 
 def _leaving_one(options: Options) -> Options:
-    """Fewer batches of one scheduler at once than `BatchThreads` has threads: the last one is for other models."""
+    """The options with at most one batch fewer at a time than threads, so that the last thread is for other models."""
     at_once = min(options.batches_at_once, options.num_batch_threads)
     return options if options.max_running_batches == at_once else replace(options, max_running_batches=at_once)
 
@@ -168,13 +168,13 @@ def _unpacks(array: Array) -> bool:
 
 
 def _unbatched(backend: Backend) -> Options:
-    """As many runs at the same time as the backend supports."""
+    """The options with no more runs at the same time than the backend supports."""
     fitting = fitted(Options(max_batch_size=1), backend) or Options()
     return Options(max_running_batches=fitting.max_running_batches)
 
 
 def _one_by_one(options: Options) -> Options:
-    """As many requests may wait as with batching, but each runs alone."""
+    """The options with which requests wait as they do for batches, but run one by one."""
     waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
     return Options(
         max_batch_size=1,

@@ -178,7 +178,7 @@ class Servable:
                 visit.charge(-self._rows(signature, inputs))  # which are not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
-                raise timed_out() from error  # TF Serving has no queue without batching that could give another answer
+                raise timed_out() from error  # without batching, TF Serving has no queue with an answer of its own
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return computed

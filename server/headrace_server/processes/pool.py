@@ -27,7 +27,7 @@ LARGE_BYTES = 4 << 20
 """An expanded body of this size or more is large: it takes a tenth of a second or more."""
 
 ELEMENT_BYTES = 8
-"""About the number of bytes of a written element."""
+"""The approximate number of bytes of a written element."""
 
 GRACE_SECONDS = 0.5
 """Seconds that a job may continue after its caller has left: starting a new process takes about as long."""
@@ -53,7 +53,7 @@ class JsonProcesses:
         Args:
             function: Called with the body, if there is one, and the arguments.
             arguments: Picklable values; the bytes of arrays are passed without pickling.
-            size: About how many bytes it must read or write.
+            size: The approximate number of bytes that it must read or write.
             body: The descriptor of a file that is not empty; closed when it is no longer needed.
 
         Raises:

@@ -16,14 +16,14 @@ class ReadyApi:
     """Answers 200 while every configured model has a version ready and the server is not draining, otherwise 503.
 
     Args:
-        is_ready: Whether that is so.
+        is_ready: Whether every configured model has a version ready and the server is not draining.
     """
 
     def __init__(self, is_ready: Callable[[], bool]) -> None:
         self._is_ready = is_ready
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a look."""
+        """Answers a request for the state."""
         del delivery
         if request.method not in ("GET", "HEAD"):
             return HttpAnswer(405, b"ask with GET\n", {**_PLAIN, "Allow": "GET, HEAD"})

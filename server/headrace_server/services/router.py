@@ -23,7 +23,7 @@ class Router:
     """Several APIs on one address, each with the paths under a prefix, or with single paths.
 
     Args:
-        apis: By prefix, such as `/v2`.
+        apis: APIs by prefix, such as `/v2`.
         otherwise: The API for every other path.
         pages: APIs by the whole path, which take precedence over prefixes.
     """

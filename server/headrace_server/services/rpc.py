@@ -25,8 +25,8 @@ class Method:
         name: As in the service's .proto file.
         request: The message type that its bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
-        max_fields: Fields that a large request may have at its top, which would else cost more to parse than it could
-            mean: a map's entry takes a microsecond, and two bytes. None for any number.
+        max_fields: The most fields at the top level of a large request: parsing a map's entry of two bytes takes a
+            microsecond. None means any number.
         lasting: Whether an answer is valid until the server's state changes, and the call has no other effect.
     """
 
@@ -56,8 +56,8 @@ class StreamMethod:
     Attributes:
         name: As in the service's .proto file.
         request: The message type that the bytes of each request are parsed as.
-        answer: Returns responses to requests as they come; raises what `errors.status_of` maps to a status. It is
-            closed when its responses are no longer read.
+        answer: Returns responses to requests as they come; raises what `errors.status_of` maps to a status. The
+            iterator is closed when its responses are no longer read.
     """
 
     name: str

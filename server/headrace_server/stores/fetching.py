@@ -29,7 +29,7 @@ class Fetching:
     """Fetches from one store into the cache.
 
     Args:
-        uri: The store's.
+        uri: The URI of the store.
         store: The store to read from.
         cache: The cache to write to.
         fetched: Called repeatedly with the number of bytes that have arrived.

@@ -62,7 +62,7 @@ class Mirror:
     """A model's versions as they are in its store. Used by one thread at a time.
 
     Args:
-        uri: The store's.
+        uri: The URI of the store.
         fetching: Fetches from the store.
         list_store: Lists the store.
         cache: Holds what was fetched.

@@ -39,7 +39,7 @@ class Web:
     """Requests on behalf of one store.
 
     Args:
-        uri: The store's, for errors.
+        uri: The URI of the store, for errors.
         headers: Headers that are sent with each request.
     """
 
@@ -78,10 +78,10 @@ class Web:
         """The bytes of a resource from an offset on.
 
         Args:
-            url: The resource's.
+            url: The URL of the resource.
             offset: The number of bytes to skip.
             tag: The ETag that it must have; empty for any.
-            size: Its bytes; -1 where that is not known.
+            size: Its size in bytes; -1 if that is not known.
 
         Raises:
             Changed: The resource is gone, or has another ETag.
@@ -107,7 +107,7 @@ class Web:
         plain = {"Accept-Encoding": "identity"}
         if not offset:
             return self.open(url, plain)
-        last = size - 1 if size > 0 else ""  # some registries know no range without an end
+        last = size - 1 if size > 0 else ""  # some registries do not support a range without an end
         try:
             return self.open(url, {**plain, "Range": f"bytes={offset}-{last}"})
         except NoSuchRange:

@@ -1,6 +1,6 @@
-"""Weight sharing: each large weight becomes indices into a codebook of few values, found by k-means.
+"""Weight sharing: each large weight is replaced by indices into a codebook of few values, which k-means finds.
 
-Smaller, not faster.
+The model becomes smaller, not faster.
 """
 
 from dataclasses import dataclass

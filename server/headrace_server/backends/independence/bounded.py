@@ -35,7 +35,7 @@ def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
     Args:
         subject: The signature. A request's numbers must be readable: neither in strings nor complex.
         recipe: Makes inputs that the model accepts.
-        decided: What was found next to such rows.
+        decided: The finding of the trial for a batch with unusual numbers.
     """
     kinds = {spec.array_dtype.kind for spec in subject.inputs.values()}
     dependent = decided.verdict.finding is Finding.DEPENDENT
@@ -56,7 +56,7 @@ def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | Non
 def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) -> bool:
     """Whether every row, even of zeros, stays the same bit for bit if others have numbers up to the limit.
 
-    In zeros no digit can hide a small change, and their sum is one that a division fails on.
+    Among zeros, no digit can hide a small change, and a division by their sum fails.
     """
     recipe = replace(batch.recipe, limit=limit)
     passes = _SHORT if slow else _PASSES

@@ -14,7 +14,7 @@ class Change(NamedTuple):
     Attributes:
         output: The output's alias.
         by: The largest difference, as a fraction of the output's largest value; infinite if there is no such fraction.
-        text: The same as text.
+        text: The same number as text.
     """
 
     output: str

@@ -51,7 +51,7 @@ class Ends:
         """Compares the kept rows with their known answers, and, bit for bit, with two sorts of other rows around them.
 
         Args:
-            kind: What the rows between them hold at first; then it is usual values.
+            kind: The values of the rows between them in the first comparison; in the second, they have usual values.
         """
         if self.rows < 3:
             return
@@ -134,6 +134,6 @@ def _opposite(array: Array, other: Array) -> Array:
     if array.dtype.kind == "b":
         return ~array
     if array.dtype.kind in "iu" and array.size:
-        opposite: Array = array.max(keepdims=True) + array.min(keepdims=True) - array  # may wrap twice: that is right
+        opposite: Array = array.max(keepdims=True) + array.min(keepdims=True) - array  # may wrap twice, correctly
         return opposite
     return np.copysign(other, -array) if array.dtype.kind == "f" else other

@@ -50,7 +50,7 @@ def serialized(
     """An Example that has these features.
 
     Args:
-        features: Its own features.
+        features: The features that the Example has.
         reals: Draws this many floating-point numbers.
         random: Draws everything else.
     """

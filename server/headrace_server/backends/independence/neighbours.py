@@ -112,7 +112,7 @@ class Neighbours:
             if noise := first_change(outputs, again, kept, exact=False):
                 reason = f"output {noise.output!r} of equal requests differs: it {noise.text}"
                 raise Decided(Finding.UNDECIDED, reason, (noise.output, noise.by))
-            self.exact = False  # it rounds one way or another, as on a GPU
+            self.exact = False  # the model rounds differently from run to run, as on a GPU
             change = first_change(outputs, after, kept, exact=False)
         if change is not None:
             reason = f"output {change.output!r} {change.text} beside rows of {kind.value}"

@@ -176,7 +176,7 @@ class PaddingTrial:
         return frozenset()
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
-        """The outputs for the inputs with this much after each length."""
+        """The outputs for the inputs with this many elements added after each length."""
         longer = {number: length + _of(amounts, number) for number, length in padding.lengths(inputs).items()}
         wide = {}
         for alias, axes in padding.inputs.items():

@@ -31,7 +31,7 @@ _FEWEST = 5  # rows with which a full trial can be run
 _SEED = 2024
 _TIMED = 3  # runs after the first that may show that a model is faster
 
-# Each of four rows is kept beside every other changing row, by the bits of its number.
+# In these runs, each of four rows stays while every other one changes, chosen by the bits of its number.
 _USUAL: Sequence[Pass] = (((1, 3), Rows.USUAL), ((0, 2), Rows.USUAL), ((0, 2), Rows.SMALL))
 _BESIDE_ZEROS: Sequence[Pass] = (((1, 3), Rows.USUAL),)
 _EXTREME: Sequence[Pass] = (((2, 3), Rows.HUGE), ((0, 1), Rows.NAN), ((1, 3), Rows.INFINITE))
@@ -149,7 +149,7 @@ class _Trial:
         return self._runs.quickest * SHORT_OF > budget
 
     def _run_few(self, neighbours: Neighbours, batch: Batch) -> None:
-        """Five runs if all numbers are real, or a few more."""
+        """Takes five runs if all inputs are floating-point numbers, otherwise a few more."""
         neighbours.check_one_alone(batch)
         self._try_extremes(neighbours, batch, _ODD, usual=_EACH, slow=True)
         if not self._only_real and self.bounded is None:

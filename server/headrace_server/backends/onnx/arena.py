@@ -50,7 +50,7 @@ class Arena:
             self._session.run(None, inputs, options)
 
     def ran(self, outputs: Sequence[Array]) -> None:
-        """A run has these outputs."""
+        """Records a run with these outputs."""
         for array in outputs:  # not `any`, which takes four times as long
             if array.nbytes >= LARGE_OUTPUT:
                 self._has_grown = True

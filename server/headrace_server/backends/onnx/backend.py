@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _NOTHING = 4  # ONNX Runtime's severity of fatal errors, which are then all that it logs
 
-# Those of ONNX Runtime's codes (OrtErrorCode) that have a canonical one; any other is INTERNAL.
+# ONNX Runtime's codes (OrtErrorCode) that have a canonical code; any other is INTERNAL.
 _CODES: dict[str, Code] = {
     "INVALID_ARGUMENT": Code.INVALID_ARGUMENT,
     "INVALID_PROTOBUF": Code.INVALID_ARGUMENT,

@@ -28,7 +28,7 @@ from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
 MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
 Content = bytes | FileBytes
-Followed = Sequence[tuple[Any, set[int]]]  # as `_followed` gives it
+Followed = Sequence[tuple[Any, set[int]]]  # as `_followed` returns it
 _AT_ONCE = 1 << 20  # bytes of a file that are read at a time
 
 _KEPT = 16 * FEW  # bytes of a field of a tensor that are read
@@ -37,7 +37,7 @@ _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
 
-# Their duration, or the size of their output, depends on values: on what they find in them, or on the number of
+# Operators whose duration, or whose output's size, depends on the values of their inputs, such as a number of
 # iterations.
 _BY_VALUES = frozenset(
     "Compress If Loop NonMaxSuppression NonZero RegexFullMatch Scan SequenceMap StringSplit Tokenizer Unique".split()
@@ -61,10 +61,10 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 BEARS_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
-"""Operators that run on arrays without elements, and enlarge none; some others crash the process on one."""
+"""Operators that accept arrays without elements and add none to them; some others crash the process on such arrays."""
 
-# Operators with outputs that depend on no value of their inputs, with the number of the first one; or whose output is
-# an index that is in range.
+# Operators whose outputs do not depend on the values of their inputs, or are indices in range; each with the number of
+# the first such output.
 _SHAPES_ALONE: Mapping[str, int] = {"Shape": 0, "Size": 0}
 _BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
 
@@ -251,7 +251,7 @@ class _Divisions:
         )
 
     def _fatal_inside(self, inner: list[Any], integers: set[str], outer: set[str]) -> set[str]:
-        """Those in inner graphs. What these get is not followed: it may be an integer, and of any value."""
+        """The divisions in inner graphs. Their inputs are not followed, so each may be an integer of any value."""
         made = _names(inner, "output") | outer
         unknown = {name for name in _names(inner, "input") - made if name not in self.weights}
         floats = made - may_be_integers(inner, integers | unknown)

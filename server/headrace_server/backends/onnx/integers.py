@@ -10,7 +10,7 @@ _ALWAYS = frozenset(
     "ArgMax ArgMin ConvInteger DynamicQuantizeLinear LabelEncoder MatMulInteger NonMaxSuppression NonZero "
     "QuantizeLinear SequenceLength Shape Size TopK Unique".split()
 )
-"""Operators with an output of integers, whatever they get."""
+"""Operators with an output of integers, whatever their inputs are."""
 
 _NEVER = frozenset(
     "And BatchNormalization Conv DequantizeLinear Equal Erf Exp GRU Greater GreaterOrEqual IsInf IsNaN LSTM "
@@ -19,7 +19,7 @@ _NEVER = frozenset(
 )
 
 _SAME_AS: Mapping[str, tuple[int, ...]] = {"CastLike": (1,), "OneHot": (2,), "Where": (1, 2)}
-"""The inputs, by number, that have the type of the output. The first has it of all other operators."""
+"""For some operators, the inputs, by number, that have the type of the output; for all others, it is the first."""
 
 
 def may_be_integers(nodes: Iterable[Any], known: Iterable[str]) -> set[str]:
@@ -29,8 +29,7 @@ def may_be_integers(nodes: Iterable[Any], known: Iterable[str]) -> set[str]:
         nodes: In the order in which they run.
         known: Names of inputs and weights that are integers.
 
-    Returns:
-        The names of all values that may be. What graphs inside a node put out may be anything.
+    Returns: The names of all values that may be integers. The outputs of inner graphs may be anything.
     """
     found = set(known)
     for node in nodes:

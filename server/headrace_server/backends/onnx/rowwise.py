@@ -51,7 +51,7 @@ def constant_of(tensor: Any) -> Constant:
 
 
 def _folded(message: Any, node: Node) -> Constant | None:
-    """What is done to weights before they are used, as in a quantized graph."""
+    """Operators that convert weights before they are used, as in a quantized graph."""
     first = node.input(0)
     if not isinstance(first, Constant) or not node.constants_from(1):
         return None
@@ -70,7 +70,7 @@ def _folded(message: Any, node: Node) -> Constant | None:
 
 
 _UNKNOWN = 1 << 40
-"""In place of the size of a dimension that depends on a request; nothing is taken for a size of 1."""
+"""Stands for the size of a dimension that depends on a request, so that it is never taken for a size of 1."""
 
 
 def _inner_sizes(message: Any, node: Node, shapes: Mapping[str, int]) -> Constant | None:

@@ -78,7 +78,7 @@ class CachedPlan:
     Args:
         model: The ONNX file.
         header: What the ONNX file says about itself.
-        options: The model's.
+        options: The options of the model.
 
     Attributes:
         file: The file that holds the plan.
@@ -127,7 +127,7 @@ class TensorrtBackend:
 
     Args:
         plan: A serialized engine.
-        options: The model's.
+        options: The options of the model.
         header: What the ONNX file that it was built from says about itself: names of dimensions, and metadata.
 
     Raises: LoadError, ServingError: The engine cannot be loaded.

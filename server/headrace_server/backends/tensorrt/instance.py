@@ -238,13 +238,13 @@ class _DeviceMemory:
 
 
 class _Output(trt.IOutputAllocator):  # type: ignore[misc]
-    """Where an output of a run is: in memory that the shapes tell, or where TensorRT asks for it, once the data have.
+    """The memory of an output: known in advance if input shapes determine its size, otherwise when TensorRT asks.
 
     Attributes:
-        data_decide: Whether its shape depends on more than those of the inputs.
+        data_decide: Whether its shape depends on data, and not only on the shapes of the inputs.
         shape: The actual shape, which depends on the data.
-        memory: Where TensorRT puts what is of such a shape.
-        array: It itself, where TensorRT writes it into the host's memory.
+        memory: The device memory for an output whose shape depends on data.
+        array: The output itself, if TensorRT writes it into host memory.
     """
 
     def __init__(self, allocate: Any) -> None:
@@ -259,24 +259,24 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
         self.data_decide, self.shape, self.array = data_decide, None, None
 
     def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
-        """Called by TensorRT on the thread that runs, with the bytes that it needs; 0 says that there are none."""
+        """Called by TensorRT on the running thread with the bytes that it needs; returns 0 if there are none."""
         del tensor_name, memory, alignment, stream  # the driver aligns more than any tensor needs
         try:
             if self.memory.size < size or not self.memory.size:
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
-            let_go(error)  # its frames know those of the run, with all that the model has on the GPU
+            let_go(error)  # its frames refer to those of the run, which hold all that the model has on the GPU
             return 0
         return self.memory.address
 
     def notify_shape(self, tensor_name: str, shape: Sequence[int]) -> None:
-        """Called by TensorRT once the data have told the shape."""
+        """Called by TensorRT once the data have determined the shape."""
         del tensor_name
         self.shape = tuple(shape)
 
     def free(self) -> None:
-        """Frees what TensorRT has asked for."""
+        """Frees the memory that TensorRT has asked for."""
         self.memory.free()
         self.array = None
 

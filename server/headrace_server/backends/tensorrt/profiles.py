@@ -1,4 +1,4 @@
-"""Optimization profiles, pure: which to build an engine with, which one a batch runs in, how it is padded to it."""
+"""Pure functions on optimization profiles: which ones to build, which one a batch runs in, and how it is padded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ class Bounds(NamedTuple):
     most: Shape
 
     def admit(self, shape: Shape) -> bool:
-        """Whether a shape is within."""
+        """Whether a shape is within the range."""
         if len(shape) != len(self.most):
             return False
         return all(low <= size <= high for low, size, high in zip(self.least, shape, self.most, strict=True))
@@ -35,14 +35,14 @@ Profile = Mapping[str, Bounds]
 
 
 def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, options: TensorrtOptions) -> list[Profile]:
-    """The profiles to build an engine with: none where no input varies.
+    """The profiles to build an engine with: none if no input varies.
 
-    Where the first dimension of every input varies, it is the batch: it goes up to the largest batch, and each allowed
-    size is tuned for, in a profile of its own as long as these are few.
+    If the first dimension of every input varies, it is the batch: it goes up to the largest batch, and the engine is
+    tuned for each allowed size, in a profile of its own as long as there are few sizes.
 
     Args:
-        inputs: Of the model.
-        batching: How its requests become batches; None where each runs alone.
+        inputs: The model's inputs.
+        batching: How its requests become batches; None if each runs alone.
         options: The ranges of the other dimensions.
 
     Raises:
@@ -58,7 +58,7 @@ def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, opt
 
 
 def choose(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
-    """The profile of those that admit the shapes that is tuned for the sizes nearest to them; None if none does."""
+    """Of the profiles that admit the shapes, the one that is tuned for the nearest sizes; None if none admits them."""
 
     def distance(index: int) -> float:
         profile = profiles[index]
@@ -71,7 +71,7 @@ def choose(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | No
 
 
 def misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> ServingError:
-    """Why no profile admits the shapes, which are of the right ranks: INVALID_ARGUMENT."""
+    """An INVALID_ARGUMENT that says why no profile admits the shapes, whose ranks are right."""
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             low = min(profile[name].least[axis] for profile in profiles)
@@ -95,8 +95,8 @@ def fitted(options: Options, most: int, *, graphs: bool) -> Options:
     """The parameters with which no batch has more rows than the engine takes.
 
     Args:
-        options: The operator's.
-        most: Rows that the engine takes.
+        options: The operator's parameters.
+        most: The most rows that the engine takes.
         graphs: Whether batches should have few sizes: powers of two, if the operator gives none.
     """
     if options.enable_large_batch_splitting:
@@ -121,7 +121,7 @@ def _row_ranges(batching: Options | None, options: TensorrtOptions) -> list[Rang
     sizes = [size for size in (batching.allowed_batch_sizes if batching else ()) if size <= most]
     if not sizes or sizes[-1] < most or len(sizes) > MAX_PROFILES or options.opt_batch_size:
         return [(1, usual, most)]
-    # A size's profile takes fewer rows, too: what is run alone or on zeros is not padded.
+    # The profile of a size also takes fewer rows, since requests that run alone and warm-ups with zeros are not padded.
     return [(low + 1, size, size) for low, size in zip((0, *sizes), sizes, strict=False)]
 
 

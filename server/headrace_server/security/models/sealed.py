@@ -222,7 +222,7 @@ class _Opening(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        """Fills a buffer up to the end of the current chunk; with nothing at the end."""
+        """Reads into a buffer up to the end of the current chunk; returns 0 at the end of the file."""
         while not self._plain and not self._ended:
             chunk, self._next = self._next, self._file.read(CHUNK + _TAG_BYTES)
             self._ended = not self._next

@@ -16,8 +16,8 @@ class Frame:
     """A table.
 
     Attributes:
-        columns: Their names.
-        rows: A cell for each column; what is missing is None.
+        columns: The names of the columns.
+        rows: A list of cells for each row, one for each column; a missing cell is None.
     """
 
     columns: Sequence[str]
@@ -112,7 +112,7 @@ def _not_csv(why: str) -> ServingError:
 
 
 def _kind(value: Any) -> str:
-    """What MLflow calls the type of a JSON value."""
+    """MLflow's name for the type of a JSON value."""
     if isinstance(value, dict):
         return "dictionary"
     return "list" if isinstance(value, list) else f"type {type(value)}"

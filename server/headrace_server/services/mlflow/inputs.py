@@ -1,6 +1,6 @@
-"""The body of an /invocations call to arrays, as `mlflow models serve` reads it.
+"""Converts the body of an /invocations call to arrays, as `mlflow models serve` does.
 
-As numpy does with lists: a string that contains a number is that number, and null is NaN.
+As in numpy's conversion of lists, a string that contains a number becomes that number, and null becomes NaN.
 """
 
 import json
@@ -24,11 +24,11 @@ Specs = Mapping[str, TensorSpec]
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a model takes.
+    """The inputs that a model takes.
 
     Attributes:
-        inputs: What it needs, by alias.
-        extra: What it has values of its own for, which `params` may name.
+        inputs: The inputs that it needs, by alias.
+        extra: The inputs that it has values of its own for, and that `params` may set.
     """
 
     inputs: Specs
@@ -52,7 +52,7 @@ class Scoring:
     """The content of a body.
 
     Attributes:
-        inputs: By alias; those alone that the model has.
+        inputs: Arrays by alias, only for inputs that the model has.
         names: Every name that the body gives a value for.
         by_record: Whether it is a table of plain values, so that the answer is a table, too.
     """
@@ -100,7 +100,7 @@ def _document(data: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
-        document = _tolerantly(data)  # which knows NaN
+        document = _tolerantly(data)  # Python's own parser accepts NaN
     if isinstance(document, dict):
         return document
     if isinstance(document, list):
@@ -123,7 +123,7 @@ def _shown(error: Exception) -> str:
 
 
 def _of_instances(value: Any, declared: Declared) -> Scoring:
-    """Rows: a list of them, or of objects with a value for each input."""
+    """The inputs from rows: a list of rows, or of objects with a value for each input."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         if not all(isinstance(row, dict) and row.keys() == value[0].keys() for row in value):
             raise invalid("Invalid input. The length of values for each input/column name are not the same")
@@ -135,7 +135,7 @@ def _of_instances(value: Any, declared: Declared) -> Scoring:
 
 
 def _of_inputs(value: Any, declared: Declared) -> Scoring:
-    """Whole inputs: an object with an array for each, or the array of the only one."""
+    """The inputs as a whole: an object with an array for each, or the array of the only input."""
     if isinstance(value, dict):
         every = declared.every.items()
         return Scoring({name: _array(value[name], spec) for name, spec in every if name in value}, (*value,))
@@ -146,7 +146,7 @@ def _of_inputs(value: Any, declared: Declared) -> Scoring:
 
 
 def _of_frame(frame: Frame, declared: Declared) -> Scoring:
-    """A table: each column that is called like an input is that input; else all are the columns of the only one."""
+    """The inputs from a table: columns with the names of inputs; otherwise all columns together are the only input."""
     flat, specs = frame.is_flat, declared.every
     if len(declared.inputs) != 1 or not specs.keys().isdisjoint(frame.columns):
         columns = {name: frame.column(name) for name in specs if name in frame.columns}
@@ -159,13 +159,13 @@ def _of_frame(frame: Frame, declared: Declared) -> Scoring:
 
 
 def _of_params(value: Any, spec: TensorSpec) -> Array:
-    """A parameter: a number alone fills an input of any rank."""
+    """A parameter as an array: a single number fills an input of any rank."""
     array = _array(value, spec)
     return array if array.ndim or spec.any_rank else array.reshape((1,) * len(spec.shape))
 
 
 def _shaped(array: Array, spec: TensorSpec) -> Array:
-    """The cells of a column, which may have been flattened for it, in the shape that the model declares."""
+    """The cells of a column, which the client may have flattened, in the shape that the model declares."""
     if spec.any_rank or not array.ndim:
         return array
     inner = spec.fixed
@@ -188,7 +188,7 @@ def _array(value: Any, spec: TensorSpec) -> Array:
 
 
 def _truths(value: Any) -> Any:
-    """The words of a CSV as what they mean; numpy takes every text that is not empty for true."""
+    """The words of a CSV as the booleans that they stand for; numpy takes every non-empty text for true."""
     if isinstance(value, list):
         return [_truths(item) for item in value]
     return _WORDS.get(value.lower(), value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Arrays to the body of an answer: `predictions`, by output or by record, to the byte as MLflow writes them."""
+"""Converts arrays to the body of an answer: `predictions`, by output or by record, byte for byte as in MLflow."""
 
 import json
 from binascii import b2a_base64
@@ -15,8 +15,8 @@ def write_predictions(outputs: Arrays, output: str, rows: int | None) -> bytes:
 
     Args:
         outputs: By alias.
-        output: The one whose values are the predictions; empty for all of them, by name.
-        rows: Of the table that was sent, if the answer is to be a table, too.
+        output: The output whose values are the predictions; empty for all outputs, by name.
+        rows: The number of rows of the table that was sent, if the answer is to be a table, too.
 
     Raises:
         ServingError: INVALID_ARGUMENT, the values have no form in JSON.
@@ -37,7 +37,7 @@ def write_error(error_code: str, message: str) -> bytes:
 
 
 def _cells(name: str, array: Array) -> Any:
-    """An output's cell in each record: one value, without a list around it, or a list."""
+    """The cells of an output, one for each record: a single value without a list around it, or a list."""
     return _values(name, array.reshape(len(array)) if array.size == len(array) else array)
 
 
@@ -46,11 +46,11 @@ def _values(name: str, array: Array) -> Any:
         raise invalid(f"output '{name}' holds complex numbers, which JSON cannot carry")
     if array.dtype.hasobject:
         return _texts(array.tolist())
-    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # bfloat16, which JSON knows not
+    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # JSON has no bfloat16
 
 
 def _texts(value: Any) -> Any:
-    """Strings; bytes that are not UTF-8 are base64, as MLflow writes binary values."""
+    """Strings as text; bytes that are not UTF-8 become base64, as MLflow writes binary values."""
     if isinstance(value, list):
         return [_texts(item) for item in value]
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol over HTTP, for one model: what calls `mlflow models serve` can call this instead.
+"""MLflow's scoring protocol over HTTP, for one model, for clients of `mlflow models serve`.
 
 Source: MLflow's pyfunc/scoring_server. Errors carry no traceback, and no copy of the body that was sent.
 """
@@ -32,7 +32,7 @@ PATHS = (INVOCATIONS, *HEALTH, VERSION)
 _CONTENT_TYPES = {"text/csv": read_csv_scoring, "application/json": read_json_scoring}
 
 _ERRORS = {
-    # MLflow: exceptions.py has the statuses; whatever is not here is INTERNAL_ERROR, 500.
+    # MLflow: exceptions.py has the statuses; any other code is INTERNAL_ERROR, 500.
     Code.INVALID_ARGUMENT: (400, "INVALID_PARAMETER_VALUE"),
     Code.FAILED_PRECONDITION: (400, "INVALID_PARAMETER_VALUE"),
     Code.OUT_OF_RANGE: (400, "INVALID_PARAMETER_VALUE"),
@@ -56,11 +56,11 @@ class MlflowRestOptions:
 
     Attributes:
         model: The name of the model that answers.
-        output: The output whose values are the predictions; empty for all of them, by name.
-        timeout: Seconds that the model may take for a call; None for no limit.
+        output: The output whose values are the predictions; empty for all outputs, by name.
+        timeout: Seconds that the model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
         is_ready: Whether the server is ready to be called.
-        observe: Told of each call that has ended: the model's name, the verb, the status code's name, and seconds.
+        observe: Called for each call that has ended: the model's name, the verb, the status code's name, and seconds.
     """
 
     model: str
@@ -79,9 +79,9 @@ class MlflowApi:
     """Answers the paths of the protocol.
 
     Args:
-        servables: Where the model's version is found.
-        processes: Where large bodies are read and written.
-        options: The rest.
+        servables: Finds the model's version.
+        processes: The processes that read and write large bodies.
+        options: All other options.
     """
 
     def __init__(self, servables: Servables, processes: JsonProcesses, options: MlflowRestOptions) -> None:
@@ -90,7 +90,7 @@ class MlflowApi:
         self._options = options
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a request, whatever it is."""
+        """Answers any request."""
         if request.method == "OPTIONS" and self._options.cors:
             return HttpAnswer(200, b"", CORS)
         methods = ("POST",) if request.path == INVOCATIONS else ("GET", "HEAD")
@@ -110,7 +110,7 @@ class MlflowApi:
             with self._servables.servable(self._options.model):
                 return 200
         except NotInMemory:
-            return 200  # its next call loads it
+            return 200  # the next call loads it
         except ServingError:
             return 404
 
@@ -181,7 +181,7 @@ def _declared(signature: Signature) -> Declared:
 
 
 def _check_names(declared: Declared, scoring: Scoring) -> None:
-    """Refuses a body that lacks an input, in MLflow's words; what the model does not have is ignored, as there."""
+    """Refuses a body that lacks an input, in MLflow's words. Inputs that the model does not have are ignored."""
     missing = [name for name in declared.inputs if name not in scoring.inputs]
     if missing:
         every = declared.every

@@ -55,7 +55,7 @@ class IndexEntry:
     """One version of one model.
 
     Attributes:
-        name: The model's.
+        name: The model's name.
         version: Its number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
         reason: Why it is unavailable, or that its next call loads it; otherwise empty.

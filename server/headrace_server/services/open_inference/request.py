@@ -35,9 +35,9 @@ class InputTensor:
     """One input.
 
     Attributes:
-        name: As sent.
-        datatype: As sent, so perhaps unknown.
-        shape: As sent.
+        name: The name, as sent.
+        datatype: The datatype, as sent, so perhaps unknown.
+        shape: The shape, as sent.
         content: Its bytes, its values in an array of one dimension, or the location of its bytes in shared memory.
         label: Its name in errors about its bytes; `name` if empty.
     """
@@ -54,7 +54,7 @@ class WantedOutput:
     """One output that a request names.
 
     Attributes:
-        name: As sent.
+        name: The name, as sent.
         classes: How many of the largest values are wanted instead of all; 0 means all.
         place: The location in shared memory to write it to; None means in the answer.
         binary: Over REST, whether it follows the JSON as bytes.
@@ -72,9 +72,9 @@ class InferRequest:
 
     Attributes:
         model: Its name.
-        id: As sent; empty for none.
-        inputs: By name.
-        outputs: By name; empty for all.
+        id: The ID, as sent; empty for none.
+        inputs: The inputs by name.
+        outputs: The outputs by name; empty for all.
         parameters: All other parameters.
     """
 

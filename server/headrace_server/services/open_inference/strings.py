@@ -26,8 +26,8 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
     Args:
         raw: Their bytes.
         count: The expected number of elements.
-        name: The input's.
-        told: What an error begins with (the request's ID) and ends with (the model's name).
+        name: The name of the input.
+        told: The beginning of an error (the request's ID) and its end (the model's name).
 
     Raises:
         ServingError: INVALID_ARGUMENT, the bytes do not hold this many elements.

@@ -65,7 +65,7 @@ class PageApi:
         self._making = asyncio.Lock()
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to a look."""
+        """Answers a request for the page, its state or its options."""
         del delivery
         if request.method not in ("GET", "HEAD"):
             return HttpAnswer(405, b"ask with GET\n", {"Content-Type": "text/plain", "Allow": "GET, HEAD"})

@@ -1,4 +1,4 @@
-"""The tensors of a request as arrays; many strings are not decoded before it is known that the model takes them."""
+"""Decodes a request's tensors to arrays; many strings only once it is known that the model takes them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,7 +22,8 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
     """The tensors as arrays, many strings on another thread.
 
     TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
-    reported as such whatever its dtype. Of many strings, dtypes and rows come first: each string costs time and memory.
+    reported as such whatever its dtype. For many strings, dtypes and rows are checked first, since each string costs
+    time and memory.
 
     Args:
         tensors: By alias; their names have been checked.
@@ -56,7 +57,7 @@ def _check(arrays: Arrays, servable: Servable, name: str) -> None:
 
 
 def _without_strings(tensor: TensorProto) -> Array:
-    """As `to_array`, but that one string stands for all."""
+    """As `to_array`, but one string takes the place of all strings."""
     if tensor.dtype != _STRING:
         return to_array(tensor)
     try:

@@ -176,8 +176,8 @@ def _certificates(config: SSLConfig) -> grpc.ServerCertificateConfiguration:
 class _ByPath:
     """A server in which generated code registers its methods only by their paths.
 
-    For each method that it knows by name grpc.aio waits apart, and it sets all these waits up anew with every call that
-    comes: with those of health, reflection and the profiler, an eighth of the CPU that a small Predict takes.
+    grpc.aio waits separately for each method that is registered by name, and sets up all these waits again for every
+    call. With the methods of health, reflection and the profiler, this takes an eighth of the CPU of a small Predict.
     """
 
     def __init__(self, server: grpc.aio.Server, guard: Guard) -> None:

@@ -75,7 +75,7 @@ class Exchanges:
 
 
 class Exchange:
-    """One call, as grpcio's handlers know it: as much of a `grpc.aio.ServicerContext` as a servicer may want.
+    """One call, with those parts of a `grpc.aio.ServicerContext` that grpcio's handlers and servicers use.
 
     Args:
         call: The native side of the call.

@@ -79,7 +79,7 @@ class RestApplication:
             body.close()
 
     def _is_announced_too_large(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether a caller waits to be told to send a body that it need not send: others may be in the midst of it."""
+        """Whether a caller that waits for permission to send a body (100-continue) announces one that is too large."""
         waits = headers.get(b"expect", b"").lower() == b"100-continue"
         return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 

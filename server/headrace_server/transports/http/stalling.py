@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOKS = 4
-"""Looks within the time after which a connection has stalled."""
+"""The number of looks in the time after which a connection counts as stalled."""
 
 _Mark = tuple[float, int]  # when bytes last arrived, and how many wait to be sent
 

@@ -99,13 +99,13 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 def _floats(flat: Array) -> bytes:
     """As doubles; a number that is not finite is a bare word, as in Triton and Python's json."""
-    with np.errstate(invalid="ignore"):  # which a signalling NaN is
+    with np.errstate(invalid="ignore"):  # a signalling NaN is invalid
         doubles = np.ascontiguousarray(flat, np.float64)
     text = orjson.dumps(doubles, None, _NUMPY)
     others = doubles[~np.isfinite(doubles)]
     if not len(others):
         return text
-    first, *rest = text.split(b"null")  # which is what stands for each of them
+    first, *rest = text.split(b"null")  # the word for each of them
     return first + b"".join(_word(value) + part for value, part in zip(others, rest, strict=True))
 
 

@@ -40,10 +40,10 @@ class Route:
     """A call.
 
     Attributes:
-        call: Its name, one of those above.
+        call: The call's name, one of those above.
         model: The model that the path names; empty for none.
-        version: As the path has it; empty for none.
-        repository: As the path has it; empty for none.
+        version: The version, as in the path; empty for none.
+        repository: The repository, as in the path; empty for none.
         region: The shared memory region that the path names; empty for none.
         cuda: Whether the region is of GPU memory.
     """

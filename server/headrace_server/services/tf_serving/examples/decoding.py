@@ -103,7 +103,7 @@ class _Column:
     """The values of one feature, Example by Example: the first one that does not fit is refused, whatever follows.
 
     Args:
-        name: The feature's, which is the input's alias.
+        name: The feature's name, which is the input's alias.
         spec: The declaration of the input.
     """
 

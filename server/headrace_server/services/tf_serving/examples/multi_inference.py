@@ -25,7 +25,7 @@ class Inference:
 
     Attributes:
         method: The method, which decides what the outputs become.
-        name: Its signature's.
+        name: The name of its signature.
         signature: It.
         outputs: Aliases of the outputs it needs.
     """

@@ -1,4 +1,4 @@
-"""What answers Classify and Regress outside this package: the output they use, and how it is checked."""
+"""How code outside this package answers Classify and Regress: the output to use, and its check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

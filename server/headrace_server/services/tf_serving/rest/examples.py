@@ -1,4 +1,4 @@
-"""The body of a :classify or :regress call to tf.Examples."""
+"""Converts the body of a :classify or :regress call to tf.Examples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The body of a :predict call to arrays: rows under `instances`, or whole inputs under `inputs`."""
+"""Converts the body of a :predict call to arrays: rows under `instances`, or whole inputs under `inputs`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -20,10 +20,10 @@ FLOAT_DIGITS = 9
 """The digits that distinguish any two floats."""
 
 SCALAR = "Tensor name: {} has no shape information "
-"""For an output without rows in an answer row by row: its alias."""
+"""The error for an output without rows in a row-by-row answer; takes its alias."""
 
 OTHER_ROWS = "Tensor name: {} has inconsistent batch size: {} expecting: {}"
-"""For an output whose number of rows differs from those before: its alias, its rows, and theirs."""
+"""The error for an output with another number of rows than those before; takes its alias, its rows, and theirs."""
 
 _DIGITS = {DataType.DT_FLOAT: FLOAT_DIGITS, DataType.DT_DOUBLE: 17}
 _INTEGERS = (

@@ -1,4 +1,4 @@
-"""The REST API: HTTP requests to the calls of the two services, and their answers to JSON."""
+"""The REST API: converts HTTP requests to calls of the two services, and their answers to JSON."""
 
 import asyncio
 import time
