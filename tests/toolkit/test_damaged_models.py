@@ -1,5 +1,6 @@
 """A damaged model file is refused in one line, whatever its framework prints."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def changed(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return lambda content: content.replace(old, new)
 
 
+def replaced(pattern: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: re.sub(pattern, new, content)
+
+
+def garbage(content: bytes) -> bytes:
+    """Bytes in the middle that are neither text nor numbers, in place of a line's end and the next one's start."""
+    middle = content.index(b"\n", len(content) // 2)
+    return content[: middle - 9] + bytes(range(128, 192)) + content[middle + 9 :]
+
+
 CASES = [
     (onnx_file, changed(b"logits", b"\x97ogits"), "not UTF-8"),
     (onnx_file, half, "half"),
@@ -30,6 +41,14 @@ CASES = [
     (xgboost_file, half, "half"),
     (xgboost_file, changed(b"0", b"z"), "letters"),
     (lightgbm_file, changed(b"max_feature_idx=29", b"max_feature_idx=28"), "other number"),
+    # On these, LightGBM and XGBoost end the process that loads or runs them.
+    (lightgbm_file, half, "half"),
+    (lightgbm_file, replaced(rb"num_leaves=\d+", b"num_leaves=4000"), "wrong counts"),
+    (lightgbm_file, garbage, "garbage"),
+    (lightgbm_file, replaced(rb"left_child=-?\d+", b"left_child=0"), "cycle"),
+    (lightgbm_file, replaced(rb"split_feature=\d+", b"split_feature=31"), "column that does not exist"),
+    (xgboost_file, replaced(rb'"left_children":\[\d+', b'"left_children":[9999999'), "child that does not exist"),
+    (xgboost_file, replaced(rb'"split_indices":\[\d+', b'"split_indices":[31'), "column that does not exist"),
 ]
 
 
@@ -49,6 +68,7 @@ def test_damaged_models_are_refused_in_one_line(
     assert main(["convert", str(file), str(tmp_path / "base")]) == 1, what
     told = capfd.readouterr()
     assert told.err.startswith("headrace: ")
+    assert file.name in told.err
     assert told.err.count("\n") == 1
     assert "did not expect" not in told.err
     assert told.out == ""

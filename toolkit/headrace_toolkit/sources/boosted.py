@@ -7,6 +7,7 @@ import numpy as np
 
 from headrace_batching.task import Array, Arrays
 from headrace_toolkit.errors import require
+from headrace_toolkit.sources.apart import check_apart
 from headrace_toolkit.sources.base import Origin, Source, SourceOptions
 from headrace_toolkit.sources.converted import both_classes, converted, one_table, table_of
 from headrace_toolkit.sources.files import sha256_of
@@ -23,6 +24,7 @@ def read_xgboost(file: Path, options: SourceOptions) -> Source:
         ToolkitError: XGBoost does not load it.
     """
     xgboost = require("xgboost", "XGBoost models", "sklearn")
+    check_apart(file, "xgboost")
     booster = xgboost.Booster()
     with stderr_aside(), loading(file, "a model that XGBoost loads"):
         booster.load_model(str(file))
@@ -36,6 +38,7 @@ def read_lightgbm(file: Path, options: SourceOptions) -> Source:
         ToolkitError: LightGBM does not load it.
     """
     lightgbm = require("lightgbm", "LightGBM models", "sklearn")
+    check_apart(file, "lightgbm")
     with stderr_aside(), loading(file, "a model that LightGBM loads"):
         booster = lightgbm.Booster(model_file=str(file))
     return of_lightgbm(booster, Origin(name=file.name, kind="", framework="", sha256=sha256_of(file)), options)
