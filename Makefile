@@ -1,6 +1,7 @@
-# Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
+# Every target sets up what it needs; only Python 3.11+ and make have to be installed by hand.
 
-# ONNX Runtime reports on its users unless it is told not to; headrace tells it, and a script need not import headrace.
+# ONNX Runtime sends telemetry unless this variable turns it off. headrace sets it, but some scripts do not import
+# headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores test-ray coverage wheels docs

@@ -16,7 +16,7 @@ SIMULATED = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a model needs.
+    """The number of servers that a model needs.
 
     Attributes:
         seconds: The CPU time of a call.

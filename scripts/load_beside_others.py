@@ -35,7 +35,7 @@ MOST_DIFFERENCE = 0.05
 CONNECTIONS = 4
 
 WINDOW_MS = 1000
-"""perf_analyzer's time of measuring, of which it needs three."""
+"""The length of one measurement of perf_analyzer, which makes three."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _SLOW = """
@@ -91,11 +91,11 @@ class Compared:
 
     @property
     def ratio(self) -> float:
-        """Ours, of theirs."""
+        """Our rate divided by that of the other tool."""
         return self.ours / self.theirs
 
     def row(self) -> str:
-        """As a row of a table."""
+        """The result as a row of a table."""
         cells = (f"{self.ours:,.0f}", f"{self.theirs:,.0f}", f"{self.ratio:.3f}", f"{self.own_cpu * 1e6:.1f} us")
         return f"| {self.case} | {self.tool} | {' | '.join(cells)} |"
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compared(folder: Path, tools: dict[str, Tool], rounds: int, seconds: int) -> Iterator[Compared]:
     with _served(folder, "digits", _DIGITS, "image") as (target, message):
         for stage in (Stage("closed", 64), Stage("constant", 5000)):
-            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # the others are the limit themselves
+            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # other tools are slower than it
             yield from _case(Case("digits", target, message, stage), only, rounds, seconds)
     version = folder / "slow" / "1"
     version.mkdir(parents=True)
@@ -183,7 +183,7 @@ def _h2load(case: Case, count: int) -> float:
     shape = ["-c", str(CONNECTIONS), "-m", str(streams), "-t", "1", "-d", str(framed), "-n", str(count)]
     if stage.kind == "constant":
         shape.append(f"--rps={stage.value / CONNECTIONS:g}")
-    # With a deadline, as the other tools send it, since a server has to watch it.
+    # With a deadline, as the other tools send it, since a deadline also costs the server time.
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "grpc-timeout: 10S"]
     said = _said(["h2load", *shape, *headers, f"http://{case.target}/{_METHOD}"])
     done, requests = _H2LOAD_DONE.search(said), _H2LOAD_REQUESTS.search(said)
@@ -211,7 +211,7 @@ def _perf_analyzer(program: str, case: Case, count: int) -> float:
     shape = f"--concurrency-range={stage.value:g}"
     if stage.kind == "constant":
         shape = f"--request-rate-range={stage.value:g}"
-    # Not by a count of requests, with which it divides by a second in which it sends nothing as well.
+    # Not with a count of requests: it would divide this count by a time that includes a second without requests.
     windows = [f"--measurement-interval={WINDOW_MS}", "--stability-percentage=50"]
     call = ["-m", case.model, "-u", case.target, "-i", "grpc", "--shape=x:1,64", *windows, shape]
     said = _said([*shlex.split(program), *call])

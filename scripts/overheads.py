@@ -57,8 +57,8 @@ class Variant:
         name: What it does.
         limit: The share of the CPU time that it may cost.
         server: The running server.
-        watched: Whoever looks at it during its turn.
-        costs: What came of its turns.
+        watched: What observes it during its turn.
+        costs: The results of its turns.
     """
 
     name: str
@@ -188,7 +188,7 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _ratio(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> float:
-    """The median of a round's figure, of the plain server's in the same round."""
+    """The median over the rounds of a figure, divided by the plain server's figure in the same round."""
     pairs = zip(variant.costs, plain.costs, strict=True)
     return statistics.median(of(cost) / of(reference) for cost, reference in pairs)
 

@@ -18,8 +18,8 @@ class Fatal(NamedTuple):
 
     Attributes:
         graph: The model.
-        request: Crashes the process.
-        fine: Does not.
+        request: A request that crashes the process.
+        fine: A request that does not.
     """
 
     graph: Graph
@@ -68,4 +68,4 @@ FATAL: Mapping[str, Fatal] = {
         {"x": np.full(1, 6), "d": np.full(1, -2)},
     ),
 }
-"""By what is wrong with the request."""
+"""The models, by what is wrong with the request."""

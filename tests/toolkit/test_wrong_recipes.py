@@ -30,7 +30,7 @@ RECIPE: dict[str, dict[str, str]] = {
     "[output]": {"base": '"base/m"', "version": "0", "target": '"x86"', "batch": "true"},
     "[[step]]": {"kind": '"share"', "values": "256", "smallest": "64"},
 }
-"""By its table, each key with a value that is right."""
+"""For each table of a recipe, its keys with valid values."""
 
 WRONG = (
     "-1", "0", "1e308", "nan", "-inf", "99999999999999999999", "9" * 5000, "0x" + "f" * 5000, "true", '""',
@@ -40,7 +40,7 @@ WRONG = (
 )  # fmt: skip
 
 PARTS = 6
-"""How many tests share the values; each key meets every third of them."""
+"""The number of tests that share the wrong values; each key meets a third of the values."""
 
 TEXTS = (
     "", "[", "step = 1", "[[model]]", "[step]", "[model.source]\nx = 1", "[[step]]", "[[step]]\nkind = []", "a.b.c = 1",
@@ -96,7 +96,7 @@ def run(place: Path, text: str) -> int:
 
 def check_refusal(place: Path, said: str, table: str, what: object) -> None:
     """Whether a run that failed said so in one line, or in its table, and left nothing under the base path."""
-    assert "not expect" not in said, (what, said)  # the last resort for errors that nobody foresaw
+    assert "not expect" not in said, (what, said)  # the message for unexpected errors
     if "nothing is published" not in table and what != "leaves":
         assert said.startswith("headrace: "), (what, said)
         assert said.count("\n") == 1, (what, said)

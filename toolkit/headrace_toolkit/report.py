@@ -35,7 +35,7 @@ class Line:
     Attributes:
         name: The name of the step.
         kept: Whether later steps, or the published version, build on it.
-        why: Why it was not kept, or not tried; or a remark about it.
+        why: The reason why it was not kept, or not tried; or a remark about it.
         metric: The report's metric; None if nothing was measured.
         interval: The 95% interval of the true share; None if the metric is not a share of rows.
         agreement: The share of rows with the same class as the source's; None if no output decides.

@@ -114,9 +114,9 @@ class BatchMemory(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for one joined input, contiguous, with uninitialised elements. Any batch thread.
 
-        The array is not returned explicitly. Its memory may be reused once the last view of it is gone: when `run` has
-        returned, whether the batch is then answered, has failed, or is run again in halves. `BufferPool` provides such
-        arrays.
+        The array is not returned explicitly. Its memory may be reused once the last view of it is gone, which may be as
+        soon as `run` has returned, whether the batch is then answered, has failed, or is run again in halves.
+        `BufferPool` provides such arrays.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, no memory is left; the batch is then run again in halves.
@@ -198,7 +198,7 @@ class MayEndProcess(Protocol):
 
     @property
     def risks(self) -> Risks:
-        """The operators of the model with which a request can do so."""
+        """The operators of the model with which a request can crash the process."""
 
 
 @runtime_checkable

@@ -81,7 +81,7 @@ class BufferPool:
         return None if lease is None else lease.block
 
     def lease_of(self, array: Array) -> "Lease | None":
-        """The object whose lifetime ends with the last array on the same memory; None for memory of others."""
+        """The object whose lifetime ends with the last array on the same memory; None for any other memory."""
         base: Any = array
         while isinstance(base, np.ndarray) and not isinstance(base, Lease):
             base = base.base

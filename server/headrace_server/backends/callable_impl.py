@@ -153,7 +153,7 @@ class CallableBackend:
         return {alias: self._output(alias, results) for alias in outputs}
 
     def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
-        """What a model returned for an output, in memory that neither the model nor its inputs share."""
+        """A copy of what a model returned for an output; it shares no memory with the model or its inputs."""
         if alias not in results:
             raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
         declared = self._signature.outputs[alias].array_dtype

@@ -31,7 +31,7 @@ class Steps(Protocol):
         """The next answer, converted before another step can overwrite it, or the end."""
 
     def end(self, generator: Any) -> None:
-        """Closes it after its last step has ended. Any thread, without waiting."""
+        """Closes the generator after its last step has ended. Any thread, without waiting."""
 
     def close(self) -> None:
         """Runs no more steps."""

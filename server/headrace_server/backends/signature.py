@@ -166,7 +166,8 @@ class Signature:
         """A request's arrays, whose names have been checked, with the default of each input that is missing.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, one is for no input. TF Serving: after all of them have been decoded.
+            ServingError: INVALID_ARGUMENT, an array is for no input. TF Serving reports this after it has decoded all
+                arrays.
         """
         if not self.defaults:
             return arrays

@@ -27,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _killed_by_interrupts() -> Iterator[None]:
     """Ctrl+C ends the process without a traceback of imports."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may change handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change handlers
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        if before is not None:  # not a handler of C code's
+        if before is not None:  # None for a handler of C code
             signal.signal(signal.SIGINT, before)
 
 

@@ -78,9 +78,9 @@ class Metrics(Families):
         self._gauges += gauges
 
     def configure(self, models: Collection[str]) -> None:
-        """Sets which models are configured: only these, and those still loaded, have labels of their own. Any thread.
+        """Sets the configured models: only these, and those still loaded, have labels of their own. Any thread.
 
-        The series of models that are no longer either are dropped.
+        The series of models that are no longer configured or loaded are dropped.
         """
         with self._lock:
             self._configured = frozenset(models)

@@ -218,7 +218,7 @@ class ServableMetrics:
             families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), count)], padding * count)
 
     def close(self) -> None:
-        """Counts all runs for series that are not the version's own, and drops those that are."""
+        """Counts all runs in the series that versions share, and drops the version's own series."""
         self.count_reports()
         self._closed = True
         self._tell_closed(self.labels)

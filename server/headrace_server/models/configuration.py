@@ -111,7 +111,7 @@ class Configuration:
         self.announce(config)()
 
     def announce(self, config: ModelServerConfig) -> Callable[[], None]:
-        """What applies a caller's configuration, later; from now on the one that is applied can see that another waits.
+        """A function that applies a caller's configuration later; the one being applied now can see that another waits.
 
         Raises:
             ServingError: PERMISSION_DENIED, as for `ReloadRights.check`.

@@ -105,7 +105,7 @@ class Source:
     def poll(self) -> None:
         """Looks at every base path once. A path that cannot be read is reported and delays no other.
 
-        In TF Serving, it spoils the whole look, and the models after it are blamed for the first.
+        In TF Serving, a path that cannot be read ends the look, and the models after it are not updated.
         """
         with self._looking:
             for base_path in self._to_list():

@@ -145,8 +145,8 @@ class HttpAnswer:
         headers: Further headers.
         chunks: Further parts, each sent as soon as it exists; the transport closes the iterator, even if the caller has
             left. None for a complete answer.
-        keep: If this answers every GET of the same path and query until the server's state changes, what counts those
-            GETs.
+        keep: The object that counts later GETs of the same path and query, if this answers them all until the server's
+            state changes; otherwise None.
     """
 
     status: int

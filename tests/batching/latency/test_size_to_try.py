@@ -1,4 +1,4 @@
-"""Which batch sizes are chosen, and which are tried though what is believed of them rules them out."""
+"""Which batch sizes are chosen, and which are tried although their estimates rule them out."""
 
 import pytest
 

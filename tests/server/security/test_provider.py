@@ -77,7 +77,7 @@ class Called:
 def test_an_expired_token_is_refused_everywhere(running: Run, issuer: str, tmp_path: Path) -> None:
     called = Called(running, issuer, tmp_path)
     brief = f"Bearer {token(issuer, f'{AUDIENCE}/brief')}"
-    called.ask("tf-serving-grpc", "predict", brief)  # it may be valid yet, and then the verdict is kept
+    called.ask("tf-serving-grpc", "predict", brief)  # it may still be valid, and then the verdict is kept
 
     eventually(lambda: called.are_refused(brief))
     assert "expired" in called.ask("tf-serving-grpc", "predict", brief).text

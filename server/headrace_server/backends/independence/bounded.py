@@ -30,7 +30,7 @@ _SHORT: Sequence[Pass] = (((1,), Rows.HUGE), ((0,), Rows.HIGHEST), ((1,), Rows.L
 
 
 def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
-    """Whether a bound on numbers may make rows independent that are changed only by unusual numbers.
+    """Whether rows that are changed only by unusual numbers may be independent within a bound on numbers.
 
     Args:
         subject: The signature. A request's numbers must be readable: neither in strings nor complex.

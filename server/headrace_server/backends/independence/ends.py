@@ -18,7 +18,7 @@ from headrace_server.backends.independence.values import Rows
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
 
 END_ROWS = 22
-"""The rows of the larger batch: an influence is found that reaches 1 to 20 rows."""
+"""The rows of the larger batch, which shows an influence over a distance of 1 to 20 rows."""
 
 MOST_SECONDS = 30.0
 """A model for which the larger batch would take longer is not tested further: its requests run one by one."""

@@ -102,7 +102,7 @@ class Search:
 
 
 def _of_one_size(records: Sequence[Arrays], inputs: Arrays) -> Sequence[Arrays]:
-    """The real requests whose rows can stand beside rows of these inputs: texts have different lengths."""
+    """The real requests whose rows can share a batch with rows of these inputs: texts have different lengths."""
     sizes = {alias: array.shape[1:] for alias, array in inputs.items()}
     return [record for record in records if {alias: record[alias].shape[1:] for alias in inputs} == sizes]
 

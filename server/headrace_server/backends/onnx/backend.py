@@ -315,7 +315,7 @@ def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
 
 
 def _failure(signature: Signature, inputs: Arrays, error: Exception) -> ServingError:
-    """What a caller is told about a failed run; if its inputs contradict each other, that the fault is the caller's."""
+    """The error that a caller gets for a failed run; if the inputs contradict each other, it says so."""
     code = _code_of(error)
     if code == Code.INTERNAL and (disagreement := signature.disagreement(inputs)):
         return invalid(f"{disagreement}, and the model refuses it: {str(error).strip()}")

@@ -1,4 +1,4 @@
-"""Reads an ONNX file's graph, as far as it decides how safely and steadily it runs, without its weights."""
+"""Reads those parts of an ONNX file's graph that decide how safely and steadily it runs; skips its weights."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -265,7 +265,7 @@ def _names(nodes: list[Any], which: str) -> set[str]:
 
 
 def _told(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """The nodes of some operators for which values reach the named inputs."""
+    """The types of the nodes, among these operators, whose given inputs depend on the values of a request."""
     return {node.op_type for node, told in followed if told.intersection(by.get(node.op_type, ()))}
 
 

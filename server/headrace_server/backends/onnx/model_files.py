@@ -1,4 +1,4 @@
-"""The files of an ONNX model, and what sessions are made from: copies in memory, whatever happens to the files.
+"""The files of an ONNX model, and the copies in memory that sessions are made from, whatever happens to the files.
 
 ONNX Runtime maps external data. Overwriting a mapped file would change the answers of a loaded model, and truncating it
 would crash the process (SIGBUS). So headrace reads the data and passes them to ONNX Runtime.
@@ -130,7 +130,7 @@ class ModelFiles:
             tensor.name: shared[tensor.name].value if tensor.name in shared else ort_value(tensor.read())
             for tensor in self.external.tensors
         }
-        # ONNX Runtime copies these, and so never opens a file; tensors passed a second time it uses in place.
+        # ONNX Runtime copies these, and so never opens a file; it uses tensors that are passed a second time in place.
         options.add_external_initializers(list(values), list(values.values()))
         for name, tensor in shared.items():
             options.add_initializer(name, tensor.value)
@@ -148,10 +148,10 @@ class ModelFiles:
             raise LoadError(Code.FAILED_PRECONDITION, message)
 
     def check_whole(self) -> None:
-        """Checks that nobody wrote into the files while they were read.
+        """Checks that the files were not written to while they were read.
 
         Raises:
-            LoadError: FAILED_PRECONDITION, somebody did, so that the data may be partly old and partly new.
+            LoadError: FAILED_PRECONDITION, a file was written to, so that the data may be partly old and partly new.
         """
         changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
         if changed:

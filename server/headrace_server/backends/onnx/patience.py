@@ -14,7 +14,7 @@ LEAST = 1.0
 """Seconds that any run may take."""
 
 TIMES = 20
-"""How many times longer than the longest run before it a run may take."""
+"""The factor by which a run may take longer than the longest run before it."""
 
 
 class Patience:

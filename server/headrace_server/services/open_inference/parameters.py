@@ -83,7 +83,7 @@ def read_place(sent: Sent, tensor: str, regions: Regions) -> Place | None:
 
 
 def read_classes(sent: Sent) -> int:
-    """How many classes an output is wanted as; 0 means the output itself.
+    """The number of classes that an output is wanted as; 0 means the output itself.
 
     Raises:
         ServingError: INVALID_ARGUMENT.

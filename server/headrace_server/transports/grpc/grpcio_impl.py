@@ -22,7 +22,10 @@ from headrace_server.transports.grpc.tls import Followed
 MAX_RECEIVED = "grpc.max_receive_message_length"
 
 LET_GO = 0.5
-"""Seconds. While a server stops, twice this time without a call ends it; by then, all answers have been sent."""
+"""Seconds between two looks at a stopping server.
+
+It ends after two looks without a call: all answers have been sent.
+"""
 
 
 class GrpcioTransport:
@@ -78,7 +81,7 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # a client that is gone or hangs would have to confirm the end
+                await self._server.stop(0)  # else a client that is gone or hangs would have to confirm the end
             rested = not self._calls.count
         await stopping
         self._expander.close()

@@ -50,7 +50,7 @@ def rpc_handlers(
 ) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
     """A handler for each method of a service, by the method's name.
 
-    If `identified`, they record the ID of each call for the access log.
+    If `identified`, the handlers record the ID of each call for the access log.
 
     Without (de)serialisers they receive the bytes, and bytes that cannot be parsed get headrace's error.
     """

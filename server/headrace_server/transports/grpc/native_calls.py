@@ -33,7 +33,7 @@ class Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes calls; if there are any, many in each iteration of the loop."""
+        """Takes calls whenever there are any, all that wait in each iteration of the loop."""
         self._loop.add_reader(self._server.fileno(), self._take)
 
     async def stop(self, grace: float) -> None:

@@ -107,7 +107,7 @@ class GuardedApi:
             raise
         if answer.chunks is None:
             visit.leave()
-            return replace(answer, keep=None)  # it is meant for nobody else
+            return replace(answer, keep=None)  # the answer is meant for this caller only
         return replace(answer, chunks=_until_sent(answer.chunks, visit))
 
     def _refusal(self, error: ServingError, *, has_credentials: bool) -> HttpAnswer:

@@ -74,7 +74,7 @@ class _Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes requests; if there are any, many in each iteration of the loop."""
+        """Takes requests whenever there are any, all that wait in each iteration of the loop."""
         self._loop.add_reader(self._endpoint.fileno(), self._take)
 
     async def drained(self) -> None:

@@ -11,7 +11,7 @@ from tests.support.subjects import BETWEEN, IDS, SLOW, X, timed
 
 
 def shifted(x: Array, far: int, *, later: bool) -> Array:
-    """In each row the row that is this much later or earlier, or zeros where there is none."""
+    """Puts into each row the row that is this much later or earlier, or zeros if there is none."""
     y = np.zeros_like(x)
     if later:
         y[:-far] = x[far:]

@@ -1,4 +1,4 @@
-"""ONNX Runtime's arena gives back what large answers have made it take."""
+"""ONNX Runtime's arena returns the memory that large answers have made it take."""
 
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ SMALL, LARGE = [np.zeros(LARGE_OUTPUT - 1, np.int8)], [np.zeros(1, np.int8), np.
 
 
 class Clock:
-    """Seconds that a test chooses."""
+    """A clock whose time a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Session:
-    """Counts the runs that an arena asks for, each of which fails as ONNX Runtime's do that have been ended."""
+    """Counts the runs that an arena asks for; each fails like a run of ONNX Runtime that has been ended."""
 
     def __init__(self) -> None:
         self.runs: list[ort.RunOptions] = []
@@ -74,7 +74,7 @@ def test_it_is_freed_at_intervals() -> None:
         arena.before_run(X)
         if len(session.runs) > len(freed):
             freed.append(at)
-        clock.now += SECONDS / 8  # which is exact
+        clock.now += SECONDS / 8  # exact in floating point
 
     assert freed == [0, 8, 16, 24, 32]
 
@@ -101,7 +101,7 @@ def test_memory_of_answers_that_waited_is_returned_to_the_system(tmp_path: Path,
 
 
 def taken(memory: dict[str, int]) -> int:
-    """What C's allocator has taken from the system for large blocks."""
+    """The bytes that C's allocator has taken from the system for large blocks."""
     return memory["heap_mapped"]
 
 

@@ -151,7 +151,7 @@ def test_one_other_operator_keeps_them_away(tmp_path: Path) -> None:
 
 
 class TestDivisions:
-    """The smallest integer divided by -1 ends ONNX Runtime's process; in older versions 0 and Mod's does, too."""
+    """The smallest integer divided by -1 ends ONNX Runtime's process; in older ones, so does a divisor of 0."""
 
     OLD = (1, 20)
     INT32, INT64, FLOAT = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT

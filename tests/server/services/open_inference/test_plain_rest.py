@@ -25,7 +25,7 @@ LENGTH = "Inference-Header-Content-Length"
 BY_PYTHON = f"{INFER}?"
 
 Body = tuple[bytes, dict[str, str]]
-"""With its headers."""
+"""A body and its headers."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def linear(resting: Rest) -> RestCaller:
 
 @pytest.fixture(scope="module")
 def identities(resting: Rest) -> RestCaller:
-    """Of every type."""
+    """A model with an input of every type."""
     return resting(partial(models.identities, dtypes={name: dtype for name, (dtype, _) in VALUES.items()}))
 
 

@@ -144,7 +144,7 @@ def test_services_of_grpcio_read_short_messages(linear: RunningServer, compressi
         check(
             health_pb2.HealthCheckRequest(service="x" * (64 * MEGABYTE)), compression=compression, timeout=ANSWER_WITHIN
         )
-    assert refusal_of(raised.value).code is StatusCode.UNKNOWN  # grpcio's own, as for what cannot be parsed
+    assert refusal_of(raised.value).code is StatusCode.UNKNOWN  # grpcio's own, as for invalid messages
     assert "more than 1048576 vs. 1048576" in refusal_of(raised.value).text
     assert check(health_pb2.HealthCheckRequest(), timeout=ANSWER_WITHIN) == served
 
@@ -190,7 +190,7 @@ class TestExpander:
 
 
 def expanded(loop: LoopThread, data: bytes, budget: Budget) -> bytes:
-    """What a message is expanded to, in memory that is not given back."""
+    """The decompressed message, whose memory the budget keeps."""
     expander = Expander(1 << 30, 1)
     try:
         return loop.run(expander.expanded(data, budget.hold()))
@@ -199,7 +199,7 @@ def expanded(loop: LoopThread, data: bytes, budget: Budget) -> bytes:
 
 
 def test_no_request_begins_like_compressed_data() -> None:
-    """Neither with field 3 of a type that does not exist, nor with field 15 as a number."""
+    """No message has field 15 as a number, and field 3 has no type that begins like this."""
     for message in requests():
         assert 15 not in message.fields_by_number or (
             message.fields_by_number[15].type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)

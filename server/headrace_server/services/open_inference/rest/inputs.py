@@ -167,7 +167,7 @@ class _Inputs:
 
 
 def _kind_of_data(tensor: Any, parameters: Mapping[str, Any]) -> str:
-    """Which of the three ways an input's data are sent in."""
+    """The name of the only way in which an input's data are sent, out of three."""
     found = ["data"] if isinstance(tensor, dict) and "data" in tensor else []
     found += [name for name in (BINARY_SIZE, REGION) if name in parameters]
     if len(found) == 1:
