@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def hedged(connect: Connect, pair: Pair, request: pytest.FixtureRequest) -> Any:
-    """A client that is connected to both."""
+    """A client that is connected to both services."""
     client = connect(pair[2], hedge=getattr(request, "param", SOON), transport="grpcio", timeout=60)
     eventually(lambda: client.predict("half_plus_two", X) and all(service.requests for service in pair[:2]))
     for service in pair[:2]:

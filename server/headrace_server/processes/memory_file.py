@@ -31,7 +31,7 @@ def append(descriptor: int, data: bytes | memoryview) -> None:
 def take(descriptor: int) -> bytes:
     """Returns the bytes of a file and empties it.
 
-    In steps: the kernel completes each request of a process in one go, whoever waits for the core.
+    Reads in steps: the kernel completes each request in one go, even if others wait for the core.
     """
     steps = range(0, os.fstat(descriptor).st_size, _STEP)
     data = b"".join([os.pread(descriptor, _STEP, start) for start in steps])

@@ -121,7 +121,7 @@ class KeySet:
     def look(self) -> bool:
         """Fetches the keys again if it is time to; returns whether any has been withdrawn since the last look.
 
-        An unknown key may have had them fetched in between, so the last look is what counts.
+        A token with an unknown key may have caused a fetch in between, so the last look is what counts.
         """
         if self._document is None:
             return False

@@ -68,7 +68,7 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
         examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output is not of its dtype and shape; FAILED_PRECONDITION, the model has
+        ServingError: INVALID_ARGUMENT, an output has a wrong dtype or shape; FAILED_PRECONDITION, the model has
             fewer or more labels than it gives scores. TF Serving: classifier.cc, PostProcessClassificationResult.
     """
     found = _wanted(signature)
