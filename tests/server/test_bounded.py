@@ -69,7 +69,7 @@ def test_one_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) -> Non
 
     (line,) = [line for line in caplog.messages if "share batches" in line]
     said = "requests share batches, of those whose numbers are all finite and at most 1e+30; others run one by one: "
-    assert said + "output 'y' becomes NaN beside rows of NaN" in line
+    assert said + "output 'y' becomes NaN when the other rows hold NaN" in line
 
 
 class TestSignature:

@@ -122,9 +122,9 @@ class TestShown:
 
         assert re.fullmatch(
             r"model m version 1, serving_default: requests run one by one: output 'y' changes by up to [\d.e-]+ of its "
-            r"largest value beside rows of other values \(trial: \d+ runs, [\d.]+ ms\)\. To batch them, quantize it "
-            r"statically .*; `enabled = true` under \[batching\] in model\.toml batches them even if that changes "
-            r"answers",
+            r"largest value when the other rows hold other values \(trial: \d+ runs, [\d.]+ ms\)\. To batch them, "
+            r"quantize it statically .*; `enabled = true` under \[batching\] in model\.toml batches them even if that "
+            r"changes answers",
             line,
         )
 

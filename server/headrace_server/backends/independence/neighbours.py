@@ -115,7 +115,7 @@ class Neighbours:
             self.exact = False  # the model rounds differently from run to run, as on a GPU
             change = first_change(outputs, after, kept, exact=False)
         if change is not None:
-            reason = f"output {change.output!r} {change.text} beside rows of {kind.value}"
+            reason = f"output {change.output!r} {change.text} when the other rows hold {kind.value}"
             raise Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
     def check_one_alone(self, batch: Batch) -> None:

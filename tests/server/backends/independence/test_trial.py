@@ -130,7 +130,7 @@ class TestBounded:
 
         assert (verdict.finding, verdict.bound) == (Finding.BOUNDED, bound)
         assert verdict.batched
-        assert "beside rows of" in verdict.reason
+        assert "when the other rows hold" in verdict.reason
         assert verdict.effect.startswith(
             f"batched while all numbers are finite and at most {bound:g}; else one by one: "
         )
