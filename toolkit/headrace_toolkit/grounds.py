@@ -56,7 +56,7 @@ class Grounds:
         return self.metric.drop(self.metric.score(self.expected), metric or 0.0)
 
     def rows(self, count: int) -> dict[str, Array]:
-        """This many of the measured rows, starting again at the first one after the last."""
+        """This many measured rows; after the last row, it starts again at the first one."""
         which = np.arange(count) % len(self.measured)
         return {name: array[which] for name, array in self.measured.inputs.items()}
 

@@ -30,7 +30,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _without_further(values: dict[str, Any], name: str, unknown: list[str]) -> list[str]:
-    """Adds the arguments after a flag to those before it, which is where argparse stops; returns the rest.
+    """Adds the arguments after a flag, where argparse stops, to those before the flag; returns the rest.
 
     Args:
         values: What argparse has found.

@@ -30,7 +30,7 @@ LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """Serve the highest versions, `count` of them."""
+    """Serve the highest versions: `count` of them."""
 
     count: int = 1
 

@@ -20,7 +20,7 @@ TRIAL_SECONDS = 2.0
 """Seconds for testing an unknown model with odd requests."""
 
 RUN_SECONDS = 1.0
-"""Seconds that one of them may run."""
+"""Seconds that a single odd request may run."""
 
 TRIAL_MEMORY = 2 << 30
 """Bytes that the process of a test may use beyond the model: some odd requests ask for answers of any size."""

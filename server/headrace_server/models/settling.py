@@ -11,7 +11,7 @@ Settled = dict[str, VersionStatus | None]
 
 
 class Settling:
-    """Those who wait for models. They are woken by each change of a model's versions, and by `wake`.
+    """Lets callers wait for models. They are woken by each change of a model's versions, and by `wake`.
 
     Args:
         models: The models to wait for.

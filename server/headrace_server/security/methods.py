@@ -123,7 +123,7 @@ def _under(service: str, methods: Mapping[str, MethodNeed]) -> dict[str, MethodN
 _EVERYTHING = MethodNeed(Action.ADMIN, _every)
 
 NOBODY = MethodNeed(None)
-"""For a method that is in no table."""
+"""The needs of a method that is in no table."""
 
 GRPC: Mapping[str, MethodNeed] = {
     **_under(

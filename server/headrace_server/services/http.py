@@ -76,7 +76,7 @@ class Body:
     def detach(self) -> int:
         """The descriptor of a file with the whole body, which the caller closes.
 
-        Only once, and not for an empty body.
+        Call this only once, and not for an empty body.
         """
         if self._file is None:
             self._spill()

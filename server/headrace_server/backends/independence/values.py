@@ -92,7 +92,7 @@ class Maker:
     """Makes rows for all inputs of one signature.
 
     Args:
-        inputs: By alias; the first dimension of each is the batch.
+        inputs: The inputs by alias; the first dimension of each is the batch.
         recipe: How.
         random: The source of random numbers.
         records: Real requests, by alias, whose values are used instead of generated ones; may be empty.

@@ -80,7 +80,7 @@ class Decided(Exception):
     """Ends a trial: the rows are not independent, or this cannot be determined.
 
     Args:
-        finding: Which of the two it is.
+        finding: One of these two findings.
         reason: Why, as the end of a sentence.
         change: The output that revealed it, and how much it changed.
         advice: What an operator can do about it, if the model's description does not say more.

@@ -63,7 +63,7 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
     """The classes of each example, in the order that the model gives them in.
 
     Args:
-        signature: Whose outputs these are.
+        signature: The signature of these outputs.
         outputs: Those wanted, by alias: strings [examples, classes] and float [examples, classes].
         examples: The number of examples that were sent.
 
