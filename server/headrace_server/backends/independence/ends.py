@@ -13,9 +13,8 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.compare import Change, first_change
 from headrace_server.backends.independence.neighbours import TIE, WHOLE, Batch, Neighbours
-from headrace_server.backends.independence.search import first_line
 from headrace_server.backends.independence.values import Rows
-from headrace_server.backends.independence.verdict import EXPORT_AGAIN, Decided, Finding
+from headrace_server.backends.independence.verdict import Decided, Finding
 
 END_ROWS = 22
 """The rows of the larger batch, which shows an influence over a distance of 1 to 20 rows."""
@@ -91,18 +90,9 @@ class Ends:
 
     def _run(self, places: dict[int, int], kind: Rows, unlike: Arrays | None = None) -> _Run:
         """The first larger batch that the model accepts."""
-        refused: Exception | None = None
-        for others in self._others(kind, unlike):
-            inputs = self._between(places, others)
-            try:
-                outputs = self.neighbours.outputs(inputs)
-                return _Run(inputs, {alias: array[list(places)] for alias, array in outputs.items()})
-            except Decided:
-                raise
-            except Exception as error:
-                refused = error
-        reason = f"the model takes two rows, but not {self.rows}: {first_line(refused)}"
-        raise Decided(Finding.DEPENDENT, reason, advice=EXPORT_AGAIN)
+        candidates = ((self.batch.recipe, self._between(places, others)) for others in self._others(kind, unlike))
+        larger = self.neighbours.first_accepted(self.rows, candidates)
+        return _Run(larger.inputs, {alias: array[list(places)] for alias, array in larger.outputs.items()})
 
     def _others(self, kind: Rows, unlike: Arrays | None) -> Iterator[Arrays]:
         """Rows to put between the kept ones, those that reveal the most first; the model has accepted the last."""

@@ -1,6 +1,6 @@
 """Replaces some rows of a batch, and compares the answers for the rows that stayed the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -57,9 +57,18 @@ class Neighbours:
 
     def batch(self, rows: int, choices: Sequence[Recipe]) -> Batch:
         """A batch from the first of some recipes that the model accepts."""
+        return self.first_accepted(
+            rows, ((recipe, self._maker(recipe).rows(rows, pointing=True)) for recipe in choices)
+        )
+
+    def first_accepted(self, rows: int, candidates: Iterable[tuple[Recipe, Arrays]]) -> Batch:
+        """A batch from the first of some inputs of this many rows that the model accepts; each comes with its recipe.
+
+        Raises:
+            Decided: The model accepts none of them.
+        """
         refused: Exception | None = None
-        for recipe in choices:
-            inputs = self._maker(recipe).rows(rows, pointing=True)
+        for recipe, inputs in candidates:
             try:
                 return Batch(recipe, inputs, self._runs.outputs(inputs))
             except Decided:
@@ -153,10 +162,6 @@ class Neighbours:
     def make(self, rows: int, recipe: Recipe, kind: Rows) -> Arrays:
         """Inputs that the model has not accepted yet."""
         return self._maker(recipe).rows(rows, kind)
-
-    def outputs(self, inputs: Arrays) -> Arrays:
-        """As `Runs.outputs`."""
-        return self._runs.outputs(inputs)
 
     def _maker(self, recipe: Recipe) -> Maker:
         return Maker(self._subject.inputs, recipe, self._random, self._records)
