@@ -6,11 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
-
 from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.transports.budget import COPIES, Held
+from headrace_server.transports.grpc.handlers import Handler
 
 LEAVE_COMPRESSED = "grpc.per_message_decompression"
 """The channel argument that, if it is 0, makes gRPC hand compressed messages over as they are."""
@@ -139,22 +138,11 @@ def _invalid(why: str) -> ServingError:
     return ServingError(Code.INTERNAL, f"a compressed message cannot be expanded: {why}")
 
 
-class ExpandingHandlers(grpc.GenericRpcHandler):
-    """Handlers of grpcio's own services, with requests decompressed before they are parsed; these are short."""
-
-    def __init__(self, handlers: grpc.GenericRpcHandler) -> None:
-        self._handlers = handlers
-        self._known: dict[str, Any] = {}
-
-    def service(self, handler_call_details: Any) -> Any:
-        """The handler of a call's method; None if there is none."""
-        path = handler_call_details.method
-        if path not in self._known:
-            found: Any = self._handlers.service(handler_call_details)
-            if found is None:
-                return None
-            self._known[path] = found._replace(request_deserializer=_expanding(found.request_deserializer))
-        return self._known[path]
+def expanding_handler(path: str, handler: Handler) -> Handler:
+    """A handler of grpcio's own services that decompresses requests before it parses them; these are short."""
+    del path
+    expanding: Handler = handler._replace(request_deserializer=_expanding(handler.request_deserializer))
+    return expanding
 
 
 def _expanding(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -14,9 +14,9 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.budget import COPIES, Budget
 from headrace_server.transports.grpc.endpoint import Endpoint, HeldMemory
-from headrace_server.transports.grpc.expansion import LEAVE_COMPRESSED, Expander, ExpandingHandlers
+from headrace_server.transports.grpc.expansion import LEAVE_COMPRESSED, Expander, expanding_handler
 from headrace_server.transports.grpc.guard import Guard, guard_of
-from headrace_server.transports.grpc.handlers import STATUS, truncated
+from headrace_server.transports.grpc.handlers import STATUS, WrappedHandlers, truncated
 from headrace_server.transports.grpc.tls import Followed
 
 MAX_RECEIVED = "grpc.max_receive_message_length"
@@ -190,7 +190,7 @@ class _ByPath:
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """The server's own method."""
         guarded = map(self._guard.generic, handlers)
-        self._server.add_generic_rpc_handlers(tuple(map(ExpandingHandlers, guarded)))
+        self._server.add_generic_rpc_handlers(tuple(WrappedHandlers(each, expanding_handler) for each in guarded))
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
         """Does nothing: generated code has registered the same methods by their paths."""

@@ -18,9 +18,16 @@ from headrace_server.security.principal import Credentials, unauthenticated
 from headrace_server.security.visit import Visit, begin_visit, visit_now
 from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import Endpoint, ObserveCall
-from headrace_server.transports.grpc.handlers import CODE_NAMES, STATUS, rpc_handlers, trailers_of, truncated
+from headrace_server.transports.grpc.handlers import (
+    CODE_NAMES,
+    STATUS,
+    Handler,
+    WrappedHandlers,
+    rpc_handlers,
+    trailers_of,
+    truncated,
+)
 
-Handler = Any  # grpc.RpcMethodHandler, whose fields its type stubs omit
 Handlers = Mapping[str, Handler]
 
 
@@ -76,7 +83,7 @@ class _Guarded:
         return self._entering(path, handler, admits=True)
 
     def generic(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        return _Generic(handlers, self)
+        return WrappedHandlers(handlers, self.servicer)
 
     def _method(self, service: str, method: Method) -> Method:
         """Admits each request before it is answered."""
@@ -174,24 +181,6 @@ class _Audited:
     def __call__(self, model: str, code: str, seconds: float) -> None:
         self._gate.write(_visit(), self._name, model, code, seconds)
         self._counts(model, code, seconds)
-
-
-class _Generic(grpc.GenericRpcHandler):
-    """Guarded handlers that are found by their path."""
-
-    def __init__(self, handlers: grpc.GenericRpcHandler, guard: _Guarded) -> None:
-        self._handlers = handlers
-        self._guard = guard
-        self._known: dict[str, Handler] = {}
-
-    def service(self, handler_call_details: Any) -> Handler:
-        path = handler_call_details.method
-        if path not in self._known:
-            found = self._handlers.service(handler_call_details)
-            if found is None:
-                return None
-            self._known[path] = self._guard.servicer(path, found)
-        return self._known[path]
 
 
 def _need(path: str) -> MethodNeed:

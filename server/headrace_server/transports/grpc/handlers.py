@@ -25,6 +25,7 @@ from headrace_server.transports.request_id import identified_handler
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
+Handler = Any  # grpc.RpcMethodHandler, whose fields its type stubs omit
 Trailers = tuple[tuple[str, str], ...]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
@@ -38,6 +39,30 @@ MAX_TEXT_BYTES = 1024
 CODE_NAMES = {code: name for name, code in Code.items()}
 
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class WrappedHandlers(grpc.GenericRpcHandler):
+    """Handlers that are found by their path, each of which is wrapped at its first call.
+
+    Args:
+        handlers: The handlers.
+        wrap: Returns what takes the place of a handler, from the method's path and the handler.
+    """
+
+    def __init__(self, handlers: grpc.GenericRpcHandler, wrap: Callable[[str, Handler], Handler]) -> None:
+        self._handlers = handlers
+        self._wrap = wrap
+        self._known: dict[str, Handler] = {}
+
+    def service(self, handler_call_details: Any) -> Handler:
+        """The handler of a call's method; None if there is none."""
+        path = handler_call_details.method
+        if path not in self._known:
+            found: Handler = self._handlers.service(handler_call_details)
+            if found is None:
+                return None
+            self._known[path] = self._wrap(path, found)
+        return self._known[path]
 
 
 def rpc_handlers(
