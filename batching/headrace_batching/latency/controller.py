@@ -63,11 +63,6 @@ class _Counted:
     ran: float = 0.0
     refused: int = 0
 
-    @property
-    def refusing_most(self) -> bool:
-        """Whether more tasks were refused than answered."""
-        return self.refused > self.tasks
-
 
 class Controller:
     """Steers one lane towards a latency objective. Its clock is that of the reports.
@@ -128,7 +123,7 @@ class Controller:
         self._last_look = now
         refused = lane.shed
         counted.refused = refused - self.beliefs.refused
-        self._times.learn(counted.runs, now, refusing_most=counted.refusing_most)
+        self._times.learn(counted.runs, now, refusing_most=counted.refused > counted.tasks)
         curve = self._times.curve
         if curve is None:
             return
@@ -205,7 +200,6 @@ class Controller:
             rows_of_waited=sum(report.rows for report in waited) / max(1, len(waited)),
             late_rows=late / max(1, len(waited)),
             refusing=counted.refused > 0,
-            refusing_most=counted.refusing_most,
         )
 
 

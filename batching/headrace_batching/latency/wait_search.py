@@ -29,7 +29,6 @@ class Seen:
         rows_of_waited: Rows of each of these batches.
         late_rows: Those of these rows that arrived in the second half of the wait.
         refusing: Whether tasks were refused that could not be answered in time.
-        refusing_most: Whether more tasks were refused than answered.
     """
 
     rows_per_second: float = 0.0
@@ -39,7 +38,6 @@ class Seen:
     rows_of_waited: float = 0.0
     late_rows: float = 0.0
     refusing: bool = False
-    refusing_most: bool = False
 
 
 class WaitSearch:
