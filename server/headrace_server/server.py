@@ -101,9 +101,12 @@ class Server:
         self._own_metrics: tuple[Metric, ...] = ()
         self._pages = metric_pages(config, self._metrics, self.metrics)
         self._queue = make_queue(self._transport_name)
-        guards, audits = config.auth.guards or bool(config.audit_log), bool(config.audit_log)
-        verdicts = make_verdicts(self._transport_name, audits=audits)
-        self._gate = make_gate(config.auth, config.audit_log, verdicts) if guards else None
+        audits = bool(config.audit_log)
+        self._gate = (
+            make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name, audits=audits))
+            if config.auth.guards or audits
+            else None
+        )
         self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, marked=self._transport_name == "native")
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
