@@ -68,14 +68,14 @@ class AuditLog:
             self._file = _File(path)
         except OSError as error:
             raise unreadable(path, error) from error
-        self._lines: Lines | None = None
+        self._followed: tuple[Lines, Thread] | None = None
         self._closing = Event()
-        self._thread = Thread(target=self._follow, name="audit", daemon=True)
 
     def follow(self, lines: Lines) -> None:
         """Also appends these lines, in a thread, until it is closed."""
-        self._lines = lines
-        self._thread.start()
+        thread = Thread(target=self._follow, args=(lines,), name="audit", daemon=True)
+        thread.start()
+        self._followed = lines, thread
 
     def write(self, entry: Entry) -> None:
         """Adds an entry."""
@@ -95,15 +95,15 @@ class AuditLog:
     def close(self) -> None:
         """Appends the lines that it follows to their end, and closes the file."""
         self._closing.set()
-        if self._lines is not None:
-            self._lines.close()
-            self._thread.join()
+        if self._followed is not None:
+            lines, thread = self._followed
+            lines.close()
+            thread.join()
         self._file.close()
 
-    def _follow(self) -> None:
-        assert self._lines is not None  # `follow` has set it
-        while (lines := self._lines.take()) is not None:
-            self._append(lines.decode().removesuffix("\n"))
+    def _follow(self, lines: Lines) -> None:
+        while (taken := lines.take()) is not None:
+            self._append(taken.decode().removesuffix("\n"))
             self._closing.wait(GATHER_SECONDS)
 
     def _append(self, lines: str) -> None:
