@@ -13,10 +13,9 @@ import numpy as np
 
 from headrace_client import Client, ServerError
 from headrace_client.request import Signature
+from headrace_server.config.run import LAST_PORT
 
 ADDRESS = "localhost:8500"
-
-_MOST_PORT = 65535
 
 TOKEN_VARIABLE = "HEADRACE_TOKEN"
 """The environment variable of an API key or a token, which a flag would show to everybody on the machine."""
@@ -41,7 +40,7 @@ def checked_address(address: str) -> str:
         ValueError: The address cannot be a server's.
     """
     host, colon, port = address.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= _MOST_PORT
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= LAST_PORT
     has_no_port = bool(address) and (not colon or "]" in port or port.startswith("/"))
     is_url = address.startswith(("http://", "https://"))
     if not address.startswith("unix:") and (is_url or not ((host and is_port) or has_no_port)):

@@ -7,14 +7,13 @@ from contextlib import suppress
 import onnxruntime as ort
 
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.onnx.providers import CPU, FATAL
 
 LARGE_OUTPUT = 256 << 10
 """Bytes of a run's output from which on the arena has grown for it."""
 
 SECONDS = 0.5
 """The least time between two runs that free memory, since the next run has to ask the system for what it needs."""
-
-_NOTHING = 4  # ONNX Runtime's severity of fatal errors
 
 _KEY, _ARENA = "memory.enable_memory_arena_shrinkage", "cpu:0"  # onnxruntime_run_options_config_keys.h
 
@@ -44,7 +43,7 @@ class Arena:
         self._freed, self._has_grown = self._clock(), False
         options = ort.RunOptions()
         options.terminate = True
-        options.log_severity_level = _NOTHING
+        options.log_severity_level = FATAL
         options.add_run_config_entry(_KEY, _ARENA)
         with suppress(Exception):  # it has been ended; ONNX Runtime's exceptions have no base class of their own
             self._session.run(None, inputs, options)
@@ -58,5 +57,5 @@ class Arena:
 
 def arena_of(session: ort.InferenceSession) -> Arena | None:
     """The arena of a session; None if it has none, or also runs elsewhere."""
-    on_cpu = session.get_providers() == ["CPUExecutionProvider"]
+    on_cpu = session.get_providers() == [CPU]
     return Arena(session) if on_cpu and session.get_session_options().enable_cpu_mem_arena else None

@@ -26,6 +26,7 @@ from headrace_server.backends.onnx.patience import Patience
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
     CUDA,
+    FATAL,
     GPU_LIBRARIES,
     choose,
     lacks_memory,
@@ -40,8 +41,6 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import LoadError, ServingError, invalid
 
 log = logging.getLogger(__name__)
-
-_NOTHING = 4  # ONNX Runtime's severity of fatal errors, which are then all that it logs
 
 # ONNX Runtime's codes (OrtErrorCode) that have a canonical code; any other is INTERNAL.
 _CODES: dict[str, Code] = {
@@ -239,7 +238,7 @@ class OnnxBackend:
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """As `run`, with ONNX Runtime's log turned off for this run, which is ended if its values make it very long."""
         quiet = ort.RunOptions()
-        quiet.log_severity_level = _NOTHING
+        quiet.log_severity_level = FATAL
         if self._steady:
             return self._run_signature(signature, inputs, outputs, quiet)
         with self._patience.ends(quiet):

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
+FATAL = 4
+"""ONNX Runtime's severity of fatal errors, which are then all that it logs."""
+
 GPU_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 
 _REMEDIES = {
@@ -191,6 +194,6 @@ def open_session(
     model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
 ) -> ort.InferenceSession:
     """A session on these providers, each with its options; if one raises, the next is not tried."""
-    options.log_severity_level = 4  # fatal errors only: others reach the caller as exceptions
+    options.log_severity_level = FATAL  # other errors reach the caller as exceptions
     ort.set_default_logger_severity(3)  # errors only: it warns of every session with options for a GPU
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)
