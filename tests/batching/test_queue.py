@@ -15,19 +15,10 @@ from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Turn
 from headrace_batching.task import Arrays
+from tests.support.clock import Clock
 from tests.support.running import eventually
 
 MILLISECOND = 1000  # in microseconds
-
-
-class Clock:
-    """A clock that moves only when a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def nothing(_: Batch) -> None:

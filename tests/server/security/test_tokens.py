@@ -15,15 +15,8 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError
 from headrace_server.security.principal import Refused
 from headrace_server.security.tokens import PAUSE_SECONDS, REFRESH_SECONDS, KeySet, TokenOptions, Tokens, secure_url
+from tests.support.clock import Clock
 from tests.support.issuer import AUDIENCE, Issuer, new_key
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

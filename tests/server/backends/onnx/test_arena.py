@@ -14,20 +14,11 @@ from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.metrics.heap import read_memory
 from tests.support import models
+from tests.support.clock import Clock
 
 DEFAULT = "serving_default"
 X: Arrays = {"x": np.zeros(1)}
 SMALL, LARGE = [np.zeros(LARGE_OUTPUT - 1, np.int8)], [np.zeros(1, np.int8), np.zeros(LARGE_OUTPUT, np.int8)]
-
-
-class Clock:
-    """A clock whose time a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Session:
