@@ -40,7 +40,9 @@ def checked_address(address: str) -> str:
         ValueError: The address cannot be a server's.
     """
     host, colon, port = address.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= LAST_PORT
+    digits = port.lstrip("0") if port.isascii() and port.isdigit() else ""
+    # Python converts no number of thousands of digits.
+    is_port = 0 < len(digits) <= len(str(LAST_PORT)) and int(digits) <= LAST_PORT
     has_no_port = bool(address) and (not colon or "]" in port or port.startswith("/"))
     is_url = address.startswith(("http://", "https://"))
     if not address.startswith("unix:") and (is_url or not ((host and is_port) or has_no_port)):

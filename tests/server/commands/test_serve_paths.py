@@ -100,7 +100,11 @@ class TestCall:
         assert json.loads(capsys.readouterr().out) == {"y": [[0.0]]}
 
     @pytest.mark.parametrize("command", [["call", "iris"], ["models"]], ids=["call", "models"])
-    @pytest.mark.parametrize("address", ["", "localhost:x", "localhost:70000", ":8500", "http://localhost:8500"])
+    @pytest.mark.parametrize(
+        "address",
+        ["", "localhost:x", "localhost:70000", ":8500", "http://localhost:8500", "localhost:" + "9" * 5000],
+        ids=lambda address: address[:20],
+    )
     def test_what_is_no_address_is_one_line(
         self, capsys: pytest.CaptureFixture[str], command: list[str], address: str
     ) -> None:
@@ -108,7 +112,16 @@ class TestCall:
         assert capsys.readouterr().err.endswith(f"--server must be HOST:PORT or unix:PATH; was {address!r}\n")
 
     @pytest.mark.parametrize(
-        "address", ["localhost", "[::1]", "[::1]:8500", "dns:///host", "ipv4:10.0.0.1:80,10.0.0.2:81"]
+        "address",
+        [
+            "localhost",
+            "[::1]",
+            "[::1]:8500",
+            "dns:///host",
+            "ipv4:10.0.0.1:80,10.0.0.2:81",
+            "localhost:" + "0" * 5000 + "1",
+        ],
+        ids=lambda address: address[:20],
     )
     def test_other_addresses_of_grpc_are_taken(self, address: str) -> None:
         assert checked_address(address) == address
