@@ -1,4 +1,4 @@
-"""speed: How many times as fast as recorded.
+"""A load over REST with the interface of `headrace_native.Load`: Python threads with one connection each.
 
 It is simple and slow: it uses about ten times as much CPU per call as the native loop, and a report says so if that is
 the limit.
