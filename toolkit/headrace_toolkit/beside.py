@@ -47,7 +47,7 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
     for version in versions:
         with progress.step(f"check {version.name}") as advance:
             answers = in_parts(version.model.run, version.model.signature, grounds.measured.inputs, advance)
-            lines.append(line_of(version.name, answers, grounds, version.size))
+            lines.append(line_of(version.name, answers, grounds, version.size()))
     with progress.step("time the versions"):
         times = _times(versions, grounds, recipe.timing_seconds)
     return Report(

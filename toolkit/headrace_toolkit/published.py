@@ -1,7 +1,8 @@
 """Opens a published version as the server would: `model.onnx` on ONNX Runtime, `model.tflite` on LiteRT."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -38,13 +39,13 @@ class Published:
         name: The model and the version, as in `digits/2`.
         source: The file as the framework reads it.
         model: The file as the server runs it.
-        size: Its costs before it answers anything.
+        size: Measures its costs before it answers anything.
     """
 
     name: str
     source: Source
     model: Model
-    size: Size
+    size: Callable[[], Size]
 
 
 def open_version(place: str) -> Published:
@@ -59,9 +60,9 @@ def open_version(place: str) -> Published:
     file = model_of(place)
     if file.suffix == Path(LITE_FILE).suffix:
         lite = _LiteVersion(file)
-        size = size_in_files([file], lambda: _LiteVersion(file))
+        size = partial(size_in_files, [file], partial(_LiteVersion, file))
         return Published(name=name_of(place), source=lite, model=lite, size=size)
-    return Published(name=name_of(place), source=load(file), model=OnnxModel(file), size=size_of(file))
+    return Published(name=name_of(place), source=load(file), model=OnnxModel(file), size=partial(size_of, file))
 
 
 def name_of(place: str) -> str:
