@@ -1,26 +1,23 @@
 """Compares published versions; all others are compared with the first one."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from headrace_batching.task import Array
 from headrace_server.backends.signature import Signature
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError, first_line
-from headrace_toolkit.grounds import Grounds, Plan, Told, settle
+from headrace_toolkit.grounds import Plan, Told, settle
 from headrace_toolkit.machine import this_machine
-from headrace_toolkit.measure import seconds_of_runs
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.publish import CARD_FILE
-from headrace_toolkit.published import Published, open_version
+from headrace_toolkit.published import open_version
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, Report, Rows
 from headrace_toolkit.running import in_parts
 from headrace_toolkit.sources.files import sha256_of
-from headrace_toolkit.variants import counts_of, line_of, time_ratios
+from headrace_toolkit.variants import line_of, time_ratios
 
 
 def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, progress: Progress) -> Report:
@@ -49,7 +46,8 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
             answers = in_parts(version.model.run, version.model.signature, grounds.measured.inputs, advance)
             lines.append(line_of(version.name, answers, grounds, version.size()))
     with progress.step("time the versions"):
-        times = _times(versions, grounds, recipe.timing_seconds)
+        runs = [version.model.run for version in versions]
+        times = time_ratios(runs, versions[0].model.signature, grounds, recipe.timing_seconds)
     return Report(
         source=first.origin,
         machine=this_machine(),
@@ -61,16 +59,6 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
         notes=tuple(told.notes),
         changed_files=bool(changed),
     )
-
-
-def _times(versions: Sequence[Published], grounds: Grounds, seconds: float) -> list[dict[int, float]]:
-    """The CPU time of a run of each version, relative to the first one's, by the number of rows; they take turns."""
-
-    def measure(rows: Mapping[str, Array]) -> Mapping[str, float]:
-        runs = {str(number): partial(version.model.run, rows) for number, version in enumerate(versions)}
-        return seconds_of_runs(runs, seconds=seconds)
-
-    return time_ratios(measure, counts_of(versions[0].model.signature), grounds)
 
 
 def _check_alike(first: str, wanted: Signature, other: str, found: Signature) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_batching.task import Arrays
 from headrace_toolkit.running import OnnxModel
 
 ROUNDS = 9
@@ -87,15 +86,3 @@ def seconds_of_runs(
                 run()
             taken[name].append((clock() - began) / repeats[name])
     return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def time_models(models: Mapping[str, OnnxModel], inputs: Arrays, seconds: float) -> dict[str, float]:
-    """CPU seconds of a run of each model over the same rows, by name; `seconds` are spent on the measurement."""
-    names = {name: list(model.signature.outputs) for name, model in models.items()}
-    feeds = dict(inputs)
-
-    def runner(name: str) -> Callable[[], object]:
-        session, outputs = models[name].session, names[name]
-        return lambda: session.run(outputs, feeds)
-
-    return seconds_of_runs({name: runner(name) for name in models}, seconds=seconds)

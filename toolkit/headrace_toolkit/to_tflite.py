@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds, Plan, Told, settle
 from headrace_toolkit.lite import LITE_FILE, Aliases, LiteModel, open_lite, write_aliases
-from headrace_toolkit.measure import seconds_of_runs, size_in_files
+from headrace_toolkit.measure import size_in_files
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, size
@@ -25,7 +24,7 @@ from headrace_toolkit.sources.base import Source
 from headrace_toolkit.sources.converted import Converted, SavedModel
 from headrace_toolkit.sources.tensorflow import require_tensorflow
 from headrace_toolkit.steps.quiet import quietly, stderr_aside
-from headrace_toolkit.variants import counts_of, line_of, time_ratios
+from headrace_toolkit.variants import line_of, time_ratios
 from headrace_toolkit.work_folder import WorkFolder
 
 FLOAT, DYNAMIC, HALF, INT8 = FORMS = ("float", "dynamic", "half", "int8")
@@ -225,12 +224,7 @@ def _check_calibration(grounds: Grounds) -> None:
 
 def _timed(made: list[_Made], grounds: Grounds, seconds: float) -> list[_Made]:
     """All files with the CPU time of a run relative to the first one's, taking turns."""
-
-    def measure(rows: _Rows) -> Mapping[str, float]:
-        runs = {str(number): partial(one.model.run, rows) for number, one in enumerate(made)}
-        return seconds_of_runs(runs, seconds=seconds)
-
-    ratios = time_ratios(measure, counts_of(made[0].model.signature), grounds)
+    ratios = time_ratios([one.model.run for one in made], made[0].model.signature, grounds, seconds)
     return [replace(one, line=replace(one.line, time=time)) for one, time in zip(made, ratios, strict=True)]
 
 

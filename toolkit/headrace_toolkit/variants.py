@@ -1,7 +1,8 @@
 """Variants of a model as files, and their measurements: answers compared with the source's, size, and run time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from headrace_batching.task import Arrays
@@ -9,7 +10,7 @@ from headrace_server.backends.signature import Signature
 from headrace_toolkit import check
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.grounds import Grounds
-from headrace_toolkit.measure import Size, size_of, time_models
+from headrace_toolkit.measure import Size, seconds_of_runs, size_of
 from headrace_toolkit.report import Line
 from headrace_toolkit.running import OnnxModel, in_parts, rows_at_once
 from headrace_toolkit.sources.base import Source
@@ -120,31 +121,37 @@ def timed(
 
     Returns: All of them with their times.
     """
-    counts = counts_of(base.model.signature)
     if not variants:  # a ratio to itself
-        return base.with_line(time=dict.fromkeys(counts, 1.0)), []
-    models = {str(number): variant.model for number, variant in enumerate((base, *variants))}
-    ratios = time_ratios(lambda rows: time_models(models, rows, seconds), counts, grounds)
-    first, *others = [v.with_line(time=r) for v, r in zip((base, *variants), ratios, strict=True)]
+        return base.with_line(time=dict.fromkeys(_counts(base.model.signature), 1.0)), []
+    every = (base, *variants)
+    # The sessions themselves, without what `OnnxModel.run` adds.
+    runs = [partial(each.model.session.run, list(each.model.signature.outputs)) for each in every]
+    ratios = time_ratios(runs, base.model.signature, grounds, seconds)
+    first, *others = [v.with_line(time=r) for v, r in zip(every, ratios, strict=True)]
     return first, others
 
 
-def counts_of(signature: Signature) -> tuple[int, ...]:
+def time_ratios(
+    runs: Sequence[Callable[[Arrays], object]], signature: Signature, grounds: Grounds, seconds: float
+) -> list[dict[int, float]]:
+    """The CPU times of runs relative to the first model's, by the number of rows, for each model; they take turns.
+
+    Args:
+        runs: Run each model once with some rows.
+        signature: The first model's signature.
+        grounds: The rows.
+        seconds: The CPU seconds for the timing of one number of rows, for all models together.
+    """
+    ratios: list[dict[int, float]] = [{} for _ in runs]
+    for count in _counts(signature):
+        rows = grounds.rows(count)
+        taken = seconds_of_runs({str(number): partial(run, rows) for number, run in enumerate(runs)}, seconds=seconds)
+        for ratio, own in zip(ratios, taken.values(), strict=True):
+            ratio[count] = own / max(taken["0"], 1e-9)
+    return ratios
+
+
+def _counts(signature: Signature) -> tuple[int, ...]:
     """The numbers of rows for which runs of a model are timed."""
     fixed = rows_at_once(signature)
     return (fixed,) if fixed else (1, MANY_ROWS)
-
-
-def time_ratios(
-    measure: Callable[[Arrays], Mapping[str, float]], counts: Sequence[int], grounds: Grounds
-) -> list[dict[int, float]]:
-    """The times of runs relative to the first model's, by the number of rows, for each model.
-
-    Args:
-        measure: Returns the seconds of a run of each model with some rows, in the models' order.
-        counts: The numbers of rows.
-        grounds: The rows.
-    """
-    taken = {count: list(measure(grounds.rows(count)).values()) for count in counts}
-    models = range(len(taken[counts[0]]))
-    return [{count: seconds[model] / max(seconds[0], 1e-9) for count, seconds in taken.items()} for model in models]
