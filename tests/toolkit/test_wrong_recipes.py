@@ -151,6 +151,7 @@ BASES = [
     ("mlp.onnx", "mlp.onnx is not a folder"),
     ("mlp.onnx/m", "mlp.onnx is not a folder"),
     ("models/7", "models/7 holds a model.onnx, and must be a folder of numbered versions: name the folder above it"),
+    ("models/8", "models/8 holds a model.plan, and must be a folder of numbered versions: name the folder above it"),
     ("full", "full has the version 9223372036854775807, the highest there can be"),
     ("/dev/null/m", "/dev/null is not a folder"),
     ("/proc/m", "/proc/m cannot be written"),
@@ -160,8 +161,9 @@ BASES = [
 @pytest.mark.parametrize(("base", "words"), BASES)
 def test_no_base_path(place: Path, capsys: pytest.CaptureFixture[str], base: str, words: str) -> None:
     (place / "dangling").symlink_to("nowhere")
-    (place / "models" / "7").mkdir(parents=True)
-    (place / "models" / "7" / "model.onnx").write_bytes(b"")
+    for name in ("7/model.onnx", "8/model.plan"):
+        (place / "models" / name).parent.mkdir(parents=True)
+        (place / "models" / name).write_bytes(b"")
     (place / "full" / "9223372036854775807").mkdir(parents=True)
     before = sorted(place.rglob("*"))
     assert run(place, text_of(base=f'"{base}"')) == 1

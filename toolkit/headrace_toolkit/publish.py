@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace_server.backends.auto import MODEL_FILES
 from headrace_server.config.model_toml import MODEL_FILE as MODEL_OPTIONS_FILE
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.ranges import LARGEST_VERSION
@@ -20,9 +21,6 @@ CARD_FILE = "card.json"
 PROFILE_FILE = "profile.json"
 
 _NEW = ".new-"
-
-_MODELS = ("model.onnx", "model.tflite", "saved_model.pb", "model.py")
-"""The files that make a folder a model without versions, which a server reads as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,7 @@ def check_base(base: Path, version: int = 0) -> None:
     """
     if base.is_symlink() and not base.exists():
         raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, where nothing is")
-    for name in _MODELS:
+    for name in MODEL_FILES:
         if (base / name).is_file():
             above = f": name the folder above it, {base.parent}" if base.name.isdecimal() else ""
             raise ToolkitError(f"{base} holds a {name}, and must be a folder of numbered versions{above}")
