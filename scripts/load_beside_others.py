@@ -28,7 +28,11 @@ from headrace_client import request
 from headrace_client.bench.points import Point
 from headrace_client.bench.running import run
 from headrace_client.bench.settings import Settings, Stage
+from scripts.bench import infer_requests
+from scripts.bench.cases import Load
+from scripts.bench.load import PREDICT, Caller
 from scripts.bench.process import running
+from scripts.bench.requests import framed
 
 ROUNDS, SECONDS = 3, 3
 MOST_DIFFERENCE = 0.05
@@ -49,9 +53,6 @@ def predict(inputs):
     time.sleep(0.005)
     return {"y": inputs["x"]}
 """
-_METHOD = "tensorflow.serving.PredictionService/Predict"
-_H2LOAD_DONE = re.compile(r"finished in [\d.]+m?s, ([\d.]+) req/s")
-_H2LOAD_REQUESTS = re.compile(r"(\d+) succeeded, (\d+) failed")
 _PERF_ANALYZER = re.compile(r"Throughput: ([\d.]+) infer/sec")
 
 
@@ -175,21 +176,18 @@ def _case(case: Case, tools: dict[str, Tool], rounds: int, seconds: int) -> Iter
 
 
 def _h2load(case: Case, count: int) -> float:
-    framed = case.message.with_suffix(".framed")
     message = case.message.read_bytes()
-    framed.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+    file = case.message.with_suffix(".framed")
+    file.write_bytes(framed(message))
+    answer = framed(infer_requests.call(case.target, PREDICT, message))
     stage = case.stage
     streams = int(stage.value) // CONNECTIONS if stage.kind == "closed" else 16
-    shape = ["-c", str(CONNECTIONS), "-m", str(streams), "-t", "1", "-d", str(framed), "-n", str(count)]
-    if stage.kind == "constant":
-        shape.append(f"--rps={stage.value / CONNECTIONS:g}")
     # With a deadline, as the other tools send it, since a deadline also costs the server time.
-    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "grpc-timeout: 10S"]
-    said = _said(["h2load", *shape, *headers, f"http://{case.target}/{_METHOD}"])
-    done, requests = _H2LOAD_DONE.search(said), _H2LOAD_REQUESTS.search(said)
-    if done is None or requests is None or int(requests[2]):
-        raise SystemExit(f"h2load said something else:\n{said}")
-    return float(done[1])
+    more = ["-t", "1", "-H", "grpc-timeout: 10S"]
+    if stage.kind == "constant":
+        more.append(f"--rps={stage.value / CONNECTIONS:g}")
+    caller = Caller(case.target, file, len(answer), Load(CONNECTIONS, streams), more=tuple(more))
+    return caller.run(count).requests_per_second
 
 
 def _ghz(program: str, case: Case, count: int) -> float:
@@ -198,7 +196,7 @@ def _ghz(program: str, case: Case, count: int) -> float:
     shape = [f"--connections={CONNECTIONS}", f"--concurrency={callers}", f"--total={count}"]
     if stage.kind == "constant":
         shape.append(f"--rps={stage.value:g}")
-    call = ["--insecure", f"--call={_METHOD}", f"--binary-file={case.message}", "--format=json"]
+    call = ["--insecure", f"--call={PREDICT.removeprefix('/')}", f"--binary-file={case.message}", "--format=json"]
     found = json.loads(_said([program, *call, *shape, case.target]))
     if found.get("errorDistribution"):
         raise SystemExit(f"ghz had errors: {found['errorDistribution']}")

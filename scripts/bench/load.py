@@ -33,7 +33,7 @@ class Caller:
     """h2load, with its target and its message.
 
     `message` is a file with one gRPC message after its five-byte prefix, `answer_bytes` the length of the answer with
-    its prefix, and `method` the path of the method.
+    its prefix, `method` the path of the method, and `more` further arguments of h2load.
     """
 
     address: str
@@ -41,6 +41,7 @@ class Caller:
     answer_bytes: int
     load: Load
     method: str = PREDICT
+    more: tuple[str, ...] = ()
 
     def warm_up(self, seconds: float) -> float:
         """Load for about `seconds` and return the requests per second of the second half."""
@@ -82,7 +83,7 @@ class Caller:
         arguments = [str(part) for pair in shape.items() for part in pair]
         headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         logging = [f"--log-file={log}"] if log else []
-        return ["h2load", *arguments, *headers, *logging, f"http://{self.address}{self.method}"]
+        return ["h2load", *arguments, *headers, *logging, *self.more, f"http://{self.address}{self.method}"]
 
 
 @dataclass(frozen=True)
