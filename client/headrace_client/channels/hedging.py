@@ -54,15 +54,13 @@ class Budget:
 
 
 class _Attempts:
-    """Decides when the next attempt of one call is made; `made` and `ended` count them."""
+    """Decides when the next attempt of one call is made."""
 
     def __init__(self, hedge: Hedge, budget: Budget, timeout: float | None) -> None:
         self._hedge = hedge
         self._budget = budget
         self._until = None if timeout is None else time.monotonic() + timeout
-        self._may_add = hedge.attempts > 1
-        self.made = 1
-        self.ended = 0
+        self._left = hedge.attempts - 1
         budget.earn()
 
     @property
@@ -73,21 +71,15 @@ class _Attempts:
     @property
     def patience(self) -> float | None:
         """Seconds after which to ask for another attempt; None if there will be none."""
-        return self._hedge.delay if self._may_add else None
+        return self._hedge.delay if self._left else None
 
     def add(self) -> bool:
         """Return whether another attempt is to be made now; it counts as made."""
-        self._may_add = self._may_add and self._budget.spend()
-        if not self._may_add:
+        if not (self._left and self._budget.spend()):
+            self._left = 0
             return False
-        self.made += 1
-        self._may_add = self.made < self._hedge.attempts
+        self._left -= 1
         return True
-
-    def failed(self) -> bool:
-        """Count an attempt that ended with UNAVAILABLE; return whether none is left."""
-        self.ended += 1
-        return self.ended == self.made
 
 
 def _once(settings: Settings) -> Settings:
@@ -106,26 +98,27 @@ class HedgedChannel(GrpcioChannel):
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""
         message, ended = call.message(), SimpleQueue[Any]()
-        attempts, begun = _Attempts(self._hedge, self._budget, timeout), list[Any]()
+        attempts, running = _Attempts(self._hedge, self._budget, timeout), set[Any]()
 
         def begin() -> None:
-            method = self._methods[call.path]
-            begun.append(method.future(message, timeout=attempts.timeout, metadata=self._metadata))
-            begun[-1].add_done_callback(ended.put)
+            attempt = self._methods[call.path].future(message, timeout=attempts.timeout, metadata=self._metadata)
+            running.add(attempt)
+            attempt.add_done_callback(ended.put)
 
         begin()
         try:
             while True:
                 attempt = _next(ended, attempts.patience)
+                running.discard(attempt)
                 code = None if attempt is None else attempt.code()
                 if code is grpc.StatusCode.OK:
                     return call.read(attempt.result())
                 if code in _FOLLOWED and attempts.add():
                     begin()
-                if code is not None and (code not in _FOLLOWED or attempts.failed()):
+                if code is not None and (code not in _FOLLOWED or not running):
                     raise failed(attempt) from attempt
         finally:
-            for other in begun:
+            for other in running:
                 other.cancel()
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
@@ -167,9 +160,8 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
                         return attempt.result()  # or raises
                 if attempts.add():
                     running.add(begin())
-                for attempt in done:
-                    if attempts.failed():
-                        return attempt.result()
+                if not running:
+                    return done.pop().result()
         finally:
             for other in running:
                 other.cancel()
