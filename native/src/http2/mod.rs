@@ -17,7 +17,7 @@ pub use frames::FrameStats;
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
 pub use socket::{Accepted, Address, Socket};
-pub use stall::Stall;
+pub use stall::{Stall, Timer};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
 pub use watched::Watched;

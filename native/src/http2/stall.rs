@@ -12,15 +12,13 @@ use tokio::time::{Sleep, sleep_until};
 pub struct Stall {
     limit: Option<Duration>,
     since: Option<Instant>,
-    /// Kept from one wait to the next: most waits are short, and resetting a timer again and again costs more than one
-    /// check.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl Stall {
     /// A `limit` of None means no limit.
     pub fn new(limit: Option<Duration>) -> Self {
-        Self { limit, since: None, timer: None }
+        Self { limit, since: None, timer: Timer::default() }
     }
 
     /// Passes on the result of a read or a write; an error if it has waited too long. Only waits `midway` count: in the
@@ -33,7 +31,8 @@ impl Stall {
     ) -> Poll<io::Result<T>> {
         match self.limit {
             Some(limit) if midway && done.is_pending() => {
-                self.wait(context, limit).map(|()| Err(ErrorKind::TimedOut.into()))
+                let until = *self.since.get_or_insert_with(Instant::now) + limit;
+                self.timer.poll(context, until).map(|()| Err(ErrorKind::TimedOut.into()))
             }
             _ => {
                 self.since = None;
@@ -41,10 +40,19 @@ impl Stall {
             }
         }
     }
+}
 
-    fn wait(&mut self, context: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let until = *self.since.get_or_insert_with(Instant::now) + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+/// The end of a wait, which may be set later with each wait.
+///
+/// The timer is kept from one wait to the next, and set again only when it fires: most waits are short, and resetting a
+/// timer again and again costs more than one check.
+#[derive(Default)]
+pub struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Ready once `until` has passed, which is never earlier than the last time.
+    pub fn poll(&mut self, context: &mut Context<'_>, until: Instant) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
         while timer.as_mut().poll(context).is_ready() {
             if Instant::now() >= until {
                 return Poll::Ready(());
