@@ -83,15 +83,14 @@ impl Authority {
         let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
         let (kind, flags) = (self.head[3], self.head[4]);
         match kind {
-            HEADERS if flags & PADDED != 0 && length > 0 => {
-                self.heads += 1;
-                self.fragment = length;
-                self.padded = true;
-                return;
-            }
             HEADERS => {
                 self.heads += 1;
                 self.block.state = State::First;
+                if flags & PADDED != 0 && length > 0 {
+                    self.fragment = length;
+                    self.padded = true;
+                    return;
+                }
                 self.fragment = length.saturating_sub(self.skip_priority());
             }
             CONTINUATION => self.fragment = length,
