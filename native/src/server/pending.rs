@@ -122,10 +122,9 @@ impl Pending {
     }
 
     pub(super) async fn answer(mut self) -> Answer {
-        let mut admitted = std::mem::take(&mut self.admitted);
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some((status, why)) = &self.refused {
-            admitted.end(status.code);
+            self.admitted.end(status.code);
             if let Some(why) = why {
                 ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
             }
@@ -133,22 +132,22 @@ impl Pending {
         }
         let mut comes = poll_fn(|context| self.mailbox.poll(context));
         let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
-        tokio::select! {
+        let in_time = tokio::select! {
             biased;
-            (answer, code) = &mut comes => {
-                admitted.end(code);
-                return answer;
-            }
-            () = until(deadline) => {}
-        }
-        if !self.mailbox.close() {
-            let (answer, code) = comes.await;
-            admitted.end(code);
-            return answer;
-        }
-        admitted.end(DEADLINE_EXCEEDED);
-        ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-        self.api.late(endpoint)
+            answer = &mut comes => Some(answer),
+            () = until(deadline) => None,
+        };
+        let answer = match in_time {
+            None if !self.mailbox.close() => Some(comes.await),
+            answer => answer,
+        };
+        let Some((answer, code)) = answer else {
+            self.admitted.end(DEADLINE_EXCEEDED);
+            ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
+            return self.api.late(endpoint);
+        };
+        self.admitted.end(code);
+        answer
     }
 }
 

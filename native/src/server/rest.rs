@@ -76,7 +76,7 @@ impl Rest {
 
     async fn answer_any(self, request: Request<Incoming>) -> Answer {
         let (mut head, incoming) = request.into_parts();
-        let stopping = || self.thread.shared.stopping.load(Ordering::Relaxed);
+        let stopping = || self.is_stopping();
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         let bounds = transport::Bounds { size: self.endpoint.max_body, stall: self.thread.shared.limits.stall };
         let body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
