@@ -41,7 +41,8 @@ pub struct PlainCalls {
 struct PlainMethod {
     number: usize,
     method: Method,
-    path: String,
+    /// What the audit log calls it: its path without the first slash.
+    name: String,
 }
 
 #[derive(Clone, Copy)]
@@ -99,7 +100,10 @@ impl PlainCalls {
         Ok(Self {
             methods: methods
                 .into_iter()
-                .filter_map(|(path, method)| Some(PlainMethod { number: number(&path)?, method, path }))
+                .filter_map(|(path, method)| {
+                    let name = path.trim_start_matches('/').to_owned();
+                    Some(PlainMethod { number: number(&path)?, method, name })
+                })
                 .collect(),
             names: MethodNames { classify: fields.classify_name, regress: fields.regress_name },
             low_priority: (name, value),
@@ -145,7 +149,7 @@ impl PlainCalls {
             headers: &opening.headers,
             model: &signature.model,
             rows,
-            method: method.path.trim_start_matches('/'),
+            method: &method.name,
             peer: &opening.peer,
         };
         let (mut admitted, low) = match self.admit(&asked) {
