@@ -35,14 +35,6 @@ pub struct Plain {
     out: Vec<u8>,
 }
 
-/// How an attempt to read more has ended.
-enum More {
-    Came,
-    /// The client has gone, or has been idle for too long.
-    Ended,
-    Stopping,
-}
-
 impl Plain {
     /// A connection of which nothing has been read; it may be idle for so long.
     pub fn new(stream: Stalling<Stream>, progress: Progress, keep_alive: Duration) -> Self {
@@ -64,11 +56,10 @@ impl Plain {
                 Next::Request(path, body, size) => (call(path, body), size),
                 Next::Partial(size) => {
                     self.make_room(size);
-                    match self.more(stopping.as_mut()).await {
-                        More::Came => continue,
-                        More::Stopping if self.filled > 0 => (None, 0),
-                        More::Ended | More::Stopping => return None,
+                    if !self.more(stopping.as_mut()).await {
+                        return None;
                     }
+                    continue;
                 }
                 Next::Unusual => (None, 0),
             };
@@ -89,16 +80,17 @@ impl Plain {
         }
     }
 
-    /// Waits for more bytes, but not beyond the time for a whole request.
-    async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> More {
+    /// Waits for more bytes, but not beyond the time for a whole request. False where the client has gone, that time is
+    /// over, or the server stops and no request has begun.
+    async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> bool {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
-                return Poll::Ready(if read { More::Came } else { More::Ended });
+                return Poll::Ready(read);
             }
-            if stopping.as_mut().poll(context).is_ready() {
-                return Poll::Ready(More::Stopping);
+            if self.filled == 0 && stopping.as_mut().poll(context).is_ready() {
+                return Poll::Ready(false);
             }
-            self.idle.poll(context, self.since + self.keep_alive).map(|()| More::Ended)
+            self.idle.poll(context, self.since + self.keep_alive).map(|()| false)
         })
         .await
     }

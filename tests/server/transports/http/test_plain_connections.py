@@ -4,12 +4,15 @@ import json
 import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import Rest
+from tests.conftest import Rest, Serve
 from tests.support import models
+from tests.support.ports import free_port
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
+from tests.support.running import eventually
 
 BODY = json.dumps(ROW).encode()
 PLAIN = b"POST %b:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (PREFIX.encode(), len(BODY), BODY)
@@ -21,6 +24,8 @@ CHUNKED = b"POST %b:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\
 )
 BAD = PLAIN.replace(BODY, b"?" * len(BODY))
 LAST = PLAIN.replace(b"Host: a", b"Host: a\r\nConnection: close")
+
+HEAD_BEGUN = 20  # bytes
 
 Send = Callable[..., list[tuple[int, object]]]
 
@@ -91,3 +96,37 @@ def test_others_are_answered_whenever_a_client_leaves(linear: RestCaller) -> Non
         with socket.create_connection(("127.0.0.1", linear.port), timeout=30) as connection:
             connection.sendall(PLAIN[:end])
         assert linear.predict(ROW) == TEN
+
+
+@pytest.mark.parametrize("call", [PLAIN, CHUNKED], ids=["plain", "chunked"])
+@pytest.mark.parametrize("begun", [HEAD_BEGUN, -1], ids=["head", "body"])
+def test_a_call_that_has_begun_when_the_server_stops_is_answered(
+    serving: Serve, transport: str, tmp_path: Path, call: bytes, begun: int
+) -> None:
+    if begun == HEAD_BEGUN and transport != "native":
+        pytest.skip("uvicorn answers only requests whose heads it has read")
+    models.linear(tmp_path / "1")
+    port = free_port()
+    process = serving(tmp_path, f"--rest_api_port={port}")
+    process.wait_for(re.compile(rf"Exporting HTTP/REST API at:localhost:{port} \.\.\."))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(PLAIN + call[:begun])
+        first = connection.recv(65536)
+        process.terminate()
+        eventually(lambda: _refuses(port))
+        connection.sendall(call[begun:])
+        answers = _answers(first + b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert [_kind(answer) for answer in answers] == ["ten", "ten"]
+    assert process.ended() == 0
+    assert not any("panicked" in line for line in process.log)
+
+
+def _refuses(port: int) -> bool:
+    """Whether nothing listens any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # the socket was closed while this connection waited to be accepted
+        return False
+    return False
