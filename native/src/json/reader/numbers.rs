@@ -48,22 +48,18 @@ impl Reader<'_> {
 
     /// A number of either kind.
     pub fn number(&mut self) -> Option<Number> {
-        let mut whole = self.clone();
-        if let Some(integer) = whole.integer() {
-            *self = whole;
-            return Some(Number::Whole(integer));
+        let written = self.written()?;
+        if written.whole {
+            let Written { negative, mantissa, fits, .. } = written;
+            return fits.then_some(Number::Whole(Integer { negative, magnitude: mantissa }));
         }
-        let start = self.at;
-        let decimal = self.decimal()?;
-        let is_whole = !self.data[start..self.at].iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-        (!is_whole).then_some(Number::Decimal(decimal))
+        self.value(&written).map(Number::Decimal)
     }
 
     /// A number as the nearest double. An integer zero with a sign is refused.
     pub fn decimal(&mut self) -> Option<f64> {
         let written = self.written()?;
-        let value = written.exactly().or_else(|| self.nearest(&written))?;
-        Some(written.signed(value))
+        self.value(&written)
     }
 
     /// The float that the nearest double rounds to. An integer zero with a sign is refused.
@@ -98,10 +94,16 @@ impl Reader<'_> {
             whole = false;
         }
         let is_signed_zero = whole && negative && mantissa == 0;
-        (!is_signed_zero).then_some(Written { negative, mantissa, exponent, fits: digits <= FITTING, start })
+        (!is_signed_zero).then_some(Written { negative, mantissa, exponent, whole, fits: digits <= FITTING, start })
     }
 
-    /// The nearest double to what was read last, unless it is infinite.
+    /// What was read last, as the nearest double.
+    fn value(&self, written: &Written) -> Option<f64> {
+        let value = written.exactly().or_else(|| self.nearest(written))?;
+        Some(written.signed(value))
+    }
+
+    /// The nearest double to what was read last without its sign, unless it is infinite.
     fn nearest(&self, written: &Written) -> Option<f64> {
         let text = std::str::from_utf8(&self.data[written.start..self.at]).ok()?;
         text.parse().ok().filter(|value: &f64| value.is_finite())
@@ -155,6 +157,8 @@ struct Written {
     negative: bool,
     mantissa: u64,
     exponent: i32,
+    /// Whether there is neither a point nor an exponent.
+    whole: bool,
     fits: bool,
     /// Where its digits begin.
     start: usize,
