@@ -15,11 +15,11 @@ use crate::queue::Key;
 /// How many times an answer is in memory while it is encoded: as the model's arrays, and as a message.
 const ANSWER_COPIES: usize = 2;
 
-/// The most bytes of a request whose numbers are compared with a bound; Python handles larger ones, and single values
-/// that stand for many.
+/// The largest request, in bytes, whose numbers are compared with a bound here. Python handles larger requests, and
+/// those that send a single value for a whole array.
 const COMPARED: usize = 1 << 20;
 
-/// What a plain request of one signature is checked against, and the form of its answer.
+/// The checks of one signature's plain requests, and the form of its answers.
 #[derive(Clone)]
 pub struct Signature {
     /// The model's name.
@@ -29,11 +29,11 @@ pub struct Signature {
     pub outputs: Arc<[String]>,
     /// Whether axis 0 is the batch; otherwise each request runs by itself, and counts as one row.
     pub batched: bool,
-    /// Whether no dimension beyond axis 0 varies, or none must be equal.
+    /// Whether keys need no shapes: no dimension beyond axis 0 varies, or each request runs by itself.
     pub one_shape: bool,
-    /// How requests whose inputs differ in length share batches; None if they do not.
+    /// How requests whose inputs differ in length are padded to share batches; None if they are not padded.
     pub padding: Option<Arc<Padding>>,
-    /// Only requests whose numbers are within it share batches; None means all.
+    /// Requests with a larger number do not share batches; None if there is no such limit.
     pub bound: Option<Magnitude>,
     pub max_rows: usize,
     pub max_send: usize,
@@ -41,18 +41,18 @@ pub struct Signature {
     /// The code of a full queue, and its text with `{}` for the reason.
     pub full: (u8, String),
     pub counter: Counter,
-    /// The bytes of the last answer per row.
+    /// The size of the last answer, in bytes per row.
     pub answer_row: Arc<AtomicUsize>,
 }
 
-/// A selection of a signature's outputs, with a bit for each.
+/// A selection of a signature's outputs, as a set of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice(NonZeroU64);
 
-/// The signature has too many outputs for a selection, or none is wanted.
+/// No selection can be made: the signature has more than 64 outputs, or the request wants none.
 pub struct NoChoice;
 
-/// Counts calls in Python's metrics, and gets from it the errors of failed calls.
+/// Counts calls in the metrics, which Python keeps, and turns an exception into the error of a call.
 #[derive(Clone)]
 pub struct Counter {
     /// The upper bounds of the latency buckets in microseconds, without the last one.
@@ -64,10 +64,11 @@ pub struct Counter {
 }
 
 impl Signature {
-    /// What must be equal for two of its requests to share a batch; None for a request that may share none and is run
-    /// by Python.
+    /// The key that two requests must have in common to share a batch. None if the request may not share one; Python
+    /// runs it by itself.
     ///
-    /// `inner` are the dimensions beyond axis 0 of each input; `copy` writes the elements of one, which has `rows` rows.
+    /// `inner` has the dimensions beyond axis 0 of each input. `copy` writes the elements of one input, given its
+    /// number; each input has `rows` rows.
     pub fn key<'a>(
         &self,
         rows: usize,
@@ -106,7 +107,7 @@ impl Signature {
         inputs.filter(|(_, (input, _))| Magnitude::limits(input.dtype)).all(elements_hold)
     }
 
-    /// What represents the inputs' shapes in a key.
+    /// The inputs' shapes as they stand in a key.
     fn shapes(&self, rows: usize, inner: Vec<&[usize]>, copy: impl Fn(usize, &mut [u8])) -> Vec<usize> {
         match self.padding.as_ref().and_then(|padding| padding.shapes(rows, &inner, copy)) {
             // Python's keys begin with `()` if tasks are padded.
@@ -115,8 +116,7 @@ impl Signature {
         }
     }
 
-    /// The selection of the wanted outputs, given their aliases; None means all; an error if there are more than bits,
-    /// or none.
+    /// Selects the outputs that `wants` accepts, given their numbers and aliases. None means all outputs.
     pub fn choose(&self, wants: impl Fn(usize, &str) -> bool) -> Result<Option<Choice>, NoChoice> {
         if self.outputs.len() > u64::BITS as usize {
             return Err(NoChoice);
@@ -127,7 +127,7 @@ impl Signature {
         Ok((bits.count_ones() as usize != self.outputs.len()).then_some(Choice(chosen)))
     }
 
-    /// The aliases of a choice, in the order of the outputs.
+    /// The aliases of the selected outputs, in the signature's order.
     pub fn chosen(&self, Choice(bits): Choice) -> impl Iterator<Item = &str> {
         self.outputs
             .iter()
@@ -146,7 +146,8 @@ impl Signature {
         self.batched.then_some(self.max_rows)
     }
 
-    /// About how many bytes an answer with this many rows takes until it is encoded; 0 before there was one.
+    /// Estimates the memory, in bytes, that an answer with this many rows takes until it is encoded. It is 0 before the
+    /// first answer.
     pub fn expected_answer(&self, rows: usize) -> usize {
         self.answer_row.load(Ordering::Relaxed).saturating_mul(rows).saturating_mul(ANSWER_COPIES)
     }
@@ -160,8 +161,8 @@ impl Signature {
         }
     }
 
-    /// How a call ends that found the queue full. `named` replaces the braces; an objective that the call would have
-    /// missed is always named.
+    /// The status of a call that found the queue full. `named`, the reason, replaces the braces. `missed` is the
+    /// objective that the call would have missed; the text always names it.
     pub fn full(&self, named: &str, missed: Option<&str>) -> Status {
         let text = self.full.1.replace("{}", named);
         match missed.filter(|missed| !text.contains(missed)) {

@@ -1,4 +1,4 @@
-//! A stream that gives back first what has been read of it.
+//! A stream from which some bytes were read already, and which gives them again.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream, and the bytes that have been read of it.
+/// A stream, and the bytes that were read from it and are to be read again.
 pub struct Rewound<S> {
     read: Bytes,
     stream: S,

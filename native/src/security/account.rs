@@ -33,7 +33,7 @@ struct State {
 
 /// A call that counts as running until this is dropped, and what the audit log says of it.
 ///
-/// Who answers the client says with which code (`end`); a call that is dropped before has lost its client.
+/// The code that answers the client calls `end`. A call that is dropped without it has lost its client.
 #[derive(Default)]
 pub struct Admitted {
     charged: Option<Charged>,
@@ -46,7 +46,7 @@ struct Charged {
 }
 
 impl Admitted {
-    /// The code that takes the call over admits it again, so nothing of it has been used here.
+    /// Takes back what was charged, because the code that takes the call over admits it again.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.record = None;
@@ -55,20 +55,20 @@ impl Admitted {
         }
     }
 
-    /// The call has ended with this code.
+    /// Records that the call ended with this code.
     pub fn end(&mut self, code: u8) {
         if let Some(record) = self.record.take() {
             record.write(code);
         }
     }
 
-    /// The same, and the audit log says how it ended.
+    /// Adds the record that the audit log writes when the call ends.
     pub(super) fn recorded(mut self, record: Option<Record>) -> Self {
         self.record = record.map(Box::new);
         self
     }
 
-    /// The call has been refused: none of its rows is run.
+    /// Takes back the rows of a call that was refused after all, so none of them is run.
     pub fn give_rows_back(&mut self) {
         if let Some(charged) = &mut self.charged {
             charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;

@@ -1,6 +1,7 @@
 //! The JSON of a plain infer, with binary data after it: from a body to arrays, and from rows of outputs to a body.
 //!
-//! A body that is not plain, valid or not, is None: `services/open_inference/rest/` answers it, with Triton's texts.
+//! A body that is not plain gives None, whether it is valid or not. `services/open_inference/rest/` answers it then,
+//! with Triton's texts.
 
 mod answer;
 mod body;
@@ -9,9 +10,9 @@ mod values;
 pub use answer::{Format, write_error};
 pub use body::{Body, Output};
 
-/// The common part of the calls of one version.
+/// What all calls of one version have in common.
 pub struct Common {
     pub format: Format,
-    /// Of its default signature.
+    /// The outputs of the version's default signature.
     pub outputs: Vec<Output>,
 }
