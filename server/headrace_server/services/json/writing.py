@@ -1,4 +1,4 @@
-"""Decides where the JSON of a model's outputs is written: at once if that is fast, otherwise in another process."""
+"""Decides where the JSON of an answer is written: at once if that is fast, otherwise in another process."""
 
 from collections.abc import Callable
 from math import prod
@@ -10,6 +10,9 @@ from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
 
 WRITTEN_ELEMENTS = 4096
 """Outputs up to this size are written at once: a few milliseconds."""
+
+WRITTEN_BYTES = 32 << 10
+"""Messages up to this size are written at once: they have about as many elements."""
 
 
 async def written(
@@ -32,5 +35,16 @@ async def written(
     return await processes.run(_written, write, dict(outputs), *arguments, size=elements * ELEMENT_BYTES)
 
 
-def _written(write: Callable[..., bytes], outputs: Arrays, *arguments: Any) -> Any:
-    return PickleBuffer(write(outputs, *arguments))
+async def written_from(processes: JsonProcesses, write: Callable[[bytes], bytes], message: bytes) -> bytes | memoryview:
+    """What a module's function writes for a serialized message, without blocking the event loop.
+
+    Raises:
+        ServingError: As `JsonProcesses.run` and as the function.
+    """
+    if len(message) <= WRITTEN_BYTES:
+        return write(message)
+    return await processes.run(_written, write, message, size=2 * len(message))
+
+
+def _written(write: Callable[..., bytes], *arguments: Any) -> Any:
+    return PickleBuffer(write(*arguments))

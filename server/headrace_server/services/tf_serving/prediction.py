@@ -1,5 +1,7 @@
 """PredictionService: turns messages into arrays for the model, and its arrays into messages."""
 
+from functools import partial
+
 from google.protobuf.message import DecodeError
 
 from headrace_batching.task import Array, Arrays
@@ -33,6 +35,7 @@ from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.examples import classification, regression
 from headrace_server.services.tf_serving.examples.decoding import read_examples
 from headrace_server.services.tf_serving.examples.multi_inference import infer
+from headrace_server.services.tf_serving.examples.results import made
 from headrace_server.services.tf_serving.metadata import signature_map
 from headrace_server.services.tf_serving.model_spec import asked_version, require_model_spec
 from headrace_server.services.tf_serving.tensors import decoded
@@ -143,7 +146,8 @@ class PredictionService:
             examples = read_examples(request.input)
             servable.check_rows(name, len(examples))
             results = await servable.run(name, await examples.decoded(signature), outputs, call)
-            result = classification.classification(signature, results, len(examples))
+            make = partial(classification.classification, signature, results, len(examples))
+            result = await made(results, make)
             return ClassificationResponse(result=result, model_spec=_effective(spec, servable))
 
     async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
@@ -155,7 +159,7 @@ class PredictionService:
             examples = read_examples(request.input)
             servable.check_rows(name, len(examples))
             results = await servable.run(name, await examples.decoded(signature), outputs, call)
-            result = regression.regression(signature, results, len(examples))
+            result = await made(results, partial(regression.regression, signature, results, len(examples)))
             return RegressionResponse(result=result, model_spec=_effective(spec, servable))
 
     async def multi_inference(self, request: MultiInferenceRequest, call: Call) -> MultiInferenceResponse:

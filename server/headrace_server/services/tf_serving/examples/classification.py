@@ -1,13 +1,17 @@
 """Classify: the outputs of a signature that it needs, and the conversion of their arrays to classes with scores."""
 
+from itertools import repeat
 from typing import NamedTuple
 
+import numpy as np
+
 from headrace_batching.task import Array, Arrays
-from headrace_protos import Class, ClassificationResult, Classifications, Code, DataType
+from headrace_protos import ClassificationResult, Code, DataType
 from headrace_protos.tensor import enum_of
 from headrace_server.backends.signature import CLASSIFY_METHOD, Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid
 from headrace_server.services.tf_serving.examples.decoding import INPUTS, shape_text
+from headrace_server.services.tf_serving.examples.results import classifications
 from headrace_server.services.tf_serving.metadata import signature_text
 
 CLASSES = "classes"
@@ -68,8 +72,9 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
         examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output has a wrong dtype or shape; FAILED_PRECONDITION, the model has
-            fewer or more labels than it gives scores. TF Serving: classifier.cc, PostProcessClassificationResult.
+        ServingError: INVALID_ARGUMENT, an output has a wrong dtype or shape, or a class is not UTF-8;
+            FAILED_PRECONDITION, the model has fewer or more labels than it gives scores. TF Serving: classifier.cc,
+            PostProcessClassificationResult.
     """
     found = _wanted(signature)
     classes = None if found.classes is None else outputs[found.classes]
@@ -82,7 +87,7 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
         raise invalid(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
-    return ClassificationResult(classifications=_rows(classes, scores, signature.labels))
+    return _result(classes, scores, signature.labels)
 
 
 def _is_graph(signature: Signature) -> bool:
@@ -122,27 +127,12 @@ def _check_output(what: str, dtype: DataType, array: Array, examples: int) -> No
         raise invalid(f"Expected {what} output batch size of {examples}. Got: {len(array)}")
 
 
-def _rows(classes: Array | None, scores: Array | None, labels: tuple[str, ...]) -> list[Classifications]:
+def _result(classes: Array | None, scores: Array | None, labels: tuple[str, ...]) -> ClassificationResult:
     if classes is None:
         assert scores is not None  # wanted_outputs has refused a signature with neither
         columns = scores.shape[1]
         if labels and len(labels) != columns:
             message = f"The model has {len(labels)} labels for {columns} scores"
             raise ServingError(Code.FAILED_PRECONDITION, message)
-        names = labels or ("",) * columns
-        return [_row(names, row) for row in scores.tolist()]
-    if scores is None:
-        return [_row(row, [0.0] * len(row)) for row in classes.tolist()]
-    return [_row(names, row) for names, row in zip(classes.tolist(), scores.tolist(), strict=True)]
-
-
-def _row(names: list[str | bytes] | tuple[str, ...], scores: list[float]) -> Classifications:
-    pairs = zip(names, scores, strict=True)
-    return Classifications(classes=[Class(label=_text(name), score=score) for name, score in pairs])
-
-
-def _text(label: str | bytes) -> str:
-    try:
-        return label if isinstance(label, str) else label.decode()
-    except UnicodeDecodeError as error:
-        raise invalid(f"A class is not UTF-8: {error}") from error
+        return classifications(repeat(labels or ("",) * columns), scores)
+    return classifications(classes.tolist(), np.zeros(classes.shape, np.float32) if scores is None else scores)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from headrace_batching.task import Arrays
 from headrace_protos import Code, InferenceResult, InferenceTask, MultiInferenceRequest
@@ -12,6 +13,7 @@ from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
 from headrace_server.services.tf_serving.examples import classification, regression
 from headrace_server.services.tf_serving.examples.decoding import Examples, read_examples
+from headrace_server.services.tf_serving.examples.results import made
 
 _WANTED_OUTPUTS = {
     CLASSIFY_METHOD: classification.wanted_outputs,
@@ -64,7 +66,10 @@ async def infer(
     examples = read_examples(request.input)
     tensors = await _run(servable, inferences, examples, call)
     servable.count_examples(len(examples))
-    return [_result(inference, found, len(examples)) for inference, found in zip(inferences, tensors, strict=True)]
+    return [
+        await made(found, partial(_result, inference, found, len(examples)))
+        for inference, found in zip(inferences, tensors, strict=True)
+    ]
 
 
 def _checked(servable: Servable, tasks: Iterable[InferenceTask], check_method: bool) -> Iterable[Inference]:

@@ -1,11 +1,12 @@
 """Regress: the output of a signature that it needs, and the conversion of its array to one value per example."""
 
 from headrace_batching.task import Array, Arrays
-from headrace_protos import DataType, Regression, RegressionResult
+from headrace_protos import DataType, RegressionResult
 from headrace_protos.tensor import enum_of
 from headrace_server.backends.signature import REGRESS_METHOD, Signature, TensorSpec
 from headrace_server.errors import invalid
 from headrace_server.services.tf_serving.examples.decoding import INPUTS, shape_text
+from headrace_server.services.tf_serving.examples.results import regressions
 from headrace_server.services.tf_serving.metadata import signature_text
 
 OUTPUTS = "outputs"
@@ -51,7 +52,7 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
     (alias,) = wanted_outputs(signature, check_method=False)
     array = outputs[alias]
     _check_output(array, examples)
-    return RegressionResult(regressions=[Regression(value=value) for value in array.ravel().tolist()])
+    return regressions(array.ravel())
 
 
 def _is_graph(signature: Signature) -> bool:

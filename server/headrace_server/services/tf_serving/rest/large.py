@@ -5,11 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from headrace_batching.task import Arrays
 from headrace_server.processes.pool import JsonProcesses
 from headrace_server.services.http import SMALL_BYTES, Body, gzip_size
 from headrace_server.services.json.reader import CAREFUL_BYTES, parse, parse_quickly
-from headrace_server.services.json.writing import written
+from headrace_server.services.json.writing import written, written_from
 from headrace_server.services.tf_serving.rest.outputs import write_predict
 
 T = TypeVar("T")
@@ -52,6 +54,14 @@ class JsonWork:
     async def write_predict(self, outputs: Arrays, *, by_row: bool) -> bytes | memoryview:
         """The body that answers a :predict; see the function of that name."""
         return await written(self._processes, outputs, partial(write_predict, by_row=by_row))
+
+    async def write_result(self, write: Callable[[bytes], bytes], result: Message) -> bytes | memoryview:
+        """The body that a module's function writes for a message, which it gets serialized.
+
+        Raises:
+            ServingError: As `JsonProcesses.run`.
+        """
+        return await written_from(self._processes, write, result.SerializeToString())
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:

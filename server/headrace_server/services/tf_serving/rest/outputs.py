@@ -2,6 +2,7 @@
 
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from math import prod
 
 import numpy as np
@@ -50,20 +51,28 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
     return _encoded(_by_row(outputs) if by_row else _by_column(outputs))
 
 
-def write_classifications(result: ClassificationResult) -> bytes:
-    """The body that answers a :classify: for each example its classes, as pairs of label and score."""
-    rows = []
-    for example in result.classifications:
-        labels = [quote(each.label) for each in example.classes]
-        scores = _decimals(np.array([each.score for each in example.classes], np.float32), FLOAT_DIGITS)
-        pairs = [f"[{label}, {score}]" for label, score in zip(labels, scores, strict=True)]
-        rows.append(f"[{', '.join(pairs)}]")
+def write_classifications(serialized: bytes) -> bytes:
+    """The body that answers a :classify: for each example its classes, as pairs of label and score.
+
+    Args:
+        serialized: A ClassificationResult.
+    """
+    examples = [example.classes for example in ClassificationResult.FromString(serialized).classifications]
+    classes = list(chain.from_iterable(examples))
+    scores = _decimals(np.array([each.score for each in classes], np.float32), FLOAT_DIGITS)
+    pairs = iter([f"[{quote(each.label)}, {score}]" for each, score in zip(classes, scores, strict=True)])
+    rows = [f"[{', '.join(islice(pairs, len(example)))}]" for example in examples]
     return _encoded(_object("results", f"[{', '.join(rows)}{newline(1)}]"))
 
 
-def write_regressions(result: RegressionResult) -> bytes:
-    """The body that answers a :regress: one value for each example."""
-    values = np.array([each.value for each in result.regressions], np.float32)
+def write_regressions(serialized: bytes) -> bytes:
+    """The body that answers a :regress: one value for each example.
+
+    Args:
+        serialized: A RegressionResult.
+    """
+    regressions = RegressionResult.FromString(serialized).regressions
+    values = np.array([each.value for each in regressions], np.float32)
     return _encoded(_object("results", f"[{', '.join(_decimals(values, FLOAT_DIGITS))}]"))
 
 

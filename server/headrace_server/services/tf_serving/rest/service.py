@@ -194,7 +194,7 @@ class RestService:
         async with self._limited(delivery, "Classify") as call:
             response = await self._prediction.classify(request, call)
         self._options.record(spec.name, lambda: (request, response))
-        return write_classifications(response.result)
+        return await self._json.write_result(write_classifications, response.result)
 
     async def _regress(self, spec: ModelSpec, body: Body, delivery: LoopDelivery) -> Content:
         request = RegressionRequest(model_spec=spec)
@@ -202,7 +202,7 @@ class RestService:
         async with self._limited(delivery, "Regress") as call:
             response = await self._prediction.regress(request, call)
         self._options.record(spec.name, lambda: (request, response))
-        return write_regressions(response.result)
+        return await self._json.write_result(write_regressions, response.result)
 
     async def _read_examples(self, body: Body, spec: ModelSpec, examples: Input) -> None:
         async with timed(self._options.timeout):

@@ -145,12 +145,14 @@ def test_classifications() -> None:
     result = ClassificationResult(
         classifications=[Classifications(classes=classes), Classifications(classes=classes[:1])]
     )
-    assert write_classifications(result) == (b'{\n    "results": [[["a", 0.5], ["b", 2.0]], [["a", 0.5]]\n    ]\n}')
+    assert write_classifications(result.SerializeToString()) == (
+        b'{\n    "results": [[["a", 0.5], ["b", 2.0]], [["a", 0.5]]\n    ]\n}'
+    )
 
 
 def test_regressions() -> None:
     result = RegressionResult(regressions=[Regression(value=0.1), Regression(value=2)])
-    assert write_regressions(result) == b'{\n    "results": [0.1, 2.0]\n}'
+    assert write_regressions(result.SerializeToString()) == b'{\n    "results": [0.1, 2.0]\n}'
 
 
 def test_error() -> None:
