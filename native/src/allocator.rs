@@ -9,10 +9,10 @@ use std::ptr::{copy_nonoverlapping, null_mut};
 
 use mimalloc::MiMalloc;
 
-/// The most bytes that are small: everything that a plain call of a few numbers needs.
+/// The size, in bytes, up to which a block is small: no block that a plain call of a few numbers needs is larger.
 const SMALL: usize = 4096;
 
-/// Chooses by the size alone, which is known again when memory is freed.
+/// Chooses the allocator by size alone, since the size is also known when memory is freed.
 pub struct BySize;
 
 fn is_small(size: usize) -> bool {
@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for BySize {
 
 #[expect(unsafe_op_in_unsafe_fn, reason = "as for `GlobalAlloc`")]
 impl BySize {
-    /// Moves a block to the other allocator; null if that has no memory, and the block is then as it was.
+    /// Moves a block to the other allocator. If that has no memory, returns null and leaves the block as it was.
     ///
     /// # Safety
     /// As for `GlobalAlloc::realloc`.
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn zeroed_blocks_of_both_sizes_are_zero() {
         for size in [SMALL, SMALL + 1] {
-            // Dirties what is handed out next.
+            // Fills the memory that is likely to be allocated next.
             drop(vec![0xff_u8; size]);
             assert!(vec![0_u8; size].iter().all(|byte| *byte == 0));
         }

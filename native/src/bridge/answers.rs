@@ -18,10 +18,10 @@ use super::task::NativeTask;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, texts};
 
-/// The most bytes of answers of a batch that are written into one buffer.
+/// The size, in bytes, up to which the answers of a batch are written into one buffer.
 const SHARED: usize = 64 * 1024;
 
-/// About how many bytes an answer has besides its values.
+/// The approximate size, in bytes, of an answer without its values.
 const ENVELOPE: usize = 128;
 
 /// One output of the backend.
@@ -37,9 +37,9 @@ pub struct Array {
 }
 
 impl Array {
-    /// With this many rows; without a number, any shape, for a single task.
+    /// Holds an array, which must have this many rows. Without a number, as for a single task, it may have any shape.
     ///
-    /// Does not trust `array.shape`: the shape of the buffer, which is read later, counts.
+    /// Ignores `array.shape`: what counts is the shape of the buffer, which is read later.
     pub fn new(
         py: Python<'_>,
         alias: &Bound<'_, PyAny>,

@@ -25,7 +25,7 @@ struct LaneParts {
     tasks: Arc<Tasks>,
     id: LaneId,
     options: Py<PyAny>,
-    /// Until the lane is closed: what it runs refers to the lane, and would keep it alive.
+    /// Runs a batch. It refers to the lane, and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
     /// Why a task that could not be answered in time is refused; empty without a latency objective.
@@ -109,7 +109,7 @@ impl Lane {
 }
 
 impl Lane {
-    /// Opens a lane of the queue: `bounds` are for lanes whose runs take about as long as the one before.
+    /// Opens a lane of the queue. Only a lane whose runs each take about as long as the one before has `bounds`.
     pub fn open(
         tasks: &Arc<Tasks>,
         options: &Bound<'_, PyAny>,

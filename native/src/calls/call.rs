@@ -47,12 +47,12 @@ pub enum Command {
         message: Option<Bytes>,
         status: Status,
         trailers: HeaderMap,
-        /// If the message answers the same call until the server's state changes: what counts the calls that get it.
+        /// Counts the calls that get this message, if it may answer equal calls until the server's state changes.
         keep: Option<Py<PyAny>>,
     },
 }
 
-/// A call that Python handles. Its owner, a reference for Python's own use, is dropped when the call ends.
+/// A call that Python handles. Python may store any object as its `owner`, which is dropped when the call ends.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Call {
     state: Arc<CallState>,
@@ -133,7 +133,7 @@ impl Call {
     }
 
     fn command(&self, command: Command) {
-        // A call that has ended meanwhile ignores commands.
+        // Fails only if the call has already ended, and then the command has no purpose.
         let _ = self.state.commands.send(command);
     }
 }

@@ -12,7 +12,7 @@ static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 static TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 static AGENT: HeaderValue = HeaderValue::from_static(concat!("headrace-native/", env!("CARGO_PKG_VERSION")));
 
-/// The most that a timeout's digits say.
+/// The largest number that a timeout's eight digits can express.
 const MOST: u128 = 99_999_999;
 
 /// The head of a call: `left` is the time until its deadline, `failures` the number of earlier attempts.
@@ -48,7 +48,7 @@ fn uri(authority: &Authority, path: &PathAndQuery) -> Uri {
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority.clone());
     parts.path_and_query = Some(path.clone());
-    // It has all three parts that a URI needs.
+    // It cannot fail: a URI consists of these three parts.
     Uri::from_parts(parts).unwrap_or_default()
 }
 

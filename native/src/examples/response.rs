@@ -120,7 +120,7 @@ impl<'a> Result<'a> {
         floats(values).map(f32::from_bits)
     }
 
-    /// Its values, or its pairs of a class and a score.
+    /// The number of its values, or of its pairs of a class and a score.
     pub fn elements(self) -> usize {
         match self {
             Self::Classes(table) => table.rows * table.columns,

@@ -50,7 +50,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// `unary` is whether a single message is expected; `begin` says from when on.
+    /// `unary` says whether a single message is expected.
     pub fn new(
         body: RecvStream,
         encoding: Encoding,

@@ -34,11 +34,11 @@ const STALLED: Duration = Duration::from_secs(2);
 pub struct Body {
     pub bytes: Bytes,
     pub is_gzip: bool,
-    /// What the request takes.
+    /// The memory that is reserved for the request.
     pub memory: Arc<CallMemory>,
 }
 
-/// How much may arrive, and how long nothing may arrive before the end.
+/// The largest size of a body, and the longest time in which nothing of it arrives.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub size: usize,
