@@ -81,7 +81,7 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
     """The next size above those that have run, if nothing that has run speaks against it; otherwise the chosen one.
 
     What is believed of larger sizes is a cautious guess: a model whose runs take 40 ms whatever their size is believed
-    to take 70 ms for two rows, which may rule them out for ever, since only a run corrects the guess. So a queue that
+    to take 70 ms for two rows, which may rule them out forever, since only a run corrects the guess. So a queue that
     refuses tasks tries them. A size that then turns out to be too slow is not chosen again.
 
     Args:

@@ -22,8 +22,8 @@ class Margin:
     """The fraction of the objective's time to plan with.
 
     Influences that a plan does not see, such as other models on the same threads or other load on the machine, show in
-    late answers. Only tasks that came after the last change show what the change does: those that waited through a
-    stall end late over several looks, and that is one reason to plan with less, not several.
+    late answers. Only tasks that came after the last change show its effect. Otherwise a single stall, whose tasks end
+    late over several looks, would reduce the fraction several times.
 
     Args:
         share: The share of requests that the objective wants in time.

@@ -24,7 +24,7 @@ _FEW_SECONDS = 30.0
 
 _DOUBTED_SECONDS = 2.0
 """Instead of `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: the few runs may have met a
-stall. It doubles with each use, so that a size which really is slow is not tried for ever."""
+stall. It doubles with each use, so that a size which really is slow is not tried forever."""
 
 _STALE = 60.0
 """Seconds after which a run says little about how much runs differ."""

@@ -14,7 +14,7 @@ _ENOUGH = 16
 """Batches that must have waited before the wait is judged."""
 
 _LONGEST_PAUSE = 64
-"""Looks without a trial after failed trials."""
+"""The most looks without a trial after trials that have failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
