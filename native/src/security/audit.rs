@@ -4,7 +4,7 @@
 //! lines that wait at the same time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, BytesMut};
 use parking_lot::{Condvar, Mutex};
@@ -135,7 +135,7 @@ impl Record {
 
     /// The call has ended with this code.
     pub fn write(self, code: u8) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let milliseconds = self.came.elapsed().as_secs_f64() * 1e3;
         let code = CODES.get(usize::from(code)).unwrap_or(&"UNKNOWN");
         let about = std::str::from_utf8(&self.about).unwrap_or_default(); // it was written from strings
@@ -154,29 +154,14 @@ impl Record {
     }
 }
 
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// A time since the epoch in UTC, as ISO 8601 writes it.
 fn timestamp(since_epoch: Duration) -> String {
-    let seconds = since_epoch.as_secs();
-    let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let micros = since_epoch.subsec_micros();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-}
-
-/// The year, month and day, this many days after the first of January 1970.
-fn date(days: u64) -> (u64, u64, u64) {
-    const YEARS_400: u64 = 146_097;
-    const YEARS_100: u64 = 36_524;
-    const YEARS_4: u64 = 1461;
-    // Years that begin in March end with their leap day. The first of March of year 0 is 719,468 days earlier.
-    let days = days + 719_468;
-    let day = days % YEARS_400;
-    let year = (day - day / (YEARS_4 - 1) + day / YEARS_100 - day / (YEARS_400 - 1)) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153; // from March on, five months always have 153 days
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, year) = if month < 10 { (month + 3, year) } else { (month - 9, year + 1) };
-    (year + days / YEARS_400 * 400, month, day)
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + since_epoch); // such as "Sun, 06 Nov 1994 08:49:37 GMT"
+    let month = MONTHS.iter().position(|name| *name == &date[8..11]).map_or(0, |at| at + 1);
+    let (day, year, time) = (&date[5..7], &date[12..16], &date[17..25]);
+    format!("{year}-{month:02}-{day}T{time}.{:06}Z", since_epoch.subsec_micros())
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from headrace_server.commands.ending import ending_of
 from headrace_server.errors import invalid, not_found, unreadable
+from headrace_server.security.models.age import recipients_of, seal_for
+from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.names import MODEL_KEYS_VARIABLE, SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.opening import files_of
-from headrace_server.security.models.sealed import KeySource, seal_files
+from headrace_server.security.models.sealed import seal_files
 from headrace_server.security.models.signing import PASSWORD_VARIABLE, sign
 
 
@@ -41,11 +44,10 @@ def add_command(commands: Any) -> None:
     sealing = commands.add_parser(
         "seal",
         help="seal a version of a model",
-        usage="headrace seal VERSION OUT [--model_keys_file=FILE]",
-        description=f"Seal a version of a model: its files are encrypted into {SEALED_FILE} in the folder OUT. The "
-        f"key is the first one from --model_keys_file, from {MODEL_KEYS_VARIABLE} in the environment, or from "
-        f"--model_keys_command; "
-        "`openssl rand -base64 32` makes one.",
+        usage="headrace seal VERSION OUT [--model_keys_file=FILE | --recipient=RECIPIENT ...]",
+        description=f"Seal a version of a model: its files are encrypted into {SEALED_FILE} in the folder OUT, for "
+        f"age recipients or with a key. The key is the first one from --model_keys_file, from {MODEL_KEYS_VARIABLE} in "
+        "the environment, or from --model_keys_command; `openssl rand -base64 32` makes one.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -54,6 +56,13 @@ def add_command(commands: Any) -> None:
     sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is created")
     sealing.add_argument("--model_keys_file", metavar="FILE", default="", help="file of keys")
     sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints keys")
+    sealing.add_argument(
+        "--recipient",
+        metavar="RECIPIENT",
+        action="append",
+        default=[],
+        help="age recipient (age1...) that can open the version with its identity; may be repeated",
+    )
 
 
 def _sign(values: dict[str, Any]) -> None:
@@ -67,21 +76,34 @@ def _seal(values: dict[str, Any]) -> None:
     _check_there(version)
     if not version.is_dir():
         raise invalid(f"{version} must be a version's folder")
-    source = KeySource(values["model_keys_file"], values["model_keys_command"], os.environ.get(MODEL_KEYS_VARIABLE, ""))
-    key = next(iter(source.keys().values()), None)
-    if key is None:
-        raise invalid(f"there is no key: give --model_keys_file or --model_keys_command, or set {MODEL_KEYS_VARIABLE}")
+    seal = _sealing(values)
     files = {name: version / name for name in files_of(version) if name != SIGNATURE_FILE}
     path: Path = out / SEALED_FILE
     new = out / f".{SEALED_FILE}.new"
     try:
         out.mkdir(parents=True, exist_ok=True)
         with new.open("wb") as file:
-            seal_files(files, key, file)
+            seal(files, file)
         os.replace(new, path)
     except OSError as error:
         raise unreadable(error.filename or path, error) from error
     print(path)
+
+
+def _sealing(values: dict[str, Any]) -> Callable[[dict[str, Path], BinaryIO], None]:
+    """Seals files into a file, for the recipients or with the key that the options name."""
+    file, command = values["model_keys_file"], values["model_keys_command"]
+    if values["recipient"]:
+        if file or command:
+            raise invalid("--recipient cannot be combined with --model_keys_file or --model_keys_command")
+        recipients = recipients_of(values["recipient"])
+        return lambda files, out: seal_for(files, recipients, out)
+    keys = KeySource(file, command, os.environ.get(MODEL_KEYS_VARIABLE, "")).keys()
+    key = next(iter(keys.by_id.values()), None)
+    if key is None:
+        ways = f"give --recipient, --model_keys_file or --model_keys_command, or set {MODEL_KEYS_VARIABLE}"
+        raise invalid(f"there is no key: {ways}")
+    return lambda files, out: seal_files(files, key, out)
 
 
 def _check_there(version: Path) -> None:

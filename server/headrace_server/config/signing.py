@@ -19,7 +19,9 @@ class SigningOptions:
     signature_roots_file: str = flag(
         "", "TOML file that says for folders of models which keys are trusted, and whether signatures are required"
     )
-    model_keys_file: str = flag("", "file of the keys that open sealed models, one per line in base64")
+    model_keys_file: str = flag(
+        "", "file of the keys that open sealed models, one per line: in base64, or an age identity"
+    )
     model_keys_command: str = flag(
         "", "command that prints these keys, such as one that asks a key management service; it runs at each load"
     )

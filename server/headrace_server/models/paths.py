@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from headrace_server.backends.auto import MODEL_FILES, is_model_file
+from headrace_server.backends.auto import MODEL_FILES, SAVED_MODEL_FILES, is_model_file
 from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.models.base_paths import versions_under
@@ -74,13 +74,10 @@ def _model_at(path: Path) -> ModelConfig | None:
     if held := next((file for file in known if file in names), None):
         if path.name.isdecimal():
             return ModelConfig(path.parent.name, path.parent, Specific((int(path.name),)))
-        return ModelConfig(path.name, path / held if held not in _NEEDS_FOLDER else path)
+        return ModelConfig(path.name, path / held if held not in SAVED_MODEL_FILES else path)
     if any(child.is_dir() for child in versions_under(path).values()):
         return ModelConfig(path.name, path)
     return None
-
-
-_NEEDS_FOLDER = ("saved_model.pb", "saved_model.pbtxt")
 
 
 def _name_of(file: Path) -> str:

@@ -11,8 +11,9 @@ from headrace_server.security.followed import FollowedFile
 from headrace_server.security.gate import Gate, Ways
 from headrace_server.security.keys import read_keys
 from headrace_server.security.methods import Action
+from headrace_server.security.models.age import identities_of
+from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.opening import Opener
-from headrace_server.security.models.sealed import KeySource
 from headrace_server.security.models.trust import Root, Signers, Trust, read_roots
 from headrace_server.security.packages import needs
 from headrace_server.security.policy import read_policy
@@ -65,7 +66,7 @@ def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...])
     keys = KeySource(options.model_keys_file, options.model_keys_command, variable)
     if signers is None and not roots and not any((keys.file, keys.command, keys.variable)):
         return None
-    keys.keys()  # report errors in them now, not at the first load
+    identities_of(keys.keys())  # report errors in them now, not at the first load
     return Opener(Trust(Root(Path("/"), options.require_signatures, signers), roots), keys, beside)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headrace_protos import Code
 from headrace_server.errors import LoadError, ServingError, unreadable
+from headrace_server.security.models.archive import BadSeal
 from headrace_server.security.models.bundle import (
     MAX_BUNDLE_BYTES,
     WHOLE_FILE,
@@ -15,9 +16,10 @@ from headrace_server.security.models.bundle import (
     Manifest,
     read_bundle,
 )
+from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, close_all, copy_of
-from headrace_server.security.models.sealed import BadSeal, KeySource, open_sealed
+from headrace_server.security.models.sealed import open_sealed
 from headrace_server.security.models.trust import Root, Trust
 
 

@@ -12,102 +12,28 @@ The key of the chunks is HKDF-SHA256(model key, salt, info = the 25 bytes before
 number in 11 bytes, from 0, and a byte that is 1 for the last chunk and 0 for any other; the associated data are the 57
 bytes before the first chunk. So a chunk cannot be changed, left out, repeated, moved, or taken from another archive,
 and an archive cannot be cut short. The plain bytes are a tar archive of regular files.
+
+A file of `age` is opened as well (age.py).
 """
 
-import base64
-import binascii
-import hashlib
 import io
 import os
-import subprocess
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from headrace_server.errors import invalid, unreadable
-from headrace_server.security.models.names import MODEL_KEYS_VARIABLE
-from headrace_server.security.models.private_files import MemoryFile, close_all, kept
+from headrace_server.security.models.age import MAGIC as AGE_MAGIC
+from headrace_server.security.models.age import open_age
+from headrace_server.security.models.archive import BadSeal, read_archive, write_archive
+from headrace_server.security.models.model_keys import ID_BYTES, KEY_BYTES, ModelKeys, key_id
+from headrace_server.security.models.private_files import MemoryFile
 from headrace_server.security.packages import needs
 
 MAGIC = b"headrace-sealed\n\x01"
-KEY_BYTES = 32
 CHUNK = 1 << 20
-COMMAND_SECONDS = 60.0
 
-_ID_BYTES, _SALT_BYTES, _TAG_BYTES = 8, 32, 16
-HEADER_BYTES = len(MAGIC) + _ID_BYTES + _SALT_BYTES
-
-
-class BadSeal(ValueError):
-    """Why a sealed model cannot be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """The source of model keys. It is asked at each load, since keys may be added.
-
-    Attributes:
-        file: A file of keys.
-        command: A command that prints them, such as one that asks a KMS; run without a shell if it has no spaces.
-        variable: The value of the environment variable.
-    """
-
-    file: str = ""
-    command: str = ""
-    variable: str = field(default="", repr=False)
-
-    def keys(self) -> dict[bytes, bytes]:
-        """The keys by their ID. The text has one key per line, in base64; lines that begin with # are comments.
-
-        Raises:
-            ServingError: The keys cannot be read, or are invalid.
-        """
-        found: dict[bytes, bytes] = {}
-        for name, text in self._texts():
-            lines = (line.strip() for line in text.splitlines())
-            for number, line in enumerate(lines, start=1):
-                if line and not line.startswith("#"):
-                    key = _key(name, number, line)
-                    found[key_id(key)] = key
-        return found
-
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        if self.file:
-            try:
-                yield self.file, Path(self.file).read_text()
-            except OSError as error:
-                raise unreadable(self.file, error) from error
-        if self.variable:
-            yield MODEL_KEYS_VARIABLE, self.variable
-        if self.command:
-            yield "--model_keys_command", _run(self.command)
-
-
-def _run(command: str) -> str:
-    try:
-        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=COMMAND_SECONDS)
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
-        raise invalid(f"--model_keys_command failed: {type(error).__name__}") from error
-    if done.returncode != 0:
-        raise invalid(f"--model_keys_command ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout
-
-
-def _key(name: str, number: int, line: str) -> bytes:
-    try:
-        key = base64.b64decode(line, validate=True)
-    except binascii.Error:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise invalid(f"{name}: line {number} must be {KEY_BYTES} bytes in base64")
-    return key
-
-
-def key_id(key: bytes) -> bytes:
-    """The ID of a key."""
-    return hashlib.sha256(b"headrace model key" + key).digest()[:_ID_BYTES]
+_SALT_BYTES, _TAG_BYTES = 32, 16
+HEADER_BYTES = len(MAGIC) + ID_BYTES + _SALT_BYTES
 
 
 class _Cipher:
@@ -189,26 +115,20 @@ def seal_files(files: Mapping[str, Path], key: bytes, out: BinaryIO) -> None:
         OSError: A file cannot be read, or the archive cannot be written.
     """
     sealing = Sealing(key, out)
-    with tarfile.open(fileobj=sealing, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for name, path in sorted(files.items()):
-            with path.open("rb") as file:
-                member = tarfile.TarInfo(name)
-                member.size = os.fstat(file.fileno()).st_size
-                member.mode = 0o644
-                archive.addfile(member, file)
+    write_archive(files, sealing)
     sealing.finish()
 
 
 class _Opening(io.RawIOBase):
     """A file of plain bytes to read, each of which has been authenticated."""
 
-    def __init__(self, file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> None:
+    def __init__(self, file: BinaryIO, keys: Callable[[], ModelKeys]) -> None:
         super().__init__()
         header = file.read(HEADER_BYTES)
         if len(header) != HEADER_BYTES or not header.startswith(MAGIC):
             raise BadSeal("it is not a sealed model")
-        identity = header[len(MAGIC) : len(MAGIC) + _ID_BYTES]
-        key = keys().get(identity)
+        identity = header[len(MAGIC) : len(MAGIC) + ID_BYTES]
+        key = keys().by_id.get(identity)
         if key is None:
             raise BadSeal(f"it is sealed with the key {identity.hex()}, which the server does not have")
         self._file = file
@@ -233,40 +153,19 @@ class _Opening(io.RawIOBase):
         return count
 
 
-def open_sealed(file: BinaryIO, keys: Callable[[], Mapping[bytes, bytes]]) -> dict[str, MemoryFile]:
+def open_sealed(file: BinaryIO, keys: Callable[[], ModelKeys]) -> dict[str, MemoryFile]:
     """The files of a sealed model, in memory, by their names within the version.
 
     Args:
         file: The archive.
-        keys: Returns the model keys by their ID.
+        keys: Returns the model keys.
 
     Raises:
         BadSeal: The archive was changed, or sealed with another key.
-        ServingError: The keys cannot be read.
+        ServingError: The keys cannot be read, or a package is missing.
     """
-    opened: dict[str, MemoryFile] = {}
-    try:
-        stream = io.BufferedReader(_Opening(file, keys), CHUNK)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                name = _member_name(member, opened)
-                source = archive.extractfile(member)
-                assert source is not None  # it is a regular file
-                opened[name] = kept(PurePosixPath(name).name, source)
-        while stream.read(CHUNK):
-            pass  # to the end, which must exist
-    except tarfile.TarError as error:
-        close_all(opened.values())
-        raise BadSeal(f"it does not hold an archive: {error}") from error
-    except BaseException:
-        close_all(opened.values())
-        raise
-    return opened
-
-
-def _member_name(member: tarfile.TarInfo, opened: Mapping[str, Any]) -> str:
-    path = PurePosixPath(member.name)
-    wrong = path.is_absolute() or ".." in path.parts or str(path) != member.name or member.name in (".", "")
-    if wrong or not member.isreg() or member.name in opened:
-        raise BadSeal(f"it holds {member.name!r}, which is not a file of the version")
-    return member.name
+    if file.read(len(AGE_MAGIC)) == AGE_MAGIC:
+        file.seek(0)
+        return open_age(file, keys())
+    file.seek(0)
+    return read_archive(io.BufferedReader(_Opening(file, keys), CHUNK))

@@ -10,17 +10,10 @@ from pathlib import Path
 import pytest
 
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.security.models.archive import BadSeal
+from headrace_server.security.models.model_keys import KeySource, ModelKeys, key_id
 from headrace_server.security.models.opening import Opener
-from headrace_server.security.models.sealed import (
-    CHUNK,
-    HEADER_BYTES,
-    BadSeal,
-    KeySource,
-    Sealing,
-    key_id,
-    open_sealed,
-    seal_files,
-)
+from headrace_server.security.models.sealed import CHUNK, HEADER_BYTES, Sealing, open_sealed, seal_files
 from headrace_server.security.models.signing import sign
 from headrace_server.security.models.trust import Root, Signers, Trust
 from tests.support.signing import key_pair
@@ -39,7 +32,7 @@ def sealed(folder: Path, files: Mapping[str, bytes], key: bytes = KEY) -> bytes:
 
 
 def opened(archive: bytes, *keys: bytes) -> dict[str, bytes]:
-    files = open_sealed(io.BytesIO(archive), lambda: {key_id(key): key for key in keys or (KEY,)})
+    files = open_sealed(io.BytesIO(archive), lambda: ModelKeys({key_id(key): key for key in keys or (KEY,)}))
     try:
         return {name: file.path.read_bytes() for name, file in files.items()}
     finally:
@@ -127,7 +120,7 @@ def _archive(*members: tarfile.TarInfo) -> bytes:
 
 
 def test_what_was_opened_cannot_be_changed(tmp_path: Path) -> None:
-    files = open_sealed(io.BytesIO(sealed(tmp_path, {"a": b"one"})), lambda: {key_id(KEY): KEY})
+    files = open_sealed(io.BytesIO(sealed(tmp_path, {"a": b"one"})), lambda: ModelKeys({key_id(KEY): KEY}))
     descriptor = os.open(files["a"].path, os.O_RDWR)
     with pytest.raises(PermissionError):
         os.write(descriptor, b"two")
@@ -145,7 +138,7 @@ def test_keys_come_from_a_file_the_environment_and_a_command(tmp_path: Path) -> 
     file.write_text(f"# rotated in May\n{text[0]}\n\n")
     source = KeySource(str(file), f"echo {text[2]}", f"{text[1]}\n")
 
-    assert set(source.keys().values()) == {one, two, three}
+    assert set(source.keys().by_id.values()) == {one, two, three}
     assert text[1] not in repr(source)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from headrace_server.config.signing import SigningOptions
 from headrace_server.errors import ServingError
 from tests.conftest import Run
 from tests.support import models
-from tests.support.calls import floats, predict_request
+from tests.support.calls import floats, predict_request, status_request
 from tests.support.running import COMMAND, START_WITHIN, RunningServer, eventually
 from tests.support.signing import KeyFiles, key_pair
 from tests.support.tools import tool
@@ -115,14 +116,15 @@ def test_a_python_model_that_is_sealed(running: Run, tmp_path: Path, keys: Path)
 MARKER = b"this is what nobody may read on the disk"
 
 
-def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Path) -> None:
+@pytest.mark.parametrize("kind", ["key", "age"])
+def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Path, kind: str) -> None:
     strace = tool("strace")
     plain, base, trace = tmp_path / "plain", tmp_path / "m", tmp_path / "trace"
     models.linear(plain)
     (plain / "notes.txt").write_bytes(MARKER)
     with (plain / "model.onnx").open("ab") as file:  # an unknown field of the model, which ONNX Runtime ignores
         file.write(b"\x92\x3f" + bytes([len(MARKER)]) + MARKER)
-    assert main(["seal", str(plain), str(base / "1"), f"--model_keys_file={keys}"]) == 0
+    assert main(["seal", str(plain), str(base / "1"), sealing(kind, keys)]) == 0
     shutil.rmtree(plain)
 
     calls = "trace=write,pwrite64,writev,pwritev,pwritev2,sendfile,copy_file_range,splice,link,linkat,rename,renameat2"
@@ -133,8 +135,44 @@ def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Pa
 
     with_marker = [line for line in trace.read_text(errors="replace").splitlines() if MARKER.decode() in line]
     assert len(with_marker) >= 2, "the model was not opened at all"
-    assert [line for line in with_marker if "</memfd:" not in line.partition(", ")[0]] == []
+    in_memory = re.compile(r"^[^,]*</memfd:" if kind == "key" else r"^[^,]*<(/memfd|pipe):")
+    assert [line for line in with_marker if not in_memory.match(line)] == []
     assert not any(MARKER in each.read_bytes() for each in tmp_path.rglob("*") if each.is_file() and each != trace)
+
+
+def sealing(kind: str, keys: Path) -> str:
+    """The option that seals, with a key or for the recipient of a new identity, which the file then holds."""
+    if kind == "key":
+        return f"--model_keys_file={keys}"
+    pyrage = pytest.importorskip("pyrage", reason="the extra age is not installed")
+    identity = pyrage.x25519.Identity.generate()
+    keys.write_text(str(identity))
+    return f"--recipient={identity.to_public()}"
+
+
+@pytest.mark.parametrize("kind", ["key", "age"])
+def test_a_version_that_does_not_open_leaves_the_old_one_serving(
+    running: Run, tmp_path: Path, keys: Path, kind: str
+) -> None:
+    plain, base = tmp_path / "plain", tmp_path / "m"
+    models.linear(plain)
+    option = sealing(kind, keys)
+    main(["seal", str(plain), str(base / "1"), option])
+    server = running(
+        model_base_path=str(base),
+        file_system_poll_wait_seconds=0.05,
+        signing=SigningOptions(model_keys_file=str(keys)),
+    )
+    shutil.rmtree(plain)
+    models.linear(plain, bias=5)
+    main(["seal", str(plain), str(tmp_path / "new"), option])
+    whole = (tmp_path / "new" / "model.sealed").read_bytes()
+    (tmp_path / "new" / "model.sealed").write_bytes(whole[:-1])
+    (tmp_path / "new").rename(base / "2")
+    eventually(lambda: "changed or truncated" in str(server.caller.call(status_request())))
+    assert output(server) == 10
+    (base / "2" / "model.sealed").write_bytes(whole)
+    eventually(lambda: output(server) == 15)
 
 
 def test_keys_that_are_missing(running: Run, tmp_path: Path, keys: Path) -> None:

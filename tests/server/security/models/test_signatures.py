@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.opening import Opener
-from headrace_server.security.models.sealed import KeySource
 from headrace_server.security.models.signing import sign
 from headrace_server.security.models.trust import Root, Signers, Trust, read_roots
 from tests.support.signing import Chain, KeyFiles, key_pair

@@ -1,0 +1,138 @@
+"""Models that are sealed for age recipients: a file that `age` can write and read, opened only in memory.
+
+The format is that of https://age-encryption.org/v1, by the package pyrage. Its plain bytes are the same archive as in
+headrace's own format. pyrage pushes bytes into a file, and tarfile pulls them out of one, so a pipe connects the two.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from headrace_server.errors import invalid
+from headrace_server.security.models.archive import BadSeal, read_archive, write_archive
+from headrace_server.security.models.model_keys import IDENTITY_PREFIX, ModelKeys
+from headrace_server.security.models.private_files import CHUNK, MemoryFile, close_all
+from headrace_server.security.packages import needs
+
+MAGIC = b"age-encryption.org/v1\n"
+
+
+def recipients_of(texts: Sequence[str]) -> list[Any]:
+    """Recipients, parsed.
+
+    Args:
+        texts: Public keys, `age1...`.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, a text is not a recipient; FAILED_PRECONDITION, pyrage is not installed.
+    """
+    pyrage = _pyrage()
+    return [_recipient(pyrage, each) for each in texts]
+
+
+def seal_for(files: Mapping[str, Path], recipients: Sequence[Any], out: BinaryIO) -> None:
+    """Seals files, by their names within the version, so that each recipient can open them.
+
+    Raises:
+        OSError: A file cannot be read, or the archive cannot be written.
+    """
+    pyrage = _pyrage()
+    with _beside(lambda source: pyrage.encrypt_io(source, out, recipients), "rb") as plain:
+        write_archive(files, plain)
+
+
+def open_age(file: BinaryIO, keys: ModelKeys) -> dict[str, MemoryFile]:
+    """The files of a sealed model, in memory, by their names within the version.
+
+    Raises:
+        BadSeal: The archive was changed, or sealed for others.
+        ServingError: An identity is invalid, or pyrage is not installed.
+    """
+    pyrage, identities = _pyrage(), identities_of(keys)
+    if not identities:
+        raise BadSeal(f"it is sealed for age recipients, and there is no age identity ({IDENTITY_PREFIX}...)")
+    opened: dict[str, MemoryFile] = {}
+    try:
+        with _beside(lambda plain: pyrage.decrypt_io(file, plain, identities), "wb") as plain:
+            opened = read_archive(plain)
+    except pyrage.DecryptError as error:
+        raise BadSeal(_reason(str(error))) from error
+    except OSError as error:
+        close_all(opened.values())
+        if error.errno is not None:
+            raise  # not pyrage's, but such as too little memory
+        raise BadSeal("it has been changed or truncated") from error
+    return opened
+
+
+def _reason(said: str) -> str:
+    if "No matching keys" in said:
+        return "it is sealed for age recipients, and none of the age identities belongs to one of them"
+    return f"it has been changed or truncated: {said}"
+
+
+def identities_of(keys: ModelKeys) -> list[Any]:
+    """The age identities among keys, parsed.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, one is invalid, and the text says where it stands; FAILED_PRECONDITION, there is
+            one, and pyrage is not installed.
+    """
+    if not keys.identities:
+        return []
+    pyrage, parsed = _pyrage(), []
+    for text, where in keys.identities:
+        try:
+            parsed.append(pyrage.x25519.Identity.from_str(text))
+        except pyrage.IdentityError as error:
+            raise invalid(f"{where} must be an age identity: {error}") from error
+    return parsed
+
+
+def _recipient(pyrage: Any, text: str) -> Any:
+    try:
+        return pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError as error:
+        raise invalid(f"--recipient must be an age recipient (age1...); was {text!r}: {error}") from error
+
+
+def _pyrage() -> Any:
+    with needs("age"):
+        import pyrage
+    return pyrage
+
+
+@contextmanager
+def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]:
+    """Runs work with one end of a pipe in a thread, while the block has the other end.
+
+    Args:
+        work: Reads or writes its end.
+        mode: The mode of its end: "rb" or "wb".
+
+    Raises:
+        Exception: What the work raised; the block's exception follows from it, unless the work only lost its pipe.
+    """
+    ends = os.pipe()
+    theirs, ours = ends if mode == "rb" else reversed(ends)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with os.fdopen(theirs, mode, CHUNK) as end:
+                work(end)
+        except BaseException as error:  # raised below, in the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="age", daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(ours, "wb" if mode == "rb" else "rb", CHUNK) as end:
+            yield end
+    finally:
+        thread.join()
+        if failed and not isinstance(failed[0], BrokenPipeError):
+            raise failed[0]
