@@ -15,7 +15,19 @@ class SigningOptions:
         "PEM files, separated by commas, of public keys or authorities' certificates: a version that has a model.sig "
         "is loaded only if one of them vouches for it",
     )
-    require_signatures: bool = flag(False, "load no version that is not signed with one of --signature_keys")
+    signature_identities: tuple[str, ...] = flag(
+        (),
+        "identities, separated by commas, whose keyless signatures (Sigstore) are trusted as well: e-mail addresses or "
+        "URIs, as in the certificates",
+    )
+    signature_issuer: str = flag("", "URL of the OpenID provider that vouches for --signature_identities")
+    signature_trust_root: str = flag(
+        "",
+        "JSON file with Sigstore's trusted root: the authorities and logs that keyless signatures are checked against",
+    )
+    require_signatures: bool = flag(
+        False, "load no version that is not signed with one of --signature_keys, or by one of --signature_identities"
+    )
     signature_roots_file: str = flag(
         "", "TOML file that says for folders of models which keys are trusted, and whether signatures are required"
     )
@@ -32,5 +44,5 @@ class SigningOptions:
         Raises:
             ServingError: INVALID_ARGUMENT, with the flag's name.
         """
-        if self.require_signatures and not self.signature_keys:
-            raise invalid("--require_signatures needs --signature_keys, the trusted keys")
+        if self.require_signatures and not self.signature_keys and not self.signature_identities:
+            raise invalid("--require_signatures needs --signature_keys or --signature_identities, the trusted signers")

@@ -12,9 +12,10 @@ from headrace_server.security.gate import Gate, Ways
 from headrace_server.security.keys import read_keys
 from headrace_server.security.methods import Action
 from headrace_server.security.models.age import identities_of
+from headrace_server.security.models.keyless import KeylessOptions
 from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.opening import Opener
-from headrace_server.security.models.trust import Root, Signers, Trust, read_roots
+from headrace_server.security.models.roots import Root, Trust, make_signers, read_roots
 from headrace_server.security.packages import needs
 from headrace_server.security.policy import read_policy
 from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure_url
@@ -61,7 +62,9 @@ def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...])
     Raises:
         ServingError: A file cannot be read, or a package is missing.
     """
-    signers = Signers([as_path(each) for each in options.signature_keys]) if options.signature_keys else None
+    keyless = KeylessOptions(options.signature_identities, options.signature_issuer, options.signature_trust_root)
+    keyless.check(prefix="--signature_")
+    signers = make_signers(options.signature_keys, keyless)
     roots = read_roots(as_path(options.signature_roots_file)) if options.signature_roots_file else []
     keys = KeySource(options.model_keys_file, options.model_keys_command, variable)
     if signers is None and not roots and not any((keys.file, keys.command, keys.variable)):

@@ -37,12 +37,16 @@ class Bundle:
         signature: The signature of the encoded payload.
         certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
+        is_logged: Whether a transparency log has recorded it, as it does with keyless signatures.
+        content: The whole file.
     """
 
     payload: bytes
     signature: bytes
     certificates: tuple[bytes, ...]
     key_hint: str
+    is_logged: bool
+    content: bytes
 
     @property
     def signed_bytes(self) -> bytes:
@@ -72,6 +76,8 @@ def read_bundle(content: bytes) -> Bundle:
             _bytes(signature["sig"]),
             tuple(_bytes(each["rawBytes"]) for each in _chain(material)),
             str(material.get("publicKey", {}).get("hint") or ""),
+            bool(material.get("tlogEntries")),
+            content,
         )
     except BadSignature:
         raise

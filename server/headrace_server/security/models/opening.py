@@ -19,8 +19,8 @@ from headrace_server.security.models.bundle import (
 from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, close_all, copy_of
+from headrace_server.security.models.roots import Root, Trust
 from headrace_server.security.models.sealed import open_sealed
-from headrace_server.security.models.trust import Root, Trust
 
 
 def signature_path(version: Path) -> Path:

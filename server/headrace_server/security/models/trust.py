@@ -1,34 +1,33 @@
-"""Which signatures are trusted for models in which folders."""
+"""Whose signatures are trusted: those of keys, of authorities' certificates, and of Sigstore's identities."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from headrace_batching.option import option
-from headrace_server.config.paths import as_path
 from headrace_server.errors import invalid, unreadable
 from headrace_server.security.models.bundle import BadSignature, Bundle, Manifest, read_manifest
+from headrace_server.security.models.keyless import Keyless
 from headrace_server.security.packages import needs
-from headrace_server.security.tables import are_tables, read_table, read_toml
 
 HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 MAX_CHAIN = 8
 
 
 class Signers:
-    """The public keys and the authorities whose signatures are trusted.
+    """The public keys, the authorities and the identities whose signatures are trusted.
 
     Args:
         paths: PEM files, each of public keys or of authorities' certificates.
+        keyless: Verifies keyless signatures; None if no identity is trusted.
 
     Raises:
         ServingError: A file cannot be read, or holds neither of these.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], keyless: Keyless | None = None) -> None:
+        self._keyless = keyless
         self._keys: list[Any] = []
         self._authorities: list[Any] = []
         for path in paths:
@@ -40,6 +39,8 @@ class Signers:
         Raises:
             BadSignature: It was made by none of these.
         """
+        if bundle.is_logged and self._keyless is not None:
+            return read_manifest(self._keyless.verify(bundle.content))
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature
         for key in self._signers(bundle):
@@ -168,68 +169,3 @@ def _check_usage(certificate: Any) -> None:
         raise BadSignature(
             "its certificate is not for signing code: it lacks the usages digitalSignature and codeSigning"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """The rules for the models in a folder.
-
-    Attributes:
-        path: The folder.
-        required: Whether their versions must be signed.
-        signers: The trusted signers; None means that signatures are not checked.
-    """
-
-    path: Path
-    required: bool
-    signers: Signers | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RootOptions:
-    """Keys of a `[[roots]]` table."""
-
-    path: str = option("", "the folder", fits=bool, words="the name of a folder")
-    keys: tuple[str, ...] = option((), "PEM files of public keys, or of authorities' certificates")
-    required: bool = option(True, "whether its models must be signed")
-
-
-class Trust:
-    """The rules for the models of each folder: those of the innermost root that contains it, after following links.
-
-    Args:
-        everywhere: The rules outside all roots.
-        roots: The roots.
-    """
-
-    def __init__(self, everywhere: Root, roots: Sequence[Root]) -> None:
-        self._everywhere = everywhere
-        self._roots = sorted(roots, key=lambda root: len(root.path.parts), reverse=True)
-
-    def of(self, version: Path) -> Root:
-        """The root that contains a version."""
-        real = version.resolve()
-        return next((root for root in self._roots if real.is_relative_to(root.path)), self._everywhere)
-
-
-def read_roots(path: Path) -> list[Root]:
-    """The roots in a TOML file.
-
-    Raises:
-        ServingError: The file cannot be read, or is invalid; the text names the key.
-    """
-    document = read_toml(path)
-    if set(document) != {"roots"} or not are_tables(document["roots"]):
-        raise invalid(f"{path} must hold only [[roots]] tables")
-    return [_root(path, number, table) for number, table in enumerate(document["roots"], start=1)]
-
-
-def _root(file: Path, number: int, table: dict[str, Any]) -> Root:
-    where = f"{file}: root {number}: "
-    read = read_table(RootOptions, where, table)
-    if not read.path:
-        raise invalid(f"{where}path must be the name of a folder; it is missing")
-    if read.required and not read.keys:
-        raise invalid(f"{where}keys must name the trusted keys, since required is true")
-    signers = Signers([as_path(each) for each in read.keys]) if read.keys else None
-    return Root(as_path(read.path).resolve(), read.required, signers)

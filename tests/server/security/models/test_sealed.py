@@ -13,9 +13,10 @@ from headrace_server.errors import LoadError, ServingError
 from headrace_server.security.models.archive import BadSeal
 from headrace_server.security.models.model_keys import KeySource, ModelKeys, key_id
 from headrace_server.security.models.opening import Opener
+from headrace_server.security.models.roots import Root, Trust
 from headrace_server.security.models.sealed import CHUNK, HEADER_BYTES, Sealing, open_sealed, seal_files
 from headrace_server.security.models.signing import sign
-from headrace_server.security.models.trust import Root, Signers, Trust
+from headrace_server.security.models.trust import Signers
 from tests.support.signing import key_pair
 
 KEY = bytes(range(32))

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.opening import Opener
+from headrace_server.security.models.roots import Root, Trust, read_roots
 from headrace_server.security.models.signing import sign
-from headrace_server.security.models.trust import Root, Signers, Trust, read_roots
+from headrace_server.security.models.trust import Signers
 from tests.support.signing import Chain, KeyFiles, key_pair
 
 MODEL_SIGNING = Path(os.environ.get("HEADRACE_MODEL_SIGNING", "model_signing"))
@@ -203,7 +204,7 @@ def test_each_root_has_rules_of_its_own(version: Path, signer: KeyFiles, tmp_pat
     [
         ("", "must hold only [[roots]] tables"),
         ("[[roots]]", "root 1: path must be the name of a folder"),
-        ('[[roots]]\npath = "/m"', "root 1: keys must name the trusted keys"),
+        ('[[roots]]\npath = "/m"', "root 1: keys or identities must say whose signatures are trusted"),
         ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'"),
         ('[[roots]]\npath = "/m"\nrequired = 1', "root 1: required must be true or false; was 1"),
         ('[[roots]]\npath = "/m"\nkeys = ["/no/such/key"]', "/no/such/key: No such file"),
