@@ -9,6 +9,7 @@ import numpy as np
 from headrace_batching import Options
 from headrace_batching.cpus import affine_cpus, schedulable_cpus
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.ability import Ability
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.shared import Shared
 from headrace_server.backends.signature import Signature
@@ -108,7 +109,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class BatchMemory(Protocol):
+class BatchMemory(Protocol, metaclass=Ability):
     """A backend with memory of its own in which batches are joined: page-locked, if they go on to a device."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -124,7 +125,7 @@ class BatchMemory(Protocol):
 
 
 @runtime_checkable
-class OnDevices(Protocol):
+class OnDevices(Protocol, metaclass=Ability):
     """A backend whose model may lie on GPUs."""
 
     def device_memory(self) -> Mapping[int, int]:
@@ -132,7 +133,7 @@ class OnDevices(Protocol):
 
 
 @runtime_checkable
-class FitsBatching(Protocol):
+class FitsBatching(Protocol, metaclass=Ability):
     """A backend that cannot run batches of any size, or runs some sizes faster."""
 
     def fit_batching(self, options: Options) -> Options:
@@ -144,7 +145,7 @@ class FitsBatching(Protocol):
 
 
 @runtime_checkable
-class Streaming(Protocol):
+class Streaming(Protocol, metaclass=Ability):
     """A backend whose model may answer a request many times."""
 
     @property
@@ -169,7 +170,7 @@ class Streaming(Protocol):
 
 
 @runtime_checkable
-class Terminable(Protocol):
+class Terminable(Protocol, metaclass=Ability):
     """A backend that can end a run in progress."""
 
     def expect_termination(self) -> None:
@@ -184,7 +185,7 @@ class Terminable(Protocol):
 
 
 @runtime_checkable
-class MayBeDown(Protocol):
+class MayBeDown(Protocol, metaclass=Ability):
     """A backend whose model may be unavailable for a while."""
 
     @property
@@ -193,7 +194,7 @@ class MayBeDown(Protocol):
 
 
 @runtime_checkable
-class MayEndProcess(Protocol):
+class MayEndProcess(Protocol, metaclass=Ability):
     """A backend whose runtime does not check everything that an operator needs, and may crash the process."""
 
     @property
@@ -202,7 +203,7 @@ class MayEndProcess(Protocol):
 
 
 @runtime_checkable
-class NamesRuntime(Protocol):
+class NamesRuntime(Protocol, metaclass=Ability):
     """A backend that names its runtime."""
 
     runtime: str
@@ -210,7 +211,7 @@ class NamesRuntime(Protocol):
 
 
 @runtime_checkable
-class Steady(Protocol):
+class Steady(Protocol, metaclass=Ability):
     """A backend that may know that its runs wait for nothing."""
 
     @property
@@ -222,7 +223,7 @@ class Steady(Protocol):
 
 
 @runtime_checkable
-class Triable(Protocol):
+class Triable(Protocol, metaclass=Ability):
     """A backend that helps to determine whether the rows of a batch are independent."""
 
     @property
@@ -246,7 +247,7 @@ class Triable(Protocol):
 
 
 @runtime_checkable
-class ProvesRows(Protocol):
+class ProvesRows(Protocol, metaclass=Ability):
     """A backend that may know from a model's description that its rows are independent."""
 
     def rows_are_apart(self, signature: str) -> bool:
@@ -254,7 +255,7 @@ class ProvesRows(Protocol):
 
 
 @runtime_checkable
-class Settled(Protocol):
+class Settled(Protocol, metaclass=Ability):
     """A backend that runs a batch differently if its rows are known to be independent."""
 
     def settle(self, batched: Mapping[str, bool]) -> None:

@@ -80,7 +80,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     free_before = 0 if device is None else free_memory(device)
     files = ModelFiles.of(model, options.shared)
     session, needs = _session(files, providers, options)
-    graph = read_graph(model, _runtime_version())
+    graph = read_graph(model, _runtime_version(), options.shared)
     files.check_whole()
     signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     on_cpu = session.get_providers() == ["CPUExecutionProvider"]
@@ -90,6 +90,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         for name, each in signatures.items()
     }
     evidence = () if graph is None else graph.evidence
+    needs = (*needs, graph)  # shared with models of the same structure as long as one of them lives
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks

@@ -2,17 +2,16 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from headrace_protos.wire import read_varint
 from headrace_server.backends.base import Risks
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
-from headrace_server.backends.onnx.header import message_class
 from headrace_server.backends.onnx.integers import INTEGERS, may_be_integers
 from headrace_server.backends.onnx.operators import (
     BEAR_ANY_RANK,
@@ -22,20 +21,11 @@ from headrace_server.backends.onnx.operators import (
     TRIED,
     dividing,
 )
-from headrace_server.backends.onnx.rowwise import FEW, constant_of, rows_apart
+from headrace_server.backends.onnx.rowwise import rows_apart
+from headrace_server.backends.onnx.structure import Structure, read_structure
+from headrace_server.backends.shared import Shared
 
-# Fields of ONNX's messages, by ONNX's numbers.
-MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
-Content = bytes | FileBytes
 Followed = Sequence[tuple[Any, set[int]]]  # as `_followed` returns it
-_AT_ONCE = 1 << 20  # bytes of a file that are read at a time
-
-_KEPT = 16 * FEW  # bytes of a field of a tensor that are read
-_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
-
-_VARINT, _LENGTH_DELIMITED = 0, 2
-_FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
 
 # Operators whose duration, or whose output's size, depends on the values of their inputs, such as a number of
 # iterations.
@@ -90,44 +80,33 @@ class Graph:
     rows_apart: frozenset[str] = frozenset()
 
 
-def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE) -> Graph | None:
+def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shared | None = None) -> Graph | None:
     """Reads a file that a runtime has accepted, skipping its weights. None for a file in another format.
 
     Args:
         model: The file.
         runtime: The version of ONNX Runtime that runs it.
+        shared: Where models with the same graph find what is known of it; None for a model by itself.
 
     Raises:
         OSError: The file cannot be read.
     """
     with FileBytes(model) as file:
-        content = file[: len(file)] if len(file) <= _AT_ONCE else file
         try:
-            return _read(content, runtime)
+            structure = read_structure(file)
+            if structure is None or shared is None:
+                return None if structure is None else _graph(structure, runtime)
+            return shared.get(("onnx graph", structure.key, runtime), partial(_graph, structure, runtime))
         except (DecodeError, ValueError, IndexError, KeyError):
             return None
 
 
-def _read(content: Content, runtime: tuple[int, int]) -> Graph | None:
-    top = list(fields(content, 0, len(content)))
-    graphs = [(start, end) for number, start, end in top if number == MODEL_GRAPH]
-    if len(graphs) != 1:
-        return None
-    node_class, value_class = message_class("NodeProto"), message_class("ValueInfoProto")
-    nodes, inputs, weights, integers = [], [], {}, set()
-    for number, start, end in fields(content, *graphs[0]):
-        if number == _GRAPH_NODE:
-            nodes.append(node_class.FromString(content[start:end]))
-        elif number == _GRAPH_INPUT:
-            inputs.append(value_class.FromString(content[start:end]))
-        elif number == GRAPH_INITIALIZER:
-            weight = _without_data(content, start, end)
-            weights[weight.name] = constant_of(weight)
-            integers.update([weight.name] if weight.data_type in INTEGERS else [])
-    functions = [_Function(content, start, end) for number, start, end in top if number == _MODEL_FUNCTIONS]
+def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
+    """What is known of a structure. It depends on nothing else, so that models of one structure can share it."""
+    nodes, inputs, functions, weights = structure.nodes, structure.inputs, structure.functions, structure.weights
     sent = {value.name for value in inputs} - weights.keys()
-    inner = [*_inner(nodes), *(node for function in functions for node in (*function.nodes, *_inner(function.nodes)))]
-    integers.update(value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS)
+    inner = [*_inner(nodes), *(node for function in functions for node in (*function.node, *_inner(function.node)))]
+    integers = {value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS} | structure.integers
     divisions = _Divisions(dividing(runtime), integers, weights.keys())
     followed = list(_followed(nodes, sent, bounded=_BOUNDED))
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
@@ -138,7 +117,7 @@ def _read(content: Content, runtime: tuple[int, int]) -> Graph | None:
         risks=_risks(
             followed,
             inner,
-            {function.name for function in functions},
+            {_full_name(function.domain, function.name) for function in functions},
             divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
             any_rank=bool(any_rank & sent),
         ),
@@ -147,48 +126,6 @@ def _read(content: Content, runtime: tuple[int, int]) -> Graph | None:
         if functions
         else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
     )
-
-
-class _Function:
-    """A function that a model defines: its name, as nodes refer to it, and its nodes."""
-
-    def __init__(self, content: Content, start: int, end: int) -> None:
-        node_class, text = message_class("NodeProto"), {_FUNCTION_NAME: "", _FUNCTION_DOMAIN: ""}
-        self.nodes = []
-        for number, at, to in fields(content, start, end):
-            if number == _FUNCTION_NODE:
-                self.nodes.append(node_class.FromString(content[at:to]))
-            elif number in text:
-                text[number] = content[at:to].decode()
-        self.name = _full_name(text[_FUNCTION_DOMAIN], text[_FUNCTION_NAME])
-
-
-def _without_data(content: Content, start: int, end: int) -> Any:
-    """A weight's message, without any field that is too large to be its name or shape."""
-    kept, at = bytearray(), start
-    for _, begins, ends in fields(content, start, end):
-        kept += content[at:ends] if ends - begins <= _KEPT else b""
-        at = ends
-    return message_class("TensorProto").FromString(bytes(kept))
-
-
-def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The number of each field of a message, and the start and end of its value."""
-    while at < end:
-        key, at = read_varint(content, at)
-        kind = key & 7
-        if kind == _LENGTH_DELIMITED:
-            size, at = read_varint(content, at)
-        elif kind in _FIXED:
-            size = _FIXED[kind]
-        elif kind == _VARINT:
-            size = read_varint(content, at)[1] - at
-        else:
-            raise ValueError("a field has a wire type that ONNX does not use")
-        if at + size > end:
-            raise ValueError("a field is longer than its message")
-        yield key >> 3, at, at + size
-        at += size
 
 
 def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:

@@ -15,7 +15,12 @@ from headrace_server.errors import invalid
 
 # The fields that are read, by ONNX's names and numbers; protobuf treats all others as unknown fields.
 _MESSAGES: dict[str, tuple[Field, ...]] = {
-    "ModelProto": (("graph", 7, "GraphProto", ONE), ("metadata_props", 14, "Entry", MANY)),
+    "ModelProto": (
+        ("graph", 7, "GraphProto", ONE),
+        ("metadata_props", 14, "Entry", MANY),
+        ("functions", 25, "FunctionProto", MANY),
+    ),
+    "FunctionProto": (("name", 1, TEXT, ONE), ("node", 7, "NodeProto", MANY), ("domain", 10, TEXT, ONE)),
     "Entry": (("key", 1, TEXT, ONE), ("value", 2, TEXT, ONE)),
     "GraphProto": (
         ("node", 1, "NodeProto", MANY),

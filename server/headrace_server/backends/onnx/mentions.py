@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from headrace_server.backends.onnx.file_bytes import FileBytes
-from headrace_server.backends.onnx.graph import GRAPH_INITIALIZER, MODEL_GRAPH, fields
+from headrace_server.backends.onnx.structure import GRAPH_INITIALIZER, MODEL_GRAPH, fields
 
 _RAW_DATA = 9  # the number of this field of a tensor
 _LARGE = 64 << 10  # bytes of a weight whose data are not searched

@@ -1,0 +1,23 @@
+"""Makes it cheap to ask whether a backend has one of the optional abilities that `base` describes as protocols."""
+
+from functools import cache
+from typing import Any, Protocol
+
+
+class Ability(type(Protocol)):  # type: ignore[misc]  # its class has no public name
+    """The class of protocols whose members are listed once, for `isinstance`.
+
+    Python 3.11 lists them at every check, and later versions look each one up in every class; the checks for one small
+    model took a tenth of its load.
+    """
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        """Whether an object has all members of the protocol; properties of its class are not read."""
+        kind = type(instance)
+        return all(hasattr(kind, name) or hasattr(instance, name) for name in _members(cls))
+
+
+@cache
+def _members(protocol: type) -> tuple[str, ...]:
+    named = {**vars(protocol), **vars(protocol).get("__annotations__", {})}
+    return tuple(name for name in named if not name.startswith("_"))

@@ -1,0 +1,33 @@
+"""Whether a backend has an optional ability: by the members of its class or of the object itself."""
+
+import pytest
+
+from headrace_server.backends.base import NamesRuntime, Steady, Streaming, Terminable
+
+
+class Full:
+    runtime = "full"
+
+    @property
+    def steady(self) -> bool:
+        raise AssertionError("the value is not asked for")
+
+    def expect_termination(self) -> None: ...
+
+    def terminate(self, thread: int) -> None: ...
+
+
+class Half:
+    def terminate(self, thread: int) -> None: ...
+
+
+class Named:
+    def __init__(self) -> None:
+        self.runtime = "named"
+
+
+@pytest.mark.parametrize(
+    ("ability", "able"), [(NamesRuntime, {Full, Named}), (Steady, {Full}), (Terminable, {Full}), (Streaming, set())]
+)
+def test_all_members_must_be_there(ability: type, able: set[type]) -> None:
+    assert {kind for kind in (Full, Half, Named) if isinstance(kind(), ability)} == able
