@@ -1,5 +1,7 @@
 """Determines from a version's files which backend it needs, and imports only that one."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -108,16 +110,26 @@ def _holds(version: Path, *names: str) -> bool:
         LoadError: PERMISSION_DENIED, the folder or the file may not be read.
     """
     try:
-        held = next((name for name in names if (version / name).is_file()), None)
+        held = next((path for name in names if _is_file(path := os.path.join(version, name))), None)
     except PermissionError as error:
         raise _unreadable(version, error) from error
     if held is None:
         return False
     try:
-        (version / held).open("rb").close()
+        os.close(os.open(held, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        raise _unreadable(version / held, error) from error
+        raise _unreadable(Path(held), error) from error
     return True
+
+
+def _is_file(path: str) -> bool:
+    """As `Path.is_file`, which takes several times as long: thousands of models are asked for six names each."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return Path(path).is_file()
 
 
 def _unreadable(path: Path, error: OSError) -> LoadError:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
@@ -31,6 +32,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """Formats each record as a line with date, time, time zone and level, for each second only once.
+
+    A server that starts with thousands of models writes thousands of lines in a few seconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stamp = (0, "")  # replaced as a whole, since several threads may format
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        second, stamp = self._stamp
+        if second != int(record.created):
+            second = int(record.created)
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+            self._stamp = (second, stamp)
+        line = f"{stamp} {record.levelname:<7} {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
 class StderrHandler(_Handler):
     """The handler of the running command; if two run in one process, of the last one."""
 
@@ -46,7 +68,6 @@ def log_to_stderr(level: str = "info", form: str = "text") -> None:
     for old in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
         root.removeHandler(old)
     handler = StderrHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
-    handler.setFormatter(JsonFormatter() if form == "json" else text)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root.addHandler(handler)
     root.setLevel(level.upper() if level in LEVELS else "INFO")

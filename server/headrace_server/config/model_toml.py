@@ -1,5 +1,6 @@
 """Reads `model.toml`, which lies beside a model's versions and sets that model's runtime, batching and signatures."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, replace
@@ -168,6 +169,10 @@ class ModelOptions:
         return replace(options, larger_alone=larger_alone, **self.batching)
 
 
+NOTHING_SAID = ModelOptions()
+"""The options of a model without a `model.toml`."""
+
+
 def read_model_options(base_path: Path) -> ModelOptions:
     """The options of the model under `base_path`; those of all models if it has no `model.toml`.
 
@@ -175,11 +180,12 @@ def read_model_options(base_path: Path) -> ModelOptions:
         ServingError: INVALID_ARGUMENT, with the file and the line or the key, for an invalid value; another code if a
             file cannot be read.
     """
-    path = base_path / MODEL_FILE
+    path = os.path.join(base_path, MODEL_FILE)
     try:
-        text = path.read_bytes().decode()
+        with open(path, "rb") as file:
+            text = file.read().decode()
     except (FileNotFoundError, NotADirectoryError):
-        return ModelOptions()
+        return NOTHING_SAID
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,8 @@ def proved_rows(folder: Path) -> Verdict | None:
         folder: The version's folder.
     """
     try:
-        card = json.loads((folder / CARD_FILE).read_bytes())
+        with open(os.path.join(folder, CARD_FILE), "rb") as file:
+            card = json.loads(file.read())
         rows, files, made_by = card["rows"], card["files"], card["versions"]["headrace"]
         proves = rows["finding"] == Finding.INDEPENDENT and made_by == version("headrace")
         if not proves or not _are_the_files(folder, files):

@@ -21,7 +21,7 @@ def files_state(version: Path) -> FilesState:
     Args:
         version: The folder `<base path>/<version>`.
     """
-    return (_state(str(version.parent / MODEL_FILE)), *_states(str(version), frozenset()))
+    return (_state(os.path.join(version.parent, MODEL_FILE)), *_states(str(version), frozenset()))
 
 
 def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[object, ...]]:

@@ -15,7 +15,7 @@ from headrace_server.backends.signature import Signature
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.memory import available_memory
-from headrace_server.config.model_toml import MODEL_FILE, ModelOptions, read_model_options
+from headrace_server.config.model_toml import MODEL_FILE, NOTHING_SAID, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained, risks_of
@@ -77,7 +77,7 @@ class Loader:
         pad_unproved: bool = False,
         marks_use: bool = False,
     ) -> None:
-        self._backend = backend
+        self._backend = replace(backend, batching=batching)
         self._threads = threads
         self._batching = batching
         self._metrics = metrics
@@ -115,7 +115,7 @@ class Loader:
         backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
         try:
             told = Told(batching is not None, model.batched, model.any_first_dimension, model.padding)
-            _check_pad_values(backend, model, path.parent / MODEL_FILE)
+            _check_pad_values(backend, model, path.parent)
             seconds = time.perf_counter() - began
             verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
             return Servable(
@@ -136,11 +136,14 @@ class Loader:
 
     def _own_timeout(self, backend: Backend, model: ModelOptions) -> float:
         """The limit on runs that no worker process supervises."""
-        own = replace(self._isolation, **model.isolation)
+        own = self._isolation_of(model)
         return 0.0 if isinstance(backend, IsolatedBackend) else own.run_timeout
 
+    def _isolation_of(self, model: ModelOptions) -> IsolationOptions:
+        return replace(self._isolation, **model.isolation) if model.isolation else self._isolation
+
     def _load_backend(self, asked: Asked, model: ModelOptions, options: BackendOptions) -> Backend:
-        own = replace(self._isolation, **model.isolation)
+        own = self._isolation_of(model)
         workers = own.workers_for(python=backends.is_python(asked.path))
         name = f"model {asked.name} version {asked.version}"
         if not workers:
@@ -162,6 +165,8 @@ class Loader:
         return IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
+        if model is NOTHING_SAID and batching is self._backend.batching:
+            return self._backend
         return replace(
             self._backend,
             **model.backend,
@@ -187,7 +192,10 @@ class Loader:
         return replace(batching, pad_variable_length_inputs=False)
 
 
-def _check_pad_values(backend: Backend, model: ModelOptions, file: Path) -> None:
+def _check_pad_values(backend: Backend, model: ModelOptions, base_path: Path) -> None:
+    if not model.padding.pad_values:
+        return
+    file = base_path / MODEL_FILE
     aliases = {alias for signature in backend.signatures.values() for alias in signature.inputs}
     for alias in model.padding.pad_values:
         if alias not in aliases:

@@ -1,5 +1,6 @@
 """What callers of HandleReloadConfigRequest may do: name models, run their code, and log calls."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,9 +120,8 @@ class CodeTrust:
             LoadError: PERMISSION_DENIED.
             ServingError: PERMISSION_DENIED, its folder cannot be read.
         """
-        code = version.parent / MODEL_FILE if libraries else version / PYTHON_FILE
         try:
-            holds_code = libraries or code.exists()
+            holds_code = libraries or _exists(os.path.join(version, PYTHON_FILE))
         except PermissionError as error:
             raise unreadable(version, error) from error
         if holds_code:
@@ -150,6 +150,17 @@ class CodeTrust:
             what = "names libraries of code" if libraries else "is code"
             text = f"{code} {what}, and a caller has named its folder, which is not in any of --code_roots"
             raise LoadError(Code.PERMISSION_DENIED, text)
+
+
+def _exists(path: str) -> bool:
+    """As `os.path.exists`, but a path that cannot be seen is an error."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return Path(path).exists()  # false for a circle of links, among others
+    return True
 
 
 def _is_in(path: Path, roots: Iterable[Path]) -> bool:

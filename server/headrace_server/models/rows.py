@@ -102,6 +102,8 @@ def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool)
     if verdict is None:
         return signature
     batched = verdict.batched if batching else declares_rows(signature)
+    if (batched, verdict.bound) == (signature.batched, signature.bound) and verdict.padding is signature.padding:
+        return signature
     return replace(signature, batched=batched, padding=verdict.padding, bound=verdict.bound)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import cast
 
@@ -123,6 +123,7 @@ class Schedulers:
         )
 
 
+@lru_cache(maxsize=16)  # most models have the same options
 def _leaving_one(options: Options) -> Options:
     """The options with at most one batch fewer at a time than threads, so that the last thread is for other models."""
     at_once = min(options.batches_at_once, options.num_batch_threads)

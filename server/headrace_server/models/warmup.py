@@ -99,9 +99,9 @@ class Warmup:
         Raises:
             ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.
         """
-        file = folder / WARMUP_FILE
+        file = os.path.join(folder, WARMUP_FILE)
         if self._options.requests and os.path.exists(file):  # which treats a file that cannot be seen as missing
-            replay(file, self._answers(servable), self._options.iterations, self._metrics)
+            replay(Path(file), self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic and servable.has_runs:
             run_on_zeros(
                 servable.backend, servable.batching, signatures=servable.signatures, named=servable.names_sizes

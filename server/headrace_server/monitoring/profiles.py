@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
         ValueError: The file is not a profile.
     """
     try:
-        profile = json.loads((folder / PROFILE_FILE).read_bytes())
+        with open(os.path.join(folder, PROFILE_FILE), "rb") as file:
+            profile = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:

@@ -24,9 +24,10 @@ def model(seed: int = 0) -> ModelProto:
         helper.make_node("MatMul", ["x", "w"], ["product"]),
         helper.make_node("ReduceMean", ["product", "axes"], ["y"], keepdims=0),
     ]
-    values = [helper.make_tensor_value_info(*each) for each in (("x", 1, ["N", 3, 4]), ("y", 1, ["N", 2]))]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
     constants = [from_array(weights, "w"), from_array(np.array([1], np.int64), "axes")]
-    graph = helper.make_graph(nodes, f"graph {seed}", values[:1], values[1:], constants, doc_string=f"seed {seed}")
+    graph = helper.make_graph(nodes, f"graph {seed}", [x], [y], constants, doc_string=f"seed {seed}")
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
