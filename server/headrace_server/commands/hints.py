@@ -1,4 +1,4 @@
-"""The hints that `headrace serve` prints once it serves: how to call the first model."""
+"""The hints that `headrace serve` prints once it serves: how to call a model."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,31 +12,35 @@ LARGEST = 64
 
 
 def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:
-    """The commands to type next, for the first model whose inputs are small enough to type.
+    """The commands to type next, for the model whose inputs are the shortest to type.
 
     Args:
         serving: The default signature of each model, by the model's name.
         port: The gRPC port; 0 if there is none.
         rest_port: The REST port; 0 if there is none.
     """
-    for name, signature in serving.items():
-        values = {alias: _example(spec) for alias, spec in signature.inputs.items()}
-        if None in values.values():
-            continue
-        if port:
-            given = " ".join(f"'{alias}={json.dumps(value)}'" for alias, value in values.items())
-            server = "" if port == 8500 else f" --server=localhost:{port}"
-            yield f"try: headrace call {name} {given}{server}"
-        if rest_port:
-            body = json.dumps({"inputs": values})
-            yield f"try: curl -d '{body}' http://localhost:{rest_port}/v1/models/{name}:predict"
+    inputs = {name: _inputs(signature) for name, signature in serving.items()}
+    typed = {name: values for name, values in inputs.items() if None not in values.values()}
+    if not typed:
         return
+    name = min(typed, key=lambda name: len(json.dumps(typed[name])))
+    if port:
+        given = " ".join(f"'{alias}={json.dumps(value)}'" for alias, value in typed[name].items())
+        server = "" if port == 8500 else f" --server=localhost:{port}"
+        yield f"try: headrace call {name} {given}{server}"
+    if rest_port:
+        body = json.dumps({"inputs": typed[name]})
+        yield f"try: curl -d '{body}' http://localhost:{rest_port}/v1/models/{name}:predict"
 
 
 def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:
     """The default signature of each model's newest version, by the model's name."""
     newest = {name: versions[max(versions)].signatures for name, versions in serving.items() if versions}
     return {name: every[DEFAULT_SIGNATURE] for name, every in newest.items() if DEFAULT_SIGNATURE in every}
+
+
+def _inputs(signature: Signature) -> dict[str, Any]:
+    return {alias: _example(spec) for alias, spec in signature.inputs.items()}
 
 
 def _example(spec: TensorSpec) -> Any:
