@@ -16,9 +16,8 @@ HEAD = """# Options
 
 Generated from the declarations in the code by `scripts/options`; `make check` verifies that it is up to date.
 
-Flags are given as `--name=value` to `headrace serve` and to `tensorflow_model_server`, whose defaults differ here and
-there.
-`model.toml` stands next to a model's numbered folders and takes precedence over the flags for that model.
+Flags are given as `--name=value` to `headrace serve` and to `tensorflow_model_server`, whose defaults differ in a few
+cases. `model.toml` stands next to a model's numbered folders and takes precedence over the flags for that model.
 """
 
 NUMBER_OF_CPUS = "from the number of CPUs"
@@ -31,11 +30,11 @@ def page() -> str:
 
 def _flags() -> Iterator[str]:
     yield "## Flags\n"
-    yield "| flag | value | default | meaning |"
-    yield "| --- | --- | --- | --- |"
+    yield "| flag | meaning | value |"
+    yield "| --- | --- | --- |"
     for name, own in FLAGS.items():
         if not own.metadata["ignored"]:
-            yield f"| `--{name}` | {_value(own)} | {_default(own, by_cpus=_by_cpus(own))} | {_sentence(own)} |"
+            yield f"| `--{name}` | {_sentence(own)} | {_value(own, by_cpus=own.metadata['by_cpus'])} |"
     yield "\n## Flags of TensorFlow Serving without an effect\n"
     yield "| flag | why |"
     yield "| --- | --- |"
@@ -47,27 +46,23 @@ def _flags() -> Iterator[str]:
 
 def _table(where: str, options: Mapping[str, Field[Any]]) -> Iterator[str]:
     yield f"## `[{where}]` in `model.toml`\n"
-    yield "| key | value | default | meaning |"
-    yield "| --- | --- | --- | --- |"
+    yield "| key | meaning | value |"
+    yield "| --- | --- | --- |"
     for name, own in options.items():
-        yield f"| `{name}` | {_value(own)} | {_default(own)} | {_sentence(own)} |"
+        yield f"| `{name}` | {_sentence(own)} | {_value(own)} |"
     yield ""
 
 
-def _value(own: Field[Any]) -> str:
+def _value(own: Field[Any], *, by_cpus: bool = False) -> str:
+    """What may be given, and the default if there is one: in one column, so that a narrow window has room."""
     rule: Rule = own.metadata["rule"]
-    return rule.expectation
+    default = NUMBER_OF_CPUS if by_cpus else _default(own)
+    return f"{rule.expectation}; default: {default}" if default else rule.expectation
 
 
-def _by_cpus(own: Field[Any]) -> bool:
-    return bool(own.metadata["by_cpus"])
-
-
-def _default(own: Field[Any], *, by_cpus: bool = False) -> str:
-    if by_cpus:
-        return NUMBER_OF_CPUS
+def _default(own: Field[Any]) -> str:
     shown, theirs = _shown(default_of(own)), own.metadata.get("tensorflow", default_of(own))
-    return shown if theirs == default_of(own) else f"{shown}; `tensorflow_model_server`: {_shown(theirs)}"
+    return shown if theirs == default_of(own) else f"{shown}, for `tensorflow_model_server` {_shown(theirs)}"
 
 
 def _shown(value: Any) -> str:
