@@ -1,10 +1,13 @@
 """The programs in examples/, each run as its page says, against a server with the digits model."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.ports import free_port
-from tests.support.running import COMMAND, eventually
+from tests.support.running import COMMAND
 from tests.support.tools import tool
 
 EXAMPLES = ROOT / "examples"
@@ -34,14 +37,24 @@ class Addresses(NamedTuple):
 @pytest.fixture(scope="module")
 def digits() -> Iterator[Addresses]:
     """A server with the digits model, started as the page says."""
+    with serving(ROOT / "models" / "digits") as addresses:
+        yield addresses
+
+
+@contextmanager
+def serving(models: Path) -> Iterator[Addresses]:
+    """A server of a path, until the end of the block."""
     port, rest = free_port(), free_port()
-    command = [COMMAND, "serve", str(ROOT / "models" / "digits"), f"--port={port}", f"--rest_api_port={rest}"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    eventually(lambda: "Running gRPC" in server.stderr.readline())  # type: ignore[union-attr]  # it is a pipe
-    yield Addresses(f"localhost:{port}", f"localhost:{rest}")
-    server.terminate()
-    server.communicate()
+    command = [COMMAND, "serve", str(models), f"--port={port}", f"--rest_api_port={rest}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            said = "".join(takewhile(lambda line: "Running gRPC" not in line, server.stderr))
+            assert server.poll() is None, said
+            yield Addresses(f"localhost:{port}", f"localhost:{rest}")
+        finally:
+            server.terminate()
+            server.communicate()
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -121,3 +134,13 @@ def test_java(digits: Addresses, tmp_path: Path) -> None:
         pytest.skip("mvn cannot fetch the packages")
     ended = run(folder, mvn, "-q", "-B", "compile", "exec:java", f"-Dexec.args={digits.grpc}")
     assert READ in ended.stdout, ended.stdout + ended.stderr
+
+
+def test_text(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "text", tmp_path / "text", ignore=shutil.ignore_patterns("words.txt", "*.onnx"))
+    trained = run(tmp_path / "text", sys.executable, "train.py")
+    assert trained.returncode == 0, trained.stderr
+    with serving(tmp_path / "text" / "models") as addresses:
+        given = 'text=["fog in the north", "cheese for all of them"]'
+        ended = run(tmp_path, COMMAND, "call", "topic", given, f"--server={addresses.grpc}")
+    assert json.loads(ended.stdout)["topic"] == ["weather", "food"], ended.stderr
