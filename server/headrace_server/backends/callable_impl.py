@@ -231,7 +231,10 @@ def _unloaded() -> ServingError:
 
 def _own(inputs: Arrays) -> dict[str, Array]:
     """Arrays that a model may write into; those of a single request are views of its message."""
-    return {alias: np.require(array, requirements=["C", "W"]) for alias, array in inputs.items()}
+    return {
+        alias: array if array.flags.carray else np.require(array, requirements=["C", "W"])
+        for alias, array in inputs.items()
+    }
 
 
 def _declared(module: ModuleType, model: object, name: str) -> Any:

@@ -1,9 +1,8 @@
 """A backend whose model runs in processes of its own."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,7 +111,7 @@ class IsolatedBackend:
         Raises:
             ServingError: As for `run`; the time limit of a run applies to each answer.
         """
-        placed, held = await asyncio.to_thread(self._memory.place, inputs)
+        placed, held = await self._placed(inputs)
         try:
             stream, worker = await self._opened(signature, outputs, placed)
             async with aclosing(self._answers(stream, worker)) as answers:
@@ -120,6 +119,18 @@ class IsolatedBackend:
                     yield answer
         finally:
             self._memory.abandon(held)  # the model may have kept them
+
+    async def _placed(self, inputs: Arrays) -> tuple[Sequence[Placed], list[Array]]:
+        placing = asyncio.create_task(asyncio.to_thread(self._memory.place, inputs))
+        try:
+            return await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            placing.add_done_callback(self._abandon_placed)  # the thread goes on, and its caller has left
+            raise
+
+    def _abandon_placed(self, placing: "asyncio.Task[tuple[tuple[Placed, ...], list[Array]]]") -> None:
+        if not placing.cancelled() and placing.exception() is None:
+            self._memory.abandon(placing.result()[1])
 
     async def _opened(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
         opening = asyncio.ensure_future(asyncio.to_thread(self._open_stream, signature, outputs, placed))
@@ -177,10 +188,10 @@ class IsolatedBackend:
             else:
                 self._places.put(place)
             raise ServingError(code, text)
-        first, kept = message.content
+        numbers, kept = message.content
         if kept:
             self._memory.abandon([array for own, array in zip(placed, held, strict=True) if own.alias in kept])
-        answers = {own.alias: place.slot.mapped.lend(own, first + index) for index, own in enumerate(message.placed)}
+        answers = place.borrower.take(message, numbers)
         self._places.put(place)
         return answers
 
@@ -224,8 +235,7 @@ class IsolatedBackend:
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
             try:
-                returned = _taken(place.slot.mapped.released)
-                place.slot.send(*question, returned, placed=placed)
+                place.slot.send(*question, place.borrower.give_back(), placed=placed)
                 return place, place.slot.receive(seconds)
             except Unread:
                 place.slot.close()
@@ -245,14 +255,6 @@ class IsolatedBackend:
 
     def _lost(self, code: Code, text: str) -> RunLost:
         return RunLost(code, f"{self._isolation.name}: {text}")
-
-
-def _taken(numbers: deque[int]) -> list[int]:
-    taken = []
-    with suppress(IndexError):
-        while True:
-            taken.append(numbers.popleft())
-    return taken
 
 
 def _close_unread(opening: "asyncio.Future[tuple[Stream, Worker]]") -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from headrace_batching import Options
 from headrace_server.processes.job import Job, Loaded
+from headrace_server.processes.lending import Borrower
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Slot
 from headrace_server.processes.streams import WorkerStreams
@@ -30,10 +31,12 @@ class Place(NamedTuple):
     Attributes:
         worker: A process that was up when the place was taken.
         slot: The slot for messages to it.
+        borrower: Lends the arrays of its answers on.
     """
 
     worker: Worker
     slot: Slot
+    borrower: Borrower
 
 
 class StreamPlace(NamedTuple):
@@ -72,7 +75,8 @@ class Places:
         Returns: None if there is none in time, or none is expected soon.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._free or self.hopeless, patience)
+            if not self._free:
+                self._changed.wait_for(lambda: self._free or self.hopeless, patience)
             return self._free.pop() if self._free else None
 
     def for_stream(self, patience: float) -> StreamPlace | None:
@@ -190,7 +194,7 @@ class Keeper:
         if loaded.streams:
             self._places.add_streams(StreamPlace(worker, worker.open_streams()))
         for slot in slots:
-            self._places.put(Place(worker, slot))
+            self._places.put(Place(worker, slot, Borrower(slot.mapped)))
 
     def _report(self, text: str) -> None:
         if not self._closing.is_set():

@@ -3,7 +3,6 @@
 import mmap
 import os
 import pickle
-from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.buffer_pool import BufferPool
 from headrace_server.errors import ServingError
+from headrace_server.processes.sites import Sites
 
 NOWHERE = 0
 """The block number of arrays without elements, which have no block."""
@@ -38,6 +38,11 @@ class Placed(NamedTuple):
     dtype: Any
     shape: tuple[int, ...]
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether the other side copies the array: strings, and arrays without elements."""
+        return self.block == NOWHERE or self.dtype == "O"
+
 
 class OwnedMemory:
     """The side that allocates. Its blocks are anonymous files, which the other side maps as well.
@@ -51,22 +56,23 @@ class OwnedMemory:
 
     def __init__(self) -> None:
         self._pool = _Pool(self._allocate, self._free)
+        self._sites = Sites(self._pool.empty)
         self._descriptors: dict[int, int] = {}
         self._next = count(NOWHERE + 1)
         self.freed = 0
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array with uninitialised elements, as for `BufferPool.empty`."""
-        return self._pool.empty(shape, dtype)
+        """An array with any elements, as for `BufferPool.empty`."""
+        return self._sites.empty(shape, dtype)
 
-    def place(self, arrays: Arrays) -> tuple[list[Placed], list[Array]]:
+    def place(self, arrays: Arrays) -> tuple[tuple[Placed, ...], list[Array]]:
         """The locations of arrays, after copying those in other memory, and what to hold while they are used.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
         both = [self._place(alias, array) for alias, array in arrays.items()]
-        return [placed for placed, _ in both], [held for _, held in both]
+        return tuple([placed for placed, _ in both]), [held for _, held in both]
 
     def descriptor(self, number: int) -> int:
         """The file of a block that is in use."""
@@ -74,7 +80,9 @@ class OwnedMemory:
 
     def abandon(self, arrays: Sequence[Array]) -> None:
         """Never reuses the memory of arrays, because the other side has kept it."""
-        for block in map(self._pool.block_of, arrays):
+        for array in arrays:
+            self._sites.forget(array)
+            block = self._pool.block_of(array)
             if isinstance(block, _Block):
                 block.abandoned = True
 
@@ -84,9 +92,24 @@ class OwnedMemory:
 
     def close(self) -> None:
         """Frees idle memory now, and the rest once it is no longer held."""
+        self._sites.clear()
         self._pool.close()
 
     def _place(self, alias: str, array: Array) -> tuple[Placed, Array]:
+        site = self._sites.of(array)
+        if site is None and self._sites.takes(array):
+            copy = self._sites.empty(array.shape, array.dtype)
+            copy[...] = array
+            array, site = copy, self._sites.of(copy)
+        if site is None:
+            return self._place_other(alias, array)
+        if site.placed is None:
+            site.placed, _ = self._place_other(alias, array)
+        elif site.placed.alias != alias:
+            site.placed = site.placed._replace(alias=alias)
+        return site.placed, array
+
+    def _place_other(self, alias: str, array: Array) -> tuple[Placed, Array]:
         if array.dtype.hasobject:
             texts = np.frombuffer(pickle.dumps(array.ravel().tolist()), np.uint8)
             placed, held = self._place(alias, texts)
@@ -98,7 +121,7 @@ class OwnedMemory:
         if lease is None or not isinstance(lease.block, _Block):
             copy = self._pool.empty(array.shape, array.dtype)
             copy[...] = array
-            return self._place(alias, copy)
+            return self._place_other(alias, copy)
         offset = 0 if array.nbytes == lease.nbytes else _address(array) - _address(lease)
         return Placed(alias, lease.block.number, offset, array.nbytes, dtype, array.shape), array
 
@@ -121,16 +144,10 @@ class OwnedMemory:
 
 
 class MappedMemory:
-    """The side that uses blocks of the other side. One thread at a time.
-
-    Attributes:
-        released: Numbers passed to `lend`, of arrays that are no longer used here. The code that tells the other side
-            removes them.
-    """
+    """The side that uses blocks of the other side. One thread at a time."""
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
-        self.released: deque[int] = deque()
 
     def add(self, number: int, descriptor: int) -> None:
         """Maps a block, and closes the descriptor."""
@@ -151,15 +168,6 @@ class MappedMemory:
         if placed.dtype == "O":
             return _texts(self._maps[placed.block][placed.offset : placed.offset + placed.size], placed.shape)
         return np.ndarray(placed.shape, placed.dtype, self._maps[placed.block], placed.offset)
-
-    def lend(self, placed: Placed, number: int) -> Array:
-        """The array at a location; once it is no longer used, its number is in `released`."""
-        if placed.block == NOWHERE or placed.dtype == "O":
-            self.released.append(number)
-            return self.array(placed)
-        lent = _Lent(placed.shape, placed.dtype, self._maps[placed.block], placed.offset)
-        lent.number, lent.released = number, self.released
-        return lent.view(np.ndarray)
 
 
 class _Block(np.ndarray[Any, Any]):
@@ -183,16 +191,6 @@ class _Pool(BufferPool):
             self.discard(block)
         else:
             super().take_back(block)
-
-
-class _Lent(np.ndarray[Any, Any]):
-    """The base of all arrays on the other side's memory; it ends with the last of them."""
-
-    number: int
-    released: deque[int]
-
-    def __del__(self) -> None:
-        self.released.append(self.number)
 
 
 def _texts(data: bytes, shape: tuple[int, ...]) -> Array:

@@ -3,8 +3,9 @@
 import pickle
 import socket
 from array import array
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from headrace_batching.task import Array
 from headrace_protos import Code
@@ -17,6 +18,12 @@ MAX_MESSAGE = 192 << 10
 
 MAX_TEXT = 16 << 10
 """The most characters of an error that are sent."""
+
+KNOWN_BYTES = 2 << 10
+"""The largest message that is remembered."""
+
+KNOWN = 128
+"""The number of messages that are remembered in each direction; if there is one more, all are forgotten."""
 
 MAX_DESCRIPTORS = 200  # the kernel allows 253 in a message
 _CONTROL = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
@@ -32,24 +39,30 @@ class Unread(Ended):
     """The other side has ended without reading what was sent."""
 
 
-class Message(NamedTuple):
-    """A message from the other side.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message from the other side. Equal messages may be one object.
 
     Attributes:
         kind: The kind of message.
         placed: The locations of its arrays.
         content: The rest.
         descriptors: Descriptors of files that came with it; the receiver owns them.
+        arrays: Its arrays; None for those that must be copied again each time.
     """
 
     kind: str
-    placed: list[Placed]
-    content: list[Any]
-    descriptors: list[int]
+    placed: Sequence[Placed]
+    content: Sequence[Any]
+    descriptors: Sequence[int] = ()
+    arrays: Sequence[Array | None] = ()
 
 
 class Slot:
     """One side of a connection. One thread at a time.
+
+    Most messages equal one of the last ones, down to the locations of their arrays. Such a message is not pickled again
+    here, nor parsed again on the other side.
 
     Args:
         connection: A SOCK_SEQPACKET socket, which the slot now owns.
@@ -64,6 +77,9 @@ class Slot:
         self._memory = memory
         self._sent: set[int] = set()
         self._freed = 0
+        self._timeout: float | None = -1.0  # not known
+        self._pickled: dict[Hashable, bytes] = {}
+        self._parsed: dict[bytes, Message] = {}
         self._room = memoryview(bytearray(MAX_MESSAGE))  # a new buffer per message would cost more than all else
         self.mapped = MappedMemory()
 
@@ -72,7 +88,7 @@ class Slot:
 
         Args:
             kind: The kind of message.
-            content: Any picklable value.
+            content: Any picklable value; hashable if there are arrays.
             placed: The locations of arrays in this side's memory, which must be held as long as the other side uses
                 them.
             descriptors: Descriptors of files to send with it.
@@ -81,10 +97,18 @@ class Slot:
             Unread: The other side has ended.
             ServingError: RESOURCE_EXHAUSTED, there are too many arrays.
         """
+        key = (kind, content, tuple(placed)) if placed else None
+        if key is not None and self._freed == self._memory.freed and (known := self._pickled.get(key)) is not None:
+            self._send(known)
+            return
         new = [own.block for own in placed if own.block != NOWHERE and own.block not in self._sent]
         for start in range(0, len(new), MAX_DESCRIPTORS):
             self._share(new[start : start + MAX_DESCRIPTORS])
-        self._send((kind, [tuple(own) for own in placed], self._dropped(), *content), descriptors)
+        dropped = self._dropped()
+        data = _pickled(kind, [tuple(own) for own in placed], dropped, *content)
+        self._send(data, descriptors)
+        if key is not None and not dropped:
+            _remember(self._pickled, key, data, len(data))
 
     def receive(self, timeout: float | None = None) -> Message:
         """Receives the next message.
@@ -96,7 +120,9 @@ class Slot:
             Ended: The other side has ended.
             TimeoutError: No message came in time.
         """
-        self._connection.settimeout(timeout)
+        if timeout != self._timeout:
+            self._connection.settimeout(timeout)
+            self._timeout = timeout
         while (message := self._take()) is None:
             pass  # that message only shared memory
         return message
@@ -137,18 +163,28 @@ class Slot:
         self._connection.close()
 
     def _take(self, flags: int = 0) -> Message | None:
-        """Parses a message; None if it only shared memory."""
+        """Receives a message; None if it only shared memory."""
         data, descriptors = self._receive(flags)
+        return self._parsed.get(data) or self._parse(data, descriptors)
+
+    def _parse(self, data: bytes, descriptors: Sequence[int]) -> Message | None:
         kind, placed, dropped, *content = pickle.loads(data)
-        self.mapped.drop(dropped)
-        if kind != _SHARE:
-            return Message(kind, [Placed(*own) for own in placed], content, descriptors)
-        for number, descriptor in zip(content[0], descriptors, strict=True):
-            self.mapped.add(number, descriptor)
-        return None
+        if dropped:
+            self.mapped.drop(dropped)
+            self._parsed.clear()  # the messages hold arrays in this memory
+        if kind == _SHARE:
+            for number, descriptor in zip(content[0], descriptors, strict=True):
+                self.mapped.add(number, descriptor)
+            return None
+        locations = tuple(Placed(*own) for own in placed)
+        arrays = tuple(None if own.is_copied else self.mapped.array(own) for own in locations)
+        message = Message(kind, locations, tuple(content), descriptors, arrays)
+        if locations and not dropped:
+            _remember(self._parsed, data, message, len(data))
+        return message
 
     def _share(self, numbers: Sequence[int]) -> None:
-        self._send((_SHARE, [], (), numbers), [self._memory.descriptor(number) for number in numbers])
+        self._send(_pickled(_SHARE, [], (), numbers), [self._memory.descriptor(number) for number in numbers])
         self._sent.update(numbers)
 
     def _dropped(self) -> tuple[int, ...]:
@@ -156,14 +192,12 @@ class Slot:
         if self._freed == self._memory.freed:
             return ()
         self._freed = self._memory.freed
+        self._pickled.clear()
         dropped = tuple(number for number in self._sent if not self._memory.has(number))
         self._sent.difference_update(dropped)
         return dropped
 
-    def _send(self, message: tuple[Any, ...], descriptors: Sequence[int]) -> None:
-        data = pickle.dumps(message, protocol=5)
-        if len(data) > MAX_MESSAGE:
-            raise ServingError(Code.RESOURCE_EXHAUSTED, "too many arrays for one message to a worker process")
+    def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
             if descriptors:
                 socket.send_fds(self._connection, [data], descriptors)
@@ -172,7 +206,7 @@ class Slot:
         except OSError as error:
             raise Unread(str(error)) from error
 
-    def _receive(self, flags: int) -> tuple[memoryview, list[int]]:
+    def _receive(self, flags: int) -> tuple[bytes, Sequence[int]]:
         try:
             size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL, flags)
         except (TimeoutError, BlockingIOError):
@@ -183,25 +217,26 @@ class Slot:
             raise Ended(str(error)) from error
         if not size:
             raise Ended("it has ended")
-        descriptors = array("i")
-        for _, _, data in control:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        return self._room[:size], descriptors.tolist()
+        return bytes(self._room[:size]), _descriptors(control) if control else ()
 
 
-class Lender:
-    """Holds the arrays that the other side still uses, until it returns their numbers."""
+def _remember(messages: dict[Any, Any], key: Hashable, value: object, size: int) -> None:
+    if size > KNOWN_BYTES:
+        return
+    if len(messages) >= KNOWN:
+        messages.clear()
+    messages[key] = value
 
-    def __init__(self) -> None:
-        self.next = 0
-        self._lent: dict[int, Array] = {}
 
-    def keep(self, arrays: Sequence[Array]) -> None:
-        """Holds arrays, numbered from `next` on."""
-        self._lent.update(enumerate(arrays, self.next))
-        self.next += len(arrays)
+def _pickled(*message: Any) -> bytes:
+    data = pickle.dumps(message, protocol=5)
+    if len(data) > MAX_MESSAGE:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, "too many arrays for one message to a worker process")
+    return data
 
-    def give_back(self, numbers: Sequence[int]) -> None:
-        """Releases arrays."""
-        for number in numbers:
-            self._lent.pop(number, None)
+
+def _descriptors(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    descriptors = array("i")
+    for _, _, data in control:
+        descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return descriptors.tolist()

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,8 +20,9 @@ from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import limit_data, limit_data_to
 from headrace_server.processes.job import Job, Loaded
-from headrace_server.processes.shared_memory import NOWHERE, OwnedMemory, Placed
-from headrace_server.processes.slot import MAX_TEXT, Ended, Lender, Slot
+from headrace_server.processes.lending import Lender, is_viewed, views
+from headrace_server.processes.shared_memory import OwnedMemory
+from headrace_server.processes.slot import MAX_TEXT, Ended, Message, Slot
 from headrace_server.processes.streams_child import serve_streams
 
 F_SETSIG = 10  # of <fcntl.h> on Linux
@@ -98,10 +98,11 @@ class _Conversation:
     def serve(self, backend: Backend) -> None:
         """Answers until the server has gone."""
         while True:
-            kind, placed, content, descriptors = self.slot.receive()
+            message = self.slot.receive()
+            kind, content, descriptors = message.kind, message.content, message.descriptors
             if kind in ("run", "try"):
                 run = backend.try_run if kind == "try" and isinstance(backend, Triable) else backend.run
-                self._run(run, placed, *content)
+                self._run(run, message)
             elif kind == "fit":
                 fitted = backend.fit_batching(content[0]) if isinstance(backend, FitsBatching) else content[0]
                 self.slot.send("fitted", fitted)
@@ -113,33 +114,25 @@ class _Conversation:
                 backend.close()
                 return
 
-    def _run(
-        self,
-        run: Run,
-        placed: Sequence[Placed],
-        signature: str,
-        outputs: Sequence[str],
-        returned: Sequence[int],
-    ) -> None:
+    def _run(self, run: Run, message: Message) -> None:
+        signature, outputs, returned = message.content
         self._lender.give_back(returned)
-        inputs = {own.alias: self.slot.mapped.array(own) for own in placed}
-        shared = [own.alias for own in placed if own.block != NOWHERE and own.dtype != "O"]
-        watched = {alias: weakref.ref(inputs[alias]) for alias in shared}
+        inputs = views(message, self.slot.mapped)
         try:
-            results, held = self._outputs.place(run(signature, inputs, outputs))
+            placed, held = self._outputs.place(run(signature, inputs, outputs))
         except BaseException as error:  # a model that calls sys.exit fails its batch, but ends nothing else
             inputs = {}
             _fail(self.slot, error)
             let_go(error)
             return
         del inputs
-        kept = [alias for alias, array in watched.items() if array() is not None]
+        kept = tuple([own.alias for index, own in enumerate(message.placed) if is_viewed(message, index)])
+        numbers = self._lender.lend(held)
         try:
-            self.slot.send("ran", self._lender.next, kept, placed=results)
+            self.slot.send("ran", numbers, kept, placed=placed)
         except ServingError as error:
+            self._lender.give_back(numbers)
             _fail(self.slot, error)
-        else:
-            self._lender.keep(held)
 
 
 def _begin(serve: Callable[..., None], *arguments: object) -> None:

@@ -196,6 +196,32 @@ class TestArrays:
             assert np.array_equal(y, array)
         model.backend.close()
 
+    def test_what_is_at_the_same_place_again_is_read_again(self, tmp_path: Path) -> None:
+        code = """
+        INPUTS = {"x": ("float32", [None]), "s": ("string", [None])}
+        OUTPUTS = {"y": ("float32", [None]), "t": ("string", [None])}
+        def predict(inputs): return {"y": inputs["x"] + 1, "t": inputs["s"]}
+        """
+        model = Isolated(write(tmp_path, code))
+        for number in range(3):
+            sent = {"x": np.full(1, number, np.float32), "s": np.array([b"%d" % number], object)}
+            answer = model.backend.run("serving_default", sent, ["y", "t"])
+            assert (answer["y"].tolist(), answer["t"].tolist()) == ([number + 1], [b"%d" % number])
+        model.backend.close()
+
+    def test_more_shapes_than_are_remembered(self, model: Isolated) -> None:
+        kept = []
+        for count in [*range(1, 150), *range(1, 150)]:
+            inputs = model.backend.empty((count, 2), np.dtype(np.float32))
+            inputs[:] = FINE + count
+            kept.append(model.backend.run("serving_default", {"x": inputs}, ["y"])["y"])
+        assert all((answer == 1 + len(answer)).all() for answer in kept)
+
+    def test_the_answer_of_one_run_is_the_input_of_the_next(self, model: Isolated) -> None:
+        first = model.run(FINE, 2)
+        second = model.backend.run("serving_default", {"x": first}, ["y"])["y"]
+        assert (first.tolist(), second.tolist()) == ([[1, 1]] * 2, [[2, 2]] * 2)
+
     def test_more_arrays_than_descriptors_fit_a_message(self, tmp_path: Path) -> None:
         code = """
         INPUTS = {f"x{n}": ("float32", [None]) for n in range(300)}

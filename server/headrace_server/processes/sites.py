@@ -1,0 +1,98 @@
+"""Small arrays in shared memory that are used again and again: creating one takes longer than filling it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from sys import getrefcount
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from headrace_batching.task import Array
+
+MOST_BYTES = 64 << 10
+"""The largest array that is kept for reuse."""
+
+MOST = 64
+"""The number of arrays that are kept; if there is one more, all are let go."""
+
+
+def holders(array: Array) -> int:
+    """The number of references to an array, with those that the call itself needs."""
+    return getrefcount(array)
+
+
+def _alone() -> int:
+    array = np.empty(0)
+    return holders(array)
+
+
+ALONE = _alone()
+"""What `holders` returns for an array that only the caller's variable refers to."""
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """An array that is kept.
+
+    Attributes:
+        array: The array. It is free if nothing else refers to it.
+        placed: Its location, once that is known.
+    """
+
+    array: Array
+    placed: Any = None
+
+
+class Sites:
+    """The arrays that are kept. Any thread, several at the same time.
+
+    Args:
+        create: Creates an array of a shape and a dtype.
+    """
+
+    def __init__(self, create: Callable[[tuple[int, ...], np.dtype[Any]], Array]) -> None:
+        self._create = create
+        self._lock = Lock()
+        self._sites: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Site]] = {}
+        self._by_id: dict[int, Site] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array with any elements, which is free again once nothing refers to it or a view of it."""
+        with self._lock:
+            for site in self._sites.get((shape, dtype), ()):
+                array = site.array
+                if holders(array) <= ALONE + 1:  # the variable and the site
+                    return array
+        array = self._create(shape, dtype)
+        if self.takes(array):
+            self._keep(array)
+        return array
+
+    def takes(self, array: Array) -> bool:
+        """Whether arrays like this one are kept."""
+        return 0 < array.nbytes <= MOST_BYTES and not array.dtype.hasobject
+
+    def of(self, array: Array) -> Site | None:
+        """The site of an array; None if it has none, such as a view."""
+        return self._by_id.get(id(array))
+
+    def forget(self, array: Array) -> None:
+        """Never lends an array again."""
+        with self._lock:
+            site = self._by_id.pop(id(array), None)
+            if site is not None:
+                self._sites[array.shape, array.dtype].remove(site)
+
+    def clear(self) -> None:
+        """Forgets all arrays."""
+        with self._lock:
+            self._sites.clear()
+            self._by_id.clear()
+
+    def _keep(self, array: Array) -> None:
+        if len(self._by_id) >= MOST:
+            self.clear()
+        with self._lock:
+            site = self._by_id[id(array)] = Site(array)
+            self._sites.setdefault((array.shape, array.dtype), []).append(site)
