@@ -12,6 +12,8 @@ from headrace_batching.task import Arrays
 
 _Answered = Callable[[tuple[list[tuple[int, int]], float]], None]
 _Failed = Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
+_TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None], tuple[float, float, float | None]]
+"""A `headrace_server.models.trace.TraceRecord`."""
 
 INTERFACE: int
 """Which headrace this fits."""
@@ -344,14 +346,17 @@ class Server:
         """The same for HTTP/1.1 and HTTP/2."""
 
     def sample_traces(self, ratio: float, rate: float) -> None:
-        """Marks a share of all requests, and those whose callers trace them, and hands them to Python.
+        """Traces a share of all requests, and those whose callers trace them. Once, before it starts.
 
-        The mark is the header `headrace-traced`. Once, before it starts.
+        Those that Python has to answer are marked with the header `headrace-traced`.
 
         Args:
             ratio: The share of the requests without a traceparent.
-            rate: Requests a second that are marked at most.
+            rate: The most requests per second that are traced.
         """
+
+    def take_traces(self) -> list[_TraceRecord]:
+        """The records of traced calls that have ended without Python since the last time. Any thread."""
 
     def start(self, threads: int) -> None:
         """Accepts connections, which live on so many threads."""

@@ -75,9 +75,9 @@ class Variant:
             connections=CONNECTIONS,
         )  # fmt: skip
         with self.watched():
-            before = _cpu_seconds(self.server.process.pid)
+            before = self.server.cpu_seconds()
             (point,) = run(settings, lambda *_: None)
-            spent = _cpu_seconds(self.server.process.pid) - before
+            spent = self.server.cpu_seconds() - before
         if point.failures:
             raise SystemExit(f"calls of {self.name} failed: {point.failures}")
         self.costs.append(Cost(point.rate, spent / point.calls))
@@ -124,13 +124,15 @@ def _variants() -> Iterator[tuple[Variant, list[Variant]]]:
 
             return stack.enter_context(running(command, folder / f"{name}.log"))
 
+        to = f"--trace_endpoint={collector}"
         page = started("page", _DIGITS, f"--rest_api_port={rest}")
         yield (
             Variant("only answers", 0.0, started("plain", _DIGITS)),
             [
                 Variant("nothing", 0.01, started("again", _DIGITS)),
                 Variant(f"page, {VIEWERS} viewers", 0.01, page, lambda: _viewers(rest)),
-                Variant("traces of 1%", 0.03, started("traces", _DIGITS, f"--trace_endpoint={collector}")),
+                Variant("traces of 1%", 0.03, started("traces", _DIGITS, to, "--trace_rate=1000000")),
+                Variant("traces of 1%, up to 100/s", 0.03, started("limited", _DIGITS, to)),
                 Variant("drift of 1%", 0.01, started("drift", profiled)),
             ],
         )
@@ -179,12 +181,6 @@ def _collector() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
-
-
-def _cpu_seconds(process: int) -> float:
-    """The CPU time of a process's threads: in nanoseconds, where the process's own is in hundredths of a second."""
-    files = Path(f"/proc/{process}/task").glob("*/schedstat")
-    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def _ratio(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> float:

@@ -86,6 +86,11 @@ class Batch:
         return [piece.task.arrived for piece in self._pieces]
 
     @property
+    def traced(self) -> list[float]:
+        """When each of its traced tasks arrived."""
+        return [piece.task.arrived for piece in self._pieces if piece.task.traced]
+
+    @property
     def sizes(self) -> list[int]:
         """The rows of each of its tasks, including those in other batches."""
         return [piece.task.rows for piece in self._pieces]

@@ -30,6 +30,10 @@ class TaskBatch(Protocol):
         """When each of its tasks arrived."""
 
     @property
+    def traced(self) -> Sequence[float]:
+        """When each of its traced tasks arrived."""
+
+    @property
     def sizes(self) -> Sequence[int]:
         """Rows of each of its tasks."""
 
@@ -71,10 +75,11 @@ class TaskSeries(Protocol):
         If a run raises, the exception is passed on, and the tasks after it are not run.
         """
 
-    def take_runs(self) -> Sequence[tuple[float, float, float, float, float]]:
+    def take_runs(self) -> Sequence[tuple[float, float, float, float, float, bool]]:
         """The successful runs that have not been taken yet.
 
-        For each run, when it began, got its inputs, got its outputs and ended, and when its task arrived.
+        For each run, when it began, got its inputs, got its outputs and ended, when its task arrived, and whether
+        that is traced.
         """
 
     def failed(self) -> tuple[TaskBatch, float]:

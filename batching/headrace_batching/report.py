@@ -18,6 +18,7 @@ class BatchReport(NamedTuple):
         sizes: Rows of each of the tasks.
         joined: Seconds of `ran` for joining the inputs.
         computed: Seconds of `ran` in the backend.
+        traced: When each of the traced tasks arrived.
     """
 
     tasks: int
@@ -30,6 +31,7 @@ class BatchReport(NamedTuple):
     sizes: Sequence[int]
     joined: float = 0.0
     computed: float = 0.0
+    traced: Sequence[float] = ()
 
     @property
     def waited(self) -> float:

@@ -197,9 +197,10 @@ class Scheduler:
                 series.run(self._run, self._run_choice, self._empty)
             except BaseException as error:  # as in `_attempt`
                 self._failed(*series.failed(), error)
-            for began, joined, computed, ended, came in series.take_runs():
+            for began, joined, computed, ended, came, traced in series.take_runs():
                 ran, took = ended - began, (joined - began, computed - joined)
-                self._tell(BatchReport(1, 1, 0, began, ran, False, (came,), (1,), *took))
+                arrivals = (came,)
+                self._tell(BatchReport(1, 1, 0, began, ran, False, arrivals, (1,), *took, arrivals if traced else ()))
 
     def _failed(self, batch: TaskBatch, began: float, error: BaseException) -> None:
         """Runs a batch that has failed in halves, or fails one that cannot be halved."""
@@ -263,10 +264,9 @@ class Scheduler:
         began, joined, computed = times
         ran = self._clock() - began
         padding = batch.padded - batch.rows
-        arrivals, sizes = batch.arrivals, batch.sizes
-        report = BatchReport(
-            len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, joined - began, computed - joined
-        )
+        arrivals, sizes, traced = batch.arrivals, batch.sizes, batch.traced
+        took = (joined - began, computed - joined)
+        report = BatchReport(len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, *took, traced)
         self._tell(report)
 
     def _tell(self, report: BatchReport) -> None:

@@ -36,6 +36,9 @@ class Task:
             `run`. Only tasks of equal choices share a batch.
         padding: How the task is padded if the key lets tasks of different lengths share a batch; if missing, each input
             is padded with its own first element.
+
+    Attributes:
+        traced: Whether reports of its runs name it, for its trace; to be set before it is submitted.
     """
 
     __slots__ = (
@@ -56,6 +59,7 @@ class Task:
         "rows",
         "slot",
         "taken",
+        "traced",
     )
 
     def __init__(
@@ -79,6 +83,7 @@ class Task:
         self.deadline = deadline
         self.priority = priority
         self.cancelled = False
+        self.traced = False
         self.future: Any = None  # data that `deliver` needs
         self.outputs: Arrays | None = None
         self.error: Exception | None = None

@@ -22,6 +22,7 @@ mod queue;
 mod rest;
 mod security;
 mod server;
+mod traces;
 
 use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
@@ -34,7 +35,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version for `headrace`: raised with every change that the Python side sees.
-const INTERFACE: u32 = 23;
+const INTERFACE: u32 = 24;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -29,6 +29,7 @@ from headrace_batching import (
 )
 from headrace_batching.batch import Batch
 from headrace_batching.contract import Run
+from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.task import Array, Arrays
 
 WAIT = 10.0  # seconds after which a test gives up
@@ -320,6 +321,21 @@ class TestFailures:
         assert result(waiting) == [4]
         assert gate.runs == [[2]]
         assert not task.ended
+
+    def test_a_report_names_the_traced_tasks(self, threads: BatchThreads) -> None:
+        gate, reports = Gate(), []
+        scheduler = Scheduler(threads, gate, Options(), observe=reports.append)
+        gate.occupy(scheduler)
+        tasks = [Task(row(number), deliver_to_threads, rows=1) for number in range(3)]
+        for task in tasks:
+            task.future = Future[Arrays]()
+            task.traced = task is tasks[1]
+            scheduler.submit(task)
+        gate.let_go()
+        wait([task.future for task in tasks], WAIT)
+        threads.close()  # a report follows the answers
+
+        assert [report.traced for report in reports] == [[], [tasks[1].arrived]]
 
 
 class TestSplitting:

@@ -33,6 +33,8 @@ pub struct Batch {
     rows: usize,
     #[pyo3(get)]
     padded: usize,
+    /// The arrivals of its traced tasks.
+    traced: Vec<f64>,
     #[pyo3(get)]
     arrivals: Vec<f64>,
     #[pyo3(get)]
@@ -154,6 +156,12 @@ impl Batch {
         native.first().map_or(Ok(None), |task| task.chosen(py))
     }
 
+    /// The arrivals of its traced tasks.
+    #[getter]
+    fn traced<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.traced)
+    }
+
     /// Those of its tasks that are Python's.
     #[getter]
     fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
@@ -172,6 +180,8 @@ impl Batch {
     ) -> PyResult<Self> {
         let native_rows = native.iter().map(|task| task.rows).sum::<usize>();
         let mut sizes: Vec<_> = native.iter().map(|task| task.rows).collect();
+        let traced = native.iter().zip(&arrivals).filter(|(task, _)| task.traced);
+        let mut traced: Vec<_> = traced.map(|(_, arrived)| *arrived).collect();
         let (mut rows, mut last) = (native_rows, sizes.last().copied().unwrap_or(0));
         for piece in &pieces {
             let task = piece.getattr("task")?;
@@ -179,7 +189,11 @@ impl Batch {
             rows += own;
             last = if own > 0 { own } else { last };
             sizes.push(task.getattr("rows")?.extract()?);
-            arrivals.push(task.getattr("arrived")?.extract()?);
+            let arrived = task.getattr("arrived")?.extract()?;
+            arrivals.push(arrived);
+            if task.getattr("traced")?.is_truthy()? {
+                traced.push(arrived);
+            }
         }
         let padded = if lane.batched() { lane.padded_rows(py, rows)? } else { rows };
         if rows == 0 || padded < rows {
@@ -187,7 +201,7 @@ impl Batch {
         }
         let padded_to = padded_to(&native, &pieces)?;
         let (native, python) = (Mutex::new(native), pieces.unbind());
-        Ok(Self { native, python, lane, native_rows, last, padded_to, rows, padded, arrivals, sizes })
+        Ok(Self { native, python, lane, native_rows, last, padded_to, rows, padded, traced, arrivals, sizes })
     }
 
     /// An input's dimensions beyond axis 0 in this batch, derived from those of one of its tasks.

@@ -38,8 +38,9 @@ pub struct Series {
 /// A task that has not run, and when it arrived.
 pub type Waiting = (NativeTask, f64);
 
-/// When a successful run began, had its inputs, had its outputs, and ended; and when its task arrived.
-type Run = (f64, f64, f64, f64, f64);
+/// When a successful run began, had its inputs, had its outputs, and ended; when its task arrived, and whether that is
+/// traced.
+type Run = (f64, f64, f64, f64, f64, bool);
 
 #[pymethods]
 impl Series {
@@ -119,6 +120,7 @@ impl Series {
                 return Err(error);
             }
         };
+        let traced = task.traced;
         if fits {
             ready.tasks.push(task);
         } else if let Err(error) = task.fail_misfit(py, &outputs, None) {
@@ -126,14 +128,14 @@ impl Series {
         }
         let ended = Instant::now();
         ready.send_if_due(py, began, ended);
-        self.take_note(came, size, [began, joined, computed, ended]);
+        self.take_note((came, traced), size, [began, joined, computed, ended]);
         Ok(true)
     }
 
-    fn take_note(&self, came: f64, size: usize, times: [Instant; 4]) {
+    fn take_note(&self, (came, traced): (f64, bool), size: usize, times: [Instant; 4]) {
         let [began, joined, computed, ended] = times.map(|time| self.lane.clock().at(time));
         self.lane.ran(ended - began, size);
-        self.runs.lock().push((began, joined, computed, ended, came));
+        self.runs.lock().push((began, joined, computed, ended, came, traced));
     }
 }
 

@@ -79,6 +79,8 @@ pub struct NativeTask {
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
+    /// Whether its run is reported for its trace.
+    pub traced: bool,
     came: Instant,
     abandoned: bool,
 }
@@ -86,12 +88,17 @@ pub struct NativeTask {
 impl NativeTask {
     /// For a call that arrived then.
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>, came: Instant) -> Self {
-        Self { signature, rows, choice: None, call, came, abandoned: false }
+        Self { signature, rows, choice: None, call, traced: false, came, abandoned: false }
     }
 
     /// The same for a call that wants only these outputs.
     pub fn choosing(self, choice: Option<Choice>) -> Self {
         Self { choice, ..self }
+    }
+
+    /// The same for a call that is traced or not.
+    pub fn traced(self, traced: bool) -> Self {
+        Self { traced, ..self }
     }
 
     /// Its lengths, if it may be padded.

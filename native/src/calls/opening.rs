@@ -9,6 +9,7 @@ use crate::grpc::{Encoding, ReadError};
 use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 use crate::security::Identity;
+use crate::traces::Begun;
 
 /// What is known of a call when its headers have arrived.
 pub struct Opening {
@@ -21,8 +22,8 @@ pub struct Opening {
     pub encoding: Encoding,
     pub max_send: usize,
     pub memory: Arc<CallMemory>,
-    /// Whether Python creates spans for it.
-    pub traced: bool,
+    /// None if it is not traced.
+    pub traced: Option<Arc<Begun>>,
 }
 
 /// The result of reading the only message of a unary call; None if it has not arrived completely.

@@ -120,7 +120,7 @@ impl PlainCalls {
 
     /// Whether a call may be plain, judging by its headers.
     pub fn may_take(&self, opening: &Opening) -> bool {
-        !opening.traced && self.method(opening).is_some() && opening.encoding == Encoding::Identity
+        self.method(opening).is_some() && opening.encoding == Encoding::Identity
     }
 
     fn method(&self, opening: &Opening) -> Option<&PlainMethod> {
@@ -157,11 +157,14 @@ impl PlainCalls {
             Admission::Unknown => return Outcome::ForPython(message, respond),
             Admission::Exhausted { text, seconds, mut refused } => {
                 let status = Status::new(RESOURCE_EXHAUSTED, text);
+                refused.trace(opening.traced.as_ref(), &signature.model, || (now, lane.clock().at(now)));
+                refused.give_rows_back();
                 refused.end(status.code);
                 let _ = respond.send_response(status.response_for_later(seconds), true); // fails only without a client
                 return Outcome::Refused { signature, why: Why::Exhausted, seconds: now.elapsed().as_secs_f64() };
             }
         };
+        admitted.trace(opening.traced.as_ref(), &signature.model, || (now, lane.clock().at(now)));
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
             let status = Status::no_memory(memory.share().budget());
@@ -172,7 +175,8 @@ impl PlainCalls {
         }
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
         let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), admitted, answer: None };
-        let task = NativeTask::new(signature, rows, Box::new(call), now).choosing(choice);
+        let task =
+            NativeTask::new(signature, rows, Box::new(call), now).choosing(choice).traced(opening.traced.is_some());
         let priority = usize::from(low).max(self.priority(&opening.headers));
         let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, priority);
         let (refusal, task) = match lane.put_native(key, entry, now) {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::audit::Record;
 use crate::grpc::CANCELLED;
+use crate::traces::{Begun, Trace};
 
 /// What one caller may use. Zero means that there is no limit.
 ///
@@ -31,13 +33,20 @@ struct State {
     running: usize,
 }
 
-/// A call that counts as running until this is dropped, and what the audit log says of it.
+/// A call that counts as running until this is dropped, and what is recorded when it ends.
 ///
 /// The code that answers the client calls `end`. A call that is dropped without it has lost its client.
 #[derive(Default)]
 pub struct Admitted {
     charged: Option<Charged>,
-    record: Option<Box<Record>>,
+    ending: Option<Box<Ending>>,
+}
+
+/// What is recorded when a call ends.
+#[derive(Default)]
+struct Ending {
+    line: Option<Record>,
+    trace: Option<Trace>,
 }
 
 struct Charged {
@@ -49,7 +58,7 @@ impl Admitted {
     /// Takes back what was charged, because the code that takes the call over admits it again.
     pub fn undo(mut self) {
         self.give_rows_back();
-        self.record = None;
+        self.ending = None;
         if let Some(charged) = &self.charged {
             charged.limits.state.lock().calls += 1.0;
         }
@@ -57,14 +66,30 @@ impl Admitted {
 
     /// Records that the call ended with this code.
     pub fn end(&mut self, code: u8) {
-        if let Some(record) = self.record.take() {
-            record.write(code);
+        if let Some(ending) = self.ending.take() {
+            ending.end(code);
+        }
+    }
+
+    /// The status of its answer, if that is one of HTTP.
+    pub fn answered_with(&mut self, status: StatusCode) {
+        if let Some(trace) = self.ending.as_mut().and_then(|ending| ending.trace.as_mut()) {
+            trace.is_answered(status.as_u16());
+        }
+    }
+
+    /// From now on a traced call is recorded, which joins its queue at the time that `queued` returns by both clocks.
+    pub fn trace(&mut self, begun: Option<&Arc<Begun>>, model: &Arc<str>, queued: impl FnOnce() -> (Instant, f64)) {
+        if let Some(begun) = begun {
+            self.ending.get_or_insert_default().trace = Some(begun.trace(model.clone(), queued()));
         }
     }
 
     /// Adds the record that the audit log writes when the call ends.
     pub(super) fn recorded(mut self, record: Option<Record>) -> Self {
-        self.record = record.map(Box::new);
+        if record.is_some() {
+            self.ending.get_or_insert_default().line = record;
+        }
         self
     }
 
@@ -73,8 +98,20 @@ impl Admitted {
         if let Some(charged) = &mut self.charged {
             charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;
         }
-        if let Some(record) = &mut self.record {
-            record.without_rows();
+        if let Some(ending) = &mut self.ending {
+            ending.line.as_mut().map(Record::without_rows);
+            ending.trace.as_mut().map(Trace::is_refused);
+        }
+    }
+}
+
+impl Ending {
+    fn end(self, code: u8) {
+        if let Some(line) = self.line {
+            line.write(code);
+        }
+        if let Some(trace) = self.trace {
+            trace.end(code);
         }
     }
 }
@@ -121,7 +158,7 @@ impl Account {
     /// Admits a call of so many rows, or says after how many seconds to try again.
     pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
         let charged = || Charged { limits: self.0.clone(), rows };
-        let admitted = || Admitted { charged: Some(charged()), record: None };
+        let admitted = || Admitted { charged: Some(charged()), ending: None };
         self.0.admit(rows, now).map_or_else(|| Ok(admitted()), Err)
     }
 }

@@ -16,6 +16,7 @@ use crate::calls::{self, Arrived, Opening, Outcome, until};
 use crate::grpc::{self, CallHeaders, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
+use crate::traces::Method as Traced;
 
 /// Bytes of a request that is not gRPC that are read before it is refused.
 const ENOUGH: usize = 64 << 10;
@@ -99,7 +100,8 @@ impl Client {
         if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
             return Err(Status::no_memory(self.share.budget()));
         }
-        let traced = shared.is_traced(&mut head.headers);
+        let rpc = || Traced::Rpc(head.uri.path().trim_start_matches('/').to_owned());
+        let traced = if streaming { None } else { shared.traced(&mut head.headers, rpc) };
         let opening = Opening {
             method,
             streaming,
@@ -190,7 +192,7 @@ fn dispatch(
             }
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
-        message if opening.traced || shared.plain.is_guarded() => (message, respond),
+        message if opening.traced.is_some() || shared.plain.is_guarded() => (message, respond),
         message => match shared.handlers.questions.find(&opening, &message) {
             Some(answer) => return answer.send(&opening, respond, &shared.ended),
             None => (message, respond),

@@ -21,12 +21,12 @@ use super::limits::Limits;
 use super::service::{Protocol, Service};
 use super::shared::Shared;
 use super::thread::ConnectionThread;
-use super::traces::Sampler;
 use crate::bridge::{Queue, Routes};
 use crate::calls::PlainFields;
 use crate::http::HttpEndpoint;
 use crate::http2::{Address, Tls};
 use crate::memory::KINDS;
+use crate::traces::{Record, Traces};
 
 /// The addresses, and the threads that serve their connections.
 #[pyclass(frozen, module = "headrace_native")]
@@ -67,10 +67,15 @@ impl Server {
         self.serve_at(address, tls, Protocol::Grpc)
     }
 
-    /// Passes a share of all requests to Python, marked as traced, and those whose callers trace them, up to a number
-    /// per second. Once, before it starts.
+    /// Traces a share of all requests, and those whose callers trace them, up to a number per second. Once, before it
+    /// starts.
     fn sample_traces(&self, ratio: f64, rate: f64) {
-        let _ = self.shared.traces.set(Sampler::new(ratio, rate)); // fails only if it is set twice
+        let _ = self.shared.traces.set(Arc::new(Traces::new(ratio, rate))); // fails only if it is set twice
+    }
+
+    /// The records of traced calls that have ended without Python since the last time.
+    fn take_traces(&self) -> Vec<Record> {
+        self.shared.traces.get().map(|traces| traces.take()).unwrap_or_default()
     }
 
     /// The same for HTTP.

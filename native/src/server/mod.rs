@@ -12,6 +12,5 @@ mod rest;
 mod service;
 mod shared;
 mod thread;
-mod traces;
 
 pub use listener::Server;

@@ -93,15 +93,18 @@ impl Pending {
         call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
     ) -> Option<Self> {
         let Place { lane, key, rows, row_bytes, choice } = place;
+        let (traced, now) = (self.rest.traced.clone(), Instant::now());
+        self.admitted.trace(traced.as_ref(), &self.signature.model, || (now, lane.clock().at(now)));
         if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
             self.refuse(Status::no_memory(self.rest.budget()), None);
             return Some(self);
         }
         let call = call(self.mailbox.clone());
-        let task = NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice);
+        let task =
+            NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice).traced(traced.is_some());
         // The deadline only matters to a waiting client: a call that nothing waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
-        match lane.put_native(key, entry, Instant::now()) {
+        match lane.put_native(key, entry, now) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),
             Err((Refusal::Full(full), _)) => {
                 let named = |reason: &str| self.api.reason_of_full(reason);
@@ -124,11 +127,13 @@ impl Pending {
     pub(super) async fn answer(mut self) -> Answer {
         let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
         if let Some((status, why)) = &self.refused {
+            let answer = self.api.refusal(endpoint, status);
+            self.admitted.answered_with(answer.status());
             self.admitted.end(status.code);
             if let Some(why) = why {
                 ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
             }
-            return self.api.refusal(endpoint, status);
+            return answer;
         }
         let mut comes = poll_fn(|context| self.mailbox.poll(context));
         let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
@@ -142,10 +147,13 @@ impl Pending {
             answer => answer,
         };
         let Some((answer, code)) = answer else {
+            let answer = self.api.late(endpoint);
+            self.admitted.answered_with(answer.status());
             self.admitted.end(DEADLINE_EXCEEDED);
             ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-            return self.api.late(endpoint);
+            return answer;
         };
+        self.admitted.answered_with(answer.status());
         self.admitted.end(code);
         answer
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
@@ -23,6 +23,7 @@ use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Declares, ExamplesBody, ModelPath, Reply, Verb};
 use crate::security::{Admission, Admitted, Asked, Identity};
+use crate::traces::{Begun, Method};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct Rest {
     pub thread: Arc<ConnectionThread>,
     pub(super) identity: Arc<Identity>,
     pub(super) endpoint: Arc<Endpoint>,
+    /// Of a single request, if it is traced.
+    pub(super) traced: Option<Arc<Begun>>,
     share: Arc<Share>,
 }
 
@@ -66,7 +69,7 @@ impl Declares for Target {
 impl Rest {
     pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { thread, identity: Arc::default(), endpoint, share }
+        Self { thread, identity: Arc::default(), endpoint, traced: None, share }
     }
 
     /// The same for the client of a connection.
@@ -74,7 +77,7 @@ impl Rest {
         Self { identity: Arc::new(identity), ..self }
     }
 
-    async fn answer_any(self, request: Request<Incoming>) -> Answer {
+    async fn answer_any(mut self, request: Request<Incoming>) -> Answer {
         let (mut head, incoming) = request.into_parts();
         let stopping = || self.is_stopping();
         let memory = Arc::new(CallMemory::new(self.share.clone()));
@@ -85,9 +88,9 @@ impl Rest {
             Err(Missing::NoMemory) => return self.no_memory(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
         };
-        let traced = self.thread.shared.is_traced(&mut head.headers);
-        let plain = if traced { None } else { self.without_python(&head, &body).await };
-        match plain {
+        let post = || Method::Http(head.uri.path().to_owned());
+        self.traced = self.thread.shared.traced(&mut head.headers, post);
+        match self.without_python(&head, &body).await {
             Some(answer) => answer,
             None => match transport::ask_python(&self.endpoint, (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
@@ -100,7 +103,7 @@ impl Rest {
         if let Some(answer) = self.answered_before(head, body) {
             return Some(answer);
         }
-        if head.method != Method::POST || head.uri.query().is_some() {
+        if head.method != http::Method::POST || head.uri.query().is_some() {
             return None;
         }
         match ModelPath::of_call(head.uri.path()) {
@@ -111,7 +114,7 @@ impl Rest {
 
     /// The kept answer to the same request, if it is still valid.
     fn answered_before(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
-        if self.thread.shared.plain.is_guarded() {
+        if self.thread.shared.plain.is_guarded() || self.traced.is_some() {
             return None;
         }
         let came = Instant::now();

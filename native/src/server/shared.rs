@@ -10,10 +10,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 use super::limits::Limits;
-use super::traces::Sampler;
 use crate::bridge::{EndedCalls, Queue, Routes};
 use crate::calls::{Event, Handlers, Inbox, Kind, PlainCalls, PlainFields};
 use crate::memory::Budget;
+use crate::traces::{Begun, Method, Traces};
 
 /// Whether the server is to stop, and how long calls in flight may then take to end.
 pub type Stop = watch::Receiver<Option<Duration>>;
@@ -36,7 +36,7 @@ pub struct Shared {
     pub queue: Py<Queue>,
     pub ended: EndedCalls,
     /// Which requests are traced; none until traces are enabled.
-    pub traces: OnceLock<Sampler>,
+    pub traces: OnceLock<Arc<Traces>>,
 }
 
 impl Shared {
@@ -63,9 +63,9 @@ impl Shared {
         })
     }
 
-    /// Whether a request is traced, according to its headers, which are marked from here on.
-    pub fn is_traced(&self, headers: &mut HeaderMap) -> bool {
-        self.traces.get().is_some_and(|sampler| sampler.mark(headers))
+    /// A request with these headers, if it is traced; they are marked from here on.
+    pub fn traced(&self, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
+        self.traces.get()?.begin(headers, method)
     }
 
     /// Looks for plain Predicts that nothing waits for, and lets ended calls be counted; returns whether tasks still

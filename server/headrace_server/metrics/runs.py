@@ -40,7 +40,7 @@ class RunColumns:
     @classmethod
     def of(cls, reports: Sequence[BatchReport]) -> "RunColumns":
         """The columns for one or more reports."""
-        tasks, rows, padding, begins, ran, _, arrivals, sizes, joined, computed = zip(*reports, strict=True)
+        tasks, rows, padding, begins, ran, _, arrivals, sizes, joined, computed, _ = zip(*reports, strict=True)
         began, took = _seconds(begins), _seconds(ran)
         waited = np.repeat(began, _counts(map(len, arrivals))) - _seconds(chain.from_iterable(arrivals))
         return cls(

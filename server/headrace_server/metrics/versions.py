@@ -64,7 +64,7 @@ class ServableMetrics:
     Attributes:
         labels: Its model's name and its number.
         now: What the version can report at any time.
-        listen: Called for each run; None for no listener.
+        listen: Called for each run with a traced request; None for no listener.
         verdicts: A word that says whether each signature's requests are batched, by its name.
     """
 
@@ -244,7 +244,7 @@ class Runs:
 
     def __call__(self, report: BatchReport) -> None:
         """Records a run. The callers of the next run wait for this, so it does no more than necessary."""
-        if (listen := self._servable.listen) is not None:
+        if report.traced and (listen := self._servable.listen) is not None:
             listen(self._servable.labels, report)
         if report.failed:
             self._servable.failed(report)

@@ -58,11 +58,13 @@ class Call:
             ServingError: The backend refused the request.
             BatchingError: The queue refused it.
         """
+        trace = CURRENT.get()
+        task.traced = trace is not None
         future = self.delivery.submit(scheduler, task)
         try:
             return await future
         finally:
             if not task.ended:
                 task.cancel()
-            if (trace := CURRENT.get()) is not None:
-                trace.arrivals.append(task.arrived)
+            if trace is not None:
+                trace.arrivals = (*trace.arrivals, task.arrived)

@@ -1,24 +1,41 @@
 """What is recorded of a traced request while it is answered; the spans are created from it later, elsewhere."""
 
 import time
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from http import HTTPStatus
+
+from headrace_protos import Code
 
 MARK = "headrace-traced"
 """The metadata with which the native transport marks a request as traced."""
 
-PARENT = "traceparent"
-"""W3C Trace Context's header."""
+PARENT, STATE = "traceparent", "tracestate"
+"""W3C Trace Context's headers: the caller's span, and the states of other tracing systems."""
+
+_SERVERS_FAULT = frozenset(
+    (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
+)
+"""Codes of calls whose spans are errors. Source: OpenTelemetry's semantic conventions for gRPC servers."""
+
+TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None], tuple[float, float, float | None]]
+"""A traced request that a transport has answered by itself.
+
+The caller's trace and span (empty if there are none) and `tracestate`; whether it came over HTTP, its path there or its
+method with its service, its model, and its status or gRPC's code; when it began, ended, and joined its queue if it did.
+"""
 
 
 class Trace:
     """A traced request. It stays in its event loop until it has ended.
 
     Args:
-        trace_id: The ID, of 128 bits.
-        parent_id: The caller's span; 0 if there is none.
+        trace_id: The ID, of 16 bytes.
+        parent_id: The caller's span, of 8 bytes; empty if there is none.
+        state: The caller's `tracestate`.
+        began: The start, on the monotonic clock, in seconds; None means now.
 
     Attributes:
-        began: The start, on the monotonic clock, in seconds.
         ended: The end, on the same clock; 0 until then.
         name: The called method.
         attributes: Further attributes, by OpenTelemetry's names.
@@ -26,17 +43,45 @@ class Trace:
         arrivals: When each of its tasks joined a queue, which identifies each task's batch.
     """
 
-    __slots__ = ("arrivals", "attributes", "began", "ended", "error", "name", "parent_id", "trace_id")
+    __slots__ = ("arrivals", "attributes", "began", "ended", "error", "name", "parent_id", "state", "trace_id")
 
-    def __init__(self, trace_id: int, parent_id: int) -> None:
+    def __init__(self, trace_id: bytes, parent_id: bytes = b"", state: str = "", began: float | None = None) -> None:
         self.trace_id = trace_id
         self.parent_id = parent_id
-        self.began = time.monotonic()
+        self.state = state
+        self.began = time.monotonic() if began is None else began
         self.ended = 0.0
         self.name = ""
-        self.attributes: dict[str, str | int] = {}
+        self.attributes: Mapping[str, str | int] = {}
         self.error = False
-        self.arrivals: list[float] = []
+        self.arrivals: Sequence[float] = ()
+
+    def is_rpc(self, name: str, model: str, code: int) -> None:
+        """Describes a call over gRPC that has ended.
+
+        Args:
+            name: The method, with its service.
+            model: The model's name.
+            code: gRPC's.
+        """
+        self.name = name
+        service, _, method = name.partition("/")
+        self.attributes = {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": method,
+            "rpc.grpc.status_code": code,
+            "headrace.model": model,
+        }
+        self.error = code in _SERVERS_FAULT
+
+    def is_http(self, method: str, path: str, status: int | None = None) -> None:
+        """Describes a request over HTTP, with its status once it is answered."""
+        self.name = method
+        self.attributes = {"http.request.method": method, "url.path": path}
+        if status is not None:
+            self.attributes = {**self.attributes, "http.response.status_code": status}
+            self.error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 CURRENT: ContextVar[Trace | None] = ContextVar("headrace-trace", default=None)

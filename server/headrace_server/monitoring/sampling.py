@@ -16,22 +16,25 @@ class Parent:
     """The caller's span.
 
     Attributes:
-        trace_id: The ID, of 128 bits.
-        span_id: The ID, of 64 bits.
+        trace_id: The ID, of 16 bytes.
+        span_id: The ID, of 8 bytes.
         sampled: Whether the caller traces it.
     """
 
-    trace_id: int
-    span_id: int
+    trace_id: bytes
+    span_id: bytes
     sampled: bool
 
     @classmethod
     def of(cls, header: str) -> "Parent | None":
-        """Parses a `traceparent`; None if it is invalid. Source: W3C Trace Context, 3.2."""
+        """Parses a `traceparent`; None if it is invalid. Source: W3C Trace Context, 3.2.
+
+        `native/src/traces/parent.rs` does the same.
+        """
         found = _PARENT.fullmatch(header)
         if found is None:
             return None
-        return cls(int(found[1], 16), int(found[2], 16), bool(int(found[3], 16) & _SAMPLED))
+        return cls(bytes.fromhex(found[1]), bytes.fromhex(found[2]), bool(int(found[3], 16) & _SAMPLED))
 
 
 class Sampler:

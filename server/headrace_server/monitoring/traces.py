@@ -4,13 +4,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from threading import Event, Lock, Thread
 
 from headrace_batching import BatchReport
 from headrace_server.config.run import Config
 from headrace_server.metrics.series import Labels
-from headrace_server.models.trace import Trace
+from headrace_server.models.trace import Trace, TraceRecord
 from headrace_server.monitoring.sampling import Parent, Sampler
 from headrace_server.monitoring.spans import Batch, Ran, SpanMaker, otlp_exporter
 
@@ -23,7 +24,7 @@ PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
 WAITING = 4096
-"""The most traces that may wait to be sent; further ones are dropped."""
+"""The most traces that may wait to be sent, and the most reports; further ones are dropped."""
 
 
 def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
@@ -43,7 +44,7 @@ def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
 
 
 class Tracer:
-    """Records traced requests and the batches that ran meanwhile, and combines them later.
+    """Records traced requests and the batches that they ran in, and combines them later.
 
     Args:
         sampler: Decides which requests are traced; None if the transport marks them.
@@ -55,45 +56,42 @@ class Tracer:
         self._sampler = sampler
         self._spans = spans
         self._clock = clock
+        self._take: Callable[[], Sequence[TraceRecord]] = tuple
         self._lock = Lock()
-        self._open = 0
         self._ended: list[Trace] = []
-        self._reports: deque[tuple[Labels, BatchReport]] = deque()
+        self._reports: deque[tuple[Labels, BatchReport]] = deque(maxlen=WAITING)
         self._known: dict[float, Batch] = {}
         self._due = Event()
         self._stopping = False
         self._thread: Thread | None = None
-        self.dropped = 0
 
-    def begin(self, header: str, *, marked: bool) -> Trace | None:
+    def begin(self, parent: str, state: str, *, marked: bool) -> Trace | None:
         """Records that a request has arrived; None if it is not traced.
 
         Args:
-            header: Its `traceparent`; empty if there is none.
+            parent: Its `traceparent`; empty if there is none.
+            state: Its `tracestate`, likewise.
             marked: Whether the transport has decided that it is traced.
         """
-        parent = Parent.of(header) if header else None
-        if not (marked if self._sampler is None else self._sampler.takes(parent)):
+        caller = Parent.of(parent) if parent else None
+        if not (marked if self._sampler is None else self._sampler.takes(caller)):
             return None
-        with self._lock:
-            if self._open >= WAITING:
-                self.dropped += 1
-                return None
-            self._open += 1
-        if parent is None:
-            return Trace(random.getrandbits(128) or 1, 0)
-        return Trace(parent.trace_id, parent.span_id)
+        return Trace(_new_id()) if caller is None else Trace(caller.trace_id, caller.span_id, state)
 
     def end(self, trace: Trace) -> None:
         """Records that a traced request has been answered."""
         trace.ended = self._clock()
         with self._lock:
-            self._ended.append(trace)
+            if len(self._ended) < WAITING:
+                self._ended.append(trace)
+
+    def follow(self, take: Callable[[], Sequence[TraceRecord]]) -> None:
+        """Also sends the requests that a transport has recorded by itself, which `take` returns, each once."""
+        self._take = take
 
     def ran(self, version: Labels, report: BatchReport) -> None:
-        """Records that a batch has run. On a batch thread; costs almost nothing while no request is traced."""
-        if self._open:
-            self._reports.append((version, report))
+        """Records that a batch with a traced request has run. On its batch thread."""
+        self._reports.append((version, report))
 
     def start(self) -> None:
         """Starts sending spans."""
@@ -112,49 +110,73 @@ class Tracer:
         """Sends the requests whose batches are known, or never will be. On the tracer's thread."""
         with self._lock:
             ended, self._ended = self._ended, []
-        self._learn(ended)
+        ended += map(_recorded, self._take())
+        # Only now: a batch is reported as soon as its requests have been answered.
+        self._learn()
+        oldest = self._clock() - PATIENCE
         whole: list[Trace] = []
         waiting: list[Trace] = []
         for trace in ended:
-            (whole if self._is_whole(trace) else waiting).append(trace)
+            (whole if self._is_whole(trace, oldest) else waiting).append(trace)
         with self._lock:
-            self._ended += waiting
-            self._open -= len(whole)
-            idle = not self._open
+            self._ended = waiting[:WAITING] + self._ended
         if whole:
-            self._spans.send([Ran(trace, self._batches(trace)) for trace in whole])
-        if idle:
-            self._reports.clear()
-            self._known.clear()
+            self._spans.send([self._with_batches(trace) for trace in whole])
+        self._forget(oldest - PATIENCE)
 
     def _run(self) -> None:
         while True:
             self._due.wait(SECONDS)
+            stopping = self._stopping
             try:
                 self.flush()
             except Exception:  # an unreachable collector must not end the thread
                 log.exception("traces could not be sent")
-            if self._stopping:
+            if stopping:
                 return
 
-    def _learn(self, ended: Iterable[Trace]) -> None:
-        """Finds the batches of tasks in the reports that have come, by the arrival of the tasks."""
-        wanted = {arrival for trace in ended for arrival in trace.arrivals}
-        kept: deque[tuple[Labels, BatchReport]] = deque()
-        oldest = self._clock() - PATIENCE
+    def _learn(self) -> None:
+        """Stores the batches that have been reported by the arrivals of their traced tasks."""
         for _ in range(len(self._reports)):
             version, report = self._reports.popleft()
-            found = wanted.intersection(report.arrivals)
-            if found:
-                batch = Batch(version, report)
-                self._known.update(dict.fromkeys(found, batch))
-            elif report.began + report.ran > oldest:
-                kept.append((version, report))  # its request may not have ended yet
-        self._reports.extendleft(reversed(kept))
+            self._known.update(dict.fromkeys(report.traced, Batch(version, report)))
 
-    def _is_whole(self, trace: Trace) -> bool:
+    def _forget(self, oldest: float) -> None:
+        """Drops batches that ran before then, since no trace has asked for them."""
+        while self._known:
+            arrival = next(iter(self._known))
+            if self._known[arrival].report.began > oldest:
+                return
+            del self._known[arrival]
+
+    def _is_whole(self, trace: Trace, oldest: float) -> bool:
         known = all(arrival in self._known for arrival in trace.arrivals)
-        return known or self._stopping or self._clock() - trace.ended > PATIENCE
+        return known or self._stopping or trace.ended < oldest
 
-    def _batches(self, trace: Trace) -> Mapping[float, Batch]:
-        return {arrival: self._known[arrival] for arrival in trace.arrivals if arrival in self._known}
+    def _with_batches(self, trace: Trace) -> Ran:
+        found = ((arrival, self._known.pop(arrival, None)) for arrival in trace.arrivals)
+        return Ran(trace, {arrival: batch for arrival, batch in found if batch is not None})
+
+
+def _new_id() -> bytes:
+    return random.randbytes(16)
+
+
+def _recorded(record: TraceRecord) -> Trace:
+    (trace_id, span_id, state), about, (began, ended, arrived) = record
+    trace = Trace(trace_id or _new_id(), span_id, state, began)
+    trace.ended = ended
+    trace.name, trace.attributes, trace.error = _described(*about)
+    trace.arrivals = () if arrived is None else (arrived,)
+    return trace
+
+
+@lru_cache(maxsize=1024)
+def _described(is_http: bool, name: str, model: str, status: int | None) -> tuple[str, Mapping[str, str | int], bool]:
+    """The name and the attributes of a span, and whether it is an error's."""
+    trace = Trace(b"")
+    if is_http:
+        trace.is_http("POST", name, status)
+    elif status is not None:
+        trace.is_rpc(name, model, status)
+    return trace.name, trace.attributes, trace.error

@@ -13,8 +13,8 @@ def parent(flags: str = "01") -> Parent | None:
 
 
 def test_a_traceparent() -> None:
-    assert parent() == Parent(int(TRACE, 16), int(SPAN, 16), sampled=True)
-    assert parent("00") == Parent(int(TRACE, 16), int(SPAN, 16), sampled=False)
+    assert parent() == Parent(bytes.fromhex(TRACE), bytes.fromhex(SPAN), sampled=True)
+    assert parent("00") == Parent(bytes.fromhex(TRACE), bytes.fromhex(SPAN), sampled=False)
     assert Parent.of(f"01-{TRACE}-{SPAN}-03-what-a-later-version-adds") is not None
 
 

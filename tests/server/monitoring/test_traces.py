@@ -1,18 +1,22 @@
 """Traces of a real server, as a collector gets them over gRPC."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
-from headrace_batching import Options
+from headrace_batching import BatchReport, Options
 from headrace_protos import Code
 from headrace_server import Config, Server
 from headrace_server.errors import ServingError
+from headrace_server.models.trace import Trace
+from headrace_server.monitoring.spans import Ran, SpanMaker
+from headrace_server.monitoring.traces import PATIENCE, WAITING, Tracer
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import PREDICT, floats, predict_request
@@ -89,11 +93,10 @@ class Traced:
         self.rest = RestCaller(port)
         self.collector = collector
 
-    def predict(self, parent: str) -> None:
-        """Sends a call with a traceparent."""
-        self.server.caller.send_bytes(
-            PREDICT, predict_request({"x": X}).SerializeToString(), metadata=(("traceparent", parent),)
-        )
+    def predict(self, parent: str, *more: tuple[str, str]) -> None:
+        """Sends a call with a traceparent, and more metadata."""
+        metadata = (("traceparent", parent), *more)
+        self.server.caller.send_bytes(PREDICT, predict_request({"x": X}).SerializeToString(), metadata=metadata)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +172,64 @@ def test_over_rest(traced: Traced) -> None:
     assert {"queue", "batch", "run"} <= spans.keys()
 
 
+def test_the_states_of_other_tracing_systems(traced: Traced) -> None:
+    traced.predict(SAMPLED, ("tracestate", "rojo=1,congo=2"))
+    spans = eventually(lambda: traced.collector.spans(TRACE))
+    assert {span.trace_state for span in spans} == {"rojo=1,congo=2"}
+    traced.collector.clear()
+    answer = traced.rest.post("predict", ROW, traceparent=SAMPLED, tracestate="rojo=1")
+    assert answer.status == 200
+    spans = eventually(lambda: traced.collector.spans(TRACE))
+    assert {span.trace_state for span in spans} == {"rojo=1"}
+
+
+def test_a_span_says_whether_its_parent_is_remote(traced: Traced) -> None:
+    traced.predict(SAMPLED)
+    spans = by_name(eventually(lambda: traced.collector.spans(TRACE)))
+    remote = {name for name, span in spans.items() if span.flags & 0x200}
+    assert remote == {"tensorflow.serving.PredictionService/Predict"}
+    assert all(span.flags & 0x100 for span in spans.values())
+
+
+def test_plain_calls_are_recorded_without_python(
+    traced: Traced, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def begin(self: Tracer, parent: str, state: str, *, marked: bool) -> None:
+        del self, state, marked
+        begun.append(parent)
+
+    monkeypatch.setattr(Tracer, "begin", begin)
+    traced.predict(SAMPLED)
+    traced.rest.post("predict", ROW, traceparent=SAMPLED)
+    if transport == "native":
+        eventually(lambda: len([span for span in traced.collector.spans(TRACE) if span.name == "run"]) == 2)
+        assert begun == []
+    else:
+        assert begun == [SAMPLED, SAMPLED]
+
+
+def test_calls_that_run_one_by_one(running: Run, collector: Collector) -> None:
+    server = running(models.doubled_scalar, trace_endpoint=collector.endpoint, trace_ratio=1.0)
+    server.caller.predict({"x": np.array(3, np.float32)})
+    spans = by_name(eventually(lambda: [*collector.spans()] if len(collector.spans()) >= 6 else None))
+    assert spans["batch"].parent_span_id == spans["queue"].span_id
+    assert attributes(spans["batch"])["headrace.batch.requests"] == 1
+
+
+def test_a_call_that_is_too_late_has_an_error(running: Run, collector: Collector) -> None:
+    options = Options(num_batch_threads=1, max_batch_size=4, batch_timeout_micros=10_000_000)
+    server = running(models.linear, trace_endpoint=collector.endpoint, trace_ratio=1.0, batching=options)
+    assert server.caller.refusal(predict_request({"x": X}), timeout=0.1).code is grpc.StatusCode.DEADLINE_EXCEEDED
+    tracer = server._server._tracer
+    assert tracer is not None
+    eventually(lambda: tracer._ended)
+    server.stop()
+    (span,) = collector.spans()
+    assert (attributes(span)["rpc.grpc.status_code"], span.status.code) == (int(Code.DEADLINE_EXCEEDED), 2)
+
+
 def test_a_batch_is_linked_from_each_of_its_requests(traced: Traced) -> None:
     other = TRACE.replace("0af", "1bf")
     parents = [SAMPLED, SAMPLED.replace(TRACE, other)]
@@ -239,3 +300,76 @@ def test_an_endpoint_that_is_no_url(tmp_path: Any) -> None:
     text = "--trace_endpoint must be a URL such as http://localhost:4317; was 'localhost:4317'"
     with pytest.raises(ServingError, match=re.escape(text)):
         Server(Config(model_base_path=str(tmp_path), trace_endpoint="localhost:4317"))
+
+
+class Sent(SpanMaker):
+    """Keeps what it is to send."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.ran: list[Ran] = []
+
+    def send(self, requests: Sequence[Ran]) -> None:
+        self.ran += requests
+
+
+class Recorded:
+    """A tracer of recorded requests, with its own time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sent = Sent()
+        self.tracer = Tracer(None, self.sent, lambda: self.now)
+
+    def end(self, *arrivals: float) -> None:
+        """A request ends now."""
+        trace = Trace(b"1" * 16)
+        trace.arrivals = arrivals
+        self.tracer.end(trace)
+
+    def ran(self, *arrivals: float) -> None:
+        """A batch with these traced tasks has run."""
+        report = BatchReport(4, 4, 0, self.now, 0.01, False, (*arrivals, 1.0), (1, 1, 1, 1), traced=arrivals)
+        self.tracer.ran(("model", "1"), report)
+
+    def flush(self) -> list[int]:
+        """Sends what can be sent: the number of batches of each request."""
+        self.sent.ran.clear()
+        self.tracer.flush()
+        return [len(ran.batches) for ran in self.sent.ran]
+
+
+def test_a_request_waits_for_the_report_of_its_batch() -> None:
+    recorded = Recorded()
+    recorded.end(2.0)
+    assert recorded.flush() == []
+    recorded.ran(2.0)
+    assert recorded.flush() == [1]
+
+
+def test_a_request_without_a_batch_waits_no_longer_than_it_may() -> None:
+    recorded = Recorded()
+    recorded.end(2.0)
+    recorded.now += PATIENCE - 0.1
+    assert recorded.flush() == []
+    recorded.now += 0.2
+    assert recorded.flush() == [0]
+
+
+def test_reports_that_no_request_asks_for_are_forgotten() -> None:
+    recorded = Recorded()
+    recorded.ran(2.0, 3.0)
+    recorded.end(3.0)
+    assert recorded.flush() == [1]
+    recorded.now += 3 * PATIENCE
+    recorded.ran(4.0)
+    recorded.flush()
+    assert list(recorded.tracer._known) == [4.0]
+
+
+def test_no_more_requests_wait_than_may() -> None:
+    recorded = Recorded()
+    for number in range(WAITING + 1):
+        recorded.end(float(number))
+    assert recorded.flush() == []
+    assert len(recorded.tracer._ended) == WAITING

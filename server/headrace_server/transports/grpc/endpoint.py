@@ -12,7 +12,7 @@ from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
-from headrace_server.models.trace import Trace
+from headrace_server.models.trace import Trace, TraceRecord
 from headrace_server.security.gate import Gate
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.rpc import Service
@@ -108,11 +108,20 @@ class Endpoint:
 class Tracing(Protocol):
     """Records traced requests. In the event loop of the services."""
 
-    def begin(self, header: str, *, marked: bool) -> Trace | None:
-        """A request has arrived with this `traceparent`, marked by its transport or not; None if not traced."""
+    def begin(self, parent: str, state: str, *, marked: bool) -> Trace | None:
+        """A request has arrived with this `traceparent` and this `tracestate`, marked by its transport or not.
+
+        None if it is not traced.
+        """
 
     def end(self, trace: Trace) -> None:
         """The request has been answered."""
+
+    def follow(self, take: Callable[[], Sequence[TraceRecord]]) -> None:
+        """The transport also records requests by itself, and `take` returns those that have ended since its last call.
+
+        Any thread may call `take`.
+        """
 
 
 class Transport(Protocol):

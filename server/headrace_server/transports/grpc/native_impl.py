@@ -21,7 +21,7 @@ from headrace_server.transports.grpc.native_routes import INFERENCE, PREDICTION,
 from headrace_server.transports.grpc.native_verdicts import NativeVerdicts
 from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
-INTERFACE = 23
+INTERFACE = 24
 
 _NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 
@@ -105,6 +105,7 @@ class NativeTransport:
         )
         if self._endpoint.tracing is not None:
             server.sample_traces(self._endpoint.trace_ratio, self._endpoint.trace_rate)
+            self._endpoint.tracing.follow(server.take_traces)
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)
         self._server = server

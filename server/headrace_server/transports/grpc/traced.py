@@ -8,14 +8,11 @@ import grpc
 
 from headrace_protos import Code
 from headrace_server.metrics.series import Tally
-from headrace_server.models.trace import CURRENT, MARK, PARENT
+from headrace_server.models.trace import CURRENT, MARK, PARENT, STATE
 from headrace_server.transports.grpc.endpoint import ObserveCall, Tracing
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
-
-SERVERS_FAULT = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
-"""Codes of calls whose spans are errors. Source: OpenTelemetry's semantic conventions for gRPC servers."""
 
 
 def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
@@ -25,8 +22,8 @@ def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
 
     async def traced(data: bytes, context: Context) -> bytes:
         metadata: Any = context.invocation_metadata()
-        found = {name: value for name, value in metadata or () if name in (PARENT, MARK)}
-        trace = tracing.begin(str(found.get(PARENT, "")), marked=MARK in found)
+        found = {name: value for name, value in metadata or () if name in (PARENT, STATE, MARK)}
+        trace = tracing.begin(str(found.get(PARENT, "")), str(found.get(STATE, "")), marked=MARK in found)
         if trace is None:
             return await handle(data, context)
         token = CURRENT.set(trace)
@@ -58,16 +55,7 @@ class _Noted:
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """One call."""
         if (trace := CURRENT.get()) is not None:
-            trace.name = self.name
-            service, _, method = self.name.partition("/")
-            trace.attributes |= {
-                "rpc.system": "grpc",
-                "rpc.service": service,
-                "rpc.method": method,
-                "rpc.grpc.status_code": Code.Value(code),
-                "headrace.model": model,
-            }
-            trace.error = code in SERVERS_FAULT
+            trace.is_rpc(self.name, model, Code.Value(code))
         self.observe(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:

@@ -1,12 +1,10 @@
 """Records traced HTTP requests of an API."""
 
 from headrace_batching import LoopDelivery
-from headrace_server.models.trace import CURRENT, MARK, PARENT
+from headrace_server.models.trace import CURRENT, MARK, PARENT, STATE
 from headrace_server.services.http import HttpAnswer, HttpRequest
 from headrace_server.services.router import HttpApi
 from headrace_server.transports.grpc.endpoint import Tracing
-
-_SERVERS_FAULT = 500
 
 _APIS = ("/v1/", "/v2")
 """The prefixes of paths that are traced."""
@@ -28,16 +26,15 @@ class TracedApi:
         """What the API answers."""
         if not request.path.startswith(_APIS):
             return await self._api.answer(request, delivery)
-        trace = self._tracing.begin(request.header(PARENT), marked=bool(request.header(MARK)))
+        marked = bool(request.header(MARK))
+        trace = self._tracing.begin(request.header(PARENT), request.header(STATE), marked=marked)
         if trace is None:
             return await self._api.answer(request, delivery)
-        trace.name = request.method
-        trace.attributes |= {"http.request.method": request.method, "url.path": request.path}
+        trace.is_http(request.method, request.path)
         token = CURRENT.set(trace)
         try:
             answer = await self._api.answer(request, delivery)
-            trace.attributes["http.response.status_code"] = answer.status
-            trace.error = answer.status >= _SERVERS_FAULT
+            trace.is_http(request.method, request.path, answer.status)
             return answer
         finally:
             CURRENT.reset(token)

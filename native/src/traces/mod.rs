@@ -1,0 +1,66 @@
+//! Traced calls: which ones are sampled, and what is recorded of those that are answered without Python. Python takes the
+//! records later, and makes their spans.
+
+mod parent;
+mod record;
+mod sampler;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+
+use self::parent::Parent;
+pub use self::record::{Begun, Method, Record, Trace};
+use self::sampler::Sampler;
+
+/// The most records that may wait for Python; further ones are dropped.
+const MOST: usize = 4096;
+
+/// Samples the calls of a server, and keeps the records of those that have ended. Any thread.
+pub struct Traces {
+    sampler: Sampler,
+    ended: Mutex<Vec<Record>>,
+}
+
+impl Traces {
+    /// `ratio` is the share of the requests without a traceparent, `rate` the most requests per second.
+    pub fn new(ratio: f64, rate: f64) -> Self {
+        Self { sampler: Sampler::new(ratio, rate), ended: Mutex::default() }
+    }
+
+    /// A request that has just arrived, if it is traced. Its headers are marked from here on, so that Python records it
+    /// if it gets the request.
+    pub fn begin(self: &Arc<Self>, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
+        let parent = self.sampler.mark(headers)?;
+        Some(Arc::new(Begun::new(self.clone(), parent, headers, method())))
+    }
+
+    /// The records since the last call.
+    pub fn take(&self) -> Vec<Record> {
+        std::mem::take(&mut *self.ended.lock())
+    }
+
+    fn add(&self, record: Record) {
+        let mut ended = self.ended.lock();
+        if ended.len() < MOST {
+            ended.push(record);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_records_wait_than_may() {
+        let traces = Arc::new(Traces::new(1.0, 1e9));
+        for _ in 0..MOST + 1 {
+            let begun = traces.begin(&mut HeaderMap::new(), || Method::Rpc("a/b".into())).expect("all are traced");
+            begun.trace("m".into(), (std::time::Instant::now(), 1.0)).end(0);
+        }
+        assert_eq!(traces.take().len(), MOST);
+        assert!(traces.take().is_empty());
+    }
+}

@@ -1,0 +1,140 @@
+//! What is recorded of a traced call that is answered without Python.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::HeaderMap;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::{Parent, Traces};
+
+/// W3C Trace Context: the header with the states of other tracing systems, and the most characters of it that are kept.
+const STATE: &str = "tracestate";
+const LONGEST_STATE: usize = 512;
+
+/// A called method.
+pub enum Method {
+    /// Of gRPC, with its service.
+    Rpc(String),
+    /// The path of an HTTP POST.
+    Http(String),
+}
+
+/// A traced request whose headers have arrived.
+pub struct Begun {
+    traces: Arc<Traces>,
+    parent: Option<Parent>,
+    state: String,
+    method: Method,
+    came: Instant,
+}
+
+impl Begun {
+    pub fn new(traces: Arc<Traces>, parent: Option<Parent>, headers: &HeaderMap, method: Method) -> Self {
+        let state = parent.map_or_else(String::new, |_| state(headers));
+        Self { traces, parent, state, method, came: Instant::now() }
+    }
+
+    /// The same as a call that joins its queue then, by both clocks.
+    pub fn trace(self: &Arc<Self>, model: Arc<str>, queued: (Instant, f64)) -> Trace {
+        Trace { begun: self.clone(), model, queued, waits: true, status: None }
+    }
+}
+
+/// The states of other tracing systems; empty if there are none, or too many to keep.
+fn state(headers: &HeaderMap) -> String {
+    let parts: Option<Vec<_>> = headers.get_all(STATE).iter().map(|value| value.to_str().ok()).collect();
+    parts.map(|parts| parts.join(",")).filter(|state| state.len() <= LONGEST_STATE).unwrap_or_default()
+}
+
+/// A traced call until it ends.
+pub struct Trace {
+    begun: Arc<Begun>,
+    model: Arc<str>,
+    /// When it joined its queue, by the system's clock and by the queue's.
+    queued: (Instant, f64),
+    waits: bool,
+    /// HTTP's.
+    status: Option<u16>,
+}
+
+impl Trace {
+    /// It was refused by its queue, or before.
+    pub fn is_refused(&mut self) {
+        self.waits = false;
+    }
+
+    /// The HTTP status that it is answered with.
+    pub fn is_answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// It has ended with this code of gRPC.
+    pub fn end(self, code: u8) {
+        let (queued, at) = self.queued;
+        let Begun { parent, came, .. } = &*self.begun;
+        let status = match self.begun.method {
+            Method::Rpc(_) => Some(u16::from(code)),
+            Method::Http(_) => self.status,
+        };
+        let record = Record {
+            parent: *parent,
+            model: self.model,
+            status,
+            began: at - queued.saturating_duration_since(*came).as_secs_f64(),
+            ended: at + queued.elapsed().as_secs_f64(),
+            arrived: self.waits.then_some(at),
+            begun: self.begun.clone(),
+        };
+        self.begun.traces.add(record);
+    }
+}
+
+/// A traced call that has ended. Times are seconds on its queue's clock.
+pub struct Record {
+    begun: Arc<Begun>,
+    parent: Option<Parent>,
+    model: Arc<str>,
+    /// The code of gRPC, or HTTP's status; None for an HTTP request whose client has left.
+    status: Option<u16>,
+    began: f64,
+    ended: f64,
+    /// When it joined its queue; None if it did not.
+    arrived: Option<f64>,
+}
+
+impl<'py> IntoPyObject<'py> for Record {
+    type Target = pyo3::types::PyTuple;
+    type Output = Bound<'py, Self::Target>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        let Self { begun, parent, model, status, began, ended, arrived } = self;
+        let (trace_id, span_id) = parent.as_ref().map_or((&[][..], &[][..]), |own| (&own.trace_id, &own.span_id));
+        let caller = (PyBytes::new(py, trace_id), PyBytes::new(py, span_id), begun.state.as_str());
+        let (is_http, name) = match &begun.method {
+            Method::Rpc(name) => (false, name.as_str()),
+            Method::Http(path) => (true, path.as_str()),
+        };
+        (caller, (is_http, name, &*model, status), (began, ended, arrived)).into_pyobject(py)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn states_are_joined_unless_they_are_too_long() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(state(&headers), "");
+        headers.append(STATE, HeaderValue::from_static("a=1"));
+        headers.append(STATE, HeaderValue::from_static("b=2"));
+        assert_eq!(state(&headers), "a=1,b=2");
+        headers.append(STATE, HeaderValue::from_str(&"c".repeat(LONGEST_STATE)).expect("it is plain"));
+        assert_eq!(state(&headers), "");
+    }
+}
