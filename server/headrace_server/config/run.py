@@ -223,8 +223,7 @@ class Config:
     )
     drift_ratio: float = flag(
         0.01,
-        "share of a model's batches from which one row is compared with the profile.json next to the model; 0 "
-        "compares none",
+        "share of a model's rows that are compared with the profile.json next to the model; 0 compares none",
         least=0,
         most=1,
     )

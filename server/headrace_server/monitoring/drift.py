@@ -1,19 +1,20 @@
 """Drift: compares sampled rows of a model's inputs and outputs with the profile beside the model.
 
-A batch thread only copies the first row of a sampled batch; rows are compared when the metrics or the live page ask for
-it.
+A batch thread only copies the first row of a sampled batch, and no more rows than are worth a few milliseconds of CPU a
+second; all rows that were copied are compared together when the metrics or the live page ask for it.
 """
 
 import logging
+import math
 import random
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from headrace_batching.task import Array, Arrays
@@ -23,6 +24,7 @@ from headrace_server.metrics.series import Labels
 from headrace_server.models.acting import LoadVersion
 from headrace_server.models.servable import Servable
 from headrace_server.models.watched import Take
+from headrace_server.monitoring.columns import Columns
 from headrace_server.monitoring.profiles import PROFILE_FILE, Bins, read_profile
 
 log = logging.getLogger(__name__)
@@ -36,39 +38,13 @@ MEMORY_ROWS = 5000.0
 WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
+SECOND = 200_000
+"""Values that are taken per second, where each row counts as ROW more: their comparison takes a few milliseconds."""
+
+ROW = 100
+
 CLASSES = 32
 """Different values up to which an output of integers or strings is treated as classes."""
-
-
-class _Column:
-    """Counts one column of an input."""
-
-    def __init__(self, bins: Bins | None) -> None:
-        self.bins = bins
-        self.counts = np.zeros(0 if bins is None else len(bins.shares))
-        self.values = self.missing = self.outside = 0.0
-
-    def add(self, values: Array) -> None:
-        numbers = values.dtype.kind in "fiub"
-        finite = values[np.isfinite(values)] if numbers else values
-        self.values += values.size
-        self.missing += values.size - finite.size
-        if self.bins is None:
-            return
-        counts = self.bins.count(values)
-        self.counts += counts
-        if self.bins.categories:
-            self.outside += float(counts[-1])
-        elif numbers:
-            self.outside += int(np.count_nonzero((finite < self.bins.low) | (finite > self.bins.high)))
-
-    def halve(self) -> None:
-        self.counts /= 2
-        self.values, self.missing, self.outside = self.values / 2, self.missing / 2, self.outside / 2
-
-    @property
-    def index(self) -> float:
-        return 0.0 if self.bins is None else self.bins.index(self.counts)
 
 
 class Watch:
@@ -76,16 +52,24 @@ class Watch:
 
     Args:
         profile: The bins of the columns of each input.
-        ratio: The share of batches from which a row is taken.
+        ratio: The share of rows that are taken.
         chance: Uniform random numbers from 0 to 1, excluding 1.
+        clock: In seconds.
     """
 
     def __init__(
-        self, profile: Mapping[str, list[Bins | None]], ratio: float, chance: Callable[[], float] = random.random
+        self,
+        profile: Mapping[str, list[Bins | None]],
+        ratio: float,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ratio = ratio
         self._chance = chance
-        self._columns = {alias: [_Column(bins) for bins in columns] for alias, columns in profile.items()}
+        self._clock = clock
+        self._room, self._since = float(SECOND), clock()
+        self._left = self._gap()
+        self._columns = {alias: Columns(bins) for alias, bins in profile.items()}
         self._classes: dict[str, Counter[str]] = {}
         self._taken: deque[tuple[Arrays, Arrays]] = deque(maxlen=WAITING_ROWS)
         self._lock = Lock()
@@ -93,10 +77,17 @@ class Watch:
         self._told: dict[str, Any] | None = None
 
     def take(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes the first row of a batch that has run, if the batch is sampled. On the batch thread."""
-        if self._chance() < self._ratio:
+        """Takes the first row of a batch that has run, if one of its rows is sampled. On the batch thread."""
+        for array in inputs.values():
+            self._left -= len(array)
+            break
+        if self._left > 0:
+            return
+        self._left = self._gap()
+        if self._has_room():
             row = _first(inputs)
             self._taken.append((row, _first(outputs)))
+            self._room -= ROW + sum(array.size for array in row.values())
             self._keep_within(sum(array.nbytes for array in row.values()))
 
     def told(self) -> dict[str, Any] | None:
@@ -109,10 +100,23 @@ class Watch:
                 # Kept until there are further rows, since a scrape asks once for each of the metrics.
                 self._told = {
                     "rows": round(self._rows),
-                    "inputs": {alias: _input(columns) for alias, columns in self._columns.items()},
+                    "inputs": {alias: columns.told() for alias, columns in self._columns.items()},
                     "classes": {alias: _shares(counts) for alias, counts in self._classes.items() if counts},
                 }
             return self._told
+
+    def _gap(self) -> int:
+        """How many rows later another one is taken, if each row is sampled by itself."""
+        if self._ratio >= 1:
+            return 1
+        return 1 + int(math.log(1 - self._chance()) / math.log1p(-self._ratio))
+
+    def _has_room(self) -> bool:
+        """Whether fewer values have been taken than may be. Batch threads may disagree by a few rows."""
+        now = self._clock()
+        self._room = min(float(SECOND), self._room + (now - self._since) * SECOND)
+        self._since = now
+        return self._room > 0
 
     def _keep_within(self, row_bytes: int) -> None:
         with suppress(IndexError):  # another thread may take them out at the same time
@@ -129,33 +133,25 @@ class Watch:
             return False
         self._rows += len(taken)
         for alias, columns in self._columns.items():
-            rows = [inputs[alias] for inputs, _ in taken if alias in inputs]
-            if not rows:
-                continue
-            if len(columns) == 1:
-                columns[0].add(np.concatenate([row.reshape(-1) for row in rows]))
-            else:
-                flat = np.stack([row.reshape(-1) for row in rows if row.size == len(columns)])
-                for column, values in zip(columns, flat.T, strict=True):
-                    column.add(values)
-        for _, outputs in taken:
-            self._count_classes(outputs)
+            columns.add([inputs[alias] for inputs, _ in taken if alias in inputs])
+        for alias in taken[-1][1]:
+            self._count_classes(alias, [outputs[alias] for _, outputs in taken if alias in outputs])
         if self._rows > MEMORY_ROWS:
             self._halve()
         return True
 
-    def _count_classes(self, outputs: Arrays) -> None:
-        for alias, row in outputs.items():
-            if row.size == 1 and row.dtype.kind in "iubOUS":
-                counts = self._classes.setdefault(alias, Counter())
-                counts[_name(row.reshape(-1)[0])] += 1
-                if len(counts) > CLASSES:
-                    self._classes[alias] = Counter()  # it is not an output of classes
+    def _count_classes(self, alias: str, rows: Sequence[Array]) -> None:
+        found = Counter(row.item() for row in rows if row.size == 1 and row.dtype.kind in "iubOUS")
+        counts = self._classes.setdefault(alias, Counter())
+        for value, count in found.items():
+            counts[_name(value)] += count
+        if len(counts) > CLASSES:
+            counts.clear()  # it is not an output of classes
 
     def _halve(self) -> None:
         self._rows /= 2
-        for column in (column for columns in self._columns.values() for column in columns):
-            column.halve()
+        for columns in self._columns.values():
+            columns.halve()
         for alias, counts in self._classes.items():
             self._classes[alias] = Counter({name: count // 2 for name, count in counts.items() if count > 1})
 
@@ -164,7 +160,7 @@ class Drift:
     """Watches every version that has a profile beside it. Any thread.
 
     Args:
-        ratio: The share of batches from which a row is taken; 0 watches nothing.
+        ratio: The share of rows that are taken; 0 watches nothing.
     """
 
     def __init__(self, ratio: float) -> None:
@@ -256,17 +252,6 @@ class Drift:
 
 def _first(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
     return {alias: array[:1].copy() for alias, array in arrays.items() if array.ndim}
-
-
-def _input(columns: list[_Column]) -> dict[str, float | int]:
-    moved = max(range(len(columns)), key=lambda number: columns[number].index)
-    values = sum(column.values for column in columns) or 1.0
-    return {
-        "index": columns[moved].index,
-        "column": moved,
-        "missing": sum(column.missing for column in columns) / values,
-        "outside": sum(column.outside for column in columns) / values,
-    }
 
 
 def _shares(counts: "Counter[str]") -> dict[str, float]:

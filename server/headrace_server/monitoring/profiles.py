@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,11 @@ class Bins:
     def count(self, values: Array) -> npt.NDArray[np.float64]:
         """How many values are in each bin; missing values are in none."""
         if self.categories:
-            other = len(self.categories)
-            numbers = np.array([self.categories.get(_text(value), other) for value in values.tolist()], np.int64)
-        else:
-            numbers = np.searchsorted(self.edges, values[np.isfinite(values)])
+            counts = np.zeros(len(self.shares))
+            for value, count in Counter(values.tolist()).items():
+                counts[self.categories.get(_text(value), len(self.categories))] += count
+            return counts
+        numbers = np.searchsorted(self.edges, values[np.isfinite(values)])
         return np.bincount(numbers, minlength=len(self.shares)).astype(np.float64)
 
     def index(self, counts: npt.NDArray[np.float64]) -> float:

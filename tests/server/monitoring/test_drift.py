@@ -1,6 +1,8 @@
 """Drift of a real server's requests, compared with a profile that the toolkit has made."""
 
+import itertools
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from headrace_batching.task import Array
-from headrace_server.monitoring.drift import LEAST_ROWS, WAITING_BYTES, Watch
+from headrace_server.monitoring.drift import LEAST_ROWS, SECOND, WAITING_BYTES, Watch
 from headrace_toolkit.data import Data
 from headrace_toolkit.profile import profile_of
 from tests.conftest import ROOT, Run
@@ -117,23 +119,42 @@ def test_a_file_that_is_no_profile_is_said_to_be_none(running: Run, caplog: pyte
 
 
 def test_no_more_rows_wait_than_fit() -> None:
-    watch = Watch({}, 1.0, lambda: 0.0)
+    seconds = itertools.count(step=1000)
+    watch = Watch({}, 1.0, clock=lambda: float(next(seconds)))
     row = np.zeros((1, WAITING_BYTES // 10), np.uint8)
     for _ in range(50):
         watch.take({"x": row}, {})
     assert len(watch._taken) == 10
 
 
-def test_a_share_of_the_batches_is_looked_at() -> None:
-    chances = iter([0.05, 0.5, 0.2, 0.0])
-    watch = Watch({}, 0.1, lambda: next(chances))
-    for _ in range(4):
-        watch.take({"x": floats([1.0])}, {})
-    assert len(watch._taken) == 2
+def test_a_share_of_the_rows_is_looked_at() -> None:
+    rows = 20_000
+    watch = Watch({"x": [None]}, 0.01, random.Random(1).random)
+    for _ in range(rows // 10):
+        watch.take({"x": np.zeros((10, 1), np.float32)}, {})
+    assert len(watch._taken) == pytest.approx(rows / 100, rel=0.2)
+
+
+def test_no_more_values_are_taken_than_in_a_few_milliseconds() -> None:
+    now = [0.0]
+    watch = Watch({"x": [None]}, 1.0, clock=lambda: now[0])
+    batch = {"x": np.zeros((1, SECOND // 10), np.float32)}
+
+    def taken() -> int:
+        before = len(watch._taken)
+        for _ in range(100):
+            watch.take(batch, {})
+        return len(watch._taken) - before
+
+    assert taken() == 10
+    assert taken() == 0
+    now[0] = 0.5
+    assert taken() == 5
 
 
 def test_what_was_long_ago_counts_less_and_less() -> None:
-    watch = Watch({"x": [None]}, 1.0, lambda: 0.0)
+    seconds = itertools.count()
+    watch = Watch({"x": [None]}, 1.0, clock=lambda: float(next(seconds)))
     for _ in range(12):
         for _ in range(1000):
             watch.take({"x": floats([1.0])}, {"label": np.array([1])})
