@@ -323,7 +323,8 @@ class TestFailures:
         assert not task.ended
 
     def test_a_report_names_the_traced_tasks(self, threads: BatchThreads) -> None:
-        gate, reports = Gate(), []
+        gate = Gate()
+        reports: list[BatchReport] = []
         scheduler = Scheduler(threads, gate, Options(), observe=reports.append)
         gate.occupy(scheduler)
         tasks = [Task(row(number), deliver_to_threads, rows=1) for number in range(3)]
