@@ -4,7 +4,7 @@
 # headrace.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores test-ray coverage wheels docs
+.PHONY: help install demo test test-gpu check format fuzz fuzz-models endings conformance bench protos toolkit-acceptance open-inference-acceptance toolkit-table test-torch test-keras test-examples test-kubernetes test-stores test-ray test-image coverage wheels docs
 
 help:
 	@echo 'make install  set up .venv, with the native transport where cargo is'
@@ -27,6 +27,7 @@ help:
 	@echo 'make test-kubernetes  check the chart and the manifests in deploy/ by helm and kubernetes-validate'
 	@echo 'make test-stores  fetch models from real stores (S3, GCS, Azure, OCI, MLflow), ten minutes'
 	@echo 'make test-ray  run two replicas on Ray Serve and replace them under load, in .venv-ray'
+	@echo 'make test-image  build the CPU image with buildah, run it and end it (as root), three minutes'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
 	@echo 'make toolkit-table  measure what each of the toolkit'\''s steps makes of four models, into docs/toolkit/table.md'
@@ -107,3 +108,6 @@ test-stores:
 
 test-ray:
 	@scripts/test-ray
+
+test-image:
+	@scripts/test-image

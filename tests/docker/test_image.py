@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,6 +96,19 @@ class TestHealthCheck:
 
     def test_one_that_has_no_health_service_is_not_known_to_be_ready(self, without_health: int) -> None:
         assert health(f"localhost:{without_health}") == 1
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_what_the_wheel_is_made_of_is_there_where_it_is_made(name: str) -> None:
+    """Or the first `docker build` after a new package fails."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {package.partition("/")[0] for package in wheel["packages"]} | {"hatch_build.py", "pyproject.toml"}
+    copied = re.findall(r"^COPY (?!--)(.*) /source/?\S*$", (DOCKER / f"Dockerfile.{name}").read_text(), re.MULTILINE)
+    let_through = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+
+    assert "custom" in wheel["hooks"], "the hook in hatch_build.py"
+    assert needed <= {file for line in copied for file in line.split()}
+    assert needed <= set(let_through)
 
 
 @pytest.mark.parametrize(("extra", "runtime"), [("cpu", "onnxruntime"), ("gpu", "onnxruntime-gpu")])
