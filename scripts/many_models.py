@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -30,21 +30,43 @@ PATIENCE = 300.0
 REPORT = Path(__file__).parents[1] / "docs" / "benchmarks" / "many_models.md"
 PAGE = "/monitoring/prometheus/metrics"
 
-# The sessions have the options that headrace gives to models of this size.
 _BARE = """
-import json, sys, time
+import json, os, sys, time
 import onnxruntime as ort
 paths = json.load(open(sys.argv[1]))
 began, cpu = time.monotonic(), time.process_time()
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
-options.add_session_config_entry("session.force_spinning_stop", "1")
-sessions = [ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
-print(json.dumps([time.monotonic() - began, time.process_time() - cpu]))
+if sys.argv[2] == "defaults":
+    sessions = [ort.InferenceSession(path) for path in paths]
+else:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    sessions = [ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths]
+print(json.dumps([time.monotonic() - began, time.process_time() - cpu, len(os.listdir("/proc/self/task"))]))
 sys.stdout.flush()
-import os
 os._exit(0)
 """
+
+_OPTIONS = {
+    "defaults": "ONNX Runtime's defaults: a pool of threads for each session",
+    "own": "the options that headrace gives to models of this size: no threads",
+}
+"""The options of the bare sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What the sessions take when they are created one after the other, and nothing else is done.
+
+    Attributes:
+        seconds: How long it takes.
+        cpu: The seconds of CPU time.
+        threads: The threads of the process at the end.
+    """
+
+    seconds: float
+    cpu: float
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +95,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="headrace-many-") as folder:
         root = Path(folder)
         paths = make_models(root, count)
-        bare = bare_sessions(root, paths)
+        bare = {options: bare_sessions(root, paths, options) for options in _OPTIONS}
         figures = served(root, count, bare)
     text = report(machine, count, bare, figures)
     if count == COUNT:
@@ -115,13 +137,13 @@ def _network(random: np.random.Generator) -> onnx.ModelProto:
     )
 
 
-def bare_sessions(root: Path, paths: list[Path]) -> tuple[float, float]:
-    """The seconds, and the seconds of CPU time, of ONNX Runtime's sessions alone, created one after the other."""
+def bare_sessions(root: Path, paths: list[Path], options: str) -> Bare:
+    """What ONNX Runtime's sessions take by themselves, in one process, with one of `_OPTIONS`."""
     listed = root / "paths.json"
     listed.write_text(json.dumps([str(path) for path in paths]))
-    ended = subprocess.run([sys.executable, "-c", _BARE, str(listed)], capture_output=True, text=True, check=True)
-    seconds, cpu = json.loads(ended.stdout)
-    return seconds, cpu
+    command = [sys.executable, "-c", _BARE, str(listed), options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    return Bare(*json.loads(ended.stdout))
 
 
 class Process:
@@ -192,7 +214,7 @@ class Process:
             self._process.wait()
 
 
-def served(root: Path, count: int, bare: tuple[float, float]) -> list[Figure]:
+def served(root: Path, count: int, bare: Mapping[str, Bare]) -> list[Figure]:
     """The figures of a server with all models."""
     began = time.monotonic()
     server = Process(root)
@@ -210,9 +232,17 @@ def served(root: Path, count: int, bare: tuple[float, float]) -> list[Figure]:
     finally:
         server.kill()
     return [
-        Figure("seconds until it is ready, relative to bare sessions", ready / bare[0], 1.3),
-        Figure("CPU seconds until it is ready, relative to bare sessions", ready_cpu / bare[1]),
+        Figure(
+            "seconds until it is ready, relative to bare sessions with defaults", ready / bare["defaults"].seconds, 1.3
+        ),
+        Figure("CPU seconds until it is ready, relative to these", ready_cpu / bare["defaults"].cpu, 1.3),
+        Figure(
+            "seconds until it is ready, relative to bare sessions without threads", ready / bare["own"].seconds, 1.3
+        ),
+        Figure("CPU seconds until it is ready, relative to these", ready_cpu / bare["own"].cpu, 1.3),
         Figure("seconds until it is ready", ready),
+        Figure("CPU seconds until it is ready", ready_cpu),
+        Figure("ms of CPU time for each model until it is ready", ready_cpu / count * 1e3),
         Figure("seconds from SIGTERM to the exit", ended, 3),
         Figure("threads", threads, 60),
         Figure("MB of resident memory", megabytes),
@@ -228,7 +258,7 @@ def _page(server: Process) -> bytes:
         return page
 
 
-def report(machine: str, count: int, bare: tuple[float, float], figures: list[Figure]) -> str:
+def report(machine: str, count: int, bare: Mapping[str, Bare], figures: list[Figure]) -> str:
     """The figures as Markdown."""
     return f"""# Many models
 
@@ -236,13 +266,22 @@ Written by `python -m scripts.many_models`; it serves {count:,} models of {LAYER
 
 {machine}
 
-Bare ONNX Runtime sessions, created one after the other in one process, take {bare[0]:.1f} s, and {bare[1]:.1f} s of CPU
-time.
+Bare sessions are ONNX Runtime alone, in a process that has imported it: the models' sessions are created one after the
+other, and nothing else happens. The server's time begins with its process: it includes its start and its imports, the
+look at the folders, the decision which models may be batched, the warm-up, and the log.
+
+| bare sessions with | seconds | CPU seconds | ms of CPU time each | threads |
+| --- | ---: | ---: | ---: | ---: |
+{chr(10).join(_row(_OPTIONS[options], each, count) for options, each in bare.items())}
 
 | | measured | at most | |
 | --- | ---: | ---: | --- |
 {chr(10).join(map(str, figures))}
 """
+
+
+def _row(options: str, bare: Bare, count: int) -> str:
+    return f"| {options} | {bare.seconds:.2f} | {bare.cpu:.2f} | {bare.cpu / count * 1e3:.2f} | {bare.threads} |"
 
 
 if __name__ == "__main__":

@@ -117,6 +117,10 @@ class Signature:
 
     def __str__(self) -> str:
         """Such as `X float32[?,4] -> label int64[?]`."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         sides = (self.inputs, self.outputs)
         return " -> ".join(", ".join(f"{name} {spec}" for name, spec in side.items()) or "nothing" for side in sides)
 

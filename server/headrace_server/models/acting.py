@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError, status_of, unreadable
@@ -31,6 +31,9 @@ LoadVersion = Callable[[str, int, Path], Servable]
 UNREADY_SECONDS = 0.1
 """Seconds after which a version that waits for other models is tried again."""
 
+QUICK_SECONDS = 0.02
+"""Seconds that the load begun last may take before another one is begun beside it."""
+
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
 
@@ -40,6 +43,16 @@ class _Threads:
 
     limit: int
     running: int = 0
+    begun: float = 0.0  # when the last one began, on the monotonic clock
+
+    def begin(self) -> None:
+        self.running += 1
+        self.begun = time.monotonic()
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether the last one began so recently that one more thread would mostly wait for the interpreter lock."""
+        return bool(self.running) and time.monotonic() - self.begun < QUICK_SECONDS
 
     @property
     def free(self) -> bool:
@@ -52,6 +65,11 @@ class _Action:
     kind: str
     run: Callable[[], None]
     threads: _Threads
+
+    @property
+    def name(self) -> str:
+        """The name of its thread."""
+        return f"{self.kind}-{self.item[0]}-{self.item[1]}"
 
 
 class Acting:
@@ -116,8 +134,7 @@ class Acting:
         threads: list[Thread] = []
         while (action := self._next_when_free()) is not None:
             if action.threads.limit:
-                name = f"{action.kind}-{action.item[0]}-{action.item[1]}"
-                thread = Thread(target=self._run, args=(action,), name=name, daemon=True)
+                thread = Thread(target=self._run, args=(action,), name=action.name, daemon=True)
                 thread.start()
                 threads = [thread, *filter(Thread.is_alive, threads)]
             else:
@@ -125,15 +142,39 @@ class Acting:
         for thread in threads:
             thread.join()
 
-    def _run(self, action: _Action) -> None:
+    def _run(self, action: _Action | None) -> None:
+        while action is not None:
+            action = self._run_one(action)
+
+    def _run_one(self, action: _Action) -> _Action | None:
+        """Carries out an action, and returns the one with which the thread goes on."""
+        following, ended_well = None, False
         try:
             action.run()
+            ended_well = True
         finally:
             with self._changed:
                 action.threads.running -= 1
                 if self._rooms is not None:
                     self._rooms.settle(*action.item)
-                self._changed.notify_all()
+                if ended_well and action.threads is self._loads:
+                    following = self._following_load()
+                if following is None:
+                    self._changed.notify_all()
+        return following
+
+    def _following_load(self) -> _Action | None:
+        """The load with which a thread that has ended one goes on, which saves a thread and a change of threads."""
+        self._agenda.look(self._clock.now())
+        if not self._loads.limit or self._rooms is not None or self._agenda.next_unload() is not None:
+            return None
+        load = self._agenda.next_load() if self._loads.free and not self._loads.are_quick else None
+        if load is None:
+            return None
+        self._loads.begin()
+        action = self._begin_load(*load)
+        current_thread().name = action.name
+        return action
 
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once all is done and nothing more can come."""
@@ -141,8 +182,11 @@ class Acting:
             while (action := self._next()) is None:
                 if self._stopping and not self._loads.running and not self._unloads.running:
                     return None
-                self._clock.wait(self._changed, self._pause())
-            action.threads.running += 1
+                if self._loads.are_quick and self._loads.free:
+                    self._changed.wait(QUICK_SECONDS)
+                else:
+                    self._clock.wait(self._changed, self._pause())
+            action.threads.begin()
             return action
 
     def _pause(self) -> float | None:
@@ -157,6 +201,8 @@ class Acting:
             if self._rooms is not None:
                 self._rooms.leave(*unload)
             return self._begin_unload(*unload)
+        if self._loads.are_quick:
+            return None
         while self._loads.free and (load := self._agenda.next_load()) is not None:
             if self._rooms is None:
                 return self._begin_load(*load)
@@ -204,7 +250,6 @@ class Acting:
         self._load_failed(name, version, attempt, error)
 
     def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
-        self._changed.notify_all()  # the version's state has changed
         kind = "load" if threads is self._loads else "unload"
         return _Action((name, version), kind, partial(run, name, version, *rest), threads)
 
@@ -303,7 +348,7 @@ class Acting:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
-            self._changed.notify_all()  # wakes those who wait until the version has left the map
+            self._models.tell(name)  # somebody may wait until the version has left the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
         self._give_back(name, version)

@@ -11,7 +11,7 @@ Settled = dict[str, VersionStatus | None]
 
 
 class Settling:
-    """Lets callers wait for models. They are woken by each change of a model's versions, and by `wake`.
+    """Lets callers wait for models. They are woken by each change of the model that they wait for, and by `wake`.
 
     Args:
         models: The models to wait for.
@@ -27,12 +27,12 @@ class Settling:
         """Ends all waits, now and later, because the server is about to stop."""
         with self._models.changed:
             self._let_go = True
-            self._models.changed.notify_all()
+            self._models.news.notify_all()
 
     def wake(self) -> None:
         """Makes those who wait check again whether to give up. Any thread."""
         with self._models.changed:
-            self._models.changed.notify_all()
+            self._models.news.notify_all()
 
     def wait(self, names: Collection[str], since: int, timeout: float | None) -> dict[str, VersionStatus]:
         """Waits until each model has settled, and returns the highest version of each that is available or has failed.
@@ -53,7 +53,7 @@ class Settling:
                 left = None if end is None else end - self._clock.now()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"no version yet of {', '.join(self._every_unsettled(names, since))}")
-                self._clock.wait(self._models.changed, left)
+                self._wait_for(unsettled[-1], left)
             settled = self._settled(names, since)
         return {name: status for name, status in settled.items() if status is not None}
 
@@ -73,11 +73,14 @@ class Settling:
         with self._models.changed:
             unsettled = list(names)
             while self._some_unsettled(unsettled, names, since):
-                # The last one of `unsettled` is likely to be unsettled still: only if it is not, all models are
-                # checked.
-                if given_up() and not any(self._is_on_its_way(name, since) for name in chain(unsettled[-1:], names)):
-                    break
-                self._clock.wait(self._models.changed, None)
+                awaited = unsettled[-1]
+                if given_up():
+                    # That one is likely to be on its way still: only if it is not, all models are checked.
+                    on_their_way = (name for name in chain((awaited,), names) if self._is_on_its_way(name, since))
+                    if (on_its_way := next(on_their_way, None)) is None:
+                        break
+                    awaited = on_its_way
+                self._wait_for(awaited, None)
             return self._settled(names, since)
 
     def wait_withdrawn(self, name: str, *, ended: bool) -> None:
@@ -90,7 +93,15 @@ class Settling:
             while not self._models.is_withdrawn(name, ended=ended):
                 if self._let_go:
                     raise ServingError(Code.UNAVAILABLE, "the server is stopping")
-                self._clock.wait(self._models.changed, None)
+                self._wait_for(name, None)
+
+    def _wait_for(self, name: str, seconds: float | None) -> None:
+        """Waits for a change of a model, or for `wake`."""
+        self._models.awaited[name] += 1
+        try:
+            self._clock.wait(self._models.news, seconds)
+        finally:
+            self._models.awaited[name] -= 1
 
     def _some_unsettled(self, unsettled: list[str], names: Collection[str], since: int) -> bool:
         """Whether a model has not settled, without checking every model at each change.

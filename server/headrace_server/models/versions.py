@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Condition
+from threading import Condition, RLock
 
 from headrace_server.errors import ServingError
 from headrace_server.models.attempts import Attempt, Trouble
@@ -215,7 +215,9 @@ class Models:
         on_demand: Whether versions are loaded when they are called.
 
     Attributes:
-        changed: The lock, which also notifies those who wait for a change.
+        changed: The lock, which also notifies the manager's thread that there may be something to do.
+        news: Notifies those who wait for `awaited` models of their changes; has the same lock.
+        awaited: The names of the models that somebody waits for, each with how many do.
         by_name: The models.
         touched: The models that have changed since the set was last emptied.
     """
@@ -223,7 +225,9 @@ class Models:
     def __init__(
         self, policy: Policy, told: Callable[[str], None] = lambda _: None, *, on_demand: bool = False
     ) -> None:
-        self.changed = Condition()
+        lock = RLock()
+        self.changed, self.news = Condition(lock), Condition(lock)
+        self.awaited: Counter[str] = Counter()
         self.by_name: dict[str, Model] = {}
         self.touched: dict[str, None] = {}
         self._policy = policy
@@ -245,8 +249,14 @@ class Models:
             model.aspire(versions)
             self.changed.notify_all()
 
+    def tell(self, name: str) -> None:
+        """Wakes those who wait for a model, and nobody else: thousands of models change while a server starts."""
+        if self.awaited[name]:
+            self.news.notify_all()
+
     def _touch(self, name: str) -> None:
         self.touched[name] = None
+        self.tell(name)
         self._told(name)
 
     def aspires(self, name: str) -> bool:

@@ -1,7 +1,9 @@
 """Many models: the cost of one does not depend on their number. Counted, not timed."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from threading import Condition, Thread, current_thread
 from typing import Any
 
 import pytest
@@ -12,11 +14,22 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload, preserve_availability
-from headrace_server.models.versions import Model, VersionStatus
+from headrace_server.models.versions import Clock, Model, VersionStatus
 
 from .backend import PATIENCE, Adder
 
 FEW, MANY = 20, 400
+
+
+class Counting(Clock):
+    """Counts how often each thread waits."""
+
+    def __init__(self) -> None:
+        self.waits: Counter[Thread] = Counter()
+
+    def wait(self, changed: Condition, seconds: float | None) -> None:
+        self.waits[current_thread()] += 1
+        super().wait(changed, seconds)
 
 
 class Town:
@@ -26,9 +39,11 @@ class Town:
         self.names = [f"m{number}" for number in range(count)]
         self.asked = 0
         self.told: list[tuple[str, list[int]]] = []
+        self.loaded_by: set[Thread] = set()
+        self.clock = Counting()
         self._threads = threads
         told = ManagerOptions(policy=self._policy, **options)
-        self.manager = Manager(self._load, told, publish=self._publish)
+        self.manager = Manager(self._load, told, self.clock, publish=self._publish)
 
     def begin(self) -> None:
         for name in self.names:
@@ -49,6 +64,7 @@ class Town:
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         del path
+        self.loaded_by.add(current_thread())
         return Servable(name, version, Adder(), self._threads, None)
 
 
@@ -115,6 +131,23 @@ def test_who_waits_for_all_looks_at_each_a_few_times(threads: BatchThreads, look
 
     # A check for each change that wakes the manager (a model has a few), and a few per model at the end.
     assert len(looks) <= 12 * MANY
+
+
+def test_who_waits_for_one_is_not_woken_by_the_others(threads: BatchThreads) -> None:
+    town = Town(threads, MANY, num_initial_load_threads=4)
+    town.begin()
+    town.manager.wait_settled(town.names[-1:], timeout=PATIENCE)
+    town.manager.stop()
+
+    assert town.clock.waits[current_thread()] <= 4  # it begins, it is available
+
+
+def test_a_thread_that_has_loaded_one_goes_on_with_the_next(threads: BatchThreads) -> None:
+    town = Town(threads, MANY, num_initial_load_threads=4)
+    town.start()
+    town.manager.stop()
+
+    assert len(town.loaded_by) <= MANY / 10
 
 
 def test_so_does_who_would_give_up_on_models_without_versions(threads: BatchThreads, looks: list[str]) -> None:

@@ -15,7 +15,6 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
-from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.arena import arena_of
@@ -34,7 +33,7 @@ from headrace_server.backends.onnx.providers import (
     says_no_memory,
     why_not,
 )
-from headrace_server.backends.onnx.signatures import signatures_of
+from headrace_server.backends.onnx.signatures import find_signatures
 from headrace_server.backends.onnx.threads import SMALL, Pool, Pools
 from headrace_server.backends.onnx.values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
@@ -82,15 +81,12 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     session, needs = _session(files, providers, options)
     graph = read_graph(model, _runtime_version(), options.shared)
     files.check_whole()
-    signatures = signatures_of(session, options.signatures, None if graph is None else graph.any_rank)
     on_cpu = session.get_providers() == ["CPUExecutionProvider"]
-    empty = graph is not None and graph.bears_empty and on_cpu
-    signatures = {
-        name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
-        for name, each in signatures.items()
-    }
+    any_rank = None if graph is None else graph.any_rank
+    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
+    signatures = found.by_name
     evidence = () if graph is None else graph.evidence
-    needs = (*needs, graph)  # shared with models of the same structure as long as one of them lives
+    needs = (*needs, graph, found)  # shared with models of the same structure as long as one of them lives
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks

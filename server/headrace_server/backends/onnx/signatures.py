@@ -3,12 +3,15 @@
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import onnxruntime as ort
 
 from headrace_protos import DataType
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.signature import (
     CLASSIFY_METHOD,
     DEFAULT_SIGNATURE,
@@ -51,6 +54,52 @@ _DTYPES: dict[str, DataType] = {
 def data_type_of(kind: str) -> DataType:
     """A tensor's type, which ONNX Runtime writes as `tensor(float)`."""
     return _DTYPES[kind]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The signatures of a model, by name; models that declare the same share them."""
+
+    by_name: Mapping[str, Signature]
+
+
+def find_signatures(
+    session: ort.InferenceSession, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
+) -> Found:
+    """As `signatures_of`, with which signatures may have a batch axis; shared with models that declare the same.
+
+    Args:
+        session: The loaded model.
+        options: What an operator has set.
+        any_rank: As for `signatures_of`.
+        empty: Whether the model may be given arrays without elements.
+
+    Raises:
+        ServingError: As for `signatures_of`.
+    """
+    make = partial(_found, session, options.signatures, any_rank, empty=empty)
+    sides = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
+    declared = tuple(tuple((arg.name, arg.type, *arg.shape) for arg in side) for side in sides)
+    if options.signatures or any(kind not in _DTYPES for side in declared for _, kind, *_ in side):
+        return make()  # such a model has log lines of its own
+    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty), make)
+
+
+def _found(
+    session: ort.InferenceSession,
+    told: Mapping[str, SignatureOptions],
+    any_rank: frozenset[str] | None,
+    *,
+    empty: bool,
+) -> Found:
+    signatures = signatures_of(session, told, any_rank).items()
+    return Found(
+        {
+            name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
+            for name, each in signatures
+        }
+    )
 
 
 def signatures_of(

@@ -40,6 +40,7 @@ class PlainRoutes:
     def __init__(self, endpoint: Endpoint, max_send: int) -> None:
         self._endpoint = endpoint
         self._max_send = max_send
+        self._full, self._infer_full = status(QueueFull("{}")), run_status(QueueFull("{}"), "{}")
         self._observe = endpoint.observe(PREDICTION, "Predict")
         self._observe_classify = endpoint.observe(PREDICTION, "Classify")
         self._observe_regress = endpoint.observe(PREDICTION, "Regress")
@@ -69,7 +70,7 @@ class PlainRoutes:
                 "max_rows": plain.max_rows or 1,
                 "max_send": self._max_send,
                 "as_content": self._endpoint.as_content,
-                "full": status(QueueFull("{}")),
+                "full": self._full,
                 "bounds": LATENCY,
                 "answered": answered,
                 "failed": failed,
@@ -88,7 +89,7 @@ class PlainRoutes:
         answered, failed = counts.of(self._observe_infer, "ModelInfer", run_status)
         return {
             "outputs": [(alias, spec.dtype) for alias, spec in signature.outputs.items()],
-            "full": run_status(QueueFull("{}"), "{}"),
+            "full": self._infer_full,
             "answered": answered,
             "failed": failed,
             "rest": self._over_rest(counts, "infer", "ModelInfer", run_status),
