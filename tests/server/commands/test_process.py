@@ -1,0 +1,23 @@
+"""What a process that runs a server changes about itself, and for how long."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from headrace_server.commands.process import NEW_OBJECTS, fewer_collections
+
+
+@pytest.fixture(autouse=True)
+def kept() -> Iterator[None]:
+    usual = gc.get_threshold()
+    yield
+    gc.set_threshold(*usual)
+
+
+@pytest.mark.parametrize(("usual", "expected"), [(700, NEW_OBJECTS), (10 * NEW_OBJECTS, 10 * NEW_OBJECTS), (0, 0)])
+def test_garbage_is_looked_for_less_often_while_it_starts_and_no_longer(usual: int, expected: int) -> None:
+    gc.set_threshold(usual, 10, 10)
+    with fewer_collections():
+        assert gc.get_threshold() == (expected, 10, 10)
+    assert gc.get_threshold() == (usual, 10, 10)
