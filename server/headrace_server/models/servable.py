@@ -18,7 +18,7 @@ from headrace_batching import (
     QueueFull,
     TaskTooLarge,
 )
-from headrace_batching.batch import rows_of
+from headrace_batching.batch import rows_of, shared_rows
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
@@ -30,6 +30,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.metrics.versions import Now
+from headrace_server.models.answers import RESERVE, AnswerSizes
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
@@ -101,6 +102,7 @@ class Servable:
         title = f"model {name} version {version}"
         self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit, title)
         self._requests = Requests(self._own, self._schedulers, self._batching)
+        self._sizes = AnswerSizes(self.signatures)
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices, self.beliefs)
@@ -172,7 +174,7 @@ class Servable:
             visit.charge(self._rows(signature, inputs))
             call = replace(call, priority=max(call.priority, visit.priority))
         try:
-            computed = await self._run(signature, inputs, outputs, call)
+            computed = await self._run_reserved(signature, inputs, outputs, call)
         except BatchingError as error:
             if visit is not None and isinstance(error, QueueFull | Closed):
                 visit.charge(-self._rows(signature, inputs))  # which are not run
@@ -302,6 +304,17 @@ class Servable:
         self._metrics.close()
         for signature, counts in self._counts.items():
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
+
+    async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
+        """Runs after memory for the outputs has been reserved, if the call's transport wants that."""
+        reserve = RESERVE.get()
+        if reserve is None or isinstance(self._backend, Ensemble):  # whose steps reserve it
+            return await self._run(signature, inputs, outputs, call)
+        rows = shared_rows(inputs) if self.signatures[signature].batched else None
+        reserve(self._sizes.expected(signature, outputs, rows or 1))
+        computed = await self._run(signature, inputs, outputs, call)
+        self._sizes.learn(signature, computed, rows or 1)
+        return computed
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         declared = self.signatures[signature]

@@ -1,5 +1,6 @@
 """A limit on the memory that the server holds for callers, for transports other than the native one."""
 
+from collections import deque
 from typing import Self
 
 from headrace_protos import Code
@@ -45,15 +46,19 @@ class Held:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
+        self._reserved: deque[int] = deque()
+        self._released = False
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes more bytes.
+        """Takes more bytes, unless all have been released: the call's end may be noticed later.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, too little is left. In the native transport's words.
         """
         budget = self._budget
+        if self._released:
+            return
         if self.size + size > budget.limit - budget.used - size:
             budget.refusals += 1
             raise ServingError(
@@ -66,12 +71,42 @@ class Held:
 
     def shrink(self, size: int) -> None:
         """Returns some of its bytes."""
+        size = min(size, self.size)
         self._budget.used -= size
         self.size -= size
 
+    def reserve(self, size: int) -> None:
+        """Takes memory for outputs that a model is about to compute, and for their message.
+
+        Args:
+            size: About how many bytes the outputs will take.
+
+        Raises:
+            ServingError: As for `grow`.
+        """
+        self.grow(COPIES * size)
+        self._reserved.append(COPIES * size)
+
+    def settle(self, size: int) -> None:
+        """Holds an answer of this size in place of all that was reserved.
+
+        Raises:
+            ServingError: As for `grow`.
+        """
+        while self._reserved:
+            self.unreserve()
+        self.grow(size)
+
+    def unreserve(self) -> None:
+        """Returns what was reserved first, if anything is reserved."""
+        if self._reserved:
+            self.shrink(self._reserved.popleft())
+
     def release(self, *_: object) -> None:
         """Returns all bytes; it may be called again."""
+        self._released = True
         self._budget.used -= self.size
+        self._reserved.clear()
         self.size = 0
 
     def __enter__(self) -> Self:

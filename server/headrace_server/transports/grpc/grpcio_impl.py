@@ -10,6 +10,7 @@ import grpc
 from headrace_batching import LoopDelivery
 from headrace_protos import SSLConfig
 from headrace_server.errors import ServingError, invalid
+from headrace_server.models.answers import RESERVE
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.budget import COPIES, Budget
@@ -122,8 +123,9 @@ class _Calls:
             try:
                 held = self._budget.hold(COPIES * len(data))
                 context.add_done_callback(held.release)  # when its client has received the answer, or has gone
+                RESERVE.set(held.reserve)
                 response = await handle(await self._expander.expanded(data, held), context)
-                held.grow(len(response))
+                held.settle(len(response))
             except ServingError as error:
                 await context.abort(STATUS[error.code], truncated(error.message))
             else:
@@ -137,9 +139,16 @@ class _Calls:
         async def counted(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             self.count += 1
             try:
-                async with aclosing(handle(self._held(requests), context)) as responses:
-                    async for response in responses:
-                        yield response
+                with self._budget.hold() as held:
+                    RESERVE.set(held.reserve)
+                    async with aclosing(handle(self._held(requests), context)) as responses:
+                        async for response in responses:
+                            held.unreserve()
+                            held.grow(len(response))
+                            yield response
+                            held.shrink(len(response))
+            except ServingError as error:
+                await context.abort(STATUS[error.code], truncated(error.message))
             finally:
                 self.count -= 1
 

@@ -1,0 +1,66 @@
+"""How large the answer to a request will be, so that memory for it can be reserved before a model computes it."""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from math import prod
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.signature import Signature
+from headrace_server.models.schedulers import Outputs
+
+Reserve = Callable[[int], None]
+
+RESERVE: ContextVar[Reserve | None] = ContextVar("headrace-reserve", default=None)
+"""Reserves bytes for outputs of the call that the current task answers; raises ServingError if they are not available.
+
+None if the transport has no budget, or reserves memory itself, as the native one does for calls that it decodes.
+"""
+
+
+SAMPLE = 1000
+"""The number of strings whose mean length is taken for that of all."""
+
+
+class AnswerSizes:
+    """The sizes of the outputs of one version. In one event loop.
+
+    Args:
+        signatures: The version's signatures, by name.
+    """
+
+    def __init__(self, signatures: Mapping[str, Signature]) -> None:
+        self._signatures = signatures
+        self._row_bytes: dict[tuple[str, str], float] = {}
+
+    def expected(self, signature: str, outputs: Outputs, rows: int) -> int:
+        """About how many bytes the outputs of a request take, judging by the last ones.
+
+        Before there are any, dimensions that vary count as one, and strings as nothing.
+
+        Args:
+            signature: The name of the signature.
+            outputs: Aliases of its outputs.
+            rows: The request's rows; 1 if axis 0 is not the batch.
+        """
+        return int(rows * sum(self._row(signature, alias) for alias in outputs))
+
+    def learn(self, signature: str, outputs: Arrays, rows: int) -> None:
+        """Records the outputs of a request; the arguments are as for `expected`."""
+        for alias, array in outputs.items():
+            self._row_bytes[signature, alias] = _bytes_of(array) / max(1, rows)
+
+    def _row(self, signature: str, alias: str) -> float:
+        if (known := self._row_bytes.get((signature, alias))) is not None:
+            return known
+        declared = self._signatures[signature]
+        spec = declared.outputs[alias]
+        sizes = spec.shape[1:] if declared.batched else spec.shape
+        each = 0 if spec.array_dtype.hasobject else spec.array_dtype.itemsize
+        return each * prod(size for size in sizes if size is not None)
+
+
+def _bytes_of(array: Array) -> float:
+    if not array.dtype.hasobject:
+        return array.nbytes
+    some = array.flat[:SAMPLE]
+    return array.size / max(1, len(some)) * sum(map(len, some))

@@ -1,0 +1,144 @@
+"""Answers are counted against the budget of memory before a model computes them, on grpcio and uvicorn."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace_server.errors import ServingError
+from headrace_server.transports.budget import COPIES, Budget
+from tests.conftest import Run
+from tests.server.services.open_inference.calls import InferenceCaller, infer_request, tensor
+from tests.support.calls import Caller, predict_request
+from tests.support.ports import free_port
+from tests.support.rest_calls import RestCaller
+from tests.support.running import eventually
+
+BUDGET_MB = 4
+COLUMNS = 200_000
+REFUSED = r".*too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
+CODE = """
+import pathlib
+import numpy as np
+INPUTS = {"x": ("float32", [None, 1])}
+OUTPUTS = {"y": ("float32", [None, %s])}
+def predict(inputs):
+    with pathlib.Path(__file__).with_name("runs").open("a") as file: file.write("1")
+    return {"y": np.ones((len(inputs["x"]), 200_000), np.float32)}
+"""
+
+
+class Wide(NamedTuple):
+    """A server with a model whose answers have 0.8 MB a row."""
+
+    folder: Path
+    caller: Caller
+    infer: InferenceCaller
+    rest: RestCaller
+
+    @property
+    def runs(self) -> int:
+        """How often the model has run."""
+        return len((self.folder / "1" / "runs").read_text())
+
+    @property
+    def held(self) -> int:
+        """The bytes that the budget counts."""
+        page = self.rest.get("/monitoring/prometheus/metrics").text
+        return int(re.findall(r':headrace:request_memory_bytes{kind="received"} (\d+)', page)[0])
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "grpcio"
+
+
+@pytest.fixture(scope="module", params=[COLUMNS, None], ids=["declared", "learned"])
+def wide(running: Run, request: pytest.FixtureRequest) -> Iterator[Wide]:
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text(CODE % request.param)
+        (folder.parent / "model.toml").write_text("[isolation]\nworkers = 0\n[batching]\nenabled = true\n")
+
+    port = free_port()
+    server = running(write, rest_api_port=port, request_memory_mb=BUDGET_MB)
+    with closing(InferenceCaller(server.port)) as infer, closing(RestCaller(port)) as rest:
+        predict(wide := Wide(server.base_path, server.caller, infer, rest), 1)
+        yield wide
+
+
+def predict(wide: Wide, rows: int) -> str:
+    try:
+        wide.caller.call(predict_request({"x": np.ones((rows, 1), np.float32)}))
+    except grpc.RpcError as error:
+        return f"{error.code().name} {error.details()}"
+    return ""
+
+
+def infer(wide: Wide, rows: int) -> str:
+    request = infer_request([tensor(shape=(rows, 1))], [bytes(4 * rows)])
+    try:
+        wide.infer.call(request)
+    except grpc.RpcError as error:
+        return f"{error.code().name} {error.details()}"
+    return ""
+
+
+def stream(wide: Wide, rows: int) -> str:
+    request = infer_request([tensor(shape=(rows, 1))], [bytes(4 * rows)])
+    (answer,) = wide.infer.stream([request])
+    return str(answer.error_message)
+
+
+def post(wide: Wide, rows: int) -> str:
+    answer = wide.rest.post("predict", {"inputs": [[1.0]] * rows})
+    return "" if answer.status == 200 else f"{answer.status} {answer.error[1]}"
+
+
+def post_infer(wide: Wide, rows: int) -> str:
+    body = {"inputs": [{"name": "x", "shape": [rows, 1], "datatype": "FP32", "data": [1.0] * rows}]}
+    answer = wide.rest.send("POST", "/v2/models/model/infer", json.dumps(body))
+    return "" if answer.status == 200 else f"{answer.status} {json.loads(answer.text)['error']}"
+
+
+@pytest.mark.parametrize("ask", [predict, infer, stream, post, post_infer])
+def test_an_answer_too_large_is_not_computed(wide: Wide, ask: Callable[[Wide, int], str]) -> None:
+    before = wide.runs
+
+    assert re.match(REFUSED, ask(wide, 5))
+    assert wide.runs == before
+    assert predict(wide, 1) == ""
+    eventually(lambda: wide.held == 0)
+
+
+def test_what_is_reserved_is_held_until_the_answer_is_known() -> None:
+    budget = Budget(100)
+    with budget.hold(10) as held:
+        held.reserve(10)
+        held.reserve(5)
+        assert budget.used == 10 + COPIES * 15
+        held.unreserve()
+        assert budget.used == 10 + COPIES * 5
+        held.settle(20)
+        assert budget.used == 30
+        with pytest.raises(ServingError):
+            held.reserve(30)
+        assert budget.used == 30
+    assert budget.used == 0
+
+
+def test_a_call_that_has_ended_holds_nothing_more() -> None:
+    budget = Budget(100)
+    held = budget.hold(10)
+    held.reserve(5)
+    held.release()
+    held.reserve(5)
+    held.settle(5)
+    held.shrink(5)
+    assert (budget.used, held.size) == (0, 0)
