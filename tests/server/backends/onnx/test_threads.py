@@ -2,6 +2,7 @@
 
 import gc
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.backend import _runtime_version, load_onnx
 from headrace_server.backends.onnx.threads import PER_CPU, Pools
 from tests.support import models
 
 TASKS = Path("/proc/self/task")
+
+SPINNING_SECONDS = 0.1
+"""More than ONNX Runtime's threads spin for by default."""
 
 
 def threads_of(act: Callable[[], object]) -> tuple[object, int]:
@@ -21,6 +25,11 @@ def threads_of(act: Callable[[], object]) -> tuple[object, int]:
     before = len(os.listdir(TASKS))
     made = act()
     return made, len(os.listdir(TASKS)) - before
+
+
+def cpu_seconds(thread: str) -> float:
+    """The CPU time that a thread of this process has used."""
+    return int((TASKS / thread / "schedstat").read_text().split()[0]) / 1e9
 
 
 class TestPools:
@@ -82,6 +91,18 @@ class TestSessions:
         del backends, first
         gc.collect()
         assert pools.left == everything
+
+    @pytest.mark.skipif(_runtime_version() < (1, 32), reason="older versions always spin for tens of milliseconds")
+    def test_they_do_not_spin_while_the_model_is_loaded(self, tmp_path: Path) -> None:
+        file = models.linear(tmp_path, columns=1 << 19)
+        before = set(os.listdir(TASKS))
+        backend = load_onnx(file, BackendOptions(intra_op_threads=3))
+        pool = set(os.listdir(TASKS)) - before
+        threading.Event().wait(SPINNING_SECONDS)
+
+        assert len(pool) == 2
+        assert max(map(cpu_seconds, pool)) < 0.01
+        backend.close()
 
     def test_they_compute_what_one_thread_does(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path, columns=1 << 19)
