@@ -197,6 +197,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
 
 def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options | None]:
     """The signature of a step's model, and how it batches."""
+    awaited = members.is_awaited(step.model)  # before it is looked up: it may be ready right after that
     try:
         with members.find(step.model, step.version or None) as member:
             name = step.signature or DEFAULT_SIGNATURE
@@ -209,7 +210,7 @@ def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options 
     except ServingError as error:
         if error.code != Code.NOT_FOUND:
             raise
-        if members.is_awaited(step.model):
+        if awaited or members.is_awaited(step.model):
             raise Unready(f"waiting for its step model {step.model}") from error
         raise invalid(f"steps: model {step.model} is not served: {error.message}") from error
 

@@ -9,7 +9,10 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
-from headrace_server.errors import ServingError
+from headrace_server.config.model_toml import StepOptions
+from headrace_server.errors import ServingError, not_found
+from headrace_server.models.ensemble import Members, Unready, make_ensemble
+from headrace_server.models.servable import Servable
 from tests.conftest import Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
 from tests.support import models
@@ -176,3 +179,20 @@ def test_what_makes_no_sense_does_not_load(running: Run, tmp_path: Path, change:
     with pytest.raises(ServingError) as refused:
         running(model_config_file=str(file))
     assert f"{tmp_path}/both/model.toml: {text}" in refused.value.message
+
+
+def test_a_member_that_becomes_ready_while_it_is_looked_up_is_waited_for(tmp_path: Path) -> None:
+    awaited = {"sum"}
+
+    def find(name: str, version: int | None) -> Servable:
+        del version
+        awaited.discard(name)  # ready now, but too late for this call
+        raise not_found(f"Servable not found for request: Latest({name})")
+
+    async def lease(name: str, version: int | None, deadline: float | None) -> Servable:
+        raise AssertionError((name, version, deadline))
+
+    steps = [StepOptions(model="sum", inputs={"x": "x"}, outputs={"y": "y"})]
+    members = Members(find, lease, lambda *_: None, lambda name: tmp_path / name, awaited.__contains__)
+    with pytest.raises(Unready):
+        make_ensemble(tmp_path, steps, members)
