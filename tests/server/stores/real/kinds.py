@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ AZURITE = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuF
 """The account and the key that Azurite's documentation publishes."""
 
 BYTES = "application/octet-stream"
+
+UPLOADED_WITHIN = timedelta(minutes=10)
+"""How long a store may take for one request of an upload of gigabytes."""
 
 WRONG_KEY = base64.b64encode(b"wrong" * 8).decode()
 
@@ -73,7 +77,9 @@ class Objects:
     def _store(self) -> Any:
         from obstore.store import from_url
 
-        return from_url(self.uri)
+        # The end of a multipart upload joins its parts. A request that timed out would be sent again, and would then
+        # fail, since the upload has ended.
+        return from_url(self.uri, client_options={"timeout": UPLOADED_WITHIN, "allow_http": True})
 
 
 @dataclass
