@@ -1,6 +1,9 @@
-"""Runs in Ray's Python: two replicas, calls without a pause, and a rolling update; prints what it saw.
+"""Runs in Ray's Python: deploys replicas, calls them without a pause, and prints what the callers saw.
 
-python driver.py PORT FOLDER        Ray listens on PORT; FOLDER has the models `old`, `new` and `slow`
+python driver.py PORT update FOLDER     two replicas of the model FOLDER/old, replaced by those of FOLDER/new
+python driver.py PORT scaling FOLDER    one replica of the slow model FOLDER/slow, which may become two
+
+Ray listens on PORT.
 """
 
 import asyncio
@@ -8,6 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,10 @@ import ray
 from ray import serve
 from serving import Caller, application, directory  # type: ignore[import-not-found]  # of examples/ray
 
+from headrace_batching import Options
+
 CALLERS = 8
+MANY_CALLERS = 32
 MOST_FAILURES = 100
 INPUT = {"x": [[1.0, 2.0, 3.0, 4.0]]}
 
@@ -23,20 +30,26 @@ INPUT = {"x": [[1.0, 2.0, 3.0, 4.0]]}
 class Load:
     """Sends calls without a pause until it is stopped."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, callers: int = CALLERS) -> None:
         self._caller = caller
+        self._callers = callers
         self._stopped = False
         self.answers: Counter[float] = Counter()
         self.failures: list[str] = []
         self.seconds: list[float] = []
 
     async def run(self) -> None:
-        await asyncio.gather(*(self._call() for _ in range(CALLERS)))
+        await asyncio.gather(*(self._call() for _ in range(self._callers)))
 
     async def more(self, answer: float, count: int = 1000) -> None:
         """Waits for more answers with one value."""
         until = self.answers[answer] + count
         while self.answers[answer] < until and len(self.failures) < MOST_FAILURES:  # noqa: ASYNC110  # it is polled
+            await asyncio.sleep(0.05)
+
+    async def by_each(self, values: int, count: int = 100) -> None:
+        """Waits until there are answers with so many different values, and `count` with each."""
+        while len(self.answers) < values or min(self.answers.values()) < count:  # noqa: ASYNC110  # it is polled
             await asyncio.sleep(0.05)
 
     def stop(self) -> None:
@@ -55,14 +68,15 @@ class Load:
 
 async def updated(folder: Path) -> dict[str, Any]:
     """What callers saw of an update from `old` to `new`."""
+    deploy(folder / "old")
     async with Caller("test") as caller:
-        before = await directory("test").addresses.remote()
+        before = await addresses()
         load = Load(caller)
         running = asyncio.create_task(load.run())
         await load.more(11.0)
         began = time.monotonic()
         await asyncio.to_thread(deploy, folder / "new")
-        after = await settled(before)
+        after = await settled(lambda found: len(found) == 2 and not set(found) & set(before))
         took = time.monotonic() - began
         old = load.answers[11.0]
         await load.more(12.0)
@@ -81,26 +95,51 @@ async def updated(folder: Path) -> dict[str, Any]:
     }
 
 
-async def settled(before: list[str]) -> list[str]:
-    """The addresses, once there are two and both are new."""
-    while True:
-        found: list[str] = await directory("test").addresses.remote()
-        if len(found) == 2 and not set(found) & set(before):
-            return found
+async def scaled(folder: Path) -> dict[str, Any]:
+    """What callers saw while so many of their rows waited that a second replica was needed."""
+    one_by_one = Options(max_batch_size=1, num_batch_threads=1, max_enqueued_batches=10 * MANY_CALLERS)
+    deploy(folder / "slow", replicas=1, most_replicas=2, batching=one_by_one)
+    async with Caller("test") as caller:
+        before = await addresses()
+        load = Load(caller, MANY_CALLERS)
+        running = asyncio.create_task(load.run())
+        began = time.monotonic()
+        after = await settled(lambda found: len(found) == 2)
+        took = time.monotonic() - began
+        await load.by_each(2)
+        load.stop()
+        await running
+    return {
+        "before": before,
+        "after": after,
+        "took": took,
+        "answers": sorted(load.answers.values()),
+        "failures": load.failures,
+    }
+
+
+async def settled(are_there: Callable[[list[str]], bool]) -> list[str]:
+    """The addresses of the replicas, once they are as expected."""
+    while not are_there(found := await addresses()):  # noqa: ASYNC110  # it is polled
         await asyncio.sleep(0.1)
+    return found
 
 
-def deploy(model: Path) -> None:
-    own = application("test", {"model": str(model)}, num_cpus=0.5, host="127.0.0.1", file_system_poll_wait_seconds=0.1)
-    serve.run(own, name="test", route_prefix=None)
+async def addresses() -> list[str]:
+    found: list[str] = await directory("test").addresses.remote()
+    return found
+
+
+def deploy(model: Path, **changes: Any) -> None:
+    options = {"num_cpus": 0.5, "host": "127.0.0.1", "file_system_poll_wait_seconds": 0.1, **changes}
+    serve.run(application("test", {"model": str(model)}, **options), name="test", route_prefix=None)
 
 
 def main() -> None:
-    port, folder = sys.argv[1], Path(sys.argv[2])
+    port, scenario, folder = sys.argv[1], {"update": updated, "scaling": scaled}[sys.argv[2]], Path(sys.argv[3])
     ray.init(address=f"127.0.0.1:{port}", namespace="test", log_to_driver=False)
     serve.start(proxy_location="Disabled")
-    deploy(folder / "old")
-    print(json.dumps(asyncio.run(updated(folder))), flush=True)
+    print(json.dumps(asyncio.run(scenario(folder))), flush=True)
     serve.shutdown()
 
 
