@@ -4,13 +4,15 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread, current_thread
+from threading import Thread
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError, status_of, unreadable
+from headrace_server.models.action_threads import QUICK_SECONDS, ActionThread, ActionThreads
 from headrace_server.models.agenda import Agenda
 from headrace_server.models.attempts import Attempt
 from headrace_server.models.ensemble import Unready
@@ -21,6 +23,7 @@ from headrace_server.models.memory import Remains
 from headrace_server.models.memory import release as release_memory
 from headrace_server.models.room import NoRoom, Rooms, TooLarge
 from headrace_server.models.servable import Servable
+from headrace_server.models.turns import ShortTurns
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import Clock, Model, Models
 
@@ -31,45 +34,15 @@ LoadVersion = Callable[[str, int, Path], Servable]
 UNREADY_SECONDS = 0.1
 """Seconds after which a version that waits for other models is tried again."""
 
-QUICK_SECONDS = 0.02
-"""Seconds that the load begun last may take before another one is begun beside it."""
-
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
-
-
-@dataclass(slots=True)
-class _Threads:
-    """The limit on the actions of one kind that run at the same time, and how many are running."""
-
-    limit: int
-    running: int = 0
-    begun: float = 0.0  # when the last one began, on the monotonic clock
-
-    def begin(self) -> None:
-        self.running += 1
-        self.begun = time.monotonic()
-
-    @property
-    def are_quick(self) -> bool:
-        """Whether the last one began so recently that one more thread would mostly wait for the interpreter lock."""
-        return bool(self.running) and time.monotonic() - self.begun < QUICK_SECONDS
-
-    @property
-    def free(self) -> bool:
-        return self.running < max(1, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Action:
     item: tuple[str, int]
-    kind: str
     run: Callable[[], None]
-    threads: _Threads
-
-    @property
-    def name(self) -> str:
-        """The name of its thread."""
-        return f"{self.kind}-{self.item[0]}-{self.item[1]}"
+    threads: ActionThreads
+    thread: ActionThread | None
 
 
 class Acting:
@@ -105,8 +78,9 @@ class Acting:
         self._options = options
         self._clock = clock
         self._publish = publish
-        self._loads = _Threads(options.num_initial_load_threads)
-        self._unloads = _Threads(options.num_unload_threads)
+        self._loads = ActionThreads("load", options.num_initial_load_threads)
+        self._unloads = ActionThreads("unload", options.num_unload_threads)
+        self._turns: AbstractContextManager[None] = nullcontext()
         self._stopping = False
         self._thread = Thread(target=self._act, name="manager", daemon=True)
 
@@ -115,9 +89,10 @@ class Acting:
         self._thread.start()
 
     def initial_load_done(self) -> None:
-        """From now on, runs as many loads at the same time as `num_load_threads` says."""
+        """From now on, runs as many loads at the same time as `num_load_threads` says, beside calls."""
         with self._changed:
             self._loads.limit = self._options.num_load_threads
+            self._turns = ShortTurns()
 
     def stop(self) -> None:
         """Waits until there is nothing left to do; nothing new may be aspired from now on.
@@ -131,16 +106,13 @@ class Acting:
             self._thread.join()
 
     def _act(self) -> None:
-        threads: list[Thread] = []
         while (action := self._next_when_free()) is not None:
-            if action.threads.limit:
-                thread = Thread(target=self._run, args=(action,), name=action.name, daemon=True)
-                thread.start()
-                threads = [thread, *filter(Thread.is_alive, threads)]
-            else:
+            if action.thread is None:
                 self._run(action)
-        for thread in threads:
-            thread.join()
+            else:
+                action.thread.put(partial(self._run, action))
+        self._loads.close()
+        self._unloads.close()
 
     def _run(self, action: _Action | None) -> None:
         while action is not None:
@@ -150,11 +122,12 @@ class Acting:
         """Carries out an action, and returns the one with which the thread goes on."""
         following, ended_well = None, False
         try:
-            action.run()
+            with self._turns:
+                action.run()
             ended_well = True
         finally:
             with self._changed:
-                action.threads.running -= 1
+                action.threads.give_back(action.thread)
                 if self._rooms is not None:
                     self._rooms.settle(*action.item)
                 if ended_well and action.threads is self._loads:
@@ -164,17 +137,14 @@ class Acting:
         return following
 
     def _following_load(self) -> _Action | None:
-        """The load with which a thread that has ended one goes on, which saves a thread and a change of threads."""
+        """The load with which a thread that has ended one goes on, which saves a change of threads."""
         self._agenda.look(self._clock.now())
         if not self._loads.limit or self._rooms is not None or self._agenda.next_unload() is not None:
             return None
         load = self._agenda.next_load() if self._loads.free and not self._loads.are_quick else None
         if load is None:
             return None
-        self._loads.begin()
-        action = self._begin_load(*load)
-        current_thread().name = action.name
-        return action
+        return self._begin_load(*load)  # on this thread, which has become idle last
 
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once all is done and nothing more can come."""
@@ -186,7 +156,6 @@ class Acting:
                     self._changed.wait(QUICK_SECONDS)
                 else:
                     self._clock.wait(self._changed, self._pause())
-            action.threads.begin()
             return action
 
     def _pause(self) -> float | None:
@@ -249,9 +218,10 @@ class Acting:
         attempt.failures = self._options.max_num_load_retries
         self._load_failed(name, version, attempt, error)
 
-    def _action(self, run: Callable[..., None], name: str, version: int, threads: _Threads, *rest: Attempt) -> _Action:
-        kind = "load" if threads is self._loads else "unload"
-        return _Action((name, version), kind, partial(run, name, version, *rest), threads)
+    def _action(
+        self, run: Callable[..., None], name: str, version: int, threads: ActionThreads, *rest: Attempt
+    ) -> _Action:
+        return _Action((name, version), partial(run, name, version, *rest), threads, threads.take())
 
     def _load_version(self, name: str, version: int, attempt: Attempt) -> None:
         began = time.monotonic()
@@ -340,7 +310,10 @@ class Acting:
 
     def _give_back(self, name: str, version: int) -> None:
         if version in self._models.by_name[name].evicted and self._rooms is not None:
-            self._remains.add(self._rooms.held[name, version].size)
+            with self._changed:
+                size = self._rooms.held[name, version].size
+                loaded = self._rooms.memory - size
+            self._remains.add(size, loaded)
         elif not self._stopping:
             release_memory()
 

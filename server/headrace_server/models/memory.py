@@ -2,16 +2,24 @@
 
 import asyncio
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from headrace_server.metrics.heap import read_memory
 
 LOOK_SECONDS = 5.0
 
 REUSED_BYTES = 32 << 20
-"""Bytes of evicted versions after which free memory is returned to the system; the next loads reuse what is less."""
+"""The bytes of evicted versions that may always stay with the process, for the next loads to reuse."""
+
+REUSED_PART = 10
+"""The share of the loaded versions' bytes that may stay if that is more.
+
+A version counts as 1.2 times its files, so that this fits into the bound as well.
+"""
 
 WORTH_BYTES = 64 << 20
 """The fewest free bytes that are returned; they must also be a quarter of the bytes in use, as these may grow again."""
@@ -28,23 +36,48 @@ def release() -> None:
             trim(0)
 
 
+def resident() -> int:
+    """The resident bytes of this process; 0 if the system has no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 class Remains:
-    """Counts the memory of evicted versions, a little of which is left for loads to reuse, since new pages are slow.
+    """Decides when the memory of evicted versions is returned to the system.
+
+    The next load mostly reuses it. Its pages would otherwise be unmapped and mapped again, which takes most of a load's
+    CPU time. So it is returned only if the process has grown by more than its versions.
 
     Args:
         release: Returns free memory to the system.
+        resident: Returns the resident bytes of the process.
     """
 
-    def __init__(self, release: Callable[[], None] = release) -> None:
+    def __init__(self, release: Callable[[], None] = release, resident: Callable[[], int] = resident) -> None:
         self._release = release
-        self._bytes = 0
+        self._resident = resident
+        self._evicted = 0  # bytes since the last release
+        self._least: int | None = None  # resident bytes besides the versions, after a release or since
 
-    def add(self, size: int) -> None:
-        """Records that a version of this size was evicted; returns free memory to the system if there may be much."""
-        self._bytes += size
-        if self._bytes >= REUSED_BYTES:
-            self._bytes = 0
-            self._release()
+    def add(self, size: int, loaded: int) -> None:
+        """Records that a version was evicted; returns free memory to the system if too much has remained.
+
+        Args:
+            size: The version's bytes.
+            loaded: The bytes of the versions that are still loaded.
+        """
+        self._evicted += size
+        if self._evicted < REUSED_BYTES:
+            return
+        others = self._resident() - loaded
+        if self._least is not None and others < self._least + max(REUSED_BYTES, loaded // REUSED_PART):
+            self._least = min(self._least, others)
+            return
+        self._release()
+        self._evicted = 0
+        self._least = self._resident() - loaded
 
 
 class Trimmer:

@@ -1,9 +1,10 @@
 """Loads: how many run at once, how often they are retried, when they are cancelled, and the labels of new versions."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread, current_thread
 
 import pytest
 
@@ -13,6 +14,7 @@ from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.manager import Manager, Publish
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
+from headrace_server.models.turns import SECONDS
 from headrace_server.models.version_policy import State, preserve_resources
 
 from .backend import PATIENCE, Adder
@@ -30,6 +32,7 @@ class Loads:
     def __init__(self) -> None:
         self.threads = BatchThreads(1)
         self.begun: list[int] = []
+        self.on: list[tuple[Thread, float]] = []
         self.held: dict[int, Event] = {}
         self.failures: dict[int, int] = {}
         self.backends: dict[int, Adder] = {}
@@ -38,6 +41,7 @@ class Loads:
     def load(self, name: str, version: int, path: Path) -> Servable:
         del path
         self.begun.append(version)
+        self.on.append((current_thread(), sys.getswitchinterval()))
         if version in self.held:
             assert self.held[version].wait(PATIENCE)
         if self.failures.get(version, 0) > 0:
@@ -135,6 +139,20 @@ def test_after_the_initial_load_there_are_fewer(loads: Loads, manage: Manage) ->
     loads.held = {2: Event(), 1: Event()}
     model.aspire(1, 2)
     model.reach({1: START, 2: LOADING})
+
+
+def test_they_run_on_one_thread_and_beside_calls_in_short_turns(loads: Loads, manage: Manage) -> None:
+    model = manage(num_initial_load_threads=1, num_load_threads=1)
+    usual = sys.getswitchinterval()
+    for version in (1, 2, 3):
+        if version == 2:
+            model.manager.initial_load_done()
+        model.aspire(version)
+        model.reach({**dict.fromkeys(range(1, version), END), version: AVAILABLE})
+    threads, turns = zip(*loads.on, strict=True)
+    assert len(set(threads)) == 1
+    assert turns[0] == pytest.approx(usual)
+    assert turns[1:] == pytest.approx((SECONDS, SECONDS))
 
 
 @pytest.mark.parametrize(("threads", "other"), [(0, START), (1, AVAILABLE)])

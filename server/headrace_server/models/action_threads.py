@@ -1,0 +1,101 @@
+"""Threads that load or unload versions, each of which is kept for the next one."""
+
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+
+Act = Callable[[], None]
+
+QUICK_SECONDS = 0.02
+"""Seconds that the function begun last may take before another one is begun beside it."""
+
+
+class ActionThread:
+    """A thread that runs one function after another.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._acts: SimpleQueue[Act | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, act: Act) -> None:
+        """Runs a function after those before it. It must not raise."""
+        self._acts.put(act)
+
+    def close(self) -> None:
+        """Waits until the last function has ended, and ends the thread."""
+        self._acts.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """In a frame of its own, so that a thread that waits keeps nothing alive."""
+        act = self._acts.get()
+        if act is not None:
+            act()
+        return act is not None
+
+
+class ActionThreads:
+    """The threads of one kind of action, such as loads; the caller holds a lock around `free`, `take` and `give_back`.
+
+    The thread that became idle last is taken first. C's allocator gives each thread one of several heaps, so that a
+    thread which loads one version after another reuses the memory of those that have been unloaded.
+
+    Args:
+        name: The beginning of the threads' names.
+        limit: The number of threads; 0 means that the caller's own thread does the work.
+
+    Attributes:
+        limit: As the argument; it may change.
+        running: How many functions run now.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self._begun = 0.0  # when the last one began, on the monotonic clock
+        self._name = name
+        self._all: list[ActionThread] = []
+        self._idle: list[ActionThread] = []
+
+    @property
+    def free(self) -> bool:
+        """Whether another function may run."""
+        return self.running < max(1, self.limit)
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether the last one began so recently that one more thread would mostly wait for the interpreter lock."""
+        return bool(self.running) and time.monotonic() - self._begun < QUICK_SECONDS
+
+    def take(self) -> ActionThread | None:
+        """An idle thread, which counts as running until it is given back; None means the caller's own."""
+        self.running += 1
+        self._begun = time.monotonic()
+        if not self.limit:
+            return None
+        if not self._idle:
+            thread = ActionThread(f"{self._name}-{len(self._all)}")
+            self._all.append(thread)
+            return thread
+        return self._idle.pop()
+
+    def give_back(self, thread: ActionThread | None) -> None:
+        """Records that a function is about to end."""
+        self.running -= 1
+        if thread is not None:
+            self._idle.append(thread)
+
+    def close(self) -> None:
+        """Waits until all functions have ended, and ends the threads."""
+        for thread in self._all:
+            thread.close()
