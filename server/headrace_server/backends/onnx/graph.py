@@ -103,7 +103,8 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
 
 def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
     """What is known of a structure. It depends on nothing else, so that models of one structure can share it."""
-    nodes, inputs, functions, weights = structure.nodes, structure.inputs, structure.functions, structure.weights
+    nodes, inputs = list(structure.graph.node), list(structure.graph.input)
+    functions, weights = structure.functions, structure.weights
     sent = {value.name for value in inputs} - weights.keys()
     inner = [*_inner(nodes), *(node for function in functions for node in (*function.node, *_inner(function.node)))]
     integers = {value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS} | structure.integers

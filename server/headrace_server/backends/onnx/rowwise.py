@@ -36,13 +36,16 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
 FEW = 64
 """The number of elements of a constant that are read: axes and shapes have no more."""
 
-_INT64, _BYTES = 7, 8  # onnx.TensorProto.DataType, and the bytes of an element
+INT64 = 7
+"""Of onnx.TensorProto.DataType."""
+
+_BYTES = 8  # of an element
 
 
 def constant_of(tensor: Any) -> Constant:
     """What is known of a tensor in the graph."""
     known = Constant(tuple(tensor.dims))
-    if tensor.data_type != _INT64 or known.size > FEW:
+    if tensor.data_type != INT64 or known.size > FEW:
         return known
     raw = tensor.raw_data
     read = (int.from_bytes(raw[at : at + _BYTES], "little", signed=True) for at in range(0, len(raw), _BYTES))

@@ -1,6 +1,6 @@
 """Reads an ONNX model without the data of its weights: what thousands of models that differ only in weights share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -10,7 +10,7 @@ from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.header import message_class
 from headrace_server.backends.onnx.integers import INTEGERS
 from headrace_server.backends.onnx.row_rules import Constant
-from headrace_server.backends.onnx.rowwise import FEW, constant_of
+from headrace_server.backends.onnx.rowwise import FEW, INT64, constant_of
 
 # Fields of ONNX's messages, by ONNX's numbers.
 MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -30,20 +30,24 @@ class Structure:
     """A model's graph and functions, as messages that have only the fields which are read here.
 
     Attributes:
-        nodes: The graph's nodes, in the order in which they run.
-        inputs: The graph's inputs, including those for which it has weights.
+        graph: The graph. Its weights have no data, except a few integers, such as axes and shapes.
         functions: The functions that the model defines.
-        weights: What is known of each weight, by name.
-        integers: The names of the weights that are integers.
         key: Equal for models of the same structure: a digest of everything above.
     """
 
-    nodes: list[Any]
-    inputs: list[Any]
+    graph: Any
     functions: list[Any]
-    weights: Mapping[str, Constant]
-    integers: frozenset[str]
     key: bytes
+
+    @property
+    def weights(self) -> dict[str, Constant]:
+        """What is known of each weight, by name."""
+        return {weight.name: constant_of(weight) for weight in self.graph.initializer}
+
+    @property
+    def integers(self) -> set[str]:
+        """The names of the weights that are integers."""
+        return {weight.name for weight in self.graph.initializer if weight.data_type in INTEGERS}
 
 
 def read_structure(content: Content) -> Structure | None:
@@ -56,14 +60,14 @@ def read_structure(content: Content) -> Structure | None:
     if not model.HasField("graph"):
         return None
     graph, functions = model.graph, list(model.functions)
-    weights = {weight.name: constant_of(weight) for weight in graph.initializer}
-    integers = frozenset(weight.name for weight in graph.initializer if weight.data_type in INTEGERS)
-    digest = blake2b(repr((weights, sorted(integers))).encode())
-    graph.ClearField("initializer")
+    for weight in graph.initializer:
+        if weight.data_type != INT64 or len(weight.raw_data) > _KEPT:
+            weight.ClearField("raw_data")
+    digest = blake2b()
     for message in (graph, *functions):
         message.DiscardUnknownFields()  # nothing can be derived from a field that these classes do not have
         digest.update(message.SerializeToString(deterministic=True))
-    return Structure(list(graph.node), list(graph.input), functions, weights, integers, digest.digest())
+    return Structure(graph, functions, digest.digest())
 
 
 def _decoded(content: Content) -> Any:
