@@ -9,6 +9,7 @@ mod examples;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod grpc;
+mod handover;
 mod http;
 mod http2;
 mod json;

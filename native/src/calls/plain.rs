@@ -14,6 +14,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
+use super::outbox::Outbox;
 use super::understood::{Arrays, MethodNames, Understood};
 use super::waiting::Call;
 use crate::bridge::{self, NativeTask, Routes, Signature, Task, Why};
@@ -128,7 +129,13 @@ impl PlainCalls {
     }
 
     /// Adds a call to the queue of its route, if it is plain.
-    pub fn put(&self, opening: &Opening, message: Rope, mut respond: SendResponse<Bytes>) -> Outcome {
+    pub fn put(
+        &self,
+        opening: &Opening,
+        message: Rope,
+        mut respond: SendResponse<Bytes>,
+        outbox: &Arc<Outbox>,
+    ) -> Outcome {
         let Some(method) = self.method(opening) else { return Outcome::ForPython(message, respond) };
         let Some(understood) = self.understand(method.method, &message) else {
             return Outcome::ForPython(message, respond);
@@ -174,7 +181,16 @@ impl PlainCalls {
             return Outcome::NoMemory;
         }
         let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let call = Call { message, arrays, protocol, respond, memory: opening.memory.clone(), admitted, answer: None };
+        let call = Call {
+            message,
+            arrays,
+            protocol,
+            respond,
+            outbox: Some(outbox.clone()),
+            memory: opening.memory.clone(),
+            admitted,
+            answer: None,
+        };
         let task =
             NativeTask::new(signature, rows, Box::new(call), now).choosing(choice).traced(opening.traced.is_some());
         let priority = usize::from(low).max(self.priority(&opening.headers));

@@ -9,6 +9,7 @@ use h2::server::SendResponse;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::outbox::Outbox;
 use super::protocol::{Protocol, Response};
 use super::understood::Arrays;
 use crate::bridge::{self, NativeTask, Signature, catch_panic};
@@ -27,6 +28,8 @@ pub struct Call {
     pub arrays: Arrays,
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
+    /// That of its connection's thread, until it is in there.
+    pub outbox: Option<Arc<Outbox>>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,
     /// The encoded answer as a frame, or why there is none.
@@ -58,6 +61,13 @@ impl Call {
         response.encode(&mut writer);
         drop(writer);
         Ok(self.memory.count(out.split().freeze()))
+    }
+
+    /// Sends what `encode` has produced, on the thread of its connection.
+    pub fn send_here(self: Box<Self>) {
+        // Fails only if the client has gone, or if the connection has failed internally, which does not concern the
+        // other clients of this thread.
+        let _ = catch_panic(|| self.try_send());
     }
 
     fn try_send(mut self) -> Result<(), h2::Error> {
@@ -127,10 +137,10 @@ impl bridge::PendingCall for Call {
         self.answer = Some(written);
     }
 
-    fn send(self: Box<Self>) {
-        // Fails only if the client has gone, or if the connection has failed internally, which does not concern the
-        // other clients of this thread.
-        let _ = catch_panic(|| self.try_send());
+    fn send(mut self: Box<Self>) {
+        if let Some(outbox) = self.outbox.take() {
+            outbox.put(self);
+        }
     }
 
     fn refuse(&mut self, status: &Status) {

@@ -11,7 +11,6 @@ mod progress;
 mod rewound;
 mod stalling;
 mod unread;
-mod wakes;
 
 pub use answer::{Answer, answer};
 pub use connection::{Answers, serve};
@@ -19,4 +18,3 @@ pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python, question};
 pub use intake::{Body, Bounds, Missing, SMALL};
 pub use unread::Unread;
-pub use wakes::Wakes;

@@ -16,6 +16,7 @@ use h2::{Ping, PingPong};
 use tokio::time::Sleep;
 
 use super::frames::FrameStats;
+use super::seldom::Seldom;
 use super::watched::Watched;
 
 /// The shortest time between two pings of a client without a call in flight, if it may not ping then.
@@ -133,6 +134,7 @@ struct Keepalive {
     pings: PingPong,
     waits: bool,
     timer: Pin<Box<Sleep>>,
+    fires: Seldom,
 }
 
 impl Keepalive {
@@ -140,7 +142,7 @@ impl Keepalive {
         let (time, timeout) = limits.keepalive_time.zip(limits.keepalive_timeout)?;
         let pings = http2.ping_pong()?;
         let without_calls = limits.keepalive_without_calls;
-        Some(Self { time, timeout, without_calls, pings, waits: false, timer: timer(time) })
+        Some(Self { time, timeout, without_calls, pings, waits: false, timer: timer(time), fires: Seldom::default() })
     }
 
     /// Ready when the client has not answered in time.
@@ -151,7 +153,7 @@ impl Keepalive {
                 self.waits = false;
                 again(&mut self.timer, self.time);
             }
-            ready!(self.timer.as_mut().poll(context));
+            ready!(self.fires.poll(context, |context| self.timer.as_mut().poll(context)));
             if self.waits {
                 return Poll::Ready(());
             }

@@ -4,6 +4,7 @@ mod authority;
 mod frames;
 mod lifetime;
 mod read_ahead;
+mod seldom;
 mod socket;
 mod stall;
 mod stream;
@@ -16,6 +17,7 @@ pub use frames::FrameStats;
 #[cfg(feature = "fuzzing")]
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
+pub use seldom::Seldom;
 pub use socket::{Accepted, Address, Socket};
 pub use stall::{Stall, Timer};
 pub use stream::Stream;

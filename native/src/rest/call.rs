@@ -15,7 +15,8 @@ use super::results::write_results;
 use crate::bridge::{PendingCall, Signature};
 use crate::calls::InferenceAnswer;
 use crate::grpc::{INTERNAL, OK, Status};
-use crate::http::{Answer, Endpoint, Unread, Wakes, answer};
+use crate::handover::Handover;
+use crate::http::{Answer, Endpoint, Unread, answer};
 use crate::memory::CallMemory;
 use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
@@ -26,7 +27,7 @@ const ENVELOPE: usize = 64;
 /// Where an answer is delivered: created by the connection, which waits for it, and filled by the task.
 pub struct Mailbox {
     state: Mutex<State>,
-    wakes: Arc<Wakes>,
+    wakes: Arc<Handover<Waker>>,
 }
 
 #[derive(Default)]
@@ -44,7 +45,7 @@ enum State {
 
 impl Mailbox {
     /// `wakes` belongs to the connection's thread.
-    pub fn new(wakes: Arc<Wakes>) -> Self {
+    pub fn new(wakes: Arc<Handover<Waker>>) -> Self {
         Self { state: Mutex::default(), wakes }
     }
 
@@ -104,7 +105,7 @@ impl Mailbox {
         };
         drop(state);
         if let State::Awaited(waker) | State::Claimed(Some(waker)) = before {
-            self.wakes.add(waker);
+            self.wakes.put(waker);
         }
     }
 }

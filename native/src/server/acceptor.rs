@@ -6,6 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
@@ -120,7 +121,9 @@ pub async fn run_thread(
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
     let wakes = thread.wakes.clone();
-    tokio::spawn(async move { wakes.run().await });
+    tokio::spawn(async move { wakes.run(Waker::wake).await });
+    let outbox = thread.outbox.clone();
+    tokio::spawn(async move { outbox.run().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
         // With only one core, a spinning thread blocks the others that it waits for.
         let thread = thread.clone();

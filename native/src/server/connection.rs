@@ -1,14 +1,14 @@
 //! One connection, from its handshake to its end.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::Connection;
-use tokio::time::{Interval, interval};
+use tokio::time::{Interval, Sleep, interval, sleep};
 
 use super::dispatch::Client;
 use super::limits::Limits;
@@ -17,7 +17,7 @@ use super::service::{Protocol, Service};
 use super::shared::{Stop, stopped};
 use super::thread::ConnectionThread;
 use crate::http;
-use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Stream, Watched};
+use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Seldom, Stream, Watched};
 use crate::security::Identity;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
@@ -137,6 +137,38 @@ impl<'a> Stall<'a> {
     }
 }
 
+/// What happens to a connection besides its calls.
+enum Event {
+    Due(Due),
+    /// It is time to check whether the client is inactive.
+    Look,
+    /// The server stops.
+    Stop,
+    /// The server has been stopping for a while.
+    LetGo,
+}
+
+/// Ends a connection without calls while its server stops: its client may be gone or hung, and would have to
+/// acknowledge the end.
+struct LettingGo {
+    timer: Pin<Box<Sleep>>,
+    /// Whether there was no call at the last check.
+    rested: bool,
+}
+
+impl LettingGo {
+    fn new() -> Self {
+        Self { timer: Box::pin(sleep(LET_GO)), rested: false }
+    }
+
+    /// To be asked each time that the timer fires.
+    fn is_due(&mut self, http2: &Connection<Watched, Bytes>) -> bool {
+        self.timer.as_mut().reset((Instant::now() + LET_GO).into());
+        let rests = !http2.has_streams();
+        std::mem::replace(&mut self.rested, rests) && rests
+    }
+}
+
 async fn serve(
     client: &Client,
     mut http2: Connection<Watched, Bytes>,
@@ -144,42 +176,49 @@ async fn serve(
     stop: Stop,
 ) -> Result<(), h2::Error> {
     let mut lifetime = Lifetime::new(&client.thread.shared.limits.lifetime, stats.clone(), &mut http2);
-    let mut stopping = pin!(stopped(stop));
-    let mut stopped = false;
-    let mut rests = pin!(tokio::time::sleep(Duration::ZERO));
-    let mut rested = false;
     let mut stall = Stall::new(client);
-    let mut looks = stall.looks();
+    let (mut looks, mut stopping, mut letting_go) = (stall.looks(), pin!(stopped(stop)), None);
+    let mut seldom = Seldom::default();
     loop {
-        let next = poll_fn(|context| match http2.poll_accept(context) {
-            Poll::Ready(call) => Poll::Ready(Ok(call)),
-            Poll::Pending => lifetime.poll(context, &http2).map(Err),
+        let next = poll_fn(|context| {
+            if let Poll::Ready(call) = http2.poll_accept(context) {
+                return Poll::Ready(Ok(call));
+            }
+            if let Poll::Ready(due) = lifetime.poll(context, &http2) {
+                return Poll::Ready(Err(Event::Due(due)));
+            }
+            let event = |context: &mut Context<'_>| poll_event(context, &mut looks, stopping.as_mut(), &mut letting_go);
+            seldom.poll(context, event).map(Err)
         });
-        tokio::select! {
-            biased;
-            next = next => match next {
-                Ok(Some(Ok((request, respond)))) => client.open(request, respond),
-                Ok(Some(Err(error))) => return Err(error),
-                Ok(None) | Err(Due::Close) => return Ok(()),
-                Err(Due::Drain) => http2.graceful_shutdown(),
-                Err(Due::TooManyPings) => stats.end_for_pings(),
-            },
-            _ = looks.tick() => if stall.has_ended() {
-                return Ok(());
-            },
-            _ = &mut stopping, if !stopped => {
-                stopped = true;
+        match next.await {
+            Ok(Some(Ok((request, respond)))) => client.open(request, respond),
+            Ok(Some(Err(error))) => return Err(error),
+            Ok(None) | Err(Event::Due(Due::Close)) => return Ok(()),
+            Err(Event::Due(Due::Drain)) => http2.graceful_shutdown(),
+            Err(Event::Due(Due::TooManyPings)) => stats.end_for_pings(),
+            Err(Event::Look) if stall.has_ended() => return Ok(()),
+            Err(Event::Look) => {}
+            Err(Event::Stop) => {
                 http2.graceful_shutdown();
-                rests.as_mut().reset((Instant::now() + LET_GO).into());
+                letting_go = Some(LettingGo::new());
             }
-            // Its client may be gone or hung, and would have to acknowledge the end.
-            () = &mut rests, if stopped => {
-                if rested && !http2.has_streams() {
-                    return Ok(());
-                }
-                rested = !http2.has_streams();
-                rests.as_mut().reset((Instant::now() + LET_GO).into());
-            }
+            Err(Event::LetGo) if letting_go.as_mut().is_some_and(|own| own.is_due(&http2)) => return Ok(()),
+            Err(Event::LetGo) => {}
         }
+    }
+}
+
+fn poll_event(
+    context: &mut Context<'_>,
+    looks: &mut Interval,
+    stopping: Pin<&mut impl Future>,
+    letting_go: &mut Option<LettingGo>,
+) -> Poll<Event> {
+    if looks.poll_tick(context).is_ready() {
+        return Poll::Ready(Event::Look);
+    }
+    match letting_go {
+        Some(own) => own.timer.as_mut().poll(context).map(|()| Event::LetGo),
+        None => stopping.poll(context).map(|_| Event::Stop),
     }
 }

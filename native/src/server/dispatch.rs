@@ -184,15 +184,23 @@ fn dispatch(
 ) {
     let shared = &thread.shared;
     let (message, respond) = match message {
-        Some(Ok(message)) if shared.plain.may_take(&opening) => match shared.plain.put(&opening, message, respond) {
-            Outcome::Waits { wake } => return thread.busy_poll.task_waits(wake),
-            Outcome::NoMemory => return,
-            Outcome::Refused { signature, why, seconds } => {
-                return shared.ended.add_refused(&signature, why, seconds);
+        Some(Ok(message)) if shared.plain.may_take(&opening) => {
+            match shared.plain.put(&opening, message, respond, &thread.outbox) {
+                Outcome::Waits { wake } => return thread.busy_poll.task_waits(wake),
+                Outcome::NoMemory => return,
+                Outcome::Refused { signature, why, seconds } => {
+                    return shared.ended.add_refused(&signature, why, seconds);
+                }
+                Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
             }
+<<<<<<< HEAD
             Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
         },
         message if opening.traced.is_some() || shared.plain.is_guarded() => (message, respond),
+=======
+        }
+        message if opening.traced || shared.plain.is_guarded() => (message, respond),
+>>>>>>> d7d71548 (Send answers on the thread of their connection, and ask what seldom happens to a connection only when it has)
         message => match shared.handlers.questions.find(&opening, &message) {
             Some(answer) => return answer.send(&opening, respond, &shared.ended),
             None => (message, respond),

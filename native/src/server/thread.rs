@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::task::Waker;
 
 use super::busy_poll::BusyPoll;
 use super::shared::Shared;
-use crate::http::Wakes;
+use crate::calls::Outbox;
+use crate::handover::Handover;
 
 /// A thread that owns connections.
 pub struct ConnectionThread {
     pub shared: Arc<Shared>,
     pub busy_poll: BusyPoll,
     /// Wakes its connections whose answers over HTTP have arrived.
-    pub wakes: Arc<Wakes>,
+    pub wakes: Arc<Handover<Waker>>,
+    /// Sends the answers of its connections over gRPC.
+    pub outbox: Arc<Outbox>,
     pub connections: AtomicUsize,
 }
 
@@ -21,6 +25,7 @@ impl ConnectionThread {
         Self {
             busy_poll: BusyPoll::new(shared.clone()),
             wakes: Arc::default(),
+            outbox: Arc::default(),
             shared,
             connections: AtomicUsize::new(0),
         }

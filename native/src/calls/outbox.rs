@@ -1,0 +1,40 @@
+//! Answers on their way from batch threads to the thread of their connections, which sends them.
+//!
+//! If batch threads sent the answers themselves, each answer would wake the connections' thread by a system call, and
+//! both threads would take turns at a connection's lock, its streams and the memory of its requests.
+//!
+//! The benefit: 4 connections with 16 calls in flight each take 12.9 us of CPU per call instead of 15.3 (medians of 4
+//! alternating runs on two busy cores, 2026-11-28). 1,000 connections with one call each take one system call per batch to
+//! hand answers over, instead of one per call.
+
+use std::cell::Cell;
+use std::ptr;
+
+use super::waiting::Call;
+use crate::handover::Handover;
+
+thread_local! {
+    /// The outbox of this thread's connections; null on threads without connections.
+    static OWN: Cell<*const Outbox> = const { Cell::new(ptr::null()) };
+}
+
+/// The answers for the connections of one thread.
+#[derive(Default)]
+pub struct Outbox(Handover<Box<Call>>);
+
+impl Outbox {
+    /// Has an answer sent soon; on the thread of its connection, at once. Any thread.
+    pub fn put(&self, call: Box<Call>) {
+        if ptr::eq(OWN.get(), self) {
+            call.send_here();
+        } else {
+            self.0.put(call);
+        }
+    }
+
+    /// Sends them, on the thread of their connections. Never ends.
+    pub async fn run(&self) {
+        OWN.set(self);
+        self.0.run(|call| call.send_here()).await;
+    }
+}
