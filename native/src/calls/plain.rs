@@ -17,12 +17,12 @@ use super::opening::Opening;
 use super::outbox::Outbox;
 use super::understood::{Arrays, MethodNames, Understood};
 use super::waiting::Call;
-use crate::bridge::{self, NativeTask, Routes, Signature, Task, Why};
+use crate::bridge::{self, Lane, NativeTask, Routes, Signature, Task, Why};
 use crate::grpc::{Encoding, RESOURCE_EXHAUSTED, Status};
 use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
-use crate::queue::{Entry, Refusal};
+use crate::queue::{Entry, Key, Refusal};
 use crate::security::{Admission, Admitted, Asked, Verdicts};
 
 /// Handles the plain calls of a server.
@@ -84,6 +84,16 @@ pub enum Outcome {
     ForPython(Rope, SendResponse<Bytes>),
 }
 
+/// A call that is plain, before it is admitted.
+struct Plain<'a> {
+    /// What the audit log calls its method.
+    method: &'a str,
+    understood: Understood,
+    /// The bytes of a row.
+    row_bytes: usize,
+    key: Key,
+}
+
 impl PlainCalls {
     /// `number` is that of a method, by its full path.
     pub fn new(fields: PlainFields, routes: Py<Routes>, number: impl Fn(&str) -> Option<usize>) -> PyResult<Self> {
@@ -129,92 +139,74 @@ impl PlainCalls {
     }
 
     /// Adds a call to the queue of its route, if it is plain.
-    pub fn put(
-        &self,
-        opening: &Opening,
-        message: Rope,
-        mut respond: SendResponse<Bytes>,
-        outbox: &Arc<Outbox>,
-    ) -> Outcome {
-        let Some(method) = self.method(opening) else { return Outcome::ForPython(message, respond) };
-        let Some(understood) = self.understand(method.method, &message) else {
-            return Outcome::ForPython(message, respond);
-        };
-        let Understood { signature, lane, arrays, rows, choice, protocol } = understood;
-        let shapes = || arrays.shapes(signature.inputs.len());
-        let dtype = |input: usize| signature.inputs[input].dtype;
-        let copy = |input: usize, target: &mut [u8]| arrays.copy_to(&message, input, dtype(input), target);
-        let row_bytes = signature.row_bytes(shapes());
-        // Numbers in shared memory may have changed when the batch is joined.
-        let may_change = signature.bound.is_some() && matches!(arrays, Arrays::Shared(_));
-        let key = if may_change { None } else { signature.key(rows, shapes(), copy, choice) };
-        let Some(key) = key else { return Outcome::ForPython(message, respond) };
+    pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>, outbox: &Arc<Outbox>) -> Outcome {
+        let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
         // Only now, because it counts: Python admits the calls that it handles.
         let now = Instant::now();
+        let admission = self.admission(opening, &plain, now);
+        let Plain { understood: Understood { signature, lane, arrays, rows, choice, protocol }, .. } = plain;
+        let (admitted, low) = match admission {
+            Admission::Admitted(admitted, low) => (admitted, low),
+            Admission::Unknown => return Outcome::ForPython(message, respond),
+            Admission::Exhausted { text, seconds, refused } => {
+                let status = Status::new(RESOURCE_EXHAUSTED, text);
+                refuse(refused, status.code, status.response_for_later(seconds), respond);
+                return Outcome::Refused { signature, why: Why::Exhausted, seconds: now.elapsed().as_secs_f64() };
+            }
+        };
+        let memory = &opening.memory;
+        if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
+            let status = Status::no_memory(memory.share().budget());
+            refuse(admitted, status.code, status.response(), respond);
+            return Outcome::NoMemory;
+        }
+        let (outbox, memory) = (Some(outbox.clone()), memory.clone());
+        let call = Call { message, arrays, protocol, respond, outbox, memory, admitted, answer: None };
+        let task =
+            NativeTask::new(signature, rows, Box::new(call), now).choosing(choice).traced(opening.traced.is_some());
+        let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
+        let priority = usize::from(low).max(self.priority(&opening.headers));
+        let entry = Entry::new(Task::Native(task), rows, plain.row_bytes, deadline, priority);
+        match lane.put_native(plain.key, entry, now) {
+            Ok(wake) => Outcome::Waits { wake },
+            Err((refusal, Task::Native(task))) => turned_away(task, refusal, &lane, opening),
+            Err((_, Task::Python(_))) => unreachable!("a task comes back as it was put"),
+        }
+    }
+
+    /// Reads a call; None if it is not plain, or may share no batch.
+    fn plain(&self, opening: &Opening, message: &Rope) -> Option<Plain<'_>> {
+        let method = self.method(opening)?;
+        let understood = self.understand(method.method, message)?;
+        let Understood { signature, arrays, rows, choice, .. } = &understood;
+        // Numbers in shared memory may have changed when the batch is joined.
+        if signature.bound.is_some() && matches!(arrays, Arrays::Shared(_)) {
+            return None;
+        }
+        let shapes = || arrays.shapes(signature.inputs.len());
+        let dtype = |input: usize| signature.inputs[input].dtype;
+        let copy = |input: usize, target: &mut [u8]| arrays.copy_to(message, input, dtype(input), target);
+        let key = signature.key(*rows, shapes(), copy, *choice)?;
+        let row_bytes = signature.row_bytes(shapes());
+        Some(Plain { method: &method.name, understood, row_bytes, key })
+    }
+
+    /// Admits a call that arrived at `now`, and notes it in its trace.
+    fn admission(&self, opening: &Opening, plain: &Plain<'_>, now: Instant) -> Admission {
+        let Understood { signature, lane, rows, .. } = &plain.understood;
         let asked = Asked {
             identity: &opening.identity,
             headers: &opening.headers,
             model: &signature.model,
-            rows,
-            method: &method.name,
+            rows: *rows,
+            method: plain.method,
             peer: &opening.peer,
         };
-        let (mut admitted, low) = match self.admit(&asked) {
-            Admission::Admitted(admitted, low) => (admitted, low),
-            Admission::Unknown => return Outcome::ForPython(message, respond),
-            Admission::Exhausted { text, seconds, mut refused } => {
-                let status = Status::new(RESOURCE_EXHAUSTED, text);
-                refused.trace(opening.traced.as_ref(), &signature.model, || (now, lane.clock().at(now)));
-                refused.give_rows_back();
-                refused.end(status.code);
-                let _ = respond.send_response(status.response_for_later(seconds), true); // fails only without a client
-                return Outcome::Refused { signature, why: Why::Exhausted, seconds: now.elapsed().as_secs_f64() };
-            }
-        };
-        admitted.trace(opening.traced.as_ref(), &signature.model, || (now, lane.clock().at(now)));
-        let memory = &opening.memory;
-        if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
-            let status = Status::no_memory(memory.share().budget());
-            admitted.give_rows_back();
-            admitted.end(status.code);
-            let _ = respond.send_response(status.response(), true); // fails only if the client has gone
-            return Outcome::NoMemory;
+        let mut admission = self.admit(&asked);
+        if let Admission::Admitted(own, _) | Admission::Exhausted { refused: own, .. } = &mut admission {
+            own.trace(opening.traced.as_ref(), &signature.model, || (now, lane.clock().at(now)));
         }
-        let deadline = opening.deadline.map(|deadline| lane.clock().at(deadline));
-        let call = Call {
-            message,
-            arrays,
-            protocol,
-            respond,
-            outbox: Some(outbox.clone()),
-            memory: opening.memory.clone(),
-            admitted,
-            answer: None,
-        };
-        let task =
-            NativeTask::new(signature, rows, Box::new(call), now).choosing(choice).traced(opening.traced.is_some());
-        let priority = usize::from(low).max(self.priority(&opening.headers));
-        let entry = Entry::new(Task::Native(task), rows, row_bytes, deadline, priority);
-        let (refusal, task) = match lane.put_native(key, entry, now) {
-            Ok(wake) => return Outcome::Waits { wake },
-            Err((refusal, Task::Native(task))) => (refusal, task),
-            Err((_, Task::Python(_))) => unreachable!("a task comes back as it was put"),
-        };
-        let (signature, seconds) = (task.signature.clone(), task.seconds());
-        let mut call = Call::of(task);
-        match refusal {
-            Refusal::Full(full) => {
-                let (status, why) = lane.refusal(&full, &signature, |reason| call.protocol.reason_of_full(reason));
-                call.admitted.give_rows_back();
-                bridge::PendingCall::refuse(&mut *call, &status);
-                Outcome::Refused { signature, why, seconds }
-            }
-            Refusal::Closed => {
-                opening.memory.set(Kind::Expanded, 0);
-                call.admitted.undo();
-                Outcome::ForPython(call.message, call.respond)
-            }
-        }
+        admission
     }
 
     /// Whether callers must be known: then Python, or one of its verdicts, must see every call.
@@ -246,5 +238,31 @@ impl PlainCalls {
         let (name, low) = &self.low_priority;
         // Compares each name, since a hash lookup is slower.
         usize::from(headers.iter().any(|(each, value)| each == name && value == low))
+    }
+}
+
+/// Answers a call that is not put into its queue.
+fn refuse(mut admitted: Admitted, code: u8, response: http::Response<()>, mut respond: SendResponse<Bytes>) {
+    admitted.give_rows_back();
+    admitted.end(code);
+    let _ = respond.send_response(response, true); // fails only if the client has gone
+}
+
+/// Ends the call of a task that its lane has not taken, or leaves it to Python.
+fn turned_away(task: NativeTask, refusal: Refusal, lane: &Lane, opening: &Opening) -> Outcome {
+    let (signature, seconds) = (task.signature.clone(), task.seconds());
+    let mut call = Call::of(task);
+    match refusal {
+        Refusal::Full(full) => {
+            let (status, why) = lane.refusal(&full, &signature, |reason| call.protocol.reason_of_full(reason));
+            call.admitted.give_rows_back();
+            bridge::PendingCall::refuse(&mut *call, &status);
+            Outcome::Refused { signature, why, seconds }
+        }
+        Refusal::Closed => {
+            opening.memory.set(Kind::Expanded, 0);
+            call.admitted.undo();
+            Outcome::ForPython(call.message, call.respond)
+        }
     }
 }

@@ -193,14 +193,8 @@ fn dispatch(
                 }
                 Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
             }
-<<<<<<< HEAD
-            Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
-        },
-        message if opening.traced.is_some() || shared.plain.is_guarded() => (message, respond),
-=======
         }
-        message if opening.traced || shared.plain.is_guarded() => (message, respond),
->>>>>>> d7d71548 (Send answers on the thread of their connection, and ask what seldom happens to a connection only when it has)
+        message if opening.traced.is_some() || shared.plain.is_guarded() => (message, respond),
         message => match shared.handlers.questions.find(&opening, &message) {
             Some(answer) => return answer.send(&opening, respond, &shared.ended),
             None => (message, respond),
