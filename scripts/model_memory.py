@@ -5,10 +5,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event as EventClass
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import onnx
@@ -27,9 +28,26 @@ ROWS = 5_000_000 // 16
 BOUND_MB = 1024
 EXPONENT = 1.1
 HOT = "hot"
-HOT_CALLS = 2000
+HOT_SECONDS = 10.0
+PAUSE_SECONDS = 0.002
+WARM_UP_CALLS = 200
 FILE_FACTOR = 1.2
 REPORT = Path(__file__).parents[1] / "docs" / "benchmarks" / "model_memory.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """The seconds of each call of the hot model.
+
+    Attributes:
+        alone: Without other calls.
+        busy: Beside a program that keeps a core busy.
+        beside: While the other models are called.
+    """
+
+    alone: Sequence[float]
+    busy: Sequence[float]
+    beside: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +59,7 @@ class Result:
         waits: The number of calls whose version was not in memory.
         simulated: The same number for a simulated cache of equal size.
         capacity: The number of models that fit.
-        alone: The seconds of each call of the hot model without other calls.
-        beside: The same while the other models are called.
+        hot: The calls of the hot model.
         peak: The peak resident bytes.
         base: The resident bytes before the first call.
         seconds: The duration of all calls of all models.
@@ -52,8 +69,7 @@ class Result:
     waits: int
     simulated: int
     capacity: int
-    alone: Sequence[float]
-    beside: Sequence[float]
+    hot: Hot
     peak: int
     base: int
     seconds: float
@@ -116,18 +132,61 @@ def measure(root: Path, calls: int) -> Result:
 
     with running(command, root / "log", patience=300) as server, Client(server.address, timeout=120) as client:
         base = int(server.family_rss_bytes())
-        alone = [_timed(lambda: _call(client, HOT, 1)) for _ in range(HOT_CALLS)]
-        stop, waits, failures = Event(), 0, 0
-        with ThreadPoolExecutor(1) as pool:
-            beside = pool.submit(_until, stop, lambda: _call(client, HOT, 1))
-            began = time.monotonic()
+        alone = _of_the_hot_model(server, lambda: time.sleep(HOT_SECONDS))
+        busy = _of_the_hot_model(server, lambda: _keep_a_core_busy(HOT_SECONDS))
+        failures, began = 0, time.monotonic()
+
+        def call() -> None:
+            nonlocal failures
             failures = sum(not _answered(client, name) for name in sequence)
-            seconds = time.monotonic() - began
-            stop.set()
-            taken = beside.result()
+
+        beside = _of_the_hot_model(server, call)
+        seconds = time.monotonic() - began
         waits = _loads(server) - 1  # that of the hot model
         peak = server.peak_rss_bytes()
-    return Result(failures, waits, simulated_misses(sequence, capacity), capacity, alone, taken, peak, base, seconds)
+    hot = Hot(alone, busy, beside)
+    return Result(failures, waits, simulated_misses(sequence, capacity), capacity, hot, peak, base, seconds)
+
+
+def _of_the_hot_model(server: Server, meanwhile: Callable[[], object]) -> list[float]:
+    """The seconds of each call that another process makes of the hot model while a function runs."""
+    context = get_context("spawn")
+    stop, (taken, sent) = context.Event(), context.Pipe(duplex=False)
+    caller = context.Process(target=_keep_calling, args=(server.address, stop, sent))
+    caller.start()
+    taken.recv()  # it has begun
+    meanwhile()
+    stop.set()
+    seconds: list[float] = taken.recv()
+    caller.join()
+    return seconds
+
+
+def _keep_calling(address: str, stop: EventClass, sent: Connection) -> None:
+    seconds = []
+    with Client(address, timeout=120) as client:
+        for _ in range(WARM_UP_CALLS):
+            _call(client, HOT, 1)
+        sent.send(True)
+        while not stop.wait(PAUSE_SECONDS):
+            began = time.perf_counter()
+            _call(client, HOT, 1)
+            seconds.append(time.perf_counter() - began)
+    sent.send(seconds)
+
+
+def _keep_a_core_busy(seconds: float) -> None:
+    """Copies as many bytes as a model has, again and again, in a process that lets others go first."""
+    process = get_context("spawn").Process(target=_copy, args=(seconds,))
+    process.start()
+    process.join()
+
+
+def _copy(seconds: float) -> None:
+    os.nice(19)
+    data, until = bytearray(16 * 4 * ROWS), time.monotonic() + seconds
+    while time.monotonic() < until:
+        bytes(data)
 
 
 def _call(client: Client, name: str, index: int) -> bool:
@@ -142,28 +201,19 @@ def _answered(client: Client, name: str) -> bool:
         return False
 
 
-def _timed(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
-
-
-def _until(stop: Event, act: Callable[[], object]) -> list[float]:
-    taken = []
-    while not stop.is_set():
-        taken.append(_timed(act))
-        stop.wait(0.002)
-    return taken
-
-
 def _loads(server: Server) -> int:
     return server.log.read_text(errors="replace").count(" loaded in ")
 
 
 def report(machine: str, calls: int, result: Result) -> str:
     """The figures as Markdown."""
-    p50, p99 = (
-        [1e3 * float(np.percentile(times, part)) for times in (result.alone, result.beside)] for part in (50, 99)
+    rows = "\n".join(
+        f"| {what} | {len(seconds):,} | {_milliseconds(seconds, 50)} | {_milliseconds(seconds, 99)} |"
+        for what, seconds in (
+            ("without other calls", result.hot.alone),
+            ("beside another program, with `nice` 19, that keeps a core busy by copying 20 MB", result.hot.busy),
+            ("while models are loaded and unloaded", result.hot.beside),
+        )
     )
     grown = (result.peak - result.base) / 1e6
     return f"""# More models than memory
@@ -182,13 +232,16 @@ counts as 1.2 times its file, so that {result.capacity} fit.
 | peak resident MB, minus those before the first call | {grown:.0f} | {BOUND_MB * 1.048576:.0f} at most |
 | calls of all models per second | {calls / result.seconds:.1f} | |
 
-Another caller calls the small model all the time. Milliseconds of its calls:
+Another process calls the small model every {PAUSE_SECONDS * 1e3:g} ms. Milliseconds of its calls:
 
-| | p50 | p99 |
-| --- | ---: | ---: |
-| without other calls | {p50[0]:.2f} | {p99[0]:.2f} |
-| while models are loaded and unloaded | {p50[1]:.2f} | {p99[1]:.2f} |
+| | calls | p50 | p99 |
+| --- | ---: | ---: | ---: |
+{rows}
 """
+
+
+def _milliseconds(seconds: Sequence[float], percentile: float) -> str:
+    return f"{1e3 * float(np.percentile(seconds, percentile)):.2f}"
 
 
 if __name__ == "__main__":
