@@ -14,10 +14,13 @@ from typing import IO, Any, BinaryIO
 from headrace_server.errors import invalid
 from headrace_server.security.models.archive import BadSeal, read_archive, write_archive
 from headrace_server.security.models.model_keys import IDENTITY_PREFIX, ModelKeys
-from headrace_server.security.models.private_files import CHUNK, MemoryFile, close_all
+from headrace_server.security.models.private_files import MemoryFile, close_all
 from headrace_server.security.packages import needs
 
 MAGIC = b"age-encryption.org/v1\n"
+
+_PIPE_BYTES = 1 << 16
+"""What a pipe holds. pyrage keeps the interpreter lock until it has filled it: no longer than 0.3 ms."""
 
 
 def recipients_of(texts: Sequence[str]) -> list[Any]:
@@ -122,7 +125,7 @@ def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]
 
     def run() -> None:
         try:
-            with os.fdopen(theirs, mode, CHUNK) as end:
+            with os.fdopen(theirs, mode, _PIPE_BYTES) as end:
                 work(end)
         except BaseException as error:  # raised below, in the caller's thread
             failed.append(error)
@@ -130,7 +133,7 @@ def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]
     thread = threading.Thread(target=run, name="age", daemon=True)
     thread.start()
     try:
-        with os.fdopen(ours, "wb" if mode == "rb" else "rb", CHUNK) as end:
+        with os.fdopen(ours, "wb" if mode == "rb" else "rb", _PIPE_BYTES) as end:
             yield end
     finally:
         thread.join()
