@@ -1,16 +1,18 @@
 """Measures what watching a server costs: viewers of the live page, traces, and drift, each beside a server without it.
 
-    python -m scripts.overheads [--rounds=24] [--seconds=2] [--out=docs/benchmarks/overheads.md]
+    python -m scripts.overheads [--groups=8] [--rounds=4] [--seconds=2] [--out=docs/benchmarks/overheads.md]
 
-Each round starts all servers anew, and they take turns under one load, in another order each round: two processes of
-the same program differ by up to 3% as long as they live. The medians over the rounds are compared. The verdict is by
-CPU time per request, which two equal servers differ in by less than in requests per second: the row "nothing" compares
-two such servers, and shows the noise. Ends with 1 if anything costs more than it should.
+Two processes of the same program differ by up to 3% as long as they live. So there are several groups of servers: each
+has a new server of every kind, and these take turns under one load, in another order each round. The first turn of each
+server only warms it up. A group's costs are the medians over its rounds; the mean over the groups counts, and its
+standard error is the noise. The verdict is by CPU time per request, which differs by less than requests per second.
+Ends with 1 if anything costs more than it may, by more than twice the noise.
 """
 
 import argparse
 import http.client
 import json
+import math
 import os
 import statistics
 import sys
@@ -34,10 +36,10 @@ from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
 from scripts.bench.process import Server, free_port, running
 
-ROUNDS, SECONDS = 24, 2.0
+GROUPS, ROUNDS, SECONDS = 8, 4, 2.0
 VIEWERS = 10
 CALLERS, CONNECTIONS = 64, 4
-WARMUP = 0.2
+WARMUP_TURN = 1.0
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -61,7 +63,7 @@ class Variant:
         base: The base path of its model.
         flags: What it is told besides.
         viewers: How many browsers look at its page.
-        costs: The results of its turns.
+        costs: The results of its turns, by group.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Variant:
     base: Path = _DIGITS
     flags: tuple[str, ...] = ()
     viewers: int = 0
-    costs: list[Cost] = field(default_factory=list)
+    costs: list[list[Cost]] = field(default_factory=list)
 
     @contextmanager
     def started(self, log: Path) -> Iterator["Started"]:
@@ -92,11 +94,11 @@ class Started:
     server: Server
     rest: int
 
-    def take_turn(self, seconds: float) -> None:
+    def take_turn(self, seconds: float) -> Cost:
         """Puts the load on it."""
         stage = Stage("closed", CALLERS)
         settings = Settings(
-            servers=(self.server.address,), models={"digits": 1.0}, stages=(stage,), seconds=seconds, warmup=WARMUP,
+            servers=(self.server.address,), models={"digits": 1.0}, stages=(stage,), seconds=seconds, warmup=0.0,
             connections=CONNECTIONS,
         )  # fmt: skip
         with _viewers(self.rest, self.variant.viewers):
@@ -105,32 +107,43 @@ class Started:
             spent = self.server.cpu_seconds() - before
         if point.failures:
             raise SystemExit(f"calls of {self.variant.name} failed: {point.failures}")
-        self.variant.costs.append(Cost(point.rate, spent / point.calls))
+        return Cost(point.rate, spent / point.calls)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--groups", type=int, default=GROUPS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, _collector() as collector:
         variants = plain, *others = _variants(Path(folder), collector.address)
-        for number in range(told.rounds):
-            turn = number % len(variants)
-            with ExitStack() as stack:
-                log = Path(folder, "log")
-                servers = [stack.enter_context(variant.started(log)) for variant in variants]
-                for server in [*servers[turn:], *servers[:turn]]:
-                    server.take_turn(told.seconds)
-            print(f"round {number + 1} of {told.rounds}", file=sys.stderr, flush=True)
-        spans = collector.spans
-    text = _page(plain, others, told.rounds, told.seconds, spans)
+        for number in range(told.groups):
+            _measure_group(variants, Path(folder, "log"), told.rounds, told.seconds)
+            print(f"group {number + 1} of {told.groups}", file=sys.stderr, flush=True)
+    text = _page(plain, others, told.rounds, told.seconds, collector.spans)
     print(text)
     if told.out is not None:
         told.out.write_text(text)
-    return int(any(_share(plain, each) > each.limit for each in others))
+    return int(any(_verdict(plain, each) == "no" for each in others))
+
+
+def _measure_group(variants: Sequence[Variant], log: Path, rounds: int, seconds: float) -> None:
+    """Starts a server of each variant, and lets them take turns."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(variant.started(log.with_suffix(f".{number}")))
+            for number, variant in enumerate(variants)
+        ]
+        for server in servers:
+            server.variant.costs.append([])
+            server.take_turn(WARMUP_TURN)
+        for number in range(rounds):
+            turn = number % len(servers)
+            for server in [*servers[turn:], *servers[:turn]]:
+                server.variant.costs[-1].append(server.take_turn(seconds))
 
 
 def _variants(folder: Path, collector: str) -> list[Variant]:
@@ -214,25 +227,34 @@ def _collector() -> Iterator[Collector]:
         collector.close()
 
 
-def _ratio(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> float:
-    """The median over the rounds of a figure, divided by the plain server's figure in the same round."""
-    pairs = zip(variant.costs, plain.costs, strict=True)
-    return statistics.median(of(cost) / of(reference) for cost, reference in pairs)
+def _excess(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> tuple[float, float]:
+    """By which share a figure exceeds that of the plain server: the mean over the groups, and its standard error."""
+    shares = [
+        statistics.median(of(cost) / of(reference) for cost, reference in zip(own, other, strict=True)) - 1
+        for own, other in zip(variant.costs, plain.costs, strict=True)
+    ]
+    error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
+    return statistics.mean(shares), error
 
 
-def _share(plain: Variant, variant: Variant) -> float:
-    """The share of the plain server's CPU time per request that a variant costs in addition."""
-    return _ratio(plain, variant, lambda cost: cost.cpu) - 1
+def _verdict(plain: Variant, variant: Variant) -> str:
+    share, error = _excess(plain, variant, lambda cost: cost.cpu)
+    if share <= variant.limit:
+        return "yes"
+    return "no" if share - 2 * error > variant.limit else "within the noise"
 
 
 def _row(plain: Variant, variant: Variant) -> str:
-    rate = statistics.median(cost.rate for cost in variant.costs)
-    cpu = statistics.median(cost.cpu for cost in variant.costs) * 1e6
+    costs = [cost for group in variant.costs for cost in group]
+    rate = statistics.median(cost.rate for cost in costs)
+    cpu = statistics.median(cost.cpu for cost in costs) * 1e6
     cells = [variant.name, f"{rate:,.0f}", f"{cpu:.2f} us"]
     if variant is not plain:
-        less = 1 - _ratio(plain, variant, lambda cost: cost.rate)
-        cells += [f"{less:+.1%}", f"{_share(plain, variant):+.1%}", f"{variant.limit:.0%}"]
-        cells.append("yes" if _share(plain, variant) <= variant.limit else "no")
+        slower, (more, error) = (
+            _excess(plain, variant, lambda cost: 1 / cost.rate),
+            _excess(plain, variant, lambda cost: cost.cpu),
+        )
+        cells += [f"{slower[0]:+.1%}", f"{more:+.1%} ± {error:.1%}", f"{variant.limit:.0%}", _verdict(plain, variant)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -241,12 +263,13 @@ def _page(plain: Variant, others: Sequence[Variant], rounds: int, seconds: float
     return f"""# What watching costs
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: servers of the digits
-model take turns of {seconds:g} s in {rounds} rounds, each under {CALLERS} callers on {CONNECTIONS} connections, with
-the load generator on the same machine. Each round starts them anew. Each is compared with the server that only
-answers, round by round, and the medians count. The row "nothing" is a second server that only answers: what it differs
-by is noise. The collector got {spans:,} spans.
+model take turns of {seconds:g} s, each under {CALLERS} callers on {CONNECTIONS} connections, with the load generator
+on the same machine. Each is compared with the server that only answers, over {rounds} rounds; as two processes of the
+same program differ, this is repeated with {len(plain.costs)} groups of new servers. The means over the groups are
+shown, with their standard error. The row "nothing" is a second server that only answers: what it differs by is noise.
+The collector got {spans:,} spans.
 
-| server | requests/s | CPU per request | fewer requests/s | more CPU per request | may cost | kept |
+| server | requests/s | CPU per request | more time per request | more CPU per request | may cost | kept |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
 """

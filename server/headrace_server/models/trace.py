@@ -1,7 +1,7 @@
 """What is recorded of a traced request while it is answered; the spans are created from it later, elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
 
@@ -12,6 +12,8 @@ MARK = "headrace-traced"
 
 PARENT, STATE = "traceparent", "tracestate"
 """W3C Trace Context's headers: the caller's span, and the states of other tracing systems."""
+
+Attributes = tuple[tuple[str, str | int], ...]
 
 _SERVERS_FAULT = frozenset(
     (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
@@ -52,7 +54,7 @@ class Trace:
         self.began = time.monotonic() if began is None else began
         self.ended = 0.0
         self.name = ""
-        self.attributes: Mapping[str, str | int] = {}
+        self.attributes: Attributes = ()
         self.error = False
         self.arrivals: Sequence[float] = ()
 
@@ -66,21 +68,21 @@ class Trace:
         """
         self.name = name
         service, _, method = name.partition("/")
-        self.attributes = {
-            "rpc.system": "grpc",
-            "rpc.service": service,
-            "rpc.method": method,
-            "rpc.grpc.status_code": code,
-            "headrace.model": model,
-        }
+        self.attributes = (
+            ("rpc.system", "grpc"),
+            ("rpc.service", service),
+            ("rpc.method", method),
+            ("rpc.grpc.status_code", code),
+            ("headrace.model", model),
+        )
         self.error = code in _SERVERS_FAULT
 
     def is_http(self, method: str, path: str, status: int | None = None) -> None:
         """Describes a request over HTTP, with its status once it is answered."""
         self.name = method
-        self.attributes = {"http.request.method": method, "url.path": path}
+        self.attributes = (("http.request.method", method), ("url.path", path))
         if status is not None:
-            self.attributes = {**self.attributes, "http.response.status_code": status}
+            self.attributes += (("http.response.status_code", status),)
             self.error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 

@@ -6,7 +6,7 @@ times, which take a tenth of the time.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -16,12 +16,10 @@ from headrace_batching import BatchReport
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.series import Labels
-from headrace_server.models.trace import Trace
+from headrace_server.models.trace import Attributes, Trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
-
-Attributes = tuple[tuple[str, str | int], ...]
 
 SLICE = 16
 """Traces whose spans are created without a pause, in a third of a millisecond; batch threads may wait meanwhile."""
@@ -70,8 +68,10 @@ class SpanMaker:
     def __init__(self, exporter: Any, pause: Callable[[float], None] = time.sleep) -> None:
         self._exporter = exporter
         self._pause = pause
-        self._encoder = _Encoder()
-        self._of_kind = lru_cache(KINDS)(self._encoder.span)
+        self._encoder = encoder = _Encoder()
+        self._request_of = lru_cache(KINDS)(encoder.request)
+        self._batch_of = lru_cache(KINDS)(encoder.batch)
+        self._queue, *self._parts = map(encoder.part, ("queue", "join", "run", "split"))
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def send(self, requests: Sequence[Ran]) -> None:
@@ -83,31 +83,77 @@ class SpanMaker:
             if start:
                 self._pause(PAUSE)
             for tree in trees[start : start + SLICE]:
-                self._add(tree, spans)
+                self._add(tree, _Writer(spans, tree.trace, self._offset))
         self._exporter.export(message)
 
     def close(self) -> None:
         """Closes the connection to the collector."""
         self._exporter.shutdown()
 
-    def _add(self, tree: "_Tree", spans: Any) -> None:
-        trace = tree.trace
-        for planned in tree.spans():
-            span = spans.add()
-            span.CopyFrom(self._of_kind(planned.kind))
-            span.trace_id = trace.trace_id
-            span.span_id = planned.id
-            span.parent_span_id = planned.parent
-            span.start_time_unix_nano = self._epoch(planned.began)
-            span.end_time_unix_nano = self._epoch(planned.ended)
-            if trace.state:
-                span.trace_state = trace.state
-            for trace_id, span_id in planned.links:
-                span.links.add(trace_id=trace_id, span_id=span_id, flags=span.flags)
+    def _add(self, tree: "_Tree", writer: "_Writer") -> None:
+        """Adds the spans of a request. This is where the time goes, so it does no more than necessary."""
+        trace, request, add = tree.trace, _new_id(), writer.add
+        kind = self._request_of(trace.name, trace.attributes, bool(trace.parent_id), trace.error)
+        add(kind, request, trace.parent_id, trace.began, trace.ended)
+        for arrival, batch, own in tree.batches:
+            report, queue = batch.report, _new_id()
+            began = report.began
+            joined = began + report.joined
+            times = (began, joined, joined + report.computed, began + report.ran)
+            add(self._queue, queue, request, arrival, began)
+            kind = self._batch_of(batch.version, report.tasks, report.rows, report.padding, report.failed)
+            span = add(kind, own, queue, began, times[-1])
+            if len(batch.spans) > 1:
+                _link(span, batch)
+            for number, part in enumerate(self._parts):
+                add(part, _new_id(), own, times[number], times[number + 1])
 
-    def _epoch(self, seconds: float) -> int:
-        """Nanoseconds since the epoch, at a time of the monotonic clock."""
-        return self._offset + round(seconds * 1e9)
+
+class _Tree:
+    """A request, and its batches: when it joined the queue of each, and the ID of the batch's span."""
+
+    __slots__ = ("batches", "trace")
+
+    def __init__(self, ran: Ran) -> None:
+        self.trace = ran.trace
+        self.batches = [(arrival, batch, _new_id()) for arrival, batch in ran.batches.items()]
+        for _, batch, own in self.batches:
+            batch.spans.append((ran.trace.trace_id, own))
+
+
+class _Writer:
+    """Adds spans of one trace to a message; `offset` is what the wall clock is ahead of the monotonic one, in ns."""
+
+    __slots__ = ("_offset", "_spans", "_trace")
+
+    def __init__(self, spans: Any, trace: Trace, offset: int) -> None:
+        self._spans = spans
+        self._trace = trace
+        self._offset = offset
+
+    def add(self, kind: Any, own: bytes, parent: bytes, began: float, ended: float) -> Any:
+        """A span like `kind`, with these IDs, and these times of the monotonic clock in seconds."""
+        span = self._spans.add()
+        span.CopyFrom(kind)
+        span.trace_id = self._trace.trace_id
+        span.span_id = own
+        span.parent_span_id = parent
+        span.start_time_unix_nano = self._offset + int(began * 1e9)
+        span.end_time_unix_nano = self._offset + int(ended * 1e9)
+        if self._trace.state:
+            span.trace_state = self._trace.state
+        return span
+
+
+def _link(span: Any, batch: Batch) -> None:
+    """Links a batch's span to those in the traces of its other requests."""
+    for trace_id, span_id in batch.spans:
+        if span_id != span.span_id:
+            span.links.add(trace_id=trace_id, span_id=span_id, flags=span.flags)
+
+
+def _new_id() -> bytes:
+    return random.randbytes(8)
 
 
 class _Kind(NamedTuple):
@@ -118,65 +164,6 @@ class _Kind(NamedTuple):
     is_request: bool = False
     has_caller: bool = False
     failed: bool = False
-
-
-class _Planned(NamedTuple):
-    """A span to create: times are those of the monotonic clock, in seconds."""
-
-    kind: _Kind
-    id: bytes
-    parent: bytes
-    began: float
-    ended: float
-    links: Sequence[tuple[bytes, bytes]] = ()
-
-
-_QUEUE, _JOIN, _RUN, _SPLIT = map(_Kind, ("queue", "join", "run", "split"))
-
-
-class _Tree:
-    """The spans of a request."""
-
-    def __init__(self, ran: Ran) -> None:
-        self.trace = ran.trace
-        self._batches = [(arrival, batch, _new_id()) for arrival, batch in ran.batches.items()]
-        for _, batch, own in self._batches:
-            batch.spans.append((ran.trace.trace_id, own))
-
-    def spans(self) -> Iterator[_Planned]:
-        trace, request = self.trace, _new_id()
-        attributes = tuple(trace.attributes.items())
-        kind = _Kind(trace.name, attributes, is_request=True, has_caller=bool(trace.parent_id), failed=trace.error)
-        yield _Planned(kind, request, trace.parent_id, trace.began, trace.ended)
-        for arrival, batch, own in self._batches:
-            report, queue = batch.report, _new_id()
-            began = report.began
-            joined = began + report.joined
-            computed, ended = joined + report.computed, began + report.ran
-            links = [other for other in batch.spans if other[1] != own]
-            yield _Planned(_QUEUE, queue, request, arrival, began)
-            yield _Planned(_kind_of(batch), own, queue, began, ended, links)
-            yield _Planned(_JOIN, _new_id(), own, began, joined)
-            yield _Planned(_RUN, _new_id(), own, joined, computed)
-            yield _Planned(_SPLIT, _new_id(), own, computed, ended)
-
-
-def _new_id() -> bytes:
-    return random.randbytes(8)
-
-
-def _kind_of(batch: Batch) -> _Kind:
-    model, number = batch.version
-    report = batch.report
-    attributes = (
-        ("headrace.model", model),
-        ("headrace.version", int(number)),
-        ("headrace.batch.requests", report.tasks),
-        ("headrace.batch.rows", report.rows),
-        ("headrace.batch.padding", report.padding),
-        ("headrace.batch.failed", report.failed),
-    )
-    return _Kind("batch", attributes, failed=report.failed)
 
 
 class _Encoder:
@@ -199,8 +186,29 @@ class _Encoder:
         message.CopyFrom(self._empty)
         return message
 
-    def span(self, kind: _Kind) -> Any:
-        """A span of a kind, without times; its IDs are to be replaced."""
+    # Of each of these, the IDs are to be replaced, and the times to be added.
+
+    def request(self, name: str, attributes: Attributes, has_caller: bool, failed: bool) -> Any:
+        """The span of a request."""
+        return self._span(_Kind(name, attributes, is_request=True, has_caller=has_caller, failed=failed))
+
+    def batch(self, version: Labels, tasks: int, rows: int, padding: int, failed: bool) -> Any:
+        """The span of a batch."""
+        attributes = (
+            ("headrace.model", version[0]),
+            ("headrace.version", int(version[1])),
+            ("headrace.batch.requests", tasks),
+            ("headrace.batch.rows", rows),
+            ("headrace.batch.padding", padding),
+            ("headrace.batch.failed", failed),
+        )
+        return self._span(_Kind("batch", attributes, failed=failed))
+
+    def part(self, name: str) -> Any:
+        """A span without attributes."""
+        return self._span(_Kind(name))
+
+    def _span(self, kind: _Kind) -> Any:
         return self._encoded(kind).resource_spans[0].scope_spans[0].spans[0]
 
     def _encoded(self, kind: _Kind) -> Any:
