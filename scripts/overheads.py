@@ -1,10 +1,11 @@
 """Measures what watching a server costs: viewers of the live page, traces, and drift, each beside a server without it.
 
-    python -m scripts.overheads [--groups=8] [--rounds=4] [--seconds=2] [--out=docs/benchmarks/overheads.md]
+    python -m scripts.overheads [--groups=12] [--rounds=2] [--seconds=2] [--out=docs/benchmarks/overheads.md]
 
 Two processes of the same program differ by up to 3% as long as they live. So there are several groups of servers: each
-has a new server of every kind, and these take turns under one load, in another order each round. The first turn of each
-server only warms it up. A group's costs are the medians over its rounds; the mean over the groups counts, and its
+has a new server of every kind, and these take turns under one load. Servers that start later, or whose turn comes
+later, are slower, so each group begins with another server, and every other round goes backwards. The first turn of
+each server only warms it up. A group's costs are the medians over its rounds; the mean over the groups counts, and its
 standard error is the noise. The verdict is by CPU time per request, which differs by less than requests per second.
 Ends with 1 if anything costs more than it may, by more than twice the noise.
 """
@@ -36,7 +37,7 @@ from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
 from scripts.bench.process import Server, free_port, running
 
-GROUPS, ROUNDS, SECONDS = 8, 4, 2.0
+GROUPS, ROUNDS, SECONDS = 12, 2, 2.0
 VIEWERS = 10
 CALLERS, CONNECTIONS = 64, 4
 WARMUP_TURN = 1.0
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, _collector() as collector:
         variants = plain, *others = _variants(Path(folder), collector.address)
         for number in range(told.groups):
-            _measure_group(variants, Path(folder, "log"), told.rounds, told.seconds)
+            first = number % len(variants)
+            _measure_group([*variants[first:], *variants[:first]], Path(folder), told.rounds, told.seconds)
             print(f"group {number + 1} of {told.groups}", file=sys.stderr, flush=True)
     text = _page(plain, others, told.rounds, told.seconds, collector.spans)
     print(text)
@@ -130,19 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(_verdict(plain, each) == "no" for each in others))
 
 
-def _measure_group(variants: Sequence[Variant], log: Path, rounds: int, seconds: float) -> None:
+def _measure_group(variants: Sequence[Variant], logs: Path, rounds: int, seconds: float) -> None:
     """Starts a server of each variant, and lets them take turns."""
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(variant.started(log.with_suffix(f".{number}")))
-            for number, variant in enumerate(variants)
+            stack.enter_context(variant.started(logs / f"{number}.log")) for number, variant in enumerate(variants)
         ]
         for server in servers:
             server.variant.costs.append([])
             server.take_turn(WARMUP_TURN)
         for number in range(rounds):
-            turn = number % len(servers)
-            for server in [*servers[turn:], *servers[:turn]]:
+            for server in servers[:: -1 if number % 2 else 1]:
                 server.variant.costs[-1].append(server.take_turn(seconds))
 
 

@@ -1,6 +1,6 @@
 """Drift: compares sampled rows of a model's inputs and outputs with the profile beside the model.
 
-A batch thread only copies the first row of a sampled batch, and no more rows than are worth a few milliseconds of CPU a
+A batch thread only copies the first row of a sampled batch, and no more rows than are worth a millisecond of CPU a
 second; all rows that were copied are compared together when the metrics or the live page ask for it.
 """
 
@@ -38,10 +38,13 @@ MEMORY_ROWS = 5000.0
 WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
-SECOND = 200_000
-"""Values that are taken per second, where each row counts as ROW more: their comparison takes a few milliseconds."""
+SECOND = 20_000
+"""Values that are taken per second, where each row counts as ROW more: that takes about a millisecond of CPU."""
 
 ROW = 100
+
+AT_ONCE = 10 * SECOND
+"""Values that may be taken at once if few were taken before."""
 
 CLASSES = 32
 """Different values up to which an output of integers or strings is treated as classes."""
@@ -67,7 +70,7 @@ class Watch:
         self._ratio = ratio
         self._chance = chance
         self._clock = clock
-        self._room, self._since = float(SECOND), clock()
+        self._room, self._since = float(AT_ONCE), clock()
         self._left = self._gap()
         self._columns = {alias: Columns(bins) for alias, bins in profile.items()}
         self._classes: dict[str, Counter[str]] = {}
@@ -114,7 +117,7 @@ class Watch:
     def _has_room(self) -> bool:
         """Whether fewer values have been taken than may be. Batch threads may disagree by a few rows."""
         now = self._clock()
-        self._room = min(float(SECOND), self._room + (now - self._since) * SECOND)
+        self._room = min(float(AT_ONCE), self._room + (now - self._since) * SECOND)
         self._since = now
         return self._room > 0
 
