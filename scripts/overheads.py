@@ -40,7 +40,7 @@ from scripts.bench.process import Server, free_port, running
 GROUPS, ROUNDS, SECONDS = 12, 2, 2.0
 VIEWERS = 10
 CALLERS, CONNECTIONS = 64, 4
-WARMUP_TURN = 1.0
+WARMUP_TURN = 0.5
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
