@@ -27,6 +27,10 @@ ENDS_WITHIN = 240.0
 """Seconds for a program that may have to download its packages first."""
 
 
+TORCH_PYTHON = ROOT / ".venv-torch" / "bin" / "python"
+"""`make test-torch` sets it up."""
+
+
 class Addresses(NamedTuple):
     """The addresses of one server's two APIs."""
 
@@ -144,3 +148,23 @@ def test_text(tmp_path: Path) -> None:
         given = 'text=["fog in the north", "cheese for all of them"]'
         ended = run(tmp_path, COMMAND, "call", "topic", given, f"--server={addresses.grpc}")
     assert json.loads(ended.stdout)["topic"] == ["weather", "food"], ended.stderr
+
+
+@pytest.mark.skipif(not TORCH_PYTHON.exists(), reason="make test-torch sets up PyTorch, which is 5 GB")
+def test_pytorch(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "pytorch" / "net.py", tmp_path)
+    trained = run(tmp_path, str(TORCH_PYTHON), "net.py")
+    assert trained.returncode == 0, trained.stderr
+    convert = [
+        "convert",
+        "net.py:trained",
+        "models/digits",
+        "--data=test.npz",
+        "--labels=label",
+        "--outputs=label,probabilities",
+    ]
+    converted = run(tmp_path, str(TORCH_PYTHON.with_name("headrace")), *convert)
+    assert converted.returncode == 0, converted.stderr
+    with serving(tmp_path / "models" / "digits") as addresses:
+        ended = run(ROOT, sys.executable, "examples/python/client.py", addresses.grpc)
+    assert ended.stdout.startswith("a 1, "), ended.stderr
