@@ -95,7 +95,9 @@ docs:
 	@scripts/docs
 
 test-examples:
-	@HEADRACE_TEST_JAVA=1 scripts/test tests/examples
+	@scripts/install dev
+	@scripts/install-native
+	@HEADRACE_TEST_JAVA=1 .venv/bin/pytest tests/examples
 
 toolkit-table:
 	@scripts/toolkit-table $(ARGS)

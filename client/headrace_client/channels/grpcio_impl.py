@@ -38,7 +38,7 @@ class GrpcioChannel:
         try:
             response = self._methods[call.path](message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise failed(error) from error
+            raise failed(error) from error.with_traceback(None)
         return call.read(response)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
@@ -96,7 +96,7 @@ class AsyncGrpcioChannel:
         try:
             return await self._methods[path](message, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise failed(error) from error
+            raise failed(error) from error.with_traceback(None)
 
     async def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
@@ -148,11 +148,14 @@ def _result(call: Call[Any], begun: Any) -> Any:
         response = begun.result()
     except grpc.RpcError as error:
         answer = failed(error)
-        answer.__cause__ = error
+        answer.__cause__ = error.with_traceback(None)
         return answer
     return call.read(response)
 
 
 def failed(error: grpc.RpcError) -> ServerError:
-    """The error that callers of the clients see."""
+    """The error that callers of the clients see.
+
+    It is raised from the cause without the cause's traceback, which would show grpcio's own code first.
+    """
     return ServerError(error.code(), error.details() or "")

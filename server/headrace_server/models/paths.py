@@ -9,7 +9,8 @@ from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.models.base_paths import versions_under
 from headrace_server.security.models.names import SEALED_FILE
-from headrace_server.stores.uris import STORES, is_remote, name_of
+from headrace_server.stores.base import StoreError
+from headrace_server.stores.uris import STORES, check_installed, is_remote, name_of
 
 SHOWN = 6
 """The most names of a folder's content that an error lists."""
@@ -49,6 +50,10 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
 
 def _models_at(text: str) -> list[ModelConfig]:
     if is_remote(text):
+        try:
+            check_installed(text)
+        except StoreError as error:
+            raise invalid(str(error)) from error
         return [ModelConfig(name_of(text), Path(), uri=text)]
     if "://" in text:
         raise invalid(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from headrace_server.stores.base import CHUNK, Changed, Listing, RemoteFile, StoreError
+from headrace_server.stores.uris import check_installed
 
 _URI = re.compile(r"\w+://[^/]+(/.*)?")
 
@@ -31,11 +32,10 @@ class ObjectStore:
     """
 
     def __init__(self, uri: str) -> None:
-        try:
-            import obstore
-            from obstore.store import from_url
-        except ImportError as error:
-            raise StoreError(f"{uri}: object stores need obstore: pip install 'headrace[stores]'") from error
+        check_installed(uri)
+        import obstore
+        from obstore.store import from_url
+
         if not _URI.fullmatch(uri):
             raise StoreError(f"{uri} must be {uri.partition('://')[0]}://BUCKET/PREFIX")
         self._uri, self._obstore = uri, obstore

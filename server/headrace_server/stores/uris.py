@@ -1,6 +1,7 @@
 """Determines whether a base path is the URI of a store, and which store it is."""
 
 import re
+from importlib.util import find_spec
 
 from headrace_server.stores.base import Store, StoreError
 
@@ -16,6 +17,16 @@ _URI = re.compile(rf"(?:{'|'.join(SCHEMES)})://.+|models:/.+")
 def is_remote(base_path: str) -> bool:
     """Whether a base path is in a store rather than a folder on this machine."""
     return _URI.fullmatch(base_path) is not None
+
+
+def check_installed(uri: str) -> None:
+    """Refuses a URI whose store needs a package that is not installed, before anything waits for it.
+
+    Raises:
+        StoreError: The package is missing.
+    """
+    if uri.partition(":")[0] in OBJECT_STORES and find_spec("obstore") is None:
+        raise StoreError(f"{uri}: object stores need obstore: pip install 'headrace[stores]'")
 
 
 def open_store(uri: str) -> Store:

@@ -1,5 +1,6 @@
 """How a PATH on the command line is interpreted."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_what_is_no_model_is_refused_with_what_was_found(tmp_path: Path, path: s
         find_models([path if "://" in path else str(tmp_path / path)])
 
     assert said.format(root=tmp_path) in refused.value.message
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/iris", "gs://bucket/iris", "abfss://container@account/iris"])
+def test_a_store_whose_package_is_missing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ServingError) as refused:
+        find_models([uri])
+
+    assert refused.value.message == f"{uri}: object stores need obstore: pip install 'headrace[stores]'"
 
 
 def test_two_models_of_one_name(tmp_path: Path) -> None:

@@ -276,6 +276,16 @@ def test_a_server_that_is_gone_is_said_to_be(running: Run, browser: Any) -> None
     page.close()
 
 
+def test_large_numbers_have_no_exponent(page: Any) -> None:
+    found = page.evaluate(
+        """async () => {
+            const { short } = await import("/page/numbers.js");
+            return [1234, 1.5e6, 999.6e6, 1e9, 12.34e9, 5e12].map(value => short(value));
+        }"""
+    )
+    assert found == ["1,234", "1.5 M", "1,000 M", "1 G", "12.3 G", "5,000 G"]
+
+
 def test_quantiles_are_those_of_prometheus(page: Any) -> None:
     """Interpolated as by histogram_quantile: 10 values up to 1, 10 up to 2."""
     found = page.evaluate(

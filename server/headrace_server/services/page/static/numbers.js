@@ -54,7 +54,9 @@ const NONE = "–";
 export function short(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return NONE;
   if (value === 0) return "0";
-  if (Math.abs(value) >= 1e6) return `${(value / 1e6).toPrecision(digits)} M`;
+  for (const [unit, name] of [[1e9, "G"], [1e6, "M"]]) {
+    if (Math.abs(value) >= unit) return `${Number((value / unit).toPrecision(digits)).toLocaleString("en")} ${name}`;
+  }
   if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(digits)));
 }
