@@ -27,7 +27,7 @@ help:
 	@echo 'make test-kubernetes  check the chart and the manifests in deploy/ by helm and kubernetes-validate'
 	@echo 'make test-stores  fetch models from real stores (S3, GCS, Azure, OCI, MLflow), ten minutes'
 	@echo 'make test-ray  run two replicas on Ray Serve and replace them under load, in .venv-ray'
-	@echo 'make test-image  build the CPU image with buildah, run it and end it (as root), three minutes'
+	@echo 'make test-image  build the CPU image with buildah, run it and end it (as root), some minutes'
 	@echo 'make wheels   build the wheels of a release into dist/ (needs cargo)'
 	@echo 'make docs     build the documentation as a site into build/site'
 	@echo 'make toolkit-table  measure what each of the toolkit'\''s steps makes of four models, into docs/toolkit/table.md'

@@ -42,7 +42,7 @@ def sign(version: Path, key: Path, certificates: Path | None = None, password: s
     """
     signer = _private_key(key, password)
     material = _key_material(signer) if certificates is None else _certificate_material(signer, certificates)
-    payload = write_manifest(version.resolve().name, _manifest(version))
+    payload = write_manifest(version.resolve().name, manifest_of(version))
     signature = signer.sign(signed_bytes(payload), algorithm_of(signer))
     path = signature_path(version)
     new = path.with_name(f".{path.name}.new")
@@ -54,7 +54,8 @@ def sign(version: Path, key: Path, certificates: Path | None = None, password: s
     return path
 
 
-def _manifest(version: Path) -> Manifest:
+def manifest_of(version: Path) -> Manifest:
+    """What a signature of a version as it is now says."""
     if version.is_file():
         return Manifest({WHOLE_FILE: _digest(version)})
     names = [name for name in files_of(version) if name != SIGNATURE_FILE]

@@ -20,7 +20,7 @@ from headrace_server.security.models.keyless import Keyless, KeylessOptions
 from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.opening import Opener
 from headrace_server.security.models.roots import Root, Trust, make_signers, read_roots
-from headrace_server.security.models.signing import _manifest, sign
+from headrace_server.security.models.signing import manifest_of, sign
 from headrace_server.security.options import make_opener
 from tests.support import models
 from tests.support.running import COMMAND, START_WITHIN
@@ -48,7 +48,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def signed(service: Sigstore, version: Path, how: Signing | None = None) -> dict[str, Any]:
-    bundle = service.bundle(write_manifest(version.name, _manifest(version)), how)
+    bundle = service.bundle(write_manifest(version.name, manifest_of(version)), how)
     (version / "model.sig").write_text(json.dumps(bundle))
     return bundle
 
