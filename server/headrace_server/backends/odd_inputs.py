@@ -12,6 +12,9 @@ from headrace_server.errors import ServingError
 USUAL_SIZE = 4
 """The sizes of a dimension that varies."""
 
+LONG = 200
+"""How many times as long as usual a very long dimension is."""
+
 _ANY_RANK = (2, 3)  # of an input without a declared rank
 
 _WHOLE = (0, 1, -1, 2, -2, 5, 100, -100, 2**31 - 1, -(2**31), 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63))
@@ -73,6 +76,9 @@ def _other_shapes(array: Array) -> Iterator[tuple[str, Array]]:
         yield "a rank less", array[0:1].reshape(array.shape[1:])
     if array.ndim and array.size:
         yield "a scalar", array.reshape(-1)[:1].reshape(())
+    for axis in range(array.ndim):
+        # A little beyond an array there may be other memory of the process: only who goes far beyond it is ended.
+        yield f"axis {axis} very long", np.concatenate([array] * LONG, axis)
 
 
 def _values(dtype: np.dtype[Any]) -> Iterator[Any]:
