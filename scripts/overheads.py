@@ -5,8 +5,8 @@
 Two processes of the same program differ by up to 3% as long as they live. So there are several groups of servers: each
 has a new server of every kind, and these take turns under one load. Servers that start later, or whose turn comes
 later, are slower, so each group begins with another server, and every other round goes backwards. The first turn of
-each server only warms it up. A group's costs are the medians over its rounds; the mean over the groups counts, and its
-standard error is the noise. The verdict is by CPU time per request, which differs by less than requests per second.
+each server only warms it up. A group's costs are the medians over its rounds; the median over the groups counts, and
+its standard error is the noise. The verdict is by CPU time per request, which differs by less than requests per second.
 Ends with 1 if anything costs more than it may, by more than twice the noise.
 """
 
@@ -29,7 +29,6 @@ from threading import Event, Thread
 
 import grpc
 import numpy as np
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from headrace_client.bench.running import run
 from headrace_client.bench.settings import Settings, Stage
@@ -41,6 +40,9 @@ GROUPS, ROUNDS, SECONDS = 12, 2, 2.0
 VIEWERS = 10
 CALLERS, CONNECTIONS = 64, 4
 WARMUP_TURN = 0.5
+
+_NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
+"""A normal distribution's standard deviation by the median distance from its median, and its median's by its mean's."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -124,8 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in range(told.groups):
             first = number % len(variants)
             _measure_group([*variants[first:], *variants[:first]], Path(folder), told.rounds, told.seconds)
-            print(f"group {number + 1} of {told.groups}", file=sys.stderr, flush=True)
-    text = _page(plain, others, told.rounds, told.seconds, collector.spans)
+            costs = ", ".join(f"{each.name} {_shares(plain, each, _cpu)[-1]:+.1%}" for each in others)
+            print(f"group {number + 1} of {told.groups}: {costs}", file=sys.stderr, flush=True)
+    text = _page(plain, others, told.rounds, told.seconds, collector.received)
     print(text)
     if told.out is not None:
         told.out.write_text(text)
@@ -191,14 +194,14 @@ def _viewers(port: int, count: int) -> Iterator[None]:
 
 
 class Collector:
-    """A collector that counts the spans that it gets.
+    """A collector that only counts the bytes that it gets, so that the server has the CPUs.
 
     Attributes:
-        spans: How many they were.
+        received: How many they were.
     """
 
     def __init__(self) -> None:
-        self.spans = 0
+        self.received = 0
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Export": grpc.unary_unary_rpc_method_handler(self._export)
         }
@@ -213,8 +216,7 @@ class Collector:
 
     def _export(self, request: bytes, context: object) -> bytes:
         del context
-        for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
-            self.spans += sum(len(scope.spans) for scope in resource.scope_spans)
+        self.received += len(request)
         return b""
 
 
@@ -227,18 +229,32 @@ def _collector() -> Iterator[Collector]:
         collector.close()
 
 
-def _excess(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> tuple[float, float]:
-    """By which share a figure exceeds that of the plain server: the mean over the groups, and its standard error."""
-    shares = [
+def _cpu(cost: Cost) -> float:
+    return cost.cpu
+
+
+def _time(cost: Cost) -> float:
+    return 1 / cost.rate
+
+
+def _shares(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> list[float]:
+    """By which share a figure exceeds that of the plain server, in each group."""
+    return [
         statistics.median(of(cost) / of(reference) for cost, reference in zip(own, other, strict=True)) - 1
         for own, other in zip(variant.costs, plain.costs, strict=True)
     ]
-    error = statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
-    return statistics.mean(shares), error
+
+
+def _middle(shares: Sequence[float]) -> tuple[float, float]:
+    """The median, and its standard error: whatever else the machine does makes some of them very large."""
+    middle = statistics.median(shares)
+    spread = _NORMAL_SPREAD * statistics.median(abs(share - middle) for share in shares)
+    error = _MEDIANS_SPREAD * spread / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
+    return middle, error
 
 
 def _verdict(plain: Variant, variant: Variant) -> str:
-    share, error = _excess(plain, variant, lambda cost: cost.cpu)
+    share, error = _middle(_shares(plain, variant, _cpu))
     if share <= variant.limit:
         return "yes"
     return "no" if share - 2 * error > variant.limit else "within the noise"
@@ -250,24 +266,22 @@ def _row(plain: Variant, variant: Variant) -> str:
     cpu = statistics.median(cost.cpu for cost in costs) * 1e6
     cells = [variant.name, f"{rate:,.0f}", f"{cpu:.2f} us"]
     if variant is not plain:
-        slower, (more, error) = (
-            _excess(plain, variant, lambda cost: 1 / cost.rate),
-            _excess(plain, variant, lambda cost: cost.cpu),
-        )
-        cells += [f"{slower[0]:+.1%}", f"{more:+.1%} ± {error:.1%}", f"{variant.limit:.0%}", _verdict(plain, variant)]
+        slower, _ = _middle(_shares(plain, variant, _time))
+        more, error = _middle(_shares(plain, variant, _cpu))
+        cells += [f"{slower:+.1%}", f"{more:+.1%} ± {error:.1%}", f"{variant.limit:.0%}", _verdict(plain, variant)]
     return f"| {' | '.join(cells)} |"
 
 
-def _page(plain: Variant, others: Sequence[Variant], rounds: int, seconds: float, spans: int) -> str:
+def _page(plain: Variant, others: Sequence[Variant], rounds: int, seconds: float, received: int) -> str:
     rows = "\n".join(_row(plain, each) for each in (plain, *others))
     return f"""# What watching costs
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: servers of the digits
 model take turns of {seconds:g} s, each under {CALLERS} callers on {CONNECTIONS} connections, with the load generator
 on the same machine. Each is compared with the server that only answers, over {rounds} rounds; as two processes of the
-same program differ, this is repeated with {len(plain.costs)} groups of new servers. The means over the groups are
+same program differ, this is repeated with {len(plain.costs)} groups of new servers. The medians over the groups are
 shown, with their standard error. The row "nothing" is a second server that only answers: what it differs by is noise.
-The collector got {spans:,} spans.
+The collector got {received / 1e6:,.1f} MB of spans.
 
 | server | requests/s | CPU per request | more time per request | more CPU per request | may cost | kept |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
