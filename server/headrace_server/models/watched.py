@@ -5,18 +5,25 @@ from collections.abc import Callable
 from headrace_batching.contract import Run
 from headrace_batching.task import Arrays
 
-Take = Callable[[Arrays, Arrays], None]
-"""Called with a batch's inputs and outputs on its batch thread; must not keep them, wait, or raise."""
+Take = Callable[[Arrays, Arrays], int]
+"""Called with a batch's inputs and outputs on its batch thread; must not keep them, wait, or raise.
+
+Returns after how many further batches it is to be called again.
+"""
 
 
 def watched(run: Run, take: Take | None) -> Run:
-    """The same function, with its batches inspected."""
+    """The same function, with some of its batches inspected. All others only cost the countdown to the next one."""
     if take is None:
         return run
+    left = 1
 
     def run_and_take(inputs: Arrays) -> Arrays:
+        nonlocal left
         outputs = run(inputs)
-        take(inputs, outputs)
+        left -= 1
+        if left <= 0:
+            left = take(inputs, outputs)
         return outputs
 
     return run_and_take

@@ -38,13 +38,16 @@ MEMORY_ROWS = 5000.0
 WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
-SECOND = 20_000
+SECOND = 5_000
 """Values that are taken per second, where each row counts as ROW more: that takes about a millisecond of CPU."""
 
 ROW = 100
 
-AT_ONCE = 10 * SECOND
+AT_ONCE = 20 * SECOND
 """Values that may be taken at once if few were taken before."""
+
+MOST_STRETCHED = 1024
+"""The largest factor by which rows are taken more seldom while no more may be taken."""
 
 CLASSES = 32
 """Different values up to which an output of integers or strings is treated as classes."""
@@ -71,7 +74,7 @@ class Watch:
         self._chance = chance
         self._clock = clock
         self._room, self._since = float(AT_ONCE), clock()
-        self._left = self._gap()
+        self._stretch = 1
         self._columns = {alias: Columns(bins) for alias, bins in profile.items()}
         self._classes: dict[str, Counter[str]] = {}
         self._taken: deque[tuple[Arrays, Arrays]] = deque(maxlen=WAITING_ROWS)
@@ -79,19 +82,21 @@ class Watch:
         self._rows = 0.0
         self._told: dict[str, Any] | None = None
 
-    def take(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes the first row of a batch that has run, if one of its rows is sampled. On the batch thread."""
-        for array in inputs.values():
-            self._left -= len(array)
-            break
-        if self._left > 0:
-            return
-        self._left = self._gap()
+    def take(self, inputs: Arrays, outputs: Arrays) -> int:
+        """Takes the first row of a batch that has run; returns how many batches later it is to take the next one.
+
+        On the batch thread, where even few instructions take long, since they are in no cache.
+        """
         if self._has_room():
+            self._stretch = max(1, self._stretch // 2)
             row = _first(inputs)
             self._taken.append((row, _first(outputs)))
             self._room -= ROW + sum(array.size for array in row.values())
             self._keep_within(sum(array.nbytes for array in row.values()))
+        else:
+            self._stretch = min(MOST_STRETCHED, self._stretch * 2)
+        rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
+        return max(1, self._stretch * self._gap() // max(1, rows))
 
     def told(self) -> dict[str, Any] | None:
         """The number of rows, the index and shares of each input, and the shares of each output of classes.
@@ -109,7 +114,7 @@ class Watch:
             return self._told
 
     def _gap(self) -> int:
-        """How many rows later another one is taken, if each row is sampled by itself."""
+        """How many rows later the next one is taken, if each row is sampled by itself."""
         if self._ratio >= 1:
             return 1
         return 1 + int(math.log(1 - self._chance()) / math.log1p(-self._ratio))

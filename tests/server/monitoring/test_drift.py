@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace_batching.task import Array
+from headrace_batching.task import Array, Arrays
+from headrace_server.models.watched import watched as watched_run
 from headrace_server.monitoring.drift import AT_ONCE, LEAST_ROWS, ROW, WAITING_BYTES, Watch
 from headrace_toolkit.data import Data
 from headrace_toolkit.profile import profile_of
@@ -127,12 +128,34 @@ def test_no_more_rows_wait_than_fit() -> None:
     assert len(watch._taken) == 10
 
 
-def test_a_share_of_the_rows_is_looked_at() -> None:
-    rows = 20_000
-    watch = Watch({"x": [None]}, 0.01, random.Random(1).random)
-    for _ in range(rows // 10):
-        watch.take({"x": np.zeros((10, 1), np.float32)}, {})
-    assert len(watch._taken) == pytest.approx(rows / 100, rel=0.2)
+@pytest.mark.parametrize("rows", [1, 10])
+def test_a_share_of_the_rows_is_looked_at(rows: int) -> None:
+    seconds = itertools.count(step=1000)
+    watch = Watch({"x": [None]}, 0.02, random.Random(1).random, lambda: float(next(seconds)))
+    run = watched_run(lambda _: {}, watch.take)
+    for _ in range(20_000 // rows):
+        run({"x": np.zeros((rows, 1), np.float32)})
+    assert len(watch._taken) == pytest.approx(400, rel=0.25)
+
+
+def test_rows_are_taken_more_seldom_while_no_more_may_be() -> None:
+    now, calls = [0.0], 0
+    watch = Watch({"x": [None]}, 1.0, clock=lambda: now[0])
+
+    def take(inputs: Arrays, outputs: Arrays) -> int:
+        nonlocal calls
+        calls += 1
+        return watch.take(inputs, outputs)
+
+    run = watched_run(lambda _: {}, take)
+    for _ in range(10_000):
+        run({"x": np.zeros((1, ROW), np.float32)})
+    assert len(watch._taken) == AT_ONCE // (2 * ROW)
+    assert calls < len(watch._taken) + 20
+    now[0] = 100.0
+    for _ in range(2_000):
+        run({"x": np.zeros((1, ROW), np.float32)})
+    assert len(watch._taken) == pytest.approx(2 * AT_ONCE // (2 * ROW), rel=0.5)
 
 
 def test_no_more_values_are_taken_than_a_millisecond_is_enough_for() -> None:
@@ -148,7 +171,7 @@ def test_no_more_values_are_taken_than_a_millisecond_is_enough_for() -> None:
 
     assert taken() == 10
     assert taken() == 0
-    now[0] = 5.0
+    now[0] = 10.0
     assert taken() == 5
 
 
