@@ -98,7 +98,7 @@ impl<T: Waits> Group<T> {
             && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
     }
 
-    /// The next batch. A task that does not fit ends it, unless it may be split, or is the first one and larger than an
+    /// The next batch. A task that does not fit ends it, unless it can be split, or is the first one and larger than an
     /// objective's batches. So does one with which the joined inputs would exceed the limit in bytes.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         let (rules, limit) = (&lane.rules, lane.size());
@@ -126,12 +126,11 @@ impl<T: Waits> Group<T> {
                     self.tasks[priority].push_front(waiting);
                     return;
                 }
-                if left > room && (rules.splitting || !turn.pieces.is_empty()) {
-                    let size = waiting.size_of(room);
-                    let piece = if rules.splitting { waiting.split(room) } else { None };
+                let piece = if rules.splitting && left > room { waiting.split(room) } else { None };
+                if piece.is_some() || (left > room && !turn.pieces.is_empty()) {
                     if piece.is_some() {
                         self.leave(waiting.slot, room);
-                        turn.size = turn.size.saturating_add(size);
+                        turn.size = turn.size.saturating_add(waiting.size_of(room));
                     }
                     turn.pieces.extend(piece);
                     self.tasks[priority].push_front(waiting);

@@ -6,6 +6,8 @@ mod lane;
 mod pace;
 #[cfg(test)]
 mod series_tests;
+#[cfg(test)]
+mod splitting_tests;
 mod state;
 mod target;
 #[cfg(test)]

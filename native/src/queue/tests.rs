@@ -61,7 +61,7 @@ impl Bench {
         self.queue.open_lane(Self::rules(), Some(BOUNDS))
     }
 
-    fn put(&self, lane: LaneId, rows: usize) {
+    pub fn put(&self, lane: LaneId, rows: usize) {
         self.put_until(lane, rows, None);
     }
 

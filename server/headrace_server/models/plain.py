@@ -48,7 +48,7 @@ def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool
 
 
 def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:
-    """Whether a signature's requests can be plain; options that split or pad tasks need to see each of them.
+    """Whether a signature's requests can be plain; options that pad tasks need to see each of them.
 
     Args:
         signature: The signature.
@@ -59,7 +59,7 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
     if any(spec.any_rank for spec in signature.inputs.values()):
         return False
     batched = signature.batched and options is not None
-    if batched and options is not None and (options.enable_large_batch_splitting or options.pad_variable_length_inputs):
+    if batched and options is not None and options.pad_variable_length_inputs:
         return False
     if batched and signature.padding is not None and any(spec.dtype == DataType.DT_STRING for spec in specs):
         return False

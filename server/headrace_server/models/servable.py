@@ -275,7 +275,8 @@ class Servable:
         if not takes_plain(declared, options, dtypes):
             return None
         lane, metrics = self._schedulers.of(signature).lane, self._metrics
-        max_rows = options.max_batch_size if options is not None and declared.batched else None
+        # Larger ones are split, or refused, here.
+        max_rows = options.execution_limit if options is not None and declared.batched else None
         return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
 
     def when_closed(self, free: Callable[[], None]) -> None:
