@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from sys import getrefcount
 from threading import Lock
 from typing import Any
@@ -10,8 +11,13 @@ import numpy as np
 
 from headrace_batching.task import Array
 
-MOST_BYTES = 64 << 10
+MOST_BYTES = 32 << 10
 """The largest array that is kept for reuse."""
+
+BLOCK_BYTES = 128 << 10
+"""The size of the blocks that they share, since a block takes two descriptors."""
+
+ALIGNMENT = 64
 
 MOST = 64
 """The number of arrays that are kept; if there is one more, all are let go."""
@@ -48,12 +54,14 @@ class Sites:
     """The arrays that are kept. Any thread, several at the same time.
 
     Args:
-        create: Creates an array of a shape and a dtype.
+        create: Creates an array of a shape and a dtype: a block, or an array that is not kept.
     """
 
     def __init__(self, create: Callable[[tuple[int, ...], np.dtype[Any]], Array]) -> None:
         self._create = create
         self._lock = Lock()
+        self._block: Array | None = None
+        self._filled = 0
         self._sites: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Site]] = {}
         self._by_id: dict[int, Site] = {}
 
@@ -64,10 +72,11 @@ class Sites:
                 array = site.array
                 if holders(array) <= ALONE + 1:  # the variable and the site
                     return array
-        array = self._create(shape, dtype)
-        if self.takes(array):
-            self._keep(array)
-        return array
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if not 0 < size <= MOST_BYTES or np.dtype(dtype).hasobject:
+            return self._create(shape, dtype)
+        with self._lock:
+            return self._new(shape, np.dtype(dtype), size)
 
     def takes(self, array: Array) -> bool:
         """Whether arrays like this one are kept."""
@@ -87,12 +96,30 @@ class Sites:
     def clear(self) -> None:
         """Forgets all arrays."""
         with self._lock:
-            self._sites.clear()
-            self._by_id.clear()
+            self._clear()
 
-    def _keep(self, array: Array) -> None:
+    def _clear(self) -> None:
+        self._sites.clear()
+        self._by_id.clear()
+        self._block = None
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
         if len(self._by_id) >= MOST:
-            self.clear()
-        with self._lock:
-            site = self._by_id[id(array)] = Site(array)
-            self._sites.setdefault((array.shape, array.dtype), []).append(site)
+            self._clear()
+        start = -(-self._filled // ALIGNMENT) * ALIGNMENT
+        if self._block is None or start + size > BLOCK_BYTES:
+            block = self._create((BLOCK_BYTES,), np.dtype(np.uint8))
+            self._block, start = block.view(_Block).view(_Shared), 0
+        self._filled = start + size
+        array: Array = np.ndarray(shape, dtype, self._block, start)
+        site = self._by_id[id(array)] = Site(array)
+        self._sites.setdefault((shape, dtype), []).append(site)
+        return array
+
+
+class _Block(np.ndarray[Any, Any]):
+    """A block. With these two types, a view of an array in it refers to the array: numpy skips bases of equal types."""
+
+
+class _Shared(np.ndarray[Any, Any]):
+    """A view of a block, which its arrays refer to."""

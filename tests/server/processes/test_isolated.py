@@ -209,6 +209,14 @@ class TestArrays:
             assert (answer["y"].tolist(), answer["t"].tolist()) == ([number + 1], [b"%d" % number])
         model.backend.close()
 
+    def test_a_view_of_an_input_keeps_its_memory(self, model: Isolated) -> None:
+        first = model.backend.empty((2, 2), np.dtype(np.float32))
+        first[:] = FINE
+        view = first[1:].reshape(-1)
+        del first
+        model.backend.empty((2, 2), np.dtype(np.float32))[:] = 7
+        assert view.tolist() == [FINE, FINE]
+
     def test_more_shapes_than_are_remembered(self, model: Isolated) -> None:
         kept = []
         for count in [*range(1, 150), *range(1, 150)]:

@@ -55,7 +55,23 @@ def test_only_small_arrays_are_kept(sites: Sites, size: int, kept: bool) -> None
 
 def test_so_many_are_kept(sites: Sites) -> None:
     every = [sites.empty((size,), FLOAT) for size in range(1, 3 * MOST)]
+    every += [sites.empty((MOST, 2), FLOAT)]
     assert 0 < sum(sites.of(array) is not None for array in every) <= MOST
+
+
+def test_arrays_share_blocks_and_no_bytes() -> None:
+    blocks: list[int] = []
+
+    def create(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        blocks.append(1)
+        return np.empty(shape, dtype)
+
+    sites = Sites(create)
+    every = [sites.empty((size, 7), FLOAT) for size in range(1, MOST)]
+    for number, array in enumerate(every):
+        array[...] = number
+    assert all((array == number).all() for number, array in enumerate(every))
+    assert len(blocks) <= 2
 
 
 def test_no_two_threads_have_one_array(sites: Sites) -> None:
