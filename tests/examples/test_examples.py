@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 READ = "a 1, 96% sure\n"
 """What every program prints for the image."""
 
-ENDS_WITHIN = 240.0
+ENDS_WITHIN = 600.0
 """Seconds for a program that may have to download its packages first."""
 
 
@@ -153,7 +153,8 @@ def test_text(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TORCH_PYTHON.exists(), reason="make test-torch sets up PyTorch, which is 5 GB")
 def test_pytorch(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "pytorch" / "net.py", tmp_path)
-    trained = run(tmp_path, str(TORCH_PYTHON), "net.py")
+    # On a busy machine, threads that share a matrix product wait for each other and are slower than one.
+    trained = run(tmp_path, str(TORCH_PYTHON), "net.py", OMP_NUM_THREADS="1")
     assert trained.returncode == 0, trained.stderr
     convert = [
         "convert",

@@ -52,7 +52,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="headrace", description="Serve models over TensorFlow Serving's gRPC and REST APIs.")
+    parser = _Parser(
+        prog="headrace",
+        description="Serve models over TensorFlow Serving's gRPC and REST APIs and the Open Inference Protocol.",
+        epilog="To begin: `headrace serve iris.onnx --rest_api_port=8501`. It prints what to type next, and shows a "
+        "live page at http://localhost:8501/. `headrace COMMAND --help` describes a command.",
+    )
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (serve, call, models, bench, keys, sign, profile, doctor, build):

@@ -133,6 +133,7 @@ class TestHelp:
 
         assert ended.returncode == 0
         assert re.search(r"^ +serve +serve models$", ended.stdout, re.MULTILINE)
+        assert "To begin: `headrace serve iris.onnx" in ended.stdout
 
     def test_no_command_at_all(self) -> None:
         ended = headrace()
