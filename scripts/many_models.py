@@ -61,7 +61,11 @@ ms are ONNX Runtime's session, 0.19 ms the two runs of the warm-up, 0.18 ms its 
 transport, 0.17 ms the reading of its graph, 0.11 ms its three log lines, 0.08 ms a snapshot of its files; the rest
 is spread over everything else. Most of this is Python code, which one thread at a time can run: two or eight
 loading threads took 1.5 to 1.7 times the CPU time of one, and no less time, so that quick loads stay on one
-thread. This is why 1.3 times the bare sessions is not reached.
+thread. This is why 1.3 times the fastest bare sessions is not reached.
+
+Bare sessions with the defaults are no steady measure: 2,000 took 1.1, 1.4 and 18.3 s in three runs on this
+machine, and minutes beside other programs, since the threads of new pools spin. The server took 5.0, 5.9 and 4.9 s
+beside them: 0.27 to 4.5 times as long.
 """
 """What the figures are made of, measured once by timers around the steps of a load."""
 
