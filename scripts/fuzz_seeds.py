@@ -86,6 +86,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
         yield "infer", f"{number}-full", bytes([number, 9]) + _full(inputs, outputs).SerializeToString()
     yield "infer", "many-parts", b"\0\7" + b"\x2a\x00\x32\x02\x0a\x00\x3a\x00" * 2_000
     yield from _examples()
+    yield from _requests()
     yield from _bodies()
     yield from _example_bodies()
     yield from _infer_bodies()
@@ -185,6 +186,21 @@ def _example_bodies() -> Iterator[tuple[str, str, bytes]]:
         for kind, document in documents.items():
             yield "rest_examples", f"{number}-{kind}", json.dumps(document).encode()
     yield "rest_examples", "twice", b'{"examples":[{"x":1,"x":2}]}'
+
+
+def _requests() -> Iterator[tuple[str, str, bytes]]:
+    """Connections with several requests: of one head with several lengths, of others, and of some not plain."""
+    same = b"".join(_request(b"/v1/models/m:predict", b"{}" + b" " * size) for size in (0, 9, 300, 0))
+    yield "requests", "same", same
+    other = _request(b"/v1/models/n:predict", b"{}", b"X-Content-Length: 1", b"User-Agent: x")
+    yield "requests", "others", _request(b"/a", b"1") + other + _request(b"/a", b"22") + other.replace(b" 1", b" 2")
+    yield "requests", "closed", same + _request(b"/a", b"1", b"Connection: close")
+    yield "requests", "chunked", same + b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+
+
+def _request(path: bytes, body: bytes, *headers: bytes) -> bytes:
+    lines = [b"POST %s HTTP/1.1" % path, b"Host: localhost:8501", *headers, b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, b"", body])
 
 
 def _json(value: Any) -> Any:

@@ -11,6 +11,7 @@ pub mod infer_body;
 pub mod messages;
 pub mod pieces;
 pub mod predict;
+pub mod requests;
 pub mod rest;
 pub mod rest_examples;
 pub mod tensor;
@@ -18,7 +19,7 @@ pub mod tensor;
 /// A target: its name, and a check for arbitrary bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("answers", answers::check),
     ("connection", connection::check),
     ("frames", frames::check),
@@ -26,6 +27,7 @@ pub const TARGETS: [Target; 11] = [
     ("infer", infer::check),
     ("infer_body", infer_body::check),
     ("predict", predict::check),
+    ("requests", requests::check),
     ("rest", rest::check),
     ("rest_examples", rest_examples::check),
     ("tensor", tensor::check),

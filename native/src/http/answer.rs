@@ -65,6 +65,36 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
     answer
 }
 
+/// How a plain call ends.
+pub enum Answered {
+    /// With success, a body, and the headers of every answer of its endpoint.
+    Well(Bytes),
+    Otherwise(Box<Answer>),
+}
+
+impl Answered {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Well(_) => StatusCode::OK,
+            Self::Otherwise(answer) => answer.status(),
+        }
+    }
+
+    /// The answer, whose headers are these if it ended well.
+    pub fn answer(self, headers: &HeaderMap) -> Answer {
+        match self {
+            Self::Well(body) => answer(StatusCode::OK, headers.clone(), body),
+            Self::Otherwise(answer) => *answer,
+        }
+    }
+}
+
+impl From<Answer> for Answered {
+    fn from(answer: Answer) -> Self {
+        Self::Otherwise(Box::new(answer))
+    }
+}
+
 /// An answer that Python has made, which can be sent any number of times.
 pub struct Prepared {
     status: StatusCode,

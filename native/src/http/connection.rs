@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -13,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::answer::Answer;
+use super::answer::{Answer, Answered};
 use super::plain::Plain;
 use super::progress::Progress;
 use super::rewound::Rewound;
@@ -33,13 +34,28 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What answers the requests of a connection.
 pub trait Answers: Clone {
     /// Begins to answer a plain call of HTTP/1.1 by its path and its small body; None for one that is not plain after all.
-    fn call(&self, path: &str, body: &[u8]) -> Option<impl Future<Output = Answer> + use<Self>>;
+    fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<Self>>;
+
+    /// How the head of an answer to such a call begins, if it ended well.
+    fn head(&self) -> &[u8];
 
     /// The answer to any request.
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static;
 
     /// Whether the server stops.
     fn is_stopping(&self) -> bool;
+}
+
+/// A call that waits for its answer. If it is dropped, nothing waits any more.
+pub trait PlainCall {
+    /// Its answer, once; until then, the task is woken when it is there.
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
+
+    /// When its model has taken too long.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Ends it at its deadline; None where its answer is on its way.
+    fn expire(&mut self) -> Option<Answered>;
 }
 
 /// Answers the requests of a connection until it ends, its client has been idle for too long, or it has sent nothing
@@ -68,8 +84,7 @@ pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answer
         let progress = Progress::default();
         let stream = Stalling::new(stream, stall, Some(progress.clone()));
         let plain = Plain::new(stream, progress.clone(), KEEP_ALIVE);
-        let call = |path: &str, body: &[u8]| answers.call(path, body);
-        let Some((read, stream)) = plain.serve(call, || answers.is_stopping(), stopping.as_mut()).await else { return };
+        let Some((read, stream)) = plain.serve(&answers, stopping.as_mut()).await else { return };
         let stream = Rewound::new(read, stream);
         let service = service_fn(move |request| {
             progress.is_answered();

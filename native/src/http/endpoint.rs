@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use super::answer::{Prepared, headers, status_code};
 use super::exchange::Event;
+use super::plain::begin_head;
 use crate::bridge::Count;
 use crate::calls::Inbox;
 use crate::grpc::Status;
@@ -32,6 +33,8 @@ pub struct Endpoint {
     pub other_rows: (u8, String),
     /// The headers of every answer of the API.
     pub headers: HeaderMap,
+    /// How the head of an answer over HTTP/1.1 begins that is a success.
+    pub head: Vec<u8>,
     pub inbox: Arc<Inbox<Event>>,
     /// Python's answers to GET requests, by path and query, with the object that counts the calls that get them.
     pub kept: Kept<String, (Arc<Prepared>, Arc<Count>)>,
@@ -104,6 +107,8 @@ impl HttpEndpoint {
         infer: InferFields,
     ) -> PyResult<Self> {
         let timeout = timeout.map(Duration::try_from_secs_f64).transpose();
+        let (headers, mut head) = (self::headers(headers)?, Vec::new());
+        begin_head(StatusCode::OK, &headers, &mut head);
         Ok(Self(Arc::new(Endpoint {
             max_body,
             timeout: timeout.map_err(|error| PyValueError::new_err(error.to_string()))?,
@@ -111,7 +116,8 @@ impl HttpEndpoint {
             late,
             scalar,
             other_rows,
-            headers: self::headers(headers)?,
+            headers,
+            head,
             inbox: Arc::new(Inbox::new()?),
             kept: Kept::default(),
             statuses: status_codes(statuses)?,

@@ -12,9 +12,11 @@ mod rewound;
 mod stalling;
 mod unread;
 
-pub use answer::{Answer, answer};
-pub use connection::{Answers, serve};
+pub use answer::{Answer, Answered, answer};
+pub use connection::{Answers, PlainCall, serve};
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python, question};
 pub use intake::{Body, Bounds, Missing, SMALL};
+#[cfg(feature = "fuzzing")]
+pub use plain::{Next, Requests};
 pub use unread::Unread;

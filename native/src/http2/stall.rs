@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
@@ -47,17 +47,28 @@ impl Stall {
 /// The timer is kept from one wait to the next, and set again only when it fires: most waits are short, and resetting a
 /// timer again and again costs more than one check.
 #[derive(Default)]
-pub struct Timer(Option<Pin<Box<Sleep>>>);
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The task that it wakes.
+    waker: Option<Waker>,
+}
 
 impl Timer {
     /// Ready once `until` has passed, which is never earlier than the last time.
     pub fn poll(&mut self, context: &mut Context<'_>, until: Instant) -> Poll<()> {
-        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
-        while timer.as_mut().poll(context).is_ready() {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+        let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if wakes && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        while sleep.as_mut().poll(context).is_ready() {
             if Instant::now() >= until {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(until.into());
+            sleep.as_mut().reset(until.into());
+        }
+        if !wakes {
+            self.waker = Some(context.waker().clone());
         }
         Poll::Pending
     }

@@ -2,12 +2,13 @@
 //! needed.
 //!
 //! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double. The digits
-//! here are computed exactly, with whole numbers of 128 bits; the few numbers that these cannot hold are left to the
-//! standard library, which takes its time.
+//! here are computed exactly: for most floats in `float.rs`, for all others with whole numbers of 128 bits; the few
+//! numbers that these cannot hold are left to the standard library, which takes its time.
 
 use bytes::{BufMut, BytesMut};
 
 use super::TENS;
+use super::float::write_float;
 
 /// The number of digits to try first.
 const SHORT: u32 = 6;
@@ -37,6 +38,11 @@ pub trait Decimal: Copy {
 
     /// Whether a double rounds to this number.
     fn is_nearest(self, double: f64) -> bool;
+
+    /// Writes a number for which there is a quicker way; returns the number of bytes.
+    fn quickly(self, _: &mut [u8; LONGEST]) -> Option<usize> {
+        None
+    }
 }
 
 impl Decimal for f32 {
@@ -48,6 +54,11 @@ impl Decimal for f32 {
 
     fn is_nearest(self, double: f64) -> bool {
         double as f32 == self
+    }
+
+    #[inline(always)]
+    fn quickly(self, out: &mut [u8; LONGEST]) -> Option<usize> {
+        write_float(self, out)
     }
 }
 
@@ -63,24 +74,41 @@ impl Decimal for f64 {
     }
 }
 
+/// The most bytes of a number, which are at most 17 digits, a sign, a point and an exponent of five.
+pub const LONGEST: usize = 32;
+
 /// Writes a number.
 pub fn write_decimal(number: impl Decimal, out: &mut BytesMut) {
+    let mut text = [0; LONGEST];
+    let size = put_decimal(number, &mut text);
+    out.put_slice(&text[..size]);
+}
+
+/// Writes a number; returns the number of bytes.
+#[inline]
+pub fn put_decimal(number: impl Decimal, out: &mut [u8; LONGEST]) -> usize {
+    number.quickly(out).unwrap_or_else(|| put_any(number, out))
+}
+
+#[inline(never)]
+fn put_any(number: impl Decimal, out: &mut [u8; LONGEST]) -> usize {
     let value = number.widened();
+    let mut text = Text { bytes: out, size: 0 };
     if value.is_nan() {
-        return out.put_slice(b"NaN");
+        text.put(b"NaN");
+        return text.size;
     }
     if value.is_sign_negative() {
-        out.put_u8(b'-');
+        text.put(b"-");
     }
     if value.is_infinite() {
-        return out.put_slice(b"Infinity");
+        text.put(b"Infinity");
+    } else if value == 0.0 {
+        text.put(b"0.0");
+    } else {
+        rounded(number, value.abs()).write(&mut text);
     }
-    if value == 0.0 {
-        return out.put_slice(b"0.0");
-    }
-    let mut text = Text::default();
-    rounded(number, value.abs()).write(&mut text);
-    out.put_slice(text.written());
+    text.size
 }
 
 /// The digits that a number, whose size this is, is written with.
@@ -162,7 +190,7 @@ impl Rounded {
     }
 
     /// Writes them as `%g` does, but always with a point or an exponent.
-    fn write(&self, out: &mut Text) {
+    fn write(&self, out: &mut Text<'_>) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.digits).trim_end_matches('0').as_bytes();
         if self.power < -4 || self.power >= self.count as i32 {
@@ -184,7 +212,7 @@ impl Rounded {
         out.put(&digits[point..]);
     }
 
-    fn write_with_exponent(&self, digits: &[u8], out: &mut Text) {
+    fn write_with_exponent(&self, digits: &[u8], out: &mut Text<'_>) {
         out.put(&digits[..1]);
         if digits.len() > 1 {
             out.put(b".");
@@ -199,21 +227,16 @@ impl Rounded {
 
 const ZEROS: &[u8; 17] = &[b'0'; 17];
 
-/// The text of one number without its sign, which has at most 17 digits, a point and an exponent of three more.
-#[derive(Default)]
-struct Text {
-    bytes: [u8; 32],
+/// The text of one number, as far as it is written.
+struct Text<'a> {
+    bytes: &'a mut [u8; LONGEST],
     size: usize,
 }
 
-impl Text {
+impl Text<'_> {
     fn put(&mut self, part: &[u8]) {
         self.bytes[self.size..self.size + part.len()].copy_from_slice(part);
         self.size += part.len();
-    }
-
-    fn written(&self) -> &[u8] {
-        &self.bytes[..self.size]
     }
 }
 
@@ -276,8 +299,15 @@ fn left(number: u128, by: i32) -> Option<u128> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// A float by the way that does for all.
+    pub fn written_exactly(value: f32) -> String {
+        let mut text = [0; LONGEST];
+        let size = put_any(value, &mut text);
+        String::from_utf8(text[..size].to_vec()).unwrap()
+    }
 
     fn written(number: impl Decimal) -> String {
         let mut out = BytesMut::new();

@@ -1,10 +1,11 @@
 //! JSON outside the interpreter: rules that all readers share, and TF Serving's spelling of values.
 
 mod decimal;
+mod float;
 mod reader;
 mod text;
 
-pub use decimal::write_decimal;
+pub use decimal::{LONGEST, put_decimal, write_decimal};
 pub use reader::{Number, Reader, once};
 pub use text::{write_compact_string, write_line, write_string};
 

@@ -16,7 +16,7 @@ use crate::bridge::{PendingCall, Signature};
 use crate::calls::InferenceAnswer;
 use crate::grpc::{INTERNAL, OK, Status};
 use crate::handover::Handover;
-use crate::http::{Answer, Endpoint, Unread, answer};
+use crate::http::{Answer, Answered, Endpoint, Unread, answer};
 use crate::memory::CallMemory;
 use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
@@ -27,7 +27,14 @@ const ENVELOPE: usize = 64;
 /// Where an answer is delivered: created by the connection, which waits for it, and filled by the task.
 pub struct Mailbox {
     state: Mutex<State>,
-    wakes: Arc<Handover<Waker>>,
+    connection: Arc<Connection>,
+}
+
+/// What the calls of a connection are answered by.
+pub struct Connection {
+    pub endpoint: Arc<Endpoint>,
+    /// Of the connection's thread.
+    pub wakes: Arc<Handover<Waker>>,
 }
 
 #[derive(Default)]
@@ -38,24 +45,27 @@ enum State {
     /// The answer is being delivered, and the client counts as answered.
     Claimed(Option<Waker>),
     /// The answer, and gRPC's code of how the call ended.
-    Full(Box<(Answer, u8)>),
+    Full(Answered, u8),
     /// Nobody waits.
     Closed,
 }
 
 impl Mailbox {
-    /// `wakes` belongs to the connection's thread.
-    pub fn new(wakes: Arc<Handover<Waker>>) -> Self {
-        Self { state: Mutex::default(), wakes }
+    pub fn new(connection: Arc<Connection>) -> Self {
+        Self { state: Mutex::default(), connection }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.connection.endpoint
     }
 
     /// The answer and gRPC's code of how the call ended, once.
-    pub fn poll(&self, context: &Context<'_>) -> Poll<(Answer, u8)> {
+    pub fn poll(&self, context: &Context<'_>) -> Poll<(Answered, u8)> {
         let mut state = self.state.lock();
         match std::mem::take(&mut *state) {
-            State::Full(answer) => {
+            State::Full(answered, code) => {
                 *state = State::Closed;
-                return Poll::Ready(*answer);
+                return Poll::Ready((answered, code));
             }
             State::Claimed(_) => *state = State::Claimed(Some(context.waker().clone())),
             State::Empty | State::Awaited(_) => *state = State::Awaited(context.waker().clone()),
@@ -91,21 +101,21 @@ impl Mailbox {
 
     /// No answer will come.
     pub fn abandon(&self) {
-        if !matches!(*self.state.lock(), State::Full(_) | State::Closed) {
-            self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()), INTERNAL);
+        if !matches!(*self.state.lock(), State::Full(..) | State::Closed) {
+            self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()).into(), INTERNAL);
         }
     }
 
     /// `code` is gRPC's code of how the call ended.
-    pub fn put(&self, answer: Answer, code: u8) {
+    pub fn put(&self, answered: Answered, code: u8) {
         let mut state = self.state.lock();
         let before = match *state {
             State::Closed => return,
-            _ => std::mem::replace(&mut *state, State::Full(Box::new((answer, code)))),
+            _ => std::mem::replace(&mut *state, State::Full(answered, code)),
         };
         drop(state);
         if let State::Awaited(waker) | State::Claimed(Some(waker)) = before {
-            self.wakes.put(waker);
+            self.connection.wakes.put(waker);
         }
     }
 }
@@ -122,7 +132,6 @@ pub enum Reply {
 pub struct Call {
     pub columns: Vec<Column>,
     pub reply: Reply,
-    pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
     /// The answer's body, or the error, once it is encoded.
@@ -174,7 +183,7 @@ impl Call {
         let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, rows)).collect();
         let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
         let written = write_predict(&parts, by_row, &mut out);
-        written.map(|()| out).map_err(|misfit| misfit_status(&self.endpoint, &misfit))
+        written.map(|()| out).map_err(|misfit| misfit_status(self.mailbox.endpoint(), &misfit))
     }
 }
 
@@ -230,17 +239,15 @@ impl PendingCall for Call {
         }));
     }
 
-    fn send(self: Box<Self>) {
-        match &self.encoded {
-            Some(Ok(body)) => {
-                self.mailbox.put(answer(StatusCode::OK, self.endpoint.headers.clone(), body.clone()), OK);
-            }
-            Some(Err(status)) => self.mailbox.put(refusal(&self.endpoint, status), status.code),
+    fn send(mut self: Box<Self>) {
+        match self.encoded.take() {
+            Some(Ok(body)) => self.mailbox.put(Answered::Well(body), OK),
+            Some(Err(status)) => self.refuse(&status),
             None => {}
         }
     }
 
     fn refuse(&mut self, status: &Status) {
-        self.mailbox.put(refusal(&self.endpoint, status), status.code);
+        self.mailbox.put(refusal(self.mailbox.endpoint(), status).into(), status.code);
     }
 }

@@ -22,7 +22,6 @@ pub const JSON_SIZE: &str = "inference-header-content-length";
 pub struct Call {
     pub body: Body,
     pub common: Arc<Common>,
-    pub endpoint: Arc<Endpoint>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
     /// The answer's body and how much of it is JSON, or the error, once it is encoded.
@@ -50,7 +49,7 @@ impl Call {
     }
 
     fn succeeded(&self, body: Bytes, json: Option<usize>) -> Answer {
-        let mut headers = self.endpoint.infer.headers.clone();
+        let mut headers = self.mailbox.endpoint().infer.headers.clone();
         if let Some(json) = json {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(HeaderName::from_static(JSON_SIZE), json.into());
@@ -89,13 +88,13 @@ impl PendingCall for Call {
 
     fn send(mut self: Box<Self>) {
         match self.encoded.take() {
-            Some(Ok((body, json))) => self.mailbox.put(self.succeeded(body, json), OK),
-            Some(Err(status)) => self.mailbox.put(refusal(&self.endpoint, &status), status.code),
+            Some(Ok((body, json))) => self.mailbox.put(self.succeeded(body, json).into(), OK),
+            Some(Err(status)) => self.refuse(&status),
             None => {}
         }
     }
 
     fn refuse(&mut self, status: &Status) {
-        self.mailbox.put(refusal(&self.endpoint, status), status.code);
+        self.mailbox.put(refusal(self.mailbox.endpoint(), status).into(), status.code);
     }
 }

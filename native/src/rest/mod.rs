@@ -13,7 +13,7 @@ mod outputs;
 mod path;
 mod results;
 
-pub use call::{Call, Mailbox, Reply, refusal};
+pub use call::{Call, Connection, Mailbox, Reply, refusal};
 pub use examples::ExamplesBody;
 pub use inputs::{Body, Declares};
 pub use path::{ModelPath, Verb};

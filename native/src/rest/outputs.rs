@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
 use super::elements::BASE64_KEY;
-use crate::json::{write_decimal, write_line, write_string};
+use crate::json::{LONGEST, put_decimal, write_decimal, write_line, write_string};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};
 
@@ -185,6 +185,9 @@ impl Lists<'_> {
         if size == 0 {
             return out.put_slice(b"[]");
         }
+        if let (true, None, Dtype::Float) = (inner.is_empty(), self.level, self.dtype) {
+            return write_floats(bytes, out); // as most answers have
+        }
         let within = Self { level: self.level.map(|level| level + 1), ..self };
         out.put_u8(b'[');
         let stride = bytes.len() / size;
@@ -222,6 +225,27 @@ impl Lists<'_> {
         write_line(self.depth, out);
         out.put_u8(b'}');
     }
+}
+
+/// A list of floats on one line: many of them are put together before they are added to the rest.
+fn write_floats(bytes: &[u8], out: &mut BytesMut) {
+    const TOGETHER: usize = 16 * LONGEST;
+    let mut text = [b'['; TOGETHER];
+    let mut size = 1;
+    for (number, element) in bytes.as_chunks().0.iter().enumerate() {
+        if size + 2 + LONGEST >= TOGETHER {
+            out.extend_from_slice(&text[..size]);
+            size = 0;
+        }
+        if number > 0 {
+            text[size..size + 2].copy_from_slice(b", ");
+            size += 2;
+        }
+        let place = text[size..].first_chunk_mut().expect("there is room for any");
+        size += put_decimal(f32::from_le_bytes(*element), place);
+    }
+    text[size] = b']';
+    out.extend_from_slice(&text[..=size]);
 }
 
 fn write_number(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
@@ -275,6 +299,21 @@ mod tests {
         assert_eq!(rows(&[part("y", Dtype::Float, Some(2), &[2], &bytes)]), text);
         assert_eq!(rows(&[part("y", Dtype::Float, None, &[2, 2], &bytes)]), text);
         assert_eq!(rows(&[part("y", Dtype::Float, None, &[0, 2], &[])]), "{\n    \"predictions\": []\n}");
+    }
+
+    #[test]
+    fn a_row_may_be_long() {
+        let values: Vec<_> = (0..100).map(|number| number as f32 / 7.0).collect();
+        let bytes: Vec<_> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let texts: Vec<_> = values.iter().map(|value| written(*value)).collect();
+        let text = format!("{{\n    \"predictions\": [[{}]\n    ]\n}}", texts.join(", "));
+        assert_eq!(rows(&[part("y", Dtype::Float, Some(1), &[100], &bytes)]), text);
+    }
+
+    fn written(value: f32) -> String {
+        let mut out = BytesMut::new();
+        write_decimal(value, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
     }
 
     #[test]

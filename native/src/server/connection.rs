@@ -16,7 +16,7 @@ use super::rest::Rest;
 use super::service::{Protocol, Service};
 use super::shared::{Stop, stopped};
 use super::thread::ConnectionThread;
-use crate::http;
+use crate::http::{self, Endpoint};
 use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Seldom, Stream, Watched};
 use crate::security::Identity;
 
@@ -37,16 +37,21 @@ pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<
     match service.protocol {
         Protocol::Grpc => serve_grpc(accepted, service.tls, thread, stop).await,
         Protocol::Http(endpoint) => {
-            serve_http(accepted, service.tls, Rest::new(thread, endpoint), stop).await;
+            serve_http(accepted, service.tls, (thread, endpoint), stop).await;
         }
     }
 }
 
-async fn serve_http(accepted: Accepted, tls: Option<Arc<Certified>>, rest: Rest, stop: Stop) {
-    let limits = &rest.thread.shared.limits;
+async fn serve_http(
+    accepted: Accepted,
+    tls: Option<Arc<Certified>>,
+    (thread, endpoint): (Arc<ConnectionThread>, Arc<Endpoint>),
+    stop: Stop,
+) {
+    let limits = &thread.shared.limits;
     if let Some(stream) = in_time(secured(accepted, tls, true), limits, &stop).await {
         let stall = limits.stall;
-        let rest = rest.of(Identity::of(&stream));
+        let rest = Rest::new(thread.clone(), endpoint, Identity::of(&stream));
         http::serve(stream, stall, rest, stopped(stop)).await;
     }
 }

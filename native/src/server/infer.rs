@@ -58,9 +58,9 @@ impl Rest {
         let admitted = self.admit(headers, "HTTP infer", signature, body.rows)?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
-        let (rows, common, endpoint) = (body.rows, common.clone(), self.endpoint.clone());
+        let (rows, common) = (body.rows, common.clone());
         pending.put(Place { lane, key, rows, row_bytes, choice: None }, memory.clone(), |mailbox| {
-            Box::new(Call { body, common, endpoint, mailbox, memory, encoded: None })
+            Box::new(Call { body, common, mailbox, memory, encoded: None })
         })
     }
 }

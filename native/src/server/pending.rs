@@ -2,13 +2,16 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
+
+use http::HeaderMap;
 
 use super::rest::Rest;
 use crate::bridge::{Choice, Lane, NativeTask, PendingCall, Signature, Task, Why};
 use crate::calls::until;
 use crate::grpc::{DEADLINE_EXCEEDED, Status};
-use crate::http::{Answer, Endpoint};
+use crate::http::{Answer, Answered, Endpoint, PlainCall};
 use crate::memory::{CallMemory, Kind};
 use crate::queue::{Entry, Key, Refusal};
 use crate::rest::{self, Mailbox};
@@ -26,6 +29,14 @@ impl Api {
         match self {
             Self::TfServing => rest::refusal(endpoint, status),
             Self::OpenInference(_) => rest::infer::refusal(endpoint, status),
+        }
+    }
+
+    /// The headers of every answer.
+    fn headers<'a>(&self, endpoint: &'a Endpoint) -> &'a HeaderMap {
+        match self {
+            Self::TfServing => &endpoint.headers,
+            Self::OpenInference(_) => &endpoint.infer.headers,
         }
     }
 
@@ -58,12 +69,13 @@ pub(super) struct Place {
 }
 
 /// A call that waits.
-pub(super) struct Pending {
+pub struct Pending {
     rest: Rest,
     api: Api,
     signature: Arc<Signature>,
     mailbox: Arc<Mailbox>,
     came: Instant,
+    deadline: Option<Instant>,
     /// The status of a call that was not put into the queue, and why; None for a lack of memory, which is not counted.
     refused: Option<(Status, Option<Why>)>,
     admitted: Admitted,
@@ -78,9 +90,10 @@ impl Pending {
         came: Instant,
         (admitted, low): (Admitted, bool),
     ) -> Self {
-        let mailbox = Arc::new(Mailbox::new(rest.thread.wakes.clone()));
+        let mailbox = Arc::new(Mailbox::new(rest.connection.clone()));
         let priority = usize::from(low);
-        Self { rest: rest.clone(), api, signature, mailbox, came, refused: None, admitted, priority }
+        let rest = rest.clone();
+        Self { rest, api, signature, mailbox, came, deadline: None, refused: None, admitted, priority }
     }
 
     /// Puts a call that answers into the mailbox into its queue.
@@ -104,6 +117,7 @@ impl Pending {
             NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice).traced(traced.is_some());
         // The deadline only matters to a waiting client: a call that nothing waits for leaves the queue by itself.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
+        self.deadline = self.rest.endpoint().timeout.map(|timeout| now + timeout);
         match lane.put_native(key, entry, now) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),
             Err((Refusal::Full(full), _)) => {
@@ -125,37 +139,51 @@ impl Pending {
     }
 
     pub(super) async fn answer(mut self) -> Answer {
-        let (endpoint, ended) = (&self.rest.endpoint, &self.rest.thread.shared.ended);
-        if let Some((status, why)) = &self.refused {
-            let answer = self.api.refusal(endpoint, status);
-            self.admitted.answered_with(answer.status());
-            self.admitted.end(status.code);
-            if let Some(why) = why {
-                ended.add_refused(&self.signature, *why, self.came.elapsed().as_secs_f64());
-            }
-            return answer;
-        }
-        let mut comes = poll_fn(|context| self.mailbox.poll(context));
-        let deadline = endpoint.timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = self.deadline;
         let in_time = tokio::select! {
             biased;
-            answer = &mut comes => Some(answer),
+            answered = poll_fn(|context| self.poll(context)) => Some(answered),
             () = until(deadline) => None,
         };
-        let answer = match in_time {
-            None if !self.mailbox.close() => Some(comes.await),
-            answer => answer,
+        let answered = match in_time.or_else(|| self.expire()) {
+            Some(answered) => answered,
+            None => poll_fn(|context| self.poll(context)).await,
         };
-        let Some((answer, code)) = answer else {
-            let answer = self.api.late(endpoint);
+        answered.answer(self.api.headers(self.rest.endpoint()))
+    }
+}
+
+impl PlainCall for Pending {
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Answered> {
+        let Some((status, why)) = self.refused.take() else {
+            return self.mailbox.poll(context).map(|(answered, code)| {
+                self.admitted.answered_with(answered.status());
+                self.admitted.end(code);
+                answered
+            });
+        };
+        let answer = self.api.refusal(self.rest.endpoint(), &status);
+        self.admitted.answered_with(answer.status());
+        self.admitted.end(status.code);
+        if let Some(why) = why {
+            let ended = &self.rest.thread.shared.ended;
+            ended.add_refused(&self.signature, why, self.came.elapsed().as_secs_f64());
+        }
+        Poll::Ready(answer.into())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn expire(&mut self) -> Option<Answered> {
+        self.mailbox.close().then(|| {
+            let answer = self.api.late(self.rest.endpoint());
             self.admitted.answered_with(answer.status());
             self.admitted.end(DEADLINE_EXCEEDED);
-            ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-            return answer;
-        };
-        self.admitted.answered_with(answer.status());
-        self.admitted.end(code);
-        answer
+            self.rest.thread.shared.ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
+            answer.into()
+        })
     }
 }
 

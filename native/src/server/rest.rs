@@ -1,6 +1,7 @@
 //! What happens to each request of an HTTP port: a plain call goes into its queue, everything else to Python.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -18,22 +19,41 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Signature};
 use crate::calls::{Arrays, Protocol, Understood};
 use crate::examples::Input;
 use crate::grpc::Status;
-use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, SMALL, answer};
+use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, PlainCall, SMALL, answer};
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
-use crate::rest::{self, Body, Call, Declares, ExamplesBody, ModelPath, Reply, Verb};
+use crate::rest::{self, Body, Call, Connection, Declares, ExamplesBody, ModelPath, Reply, Verb};
 use crate::security::{Admission, Admitted, Asked, Identity};
 use crate::traces::{Begun, Method};
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
 pub struct Rest {
-    pub thread: Arc<ConnectionThread>,
-    pub(super) identity: Arc<Identity>,
-    pub(super) endpoint: Arc<Endpoint>,
+    common: Arc<Common>,
     /// Of a single request, if it is traced.
     pub(super) traced: Option<Arc<Begun>>,
+}
+
+/// What the requests of a connection have in common.
+pub struct Common {
+    pub thread: Arc<ConnectionThread>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) connection: Arc<Connection>,
     share: Arc<Share>,
+}
+
+impl Deref for Rest {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
+impl Common {
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.connection.endpoint
+    }
 }
 
 /// A route that calls over REST may use.
@@ -67,24 +87,22 @@ impl Declares for Target {
 }
 
 impl Rest {
-    pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>) -> Self {
+    /// For the client of a connection.
+    pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>, identity: Identity) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { thread, identity: Arc::default(), endpoint, traced: None, share }
-    }
-
-    /// The same for the client of a connection.
-    pub fn of(self, identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), ..self }
+        let connection = Arc::new(Connection { endpoint, wakes: thread.wakes.clone() });
+        let common = Common { thread, identity: Arc::new(identity), connection, share };
+        Self { common: Arc::new(common), traced: None }
     }
 
     async fn answer_any(mut self, request: Request<Incoming>) -> Answer {
         let (mut head, incoming) = request.into_parts();
         let stopping = || self.is_stopping();
         let memory = Arc::new(CallMemory::new(self.share.clone()));
-        let bounds = transport::Bounds { size: self.endpoint.max_body, stall: self.thread.shared.limits.stall };
+        let bounds = transport::Bounds { size: self.endpoint().max_body, stall: self.thread.shared.limits.stall };
         let body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
             Ok(body) => body,
-            Err(Missing::TooLarge) => return self.endpoint.too_large.answer(),
+            Err(Missing::TooLarge) => return self.endpoint().too_large.answer(),
             Err(Missing::NoMemory) => return self.no_memory(),
             Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
         };
@@ -92,7 +110,7 @@ impl Rest {
         self.traced = self.thread.shared.traced(&mut head.headers, post);
         match self.without_python(&head, &body).await {
             Some(answer) => answer,
-            None => match transport::ask_python(&self.endpoint, (head, self.identity.clone()), body).await {
+            None => match transport::ask_python(self.endpoint(), (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
                 None => self.no_memory(),
             },
@@ -118,7 +136,7 @@ impl Rest {
             return None;
         }
         let came = Instant::now();
-        let (prepared, count) = self.endpoint.kept.find(transport::question(head, body)?)?;
+        let (prepared, count) = self.endpoint().kept.find(transport::question(head, body)?)?;
         self.thread.shared.ended.add_answered(&count, came.elapsed().as_secs_f64());
         Some(prepared.answer())
     }
@@ -163,7 +181,7 @@ impl Rest {
     }
 
     fn no_memory(&self) -> Answer {
-        rest::refusal(&self.endpoint, &Status::no_memory(self.budget()))
+        rest::refusal(self.endpoint(), &Status::no_memory(self.budget()))
     }
 
     /// Puts a call into its queue; None if it may share no batch, or its version is being unloaded: there may already
@@ -183,9 +201,8 @@ impl Rest {
         // Only now, because it counts: Python admits the calls that it handles.
         let admitted = self.admit(headers, method_name(verb), &signature, rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
-        let endpoint = self.endpoint.clone();
         pending.put(Place { lane, key, rows, row_bytes, choice }, memory.clone(), |mailbox| {
-            Box::new(Call { columns, reply, endpoint, mailbox, memory, encoded: None })
+            Box::new(Call { columns, reply, mailbox, memory, encoded: None })
         })
     }
 }
@@ -201,11 +218,11 @@ fn method_name(verb: Verb) -> &'static str {
 
 impl Answers for Rest {
     /// Where callers must be known, or requests may be traced, their headers count: such calls are not plain.
-    fn call(&self, path: &str, body: &[u8]) -> Option<impl Future<Output = Answer> + use<>> {
+    fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;
         let (asked, verb) = ModelPath::of_call(path)?;
-        if shared.plain.is_guarded() || shared.traces.get().is_some() || body.len() > self.endpoint.max_body {
+        if shared.plain.is_guarded() || shared.traces.get().is_some() || body.len() > self.endpoint().max_body {
             return None;
         }
         let memory = Arc::new(CallMemory::new(self.share.clone()));
@@ -213,7 +230,11 @@ impl Answers for Rest {
             return None;
         }
         let plain = read(shared, (asked, verb), body)?;
-        Some(self.put(&HeaderMap::new(), verb, plain, memory, came)?.answer())
+        self.put(&HeaderMap::new(), verb, plain, memory, came)
+    }
+
+    fn head(&self) -> &[u8] {
+        &self.endpoint().head
     }
 
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static {

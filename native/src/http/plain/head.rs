@@ -1,29 +1,34 @@
 //! Writes the head of an answer, as hyper does.
 
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::{HeaderMap, StatusCode};
 use httpdate::HttpDate;
 
-/// The head of an answer, as hyper writes it.
-pub fn write_head(head: &http::response::Parts, size: usize, last: bool, out: &mut Vec<u8>) {
+/// Writes the beginning of an answer, which is the same for all that have this status and these headers.
+pub fn begin_head(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
-    for (name, value) in &head.headers {
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    for (name, value) in headers {
         out.extend_from_slice(b"\r\n");
         write_name(name.as_str(), out);
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
     }
+}
+
+/// Writes the rest of a head: of an answer with a body of this size, which may be the last one.
+pub fn end_head(size: usize, last: bool, now: Instant, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\nContent-Length: ");
     out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
     if last {
         out.extend_from_slice(b"\r\nConnection: close");
     }
     out.extend_from_slice(b"\r\nDate: ");
-    write_date(out);
+    write_date(now, out);
     out.extend_from_slice(b"\r\n\r\n");
 }
 
@@ -37,41 +42,54 @@ fn write_name(name: &str, out: &mut Vec<u8>) {
 }
 
 thread_local! {
-    /// A second, and how it is written.
-    static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    /// How the current second is written, and when it ends.
+    static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
 }
 
-fn write_date(out: &mut Vec<u8>) {
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(known, text)| {
-        if *known != second || text.is_empty() {
-            *known = second;
-            *text = HttpDate::from(now).to_string();
+fn write_date(now: Instant, out: &mut Vec<u8>) {
+    DATE.with_borrow_mut(|date| {
+        if date.as_ref().is_none_or(|(end, _)| now >= *end) {
+            let time = SystemTime::now();
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let left = Duration::from_secs(1) - Duration::from_nanos(since.subsec_nanos().into());
+            *date = Some((now + left, HttpDate::from(time).to_string()));
         }
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(date.as_ref().map_or(&[][..], |(_, text)| text.as_bytes()));
     });
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, StatusCode};
+    use http::HeaderValue;
 
     use super::*;
-    use crate::http::answer;
 
     #[test]
     fn heads_are_those_of_hyper() {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
-        let (head, _) = answer(StatusCode::GATEWAY_TIMEOUT, headers, "{}".into()).into_parts();
         let mut out = Vec::new();
-        write_head(&head, 1234, true, &mut out);
+        begin_head(StatusCode::GATEWAY_TIMEOUT, &headers, &mut out);
+        end_head(1234, true, Instant::now(), &mut out);
         let text = String::from_utf8(out).unwrap();
         let (known, date) = text.split_once("Date: ").unwrap();
         let expected = "HTTP/1.1 504 Gateway Timeout\r\nContent-Type: application/json\r\nContent-Length: 1234\r\n\
             Connection: close\r\n";
         assert_eq!(known, expected);
         assert!(date.ends_with(" GMT\r\n\r\n") && date.len() == 33, "{date}");
+    }
+
+    #[test]
+    fn the_date_changes_with_the_second() {
+        let date = |after| {
+            let mut out = Vec::new();
+            write_date(after, &mut out);
+            httpdate::parse_http_date(std::str::from_utf8(&out).unwrap()).unwrap()
+        };
+        let now = Instant::now();
+        let (first, later) = (date(now), date(now + Duration::from_secs(1)));
+        assert!(later >= first && SystemTime::now().duration_since(later).unwrap() < Duration::from_secs(2));
+        // It was written anew, and not because it was asked for at another time.
+        DATE.with_borrow(|date| assert!(date.as_ref().is_some_and(|(end, _)| *end > now + Duration::from_secs(1))));
     }
 }

@@ -9,15 +9,18 @@ mod request;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use self::head::write_head;
-use self::request::{MAX_HEAD, Next, next};
-use super::answer::{Answer, Content};
+pub use self::head::begin_head;
+use self::head::end_head;
+use self::request::MAX_HEAD;
+pub use self::request::{Next, Requests};
+use super::answer::{Answer, Answered, Content};
+use super::connection::{Answers, PlainCall};
 use super::progress::Progress;
 use super::stalling::Stalling;
 use crate::http2::{Stream, Timer};
@@ -29,49 +32,62 @@ pub struct Plain {
     /// What has been read of requests that are not answered yet: so many bytes of it.
     buffer: Vec<u8>,
     filled: usize,
+    requests: Requests,
     idle: Timer,
+    late: Timer,
     keep_alive: Duration,
     since: Instant,
+    /// Whether it will be woken when the server stops.
+    is_told: bool,
     out: Vec<u8>,
 }
 
 impl Plain {
     /// A connection of which nothing has been read; it may be idle for so long.
     pub fn new(stream: Stalling<Stream>, progress: Progress, keep_alive: Duration) -> Self {
-        let (since, idle) = (Instant::now(), Timer::default());
-        let buffer = vec![0; MAX_HEAD];
-        Self { stream, progress, buffer, filled: 0, idle, keep_alive, since, out: Vec::new() }
+        Self {
+            stream,
+            progress,
+            buffer: vec![0; MAX_HEAD],
+            filled: 0,
+            requests: Requests::default(),
+            idle: Timer::default(),
+            late: Timer::default(),
+            keep_alive,
+            since: Instant::now(),
+            is_told: false,
+            out: Vec::new(),
+        }
     }
 
-    /// Answers plain requests; `call` begins one of a path and a body, unless it is not plain after all. Ends with the bytes of a
-    /// request that is not plain, or with None where the connection has ended.
-    pub async fn serve<P: Future<Output = Answer>>(
+    /// Answers plain requests. Ends with the bytes of a request that is not plain, or with None where the connection has
+    /// ended.
+    pub async fn serve(
         mut self,
-        call: impl Fn(&str, &[u8]) -> Option<P>,
-        is_stopping: impl Fn() -> bool,
+        answers: &impl Answers,
         mut stopping: Pin<&mut impl Future>,
     ) -> Option<(Vec<u8>, Stalling<Stream>)> {
         loop {
-            let (pending, size) = match next(&self.buffer[..self.filled]) {
-                Next::Request(path, body, size) => (call(path, body), size),
+            let (call, size) = match self.requests.next(&self.buffer[..self.filled]) {
+                Next::Request(path, body, size) => (answers.call(path, body), size),
                 Next::Partial(size) => {
                     self.make_room(size);
-                    if !self.more(stopping.as_mut()).await {
+                    if !self.more(answers, stopping.as_mut()).await {
                         return None;
                     }
                     continue;
                 }
                 Next::Unusual => (None, 0),
             };
-            let Some(pending) = pending else {
+            let Some(call) = call else {
                 self.buffer.truncate(self.filled);
                 return Some((self.buffer, self.stream));
             };
             self.progress.is_answered();
             self.drop_request(size);
-            let answer = self.answered(pending).await?;
-            let last = is_stopping();
-            self.send(answer, last).await.ok()?;
+            let answered = self.answered(call).await?;
+            let last = answers.is_stopping();
+            self.send(answered, answers.head(), last).await.ok()?;
             if last {
                 let _ = self.stream.shutdown().await; // its client may have gone
                 return None;
@@ -82,13 +98,16 @@ impl Plain {
 
     /// Waits for more bytes, but not beyond the time for a whole request. False where the client has gone, that time is
     /// over, or the server stops and no request has begun.
-    async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> bool {
+    async fn more(&mut self, answers: &impl Answers, mut stopping: Pin<&mut impl Future>) -> bool {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
                 return Poll::Ready(read);
             }
-            if self.filled == 0 && stopping.as_mut().poll(context).is_ready() {
-                return Poll::Ready(false);
+            if self.filled == 0 && (!self.is_told || answers.is_stopping()) {
+                self.is_told = true;
+                if stopping.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(false);
+                }
             }
             self.idle.poll(context, self.since + self.keep_alive).map(|()| false)
         })
@@ -96,11 +115,11 @@ impl Plain {
     }
 
     /// The answer; None where the client has gone before.
-    async fn answered(&mut self, pending: impl Future<Output = Answer>) -> Option<Answer> {
-        let mut pending = pin!(pending);
+    async fn answered(&mut self, mut call: impl PlainCall) -> Option<Answered> {
+        let deadline = call.deadline();
         poll_fn(|context| {
-            if let Poll::Ready(answer) = pending.as_mut().poll(context) {
-                return Poll::Ready(Some(answer));
+            if let Poll::Ready(answered) = call.poll(context) {
+                return Poll::Ready(Some(answered));
             }
             while self.filled < self.buffer.len() {
                 match self.poll_read(context) {
@@ -109,7 +128,10 @@ impl Plain {
                     Poll::Pending => break,
                 }
             }
-            Poll::Pending
+            match deadline.map(|deadline| self.late.poll(context, deadline)) {
+                Some(Poll::Ready(())) => call.expire().map_or(Poll::Pending, |late| Poll::Ready(Some(late))),
+                _ => Poll::Pending,
+            }
         })
         .await
     }
@@ -149,12 +171,22 @@ impl Plain {
         }
     }
 
-    async fn send(&mut self, answer: Answer, last: bool) -> io::Result<()> {
-        let (head, content) = answer.into_parts();
-        let Content::Whole(body) = content else { return Err(io::ErrorKind::InvalidData.into()) };
-        let body = body.unwrap_or_default();
+    /// Sends an answer; `head` begins those that are answered well.
+    async fn send(&mut self, answered: Answered, head: &[u8], last: bool) -> io::Result<()> {
         self.out.clear();
-        write_head(&head, body.len(), last, &mut self.out);
+        let body = match answered {
+            Answered::Well(body) => {
+                self.out.extend_from_slice(head);
+                body
+            }
+            Answered::Otherwise(answer) => {
+                let (head, content) = Answer::into_parts(*answer);
+                begin_head(head.status, &head.headers, &mut self.out);
+                let Content::Whole(body) = content else { return Err(io::ErrorKind::InvalidData.into()) };
+                body.unwrap_or_default()
+            }
+        };
+        end_head(body.len(), last, Instant::now(), &mut self.out);
         if body.len() <= MAX_HEAD {
             self.out.extend_from_slice(&body);
             return self.stream.write_all(&self.out).await;

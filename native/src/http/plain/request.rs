@@ -1,5 +1,7 @@
 //! Finds a plain request at the beginning of what has been read.
 
+use std::ops::Range;
+
 use httparse::{EMPTY_HEADER, Status};
 
 use crate::http::intake::SMALL;
@@ -10,6 +12,7 @@ pub const MAX_HEAD: usize = 8 << 10;
 const MAX_HEADERS: usize = 24;
 
 /// What the bytes that have been read begin with.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
     /// The path of a plain request, its body, and the bytes of both and the head.
     Request(&'a str, &'a [u8], usize),
@@ -18,33 +21,96 @@ pub enum Next<'a> {
     Unusual,
 }
 
-/// What some bytes begin with.
-pub fn next(bytes: &[u8]) -> Next<'_> {
-    let mut headers = [EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let head = match request.parse(bytes) {
-        Ok(Status::Complete(head)) if head <= MAX_HEAD => head,
-        Ok(Status::Partial) if bytes.len() < MAX_HEAD => return Next::Partial(0),
-        _ => return Next::Unusual,
-    };
-    let plain = request.method == Some("POST") && request.version == Some(1);
-    let (Some(path), Some(size)) = (request.path, body_size(request.headers).filter(|_| plain)) else {
-        return Next::Unusual;
-    };
+/// Finds plain requests. Most clients send the same head again and again, with another length: it is compared with the
+/// last one, and parsed only where it differs.
+#[derive(Default)]
+pub struct Requests {
+    path: String,
+    /// The bytes of the last head up to the digits of its length.
+    before: Vec<u8>,
+    /// The bytes behind these digits.
+    after: Vec<u8>,
+}
+
+impl Requests {
+    /// What some bytes begin with.
+    pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Next<'a> {
+        if let Some((head, size)) = self.again(bytes) {
+            return with_body(&self.path, bytes, head, size);
+        }
+        let head = match Head::parse(bytes) {
+            Ok(head) => head,
+            Err(next) => return next,
+        };
+        self.learn(&head, bytes);
+        with_body(head.path, bytes, head.end, head.size)
+    }
+
+    /// The bytes of a head that differs from the last one only in its length, and that length.
+    fn again(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let rest = bytes.strip_prefix(self.before.as_slice()).filter(|_| !self.after.is_empty())?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        rest[digits..].starts_with(&self.after).then_some(())?;
+        let size = number(&rest[..digits]).filter(|size| *size <= SMALL)?;
+        let head = self.before.len() + digits + self.after.len();
+        (head <= MAX_HEAD).then_some((head, size))
+    }
+
+    fn learn(&mut self, head: &Head<'_>, bytes: &[u8]) {
+        self.path.clear();
+        self.path.push_str(head.path);
+        self.before.clear();
+        self.before.extend_from_slice(&bytes[..head.digits.start]);
+        self.after.clear();
+        self.after.extend_from_slice(&bytes[head.digits.end..head.end]);
+    }
+}
+
+/// A request whose head is so long, if its body has come.
+fn with_body<'a>(path: &'a str, bytes: &'a [u8], head: usize, size: usize) -> Next<'a> {
     match bytes.get(head..head + size) {
         Some(body) => Next::Request(path, body, head + size),
         None => Next::Partial(head + size),
     }
 }
 
-/// The bytes of a small body, as its head says; None where the head says something unusual.
-fn body_size(headers: &[httparse::Header<'_>]) -> Option<usize> {
-    let mut size = None;
+/// The head of a plain request.
+struct Head<'a> {
+    path: &'a str,
+    /// The size of the body, and where it is written.
+    size: usize,
+    digits: Range<usize>,
+    end: usize,
+}
+
+impl<'a> Head<'a> {
+    /// The head that some bytes begin with, unless it is not plain or not complete.
+    fn parse(bytes: &'a [u8]) -> Result<Self, Next<'a>> {
+        let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let end = match request.parse(bytes) {
+            Ok(Status::Complete(end)) if end <= MAX_HEAD => end,
+            Ok(Status::Partial) if bytes.len() < MAX_HEAD => return Err(Next::Partial(0)),
+            _ => return Err(Next::Unusual),
+        };
+        let plain = request.method == Some("POST") && request.version == Some(1);
+        let length = length(request.headers).filter(|_| plain).and_then(|length| Some((number(length)?, length)));
+        let (Some(path), Some((size, length))) = (request.path, length.filter(|(size, _)| *size <= SMALL)) else {
+            return Err(Next::Unusual);
+        };
+        let start = length.as_ptr().addr() - bytes.as_ptr().addr();
+        Ok(Self { path, size, digits: start..start + length.len(), end })
+    }
+}
+
+/// The length of a body, as its head says; None where the head says something unusual.
+fn length<'a>(headers: &[httparse::Header<'a>]) -> Option<&'a [u8]> {
+    let mut length = None;
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         // By the lengths of their names, since most headers have another.
         match header.name.len() {
-            14 if is("content-length") => size = Some(number(header.value).filter(|_| size.is_none())?),
+            14 if is("content-length") => length = Some(Some(header.value).filter(|_| length.is_none())?),
             10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => return None,
             6 if is("expect") => return None,
             7 if is("upgrade") || is("trailer") => return None,
@@ -53,7 +119,7 @@ fn body_size(headers: &[httparse::Header<'_>]) -> Option<usize> {
             _ => {}
         }
     }
-    size.filter(|size| *size <= SMALL)
+    length
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -65,22 +131,62 @@ fn number(digits: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn kind(bytes: &str) -> Option<(&str, &[u8], usize)> {
-        match next(bytes.as_bytes()) {
-            Next::Request(path, body, size) => Some((path, body, size)),
-            _ => None,
+    type Kind = Result<(String, Vec<u8>, usize), Option<usize>>;
+
+    fn kind(requests: &mut Requests, bytes: &[u8]) -> Kind {
+        match requests.next(bytes) {
+            Next::Request(path, body, size) => Ok((path.to_owned(), body.to_vec(), size)),
+            Next::Partial(size) => Err(Some(size)),
+            Next::Unusual => Err(None),
         }
+    }
+
+    /// On a new connection.
+    fn first(text: &str) -> Kind {
+        kind(&mut Requests::default(), text.as_bytes())
     }
 
     #[test]
     fn a_request_ends_with_its_body() {
         let head = "POST /a HTTP/1.1\r\nHost: x\r\nconnection: Keep-Alive\r\nCONTENT-LENGTH: 2\r\n\r\n";
         let text = format!("{head}{{}}POST");
-        assert_eq!(kind(&text), Some(("/a", &b"{}"[..], head.len() + 2)));
+        assert_eq!(first(&text), Ok(("/a".to_owned(), b"{}".to_vec(), head.len() + 2)));
         for end in 0..head.len() {
-            assert!(matches!(next(&head.as_bytes()[..end]), Next::Partial(0)), "{end}");
+            assert_eq!(first(&head[..end]), Err(Some(0)), "{end}");
         }
-        assert!(matches!(next(format!("{head}{{").as_bytes()), Next::Partial(size) if size == head.len() + 2));
+        assert_eq!(first(&format!("{head}{{")), Err(Some(head.len() + 2)));
+    }
+
+    /// Whatever a connection has sent before, a request is understood as on a new one.
+    #[test]
+    fn a_head_is_read_as_if_it_were_the_first() {
+        let heads = [
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1234567890\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2 \r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX: y\r\n\r\n",
+            "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nX-Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nX-Content-Length: 7\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nX: content-length:1\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+        ];
+        for before in heads {
+            for head in heads {
+                let text = format!("{head}{{}} and more");
+                for end in 0..=text.len() {
+                    let mut requests = Requests::default();
+                    let _ = kind(&mut requests, format!("{before}{{}} and more").as_bytes());
+                    assert_eq!(kind(&mut requests, &text.as_bytes()[..end]), first(&text[..end]), "{before:?} {end}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -104,12 +210,12 @@ mod tests {
             &many,
         ] {
             let text = format!("POST /a HTTP/1.1\r\n{headers}\r\n\r\n");
-            assert!(matches!(next(text.as_bytes()), Next::Unusual), "{headers}");
+            assert_eq!(first(&text), Err(None), "{headers}");
         }
         for line in ["GET /a HTTP/1.1", "POST /a HTTP/1.0", "POST /a HTTP/2.0", "POST /a", "POST  HTTP/1.1", "\0"] {
             let text = format!("{line}\r\nContent-Length: 0\r\n\r\n");
-            assert!(matches!(next(text.as_bytes()), Next::Unusual), "{line}");
+            assert_eq!(first(&text), Err(None), "{line}");
         }
-        assert!(matches!(next(&[b'a'; MAX_HEAD]), Next::Unusual));
+        assert_eq!(first(&"a".repeat(MAX_HEAD)), Err(None));
     }
 }

@@ -6,6 +6,12 @@ use crate::json::TENS;
 /// A number of digits that always fits into 64 bits.
 const FITTING: usize = 19;
 
+/// The bytes of a number of the usual form that are looked at together, with the one behind it.
+const AHEAD: usize = 40;
+
+/// The digits before a point, in a number of the usual form.
+const USUALLY_WHOLE: usize = 8;
+
 /// A larger exponent may make a number infinite or zero.
 const MAX_EXPONENT: i32 = 280;
 
@@ -73,7 +79,59 @@ impl Reader<'_> {
     }
 
     /// Reads the digits of a number, its point and its exponent.
+    #[inline]
     fn written(&mut self) -> Option<Written> {
+        self.skip_space();
+        self.usual().or_else(|| self.unusual())
+    }
+
+    /// The same for a number of the usual form, which has no exponent and few digits, and is not at the very end of the
+    /// document. Nothing is read of any other.
+    #[inline(always)]
+    fn usual(&mut self) -> Option<Written> {
+        let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;
+        let negative = text[0] == b'-';
+        let start = usize::from(negative);
+        let mut at = start;
+        let mut mantissa = 0;
+        while at < start + USUALLY_WHOLE
+            && let Some(digit) = digit(text[at])
+        {
+            mantissa = mantissa * 10 + digit;
+            at += 1;
+        }
+        let before = at - start;
+        let mut exponent = 0;
+        let whole = text[at] != b'.';
+        if !whole {
+            at += 1;
+            let from = at;
+            while at < from + 24 {
+                let (value, count) = few_digits(*text[at..].first_chunk()?);
+                mantissa = mantissa.wrapping_mul(POWERS[count]).wrapping_add(value);
+                at += count;
+                if count < 8 {
+                    break;
+                }
+            }
+            exponent = from as i32 - at as i32;
+        }
+        let begins_well = before == 1 || before > 1 && text[start] != b'0';
+        let digits = if text[start] == b'0' { 0 } else { before } + exponent.unsigned_abs() as usize;
+        let ends = !matches!(text[at], b'0'..=b'9' | b'.' | b'e' | b'E');
+        let is_usual = begins_well
+            && ends
+            && digits <= FITTING
+            && (exponent < 0 || whole)
+            && !(whole && negative && mantissa == 0);
+        is_usual.then(|| {
+            let start = self.at + start;
+            self.at += at;
+            Written { negative, mantissa, exponent, whole, fits: true, start }
+        })
+    }
+
+    fn unusual(&mut self) -> Option<Written> {
         let negative = self.sign()?;
         let start = self.at;
         let (mut mantissa, mut digits) = self.whole()?;
@@ -190,30 +248,67 @@ fn rounds_alike(value: f64) -> bool {
     (f64::from(f32::MIN_POSITIVE)..f64::from(f32::MAX)).contains(&value) && rest.abs_diff(HALF) > 3
 }
 
+/// Powers of ten for at most eight digits.
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+fn digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit < 10).then_some(digit.into())
+}
+
 /// The value of eight digits; None if one of them is none.
 fn eight_digits(text: [u8; 8]) -> Option<u64> {
-    const ZEROS: u64 = 0x3030_3030_3030_3030;
-    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    /// Carries each byte above nine into its high half.
-    const SIX: u64 = 0x0606_0606_0606_0606;
     let text = u64::from_le_bytes(text);
-    let digits = text.wrapping_sub(ZEROS);
-    if text & HIGH != ZEROS || digits.wrapping_add(SIX) & HIGH != 0 {
-        return None;
+    (other_than_digits(text) == 0).then(|| joined(text ^ ZEROS))
+}
+
+/// The value of the digits that some text begins with, and their number.
+#[inline(always)]
+fn few_digits(text: [u8; 8]) -> (u64, usize) {
+    let text = u64::from_le_bytes(text);
+    match other_than_digits(text) {
+        0 => (joined(text ^ ZEROS), 8),
+        others => match others.trailing_zeros() / 8 {
+            0 => (0, 0),
+            // What follows is shifted out, and zeros come before.
+            count => (joined((text ^ ZEROS) << (64 - 8 * count)), count as usize),
+        },
     }
+}
+
+/// Zero for eight digits; else the lowest bit that is set is in the first byte that is none.
+fn other_than_digits(text: u64) -> u64 {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    /// Carries each byte above nine into its high half, and at worst into the byte behind it.
+    const SIX: u64 = 0x0606_0606_0606_0606;
+    ((text & HIGH) ^ ZEROS) | ((text.wrapping_add(SIX) & HIGH) ^ ZEROS)
+}
+
+/// The number with these eight digits, the first of them in the lowest byte.
+fn joined(digits: u64) -> u64 {
     // Neighbours are joined, the first of them ten, then a hundred, then ten thousand times.
     let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
+    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A number at the end of a document, and the same with more behind it, which is read otherwise.
     fn decimal(text: &str) -> Option<f64> {
         let mut reader = Reader::new(text.as_bytes());
-        reader.decimal().filter(|_| reader.peek().is_none())
+        let last = reader.decimal().filter(|_| reader.peek().is_none());
+        for behind in [",", "]", " ", "}"] {
+            let longer = format!("{text}{behind}{}", "9".repeat(AHEAD));
+            let mut reader = Reader::new(longer.as_bytes());
+            let other = reader.decimal().filter(|_| reader.data[reader.at..].starts_with(behind.as_bytes()));
+            assert_eq!(other.map(f64::to_bits), last.map(f64::to_bits), "{text}");
+        }
+        last
     }
 
     fn integer(text: &str) -> Option<i64> {
@@ -250,7 +345,7 @@ mod tests {
         let seeds = std::iter::successors(Some(1_u64), |seed| {
             Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
         });
-        seeds.take(200_000).map(|seed| {
+        seeds.take(50_000).map(|seed| {
             let (value, shift, power) = (seed ^ seed >> 31, seed >> 58, (seed >> 50) % 50);
             match seed >> 62 {
                 0 => format!("{}e{}", value >> shift, power as i32 - 40),
@@ -266,8 +361,10 @@ mod tests {
         for text in texts() {
             let expected: f64 = text.parse().unwrap();
             assert_eq!(decimal(&text).map(f64::to_bits), Some(expected.to_bits()), "{text}");
-            let single = Reader::new(text.as_bytes()).single();
-            assert_eq!(single.map(f32::to_bits), Some((expected as f32).to_bits()), "{text}");
+            for text in [&text, &format!("{text},{}", "9".repeat(AHEAD))] {
+                let single = Reader::new(text.as_bytes()).single();
+                assert_eq!(single.map(f32::to_bits), Some((expected as f32).to_bits()), "{text}");
+            }
         }
     }
 
@@ -293,6 +390,18 @@ mod tests {
                 let mut text = *b"99999999";
                 text[at] = byte;
                 assert_eq!(eight_digits(text), None, "{byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_digits_at_once() {
+        assert_eq!(few_digits(*b"12345678"), (12_345_678, 8));
+        for count in 0..8_usize {
+            for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
+                let mut text = *b"98765432";
+                text[count] = byte;
+                assert_eq!(few_digits(text), (98_765_432 / POWERS[8 - count], count), "{byte} at {count}");
             }
         }
     }

@@ -1,0 +1,35 @@
+//! The plain requests of an HTTP/1.1 connection: each is understood as if it were the first of its connection.
+
+use headrace_native::fuzzing::{Next, Requests};
+
+use crate::allocation::at_most;
+
+/// Reads one request after the other, as far as they are plain and complete.
+pub fn check(data: &[u8]) {
+    let mut requests = Requests::default();
+    let mut rest = data;
+    while let Some(size) = at_most(16 * data.len() + 1024, || agreed(&mut requests, rest)) {
+        rest = &rest[size..];
+    }
+}
+
+/// The size of the request that some bytes begin with, if it is complete, also where fewer of them have come.
+fn agreed(requests: &mut Requests, bytes: &[u8]) -> Option<usize> {
+    for end in [bytes.len() / 3, bytes.len() / 2] {
+        assert_eq!(requests.next(&bytes[..end]), Requests::default().next(&bytes[..end]));
+    }
+    let mut first = Requests::default();
+    let next = requests.next(bytes);
+    assert_eq!(next, first.next(bytes));
+    match next {
+        Next::Request(_, body, size) => {
+            assert!(body.len() < size && bytes[..size].ends_with(body));
+            Some(size)
+        }
+        Next::Partial(size) => {
+            assert!(size == 0 || size > bytes.len());
+            None
+        }
+        Next::Unusual => None,
+    }
+}

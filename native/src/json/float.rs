@@ -1,0 +1,158 @@
+//! Writes most floats between 0.0001 and a billion, with whole numbers of 64 bits.
+
+use super::decimal::LONGEST;
+
+/// The digits that tell any two floats apart, and the powers of ten with one more and one fewer.
+const DIGITS: i32 = 9;
+const MOST: u64 = 1_000_000_000;
+const LEAST: u64 = MOST / 10;
+
+/// The least power of ten of a number that is written without an exponent.
+const LEAST_POWER: i32 = -4;
+
+/// Six digits are enough for a number that is about so many of them.
+const SIX: u64 = 1_000;
+
+const FIVES: [u64; 13] = {
+    let mut table = [1; 13];
+    let mut at = 1;
+    while at < table.len() {
+        table[at] = table[at - 1] * 5;
+        at += 1;
+    }
+    table
+};
+
+/// Writes a float that needs more than six digits and no exponent, as `%.9g` does; returns the number of bytes. None for
+/// other floats, and for some of these.
+#[inline(always)]
+pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
+    let (digits, power) = nine_digits(value.abs())?;
+    let negative = value.is_sign_negative();
+    out[0] = b'-';
+    let at = usize::from(negative);
+    let (text, count) = text_of(digits);
+    Some(
+        at + if power < 0 {
+            put_small(&text, (count, power), out, at)
+        } else {
+            put_large(&text, (count, power), out, at)
+        },
+    )
+}
+
+/// The nine digits of a number, rounded half to even, and the power of ten of the first one.
+fn nine_digits(value: f32) -> Option<(u64, i32)> {
+    const FRACTION: u32 = 23;
+    let bits = value.to_bits();
+    let exponent = (bits >> FRACTION) as i32 - 127;
+    // log10(2), so that the result is the power or one less.
+    let mut power = ((i64::from(exponent) * 315_653) >> 20) as i32;
+    let mantissa = u64::from(bits & ((1 << FRACTION) - 1) | 1 << FRACTION);
+    let mut scaled = Scaled::of(mantissa, exponent - FRACTION as i32, DIGITS - 1 - power)?;
+    if scaled.whole >= MOST {
+        power += 1;
+        scaled = Scaled::of(mantissa, exponent - FRACTION as i32, DIGITS - 1 - power)?;
+    }
+    let rest = scaled.whole % SIX;
+    let is_long = rest > scaled.error && SIX - rest > scaled.error;
+    let digits = scaled.whole + u64::from(scaled.up);
+    (is_long && (LEAST_POWER..DIGITS).contains(&power)).then_some((digits, power))
+}
+
+/// A number times a power of ten.
+struct Scaled {
+    whole: u64,
+    /// Whether it is rounded up.
+    up: bool,
+    /// More than the distance from the number to any that the same float is nearest to.
+    error: u64,
+}
+
+impl Scaled {
+    /// `mantissa * 2^exponent * 10^power`, for a mantissa of 24 bits whose product is at most ten billion.
+    #[inline(always)]
+    fn of(mantissa: u64, exponent: i32, power: i32) -> Option<Self> {
+        let five = *FIVES.get(usize::try_from(power).ok()?)?;
+        let by = u32::try_from(-(exponent + power)).ok().filter(|by| (1..64).contains(by))?;
+        let product = mantissa * five;
+        let (whole, rest, half) = (product >> by, product & ((1 << by) - 1), 1 << (by - 1));
+        Some(Self { whole, up: rest + (whole & 1) > half, error: (five >> by) + 2 })
+    }
+}
+
+/// Nine digits as text, followed by zeros, and their number without those at the end.
+fn text_of(digits: u64) -> ([u8; 24], usize) {
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    let (first, others) = (digits / LEAST, digits % LEAST);
+    // Halved thrice, into fours, pairs and single digits, the first of them in the lowest byte.
+    let fours = (others / 10_000) | (others % 10_000) << 32;
+    let hundreds = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
+    let pairs = hundreds | (fours - 100 * hundreds) << 16;
+    let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
+    let single = tens | (pairs - 10 * tens) << 8;
+    let mut text = [b'0'; 24];
+    text[0] = b'0' + first as u8;
+    text[1..9].copy_from_slice(&(single | ZEROS).to_le_bytes());
+    (text, 9 - single.leading_zeros() as usize / 8)
+}
+
+/// A number below one.
+#[inline(always)]
+fn put_small(text: &[u8; 24], (count, power): (usize, i32), out: &mut [u8; LONGEST], at: usize) -> usize {
+    let from = 1 + power.unsigned_abs() as usize;
+    out[at..at + 8].copy_from_slice(b"0.000000");
+    out[at + from..at + from + 16].copy_from_slice(&text[..16]);
+    from + count
+}
+
+/// A number of at least one.
+#[inline(always)]
+fn put_large(text: &[u8; 24], (count, power): (usize, i32), out: &mut [u8; LONGEST], at: usize) -> usize {
+    let point = power as usize + 1;
+    out[at..at + 16].copy_from_slice(&text[..16]);
+    out[at + point] = b'.';
+    out[at + point + 1..at + point + 9].copy_from_slice(&text[point..point + 8]);
+    count.max(point + 1) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decimal::tests::written_exactly;
+    use super::*;
+
+    #[test]
+    fn floats_are_those_of_exact_arithmetic() {
+        let mut quick = 0;
+        for seed in 0..300_000_u32 {
+            // All magnitudes that are written here, and a little more.
+            let bits = 0x3800_0000 + seed.wrapping_mul(2_654_435_761) % (0x4f00_0000 - 0x3800_0000);
+            for value in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                let mut text = [0; LONGEST];
+                let Some(size) = write_float(value, &mut text) else { continue };
+                quick += 1;
+                assert_eq!(std::str::from_utf8(&text[..size]).unwrap(), written_exactly(value), "{value:e}");
+            }
+        }
+        assert!(quick > 300_000, "{quick}");
+    }
+
+    #[test]
+    fn numbers_around_powers_of_ten() {
+        for power in -6..11 {
+            let near = 10_f32.powi(power).to_bits();
+            for bits in near - 200..near + 200 {
+                let (value, mut text) = (f32::from_bits(bits), [0; LONGEST]);
+                let Some(size) = write_float(value, &mut text) else { continue };
+                assert_eq!(std::str::from_utf8(&text[..size]).unwrap(), written_exactly(value), "{value:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn others_are_left() {
+        for value in [0.0, 1.0, 0.5, 123_456.0, 1e-5, 1e9, f32::NAN, f32::INFINITY, 1e-40] {
+            assert_eq!(write_float(value, &mut [0; LONGEST]), None, "{value}");
+        }
+    }
+}
