@@ -13,6 +13,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming};
 use rustix::fs::MemfdFlags;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::memory::{CallMemory, Kind};
@@ -76,6 +77,14 @@ impl Body {
         let is_gzip = headers.get(CONTENT_ENCODING).is_some_and(|coding| contains(coding.as_bytes(), b"gzip"));
         let bytes = collect(incoming, bounds, &memory, stopping).await?;
         Ok(Self { bytes, is_gzip, memory })
+    }
+
+    /// Frees its bytes. Those of a large one are freed on another thread: giving so many pages back takes a millisecond.
+    pub fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() > SMALL {
+            spawn_blocking(move || drop(bytes));
+        }
     }
 
     /// Its content; None if it is compressed and invalid or too large.

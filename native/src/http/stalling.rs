@@ -1,14 +1,20 @@
-//! Breaks a connection whose client has read nothing of its answer, or sent nothing more of a head, for too long.
+//! Breaks a connection whose client has read nothing of its answer, or sent nothing more of a head, for too long; and
+//! lets the other connections of a thread have their turn while one of them sends a large body.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 
 use super::progress::Progress;
 use crate::http2::Stall;
+
+/// The most bytes that a connection reads before all others have had their turn: a tenth of a millisecond.
+const TURN: usize = 128 << 10;
 
 /// A stream with a time limit for writes, and for reads in the middle of an HTTP/1 head.
 pub struct Stalling<S> {
@@ -16,19 +22,42 @@ pub struct Stalling<S> {
     progress: Option<Progress>,
     reads: Stall,
     writes: Stall,
+    /// The bytes read since others last had their turn.
+    turn: usize,
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
     /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere.
     pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
-        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit) }
+        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Stalling<S> {
+    /// Reads no more than is left of a turn.
+    fn read_in_turn(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn >= TURN {
+            self.turn = 0;
+            // It is woken after the sockets of the others have been looked at. Waking it at once would not do: then
+            // tokio first polls it some dozen times more.
+            let woken = pin!(yield_now()).poll(context);
+            return woken.map(Ok);
+        }
+        let mut part = into.take(TURN - self.turn);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
+        let count = part.filled().len();
+        // SAFETY: so many bytes of `part`, which are the first of `into` that are not filled, have been filled.
+        unsafe { into.assume_init(count) };
+        into.advance(count);
+        self.turn = if read.is_ready() { self.turn + count } else { 0 };
+        read
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (before, this) = (into.filled().len(), &mut *self);
-        let read = Pin::new(&mut this.stream).poll_read(context, into);
+        let read = this.read_in_turn(context, into);
         let Some(progress) = &this.progress else { return read };
         if into.filled().len() > before {
             progress.came();
@@ -63,5 +92,47 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn another_has_its_turn_while_a_large_body_comes() {
+        const SIZE: usize = 10 * TURN;
+        let (mut client, server) = duplex(SIZE);
+        client.write_all(&vec![7; SIZE]).await.unwrap();
+        let mut stream = Stalling::new(server, None, None);
+        let (mut all, mut pauses, mut most) = (Vec::new(), 0, 0);
+        while all.len() < SIZE {
+            let mut buffer = vec![0; SIZE];
+            let mut into = ReadBuf::new(&mut buffer);
+            let paused =
+                poll_fn(|context| Poll::Ready(Pin::new(&mut stream).poll_read(context, &mut into).is_pending()));
+            if paused.await {
+                pauses += 1;
+                tokio::task::yield_now().await;
+            }
+            most = most.max(into.filled().len());
+            all.extend_from_slice(into.filled());
+        }
+        assert_eq!((all.len(), all.iter().all(|byte| *byte == 7)), (SIZE, true));
+        assert!(most <= TURN && pauses >= 9, "{most} bytes at once, {pauses} pauses");
+    }
+
+    #[tokio::test]
+    async fn it_goes_on_after_its_turn() {
+        let (mut client, server) = duplex(4 * TURN);
+        client.write_all(&vec![1; 4 * TURN]).await.unwrap();
+        drop(client);
+        let mut all = Vec::new();
+        Stalling::new(server, None, None).read_to_end(&mut all).await.unwrap();
+        assert_eq!(all.len(), 4 * TURN);
     }
 }

@@ -100,7 +100,7 @@ impl Rest {
         let stopping = || self.is_stopping();
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         let bounds = transport::Bounds { size: self.endpoint().max_body, stall: self.thread.shared.limits.stall };
-        let body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
+        let mut body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
             Ok(body) => body,
             Err(Missing::TooLarge) => return self.endpoint().too_large.answer(),
             Err(Missing::NoMemory) => return self.no_memory(),
@@ -108,7 +108,7 @@ impl Rest {
         };
         let post = || Method::Http(head.uri.path().to_owned());
         self.traced = self.thread.shared.traced(&mut head.headers, post);
-        match self.without_python(&head, &body).await {
+        match self.without_python(&head, &mut body).await {
             Some(answer) => answer,
             None => match transport::ask_python(self.endpoint(), (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
@@ -117,7 +117,7 @@ impl Rest {
         }
     }
 
-    async fn without_python(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
+    async fn without_python(&self, head: &Parts, body: &mut transport::Body) -> Option<Answer> {
         if let Some(answer) = self.answered_before(head, body) {
             return Some(answer);
         }
@@ -142,7 +142,12 @@ impl Rest {
     }
 
     /// The answer to a plain call of TensorFlow Serving's API; None for one that is not plain.
-    async fn call(&self, (asked, verb): (ModelPath<'_>, Verb), head: &Parts, body: &transport::Body) -> Option<Answer> {
+    async fn call(
+        &self,
+        (asked, verb): (ModelPath<'_>, Verb),
+        head: &Parts,
+        body: &mut transport::Body,
+    ) -> Option<Answer> {
         let came = Instant::now();
         let (shared, memory) = (&self.thread.shared, body.memory.clone());
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
@@ -152,7 +157,9 @@ impl Rest {
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body.content()?)).await.ok()??
         };
-        Some(self.put(&head.headers, verb, plain, memory, came)?.answer().await)
+        let pending = self.put(&head.headers, verb, plain, memory, came)?;
+        body.release();
+        Some(pending.answer().await)
     }
 
     /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
