@@ -190,15 +190,15 @@ def _example_bodies() -> Iterator[tuple[str, str, bytes]]:
 
 def _requests() -> Iterator[tuple[str, str, bytes]]:
     """Connections with several requests: of one head with several lengths, of others, and of some not plain."""
-    same = b"".join(_request(b"/v1/models/m:predict", b"{}" + b" " * size) for size in (0, 9, 300, 0))
+    same = b"".join(_post(b"/v1/models/m:predict", b"{}" + b" " * size) for size in (0, 9, 300, 0))
     yield "requests", "same", same
-    other = _request(b"/v1/models/n:predict", b"{}", b"X-Content-Length: 1", b"User-Agent: x")
-    yield "requests", "others", _request(b"/a", b"1") + other + _request(b"/a", b"22") + other.replace(b" 1", b" 2")
-    yield "requests", "closed", same + _request(b"/a", b"1", b"Connection: close")
+    other = _post(b"/v1/models/n:predict", b"{}", b"X-Content-Length: 1", b"User-Agent: x")
+    yield "requests", "others", _post(b"/a", b"1") + other + _post(b"/a", b"22") + other.replace(b" 1", b" 2")
+    yield "requests", "closed", same + _post(b"/a", b"1", b"Connection: close")
     yield "requests", "chunked", same + b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
 
 
-def _request(path: bytes, body: bytes, *headers: bytes) -> bytes:
+def _post(path: bytes, body: bytes, *headers: bytes) -> bytes:
     lines = [b"POST %s HTTP/1.1" % path, b"Host: localhost:8501", *headers, b"Content-Length: %d" % len(body)]
     return b"\r\n".join([*lines, b"", body])
 
