@@ -16,7 +16,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.independence import Finding
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models import loader
+from headrace_server.models import containment, loader
 from headrace_server.models.loader import Loader
 from headrace_server.models.servable import Servable
 from headrace_server.processes import isolated
@@ -46,6 +46,14 @@ def test_what_a_request_can_end_runs_in_a_process_of_its_own(
     with caplog.at_level(logging.WARNING, "headrace_server"), closing(load(fatal.graph, tmp_path, threads)) as servable:
         assert isinstance(servable.backend, IsolatedBackend)
     assert any("model m version 1 runs in a worker process: " in message for message in caplog.messages)
+
+
+def test_an_unknown_operator_is_tested_on_a_slow_machine_too(
+    tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containment, "TRIAL_SECONDS", 0.0)
+    with closing(load(FATAL["an operator that nobody has tried"].graph, tmp_path, threads)) as servable:
+        assert isinstance(servable.backend, IsolatedBackend)
 
 
 def test_who_says_that_it_runs_in_the_servers_process_is_believed(tmp_path: Path, threads: BatchThreads) -> None:
