@@ -120,20 +120,18 @@ class Acting:
 
     def _run_one(self, action: _Action) -> _Action | None:
         """Carries out an action, and returns the one with which the thread goes on."""
-        following, ended_well = None, False
         try:
             with self._turns:
                 action.run()
-            ended_well = True
-        finally:
-            with self._changed:
-                action.threads.give_back(action.thread)
-                if self._rooms is not None:
-                    self._rooms.settle(*action.item)
-                if ended_well and action.threads is self._loads:
-                    following = self._following_load()
-                if following is None:
-                    self._changed.notify_all()
+        except BaseException:  # the thread is kept, and others wait for it
+            log.exception("model %s version %d cannot be loaded or unloaded: it stays as it is", *action.item)
+        with self._changed:
+            action.threads.give_back(action.thread)
+            if self._rooms is not None:
+                self._rooms.settle(*action.item)
+            following = self._following_load() if action.threads is self._loads else None
+            if following is None:
+                self._changed.notify_all()
         return following
 
     def _following_load(self) -> _Action | None:
@@ -149,14 +147,16 @@ class Acting:
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once all is done and nothing more can come."""
         with self._changed:
-            while (action := self._next()) is None:
+            while True:
+                quick = self._loads.are_quick  # first: asked later, they may just have ceased to be
+                if (action := self._next()) is not None:
+                    return action
                 if self._stopping and not self._loads.running and not self._unloads.running:
                     return None
-                if self._loads.are_quick and self._loads.free:
+                if quick and self._loads.free:
                     self._changed.wait(QUICK_SECONDS)
                 else:
                     self._clock.wait(self._changed, self._pause())
-            return action
 
     def _pause(self) -> float | None:
         """Seconds until the next retry of a load."""

@@ -376,3 +376,24 @@ def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) 
     assert model.error(2) == (Code.INTERNAL, "OverflowError: int too big to convert")
     model.aspire(1, 3)
     model.reach({1: AVAILABLE, 2: END, 3: AVAILABLE})
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_an_unload_that_cannot_be_made_known_holds_up_no_other(
+    loads: Loads, manage: Manage, caplog: pytest.LogCaptureFixture, threads: int
+) -> None:
+    def publish(name: str, versions: Mapping[int, Servable], latest: int) -> None:
+        del latest
+        if name == "m" and not versions:
+            raise OverflowError("int too big to convert")
+
+    model = manage(publish, num_unload_threads=threads)
+    model.aspire(1)
+    model.aspire(7, name="n")
+    model.reach({1: AVAILABLE, 7: AVAILABLE})
+    model.aspire()
+    model.reach({1: UNLOADING, 7: AVAILABLE})
+    model.aspire(name="n")
+    model.reach({1: UNLOADING, 7: END})
+    assert "model m version 1 cannot be loaded or unloaded: it stays as it is" in caplog.text
+    loads.backends.pop(1).close()
