@@ -79,6 +79,13 @@ class TestTurns:
             assert sys.getswitchinterval() == pytest.approx(SECONDS)
         assert sys.getswitchinterval() == pytest.approx(usual)
 
+    def test_two_servers_in_one_process_leave_the_usual_ones(self) -> None:
+        usual, own, other = sys.getswitchinterval(), ShortTurns(), ShortTurns()
+        with own:
+            other.__enter__()
+        other.__exit__()
+        assert sys.getswitchinterval() == pytest.approx(usual)
+
     def test_shorter_ones_stay(self) -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(SECONDS / 10)
