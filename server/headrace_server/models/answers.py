@@ -6,9 +6,15 @@ from math import prod
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
+from headrace_server.errors import ServingError
 from headrace_server.models.schedulers import Outputs
 
 Reserve = Callable[[int], None]
+
+
+class NeverFits(ServingError):
+    """More would have to be reserved than the call could get if it were the only one."""
+
 
 RESERVE: ContextVar[Reserve | None] = ContextVar("headrace-reserve", default=None)
 """Reserves bytes for outputs of the call that the current task answers; raises ServingError if they are not available.
@@ -49,9 +55,19 @@ class AnswerSizes:
         for alias, array in outputs.items():
             self._row_bytes[signature, alias] = _bytes_of(array) / max(1, rows)
 
+    def doubt(self, signature: str, outputs: Outputs) -> None:
+        """Halves what is expected of outputs that vary, since a request was refused for it.
+
+        Only answers correct what is expected: after a very large one, no request would ever be admitted again.
+        """
+        for alias in outputs:
+            if (known := self._row_bytes.get((signature, alias))) is not None:
+                self._row_bytes[signature, alias] = known / 2
+
     def _row(self, signature: str, alias: str) -> float:
-        if (known := self._row_bytes.get((signature, alias))) is not None:
-            return known
+        return max(self._row_bytes.get((signature, alias), 0), self._least(signature, alias))
+
+    def _least(self, signature: str, alias: str) -> float:
         declared = self._signatures[signature]
         spec = declared.outputs[alias]
         sizes = spec.shape[1:] if declared.batched else spec.shape

@@ -30,7 +30,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.metrics.versions import Now
-from headrace_server.models.answers import RESERVE, AnswerSizes
+from headrace_server.models.answers import RESERVE, AnswerSizes, NeverFits
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
@@ -312,7 +312,11 @@ class Servable:
         if reserve is None or isinstance(self._backend, Ensemble):  # whose steps reserve it
             return await self._run(signature, inputs, outputs, call)
         rows = shared_rows(inputs) if self.signatures[signature].batched else None
-        reserve(self._sizes.expected(signature, outputs, rows or 1))
+        try:
+            reserve(self._sizes.expected(signature, outputs, rows or 1))
+        except NeverFits:
+            self._sizes.doubt(signature, outputs)
+            raise
         computed = await self._run(signature, inputs, outputs, call)
         self._sizes.learn(signature, computed, rows or 1)
         return computed

@@ -5,6 +5,7 @@ from typing import Self
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.models.answers import NeverFits
 
 COPIES = 2
 """How many times a message is in memory once it has been parsed, as on the native transport."""
@@ -82,10 +83,16 @@ class Held:
             size: About how many bytes the outputs will take.
 
         Raises:
-            ServingError: As for `grow`.
+            ServingError: As for `grow`; `NeverFits` if the call could not get so much even without any other.
         """
-        self.grow(COPIES * size)
-        self._reserved.append(COPIES * size)
+        taken = COPIES * size
+        try:
+            self.grow(taken)
+        except ServingError as error:
+            if taken > self._budget.limit // 2 - self.size:
+                raise NeverFits(error.code, error.message) from error
+            raise
+        self._reserved.append(taken)
 
     def settle(self, size: int) -> None:
         """Holds an answer of this size in place of all that was reserved.

@@ -33,6 +33,14 @@ def predict(inputs):
     return {"y": np.ones((len(inputs["x"]), 200_000), np.float32)}
 """
 
+SIZED = """
+import numpy as np
+INPUTS = {"x": ("float32", [None, 1])}
+OUTPUTS = {"y": ("float32", [None, None])}
+def predict(inputs):
+    return {"y": np.ones((len(inputs["x"]), int(inputs["x"][0, 0])), np.float32)}
+"""
+
 
 class Wide(NamedTuple):
     """A server with a model whose answers have 0.8 MB a row."""
@@ -115,6 +123,24 @@ def test_an_answer_too_large_is_not_computed(wide: Wide, ask: Callable[[Wide, in
     assert wide.runs == before
     assert predict(wide, 1) == ""
     eventually(lambda: wide.held == 0)
+
+
+def test_after_a_large_answer_small_ones_are_computed_again(running: Run) -> None:
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text(SIZED)
+        (folder.parent / "model.toml").write_text("[isolation]\nworkers = 0\n")
+
+    server = running(write, request_memory_mb=BUDGET_MB)
+
+    def ask(columns: int) -> None:
+        server.caller.call(predict_request({"x": np.full((1, 1), columns, np.float32)}))
+
+    ask(300_000)  # 1.2 MB: twice that is more than one call may hold before its model has run
+    with pytest.raises(grpc.RpcError, match=REFUSED):
+        ask(1)
+    ask(1)
+    ask(1)
 
 
 def test_what_is_reserved_is_held_until_the_answer_is_known() -> None:
