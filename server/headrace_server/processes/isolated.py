@@ -148,7 +148,7 @@ class IsolatedBackend:
                     if message.kind == "end":
                         return
                     if message.kind == "failed":
-                        code, text, _ = message.content
+                        code, text, *_ = message.content
                         raise ServingError(code, text)
                     yield stream.copy(message)
         except TimeoutError as error:
@@ -181,16 +181,17 @@ class IsolatedBackend:
     def _ask(self, kind: str, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         placed, held = self._memory.place(inputs)
         place, message = self._converse((kind, signature, tuple(outputs)), placed)
+        *answer, kept = message.content
+        if kept:
+            self._memory.abandon([array for own, array in zip(placed, held, strict=True) if own.alias in kept])
         if message.kind == "failed":
-            code, text, ending = message.content
+            code, text, ending = answer
             if ending:
                 place.slot.close()
             else:
                 self._places.put(place)
             raise ServingError(code, text)
-        numbers, kept = message.content
-        if kept:
-            self._memory.abandon([array for own, array in zip(placed, held, strict=True) if own.alias in kept])
+        (numbers,) = answer
         answers = place.borrower.take(message, numbers)
         self._places.put(place)
         return answers

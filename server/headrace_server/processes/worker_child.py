@@ -122,27 +122,32 @@ class _Conversation:
             placed, held = self._outputs.place(run(signature, inputs, outputs))
         except BaseException as error:  # a model that calls sys.exit fails its batch, but ends nothing else
             inputs = {}
-            _fail(self.slot, error)
             let_go(error)
+            _fail(self.slot, error, _kept(message))
             return
         del inputs
-        kept = tuple([own.alias for index, own in enumerate(message.placed) if is_viewed(message, index)])
+        kept = _kept(message)
         numbers = self._lender.lend(held)
         try:
             self.slot.send("ran", numbers, kept, placed=placed)
         except ServingError as error:
             self._lender.give_back(numbers)
-            _fail(self.slot, error)
+            _fail(self.slot, error, kept)
 
 
 def _begin(serve: Callable[..., None], *arguments: object) -> None:
     Thread(target=serve, args=arguments, daemon=True).start()
 
 
-def _fail(slot: Slot, error: BaseException) -> None:
-    """Reports that a request has failed; ends the process if memory was missing."""
+def _kept(message: Message) -> tuple[str, ...]:
+    """The aliases of the inputs that the model has kept."""
+    return tuple([own.alias for index, own in enumerate(message.placed) if is_viewed(message, index)])
+
+
+def _fail(slot: Slot, error: BaseException, kept: Sequence[str] = ()) -> None:
+    """Reports that a request has failed, and which inputs were kept; ends the process if memory was missing."""
     code, text = _status(error)
-    slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error))
+    slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error), kept)
     if _is_out_of_memory(error):
         os._exit(OUT_OF_MEMORY)
 

@@ -160,6 +160,23 @@ class TestArrays:
         kept = model.backend.run("serving_default", {"x": rows(FINE)}, ["kept"])["kept"]
         assert kept.tolist() == [4 * KEEPS]
 
+    def test_inputs_that_a_failing_run_keeps_are_not_written_over(self, tmp_path: Path) -> None:
+        code = """
+        INPUTS, OUTPUTS = {"x": ("float32", [None])}, {"y": ("float32", [None])}
+        kept = []
+        def predict(inputs):
+            if not kept:
+                kept.append(inputs["x"])
+                raise ValueError("no")
+            return {"y": kept[0] + 0}
+        """
+        model = Isolated(write(tmp_path, code))
+        with pytest.raises(ServingError, match="no"):
+            model.backend.run("serving_default", {"x": np.full(1, 5, np.float32)}, ["y"])
+        answer = model.backend.run("serving_default", {"x": np.full(1, 6, np.float32)}, ["y"])["y"]
+        assert answer.tolist() == [5]
+        model.backend.close()
+
     def test_outputs_that_a_caller_keeps_are_not_written_over(self, model: Isolated) -> None:
         answers = [model.run(FINE, count) for count in (1, 2, 2, 3)]
         model.run(RAISES + 100)
