@@ -66,7 +66,11 @@ def read_structure(content: Content) -> Structure | None:
     digest = blake2b()
     for message in (graph, *functions):
         message.DiscardUnknownFields()  # nothing can be derived from a field that these classes do not have
-        digest.update(message.SerializeToString(deterministic=True))
+        data = message.SerializeToString(deterministic=True)
+        digest.update(
+            len(data).to_bytes(8, "little")
+        )  # where one ends is not in the data: a function may look like nodes
+        digest.update(data)
     return Structure(graph, functions, digest.digest())
 
 

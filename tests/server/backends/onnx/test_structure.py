@@ -100,6 +100,19 @@ def test_another_structure_has_its_own(tmp_path: Path, change: Change) -> None:
     assert second == read(tmp_path, other, Shared())
 
 
+def test_a_function_is_no_node() -> None:
+    """Its fields have the numbers of a graph's: a name that is a serialized node could stand for one."""
+    with_node, with_function = ModelProto(), ModelProto()
+    for proto in (with_node, with_function):
+        proto.graph.node.add(op_type="Identity")
+    with_node.graph.node.add(op_type="Relu")
+    with_function.functions.add(name=with_node.graph.node[1].SerializeToString().decode())
+    first, second = (structure.read_structure(each.SerializeToString()) for each in (with_node, with_function))
+    assert first is not None
+    assert second is not None
+    assert first.key != second.key
+
+
 def test_a_graph_is_the_same_whether_its_weights_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Shared()
     for number, make in enumerate((models.recurrent, models.row_sums, models.lookup)):
