@@ -48,10 +48,15 @@ class Borrower:
 
     def give_back(self) -> tuple[int, ...]:
         """The numbers of arrays that nothing refers to; the caller tells the other side."""
-        returned = tuple([number for number, message, index in self._used if not is_viewed(message, index)])
-        if returned:
-            self._used = [used for used in self._used if used[0] not in returned]
-        return returned
+        used: list[tuple[int, Message, int]] = []
+        returned: list[int] = []
+        for each in self._used:
+            if is_viewed(*each[1:]):
+                used.append(each)
+            else:
+                returned.append(each[0])
+        self._used = used
+        return tuple(returned)
 
 
 def views(message: Message, memory: MappedMemory) -> dict[str, Array]:
