@@ -3,24 +3,50 @@
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from math import prod
+from typing import Protocol
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError
 from headrace_server.models.schedulers import Outputs
 
-Reserve = Callable[[int], None]
+
+class Memory(Protocol):
+    """What a call, or one of several requests on it, holds of a transport's budget."""
+
+    def reserve(self, size: int) -> None:
+        """Takes memory for outputs of this many bytes.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, they are not available.
+        """
+
+    def apart(self) -> "Memory":
+        """What one of several requests on the call holds."""
+
+    def release(self) -> None:
+        """Returns what was reserved."""
 
 
 class NeverFits(ServingError):
     """More would have to be reserved than the call could get if it were the only one."""
 
 
-RESERVE: ContextVar[Reserve | None] = ContextVar("headrace-reserve", default=None)
-"""Reserves bytes for outputs of the call that the current task answers; raises ServingError if they are not available.
+MEMORY: ContextVar[Memory | None] = ContextVar("headrace-memory", default=None)
+"""What the call that the current task answers holds.
 
 None if the transport has no budget, or reserves memory itself, as the native one does for calls that it decodes.
 """
+
+
+def reserve_apart() -> Callable[[], None]:
+    """Lets the current task answer one of several requests on a call; returns what releases that request's memory."""
+    memory = MEMORY.get()
+    if memory is None:
+        return lambda: None
+    own = memory.apart()
+    MEMORY.set(own)
+    return own.release
 
 
 SAMPLE = 1000

@@ -30,7 +30,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.metrics.versions import Now
-from headrace_server.models.answers import RESERVE, AnswerSizes, NeverFits
+from headrace_server.models.answers import MEMORY, AnswerSizes, NeverFits
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.leases import Leases
@@ -308,12 +308,12 @@ class Servable:
 
     async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Runs after memory for the outputs has been reserved, if the call's transport wants that."""
-        reserve = RESERVE.get()
-        if reserve is None or isinstance(self._backend, Ensemble):  # whose steps reserve it
+        memory = MEMORY.get()
+        if memory is None or isinstance(self._backend, Ensemble):  # whose steps reserve it
             return await self._run(signature, inputs, outputs, call)
         rows = shared_rows(inputs) if self.signatures[signature].batched else None
         try:
-            reserve(self._sizes.expected(signature, outputs, rows or 1))
+            memory.reserve(self._sizes.expected(signature, outputs, rows or 1))
         except NeverFits:
             self._sizes.doubt(signature, outputs)
             raise

@@ -1,6 +1,7 @@
 """A limit on the memory that the server holds for callers, for transports other than the native one."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Self
 
 from headrace_protos import Code
@@ -85,14 +86,21 @@ class Held:
         Raises:
             ServingError: As for `grow`; `NeverFits` if the call could not get so much even without any other.
         """
-        taken = COPIES * size
+        self._reserved.append(self._take(COPIES * size, self.size))
+
+    def apart(self) -> "Part":
+        """What one of several requests on the call holds."""
+        return Part(self._take, self.shrink)
+
+    def _take(self, size: int, own: int) -> int:
+        """Takes more bytes for a request that holds `own`; returns how many."""
         try:
-            self.grow(taken)
+            self.grow(size)
         except ServingError as error:
-            if taken > self._budget.limit // 2 - self.size:
+            if size > self._budget.limit // 2 - own:
                 raise NeverFits(error.code, error.message) from error
             raise
-        self._reserved.append(taken)
+        return size
 
     def settle(self, size: int) -> None:
         """Holds an answer of this size in place of all that was reserved.
@@ -121,3 +129,30 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class Part:
+    """What one of several requests on a call holds; it counts as held by the call.
+
+    Args:
+        take: Takes bytes for a request that holds so many; returns how many.
+        shrink: Returns bytes.
+    """
+
+    def __init__(self, take: Callable[[int, int], int], shrink: Callable[[int], None]) -> None:
+        self._take = take
+        self._shrink = shrink
+        self._size = 0
+
+    def reserve(self, size: int) -> None:
+        """As `Held.reserve`."""
+        self._size += self._take(COPIES * size, self._size)
+
+    def apart(self) -> "Part":
+        """What one of several requests within it holds."""
+        return Part(self._take, self._shrink)
+
+    def release(self) -> None:
+        """Returns all bytes; it may be called again."""
+        self._shrink(self._size)
+        self._size = 0

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import grpc
@@ -39,6 +40,18 @@ INPUTS = {"x": ("float32", [None, 1])}
 OUTPUTS = {"y": ("float32", [None, None])}
 def predict(inputs):
     return {"y": np.ones((len(inputs["x"]), int(inputs["x"][0, 0])), np.float32)}
+"""
+
+TWICE = """
+[[steps]]
+model = "sized"
+inputs = { x = "x" }
+outputs = { y = "y" }
+
+[[steps]]
+model = "sized"
+inputs = { x = "x" }
+outputs = { y = "z" }
 """
 
 
@@ -141,6 +154,30 @@ def test_after_a_large_answer_small_ones_are_computed_again(running: Run) -> Non
         ask(1)
     ask(1)
     ask(1)
+
+
+def test_a_stream_keeps_nothing_reserved_for_what_it_has_answered(running: Run, tmp_path: Path) -> None:
+    for name, file, text in (("sized", "model.py", SIZED), ("twice", "../model.toml", TWICE)):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / file).write_text(text)
+    (tmp_path / "sized" / "model.toml").write_text("[isolation]\nworkers = 0\n")
+    entries = [
+        f'config {{ name: "{name}" base_path: "{tmp_path / name}" model_platform: "tensorflow" }}'
+        for name in ("sized", "twice")
+    ]
+    config = tmp_path / "models.config"
+    config.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    server = running(model_config_file=str(config), request_memory_mb=BUDGET_MB)
+    request = infer_request(
+        [tensor(shape=(1, 1))], [np.array([[10_000]], np.float32).tobytes()], model_name="twice"
+    )  # 40 KB for each of two steps
+    turns: SimpleQueue[None] = SimpleQueue()
+    with closing(InferenceCaller(server.port)) as infer:
+        answers = infer.stream(request for _ in iter(turns.get, "never"))
+        for _ in range(60):
+            turns.put(None)
+            assert next(answers).error_message == ""
+        answers.cancel()
 
 
 def test_what_is_reserved_is_held_until_the_answer_is_known() -> None:

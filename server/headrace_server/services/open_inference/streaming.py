@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.errors import status_of
+from headrace_server.models.answers import reserve_apart
 from headrace_server.models.call import Call
 from headrace_server.services.open_inference.inference import RunError
 
@@ -46,6 +48,13 @@ MAX_UNREAD = 16
 """Answers that wait for a caller that reads slowly; further ones block their requests."""
 
 
+class _Unread(NamedTuple):
+    """A response that waits for the caller, or why there are no more; and what releases its request's memory."""
+
+    response: messages.ModelStreamInferResponse | Exception
+    release: Callable[[], None] = lambda: None
+
+
 class Stream:
     """One call of ModelStreamInfer. In one event loop.
 
@@ -60,7 +69,7 @@ class Stream:
         self._ends_by_status = ENDS_BY_STATUS in call.metadata
         self._running = asyncio.Semaphore(MAX_RUNNING)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unread: asyncio.Queue[messages.ModelStreamInferResponse | Exception | None] = asyncio.Queue(MAX_UNREAD)
+        self._unread: asyncio.Queue[_Unread | None] = asyncio.Queue(MAX_UNREAD)
 
     async def responses(self, requests: Requests) -> Responses:
         """The answers to the requests, as they come.
@@ -70,10 +79,11 @@ class Stream:
         """
         reading = asyncio.create_task(self._read(requests))
         try:
-            while (response := await self._unread.get()) is not None:
-                if isinstance(response, Exception):
-                    raise response
-                yield response
+            while (unread := await self._unread.get()) is not None:
+                unread.release()  # from here on, the transport holds the response
+                if isinstance(unread.response, Exception):
+                    raise unread.response
+                yield unread.response
         finally:
             every = (reading, *self._tasks)
             for task in every:
@@ -90,7 +100,7 @@ class Stream:
             while self._tasks:
                 await asyncio.wait(self._tasks)
         except Exception as error:
-            await self._unread.put(error)
+            await self._unread.put(_Unread(error))
         await self._unread.put(None)
 
     def _begin(self, request: messages.ModelInferRequest, turn: asyncio.Event) -> asyncio.Event:
@@ -103,6 +113,7 @@ class Stream:
 
     async def _answer(self, request: messages.ModelInferRequest, turn: asyncio.Event, following: asyncio.Event) -> None:
         passing: asyncio.Task[None] | None = None
+        release = reserve_apart()
         try:
             async with aclosing(self._answers(request, self._call)) as answers:
                 async for answer in answers:
@@ -111,11 +122,12 @@ class Stream:
                     elif passing is None:
                         passing = asyncio.create_task(_pass(turn, following))  # it may never end
                     answer.message.parameters[FINAL_RESPONSE].bool_param = answer.is_last
-                    await self._unread.put(messages.ModelStreamInferResponse(infer_response=answer.message))
+                    response = messages.ModelStreamInferResponse(infer_response=answer.message)
+                    await self._unread.put(_Unread(response, release))
         except Exception as error:
             if passing is None:
                 await turn.wait()
-            await self._unread.put(self._failure(request, error))
+            await self._unread.put(_Unread(self._failure(request, error), release))
         finally:
             if passing is None:
                 following.set()

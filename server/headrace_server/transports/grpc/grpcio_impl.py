@@ -10,7 +10,7 @@ import grpc
 from headrace_batching import LoopDelivery
 from headrace_protos import SSLConfig
 from headrace_server.errors import ServingError, invalid
-from headrace_server.models.answers import RESERVE
+from headrace_server.models.answers import MEMORY
 from headrace_server.models.servable import Servable
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.budget import COPIES, Budget
@@ -123,7 +123,7 @@ class _Calls:
             try:
                 held = self._budget.hold(COPIES * len(data))
                 context.add_done_callback(held.release)  # when its client has received the answer, or has gone
-                RESERVE.set(held.reserve)
+                MEMORY.set(held)
                 response = await handle(await self._expander.expanded(data, held), context)
                 held.settle(len(response))
             except ServingError as error:
@@ -140,10 +140,9 @@ class _Calls:
             self.count += 1
             try:
                 with self._budget.hold() as held:
-                    RESERVE.set(held.reserve)
+                    MEMORY.set(held)
                     async with aclosing(handle(self._held(requests), context)) as responses:
                         async for response in responses:
-                            held.unreserve()
                             held.grow(len(response))
                             yield response
                             held.shrink(len(response))

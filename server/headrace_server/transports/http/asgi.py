@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from headrace_server.errors import ServingError
-from headrace_server.models.answers import RESERVE
+from headrace_server.models.answers import MEMORY
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.transports.budget import Budget, Held
 from headrace_server.transports.http.refusals import refusal, too_large
@@ -67,7 +67,7 @@ class RestApplication:
             if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:
                 await _send(send, too_large(self._max_body_bytes))
                 return
-            RESERVE.set(held.reserve)
+            MEMORY.set(held)
             answer = await _unless_left(self._answer(_request(scope, headers, body)), receive)
             held.settle(len(answer.body))
             if answer.chunks is None:
