@@ -140,6 +140,15 @@ def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert not out.exists()
 
 
+def test_an_identity_in_place_of_a_recipient_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version, secret = tmp_path / "1", str(identity())
+    version.mkdir()
+    assert main(["seal", str(version), str(tmp_path / "out"), f"--recipient={secret}"]) != 0
+    said = capsys.readouterr().err
+    assert "was an age identity, which is secret" in said
+    assert secret not in said
+
+
 WITHOUT_PYRAGE = """
 import sys
 
