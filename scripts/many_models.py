@@ -60,19 +60,19 @@ A further model takes about 1.7 ms of CPU time on the thread that loads it, meas
 ms are ONNX Runtime's session, 0.19 ms the two runs of the warm-up, 0.18 ms its publication to the native
 transport, 0.17 ms the reading of its graph, 0.11 ms its three log lines, 0.08 ms a snapshot of its files; the rest
 is spread over everything else. Most of this is Python code, which one thread at a time can run: two or eight
-loading threads took 1.5 to 1.7 times the CPU time of one, and no less time, so that quick loads stay on one
+loading threads took 1.5 to 1.7 times the CPU time of one, and no less time, so quick loads stay on one
 thread. This is why 1.3 times the fastest bare sessions is not reached.
 
-Bare sessions with the defaults are no steady measure: 2,000 took 1.1, 1.4 and 18.3 s in three runs on this
+Bare sessions with the defaults are not a reliable reference: 2,000 took 1.1, 1.4 and 18.3 s in three runs on this
 machine, and minutes beside other programs, since the threads of new pools spin. The server took 5.0, 5.9 and 4.9 s
 beside them: 0.27 to 4.5 times as long.
 """
-"""What the figures are made of, measured once by timers around the steps of a load."""
+"""An explanation of the figures; its times were measured once, by timers around the steps of a load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """What the sessions take when they are created one after the other, and nothing else is done.
+    """The cost of creating the sessions one after the other, without doing anything else.
 
     Attributes:
         seconds: How long it takes.
@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether it is at most its maximum."""
+        """Whether the figure is at most its maximum."""
         return self.limit is None or self.value <= self.limit
 
     def __str__(self) -> str:
@@ -271,11 +271,11 @@ def served(root: Path, count: int, bare: Mapping[str, Bare], first: tuple[float,
         Figure(
             "seconds until it is ready, relative to bare sessions with defaults", ready / bare["defaults"].seconds, 1.3
         ),
-        Figure("CPU seconds until it is ready, relative to these", ready_cpu / bare["defaults"].cpu, 1.3),
+        Figure("CPU seconds until it is ready, relative to the same", ready_cpu / bare["defaults"].cpu, 1.3),
         Figure(
             "seconds until it is ready, relative to bare sessions without threads", ready / bare["own"].seconds, 1.3
         ),
-        Figure("CPU seconds until it is ready, relative to these", ready_cpu / bare["own"].cpu, 1.3),
+        Figure("CPU seconds until it is ready, relative to the same", ready_cpu / bare["own"].cpu, 1.3),
         Figure("seconds until it is ready", ready),
         Figure("CPU seconds until it is ready", ready_cpu),
         Figure("seconds until a server with one of the models is ready", first[0]),
@@ -306,7 +306,7 @@ Written by `python -m scripts.many_models`; it serves {count:,} models of {LAYER
 
 Bare sessions are ONNX Runtime alone, in a process that has imported it: the models' sessions are created one after the
 other, and nothing else happens. The server's time begins with its process: it includes its start and its imports, the
-look at the folders, the decision which models may be batched, the warm-up, and the log.
+scan of the folders, the decision on which models may be batched, the warm-up, and the log.
 
 | bare sessions with | seconds | CPU seconds | ms of CPU time each | threads |
 | --- | ---: | ---: | ---: | ---: |

@@ -142,14 +142,14 @@ def measure(root: Path, calls: int) -> Result:
 
         beside = _of_the_hot_model(server, call)
         seconds = time.monotonic() - began
-        waits = _loads(server) - 1  # that of the hot model
+        waits = _loads(server) - 1  # without the load of the hot model
         peak = server.peak_rss_bytes()
     hot = Hot(alone, busy, beside)
     return Result(failures, waits, simulated_misses(sequence, capacity), capacity, hot, peak, base, seconds)
 
 
 def _of_the_hot_model(server: Server, meanwhile: Callable[[], object]) -> list[float]:
-    """The seconds of each call that another process makes of the hot model while a function runs."""
+    """The seconds of each call of the hot model that another process makes while a function runs."""
     context = get_context("spawn")
     stop, (taken, sent) = context.Event(), context.Pipe(duplex=False)
     caller = context.Process(target=_keep_calling, args=(server.address, stop, sent))
@@ -196,7 +196,7 @@ def _call(client: Client, name: str, index: int) -> bool:
 def _answered(client: Client, name: str) -> bool:
     try:
         return _call(client, name, 77_777)
-    except Exception as error:  # counted, whatever it is
+    except Exception as error:  # any error counts as a failed call
         print(f"{name}: {error}", file=sys.stderr)
         return False
 

@@ -2,12 +2,12 @@
 
     python -m scripts.overheads [--groups=12] [--rounds=2] [--seconds=2] [--out=docs/benchmarks/overheads.md]
 
-Two processes of the same program differ by up to 3% as long as they live. So there are several groups of servers: each
-has a new server of every kind, and these take turns under one load. Servers that start later, or whose turn comes
-later, are slower, so each group begins with another server, and every other round goes backwards. The first turn of
-each server only warms it up. A group's costs are the medians over its rounds; the median over the groups counts, and
-its standard error is the noise. The verdict is by CPU time per request, which differs by less than requests per second.
-Ends with 1 if anything costs more than it may, by more than twice the noise.
+The costs of two processes of the same program differ by up to 3% for as long as they run. So there are several groups
+of servers: each has a new server of every kind, and these take turns under one load. Servers that start later, or whose
+turn comes later, are slower, so each group begins with another server, and every other round goes backwards. The first
+turn of each server only warms it up. A group's costs are the medians over its rounds; the median over the groups
+counts, and its standard error is the noise. The verdict is by CPU time per request, which varies less than requests per
+second. Exits with status 1 if anything costs more than it may, by more than twice the noise.
 """
 
 import argparse
@@ -42,7 +42,8 @@ CALLERS, CONNECTIONS = 64, 4
 WARMUP_TURN = 0.5
 
 _NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
-"""A normal distribution's standard deviation by the median distance from its median, and its median's by its mean's."""
+"""For a normal distribution: the ratio of its standard deviation to the median distance from its median, and the ratio
+of the standard error of its median to that of its mean."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -64,7 +65,7 @@ class Variant:
         name: What it does.
         limit: The share of the CPU time that it may cost.
         base: The base path of its model.
-        flags: What it is told besides.
+        flags: Its additional flags.
         viewers: How many browsers look at its page.
         costs: The results of its turns, by group.
     """
@@ -197,7 +198,7 @@ class Collector:
     """A collector that only counts the bytes that it gets, so that the server has the CPUs.
 
     Attributes:
-        received: How many they were.
+        received: The number of these bytes.
     """
 
     def __init__(self) -> None:
@@ -238,7 +239,7 @@ def _time(cost: Cost) -> float:
 
 
 def _shares(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> list[float]:
-    """By which share a figure exceeds that of the plain server, in each group."""
+    """The share by which a figure exceeds that of the plain server, in each group."""
     return [
         statistics.median(of(cost) / of(reference) for cost, reference in zip(own, other, strict=True)) - 1
         for own, other in zip(variant.costs, plain.costs, strict=True)
@@ -246,7 +247,7 @@ def _shares(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> li
 
 
 def _middle(shares: Sequence[float]) -> tuple[float, float]:
-    """The median, and its standard error: whatever else the machine does makes some of them very large."""
+    """The median, and its standard error: other work on the machine makes some of the shares very large."""
     middle = statistics.median(shares)
     spread = _NORMAL_SPREAD * statistics.median(abs(share - middle) for share in shares)
     error = _MEDIANS_SPREAD * spread / math.sqrt(len(shares)) if len(shares) > 1 else math.inf

@@ -1,4 +1,4 @@
-"""Loads real models and prints the verdict on their rows and its cost: python -m scripts.trials [NAME=FOLDER]."""
+"""Loads real models, and prints the verdict on their rows and what it costs: python -m scripts.trials [NAME=FOLDER]."""
 
 import sys
 import tempfile

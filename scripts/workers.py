@@ -1,4 +1,4 @@
-"""Writes docs/operations/workers.md: the cost of a worker process, what its model delays, and how soon it recovers.
+"""Writes docs/operations/workers.md: the cost of a worker process, its effect on other models, and its restarts.
 
 python -m scripts.workers, on an otherwise idle machine; needs h2load.
 """

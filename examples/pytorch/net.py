@@ -13,7 +13,7 @@ EPOCHS = 20
 
 
 class Digits(nn.Module):
-    """Reads digits: image float32 [n, 64], from 0 to 16, to a label and ten probabilities for each."""
+    """Maps images of digits, float32 [n, 64] of values from 0 to 16, to a label and ten probabilities for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Digits(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The outputs by name; the argument's name is that of the input."""
+        """Returns the outputs by name; the name of the argument is the name of the input."""
         scores = self.scores(image.reshape(-1, 1, 8, 8) / 16)
         return {"label": scores.argmax(1), "probabilities": scores.softmax(1)}
 
@@ -42,7 +42,7 @@ def trained() -> nn.Module:
 
 
 def train(images: torch.Tensor, digits: torch.Tensor) -> nn.Module:
-    """A network that has seen the images for some epochs."""
+    """Returns a network that was trained on the images for some epochs."""
     torch.manual_seed(0)
     net = Digits()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)

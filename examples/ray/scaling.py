@@ -19,7 +19,7 @@ def replicas_for(current: int, waiting: Collection[float], *, target: float, lea
 
     Args:
         current: The number of running replicas.
-        waiting: For each of them, the number of waiting rows per busy thread.
+        waiting: The number of waiting rows per busy thread, for each of these replicas.
         target: The number of rows that may wait per busy thread. Between half of it and all of it, nothing changes.
         least: The smallest number of replicas.
         most: The largest number of replicas.

@@ -59,7 +59,7 @@ class Replica:
         name: The application's name.
         models: Base paths by model name; folders that every node has, or URIs of a store.
         options: Fields of headrace_server.Config.
-        lame_duck_seconds: The seconds for which it still accepts calls after it has left the directory.
+        lame_duck_seconds: The seconds for which a replica still accepts calls after it has left the directory.
     """
 
     async def __init__(
@@ -77,7 +77,7 @@ class Replica:
         await self._directory.join.remote(self._address)
 
     async def check_health(self) -> None:
-        """Ray asks regularly; a replica that does not answer, or raises, is replaced."""
+        """Ray calls this regularly, and replaces a replica that raises or does not answer."""
         if not self._server.serving:
             raise RuntimeError("no model is ready")
         await self._directory.join.remote(self._address)
@@ -87,7 +87,7 @@ class Replica:
         return {"waiting": waiting_rows(self._server.metrics())}
 
     async def __del__(self) -> None:
-        """Stops as behind any load balancer: it leaves the directory first, then finishes the calls in flight."""
+        """Stops like a server behind any load balancer: leaves the directory, then finishes the calls in flight."""
         await self._directory.leave.remote(self._address)
         self._server.turn_away()
         await asyncio.sleep(self._lame_duck_seconds)
@@ -169,7 +169,7 @@ class Caller:
                 await client.close()
 
     async def predict(self, model: str, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """As `headrace_client.AsyncClient.predict`."""
+        """The same as `headrace_client.AsyncClient.predict`."""
         assert self._client is not None
         return await self._client.predict(model, inputs, **options)
 
@@ -183,7 +183,7 @@ class Caller:
         if not addresses or addresses == self._known:
             return
         if self._client is not None:
-            self._before.append(self._client)  # it may have calls in flight
+            self._before.append(self._client)  # the old client may have calls in flight
         self._known = addresses
         self._client = AsyncClient(f"ipv4:{','.join(addresses)}", retry=Retry(attempts=4))
         while len(self._before) > 4:

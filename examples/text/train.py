@@ -1,4 +1,4 @@
-"""Trains a classifier of sentences, about the weather or about food, and writes what its models lack into models/."""
+"""Trains a classifier of sentences about the weather or about food, and writes the missing files into models/."""
 
 import re
 import runpy

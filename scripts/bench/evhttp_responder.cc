@@ -1,4 +1,4 @@
-// A bare REST responder: libevent's evhttp and RapidJSON, which TensorFlow Serving's REST API stands on. It reads rows of
+// A bare REST responder: libevent's evhttp and RapidJSON, which TensorFlow Serving's REST API is built on. It reads rows of
 // numbers into floats and answers as many rows of a given number of floats; it runs no model.
 //
 // Usage: evhttp_responder PORT OUTPUTS
@@ -25,7 +25,7 @@ using Writer = rapidjson::PrettyWriter<rapidjson::StringBuffer>;
 constexpr unsigned kParseFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseNanAndInfFlag |
                                  rapidjson::kParseStopWhenDoneFlag;
 
-// Six digits where they read back the same, else nine.
+// Writes six digits if they read back as the same number, and nine otherwise.
 void WriteFloat(float value, Writer* writer) {
   char text[32];
   int size = std::snprintf(text, sizeof(text), "%.6g", value);
@@ -37,7 +37,7 @@ void WriteFloat(float value, Writer* writer) {
   writer->RawValue(text, size, rapidjson::kNumberType);
 }
 
-// The floats of all rows; false for any body that holds no rows of numbers.
+// Reads the floats of all rows; returns false if the body is not made of rows of numbers.
 bool ReadRows(const rapidjson::Document& document, std::vector<float>* values, size_t* rows) {
   if (!document.IsObject()) return false;
   const auto member = document.FindMember("instances");

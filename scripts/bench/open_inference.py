@@ -142,7 +142,7 @@ class _Bench:
         return [*command, "--open_inference_admin=write"]
 
     def _triton_command(self, over_http: bool, port: int) -> Sequence[str]:
-        assert self._triton is not None  # only measured if it is there
+        assert self._triton is not None  # requests to Triton are only measured if there is one
         used, other = ("http", "grpc") if over_http else ("grpc", "http")
         ports = [f"--{used}-port={port}", f"--allow-{other}=false"]
         return self._triton.command(self._case, self._base_path, ports)

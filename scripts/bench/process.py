@@ -14,7 +14,7 @@ from pathlib import Path
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 _CPU_TIME = 2
-"""Linux's number for the CPU time of a process, in the lowest bits of the number of its clock."""
+"""The number by which Linux selects the CPU time of a process, in the lowest bits of a clock's ID."""
 
 
 class StartError(RuntimeError):
@@ -40,11 +40,11 @@ class Server:
         return time.clock_gettime_ns(clock) / 1e9
 
     def family_cpu_seconds(self) -> float:
-        """Return the same including live child processes and their descendants."""
+        """Return the CPU time of the process, its live child processes and their descendants."""
         return sum(int(ticks) for stat in self._family() for ticks in stat[11:13]) / _TICKS_PER_SECOND
 
     def family_rss_bytes(self) -> int:
-        """Return the memory that all of them hold now; shared pages are counted for each."""
+        """Return the memory that the process and its descendants hold now; shared pages are counted for each."""
         return sum(int(stat[21]) for stat in self._family()) * os.sysconf("SC_PAGE_SIZE")
 
     def _family(self) -> list[list[str]]:

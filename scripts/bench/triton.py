@@ -15,7 +15,7 @@ from pathlib import Path
 from .cases import Case
 
 VARIABLE = "HEADRACE_BENCH_TRITON"
-"""Gives the path of either one, if no flag does."""
+"""The environment variable with the path of either one, for a run without the flag."""
 
 _FIND = """
 import glob, os, sys, sysconfig, pytriton, onnxruntime

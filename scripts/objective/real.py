@@ -29,7 +29,7 @@ REFUSED_WITHIN = 0.005
 """Seconds within which 99 of 100 refusals must arrive."""
 
 LEAST_GOODPUT = 0.95
-"""The minimum share of a step's possible answers in time: the best setting's, or one per request."""
+"""The minimum of `_least`: the share of the possible answers in time, at the worst step."""
 
 MODEL_OF = Model(noise=0.0, stalls=0.0)
 """The timing of the served model: it sleeps, which leaves the CPUs to the client."""
@@ -175,7 +175,7 @@ def _parameters(setting: Fixed | None) -> str:
 
 
 def _ramp(target: str, rates: Sequence[float], seconds: float) -> list[Step]:
-    """This many seconds of each rate, one after the other."""
+    """Sends calls at each rate in turn, for this many seconds each."""
     kinds = [(1.0, [headrace_native.ClientRequest(PREDICT, _request())])]
     steps = []
     for number, rate in enumerate(rates):
@@ -269,8 +269,8 @@ client's, counted from when a request was due; refusals are counted from when a 
 
 Over the whole ramp the p99 of the answers is {_milliseconds(taken, 99):.0f} ms, and refusals took
 {_milliseconds(refused, 50):.2f} ms at the median and {_milliseconds(refused, 99):.2f} ms at the p99. Calls that failed
-otherwise: {sum(step.failed for step in ours)}. At every step the objective has at least {_least(runs):.3f} times the
-answers in time of the best setting, or of all requests where fewer came than to that setting.
+otherwise: {sum(step.failed for step in ours)}. At every step the objective has at least {_least(runs):.3f} times as
+many answers in time as the best setting, or as requests came, if those were fewer.
 """
 
 
@@ -290,8 +290,8 @@ def _row(steps: Sequence[Step]) -> str:
 def _least(runs: dict[str, list[Step]]) -> float:
     """The smallest share, over all steps, of the answers in time that the objective could have had.
 
-    The possible answers are the best setting's, or one per request if fewer came than to that setting: arrivals are
-    random.
+    It could have had as many as the best setting, or one for each request, if fewer requests came than to that setting:
+    arrivals are random.
     """
     others = [run for name, run in runs.items() if name != OBJECTIVE]
     best = [max((run[place].good_rate for run in others), default=0.0) for place in range(len(runs[OBJECTIVE]))]

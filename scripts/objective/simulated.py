@@ -89,7 +89,7 @@ def _line(each: Comparison) -> str:
 
 
 def _bars(found: Sequence[Comparison], file: Path) -> None:
-    """Each setting's share of the best one's good answers, by trace; marks ours and the best over all traces."""
+    """Draws each setting's good answers relative to the best one's, by trace; marks ours and the best over all."""
     figure, axes = _figure(9, 4.2)
     best, _ = best_over_all(found)
     for place, each in enumerate(found):

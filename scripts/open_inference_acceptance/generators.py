@@ -123,7 +123,7 @@ def _number(answer: ModelStreamInferResponse) -> int:
 
 
 def _ended(note: Path) -> float:
-    """When a generator ended, once it has."""
+    """Waits until a generator has ended; returns the time of its end."""
     return float(eventually(lambda: note.exists() and note.read_text()) or 0)
 
 

@@ -30,7 +30,7 @@ METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 DEADLINE = 20.0
 """The seconds that a call without a tight deadline may take."""
 SLACK = 60.0
-"""Seconds after its deadline when a call counts as stuck: a busy machine may delay either side by ten."""
+"""Seconds after its deadline at which a call counts as stuck: a busy machine may delay either side by ten."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _checked(check: Callable[[Scene], str], scene: Scene) -> tuple[str, str, flo
         verdict, seen = "held", check(scene)
     except Skipped as reason:
         verdict, seen = "skipped", str(reason)
-    except Exception as error:  # one check that breaks leaves the others to run
+    except Exception as error:  # an exception in one check does not stop the others
         verdict, seen = "FAILED", " ".join(f"{'' if isinstance(error, AssertionError) else error!r} {error}".split())
     return verdict, seen, time.monotonic() - began
 

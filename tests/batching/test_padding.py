@@ -1,4 +1,4 @@
-"""Padding: which tasks share a padded batch, what the model gets, and what each caller is answered."""
+"""Padding: which tasks share a padded batch, what the model gets, and what each caller gets."""
 
 from itertools import pairwise
 from threading import Lock
@@ -41,7 +41,7 @@ def test_texts_of_about_the_same_length_share_a_batch_and_others_do_not() -> Non
 def test_a_padded_task_never_shares_a_batch_with_one_that_is_not() -> None:
     eight = text(*range(8))
     assert TEXTS.key(eight) != TEXTS.key(text(*range(8), mask=[0] * 8))
-    assert TEXTS.key({"ids": eight["ids"], "mask": eight["mask"][:, :1]}) == ((8,), (1,)), "the model's to judge"
+    assert TEXTS.key({"ids": eight["ids"], "mask": eight["mask"][:, :1]}) == ((8,), (1,)), "the model decides"
 
 
 def test_a_length_of_one_is_not_padded() -> None:

@@ -474,7 +474,7 @@ class TestClose:
 
 
 def test_a_batch_that_has_lost_its_tasks_ends(threads: BatchThreads) -> None:
-    # As after an internal failure that also lost the tasks.
+    # This happens after an internal failure that also lost the tasks.
     Scheduler(threads, doubled, Options()).lane.execute(Batch([], Options()))
 
 

@@ -14,14 +14,14 @@ from tests.conftest import ROOT
 PIP_CONFIGURATION = "[global]\nno-index = true\nfind-links = /wheelhouse\nbreak-system-packages = true\n"
 
 _CRUN = (*("unshare", "--mount", "sh", "-c"), 'umount -l /sys/fs/cgroup/unified 2>/dev/null; exec crun "$@"', "crun")
-"""crun, which refuses to start where both versions of cgroups are mounted, in a mount namespace without the second."""
+"""Runs crun without version 2 of cgroups, since it refuses to start where both versions are mounted."""
 
 
 class Images:
     """A store of images of its own.
 
     Args:
-        folder: The folder for it, which is left with root's files in it until `close`.
+        folder: The folder for it; files of root lie there until `close`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,7 +89,7 @@ def make_context(folder: Path, dist: Path) -> None:
 
 
 class Container:
-    """A running container without rights: its root is read-only, its user has no capabilities, its network is empty.
+    """A running container without rights: it has a read-only root, a user without capabilities, and an empty network.
 
     Args:
         folder: The folder for its bundle.
@@ -115,7 +115,7 @@ class Container:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self._process.poll() is None
 
     def inside(self, *command: str) -> int:
@@ -123,7 +123,7 @@ class Container:
         return subprocess.run([*_CRUN, *self._state, "exec", self._name, *command], capture_output=True).returncode
 
     def call(self, script: str) -> "subprocess.Popen[str]":
-        """Starts a Python script of this machine's that sees the container's network."""
+        """Starts a Python script with this machine's files in the container's network."""
         command = ["nsenter", f"--net=/proc/{self._pid.read_text().strip()}/ns/net", sys.executable, "-c", script]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 

@@ -100,7 +100,7 @@ class TestHealthCheck:
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_what_the_wheel_is_made_of_is_there_where_it_is_made(name: str) -> None:
-    """Or the first `docker build` after a new package fails."""
+    """Otherwise, the first `docker build` after a new package would fail."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {package.partition("/")[0] for package in wheel["packages"]} | {"hatch_build.py", "pyproject.toml"}
     copied = re.findall(r"^COPY (?!--)(.*) /source/?\S*$", (DOCKER / f"Dockerfile.{name}").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The Envoy configuration of examples/envoy: a real Envoy accepts it, balances calls, and loses none with a server."""
+"""The Envoy configuration of examples/envoy: a real Envoy balances calls, and loses none when a server stops."""
 
 import json
 import os

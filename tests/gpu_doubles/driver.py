@@ -167,7 +167,7 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """As in pycuda: works on another thread than the maker's only if current there, and leaves it current."""
+        """As in pycuda: on another thread than the maker's, works only if the context is current; it stays so."""
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False

@@ -1,4 +1,4 @@
-"""What a program with TensorFlow and tensorflow-serving-api sees; run with ports by name and the models' folder."""
+"""Checks what a program with TensorFlow and tensorflow-serving-api sees, given the ports and the models' folder."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Classify, Regress and MultiInference of a program with TensorFlow and tensorflow-serving-api; run with a port."""
+"""Calls Classify, Regress and MultiInference with TensorFlow and tensorflow-serving-api, on the given port."""
 
 import sys
 from collections.abc import Callable

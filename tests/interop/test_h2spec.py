@@ -21,11 +21,11 @@ ARGUMENTS = "grpc.max_concurrent_streams=50"
 # Cases that may fail, by their section number and description, with the reason.
 EXPLAINED = {
     ("http2/3.5", "Sends invalid connection preface"): (
-        "The connection is ended, but with what h2spec sent behind the preface unread, which makes it a TCP reset; "
-        "h2spec takes only an orderly end for one."
+        "The server closes the connection without reading the bytes after the preface, which makes it a TCP reset; "
+        "h2spec accepts only an orderly close."
     ),
     ("http2/4.2", "Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE"): (
-        "The frame has 20,000 bytes, whatever the server says; this one takes 256 KiB, for large tensors."
+        "h2spec's frame always has 20,000 bytes, but this server accepts 256 KiB, for large tensors."
     ),
 }
 

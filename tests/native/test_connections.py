@@ -109,7 +109,7 @@ def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
     held.clear()  # ignores the warm-up run
     eventually(lambda: server.caller.predict({"x": X}) and held.is_set())
 
-    with Connection(server.port) as connection:  # which the other thread serves
+    with Connection(server.port) as connection:  # the other thread serves it
         go_on.clear()
         held.clear()
         first = server.caller.begin(predict_request({"x": X}))

@@ -58,7 +58,7 @@ def linear(running: Run) -> RunningServer:
 
 
 def both_ways(caller: Caller, data: bytes) -> tuple[Any, Any]:
-    """A request's answer as it is, and its answer when it has to go through the service."""
+    """The answer to a request as it is, and to the same request if it has to go through the service."""
     return answer(caller.send_bytes(PREDICT, data)), answer(caller.send_bytes(PREDICT, data + SEEN))
 
 

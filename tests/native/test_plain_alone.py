@@ -44,7 +44,7 @@ def blocked(loop_thread: LoopThread) -> Iterator[None]:
 
 
 def same(caller: Caller, request: PredictRequest) -> PredictResponse | Refusal:
-    """A request's answer, which must equal its answer when it has to go through the service."""
+    """The answer to a request, which must be the same if the request has to go through the service."""
     data = request.SerializeToString()
     plain, seen = (caller.send_bytes(PREDICT, data + more) for more in (b"", SEEN))
     if isinstance(plain, Refusal) or isinstance(seen, Refusal):

@@ -63,7 +63,7 @@ def send(server: RunningServer, data: bytes, **options: Any) -> ModelInferRespon
 
 
 def both_ways(server: RunningServer, request: ModelInferRequest) -> tuple[Any, Any]:
-    """A request's answer as it is, and its answer through the service: any parameter is enough for that."""
+    """The answer to a request as it is, and to the same with a parameter, which sends it through the service."""
     seen = ModelInferRequest()
     seen.CopyFrom(request)
     seen.parameters["mine"].bool_param = True

@@ -42,7 +42,7 @@ def request_of(*rows: list[bytes]) -> bytes:
 
 
 def same(caller: Caller, data: bytes, method: str = PREDICT) -> bytes | Refusal:
-    """A request's answer, which must equal its answer when it has to go through the service."""
+    """The answer to a request, which must be the same if the request has to go through the service."""
     plain, seen = caller.send_bytes(method, data), caller.send_bytes(method, data + SEEN)
     if method == PREDICT and isinstance(plain, bytes) and isinstance(seen, bytes):
         assert PredictResponse.FromString(plain) == PredictResponse.FromString(seen)

@@ -36,7 +36,7 @@ PER_BYTE = 4.0
 """The most function calls per byte of a request, at some ten nanoseconds each."""
 
 CONSTANT = 30_000
-"""The most function calls for a request that is refused by its number."""
+"""The most function calls for a request that is refused for its size."""
 
 
 def work(act: Callable[[], object]) -> int:

@@ -91,7 +91,7 @@ def test_the_users_choice_stays(tmp_path: Path) -> None:
 
     loaded.end()
 
-    assert loaded.files, "what the other test looks for is what telemetry leaves"
+    assert loaded.files, "telemetry leaves the files that the other test looks for"
     assert loaded.threads > 0
 
 

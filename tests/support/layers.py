@@ -289,7 +289,7 @@ LEAKS: Sequence[Layer] = (
     leaky_product,
     leaky_range,
 )
-"""Rows stay independent as long as all numbers are ordinary."""
+"""With these, rows are independent as long as all numbers are ordinary."""
 
 LEAKS_OF_ORDINARY: Sequence[Layer] = (leaky_exponential, leaky_reciprocal, leaky_root, leaky_logarithm)
-"""Rows are dependent even then."""
+"""With these, rows are dependent even if all numbers are ordinary."""

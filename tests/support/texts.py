@@ -81,7 +81,7 @@ def reduced(operator: str) -> Graph:
 
 
 def convolution() -> Graph:
-    """Two layers over the length: only for the first one the values beyond the end are zero."""
+    """Two convolutions over the length: only the first one reads zeros beyond the end."""
     nodes = [node("Transpose", ["x"], ["t"], perm=[0, 2, 1])]
     nodes += [node("Conv", ["t", "k", "b"], ["h"], pads=[1, 1]), node("Conv", ["h", "k", "b"], ["g"], pads=[1, 1])]
     nodes.append(node("Transpose", ["g"], ["y"], perm=[0, 2, 1]))

@@ -17,7 +17,7 @@ const (
 	regress  = "tensorflow/serving/regress"
 )
 
-// The classes of the two rows that examples() and withContext() hold, and their prices.
+// The classes and the prices of the two rows that examples() and withContext() return.
 var (
 	classes = [][]string{{"lo 1.5", "hi 2.5"}, {"lo 5", "hi 6"}}
 	prices  = []float32{4, 11}
@@ -39,7 +39,7 @@ func inputOf(examples ...*example.Example) *apis.Input {
 	return &apis.Input{Kind: &apis.Input_ExampleList{ExampleList: &apis.ExampleList{Examples: examples}}}
 }
 
-// examples is both rows whole.
+// examples returns both rows as complete Examples.
 func examples() *apis.Input {
 	return inputOf(
 		row(map[string]*example.Feature{"age": ages(1), "weights": weights(0.5, 1.5)}),
@@ -47,7 +47,7 @@ func examples() *apis.Input {
 	)
 }
 
-// withContext is both rows, the first of which takes its weights from the context.
+// withContext returns both rows; the first takes its weights from the context.
 func withContext() *apis.Input {
 	list := &apis.ExampleListWithContext{
 		Context: row(map[string]*example.Feature{"age": ages(7), "weights": weights(0.5, 1.5)}),

@@ -1,4 +1,4 @@
-// What a check compares: values with those that are right, and a failure with the one that ought to be.
+// Compares values and failures with the expected ones.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// equal is an error unless both are the same; slices and maps are compared by what they hold.
+// equal returns an error unless both values are equal; slices and maps are compared by their contents.
 func equal(what string, got, want any) error {
 	if reflect.DeepEqual(got, want) {
 		return nil
@@ -18,7 +18,7 @@ func equal(what string, got, want any) error {
 	return fmt.Errorf("%s is %v, not %v", what, got, want)
 }
 
-// refused is an error unless a call has failed with a code and a text that has `part` in it.
+// refused returns an error unless a call has failed with this code and a text that contains `part`.
 func refused(err error, code codes.Code, part string) error {
 	answer := status.Convert(err)
 	if answer.Code() == code && strings.Contains(answer.Message(), part) {

@@ -1,4 +1,4 @@
-// Does every call of the API with stubs that were generated from the .proto files, against a server of two models.
+// Makes every call of the API with stubs that were generated from the .proto files, against a server of two models.
 package main
 
 import (
@@ -34,7 +34,7 @@ func main() {
 	}
 }
 
-// run makes every check in turn and returns what the first that fails has found.
+// run makes every check in turn, and returns the error of the first one that fails.
 func run(address, root string) error {
 	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"headrace.test/client/protos/tensorflow_serving/config"
 )
 
-// The names that the generator makes of messages within messages, shortened.
+// Short names for the types that the generator makes of nested messages.
 type (
 	policy      = config.FileSystemStoragePathSourceConfig_ServableVersionPolicy
 	allOf       = config.FileSystemStoragePathSourceConfig_ServableVersionPolicy_All_
@@ -30,7 +30,7 @@ var (
 	oneAndTwo    = &policy{PolicyChoice: &specificOf{Specific: &specificSet{Versions: []int64{1, 2}}}}
 )
 
-// states is each version's state and error code, in the order that the server lists them in.
+// states returns the state and error code of each version, in the server's order.
 func states(ctx context.Context, server client, spec *apis.ModelSpec) ([]string, error) {
 	response, err := server.GetModelStatus(ctx, &apis.GetModelStatusRequest{ModelSpec: spec})
 	listed := []string{}
@@ -45,7 +45,7 @@ func checkStates(ctx context.Context, server client, spec *apis.ModelSpec, want 
 	return errors.Join(err, equal("the status", got, want))
 }
 
-// awaitStates asks until the status is what it ought to become, or the time is over.
+// awaitStates asks until the status is as expected, or the time is over.
 func awaitStates(ctx context.Context, server client, model string, want ...string) error {
 	seen := []string{}
 	for {
@@ -124,7 +124,7 @@ func checkReloadRefusals(ctx context.Context, server client) error {
 	)
 }
 
-// checkReload moves labels, narrows what is served, and brings back what it took away.
+// checkReload moves labels, removes a model and versions, and brings them back.
 func checkReload(ctx context.Context, server client) error {
 	for _, step := range []func(context.Context, client) error{checkLabels, checkSpecific, checkLatest, checkReturn} {
 		if err := step(ctx, server); err != nil {

@@ -39,14 +39,14 @@ func shape(sizes ...int64) *framework.TensorShapeProto {
 	return message
 }
 
-// listed is a row as values.
+// listed returns a row as typed values.
 func listed(row ...float32) *framework.TensorProto {
 	return &framework.TensorProto{
 		Dtype: framework.DataType_DT_FLOAT, TensorShape: shape(1, int64(len(row))), FloatVal: row,
 	}
 }
 
-// packed is a row as bytes.
+// packed returns a row as bytes.
 func packed(row ...float32) *framework.TensorProto {
 	content := []byte{}
 	for _, value := range row {
@@ -86,7 +86,7 @@ func checkTotal(
 	)
 }
 
-// checkSpec looks at the ModelSpec of a response of sums, in which no label stands.
+// checkSpec checks the ModelSpec of a response of sums, which has no label.
 func checkSpec(spec *apis.ModelSpec, ran int64, signatureName string) error {
 	return errors.Join(
 		equal("the model", spec.GetName(), "sums"),

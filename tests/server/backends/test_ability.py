@@ -10,7 +10,7 @@ class Full:
 
     @property
     def steady(self) -> bool:
-        raise AssertionError("the value is not asked for")
+        raise AssertionError("the value must not be read")
 
     def expect_termination(self) -> None: ...
 

@@ -362,7 +362,7 @@ def test_two_outputs_may_be_one_array(tmp_path: Path) -> None:
 
 
 def test_the_next_batch_waits_until_the_answer_has_been_copied(tmp_path: Path) -> None:
-    """For a model that runs one call at a time: many callers share a buffer, so large that a copy takes a while."""
+    """The model runs one call at a time, and its callers share a buffer so large that a copy takes a while."""
     code = """
         import numpy as np
         buffer = np.empty((1, 1 << 20), np.float32)

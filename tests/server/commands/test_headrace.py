@@ -70,7 +70,7 @@ class Shell:
         return message.removeprefix("headrace: cannot start: ")
 
     def _serve(self, *flags: str) -> int:
-        # If it does start, it would serve until it is stopped.
+        # If it did start, it would serve until stopped.
         guard = Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGTERM))
         guard.start()
         try:

@@ -1,4 +1,4 @@
-"""The hints that `headrace serve` prints: which model they call, and where nobody would type the values."""
+"""The hints that `headrace serve` prints: which model they call, and which inputs are too large to type."""
 
 from headrace_protos import DataType
 from headrace_server.backends.signature import Signature, TensorSpec

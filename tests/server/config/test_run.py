@@ -1,4 +1,4 @@
-"""A run's defaults, the values that it refuses, and that it cannot be changed afterwards."""
+"""The configuration of a run: its defaults, the values that it refuses, and that it cannot be changed."""
 
 import re
 from dataclasses import FrozenInstanceError, fields

@@ -114,7 +114,7 @@ def traced(running: Run, collector: Collector) -> Iterator[Traced]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "SECONDS", 0.05)  # sends sooner than elsewhere
+    monkeypatch.setattr(traces, "SECONDS", 0.05)  # sends sooner than by default
     collector.clear()
 
 
@@ -308,7 +308,7 @@ def test_an_endpoint_that_is_no_url(tmp_path: Any) -> None:
 
 
 class Sent(SpanMaker):
-    """Keeps what it is to send."""
+    """Keeps the requests that it is asked to send."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -338,7 +338,7 @@ class Recorded:
         self.tracer.ran(("model", "1"), report)
 
     def flush(self) -> list[int]:
-        """Sends what can be sent: the number of batches of each request."""
+        """Sends the requests that are complete; returns the number of batches of each."""
         self.sent.ran.clear()
         self.tracer.flush()
         return [len(ran.batches) for ran in self.sent.ran]

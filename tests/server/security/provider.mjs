@@ -10,7 +10,7 @@ const { Provider } = await import(entry);
 // Resources whose tokens expire after a second.
 const BRIEF = 'https://headrace.example/brief';
 
-// A provider with a new key: what the one before has signed is withdrawn.
+// A provider with a new key, which invalidates the tokens of the provider before it.
 function callback(issuer) {
   const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
   const key = { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), alg: 'RS256', use: 'sig' };

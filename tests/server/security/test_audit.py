@@ -144,7 +144,7 @@ def test_calls_without_an_answer_are_written(running: Run, tmp_path: Path) -> No
         server.caller.call(full)
     assert ask_rest(target_of(server.port, port), "predict", MODEL, "").outcome is Outcome.OTHER
     left = server.caller.begin(row)
-    server.caller.call(status_request())  # on the same connection: the other one has arrived
+    server.caller.call(status_request())  # on the same connection, so the Predict has arrived
     left.cancel()
 
     predicts = [each for each in all_entries(file, 5) if "redict" in each["method"]]

@@ -98,7 +98,7 @@ def test_every_cell_of_mlflows_protocol(guarded: Guarded, kind: str, state: str)
         scored = guarded.target.http("POST", "/invocations", {"instances": [[1, 2, 3, 4]]}, header)
         assert (scored.outcome, guarded.target.http("GET", "/version", header=header).outcome) == (good, good)
         assert guarded.target.http("GET", "/ping", header=header).outcome is Outcome.OK, "health is open"
-    # it has no administrative calls, and says so only to callers with the right
+    # it has no administrative calls: even an administrator is refused
     for path in ("/invocations/load", "/models"):
         assert guarded.target.http("POST", path, {}, guarded.operator).outcome is Outcome.DENIED
 
@@ -109,7 +109,7 @@ def test_an_unauthorised_name_says_nothing_of_whether_there_is_such_a_model(guar
         answer = APIS[api](guarded.target, method, "other", guarded.headers["key", "right"])
         assert answer.outcome is Outcome.DENIED
         known = APIS[api](guarded.target, method, "other", guarded.operator)
-        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "who may know is told that there is none"
+        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "who may know is told that it is missing"
 
 
 @pytest.mark.parametrize("api", ["open-inference-grpc", "open-inference-rest"])

@@ -185,7 +185,7 @@ def over(path: str) -> Any:
 
 
 def answered(target: str, *options: tuple[str, str]) -> Any:
-    """The last of three answers to a client of its own."""
+    """The last of three answers to a new client."""
     with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options]) as channel:
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
         for _ in range(3):

@@ -18,7 +18,7 @@ from tests.support.running import eventually, read_served
 
 SLOW = 300_000  # steps: some tenths of a second
 
-# gRPC's own; the latter if the call and the GOAWAY cross on an open connection.
+# gRPC's own codes: CANCELLED if the call and the GOAWAY cross on an open connection.
 REFUSED = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
 _DRAINING = re.compile("draining: no new calls")

@@ -32,7 +32,7 @@ def test_twenty_megabytes_both_ways(running: Run, as_content: bool) -> None:
 
 
 def test_message_over_the_limit(running: Run) -> None:
-    # The others are parsed as text and have unknown values: gRPC ignores those.
+    # The other two values are not 32-bit integers, so they are passed on as text, which gRPC ignores.
     arguments = "grpc.max_receive_message_length=1000,a=99999999999,b=--5"
     caller = running(models.linear, grpc_channel_arguments=arguments).caller
     refusal = caller.refusal(predict_request({"x": np.zeros((100, 4), np.float32)}))

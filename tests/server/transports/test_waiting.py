@@ -45,7 +45,7 @@ def send(server: RunningServer, request: Message, **how: Any) -> Any:
 
 
 def fill(server: RunningServer) -> list[Any]:
-    """Sends fast requests until the queue is full: earlier requests have their place in it then."""
+    """Sends fast requests until the queue is full, so that earlier requests are sure to be in it."""
     futures = [send(server, count_to(QUICK)) for _ in range(4)]
     refused = eventually(lambda: [future for future in futures if future.done()])
     assert refusal_of(refused[0].exception()) == FULL

@@ -171,7 +171,7 @@ def test_steps_that_change_a_module_stand_on_each_other(optimized: Optimized) ->
         {"kind": "quantize", "method": "static"},
     ]
     result = optimized("trained", step=steps)
-    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # those that 7 bits round to zero are added
+    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # plus the weights that 7 bits round to zero
     with pytest.raises(ToolkitError, match="must change a module, but the step before it has changed the file"):
         optimized("trained", step=[{"kind": "half"}, steps[0]])
 

@@ -1,4 +1,4 @@
-"""Keyless signatures: whose are taken, that every bit of them counts, and that nothing is asked over the network."""
+"""Keyless signatures: which signers are accepted, that every bit counts, and that the network is not used."""
 
 import base64
 import copy
@@ -99,7 +99,7 @@ def test_a_signature_of_another_service(service: Sigstore, version: Path, tmp_pa
 
 
 def test_parts_of_another_signature(service: Sigstore, version: Path) -> None:
-    """By the same identity, so that only the parts of one signature fit together."""
+    """Both signatures are by the same identity, so only the mix of their parts can be at fault."""
     one, other = signed(service, version), service.bundle(b"{}")
     for name in ("certificate", "tlogEntries"):
         mixed = copy.deepcopy(one)
@@ -109,7 +109,7 @@ def test_parts_of_another_signature(service: Sigstore, version: Path) -> None:
 
 
 def test_a_log_entry_is_needed(service: Sigstore, version: Path) -> None:
-    """Without one nobody knows when the signature was made, and the certificate lasted for ten minutes."""
+    """Without an entry, nobody knows whether the signature was made in the ten minutes of the certificate."""
     bundle = signed(service, version)
     entries = bundle["verificationMaterial"]["tlogEntries"]
     for number in (0, 2):
@@ -128,7 +128,7 @@ def test_each_bit_of_the_signature_counts(service: Sigstore, version: Path) -> N
 
 
 def changed(bundle: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Copies of a bundle with one bit of what is signed changed, in the first and last byte of each part and others."""
+    """Copies of a bundle, each with one changed bit in a signed part: in its first byte, its last byte, or another."""
     material, envelope = ("verificationMaterial",), ("dsseEnvelope",)
     entry = (*material, "tlogEntries", 0)
     parts: list[tuple[str | int, ...]] = [

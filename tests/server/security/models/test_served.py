@@ -49,7 +49,7 @@ def test_a_new_version_is_served_once_it_is_signed(running: Run, tmp_path: Path,
     assert output(server) == 10
 
     models.linear(base / "2", bias=5)
-    assert output(server) == 10, "an unsigned version takes nobody's place"
+    assert output(server) == 10, "an unsigned version replaces no other"
     assert main(["sign", str(base / "2"), f"--key={signer.private}"]) == 0
     eventually(lambda: output(server) == 15)
 
@@ -141,7 +141,7 @@ def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Pa
 
 
 def sealing(kind: str, keys: Path) -> str:
-    """The option that seals, with a key or for the recipient of a new identity, which the file then holds."""
+    """The option that seals with the key in the file, or for a new identity, which is written to the file."""
     if kind == "key":
         return f"--model_keys_file={keys}"
     pyrage = pytest.importorskip("pyrage", reason="the extra age is not installed")

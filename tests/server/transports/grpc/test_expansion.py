@@ -199,7 +199,7 @@ def expanded(loop: LoopThread, data: bytes, budget: Budget) -> bytes:
 
 
 def test_no_request_begins_like_compressed_data() -> None:
-    """No message has field 15 as a number, and field 3 has no type that begins like this."""
+    """Read as protobuf, zlib's first byte begins a number in field 15, which no message has, and gzip's is invalid."""
     for message in requests():
         assert 15 not in message.fields_by_number or (
             message.fields_by_number[15].type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
@@ -220,7 +220,7 @@ def requests() -> Iterator[Any]:
 
 
 def test_bombs_of_many_callers_stay_within_the_budget(serving: Serve, tmp_path: Path) -> None:
-    """gRPC itself expanded all of them before they were refused: these 20 to 1.2 GB."""
+    """If gRPC decompressed these 20, it would expand them to 1.2 GB before they are refused."""
     models.linear(tmp_path / "1")
     process = serving(tmp_path, f"--request_memory_mb={BUDGET_MB}")
     caller = process.started()

@@ -20,7 +20,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes it look as if the native transport had never been imported, also after the test."""
     ours = "headrace_server.transports.grpc."
     for module in ("headrace_native", f"{ours}native_impl", f"{ours}native_calls"):
-        # monkeypatch would have nothing to restore for a missing module, and one that a test imports would stay.
+        # If the module is missing, monkeypatch has nothing to restore, and a module that a test imports would stay.
         monkeypatch.setitem(sys.modules, module, sys)
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(transports, "native_impl", None, raising=False)

@@ -37,7 +37,7 @@ def linear(resting: Rest) -> RestCaller:
 
 @pytest.fixture
 def send(linear: RestCaller) -> Send:
-    """Sends pieces over a connection, whose last request closes it; the status and the value of each answer."""
+    """Sends pieces over a connection, which the last request closes; returns the status and value of each answer."""
 
     def send(*pieces: bytes) -> list[tuple[int, object]]:
         with socket.create_connection(("127.0.0.1", linear.port), timeout=30) as connection:

@@ -1,4 +1,4 @@
-"""REST answers are byte for byte the same from the native transport, which parses plain bodies itself, and Python."""
+"""REST answers are byte for byte the same from Python and the native transport, which parses plain bodies itself."""
 
 import gzip
 import json

@@ -44,7 +44,7 @@ public final class Client {
         .build();
   }
 
-  /** A stroke from top to bottom, of 8 by 8 pixels; the message wants the numbers little-endian. */
+  /** A stroke from top to bottom, of 8 by 8 pixels; the message takes little-endian numbers. */
   private static TensorProto image() {
     ByteBuffer pixels = ByteBuffer.allocate(64 * Float.BYTES).order(ByteOrder.LITTLE_ENDIAN);
     for (int y = 0; y < 8; y++) {

@@ -1,4 +1,4 @@
-"""A tokenizer: counts in each text how often it has each word of the vocabulary, which `train.py` writes."""
+"""A tokenizer: counts how often each word of the vocabulary, which `train.py` writes, occurs in each text."""
 
 import re
 from pathlib import Path
