@@ -1,4 +1,4 @@
-"""How many servers a load needs, and how long calls then wait: python -m scripts.fleet; figures of docs/scale.md."""
+"""Computes how many servers a load needs and how long calls wait, as in docs/scale.md: python -m scripts.fleet."""
 
 import heapq
 import sys

@@ -154,7 +154,7 @@ def _network(random: np.random.Generator) -> onnx.ModelProto:
 
 
 def bare_sessions(root: Path, paths: list[Path], options: str) -> Bare:
-    """What ONNX Runtime's sessions take by themselves, in one process, with one of `_OPTIONS`."""
+    """The cost of ONNX Runtime's sessions alone, in one process, with one of `_OPTIONS`."""
     listed = root / "paths.json"
     listed.write_text(json.dumps([str(path) for path in paths]))
     command = [sys.executable, "-c", _BARE, str(listed), options]

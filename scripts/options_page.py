@@ -54,7 +54,7 @@ def _table(where: str, options: Mapping[str, Field[Any]]) -> Iterator[str]:
 
 
 def _value(own: Field[Any], *, by_cpus: bool = False) -> str:
-    """What may be given, and the default if there is one: in one column, so that a narrow window has room."""
+    """The accepted values, and the default if there is one, in a single column, to fit a narrow window."""
     rule: Rule = own.metadata["rule"]
     default = NUMBER_OF_CPUS if by_cpus else _default(own)
     return f"{rule.expectation}; default: {default}" if default else rule.expectation

@@ -20,7 +20,7 @@ from scripts.bench.machine import description
 
 TIMES = 3
 DIGITS = Path(__file__).parents[1] / "models" / "digits" / "1"
-HEAD = """| model | load | of it the trial | part | runs | what is found |
+HEAD = """| model | load | of which trial | share | runs | verdict |
 | --- | ---: | ---: | ---: | ---: | --- |"""
 
 

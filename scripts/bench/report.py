@@ -155,7 +155,7 @@ def _scaling(scaling: Scaling) -> Iterable[str]:
             if point.group == group
         ]
         yield title
-        yield _table(("", "requests/s", "CPU us/request", "of it in user space", "p50 us", "p99 us", "peak MB"), rows)
+        yield _table(("", "requests/s", "CPU us/request", "in user space", "p50 us", "p99 us", "peak MB"), rows)
 
 
 def _point(rounds: list[Sample]) -> list[str]:

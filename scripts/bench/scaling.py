@@ -1,4 +1,4 @@
-"""How the cost of a request changes with the number of open connections and of loaded models."""
+"""Measures how the cost of a request changes with the number of open connections and of loaded models."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

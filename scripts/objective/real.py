@@ -215,7 +215,7 @@ def _step(seconds: float, result: "headrace_native.LoadResult") -> Step:
 
 
 async def _crowd(seconds: float) -> list[float]:
-    """When calls begin: those of 12 callers who wait for answers and pause, and bursts of independent ones."""
+    """The times at which calls begin: 12 callers wait for answers and pause, others send independent bursts."""
     draws, data = np.random.default_rng(3), _request()
     began, arrivals = time.perf_counter(), list[float]()
     with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder, _served(Path(folder) / "model") as port:

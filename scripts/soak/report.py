@@ -48,13 +48,13 @@ class Outcome:
 
     @property
     def heap_growth(self) -> float:
-        """The same for the heap in use, which excludes free lists."""
+        """The growth of the heap in use, which excludes free lists, in the same way."""
         said = [each for each in self.warm if each.heap]
         return growth([each.seconds for each in said], [each.heap for each in said])
 
     @property
     def threads_grew(self) -> bool:
-        """Whether there were more threads in most of the last quarter than in most of the one before.
+        """Whether there were more threads in most of the last quarter than in most of the quarter before.
 
         Some threads exist only for a moment: those that copy and decompress large messages. Others start when a pool of
         a few threads, which starts them one by one, has that much work for the first time.

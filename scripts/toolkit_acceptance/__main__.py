@@ -37,7 +37,7 @@ CHECKS: Mapping[int, Callable[[Scene], str]] = {
     23: serving.start_up,
     24: steps.memory,
 }
-"""By their numbers in the toolkit's specification; each returns its observations, and fails with an AssertionError."""
+"""The checks, by their numbers in the toolkit's specification; each returns what it observed, or raises AssertionError."""
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ class TestVersion2:
         assert v2(tmp_path, cpu_max=content) == quota
 
     def test_the_least_of_all_groups_above(self, tmp_path: Path) -> None:
-        """As Kubernetes nests them: the limit of a pod, and that of a container in it."""
+        """The limits of a pod and of a container in it, as Kubernetes nests them."""
         quota = v2(
             tmp_path,
             "/kubepods/pod1/c1",

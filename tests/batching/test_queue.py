@@ -107,7 +107,7 @@ class TestWaiting:
         assert bench.batch() == tasks
 
     def test_a_batch_writes_out_no_more_bytes_than_it_may(self, bench: Bench) -> None:
-        """Even if the tasks' inputs use few bytes of memory."""
+        """This holds even if the tasks' inputs use few bytes of memory, because they are broadcast."""
         lane = bench.lane()
         row = np.broadcast_to(np.uint8(7), (1, MAX_BATCH_BYTES // 2))
         for _ in range(3):

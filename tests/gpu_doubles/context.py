@@ -125,7 +125,7 @@ class Context(Owned):
             return True
 
     def _execute_now(self, stream: StreamState) -> bool:
-        """As TensorRT does if an output's shape depends on the data: waits, and asks for memory."""
+        """Waits, and asks for memory, as TensorRT does if an output's shape depends on the data."""
         self._machine.drain(stream)
         inputs = {name: self._place(name, self._shapes[name])[1] for name in self._engine.inputs}
         results = dict(zip(self._engine.outputs, self._engine.session.run(None, inputs), strict=True))

@@ -65,7 +65,7 @@ class Binding:
 
 
 class Value:
-    """As `onnxruntime.OrtValue`; its memory is freed with it."""
+    """A double of `onnxruntime.OrtValue`; its memory is freed with it."""
 
     def __init__(self, machine: Machine, array: Array, device: int) -> None:
         self._machine = machine
@@ -88,7 +88,7 @@ class Value:
 
 
 class GpuSession:
-    """As `onnxruntime.InferenceSession` on the CUDA provider.
+    """A double of `onnxruntime.InferenceSession` on the CUDA provider.
 
     As in the original, a convolution is planned for the last shape; a run with another shape counts as the machine's
     call `plan`.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-# They are in no published package: their numbers come from TF Serving's sources.
+# Messages that no published package contains: their numbers come from TF Serving's sources.
 UNPUBLISHED = {
     "tensorflow.serving.BatchingParameters",
     "tensorflow.serving.ModelWarmupOptions",
@@ -18,7 +18,7 @@ UNPUBLISHED = {
     "tensorflow.serving.SessionBundleConfig",
 }
 
-# Of these we declare only the few fields that we read.
+# Messages of which we declare only the few fields that we read.
 IN_PART = {"tensorflow.ConfigProto"}
 
 # Fields left out on purpose; their data stays in the message as unknown fields.

@@ -83,7 +83,7 @@ def rest(rest_port: int) -> Iterator[RestCaller]:
 
 
 def crowd(server: RunningServer, size: int = 400) -> list[Any]:
-    """How many concurrent calls end, far more than can be answered in time."""
+    """Makes far more concurrent calls than can be answered in time; returns how they ended."""
     calls = [server.caller.begin(predict_request(X)) for _ in range(size)]
     return [call.exception() for call in calls]
 

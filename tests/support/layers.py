@@ -37,7 +37,7 @@ class Stack:
         return names[0]
 
     def put(self, operator: str, *inputs: str, **attributes: Any) -> None:
-        """As `add`; its output becomes the new top."""
+        """Like `add`, but its output becomes the new top."""
         self.top = self.add(operator, *inputs, **attributes)
 
     def constant(self, value: object) -> str:

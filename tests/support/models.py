@@ -104,7 +104,7 @@ def lookup(folder: Path, *, size: int = 10) -> Path:
 def positions(folder: Path, *, in_rows: bool = False) -> Path:
     """`where` int64 [2, K] = the K positions of `x` float [N, 3] that are not zero: a shape that depends on the data.
 
-    With `in_rows` it is [K, 2].
+    With `in_rows`, `where` is [K, 2].
     """
     nodes = [make_node("NonZero", ["x"], ["columns" if in_rows else "where"])]
     if in_rows:

@@ -55,7 +55,7 @@ class Pool(NamedTuple):
     cases: Sequence[OddModel]
 
     def some(self, count: int, chance: random.Random) -> list[OddModel]:
-        """This many models, about half of them cases."""
+        """Chooses this many models, about half of them ONNX's cases."""
         others = chance.sample(self.others, min(len(self.others), (count - len(self.fatal)) // 2))
         cases = chance.sample(self.cases, count - len(self.fatal) - len(others))
         return [*self.fatal, *others, *cases]

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from headrace_batching.task import Array
 
 TRAIN_ROWS = 1257
-"""Of 1,797 digits; the others, 540, are for testing."""
+"""The number of digits for training, of 1,797; the other 540 are for testing."""
 
 
 RIDGE = 30.0

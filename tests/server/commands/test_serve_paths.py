@@ -289,7 +289,7 @@ def test_a_server_is_open_where_others_need_no_credentials(options: Config, is_o
 
 
 class TestWithoutTheServersDependencies:
-    """As after `pip install headrace`, without an extra."""
+    """An environment as after `pip install headrace`, without an extra."""
 
     @pytest.fixture
     def bare(self, tmp_path: Path) -> dict[str, str]:

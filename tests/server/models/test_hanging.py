@@ -85,7 +85,7 @@ def test_a_run_in_time_is_as_without_a_limit() -> None:
 
 
 def test_a_model_that_hangs_leaves_the_others_a_thread() -> None:
-    """Also without a limit: a scheduler never uses the last free batch thread."""
+    """This holds without a time limit, too: a scheduler never uses the last free batch thread."""
     hung, other = Adder(), Adder(number=1)
     threads = BatchThreads(2)
     threads.start()

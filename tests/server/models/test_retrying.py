@@ -95,7 +95,7 @@ def write_what_is_linked(store: Store) -> None:
 
 
 def write_with_the_time_of_before(store: Store) -> None:
-    """As `cp -p` and `rsync -t` do: the same size and the same modification time."""
+    """The size and the modification time stay the same, as after `cp -p` and `rsync -t`."""
     before = store.file.stat()
     store.file.write_bytes(WHOLE)
     os.utime(store.file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -34,7 +34,7 @@ def test_another_one_has_a_large_index(tmp_path: Path, moved: Array) -> None:
 
 
 def test_a_column_that_is_mostly_one_value(tmp_path: Path) -> None:
-    """As for a pixel at the edge of an image: several quantiles are equal."""
+    """Several quantiles are equal, as for a pixel at the edge of an image."""
     values = np.where(RANDOM.random(5000) < 0.7, 0.0, RANDOM.random(5000))
     bins = bins_of(values, tmp_path)
     assert bins.index(bins.count(values[:1000])) < 0.05

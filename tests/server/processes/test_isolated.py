@@ -359,7 +359,7 @@ class TestLoads:
 
 @pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
 def test_a_server_that_is_killed_takes_its_workers_along(folder: Path, kind: int) -> None:
-    """Even if the model holds the interpreter lock, so that the worker cannot check whether the server is alive."""
+    """This holds even if the model keeps the interpreter lock, so that the worker cannot check on the server."""
     code = f"""
 import sys, threading
 from pathlib import Path

@@ -29,7 +29,7 @@ def entries(file: Path) -> list[dict[str, Any]]:
 
 
 def all_entries(file: Path, count: int) -> list[dict[str, Any]]:
-    """The same once there are this many: lines of calls that end without Python come a little later."""
+    """All complete lines, once there are this many: lines of calls that end without Python come a little later."""
     eventually(lambda: len(entries(file)) >= count)
     return entries(file)
 

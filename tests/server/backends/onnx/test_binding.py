@@ -49,7 +49,7 @@ class OnMachine:
 
 
 class OnHost:
-    """The same with the real ONNX Runtime, bound to host memory that is declared as a device's."""
+    """Bound sessions of the real ONNX Runtime, on host memory that is declared as a device's."""
 
     def __init__(self) -> None:
         self.device = cast("Any", HostDevice())
@@ -69,7 +69,7 @@ class OnHost:
 
 
 class OnGpu:
-    """The same on this machine's GPU."""
+    """Bound sessions on this machine's GPU."""
 
     def __init__(self) -> None:
         self.device: Any = Device(0)

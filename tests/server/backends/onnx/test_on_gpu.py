@@ -206,7 +206,7 @@ class TestConvolutions:
     def test_that_cannot_be_loaded_again_are_run_all_the_same(
         self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture, gone: bool
     ) -> None:
-        """Nor if the file has changed since: batches of that size would use the new weights."""
+        """A changed file is not loaded again, either: batches of that size would use the new weights."""
         file = models.convolution(tmp_path)
         backend = load(file, self.BATCHING)
         if gone:

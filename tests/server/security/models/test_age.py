@@ -54,7 +54,7 @@ def test_each_recipient_opens_what_was_sealed(tmp_path: Path) -> None:
 
 
 def test_a_tar_archive_that_age_encrypted_is_a_sealed_model(tmp_path: Path) -> None:
-    """With directories, and names that begin with a dot, as tar writes them for a folder."""
+    """The archive has directories, and names that begin with a dot, as tar writes them for a folder."""
     own = identity()
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "weights").write_bytes(b"weights")

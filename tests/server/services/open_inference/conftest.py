@@ -28,7 +28,7 @@ def inferring(running: Run) -> Iterator[Infer]:
 
 @pytest.fixture(scope="module")
 def resting(resting: Rest) -> Rest:
-    """The same with the REST API."""
+    """A connection to the REST API, shared in the same way."""
     return _shared(resting)
 
 

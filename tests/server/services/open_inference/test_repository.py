@@ -144,7 +144,7 @@ def test_files_do_not_leave_their_folder(caller: InferenceCaller, path: str) -> 
 
 
 def test_callers_bring_no_code(caller: InferenceCaller) -> None:
-    """As with HandleReloadConfigRequest: code is run only if the operator allows it."""
+    """As with HandleReloadConfigRequest, code is run only if the operator allows it."""
     request = load("code", config=("string_param", "{}"), **{"file:1/model.py": ("bytes_param", b"raise SystemExit")})
     code, text = caller.refusal(request)
     assert code == StatusCode.INVALID_ARGUMENT

@@ -46,7 +46,7 @@ def shifted(folder: Path) -> Path:
 
 
 def all_weights(folder: Path) -> Path:
-    """As older exporters write any model: every weight is also an input. `y` = `x` times `w` float [4, 4]."""
+    """A model as older exporters write it: every weight is also an input. `y` = `x` times `w` float [4, 4]."""
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     return save(folder, nodes, {"w": np.eye(4, dtype=np.float32)}, make_tensor_value_info("w", FLOAT, [4, 4]))
 

@@ -253,7 +253,7 @@ def words(running: Run) -> Caller:
 
 
 class TestManyStrings:
-    """They are refused by dtype and number, before anyone finds out that they do not parse."""
+    """They are refused by dtype and number, before the server notices that they do not parse."""
 
     @staticmethod
     def many(shape: tuple[int, ...]) -> PredictRequest:

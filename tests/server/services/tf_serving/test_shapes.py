@@ -87,7 +87,7 @@ class TestWithALastDimensionTooMany:
         assert served(server).batches < 20
 
     def test_rows_that_run_alone_for_lack_of_a_verdict(self, running: Run) -> None:
-        """Its output never changes, so the trial cannot decide."""
+        """The output never changes, so the trial cannot decide."""
         same = rowwise(make_node("Gather", ["table", "x"], ["y"]), inner=(), table=np.full(9, 7, np.float32))
         caller = running(replace(same, inputs={"x": (INT64, ("N",))}).write).caller
         assert caller.predict({"x": np.array([[3], [4]])})["y"].tolist() == [[7], [7]]

@@ -84,7 +84,7 @@ class Objects:
 
 @dataclass
 class Buckets(Objects):
-    """The same with GCS's JSON API: fake-gcs-server does not support the multipart uploads of obstore."""
+    """Uses GCS's JSON API instead: fake-gcs-server does not support the multipart uploads of obstore."""
 
     def publish(self, version: int, file: Path) -> None:
         name = urllib.parse.quote(f"iris/{version}/model.onnx", safe="")
