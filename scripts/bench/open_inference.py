@@ -70,7 +70,7 @@ class Sample:
     """One load.
 
     `cpu_us` is the user and system time per request of the server and its child processes, in microseconds, and
-    `own_cpu_us` that of the server's process alone: a Triton's Python backend runs its model in another one.
+    `own_cpu_us` that of the server's process alone: a Triton's Python backend runs its model in another process.
     """
 
     requests_per_second: float

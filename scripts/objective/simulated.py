@@ -13,7 +13,7 @@ from tests.support.latency.sweep import EVERY_SETTING, Comparison, best_over_all
 OBJECTIVE, SECONDS = "p99 150ms", 0.150
 
 _PROMISED = 0.97
-"""The minimum share, in any trace, of the best fixed setting's good answers."""
+"""The minimum of the objective's good answers, in any trace, as a share of the best fixed setting's."""
 
 _HEAD = ("trace", "requests", "good", "best's good", "ratio", "best", "p99", "best's p99", "cost", "best's cost")
 

@@ -25,8 +25,8 @@ nineteen kinds of nonsense on bare sockets."""
 class Outcome:
     """All observations.
 
-    `before` is the reading before the first call, `after` the one after the last; `drained` is whether by then no rows
-    waited and no connection was left.
+    `before` is the reading before the first call, `after` the one after the last; `drained` says whether no rows waited
+    and no connection was left by then.
     """
 
     seconds: float

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from .route import Route
 
 SMALL, WIDE = "small", "wide"
-"""A model of 16 floats to 10, and one of 16 floats to so many that an answer is large."""
+"""A model of 16 floats to 10, and one whose answers are large: of 16 floats to `WIDTH`."""
 WIDTH = 16_384
 LIMIT = 1 << 20
 """The largest message that the server accepts."""

@@ -47,7 +47,7 @@ def digits() -> Iterator[Addresses]:
 
 @contextmanager
 def serving(models: Path) -> Iterator[Addresses]:
-    """A server of a path, until the end of the block."""
+    """Serves a path until the end of the block."""
     port, rest = free_port(), free_port()
     command = [COMMAND, "serve", str(models), f"--port={port}", f"--rest_api_port={rest}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

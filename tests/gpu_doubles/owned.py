@@ -1,4 +1,4 @@
-"""Objects of TensorRT that Python garbage collects: their device's context has to be current then."""
+"""TensorRT objects: the context of their device must be current when Python garbage collects them."""
 
 from .machine import Machine
 

@@ -95,7 +95,7 @@ class InteropService:
     def _count_cancelled(self) -> Iterator[None]:
         try:
             yield
-        except (asyncio.CancelledError, GeneratorExit):  # the latter if a response was being sent
+        except (asyncio.CancelledError, GeneratorExit):  # GeneratorExit if a response was being sent
             self.cancelled += 1
             raise
 

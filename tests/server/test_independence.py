@@ -153,7 +153,7 @@ def test_but_where_ordinary_ones_do(loader: Loader, tmp_path: Path, leak: Layer)
 
 
 def test_rows_that_mix_never_are(loader: Loader, tmp_path: Path) -> None:
-    """Unless later layers undo the mixing, as a normalization undoes a division by the number of rows."""
+    """The exception: later layers that undo the mixing, as a normalization undoes a division by the number of rows."""
     random = np.random.default_rng(2)
     undone = 0
     for seed in range(SEVERAL):

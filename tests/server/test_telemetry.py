@@ -1,4 +1,4 @@
-"""No dependency reports on its user: it writes nothing into the home folder, starts no thread and no connection."""
+"""No dependency sends telemetry: none writes into the home folder, starts a thread, or opens a connection."""
 
 import os
 import socket

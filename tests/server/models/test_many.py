@@ -1,4 +1,4 @@
-"""Many models: the cost of one does not depend on their number. Counted, not timed."""
+"""The cost of a model does not depend on the number of models, as the tests count and do not time."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -112,7 +112,7 @@ def test_a_new_version_asks_its_own_model_and_no_other(threads: BatchThreads) ->
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with each check whether a model has settled."""
+    """A list that grows with each check whether a model has settled."""
     looks: list[str] = []
     settled = Model.settled
 

@@ -1,4 +1,4 @@
-"""All columns of an input at once give what each column gives by itself."""
+"""Comparing all columns of an input at once gives the same as comparing each column by itself."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Small arrays that are used again: only once nothing refers to them or to a view of them."""
+"""Small arrays that are reused, but only once nothing refers to them or to a view of them."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

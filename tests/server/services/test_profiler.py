@@ -1,4 +1,4 @@
-"""The profiler's calls without a model in TensorFlow; tests with SavedModels cover the answered ones."""
+"""The profiler's calls while no model runs in TensorFlow; tests with SavedModels cover calls that are answered."""
 
 from grpc import StatusCode
 

@@ -252,7 +252,7 @@ def test_weights_of_every_type(tmp_path: Path, name: str) -> None:
 
 class TestWrong:
     def edited(self, folder: Path, **entries: str | None) -> str:
-        """The error for a model whose tensor has these external data entries changed."""
+        """The error for a model in which these entries of a tensor's external data were changed."""
         file = table(folder)
         model = onnx.load(str(file), load_external_data=False)
         (tensor,) = model.graph.initializer

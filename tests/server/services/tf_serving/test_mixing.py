@@ -1,4 +1,4 @@
-"""Models with every kind of mixing, and others, served with default flags: each answer is that of the model alone."""
+"""Models that mix rows in any way, and others, served with default flags: each answer is that of the model alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Calls with Examples: warm-up files may hold them, and request logs record calls that can be used as such."""
+"""Calls with Examples: warm-up files may hold them, and the calls in request logs can be used as warm-up files."""
 
 from pathlib import Path
 

@@ -19,4 +19,4 @@ def store(
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         yield store
-    shutil.rmtree(folder)  # gigabytes, of which each store has its own
+    shutil.rmtree(folder)  # gigabytes, before the next store fills its own

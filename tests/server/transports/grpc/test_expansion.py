@@ -1,4 +1,4 @@
-"""Compressed messages on grpcio: decompressed step by step, within the budget, and never taken for others."""
+"""Compressed messages on grpcio: decompressed step by step, within the budget, and never mistaken for plain ones."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""Connections of HTTP/1.1 with plain calls, which the native transport answers by itself, and others between them."""
+"""HTTP/1.1 connections with plain calls, which the native transport answers by itself, and other calls between them."""
 
 import json
 import re

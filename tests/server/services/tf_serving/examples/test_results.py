@@ -1,4 +1,4 @@
-"""Results of Examples that are parsed from written bytes are those made of objects; large ones are made elsewhere."""
+"""Results for Examples: the bytes equal those of message objects, and large ones leave the event loop's thread."""
 
 import asyncio
 import json
