@@ -89,7 +89,7 @@ def make_context(folder: Path, dist: Path) -> None:
 
 
 class Container:
-    """A running container without rights: it has a read-only root, a user without capabilities, and an empty network.
+    """A running container: its root is read-only, its user has no capabilities, and its network is empty.
 
     Args:
         folder: The folder for its bundle.

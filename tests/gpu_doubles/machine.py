@@ -57,7 +57,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """An item of a stream: what it does, and the memory that it needs until then."""
+    """An item of a stream: what it does, and the memory that it needs until it is done."""
 
     run: Callable[[], None]
     uses: tuple[Memory, ...] = ()

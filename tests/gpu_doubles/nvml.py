@@ -108,7 +108,7 @@ class Nvml:
 
 
 class OldPackage(Nvml):
-    """`nvidia-ml-py` before it had the newer call for temperatures."""
+    """An older `nvidia-ml-py`, which lacks the newer call for temperatures."""
 
     def __getattribute__(self, name: str) -> Any:
         if name == "nvmlDeviceGetTemperatureV":

@@ -84,7 +84,7 @@ def _scaled_by(reduction: str) -> Graph:
 
 
 def _shifted() -> Graph:
-    """Each row gets the one before it, as a pad and a slice along the wrong axis do."""
+    """Each row becomes the one before it, as after a pad and a slice along the wrong axis."""
     nodes = [make_node("Pad", ["x", "pads"], ["padded"]), make_node("Slice", ["padded", "zero", "last"], ["before"])]
     nodes.append(make_node("Add", ["x", "before"], ["y"]))
     constants = {"pads": np.array([1, 0, 0, 0]), "zero": np.array([0]), "last": np.array([-1])}

@@ -48,7 +48,7 @@ class Load:
             await asyncio.sleep(0.05)
 
     async def by_each(self, values: int, count: int = 100) -> None:
-        """Waits until there are answers with so many different values, and `count` with each."""
+        """Waits until so many different values have been answered, each of them `count` times."""
         while len(self.answers) < values or min(self.answers.values()) < count:  # noqa: ASYNC110  # it is polled
             await asyncio.sleep(0.05)
 

@@ -51,7 +51,7 @@ def bin_folder() -> Path:
 def port(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a Ray that runs only on this machine.
 
-    All ports are given: on a busy machine it does not start otherwise.
+    All ports are given: on a busy machine, Ray does not start otherwise.
     """
     ports = {
         name: free_port()

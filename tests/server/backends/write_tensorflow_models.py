@@ -19,7 +19,7 @@ FIVE = tf.constant([5.0])
 
 
 def exported(*inputs: Any) -> Callable[[Any], Any]:
-    """Makes a graph of a method, for inputs with these specs."""
+    """Makes a graph from a method, for inputs with these specs."""
     return lambda function: tf.function(function, input_signature=inputs)
 
 

@@ -1,4 +1,4 @@
-"""From a version's folder and its model's options to a servable, with or without batching."""
+"""How a version's folder and its model's options become a servable, with or without batching."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -147,7 +147,7 @@ def test_http_1_0_and_pipelining(linear: RestCaller) -> None:
 @pytest.mark.parametrize("length", ["Content-Length: 31", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("cut", [0, 40, 230, 250])
 def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, length: str) -> None:
-    """Java's own HTTP client does so in every first request."""
+    """Java's own HTTP client asks for this upgrade in every first request."""
     body = b'{"instances": [[1, 2, 3, 4]]}  '
     head = (
         f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
