@@ -281,7 +281,7 @@ Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftim
 model take turns of {seconds:g} s, each under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on
 the same machine. Each is compared with the server that only answers, over {rounds} rounds. Since two processes of the
 same program differ, this is repeated with {len(plain.costs)} groups of new servers; their medians are shown, with the
-standard error. The row "nothing" is a second server that only answers: what it differs by is noise. The collector got
+standard error. The row "nothing" is a second server that only answers: its difference is noise. The collector got
 {received / 1e6:,.1f} MB of spans.
 
 | server | requests/s | CPU per request | more time per request | more CPU per request | may cost | kept |
