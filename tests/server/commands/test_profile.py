@@ -1,4 +1,4 @@
-"""`headrace profile`: from a log of requests to a profile that the server compares later requests with."""
+"""`headrace profile`: turns a log of requests into a profile, with which the server compares later requests."""
 
 import json
 from collections.abc import Iterable

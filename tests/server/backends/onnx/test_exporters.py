@@ -42,7 +42,7 @@ def save(folder: Path, graph: onnx.GraphProto, *domains: tuple[str, int]) -> Pat
 
 
 def classifier(folder: Path, classes: Sequence[int] | Sequence[str] = NUMBERS, *, own: bool = True) -> Path:
-    """As skl2onnx makes one: `output_label`, and `output_probability`, a list of dictionaries.
+    """A classifier as skl2onnx writes it: `output_label`, and `output_probability`, a list of dictionaries.
 
     The probabilities of each row are the softmax of (x, 0, 0). `own` says whether ONNX's own operators are imported.
     """

@@ -142,7 +142,7 @@ def test_a_loaded_model_stays_as_it_is(
 
 
 def test_not_even_an_end_of_the_process_comes_of_it(tmp_path: Path) -> None:
-    """Pages of a mapped file that were not read before would be read now: SIGBUS."""
+    """If the file were mapped, some of its pages would be read only now, which would end in SIGBUS."""
     table(tmp_path)
     program = f"""
 import os, sys

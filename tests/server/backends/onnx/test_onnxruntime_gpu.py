@@ -1,4 +1,4 @@
-"""The real onnxruntime-gpu without a GPU: `auto` serves on the CPU and logs it, an explicit CUDA is refused."""
+"""The real onnxruntime-gpu without a GPU: `auto` serves on the CPU and logs it; an explicit CUDA is refused."""
 
 import os
 import re

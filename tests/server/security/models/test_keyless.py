@@ -291,7 +291,7 @@ def test_without_sigstore_the_extra_is_named(service: Sigstore, version: Path) -
 
 
 def test_what_the_public_service_signed_is_taken(tmp_path: Path) -> None:
-    """Examples of model-signing's repository, in scripts/tests, with the trusted root that sigstore brings along."""
+    """Examples of model-signing's repository, in scripts/tests, with the trusted root in the package sigstore."""
     examples = os.environ.get("HEADRACE_MODEL_SIGNING_EXAMPLES")
     if not examples:
         pytest.skip("HEADRACE_MODEL_SIGNING_EXAMPLES does not name scripts/tests of model-signing's repository")

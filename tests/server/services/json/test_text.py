@@ -27,7 +27,7 @@ def test_every_control_character_is_escaped_in_long_texts_as_in_short_ones(code:
 
 
 def test_megabytes_in_an_error_text_are_no_seconds() -> None:
-    """`translate` alone took a second for 8 MB, in which no other call was answered."""
+    """`translate` alone took a second for 8 MB, during which no other call was answered."""
     text = '{\n    "b64": "' + "A" * 2_000_000
     began = time.thread_time()
     quote(text)
