@@ -187,7 +187,7 @@ def killed(caller: Caller) -> tuple[float, int]:
     threads = [Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)  # until they call
+    time.sleep(0.5)  # until the threads call
     os.kill(process, signal.SIGKILL)
     began = time.monotonic()
     request = predict_request({"x": np.ones((1, 16), np.float32)}, name="small")

@@ -19,7 +19,7 @@ from .contenders import headrace_command
 from .load import LoadError, h2load_version, post
 from .process import Server, running
 
-_SMALL = replace(CASES[0], max_batch_size=256)  # a batch may be one body of the largest load
+_SMALL = replace(CASES[0], max_batch_size=256)  # one body of the largest load may be a batch
 _SOURCE = Path(__file__).with_name("evhttp_responder.cc")
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
 _PATH = f"/v1/models/{_SMALL.name}:predict"

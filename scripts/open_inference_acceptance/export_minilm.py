@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 
-class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is not where the types are checked
+class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is missing where types are checked
     """Maps token IDs to hidden states."""
 
     def __init__(self, model: Any) -> None:

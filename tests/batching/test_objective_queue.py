@@ -85,7 +85,7 @@ def test_a_task_is_refused_when_no_thread_is_free_in_time(bench: Bench) -> None:
         bench.put(lane, 1)  # it could not begin before 20 ms
     assert lane.shed == 1
     bench.clock.now += 0.006
-    bench.put(lane, 1)  # it begins in 14 ms now
+    bench.put(lane, 1)  # now it begins in 14 ms
 
 
 def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
@@ -98,7 +98,7 @@ def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
 
     with pytest.raises(ObjectiveMissed):
         bench.put(lane, 1)
-    lane.finish()  # earlier than expected
+    lane.finish()  # the run ends earlier than expected
     bench.put(lane, 1)
 
 

@@ -457,7 +457,7 @@ class TestRunning:
             with lock:
                 now += 1
                 most = max(most, now)
-            pair.wait()  # waits for the other of the two that run at once
+            pair.wait()  # waits until two run at once
             with lock:
                 now -= 1
                 runs += len(batch)

@@ -58,7 +58,7 @@ def test_a_list_of_addresses_is_taken_by_the_server(running: Run) -> None:
     with Client(f"ipv4:{','.join(f'127.0.0.1:{port}' for port in ports)}", timeout=30) as client:
         for _ in range(4):
             assert client.predict(MODEL, {"x": [[1.0, 2.0, 3.0, 4.0]]})["y"].tolist() == [[10]]
-    with Client(f"ipv4:127.0.0.1:{ports[0]}", timeout=30) as client:  # which is also a list of one address
+    with Client(f"ipv4:127.0.0.1:{ports[0]}", timeout=30) as client:  # a list may have a single address
         assert client.predict(MODEL, {"x": [[1.0, 2.0, 3.0, 4.0]]})["y"].tolist() == [[10]]
 
 

@@ -29,7 +29,7 @@ def expected(client: Client) -> np.ndarray:
 
 def test_float64_becomes_float32(client: Client) -> None:
     np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))
-    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # by cached metadata
+    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # now by cached metadata
 
 
 def test_is_not_done_unless_wanted(connect: Connect, server: RunningServer) -> None:

@@ -85,7 +85,7 @@ class Driver:
         target = machine.page_locked(array, call)
         source = machine.memory_at(address, array.nbytes, call)
         read, written = source.at(address, array.nbytes), target.at(array.ctypes.data, array.nbytes)
-        written[:] = 0xEE  # what a reader that does not wait will find
+        written[:] = 0xEE  # a reader that does not wait will find this
         check = unchanged(machine, written, call)
 
         def run() -> None:

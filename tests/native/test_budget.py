@@ -223,7 +223,7 @@ class TestStalls:
     def test_who_owes_nothing_may_rest(self, impatient: RunningServer) -> None:
         with Connection(impatient.port) as rests, Connection(impatient.port) as stalls:
             stalls.say(frame(HEADERS, END_HEADERS, 1, head()))
-            list(stalls.hear())  # until that connection has been ended
+            list(stalls.hear())  # until the server closes that connection
             rests.say(frame(PING, 0, 0, b"x" * 8))
             assert rests.next(PING, 1).payload == b"x" * 8
 

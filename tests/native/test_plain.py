@@ -300,7 +300,7 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
         return not ran_on[-1].startswith("batch-")
 
     assert eventually(called)
-    assert any(name.startswith("batch-") for name in ran_on)  # before the model was known to be fast
+    assert any(name.startswith("batch-") for name in ran_on)  # while the model was not known to be fast
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")

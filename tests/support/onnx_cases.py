@@ -101,7 +101,7 @@ def made(*, nodes: bool) -> Iterator[Made]:
 
 
 def _nodes() -> Iterator[Made]:
-    from onnx.backend.test.case.node import collect_testcases  # generates them on import
+    from onnx.backend.test.case.node import collect_testcases  # the import generates the cases
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -264,7 +264,7 @@ def test_nothing_is_left_of_a_run_that_is_ended(folder: Path, how: signal.Signal
         started.send_signal(how)
         _, told = started.communicate(timeout=START_WITHIN)
     finally:
-        started.kill()  # before it ended
+        started.kill()  # if it has not ended
         started.communicate()
     assert started.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
     assert b"Traceback" not in told

@@ -137,7 +137,7 @@ def test_dynamic_of_sequences_and_embeddings(tmp_path: Path, opset: int) -> None
     assert after.shape == before.shape == (4, 5, 40)
     assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
     operators = Facts.of(result.model).operators
-    assert (operators["MatMulInteger"], operators["QuantizeLinear"]) == (2, 1)  # one activation of two products
+    assert (operators["MatMulInteger"], operators["QuantizeLinear"]) == (2, 1)  # the two products share an activation
     assert result.model.stat().st_size < file.stat().st_size
 
 

@@ -140,7 +140,7 @@ def test_a_script_that_touches_files(tmp_path: Path, call: str) -> None:
 
 def test_pickles() -> None:
     assert only_names_weights(pickle.dumps(OrderedDict(), protocol=2))
-    assert not only_names_weights(pickle.dumps(OrderedDict(), protocol=4))  # its names come from the stack
+    assert not only_names_weights(pickle.dumps(OrderedDict(), protocol=4))  # protocol 4 takes names from the stack
     assert not only_names_weights(b"ctorch.serialization\nload\n.")
     assert not only_names_weights(b"ctorch\nload\n.")
     with pytest.raises(ValueError, match=r".+"):

@@ -213,7 +213,7 @@ def test_calls_come_one_at_a_time(tmp_path: Path) -> None:
     busy = threading.Lock()
     def predict(inputs):
         assert busy.acquire(blocking=False), "two at once"
-        sum(range(100_000))  # for longer than a thread keeps the interpreter
+        sum(range(100_000))  # takes longer than a thread keeps the interpreter
         busy.release()
         return {"y": inputs["x"][:, 0]}
     """

@@ -23,7 +23,7 @@ def exported(*inputs: Any) -> Callable[[Any], Any]:
     return lambda function: tf.function(function, input_signature=inputs)
 
 
-class Many(tf.Module):  # type: ignore[misc]  # whose types are not known
+class Many(tf.Module):  # type: ignore[misc]  # TensorFlow's types are not known
     """A module with one signature for each test's purpose."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class TestRemains:
         remains = Remains(process.release, lambda: process.resident)
         for _ in range(50):
             remains.add(24 * MB, loaded=50 * MB)
-        assert process.released == 1  # the first time, nothing is known of the process
+        assert process.released == 1  # at the first call, nothing is known of the process
 
     def test_what_no_load_reuses_is_returned(self) -> None:
         process = Process()
@@ -61,7 +61,7 @@ class TestRemains:
         remains.add(REUSED_BYTES, loaded=50 * MB)
         assert process.released == 2
         process.resident += 100 * MB
-        remains.add(REUSED_BYTES, loaded=150 * MB)  # that is a version
+        remains.add(REUSED_BYTES, loaded=150 * MB)  # the growth is that of a version
         assert process.released == 2
         process.resident += REUSED_BYTES
         remains.add(REUSED_BYTES, loaded=150 * MB)

@@ -193,7 +193,7 @@ def test_a_version_in_use_goes_only_after_its_calls_and_idle_ones_first(build: B
         town.aspire(name, 1)
     town.call("a")
     town.call("b")
-    with town.manager.servable("a"):  # this one would be the least recently used
+    with town.manager.servable("a"):  # a will be the least recently used, but is in use
         town.call("b")
         town.call("c")
         assert town.evictions == [("b", 1)]

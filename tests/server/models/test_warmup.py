@@ -295,7 +295,7 @@ def test_a_model_that_refuses_zeros_is_served_all_the_same(caplog: pytest.LogCap
     caplog.set_level(logging.INFO, "headrace_server")
     backend = Recorder(*[signature_of(x=(DataType.DT_FLOAT, (None, 2)))] * 2, refuse=True)
     run_on_zeros(backend, Options())
-    assert [name for name, _ in backend.given] == ["s0", "s1"]  # and no second time with another size
+    assert [name for name, _ in backend.given] == ["s0", "s1"]  # s0 is not run again with another size
     assert "signature s0 cannot be warmed up with zeros: no zeros, please" in caplog.messages
 
 

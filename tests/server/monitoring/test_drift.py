@@ -83,7 +83,7 @@ def test_requests_like_those_that_were_profiled(watched: Watched) -> None:
 
 
 def test_requests_that_have_moved(watched: Watched) -> None:
-    moved = 16 - images()  # as negatives
+    moved = 16 - images()  # like photographic negatives
     moved[:ROWS, 0] = np.nan
     moved[:, 1] = 1000
     watched.ask(moved)

@@ -238,12 +238,12 @@ def test_a_call_whose_caller_has_given_up_has_no_batch(running: Run, collector: 
 def test_a_batch_is_linked_from_each_of_its_requests(traced: Traced) -> None:
     other = TRACE.replace("0af", "1bf")
     parents = [SAMPLED, SAMPLED.replace(TRACE, other)]
-    with ThreadPoolExecutor(2) as pool:  # a request waits up to 200 ms for another
+    with ThreadPoolExecutor(2) as pool:  # a request waits up to 200 ms for the other one
         list(pool.map(traced.predict, parents))
     eventually(lambda: traced.collector.spans(TRACE) and traced.collector.spans(other))
     first, second = (by_name(traced.collector.spans(trace))["batch"] for trace in (TRACE, other))
     assert attributes(first)["headrace.batch.requests"] == 2
-    if first.links or second.links:  # none if the requests were sent further apart
+    if first.links or second.links:  # there are no links if the requests came too far apart
         assert {link.span_id for span in (first, second) for link in span.links} <= {first.span_id, second.span_id}
 
 
@@ -252,7 +252,7 @@ def test_a_refused_call_has_a_span_without_a_batch(traced: Traced) -> None:
     traced.server.caller.send_bytes(PREDICT, request, metadata=(("traceparent", SAMPLED),))
     (span,) = eventually(lambda: traced.collector.spans(TRACE))
     assert attributes(span)["rpc.grpc.status_code"] == int(Code.INVALID_ARGUMENT)
-    assert span.status.code == 0  # it is the caller's error
+    assert span.status.code == 0  # the error is the caller's
 
 
 def test_what_is_not_sampled_has_no_spans(traced: Traced) -> None:

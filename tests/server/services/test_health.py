@@ -59,7 +59,7 @@ def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) 
 
 
 def test_a_drain_that_begins_while_the_first_answer_is_sent_is_told() -> None:
-    context: Any = None  # a watch does not use it
+    context: Any = None  # a watch does not use its context
 
     async def watch() -> list[int]:
         health = HealthService()

@@ -57,7 +57,7 @@ def test_a_version_of_other_bytes_is_fetched_anew_and_what_is_whole_is_not(files
     files.asked.clear()
     assert mirror.look()
     assert shown(mirror) == {"1": {"model.onnx": b"one"}}
-    assert not [path for _, path, _ in files.asked if "model.onnx" in path]  # it was still in the cache
+    assert not [path for _, path, _ in files.asked if "model.onnx" in path]  # the file was still in the cache
 
 
 def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files: Files, watch: Watch) -> None:
@@ -67,7 +67,7 @@ def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files:
     assert not mirror.look()
     files.content[f"{PREFIX}/1/b"] = b"b"
     assert not mirror.look()
-    assert mirror.look()  # the same names twice
+    assert mirror.look()  # both looks have seen the same names
     assert shown(mirror) == {"1": {"a": b"a", "b": b"b"}}
 
 
@@ -80,7 +80,7 @@ def test_a_fetch_that_is_cut_is_resumed_where_it_was(files: Files, watch: Watch,
         watch(uri).look()
     assert list((tmp_path / "cache" / "contents").iterdir()) == []
 
-    mirror = watch(uri)  # of the next run
+    mirror = watch(uri)  # as in the next run
     mirror.look()
     assert shown(mirror) == {"1": {"model.onnx": content}}
     begun = int(files.asked[-1][2].removeprefix("bytes=").split("-")[0])

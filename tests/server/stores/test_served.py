@@ -70,7 +70,7 @@ def test_a_new_file_is_served_and_the_old_one_through_an_outage(
     finally:
         server.close()
 
-    files.refuse = 500  # and a new run begins with the copy on disk
+    files.refuse = 500  # a new run starts with the copy on disk
     again = serve(loop_thread, transport, f"{files.url}/iris.onnx", tmp_path)
     try:
         assert answers(again) == 11

@@ -128,7 +128,7 @@ def test_a_search_takes_channels_out_and_quantizes_what_is_left(optimized: Optim
     assert result.report.training is not None
     assert result.report.training.name == "train.npz"
     assert result.report.calibration is not None
-    assert result.report.calibration.name == "train.npz"  # and all others are used for measuring
+    assert result.report.calibration.name == "train.npz"  # all other rows are used for measuring
     assert result.report.rows.count == 540
 
 

@@ -89,7 +89,7 @@ def test_no_descriptor_and_no_thread_is_left_behind(tmp_path: Path) -> None:
     with tarfile.open(fileobj=plain, mode="w") as tar:
         tar.addfile(link)
         tar.addfile(tarfile.TarInfo("b" * 90))
-    plain.write(bytes(5 << 20))  # more than the pipe takes after the refusal
+    plain.write(bytes(5 << 20))  # more than fits into the pipe after the refusal
     for bad in (archive[:-1], archive[:70_000], pyrage.encrypt(plain.getvalue(), [own.to_public()])):
         with pytest.raises(BadSeal):
             opened(bad, own)

@@ -40,7 +40,7 @@ def test_answers_keep_the_order_of_their_requests(linear: InferenceCaller) -> No
 def test_a_slow_request_keeps_its_place(inferring: Infer) -> None:
     caller = inferring(partial(models.slow, steps=30_000))
     slow = infer_request([tensor(shape=(1, 1))], [b"\0" * 4], id="slow")
-    refused = infer_request(id="refused", model_name="nope")  # which the server knows at once
+    refused = infer_request(id="refused", model_name="nope")  # the server refuses it at once
     answers = list(caller.stream([slow, refused]))
     assert [answer.infer_response.id for answer in answers] == ["slow", "refused"]
 

@@ -116,7 +116,7 @@ def test_options_in_force() -> None:
     shown = {option["name"]: option for option in options_in_force(Config(port=1234, model_base_path="/m"))}
     assert (shown["port"]["value"], shown["port"]["default"]) == (1234, 8500)
     assert shown["onnxruntime_gpu_memory_limit_mb"]["value"] == 0
-    assert "rest_api_num_threads" not in shown  # it has no effect
+    assert "rest_api_num_threads" not in shown  # an option without an effect
     assert json.dumps(list(shown.values()))
     assert HIDDEN not in {option["value"] for option in shown.values()}
     told = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))

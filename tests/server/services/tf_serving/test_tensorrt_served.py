@@ -125,7 +125,7 @@ def test_what_the_engine_does_not_take_fails_alone(running: Run, tmp_path: Path)
 
 def test_a_batch_that_finds_no_memory_is_run_in_halves(gpu: Gpu, running: Run) -> None:
     server = start(running, partial(planned, gpu), **QUIET)
-    gpu.machine.memory = 1 << 16  # the memory in use, and a few rows
+    gpu.machine.memory = 1 << 16  # enough for the memory in use, and for a few rows
 
     inputs = [np.ones((number, 64), np.float32) for number in (16, 16, 1, 1, 1, 1)]
     got = answers(server.caller, inputs)

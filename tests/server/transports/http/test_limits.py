@@ -162,6 +162,6 @@ class TestStalling:
             rests.sendall(head)
             assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")
             stalls.sendall(HALF_BODIES[0].encode())
-            received(stalls)  # until that connection is closed
+            received(stalls)  # until the server closes that connection
             rests.sendall(head)
             assert rests.recv(65536).startswith(b"HTTP/1.1 200 ")
