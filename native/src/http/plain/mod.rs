@@ -189,9 +189,12 @@ impl Plain {
         end_head(body.len(), last, Instant::now(), &mut self.out);
         if body.len() <= MAX_HEAD {
             self.out.extend_from_slice(&body);
-            return self.stream.write_all(&self.out).await;
+            self.stream.write_all(&self.out).await?;
+        } else {
+            self.stream.write_all(&self.out).await?;
+            self.stream.write_all(&body).await?;
         }
-        self.stream.write_all(&self.out).await?;
-        self.stream.write_all(&body).await
+        // TLS keeps what the socket has no room for.
+        self.stream.flush().await
     }
 }

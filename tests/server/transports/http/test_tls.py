@@ -1,7 +1,10 @@
 """TLS for REST, which only headrace-native has: certificates, client certificates, and both versions of HTTP."""
 
+import json
+import socket
 import ssl
 from contextlib import closing
+from functools import partial
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -53,6 +56,32 @@ def test_both_versions_of_http(running: Run, authority: Authority, server_pem: P
             "--cacert", str(tmp_path / "ca.pem"), flag, "-o", "/dev/null", "-w", "%{http_version} %{http_code}", url
         )
         assert said == f"{version} 200"
+
+
+def test_a_slow_reader_gets_all_of_a_large_answer(
+    running: Run, authority: Authority, server_pem: Pem, tmp_path: Path
+) -> None:
+    """More than the sockets' buffers hold; what is encrypted last has to wait until the client reads."""
+    columns = 100_000
+    file, port = write(tmp_path / "ssl.pbtxt", server_pem), free_port()
+    running(partial(models.repeated, columns=columns), rest_api_port=port, rest_api_ssl_config_file=str(file))
+    context = ssl.create_default_context(cadata=authority.pem.certificate)
+    with closing(HTTPSConnection("localhost", port, context=context)) as connection:
+        connection.sock = context.wrap_socket(little_buffered(port), server_hostname="localhost")
+        for _ in range(3):
+            connection.request("POST", f"{PREFIX}:predict", json.dumps({"instances": [[1 / 3]]}))
+            predictions = json.loads(connection.getresponse().read())["predictions"]
+            assert [len(row) for row in predictions] == [columns]
+
+
+def little_buffered(port: int) -> socket.socket:
+    """A connection whose both ends buffer some ten kilobytes."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+    connection.settimeout(ANSWER_WITHIN)
+    connection.connect(("127.0.0.1", port))
+    return connection
 
 
 def test_clients_that_must_show_a_certificate(
