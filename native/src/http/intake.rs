@@ -80,10 +80,12 @@ impl Body {
     }
 
     /// Frees its bytes. Those of a large one are freed on another thread: giving so many pages back takes a millisecond.
+    /// Until then their memory stays reserved, even if the call has ended: that thread may first parse other bodies.
     pub fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes.len() > SMALL {
-            spawn_blocking(move || drop(bytes));
+            let freed = (bytes, self.memory.clone());
+            spawn_blocking(move || drop(freed));
         }
     }
 
@@ -165,4 +167,36 @@ async fn collect(
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::memory::{Budget, Share};
+
+    #[test]
+    fn memory_is_reserved_until_a_large_body_has_been_freed() {
+        const LARGE: usize = SMALL + 1;
+        let budget = Arc::new(Budget::new(10 * LARGE));
+        let memory = Arc::new(CallMemory::new(Arc::new(Share::new(budget.clone()))));
+        assert!(memory.receive(LARGE));
+        let mut body = Body { bytes: vec![0; LARGE].into(), is_gzip: false, memory };
+        let held = || budget.by_kind()[Kind::Received as usize];
+        let runtime = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go_on, told) = mpsc::channel();
+        runtime.block_on(async {
+            let busy = spawn_blocking(move || told.recv());
+            body.release();
+            drop(body);
+            assert_eq!(held(), LARGE);
+            go_on.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(held(), 0);
+        });
+    }
 }
