@@ -138,6 +138,13 @@ impl Pending {
         self.refused = Some((status, why));
     }
 
+    /// Records how it ended, with this code of gRPC.
+    fn ended(&mut self, answered: Answered, code: u8) -> Answered {
+        self.admitted.answered_with(answered.status());
+        self.admitted.end(code);
+        answered
+    }
+
     pub(super) async fn answer(mut self) -> Answer {
         let deadline = self.deadline;
         let in_time = tokio::select! {
@@ -156,20 +163,14 @@ impl Pending {
 impl PlainCall for Pending {
     fn poll(&mut self, context: &Context<'_>) -> Poll<Answered> {
         let Some((status, why)) = self.refused.take() else {
-            return self.mailbox.poll(context).map(|(answered, code)| {
-                self.admitted.answered_with(answered.status());
-                self.admitted.end(code);
-                answered
-            });
+            return self.mailbox.poll(context).map(|(answered, code)| self.ended(answered, code));
         };
-        let answer = self.api.refusal(self.rest.endpoint(), &status);
-        self.admitted.answered_with(answer.status());
-        self.admitted.end(status.code);
         if let Some(why) = why {
             let ended = &self.rest.thread.shared.ended;
             ended.add_refused(&self.signature, why, self.came.elapsed().as_secs_f64());
         }
-        Poll::Ready(answer.into())
+        let answer = self.api.refusal(self.rest.endpoint(), &status);
+        Poll::Ready(self.ended(answer.into(), status.code))
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -178,11 +179,8 @@ impl PlainCall for Pending {
 
     fn expire(&mut self) -> Option<Answered> {
         self.mailbox.close().then(|| {
-            let answer = self.api.late(self.rest.endpoint());
-            self.admitted.answered_with(answer.status());
-            self.admitted.end(DEADLINE_EXCEEDED);
             self.rest.thread.shared.ended.add_late(&self.signature, self.came.elapsed().as_secs_f64());
-            answer.into()
+            self.ended(self.api.late(self.rest.endpoint()).into(), DEADLINE_EXCEEDED)
         })
     }
 }

@@ -73,16 +73,14 @@ impl Trace {
     /// It has ended with this code of gRPC.
     pub fn end(self, code: u8) {
         let (queued, at) = self.queued;
-        let Begun { parent, came, .. } = &*self.begun;
         let status = match self.begun.method {
             Method::Rpc(_) => Some(u16::from(code)),
             Method::Http(_) => self.status,
         };
         let record = Record {
-            parent: *parent,
             model: self.model,
             status,
-            began: at - queued.saturating_duration_since(*came).as_secs_f64(),
+            began: at - queued.saturating_duration_since(self.begun.came).as_secs_f64(),
             ended: at + queued.elapsed().as_secs_f64(),
             arrived: self.waits.then_some(at),
             begun: self.begun.clone(),
@@ -94,7 +92,6 @@ impl Trace {
 /// A traced call that has ended. Times are seconds on its queue's clock.
 pub struct Record {
     begun: Arc<Begun>,
-    parent: Option<Parent>,
     model: Arc<str>,
     /// The code of gRPC, or HTTP's status; None for an HTTP request whose client has left.
     status: Option<u16>,
@@ -110,8 +107,8 @@ impl<'py> IntoPyObject<'py> for Record {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        let Self { begun, parent, model, status, began, ended, arrived } = self;
-        let (trace_id, span_id) = parent.as_ref().map_or((&[][..], &[][..]), |own| (&own.trace_id, &own.span_id));
+        let Self { begun, model, status, began, ended, arrived } = self;
+        let (trace_id, span_id) = begun.parent.as_ref().map_or((&[][..], &[][..]), |own| (&own.trace_id, &own.span_id));
         let caller = (PyBytes::new(py, trace_id), PyBytes::new(py, span_id), begun.state.as_str());
         let (is_http, name) = match &begun.method {
             Method::Rpc(name) => (false, name.as_str()),
