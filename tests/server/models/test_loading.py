@@ -3,14 +3,18 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread, current_thread
+from types import SimpleNamespace
 
 import pytest
 
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.models import action_threads
+from headrace_server.models.action_threads import QUICK_SECONDS
 from headrace_server.models.manager import Manager, Publish
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
@@ -131,6 +135,18 @@ def test_so_many_are_loaded_at_once_as_there_are_threads(loads: Loads, manage: M
     model.reach({1: START, 2: LOADING, 3: LOADING})
     loads.held[2].set()
     model.reach({1: LOADING, 2: AVAILABLE, 3: LOADING})
+
+
+def test_one_that_hangs_does_not_hold_up_the_next(
+    loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager looks twice, and between these, the time ends for which the next one waits."""
+    times = count(step=QUICK_SECONDS * 0.75)
+    monkeypatch.setattr(action_threads, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    model = manage(num_initial_load_threads=2)
+    loads.held = {2: Event(), 1: Event()}
+    model.aspire(1, 2)
+    model.reach({1: LOADING, 2: LOADING})
 
 
 def test_after_the_initial_load_there_are_fewer(loads: Loads, manage: Manage) -> None:
