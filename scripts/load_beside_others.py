@@ -232,8 +232,8 @@ def _page(compared: Sequence[Compared]) -> str:
 
 Made by `python -m scripts.load_beside_others` on {os.cpu_count()} CPUs. The server runs on the first, and the load
 generators, which take turns, on the others. `digits` is a model that takes a few microseconds, and `slow` one that
-sleeps for 5 ms, without batches. The rates are medians. ghz and perf_analyzer only measure the slow model, since they
-would be the limit with the other.
+sleeps for 5 ms, without batches. The rates are medians. ghz and perf_analyzer only measure the slow model, since with
+`digits` they would be the limit.
 
 | load | tool | headrace bench, calls/s | tool, calls/s | ratio | own CPU of headrace bench per call |
 | --- | --- | ---: | ---: | ---: | ---: |
