@@ -43,12 +43,19 @@ impl<S: AsyncRead + Unpin> Stalling<S> {
             let woken = pin!(yield_now()).poll(context);
             return woken.map(Ok);
         }
-        let mut part = into.take(TURN - self.turn);
-        let read = Pin::new(&mut self.stream).poll_read(context, &mut part);
-        let count = part.filled().len();
-        // SAFETY: so many bytes of `part`, which are the first of `into` that are not filled, have been filled.
-        unsafe { into.assume_init(count) };
-        into.advance(count);
+        let (left, before) = (TURN - self.turn, into.filled().len());
+        let stream = Pin::new(&mut self.stream);
+        let read = if into.remaining() <= left {
+            stream.poll_read(context, into)
+        } else {
+            // Only large buffers are cleared, which large bodies have.
+            let mut part = ReadBuf::new(into.initialize_unfilled_to(left));
+            let read = stream.poll_read(context, &mut part);
+            let count = part.filled().len();
+            into.advance(count);
+            read
+        };
+        let count = into.filled().len() - before;
         self.turn = if read.is_ready() { self.turn + count } else { 0 };
         read
     }

@@ -307,9 +307,12 @@ class Servable:
             log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
     async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        """Runs after memory for the outputs has been reserved, if the call's transport wants that."""
+        """Runs after memory for the outputs has been reserved, if the call's transport wants that.
+
+        The steps of an ensemble reserve it themselves. A request without elements is not run, whatever rows it claims.
+        """
         memory = MEMORY.get()
-        if memory is None or isinstance(self._backend, Ensemble):  # whose steps reserve it
+        if memory is None or isinstance(self._backend, Ensemble) or _has_no_elements(inputs):
             return await self._run(signature, inputs, outputs, call)
         rows = shared_rows(inputs) if self.signatures[signature].batched else None
         try:
@@ -372,3 +375,7 @@ class Servable:
             observe(report)
 
         return mark_and_observe
+
+
+def _has_no_elements(inputs: Arrays) -> bool:
+    return bool(inputs) and not any(array.size for array in inputs.values())
