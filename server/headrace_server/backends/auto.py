@@ -98,7 +98,7 @@ def plan_of(model: Path, options: BackendOptions) -> tuple[bytes, Backend]:
     """The TensorRT plan of an ONNX file, from the cache or built now, and the backend that runs it.
 
     Raises:
-        LoadError: As `load`.
+        LoadError: As for `load`.
     """
     return _load_on_gpu(_build_plan, model, options)
 
@@ -123,7 +123,7 @@ def _holds(version: Path, *names: str) -> bool:
 
 
 def _is_file(path: str) -> bool:
-    """As `Path.is_file`, which takes several times as long: thousands of models are asked for six names each."""
+    """Does the same as `Path.is_file`, but faster: six names are checked for each of thousands of models."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:

@@ -239,10 +239,10 @@ class Triable(Protocol, metaclass=Ability):
         """The most rows of a batch; None for any number."""
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, but the runtime writes nothing to stderr if it refuses: a test may send what it refuses.
+        """Like `run`, but the runtime writes nothing to stderr if it refuses the inputs, as it may in a test.
 
         Raises:
-            ServingError: As `run`.
+            ServingError: As for `run`.
         """
 
 

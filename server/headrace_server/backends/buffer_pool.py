@@ -140,7 +140,7 @@ class _Bytes(np.ndarray[Any, Any]):
 
 
 class Lease(np.ndarray[Any, Any]):
-    """The base of all arrays on a block, which ends with the last of them. No other code sees it."""
+    """The base of all arrays on a block; it is deleted together with the last of them. No other code sees it."""
 
     block: Block
     take_back: Callable[[Block], None]

@@ -112,7 +112,7 @@ class CallableBackend:
         del signature  # it exists
         if self._predict is None:
             raise _unloaded()
-        with self._lock or nullcontext():  # held until its arrays are copied: the next batch may overwrite them
+        with self._lock or nullcontext():  # held until the outputs are copied, since the next batch may overwrite them
             return self._outputs(_call(self._file.parent, self._predict, _own(inputs)), outputs)
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:

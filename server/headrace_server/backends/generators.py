@@ -53,11 +53,13 @@ class Generators:
             self._steps = _OnThreads(function, call, MAX_THREADS if thread_safe else 1)
 
     async def answers(self, inputs: Any, convert: Convert) -> AsyncGenerator[Arrays, None]:
-        """Yields what a generator yields, as the caller asks; closes the generator when the caller closes this.
+        """Yields what the model's generator yields, one value at a time, when the caller asks for it.
+
+        Closing this closes the model's generator, once its current step has ended.
 
         Args:
             inputs: The arguments of the function.
-            convert: Converts what it yields into an answer.
+            convert: Converts a yielded value into an answer.
 
         Raises:
             ServingError: The model raised.
@@ -71,7 +73,7 @@ class Generators:
                     break
                 yield answer
         finally:
-            # The caller may leave in the middle of a step, which must end first.
+            # The caller may stop waiting in the middle of a step, which must then end first.
             if step is None or step.done():
                 self._steps.end(generator)
             else:
@@ -105,7 +107,7 @@ class _OnThreads:
 
 
 class _InLoop:
-    """Runs asynchronous generators in an event loop of their own: the server's must never wait for a model."""
+    """Runs asynchronous generators in an event loop of their own: the server's own loop must never wait for a model."""
 
     def __init__(self, function: Callable[[Any], AsyncGenerator[Any, None]], call: Call) -> None:
         self._function = function

@@ -15,7 +15,7 @@ USUAL_SIZE = 4
 LONG = 200
 """How many times as long as usual a very long dimension is."""
 
-_ANY_RANK = (2, 3)  # of an input without a declared rank
+_ANY_RANK = (2, 3)  # the ranks to try for an input that declares none
 
 _WHOLE = (0, 1, -1, 2, -2, 5, 100, -100, 2**31 - 1, -(2**31), 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63))
 _REAL = (0.0, -0.0, -1.0, 1e-40, 1e9, 2.0**31, 2.0**63, 1e30, 3e38, -3e38, np.nan, np.inf, -np.inf)
@@ -77,7 +77,7 @@ def _other_shapes(array: Array) -> Iterator[tuple[str, Array]]:
     if array.ndim and array.size:
         yield "a scalar", array.reshape(-1)[:1].reshape(())
     for axis in range(array.ndim):
-        # A little beyond an array there may be other memory of the process: only who goes far beyond it is ended.
+        # Just beyond an array there may be other memory of the process, so only an access far beyond it crashes.
         yield f"axis {axis} very long", np.concatenate([array] * LONG, axis)
 
 

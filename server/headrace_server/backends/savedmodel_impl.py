@@ -107,8 +107,8 @@ class SavedModelBackend:
             feed=[spec.name for spec in signature.inputs.values()],
             fetch=[signature.outputs[alias].name for alias in outputs],
         )
-        # The call that Session.run wraps. Session.run would also compare shapes, which TF Serving does not, and take
-        # four times the CPU.
+        # This is the call that Session.run wraps. Session.run also compares shapes, which TF Serving does not do, and
+        # takes four times as much CPU.
         step: Step = self._session._make_callable_from_options(options)  # noqa: SLF001
         return step
 

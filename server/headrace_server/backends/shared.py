@@ -16,7 +16,7 @@ class Shared:
         self._objects: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[type["Shared"], tuple[()]]:
-        return Shared, ()  # another process has its own
+        return Shared, ()  # another process gets an empty one
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The object for a key: the existing one, or else a new one.

@@ -264,12 +264,12 @@ class Signature:
 
 
 def _is_within(bound: float, array: Array) -> bool:
-    """Whether no number is larger than the limit, NaN or infinite; integers never are."""
+    """Whether all numbers are finite and no larger than the bound, whatever their sign; always true for integers."""
     if array.dtype.kind not in "fV" or not array.size:
         return True
     own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # each repeated value once
     if own.dtype.itemsize == 2:
-        own = own.astype(np.float32)  # numpy compares halves one by one, and does not know bfloat16's NaN
+        own = own.astype(np.float32)  # numpy compares half floats one by one, and does not know bfloat16's NaN
     return bool(own.max() <= bound and own.min() >= -bound)  # false for a NaN
 
 

@@ -54,7 +54,7 @@ class TextFormatter(logging.Formatter):
 
 
 class StderrHandler(_Handler):
-    """The handler of the running command; if two run in one process, of the last one."""
+    """The log handler of the running command; if two commands run in one process, that of the last one."""
 
 
 def log_to_stderr(level: str = "info", form: str = "text") -> None:

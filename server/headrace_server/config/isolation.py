@@ -29,7 +29,7 @@ class IsolationOptions:
     memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 is no limit", least=0)
 
     def workers_for(self, *, python: bool) -> int:
-        """Worker processes of a model: as set; otherwise 1 if its memory is limited; otherwise its kind's default."""
+        """The number of worker processes: the one set, otherwise 1 if memory is limited, otherwise the default."""
         if self.workers is not None:
             return self.workers
         default = self.python_workers if python else 0

@@ -17,7 +17,7 @@ class CountCalls(Protocol):
     """Counts the calls of one method."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """As `GrpcMethod.several`."""
+        """See `GrpcMethod.several`."""
 
 
 class GrpcMethod:
@@ -92,7 +92,7 @@ class RestCalls:
         self._latency(self._label(model), code).observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """As `GrpcMethod.several`; calls whose callers have left are not counted, as in `Metrics.rest_call`."""
+        """Like `GrpcMethod.several`, but does not count calls whose callers have left, as in `Metrics.rest_call`."""
         if code != "CANCELLED":
             self._latency(self._label(model), code).add(tally, total)
 

@@ -97,7 +97,7 @@ class Metrics(Families):
         return super().page((*self._gauges, *gauges))
 
     def read_counter(self, path: str) -> int:
-        """As in `Families`, after counting the runs that have not been counted yet."""
+        """See `Families`; first counts the runs that have not been counted yet."""
         self.count_reports()
         return super().read_counter(path)
 
@@ -112,12 +112,12 @@ class Metrics(Families):
         self.store_fetched_bytes.of(model).add(size)
 
     def store_failed(self, model: str) -> None:
-        """Counts a look at a model's store that failed."""
+        """Counts a failed scan of a model's store."""
         self.store_failures.of(model).add()
 
     def load_waited(self, model: str, version: int, seconds: float) -> None:
         """Counts a call that has waited until its version was in memory."""
-        del version  # its series would be dropped with it
+        del version  # not a label, since the series would be dropped with the version
         self.model_load_wait.of(model).observe(seconds * 1e6)
 
     def evicted(self, model: str, version: int) -> None:

@@ -88,7 +88,7 @@ class ServableMetrics:
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
         self._tallied: dict[tuple[CountCalls, str], deque[Tallied]] = {}
-        self._counting = Lock()  # a caller that finds nothing left to count may rely on everything being counted
+        self._counting = Lock()  # a caller that finds nothing left to count can be sure that all has been counted
         self._closed = False
 
     def ran(self, api: str, seconds: float) -> None:
@@ -99,7 +99,7 @@ class ServableMetrics:
         """Returns a cheap way to record plain calls that have been answered; they are counted when runs are.
 
         Args:
-            observe: Counts them as calls; the same for all of a transport's routes, whose number grows.
+            observe: Counts them as calls; a transport passes the same function for all of its routes.
             api: The method's name.
         """
         return self._tallied.setdefault((observe, api), deque()).append

@@ -135,14 +135,14 @@ class Acting:
         return following
 
     def _following_load(self) -> _Action | None:
-        """The load with which a thread that has ended one goes on, which saves a change of threads."""
+        """The next load for a thread that has just ended one, which saves a change of threads."""
         self._agenda.look(self._clock.now())
         if not self._loads.limit or self._rooms is not None or self._agenda.next_unload() is not None:
             return None
         load = self._agenda.next_load() if self._loads.free and not self._loads.are_quick else None
         if load is None:
             return None
-        return self._begin_load(*load)  # on this thread, which has become idle last
+        return self._begin_load(*load)  # on this thread, since it has become idle last
 
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once all is done and nothing more can come."""
@@ -234,7 +234,7 @@ class Acting:
         except BaseException as error:  # a model that calls sys.exit must not end the manager
             self._load_failed(name, version, attempt, _failure(error))
             return
-        # Before the version is AVAILABLE: whoever waits for that may read the log next.
+        # Logged before the version is AVAILABLE, since whoever waits for that may read the log next.
         log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
         for signature, declared in servable.signatures.items():
             log.info("model %s version %d, %s: %s", name, version, signature, declared)

@@ -111,7 +111,7 @@ class Configuration:
         self.announce(config)()
 
     def announce(self, config: ModelServerConfig) -> Callable[[], None]:
-        """A function that applies a caller's configuration later; the one being applied now can see that another waits.
+        """Returns a function that applies a caller's configuration, which counts as waiting until then.
 
         Raises:
             ServingError: PERMISSION_DENIED, as for `ReloadRights.check`.
@@ -203,7 +203,7 @@ class Configuration:
         self._check_platforms(listed)
         models = [self._model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
-        # A file that is read again and again must not undo what callers asked for since.
+        # A file that is read again and again must not undo what callers have requested since.
         self.models.list_all(models, anew=config != self._current)
         self._current = config  # also if its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}

@@ -131,10 +131,10 @@ class Manager:
                 raise not_found(f"Servable not found for request: {wanted}")
             if servable.lease():
                 return servable
-            # The version is being unloaded, so the map has been replaced since it was read.
+            # The version is being unloaded, so the map has changed since it was read: look again.
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """As `servable`, after waiting for a version that is not in memory.
+        """Like `servable`, but first waits for a version that is not in memory.
 
         Args:
             name: The model's name.
@@ -245,7 +245,7 @@ class Manager:
         return self._settling.wait(names, since, timeout)
 
     def wait_settled_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
-        """As `wait_settled`, but returns None for a model without versions once `given_up` says so.
+        """Like `wait_settled`, but returns None for a model without versions once `given_up` says so.
 
         Args:
             names: The models' names.

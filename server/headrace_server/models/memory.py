@@ -58,8 +58,8 @@ class Remains:
     def __init__(self, release: Callable[[], None] = release, resident: Callable[[], int] = resident) -> None:
         self._release = release
         self._resident = resident
-        self._evicted = 0  # bytes since the last release
-        self._least: int | None = None  # resident bytes besides the versions, after a release or since
+        self._evicted = 0  # bytes of versions evicted since the last release
+        self._least: int | None = None  # the fewest resident bytes besides the versions since the last release
 
     def add(self, size: int, loaded: int) -> None:
         """Records that a version was evicted; returns free memory to the system if too much has remained.

@@ -140,7 +140,7 @@ class Source:
             try:
                 self.poll()
                 self._said = None
-            except Exception as error:  # the next look may find what this one did not find
+            except Exception as error:  # the next look may succeed
                 complaint = f"the base paths could not be scanned: {error!r}"
                 if complaint != self._said:
                     log.warning(complaint)

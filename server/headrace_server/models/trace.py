@@ -23,8 +23,9 @@ _SERVERS_FAULT = frozenset(
 TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None], tuple[float, float, float | None]]
 """A traced request that a transport has answered by itself.
 
-The caller's trace and span (empty if there are none) and `tracestate`; whether it came over HTTP, its path there or its
-method with its service, its model, and its status or gRPC's code; when it began, ended, and joined its queue if it did.
+The first part holds the caller's trace and span (empty if there are none) and `tracestate`. The second says whether the
+request came over HTTP, and names the HTTP path or the gRPC method with its service, the model, and the HTTP status or
+gRPC's code. The third says when the request began, ended, and joined its queue; None if it joined none.
 """
 
 

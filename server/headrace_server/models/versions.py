@@ -264,11 +264,11 @@ class Models:
         return name in self.by_name and bool(self.by_name[name].aspired)
 
     def settled(self, name: str, since: int) -> VersionStatus | None:
-        """As `Model.settled`; None for an unknown model."""
+        """Like `Model.settled`, but None for an unknown model."""
         return self.by_name[name].settled(since) if name in self.by_name else None
 
     def is_withdrawn(self, name: str, *, ended: bool) -> bool:
-        """As `Model.is_withdrawn`; true for an unknown model."""
+        """Like `Model.is_withdrawn`, but true for an unknown model."""
         return name not in self.by_name or self.by_name[name].is_withdrawn(ended=ended)
 
     def statuses(self, name: str) -> list[VersionStatus]:

@@ -78,7 +78,7 @@ class Warmup:
         self._metrics = metrics
 
     def after(self, load: LoadVersion) -> LoadVersion:
-        """As `load`, but returns servables that are warm; one that cannot be warmed up is freed."""
+        """Like `load`, but returns servables that are warm; one that cannot be warmed up is freed."""
 
         def load_and_warm_up(name: str, version: int, path: Path) -> Servable:
             servable = load(name, version, path)

@@ -13,10 +13,10 @@ Counts = npt.NDArray[np.float64]
 
 
 class Columns:
-    """The columns of one input; a column that stands for all elements of a row is the only one.
+    """The columns of one input: one for each element of a row, or a single one for all elements.
 
     Args:
-        bins: Those of each column; None for one of which the profile says nothing.
+        bins: The bins of each column; None for a column that the profile does not describe.
     """
 
     def __init__(self, bins: Sequence[Bins | None]) -> None:
@@ -84,7 +84,7 @@ class _Numbers:
     def add(self, values: Array) -> float:
         """Counts values of shape [rows, columns]; returns how many are out of range."""
         numbers = values.astype(np.float64)
-        numbers[~np.isfinite(numbers)] = np.nan  # NaN is on no side of an edge
+        numbers[~np.isfinite(numbers)] = np.nan  # so that they are in no bin: every comparison with NaN is false
         # A value's bin is the number of edges below it.
         above = [np.count_nonzero(numbers > edges, axis=0) for edges in self._edges.T]
         known = np.count_nonzero(~np.isnan(numbers), axis=0)
@@ -93,9 +93,9 @@ class _Numbers:
         return float(np.count_nonzero((numbers < self._low) | (numbers > self._high)))
 
     def indices(self) -> Counts:
-        """The population stability index of each column, as `Bins.index`.
+        """The population stability index of each column, as for `Bins.index`.
 
-        0 for a column without values, or of which the profile says nothing.
+        0 for a column without values, and for one that the profile does not describe.
         """
         totals = self.counts.sum(axis=1)
         found = self.counts / np.maximum(totals, 1)[:, None]

@@ -39,7 +39,7 @@ WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
 SECOND = 5_000
-"""Values that are taken per second, where each row counts as ROW more: that takes about a millisecond of CPU."""
+"""Values that are taken per second, which takes about a millisecond of CPU; each row counts as ROW further values."""
 
 ROW = 100
 
@@ -47,7 +47,7 @@ AT_ONCE = 20 * SECOND
 """Values that may be taken at once if few were taken before."""
 
 MOST_STRETCHED = 1024
-"""The largest factor by which rows are taken more seldom while no more may be taken."""
+"""The largest factor by which rows are sampled more seldom while the limit is reached."""
 
 CLASSES = 32
 """Different values up to which an output of integers or strings is treated as classes."""
@@ -85,7 +85,7 @@ class Watch:
     def take(self, inputs: Arrays, outputs: Arrays) -> int:
         """Takes the first row of a batch that has run; returns how many batches later it is to take the next one.
 
-        On the batch thread, where even few instructions take long, since they are in no cache.
+        This runs on the batch thread, where even a few instructions take long, since they are in no cache.
         """
         if self._has_room():
             self._stretch = max(1, self._stretch // 2)

@@ -91,7 +91,7 @@ class SpanMaker:
         self._exporter.shutdown()
 
     def _add(self, tree: "_Tree", writer: "_Writer") -> None:
-        """Adds the spans of a request. This is where the time goes, so it does no more than necessary."""
+        """Adds the spans of a request. Most of the time is spent here, so this does no more than necessary."""
         trace, request, add = tree.trace, _new_id(), writer.add
         kind = self._request_of(trace.name, trace.attributes, bool(trace.parent_id), trace.error)
         add(kind, request, trace.parent_id, trace.began, trace.ended)
@@ -110,7 +110,7 @@ class SpanMaker:
 
 
 class _Tree:
-    """A request, and its batches: when it joined the queue of each, and the ID of the batch's span."""
+    """A request and its batches, each with the time when the request joined its queue, and the ID of its span."""
 
     __slots__ = ("batches", "trace")
 
@@ -122,7 +122,7 @@ class _Tree:
 
 
 class _Writer:
-    """Adds spans of one trace to a message; `offset` is what the wall clock is ahead of the monotonic one, in ns."""
+    """Adds spans of one trace to a message; the wall clock is ahead of the monotonic one by `offset` ns."""
 
     __slots__ = ("_offset", "_spans", "_trace")
 
@@ -186,7 +186,7 @@ class _Encoder:
         message.CopyFrom(self._empty)
         return message
 
-    # Of each of these, the IDs are to be replaced, and the times to be added.
+    # In each of the following spans, the IDs must be replaced, and the times added.
 
     def request(self, name: str, attributes: Attributes, has_caller: bool, failed: bool) -> Any:
         """The span of a request."""

@@ -111,7 +111,7 @@ class Tracer:
         with self._lock:
             ended, self._ended = self._ended, []
         ended += map(_recorded, self._take())
-        # Only now: a batch is reported as soon as its requests have been answered.
+        # Reports are read last: a batch is reported as soon as its requests have been answered.
         self._learn()
         oldest = self._clock() - PATIENCE
         whole: list[Trace] = []

@@ -47,7 +47,7 @@ class ChildProcess:
 def come_up() -> socket.socket:
     """The first thing that the process does: returns the socket to the server, which its first argument names."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the server; this process sees the server's end
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the server, whose end this process notices
     os.nice(NICENESS)
     if memory := int(sys.argv[2]):
         limit_data(memory)
@@ -69,6 +69,6 @@ def limit_data_to(limit: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The same paths as here: the child can import what this process can."""
+    """The environment of a child, which can import whatever this process can."""
     path = os.pathsep.join(filter(None, sys.path))
     return {**_KEEP_MEMORY, **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -102,7 +102,7 @@ class IsolatedBackend:
         return self._ask("run", signature, inputs, outputs)
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, through the model's own `try_run`; what the runtime prints on a refusal stays in the process."""
+        """Like `run`, but through the model's own `try_run`: what the runtime prints stays in the process."""
         return self._ask("try", signature, inputs, outputs)
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
@@ -118,14 +118,14 @@ class IsolatedBackend:
                 async for answer in answers:
                     yield answer
         finally:
-            self._memory.abandon(held)  # the model may have kept them
+            self._memory.abandon(held)  # not reused, since the model may have kept them
 
     async def _placed(self, inputs: Arrays) -> tuple[Sequence[Placed], list[Array]]:
         placing = asyncio.create_task(asyncio.to_thread(self._memory.place, inputs))
         try:
             return await asyncio.shield(placing)
         except asyncio.CancelledError:
-            placing.add_done_callback(self._abandon_placed)  # the thread goes on, and its caller has left
+            placing.add_done_callback(self._abandon_placed)  # the thread goes on although its caller has left
             raise
 
     def _abandon_placed(self, placing: "asyncio.Task[tuple[tuple[Placed, ...], list[Array]]]") -> None:
@@ -137,7 +137,7 @@ class IsolatedBackend:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_unread)  # the thread goes on, and its caller has left
+            opening.add_done_callback(_close_unread)  # the thread goes on although its caller has left
             raise
 
     async def _answers(self, stream: Stream, worker: Worker) -> AsyncGenerator[Arrays, None]:
@@ -152,7 +152,7 @@ class IsolatedBackend:
                         raise ServingError(code, text)
                     yield stream.copy(message)
         except TimeoutError as error:
-            self._places.drop(worker)  # ending takes a while, and it should answer nobody else meanwhile
+            self._places.drop(worker)  # it must answer nobody else while it is being ended, which takes a while
             worker.kill()
             text = f"an answer took more than {seconds:g} s, and its worker process was ended"
             raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
@@ -205,7 +205,7 @@ class IsolatedBackend:
         return self._memory.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """As the model's own parameters, with as many batches at a time as all processes run together."""
+        """The model's own parameters, with as many batches at a time as all processes together can run."""
         fitted = self._fit(options)
         return replace(fitted, max_running_batches=fitted.batches_at_once * len(self._keepers))
 

@@ -13,7 +13,7 @@ class Lender:
 
     def __init__(self) -> None:
         self._lent: dict[int, Array] = {}
-        self._free: list[int] = []  # used again, so that messages repeat
+        self._free: list[int] = []  # reused, so that messages repeat
 
     def lend(self, arrays: Sequence[Array]) -> tuple[int, ...]:
         """Holds arrays, and returns their numbers."""
@@ -31,7 +31,7 @@ class Lender:
 
 
 class Borrower:
-    """Lends the arrays of messages on, until nothing here refers to them any more.
+    """Passes on the arrays of messages, and returns their numbers once nothing here refers to the arrays any more.
 
     Args:
         memory: Where they are.
@@ -70,4 +70,4 @@ def views(message: Message, memory: MappedMemory) -> dict[str, Array]:
 def is_viewed(message: Message, index: int) -> bool:
     """Whether a view of an array of a message exists."""
     array = message.arrays[index]
-    return array is not None and holders(array) > ALONE + 1  # the variable and the message
+    return array is not None and holders(array) > ALONE + 1  # besides the variable and the message

@@ -24,7 +24,7 @@ MOST = 64
 
 
 def holders(array: Array) -> int:
-    """The number of references to an array, with those that the call itself needs."""
+    """The number of references to an array, including those that this call itself makes."""
     return getrefcount(array)
 
 
@@ -70,7 +70,7 @@ class Sites:
         with self._lock:
             for site in self._sites.get((shape, dtype), ()):
                 array = site.array
-                if holders(array) <= ALONE + 1:  # the variable and the site
+                if holders(array) <= ALONE + 1:  # only the variable and the site refer to it
                     return array
         size = prod(shape) * np.dtype(dtype).itemsize
         if not 0 < size <= MOST_BYTES or np.dtype(dtype).hasobject:
@@ -118,7 +118,7 @@ class Sites:
 
 
 class _Block(np.ndarray[Any, Any]):
-    """A block. With these two types, a view of an array in it refers to the array: numpy skips bases of equal types."""
+    """A block. Two types are needed for views to refer to the array itself, since numpy skips bases of equal types."""
 
 
 class _Shared(np.ndarray[Any, Any]):

@@ -124,7 +124,7 @@ class Slot:
             self._connection.settimeout(timeout)
             self._timeout = timeout
         while (message := self._take()) is None:
-            pass  # that message only shared memory
+            pass  # that message only announced shared memory
         return message
 
     async def receive_in_loop(self) -> Message:
@@ -163,7 +163,7 @@ class Slot:
         self._connection.close()
 
     def _take(self, flags: int = 0) -> Message | None:
-        """Receives a message; None if it only shared memory."""
+        """Receives a message; None if it only announced shared memory."""
         data, descriptors = self._receive(flags)
         return self._parsed.get(data) or self._parse(data, descriptors)
 

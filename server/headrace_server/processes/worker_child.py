@@ -53,7 +53,7 @@ def end_with_server(lifeline: int) -> None:
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
-        os.read(lifeline, 1)  # which never has anything to read, so the server is already gone
+        os.read(lifeline, 1)  # there is never anything to read, so the server has already gone
         os._exit(0)
 
 

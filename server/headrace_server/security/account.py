@@ -68,7 +68,7 @@ class LocalAccount:
         self._running = 0
 
     def admit(self) -> float | None:
-        """As `Account`."""
+        """See `Account`."""
         with self._lock:
             self._fill()
             limits = self._limits
@@ -82,12 +82,12 @@ class LocalAccount:
             return None
 
     def charge(self, rows: int) -> None:
-        """As `Account`."""
+        """See `Account`."""
         with self._lock:
             self._rows -= rows
 
     def release(self) -> None:
-        """As `Account`."""
+        """See `Account`."""
         with self._lock:
             self._running -= 1
 

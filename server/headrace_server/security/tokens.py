@@ -99,7 +99,7 @@ class KeySet:
         self._clock = clock
         self._lock = Lock()
         self._document: Any = None
-        self._looked: Any = None  # the document at the last look, or the first one
+        self._looked: Any = None  # the document as of the last look
         self._keys: Mapping[str, Any] = {}
         self._tried: float | None = None
 

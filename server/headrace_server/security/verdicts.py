@@ -65,7 +65,7 @@ class NoVerdicts:
     lines = None
 
     def account(self, limits: Limits) -> Account:
-        """As `Verdicts`."""
+        """See `Verdicts`."""
         return LocalAccount(limits)
 
     def put(self, generation: int, verdict: Verdict) -> None:

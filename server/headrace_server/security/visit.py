@@ -63,13 +63,13 @@ def visit_now() -> Visit | None:
 
 
 def begin_visit(visit: Visit) -> None:
-    """Lets the rest of this task, which belongs to one call, run for it."""
+    """Records the call that the rest of the current task runs for."""
     _VISIT.set(visit)
 
 
 @contextmanager
 def within_a_call() -> Iterator[None]:
-    """Runs a block in which runs of models are parts of one that has been charged already."""
+    """Marks the runs of models in a block as parts of a run that has been charged already."""
     token = _VISIT.set(None)
     try:
         yield

@@ -21,7 +21,7 @@ class Servables(Protocol):
         """
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """As `servable`, after waiting for a version that is not in memory.
+        """Like `servable`, but first waits for a version that is not in memory.
 
         Args:
             name: The model's name.

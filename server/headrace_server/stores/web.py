@@ -66,7 +66,7 @@ class Web:
         return self.document_of(url, headers)[0]
 
     def document_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, Message]:
-        """As `json`, with the headers."""
+        """Like `document`, but also returns the headers."""
         with self.open(url, headers) as answer:
             body = answer.read(LARGEST_DOCUMENT)
             try:

@@ -15,8 +15,8 @@ COPIES = 2
 class Budget:
     """The bytes that calls hold. In one event loop.
 
-    A call may take as much as it leaves free, so that there is room for one that comes later. Connections have no share
-    of their own, unlike on the native transport.
+    A call may hold no more than it leaves free, so that there is room for one that comes later. Connections have no
+    share of their own, unlike on the native transport.
 
     Args:
         limit: The most that all calls may hold together.

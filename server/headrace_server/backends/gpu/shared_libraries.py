@@ -25,7 +25,7 @@ def why_not_loadable(library: Path) -> str:
 
 
 def needed(library: Path) -> tuple[str, ...]:
-    """The names of the libraries that it was linked with, in order; empty for a file that is not 64-bit Linux."""
+    """The names of the libraries that a file was linked with, in order; empty if it is not a 64-bit ELF file."""
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as elf:
         return tuple(_needed(elf)) if elf[: len(_ELF64_LITTLE)] == _ELF64_LITTLE else ()
 

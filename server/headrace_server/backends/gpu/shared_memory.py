@@ -46,7 +46,7 @@ class SharedMemory:
         """Writes bytes into it.
 
         Raises:
-            ServingError: As `read`.
+            ServingError: As for `read`.
         """
         with self._device as device:
             device.write(int(self._opened) + offset, data)

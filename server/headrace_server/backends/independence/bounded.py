@@ -1,7 +1,8 @@
 """Finds the magnitude up to which rows do not influence each other, by testing.
 
-A model that adds 0 times the sum of all rows keeps them independent until one of them is NaN or infinite, since 0 times
-that is NaN for all. Its requests may share batches if all their numbers are finite and not larger than those tested.
+For example, if a model adds 0 times the sum of all rows to each row, the rows are independent until one of them holds
+NaN or infinity, since 0 times that is NaN. Requests for such a model may share batches if all their numbers are finite
+and not larger than those tested.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ _SHORT: Sequence[Pass] = (((1,), Rows.HUGE), ((0,), Rows.HIGHEST), ((1,), Rows.L
 
 
 def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
-    """Whether rows that are changed only by unusual numbers may be independent within a bound on numbers.
+    """Whether it is worth looking for a bound: the rows affect each other, and the numbers of requests can be checked.
 
     Args:
         subject: The signature. A request's numbers must be readable: neither in strings nor complex.
@@ -43,7 +44,7 @@ def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
 
 
 def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | None:
-    """The largest bound within which no row changes with the others; None if none is proved.
+    """The largest of the tested bounds within which no row changes with the others; None if there is none.
 
     Args:
         neighbours: Runs the signature.
@@ -54,9 +55,9 @@ def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | Non
 
 
 def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) -> bool:
-    """Whether every row, even of zeros, stays the same bit for bit if others have numbers up to the limit.
+    """Whether every row, even of zeros, stays the same bit for bit if the other rows have numbers up to the limit.
 
-    Among zeros, no digit can hide a small change, and a division by their sum fails.
+    In a row of zeros, rounding cannot hide a small change, and a division by the sum of the rows fails.
     """
     recipe = replace(batch.recipe, limit=limit)
     passes = _SHORT if slow else _PASSES

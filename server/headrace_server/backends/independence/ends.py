@@ -47,7 +47,7 @@ class Ends:
     quickest_row: float
 
     def check(self, kind: Rows) -> None:
-        """Compares the kept rows with their known answers, and, bit for bit, with two sorts of other rows around them.
+        """Compares the kept rows with their known answers, and, bit for bit, with two kinds of other rows around them.
 
         Args:
             kind: The values of the rows between them in the first comparison; in the second, they have usual values.
@@ -81,7 +81,7 @@ class Ends:
     def _compare_with_known(self, places: dict[int, int], kept: Arrays) -> None:
         known = {alias: array[list(places.values())] for alias, array in self.batch.outputs.items()}
         change = first_change(known, kept, range(len(places)), exact=False)
-        if change is not None and change.by > TIE:  # rounding may break a tie, which the number of rows decides
+        if change is not None and change.by > TIE:  # with another number of rows, rounding may decide a tie differently
             raise self._dependent(change)
 
     def _dependent(self, change: Change) -> Decided:
@@ -115,15 +115,15 @@ class Ends:
         return inputs
 
     def _fit(self, others: Arrays) -> bool:
-        """Whether the others have the kept rows' sizes, which real requests may not have."""
+        """Whether the other rows have the same sizes as the kept rows; rows of real requests may not."""
         return all(array.shape[1:] == others[alias].shape[1:] for alias, array in self.batch.inputs.items())
 
 
 def _opposite(array: Array, other: Array) -> Array:
-    """The other rows, changed so that they differ from the array at each position: in value, or in sign."""
+    """Other rows that differ from the array at each position: in value, or in sign."""
     if array.dtype.kind == "b":
         return ~array
     if array.dtype.kind in "iu" and array.size:
-        opposite: Array = array.max(keepdims=True) + array.min(keepdims=True) - array  # may wrap twice, correctly
+        opposite: Array = array.max(keepdims=True) + array.min(keepdims=True) - array  # two overflows cancel out
         return opposite
     return np.copysign(other, -array) if array.dtype.kind == "f" else other

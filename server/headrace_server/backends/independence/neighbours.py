@@ -16,10 +16,10 @@ from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_R
 _DRAWS = 3
 
 WHOLE = 8
-"""Integers of other rows are below this if the model accepts them."""
+"""The integers in other rows are below this, if the model accepts such integers."""
 
 TIE = 0.5
-"""A smaller change may come from a tie that rounding breaks, which changes a class, but not every time."""
+"""A change up to this may come from rounding that breaks a tie, which changes the predicted class, but only seldom."""
 
 Pass = tuple[tuple[int, ...], Rows]
 """The rows that are replaced, and what replaces them."""
@@ -88,7 +88,7 @@ class Neighbours:
                 raise Decided(Finding.UNDECIDED, "the model refuses nearly all values", advice=RECORD_REQUESTS)
 
     def vary_once(self, batch: Batch, recipe: Recipe, change: Pass) -> bool:
-        """Whether the model accepts the others: in all inputs at the same time, or in single inputs."""
+        """Replaces rows once, in all inputs or else in one at a time; returns whether the model accepted this."""
         places, kind = change
         made = self._maker(recipe).rows(rows_of(batch.inputs), kind)
         after = self._runs.outputs_if_taken(_with_rows(batch.inputs, made, places))

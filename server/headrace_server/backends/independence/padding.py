@@ -22,11 +22,11 @@ _AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements after each length
 QUICK = 200
 """A model for which this many of the fastest runs fit into the budget is tested with more rows, values and lengths."""
 
-_LARGER = 5  # the time of a comparison with large amounts, as a multiple of one with small amounts
+_LARGER = 5  # the time of a comparison with much padding, as a multiple of one with little
 _ROWS, _FEW_ROWS = 9, 3
 _CHOICES, _FEW_CHOICES = 24, 3
-_WIDE = 8  # integers are below this in a second draw
-_FAR = 5.0  # how far numbers lie beyond all finite pad values that are tested
+_WIDE = 8  # integers are below this in a second set of rows
+_FAR = 5.0  # the distance of numbers from all finite pad values that are tested
 
 _CANDIDATES: Mapping[str, Sequence[float]] = {
     "i": (0, 1, -1),
@@ -198,8 +198,8 @@ def _tells_nothing(outputs: Arrays, count: int) -> bool:
 def lengths_of(subject: Subject) -> dict[str, Axes]:
     """The positions of the inputs' lengths: varying dimensions, numbered by name, or by axis if they have no name.
 
-    A name that is part of another dimension's name, such as `past + tokens`, is not a length, since what follows it
-    moves.
+    A name that is part of another dimension's name, such as `past + tokens`, is not a length, since elements that
+    follow it move.
     """
     specs = (*subject.inputs.values(), *subject.outputs.values())
     batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}

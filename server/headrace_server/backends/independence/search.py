@@ -70,7 +70,7 @@ class Search:
         raise Decided(Finding.UNDECIDED, reason, advice=RECORD_REQUESTS)
 
     def _find_examples(self, rows: int, refused: str) -> Found | None:
-        """As `find`, for a model that parses tf.Examples and says what is missing in them."""
+        """Like `find`, but for a model that parses tf.Examples and says what is missing in them."""
         features: Features = {}
         while learn(features, refused) and self._runs.count < _MOST_FEATURES:
             recipe = Recipe(examples=tuple(features.values()))

@@ -105,7 +105,7 @@ class Runs:
         return outputs
 
     def outputs_if_taken(self, inputs: Arrays) -> Arrays | None:
-        """As `outputs`; None if the model refuses the inputs."""
+        """Like `outputs`, but returns None if the model refuses the inputs."""
         try:
             return self.outputs(inputs)
         except Decided:

@@ -31,7 +31,7 @@ _FEWEST = 5  # rows with which a full trial can be run
 _SEED = 2024
 _TIMED = 3  # runs after the first that may show that a model is faster
 
-# In these runs, each of four rows stays while every other one changes, chosen by the bits of its number.
+# Over these runs, each of four rows stays at least once while each other one changes: the bits of their numbers decide.
 _USUAL: Sequence[Pass] = (((1, 3), Rows.USUAL), ((0, 2), Rows.USUAL), ((0, 2), Rows.SMALL))
 _BESIDE_ZEROS: Sequence[Pass] = (((1, 3), Rows.USUAL),)
 _EXTREME: Sequence[Pass] = (((2, 3), Rows.HUGE), ((0, 1), Rows.NAN), ((1, 3), Rows.INFINITE))
@@ -115,7 +115,7 @@ class _Trial:
         return found
 
     def pad_alone(self, budget: float) -> Verdict:
-        """As `pad`, for a model that has not been run."""
+        """Like `pad`, but for a model that has not been run."""
         return self.pad(self._find(rows=2), budget)
 
     def pad(self, found: Found, budget: float) -> Verdict:

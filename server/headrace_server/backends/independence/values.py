@@ -48,7 +48,7 @@ class Recipe:
         size: The first of the inner sizes. Never 1, which broadcasts, nor one of the tested numbers of rows.
         distinct: Whether dimensions of different names have different sizes.
         least: The smallest integer.
-        most: The limit that all integers are below; None for the number of rows, so that they may be indices into
+        most: All integers are below this; None stands for the number of rows, so that integers may be indices into
             another input's rows.
         text: The strings to choose from.
         reals: How floating-point numbers are drawn.
@@ -117,8 +117,8 @@ class Maker:
         Args:
             count: Rows.
             kind: What the rows hold.
-            pointing: Whether the first integer of each row is the number of the next row. If it is an index into
-                another input's rows, it then refers to another row.
+            pointing: Whether the first integer of each row is the number of the next row. If such integers are indices
+                into the rows of an input, each row then refers to another row.
         """
         record = self._records[int(self._random.integers(len(self._records)))] if self._records else None
         return {
@@ -183,7 +183,7 @@ class Maker:
         if kind in others:
             picked = self._random.choice(others[kind], size=shape)
             usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
-            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # which must not be left out by chance
+            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # so that it is never left out by chance
         return usual.astype(dtype)
 
     def _usual(self, shape: tuple[int, ...]) -> Array:
@@ -216,7 +216,7 @@ def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, 
 
     def size_of(name: str) -> int | None:
         terms = [term.strip() for term in name.split("+")]
-        if len(terms) > 1:  # as exporters write `past_length + length`
+        if len(terms) > 1:  # such as `past_length + length`, as exporters write it
             return sum(int(term) if term.isdigit() else size_of(term) or recipe.size for term in terms)
         return sizes.setdefault(name, recipe.size + (len(sizes) - len(batch) if recipe.distinct else 0))
 

@@ -10,7 +10,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_server.backends.onnx.providers import CPU, FATAL
 
 LARGE_OUTPUT = 256 << 10
-"""Bytes of a run's output from which on the arena has grown for it."""
+"""After a run with an output of at least this many bytes, the arena is assumed to have grown."""
 
 SECONDS = 0.5
 """The least time between two runs that free memory, since the next run has to ask the system for what it needs."""
@@ -35,8 +35,8 @@ class Arena:
     def before_run(self, inputs: Arrays) -> None:
         """Frees the unused parts of the arena if that is due; takes some 0.2 ms per MB that is returned.
 
-        ONNX Runtime frees them at the end of a run, but not those parts where outputs of that run are. So this is a run
-        of its own, on the same inputs, which ends before its first operator.
+        At the end of a run, ONNX Runtime can free all unused parts except those that hold outputs of that run. So this
+        is a run of its own, on the same inputs, which ends before its first operator.
         """
         if not self._has_grown or self._clock() - self._freed < SECONDS:
             return
@@ -45,12 +45,12 @@ class Arena:
         options.terminate = True
         options.log_severity_level = FATAL
         options.add_run_config_entry(_KEY, _ARENA)
-        with suppress(Exception):  # it has been ended; ONNX Runtime's exceptions have no base class of their own
+        with suppress(Exception):  # ending it raises; ONNX Runtime's exceptions have no base class of their own
             self._session.run(None, inputs, options)
 
     def ran(self, outputs: Sequence[Array]) -> None:
         """Records a run with these outputs."""
-        for array in outputs:  # not `any`, which takes four times as long
+        for array in outputs:  # `any` would take four times as long
             if array.nbytes >= LARGE_OUTPUT:
                 self._has_grown = True
 

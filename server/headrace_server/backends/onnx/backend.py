@@ -69,7 +69,7 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
             backend = _load(model, options, providers, device)
         finally:
             if device is not None:
-                device.release()  # the backend has retained it
+                device.release()  # the backend has retained it for itself
     except ServingError as error:
         named = error.message.startswith(f"{model}: ")
         raise LoadError(error.code, error.message if named else f"{model}: {error.message}") from error
@@ -236,7 +236,7 @@ class OnnxBackend:
             options.terminate = True
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """As `run`, with ONNX Runtime's log turned off for this run, which is ended if its values make it very long."""
+        """Like `run`, but ONNX Runtime logs nothing, and a run that takes very long because of its values is ended."""
         quiet = ort.RunOptions()
         quiet.log_severity_level = FATAL
         if self._steady:
@@ -337,10 +337,10 @@ def _session_options(options: BackendOptions, threads: int) -> ort.SessionOption
     session.intra_op_num_threads = threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.onnxruntime.cpu_memory_arena
-    # Between runs its threads sleep: a core on which they spin would be missing for the transport.
+    # After a run, the session's threads sleep: if they kept spinning, the transport would lack their cores.
     session.add_session_config_entry("session.force_spinning_stop", "1")
-    # Only a run makes them sleep: from the session's creation on, they would spin for tens of milliseconds. A run needs
-    # none of that, since its operators follow each other within microseconds.
+    # Before the first run, they would spin for tens of milliseconds. No run needs that, since its operators follow each
+    # other within microseconds.
     session.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     for library in options.onnxruntime.custom_op_libraries:
         _register(session, library)

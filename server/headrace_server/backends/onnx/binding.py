@@ -58,9 +58,9 @@ class Slots:
             try:
                 yield slot
             except BaseException as error:
-                # Its copies may not have ended, and their memory is about to be used for something else.
+                # The copies of this run may not have ended, and their memory is about to be used for something else.
                 self.device.settle(slot.stream)
-                let_go(error)  # otherwise the stream is dropped later, and where the context is not current
+                let_go(error)  # otherwise the stream would be dropped later, when the context is not current
                 raise
             finally:
                 self._idle.append(slot)
@@ -178,7 +178,7 @@ def _free(slot: _Slot) -> None:
     for memory, _ in slot.inputs.values():
         memory.free()
     slot.inputs.clear()
-    slot.stream = slot.event = None  # now, not when the last frame of an old failure is dropped
+    slot.stream = slot.event = None  # dropped now, not with the last frame of an old exception
 
 
 def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:

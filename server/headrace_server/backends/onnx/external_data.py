@@ -53,7 +53,7 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
 }
 
 KEY = b"location"
-"""The key of the entry that every external tensor has."""
+"""Every external tensor has an entry with this key."""
 
 _EXTERNAL = 1  # onnx.TensorProto.DataLocation
 

@@ -33,8 +33,8 @@ _BY_VALUES = frozenset(
     "Compress If Loop NonMaxSuppression NonZero RegexFullMatch Scan SequenceMap StringSplit Tokenizer Unique".split()
 )
 
-# The inputs, by number, whose values decide the size of an output. If these depend only on shapes or constants, as in
-# most exported graphs, the size is the same for all inputs of one shape.
+# The inputs, by number, whose values decide the size of an output. If these values depend only on shapes or constants,
+# as in most exported graphs, the size is the same for all inputs of one shape.
 _SIZES: Mapping[str, tuple[int, ...]] = {
     **GROWING,
     "Col2Im": (1, 2),

@@ -81,7 +81,7 @@ class OnnxHeader:
     """What a model says about itself.
 
     Attributes:
-        inputs: By name, without those for which its weights have values.
+        inputs: Inputs by name, without those for which the model itself has values.
         outputs: Outputs by name.
         metadata: The model's metadata, by key.
         operators: The types of its nodes.

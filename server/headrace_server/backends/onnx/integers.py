@@ -19,7 +19,7 @@ _NEVER = frozenset(
 )
 
 _SAME_AS: Mapping[str, tuple[int, ...]] = {"CastLike": (1,), "OneHot": (2,), "Where": (1, 2)}
-"""For some operators, the inputs, by number, that have the type of the output; for all others, it is the first."""
+"""The numbers of the inputs that have the output's type; for an operator that is not listed, it is the first input."""
 
 
 def may_be_integers(nodes: Iterable[Any], known: Iterable[str]) -> set[str]:

@@ -130,7 +130,8 @@ class ModelFiles:
             tensor.name: shared[tensor.name].value if tensor.name in shared else ort_value(tensor.read())
             for tensor in self.external.tensors
         }
-        # ONNX Runtime copies these, and so never opens a file; it uses tensors that are passed a second time in place.
+        # ONNX Runtime copies these, and so never opens a file. Those that are also passed as initializers
+        # are used in place.
         options.add_external_initializers(list(values), list(values.values()))
         for name, tensor in shared.items():
             options.add_initializer(name, tensor.value)

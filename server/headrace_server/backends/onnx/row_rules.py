@@ -88,7 +88,7 @@ Rule = Callable[[Node], tuple[int, ...]]
 
 
 def _same(node: Node) -> tuple[int, ...]:
-    """Element by element; any other inputs are constants that are not as long as the batch."""
+    """Operators that compute each element by itself; their other inputs are constants of one element."""
     return (node.rank,) if all(_is_scalar(value) for value in node.inputs[1:]) else ()
 
 
@@ -97,7 +97,7 @@ def _is_scalar(value: Value) -> bool:
 
 
 def _broadcast(node: Node) -> tuple[int, ...]:
-    """Moves elements of several values, but never along axis 0."""
+    """Operators on several values, which are broadcast along axes other than 0 only."""
     ranks = {value.rank for value in node.inputs if isinstance(value, Rows)}
     if len(ranks) != 1:
         return ()
@@ -136,7 +136,7 @@ def _dropped(node: Node) -> tuple[int, ...]:
 
 
 def _along(default: int) -> Rule:
-    """Along one axis, which must not be the batch; the other inputs are constants."""
+    """Operators along one axis, which must not be the batch; their other inputs are constants."""
 
     def rule(node: Node) -> tuple[int, ...]:
         inside = _is_inside(node.integer("axis", default), node.rank) and node.constants_from(1)

@@ -77,9 +77,9 @@ _UNKNOWN = 1 << 40
 
 
 def _inner_sizes(message: Any, node: Node, shapes: Mapping[str, int]) -> Constant | None:
-    """Sizes beyond axis 0, taken from a shape: they are the same for all rows of a batch, like a weight.
+    """Sizes beyond axis 0 that a node takes from a shape; like a weight, they are the same for all rows of a batch.
 
-    An embedding of positions is cut to the number of tokens.
+    For example, a table of position embeddings is cut to the number of tokens.
     """
     rank, indices = shapes.get(message.input[0], 0) if message.input else 0, node.input(1)
     if message.op_type != "Gather" or not isinstance(indices, Constant) or not indices.values:

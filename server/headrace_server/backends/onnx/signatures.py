@@ -66,7 +66,7 @@ class Found:
 def find_signatures(
     session: ort.InferenceSession, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
 ) -> Found:
-    """As `signatures_of`, with which signatures may have a batch axis; shared with models that declare the same.
+    """Like `signatures_of`, but also decides which have a batch axis; models that declare the same share the result.
 
     Args:
         session: The loaded model.
@@ -81,7 +81,7 @@ def find_signatures(
     sides = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
     declared = tuple(tuple((arg.name, arg.type, *arg.shape) for arg in side) for side in sides)
     if options.signatures or any(kind not in _DTYPES for side in declared for _, kind, *_ in side):
-        return make()  # such a model has log lines of its own
+        return make()  # not shared, since each such model has log lines of its own
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty), make)
 
@@ -154,7 +154,7 @@ def make_signatures(
     metadata: Mapping[str, str],
     told: Mapping[str, SignatureOptions],
 ) -> dict[str, Signature]:
-    """As `signatures_of`, given the inputs and outputs by name, and the model's metadata."""
+    """Like `signatures_of`, but given the inputs and outputs by name, and the model's metadata."""
     told = told or _in_metadata(metadata.get(METADATA_KEY, ""))
     told = {DEFAULT_SIGNATURE: SignatureOptions(), **told}
     return {name: _signature(name, options, inputs, outputs) for name, options in told.items()}

@@ -13,7 +13,7 @@ from headrace_server.backends.signature import Signature
 MAX_SIZES = 16
 
 _PLANNED = frozenset({"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"})
-_SHARE = 4  # the weights of all these sessions may use one part in this many of the free memory
+_SHARE = 4  # the weights of all these sessions may use the free memory divided by this
 
 
 def wants_sizes(operators: Set[str], signatures: Iterable[Signature]) -> bool:

@@ -34,7 +34,8 @@ class ZipMap:
     """A removed operator.
 
     Attributes:
-        output: The model's output that it produced; now its input, a float tensor with one column per class.
+        output: The model's output that the operator produced; it is now the operator's input, a float tensor with one
+            column per class.
         classes: The names of the classes, in the order of the columns.
     """
 

@@ -48,13 +48,13 @@ def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
     """Loads an ONNX model: uses the engine that was built from it before, or builds one now.
 
     Raises:
-        LoadError: As `load_plan`; and INVALID_ARGUMENT: TensorRT cannot parse the model, or an option does not fit it.
+        LoadError: As for `load_plan`; INVALID_ARGUMENT: TensorRT cannot parse the model, or an option does not fit it.
     """
     return planned(model, options)[1]
 
 
 def planned(model: Path, options: BackendOptions) -> tuple[bytes, "TensorrtBackend"]:
-    """As `load_onnx`, also returning the plan."""
+    """Like `load_onnx`, but also returns the plan."""
 
     def load() -> tuple[bytes, TensorrtBackend]:
         header = read_header(model.read_bytes())
@@ -147,14 +147,14 @@ class TensorrtBackend:
             self._most_rows = _most_rows(self._tensors)
             self._pool = PageLockedPool(engines[0].device)
             owned.callback(self._pool.close)
-            # Takes turns, so that requests to one GPU leave the others free.
+            # The instances of the GPUs alternate, so that consecutive batches run on different GPUs.
             for engine in chain.from_iterable([engines] * options.tensorrt.instances):
                 graphs = self._graph_sizes(options.batching)
                 instance = Instance(engine, self._pool, graphs, spin=options.tensorrt.spin)
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            # What others allocate and free meanwhile is included.
+            # This includes what others have allocated and freed meanwhile.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             self._signatures = {
                 name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()
@@ -173,7 +173,7 @@ class TensorrtBackend:
         declared = self._signatures[signature]
         return self._run(declared, inputs, outputs, pad=declared.batched)
 
-    try_run = run  # TensorRT logs to our log, and at most says why a shape is refused
+    try_run = run  # TensorRT writes only to headrace's log, and at most why it refuses a shape
 
     @property
     def exact(self) -> bool:

@@ -51,7 +51,7 @@ def build_plan(
         try:
             return _build(file, Progress(str(model)), profiles, options, timings)
         except BaseException as error:
-            let_go(error)  # otherwise the builder is freed later, and where the context is not current
+            let_go(error)  # otherwise the builder would be freed later, when the context is not current
             raise
 
 

@@ -14,7 +14,7 @@ _BUILT = {".plan", ".engine"}
 def model_key(folder: Path, parts: Iterable[object]) -> str:
     """The key of an engine: a hash of the model's files and of everything else that it depends on.
 
-    A plan next to them was built from them, and does not count.
+    A plan next to these files was built from them, and does not change the key.
 
     Args:
         folder: The version's folder, with the model and its external data.

@@ -73,7 +73,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         return ServingError(Code.INTERNAL, f"{what}: {text}" + (f" ({hint})" if hint else ""))
 
     def _take(self) -> list[str]:
-        """Takes out the errors of this thread and of TensorRT's own threads; those of other threads stay."""
+        """Removes and returns the errors of this thread and of TensorRT's own threads; those of other threads stay."""
         with self._lock:
             others = {thread.ident for thread in threading.enumerate()} - {get_ident()}
             taken = [msg for thread, msg in self._errors if thread not in others]
@@ -84,7 +84,10 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 LOG = Log()
-"""The logger of this process: TensorRT ignores any other while a builder or a runtime exists, and keeps its pointer."""
+"""The logger of this process.
+
+TensorRT keeps a pointer to it, and ignores any other one while a builder or a runtime exists.
+"""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Instance:
                 for index in range(len(engine.tensors.profiles)):
                     self._contexts.append(engine.context(index, self._stream))
             except BaseException as error:
-                let_go(error)  # otherwise what they hold is freed later, and where the context is not current
+                let_go(error)  # otherwise what they hold would be freed later, when the context is not current
                 self._drop()
                 raise
 
@@ -131,7 +131,7 @@ class Instance:
         shape, spec = tuple(context.get_tensor_shape(name)), self._engine.tensors.outputs[name]
         output.begin(data_decide=any(size < 0 for size in shape))
         if output.data_decide:
-            if context.get_output_allocator(name) is None:  # each call would keep the allocator alive once more
+            if context.get_output_allocator(name) is None:  # each further call would add a reference to the allocator
                 context.set_output_allocator(name, output)
         elif name in self._engine.tensors.on_host:
             output.array = self._pool.empty(shape, spec.array_dtype)
@@ -167,7 +167,7 @@ class Instance:
         """The device address of a tensor with this many bytes."""
         memory = self._memory.setdefault(name, _DeviceMemory(self._device.allocate))
         if memory.size < size or not memory.size:
-            self._drop_graphs()  # they know the old address
+            self._drop_graphs()  # they use the old address
             memory.reserve(size)
         return memory.address
 
@@ -178,7 +178,7 @@ class Instance:
         key = tuple((name, array.shape) for name, array in held.items())
         if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
             captured = self._capture(index, held)
-            self._graphs[key] = captured  # after the capture, in which memory may grow
+            self._graphs[key] = captured  # stored after the capture, which may drop all graphs if memory grows
         return self._graphs.get(key)
 
     def _capture(self, index: int, held: Arrays) -> Captured | None:
@@ -188,7 +188,7 @@ class Instance:
             self._prepare(context, held)
             if self._engine.tensors.on_host or any(output.data_decide for output in self._outputs.values()):
                 raise ServingError(Code.UNIMPLEMENTED, "its shapes depend on data")
-            self._execute(context)  # one normal run, in which TensorRT does work that it had postponed
+            self._execute(context)  # a normal run first, in which TensorRT does work that it had postponed
             self._device.finish(self._stream)
             return Captured(context, Graph(self._handle, lambda: self._execute(context)))
         except ServingError as error:
@@ -260,13 +260,13 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
 
     def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
         """Called by TensorRT on the running thread with the bytes that it needs; returns 0 if there are none."""
-        del tensor_name, memory, alignment, stream  # the driver aligns more than any tensor needs
+        del tensor_name, memory, alignment, stream  # the driver's alignment is enough for any tensor
         try:
             if self.memory.size < size or not self.memory.size:
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
-            let_go(error)  # its frames refer to those of the run, which hold all that the model has on the GPU
+            let_go(error)  # its frames lead to those of the run, which hold all that the model has on the GPU
             return 0
         return self.memory.address
 

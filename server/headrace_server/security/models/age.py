@@ -66,7 +66,7 @@ def open_age(file: BinaryIO, keys: ModelKeys) -> dict[str, MemoryFile]:
     except OSError as error:
         close_all(opened.values())
         if error.errno is not None:
-            raise  # not pyrage's, but such as too little memory
+            raise  # not an error of pyrage's, but of the system, such as too little memory
         raise BadSeal("it has been changed or truncated") from error
     return opened
 
@@ -114,7 +114,7 @@ def _pyrage() -> Any:
 
 @contextmanager
 def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]:
-    """Runs work with one end of a pipe in a thread, while the block has the other end.
+    """Runs work in a thread with one end of a pipe; the block gets the other end.
 
     Args:
         work: Reads or writes its end.

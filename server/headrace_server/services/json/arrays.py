@@ -21,8 +21,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 _SPACES = str.maketrans("", "", " \t\n\v\f\r")
 _INT32 = (-(2**31), 2**31 - 1)
 
-# Integers: what a literal may be before it is cast to the dtype, which wraps. In TF Serving, all narrow ones pass
-# through an int32.
+# The range of a literal for each dtype of integers, to which the value is then cast and may wrap. In TF Serving, all
+# narrow ones pass through an int32.
 _RANGES = {
     DataType.DT_INT32: _INT32,
     DataType.DT_INT16: _INT32,
@@ -81,7 +81,7 @@ def decode_base64(value: dict[str, Any]) -> bytes:
 
 
 def regular_array(value: Any, dtype: DataType) -> Array | None:
-    """As `array`, but returns None without a reason for a value that cannot be an array."""
+    """Like `array`, but returns None without a reason for a value that cannot be an array."""
     shape: list[int] = []
     level = [value]
     types = {type(value)}

@@ -43,7 +43,7 @@ def parse(data: bytes) -> dict[str, Json]:
 
 
 def parse_quickly(data: bytes) -> dict[str, Json] | None:
-    """As `parse`, for a body that every parser treats alike; None if this one cannot be sure that it does."""
+    """Like `parse`, but fast; None if this parser cannot be sure that it treats the body as `parse` does."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -52,7 +52,7 @@ def parse_quickly(data: bytes) -> dict[str, Json] | None:
 
 
 def parse_tolerantly(data: bytes) -> Json:
-    """As `parse`, but slower, for NaN, bytes that are not UTF-8, repeated members, or anything after the end.
+    """Like `parse`, but slower, for NaN, bytes that are not UTF-8, repeated members, or anything after the end.
 
     None if the value is null, or if Python's parser refuses it or might treat it differently from RapidJSON.
     """

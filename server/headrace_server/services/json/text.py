@@ -14,7 +14,7 @@ _SHORT = 1000
 """The number of characters up to which `translate` is used: an error text may hold megabytes of a request."""
 
 _PLAIN = bytes(code for code in range(256) if code not in _ESCAPES)
-_BACKSLASH_FIRST = ord("\\").__ne__  # as a sort key: the other escapes begin with a backslash
+_BACKSLASH_FIRST = ord("\\").__ne__  # sorts the backslash first, since the other escapes begin with one
 
 _TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 
@@ -25,7 +25,7 @@ def quote(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As `translate`, which takes a tenth of a microsecond per character, and lets nothing else run meanwhile."""
+    """Does the same as `translate`, which takes 0.1 us per character and lets nothing else run meanwhile."""
     present = set(text.encode(errors="surrogatepass").translate(None, _PLAIN))
     for code in sorted(present, key=_BACKSLASH_FIRST):
         text = text.replace(chr(code), _ESCAPES[code])

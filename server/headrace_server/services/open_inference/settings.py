@@ -1,6 +1,6 @@
 """Trace and log settings, stored and returned as Triton's clients expect. Source for codes and texts: Triton's server.
 
-Only the log level has an effect here, since nothing writes such traces.
+Only the log level has an effect here, since headrace writes no traces in Triton's format.
 """
 
 import logging

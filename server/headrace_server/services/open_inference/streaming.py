@@ -104,7 +104,7 @@ class Stream:
         await self._unread.put(None)
 
     def _begin(self, request: messages.ModelInferRequest, turn: asyncio.Event) -> asyncio.Event:
-        """Starts to answer a request in its turn; returns when it is the next one's turn."""
+        """Starts to answer a request in its turn; returns the event that begins the next one's turn."""
         following = asyncio.Event()
         task = asyncio.create_task(self._answer(request, turn, following))
         self._tasks.add(task)
@@ -120,7 +120,7 @@ class Stream:
                     if answer.is_only:
                         await turn.wait()
                     elif passing is None:
-                        passing = asyncio.create_task(_pass(turn, following))  # it may never end
+                        passing = asyncio.create_task(_pass(turn, following))  # not awaited, since it may never end
                     answer.message.parameters[FINAL_RESPONSE].bool_param = answer.is_last
                     response = messages.ModelStreamInferResponse(infer_response=answer.message)
                     await self._unread.put(_Unread(response, release))

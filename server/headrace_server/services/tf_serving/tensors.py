@@ -51,13 +51,13 @@ def _are_many_strings(tensors: Mapping[str, TensorProto]) -> bool:
 
 def _check(arrays: Arrays, servable: Servable, name: str) -> None:
     signature = servable.signatures[name]
-    signature.check_arrays(signature.complete(arrays))  # a shape may be another one than declared
+    signature.check_arrays(signature.complete(arrays))  # not the result: some undeclared shapes are allowed
     if signature.batched:
         servable.check_rows(name, max((len(array) for array in arrays.values() if array.ndim), default=1))
 
 
 def _without_strings(tensor: TensorProto) -> Array:
-    """As `to_array`, but one string takes the place of all strings."""
+    """Like `to_array`, but with an empty string in place of each string."""
     if tensor.dtype != _STRING:
         return to_array(tensor)
     try:

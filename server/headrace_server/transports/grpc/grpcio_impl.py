@@ -82,7 +82,7 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # else a client that is gone or hangs would have to confirm the end
+                await self._server.stop(0)  # otherwise a client that is gone or hangs would have to confirm the end
             rested = not self._calls.count
         await stopping
         self._expander.close()

@@ -163,7 +163,7 @@ def _code_of_cancelled(context: Context) -> Code:
 
 
 def _model_of(method: Method) -> Callable[[Any], str]:
-    """How to read a request's model; an empty name for a method that concerns none."""
+    """Returns a function that reads the model's name from a request, empty for a method that concerns no model."""
     fields = method.request.DESCRIPTOR.fields_by_name
     if "model_spec" in fields:
         return lambda request: str(request.model_spec.name)

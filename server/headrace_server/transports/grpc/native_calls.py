@@ -114,7 +114,7 @@ class Exchange:
         self._call.finish(message if self._code == 0 else None, self._code, self._text, list(self._trailers), keep)
 
     def keep(self, count: Count) -> None:
-        """As `services.kept.KeepsAnswers`."""
+        """See `services.kept.KeepsAnswers`."""
         self._keep = count
 
     def fail(self, code: int, text: str) -> None:

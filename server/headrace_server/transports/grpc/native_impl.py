@@ -122,7 +122,7 @@ class NativeTransport:
         return HeldMemory(dict(by_kind), limit, refusals)
 
     def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
-        """As `endpoint.CarriesHttp`."""
+        """See `endpoint.CarriesHttp`."""
         assert self._server is not None  # it has been started
         self._http.append(endpoint)
         port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))

@@ -200,7 +200,7 @@ class _OfNoModel:
         self._observe = observe
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """As `CountCalls.several`."""
+        """See `CountCalls.several`."""
         del model
         self._observe.several("", code, tally, total)
 

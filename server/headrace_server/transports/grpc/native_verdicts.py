@@ -11,7 +11,7 @@ from headrace_server.transports.grpc.handlers import truncated
 
 
 class NativeVerdicts:
-    """As `security.verdicts.Verdicts`.
+    """The native implementation of `security.verdicts.Verdicts`.
 
     Args:
         audits: Whether there is an audit log.
@@ -23,15 +23,15 @@ class NativeVerdicts:
 
     @property
     def generation(self) -> int:
-        """As `Verdicts`."""
+        """See `Verdicts`."""
         return self.native.generation
 
     def account(self, limits: Limits) -> Account:
-        """As `Verdicts`."""
+        """See `Verdicts`."""
         return native.Account(limits.calls_per_second, limits.rows_per_second, limits.concurrent_calls)
 
     def put(self, generation: int, verdict: Verdict) -> None:
-        """As `Verdicts`."""
+        """See `Verdicts`."""
         credentials, account = verdict.credentials, verdict.account
         assert account is None or isinstance(account, native.Account)  # `account` has made it
         self.native.put(
@@ -46,5 +46,5 @@ class NativeVerdicts:
         )
 
     def clear(self) -> None:
-        """As `Verdicts`."""
+        """See `Verdicts`."""
         self.native.clear()

@@ -103,7 +103,10 @@ class RestApplication:
 
 
 def _by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers by their name: the last of several with one name, but all credentials, which are then invalid."""
+    """Headers by name.
+
+    Of several with one name, the last counts; several credentials are joined, so that they are invalid.
+    """
     headers = dict(pairs)
     shown = [value for name, value in pairs if name == AUTHORIZATION]
     return {**headers, AUTHORIZATION: b", ".join(shown)} if len(shown) > 1 else headers

@@ -23,7 +23,7 @@ from headrace_server.services.tf_serving.rest.routes import route as v1_route
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 
 NO_CALL = Need(Action.METADATA)
-"""For a request that its API has no call for: the API says so, but only to known callers."""
+"""What a request needs for which its API has no call: the API says so, but only to known callers."""
 
 
 class Needs:
@@ -80,7 +80,7 @@ class GuardedApi:
         self._cors = cors
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """As `HttpApi`."""
+        """See `HttpApi`."""
         if request.method == "OPTIONS" and self._cors:
             return await self._api.answer(request, delivery)  # browsers send no credentials with a preflight request
         began = time.monotonic()
@@ -121,7 +121,7 @@ class GuardedApi:
 
 
 async def _until_sent(chunks: AsyncGenerator[bytes, None], visit: Visit) -> AsyncGenerator[bytes, None]:
-    """The rest of an answer, whose end is the end of the call."""
+    """The rest of an answer; the call ends when it does."""
     try:
         async with aclosing(chunks):
             async for chunk in chunks:

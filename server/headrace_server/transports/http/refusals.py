@@ -10,5 +10,5 @@ def too_large(most: int) -> HttpAnswer:
 
 
 def refusal(status: int, text: str) -> HttpAnswer:
-    """The answer to a body that has not been read to its end."""
+    """The answer to a request whose body has not been read to its end."""
     return HttpAnswer(status, write_error(text), {"Content-Type": "application/json", "Connection": "close"})

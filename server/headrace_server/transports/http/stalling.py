@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOKS = 4
-"""The number of looks in the time after which a connection counts as stalled."""
+"""The number of looks at a connection within the time limit."""
 
 _Mark = tuple[float, int]  # when bytes last arrived, and how many wait to be sent
 
@@ -39,7 +39,7 @@ class WatchedProtocol(H11Protocol):
 
 
 async def end_stalled(connections: Iterable[Any], seconds: float) -> None:
-    """Until it is cancelled, ends each connection that has owed something for too long without acting.
+    """Ends each connection whose client must act, but has not done so within the time limit; runs until cancelled.
 
     Args:
         connections: The current connections.

@@ -29,7 +29,7 @@ _LISTS = {"b": "int64_list", "i": "int64_list", "u": "int64_list", "O": "bytes_l
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The Examples of one request, and the one whose features they share; never empty."""
+    """The Examples of one request, at least one, and the context: an Example whose features all of them share."""
 
     examples: Sequence[Example]
     context: Example
@@ -38,7 +38,7 @@ class Examples:
         return len(self.examples)
 
     async def decoded(self, signature: Signature) -> Arrays:
-        """As `arrays`, but many Examples are decoded on another thread, which stops once nothing waits any more."""
+        """Like `arrays`, but many Examples are decoded on another thread, which stops once nothing waits any more."""
         if len(self) <= AT_ONCE:
             return self.arrays(signature)
         abandoned = Event()

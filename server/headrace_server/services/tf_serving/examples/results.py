@@ -19,14 +19,14 @@ T = TypeVar("T")
 AT_ONCE = 4096
 """The number of elements whose results are made in the event loop: a few milliseconds."""
 
-_FIRST = b"\x0a"  # of field 1 with a length, which each of these messages has
+_FIRST = b"\x0a"  # the tag of field 1 with a length, with which each of these messages begins
 _VALUE = b"\x0d"  # of Regression.value
 _SCORE = b"\x15"  # of Class.score
 _FLOAT_BYTES = 4
 
 
 async def made(outputs: Arrays, make: Callable[[], T]) -> T:
-    """What a function makes of a model's outputs; of large ones on another thread, so that the event loop is free.
+    """Calls a function that converts a model's outputs; for large ones, on another thread, to keep the event loop free.
 
     Raises:
         ServingError: As the function.

@@ -41,7 +41,7 @@ class JsonWork:
             arguments: Further arguments, which can be pickled.
 
         Raises:
-            ServingError: As `parse` and as the function.
+            ServingError: As for `parse`, and as for the function.
         """
         if body.data is not None:
             data = inflate(body.data, SMALL_BYTES) if body.is_gzip else body.data
@@ -59,15 +59,15 @@ class JsonWork:
         """The body that a module's function writes for a message, which it gets serialized.
 
         Raises:
-            ServingError: As `JsonProcesses.run`.
+            ServingError: As for `JsonProcesses.run`.
         """
         return await written_from(self._processes, write, result.SerializeToString())
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
-    """The content of gzip data: empty if they are incomplete, as in TF Serving. None if it exceeds a size.
+    """The content of gzip data: empty if they are incomplete, as in TF Serving; None if they claim to be too large.
 
-    It is expanded no further than it claims, and not at all if that is too far.
+    The data are expanded no further than to the size that they claim.
     """
     size = gzip_size(data)
     if size > most:
