@@ -62,8 +62,8 @@ Made by `python -m scripts.workers`. {machine}
 
 - *Small model*: a Python model of a 16 by 10 product in numpy, batches of up to {batch} rows, 64 calls of one row in
   flight by h2load; the median of {rounds} alternating runs each.
-- *Another's p99*: calls of an ONNX model, one after the other for {other} s, while a caller has a Python model compute
-  for {busy} s of CPU time at a time, without a pause; and without that caller. {pairs} runs of each kind, in turn;
+- *Another's p99*: calls of an ONNX model, one after the other for {other} s, with and without another caller that keeps
+  a Python model computing, for {busy} s of CPU time per call. {pairs} runs of each kind, in turn;
   the quantile is that of all their calls.
 - *`kill -9`*: the worker process is killed while four callers call its model. The time is from then to the first answer
   to a call that was made after it.
@@ -140,7 +140,7 @@ def throughput(caller: Caller, folder: Path) -> tuple[float, float]:
 
 
 def p99(caller: Caller) -> list[float]:
-    """The seconds of calls of `other`: alone, beside the busy model in the server's process, and in its own."""
+    """The p99 of calls of `other`: alone, beside the busy model in the server's process, and beside it in a worker."""
     took: dict[str, list[float]] = {"": [], "busy_own": [], "busy": []}
     for busy in took:
         beside(caller, busy)  # the first run of each kind is slower

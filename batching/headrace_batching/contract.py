@@ -78,8 +78,8 @@ class TaskSeries(Protocol):
     def take_runs(self) -> Sequence[tuple[float, float, float, float, float, bool]]:
         """The successful runs that have not been taken yet.
 
-        For each run, when it began, got its inputs, got its outputs and ended, when its task arrived, and whether
-        that is traced.
+        For each run: when it began, got its inputs, got its outputs and ended; when its task arrived; and whether the
+        task is traced.
         """
 
     def failed(self) -> tuple[TaskBatch, float]:

@@ -38,7 +38,7 @@ class Task:
             is padded with its own first element.
 
     Attributes:
-        traced: Whether reports of its runs name it, for its trace; to be set before it is submitted.
+        traced: Whether reports of its runs name it, for its trace. Set it before the task is submitted.
     """
 
     __slots__ = (

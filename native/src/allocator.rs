@@ -9,7 +9,7 @@ use std::ptr::{copy_nonoverlapping, null_mut};
 
 use mimalloc::MiMalloc;
 
-/// The size, in bytes, up to which a block is small: no block that a plain call of a few numbers needs is larger.
+/// The size, in bytes, up to which a block is small: a plain call with a few numbers needs no larger one.
 const SMALL: usize = 4096;
 
 /// Chooses the allocator by size alone, since the size is also known when memory is freed.

@@ -1,4 +1,4 @@
-//! Hands items over to a thread, many for one wake: waking another thread takes a system call.
+//! Hands items over to a thread, and wakes it once for many of them, since each wake takes a system call.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ impl<T> Handover<T> {
         }
     }
 
-    /// Takes each item, in the order in which they were put, on the thread that they are for. Never ends.
+    /// Takes the items in the order in which they were put, on the thread that they are for. Never ends.
     pub async fn run(&self, mut take: impl FnMut(T)) {
         let mut taken = Vec::new();
         loop {

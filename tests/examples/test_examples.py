@@ -153,7 +153,7 @@ def test_text(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TORCH_PYTHON.exists(), reason="make test-torch sets up PyTorch, which is 5 GB")
 def test_pytorch(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "pytorch" / "net.py", tmp_path)
-    # On a busy machine, threads that share a matrix product wait for each other and are slower than one.
+    # On a busy machine, threads that share a matrix product wait for each other, and take longer than one thread.
     trained = run(tmp_path, str(TORCH_PYTHON), "net.py", OMP_NUM_THREADS="1")
     assert trained.returncode == 0, trained.stderr
     convert = [

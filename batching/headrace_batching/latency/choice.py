@@ -80,8 +80,8 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
 def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Limits) -> int:
     """The next size above those that have run, if nothing that has run speaks against it; otherwise the chosen one.
 
-    What is believed of larger sizes is a cautious guess: a model whose runs take 40 ms whatever their size is believed
-    to take 70 ms for two rows, which may rule them out forever, since only a run corrects the guess. So a queue that
+    The run times of larger sizes are guessed cautiously. If a model's runs take 40 ms whatever their size, the guess
+    for two rows is 70 ms, which may rule out two rows forever, since only a run corrects the guess. So a queue that
     refuses tasks tries them. A size that then turns out to be too slow is not chosen again.
 
     Args:

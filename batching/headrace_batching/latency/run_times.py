@@ -23,8 +23,8 @@ _FEW = 8
 _FEW_SECONDS = 30.0
 
 _DOUBTED_SECONDS = 2.0
-"""Instead of `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: the few runs may have met a
-stall. It doubles with each use, so that a size which really is slow is not tried forever."""
+"""Instead of `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: the few runs may have been
+delayed by a stall. This time doubles with each use, so that a size which really is slow is not tried forever."""
 
 _STALE = 60.0
 """Seconds after which a run says little about how much runs differ."""

@@ -14,7 +14,7 @@ _ENOUGH = 16
 """Batches that must have waited before the wait is judged."""
 
 _LONGEST_PAUSE = 64
-"""The most looks without a trial after trials that have failed."""
+"""After trials have failed, the most looks that pass without another trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

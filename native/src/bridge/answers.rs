@@ -37,7 +37,8 @@ pub struct Array {
 }
 
 impl Array {
-    /// Holds an array, which must have this many rows. Without a number, as for a single task, it may have any shape.
+    /// Holds an array, which must have this many rows. If no number is given, as for a single task, it may have any
+    /// shape.
     ///
     /// Ignores `array.shape`: what counts is the shape of the buffer, which is read later.
     pub fn new(

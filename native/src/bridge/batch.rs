@@ -33,7 +33,7 @@ pub struct Batch {
     rows: usize,
     #[pyo3(get)]
     padded: usize,
-    /// The arrivals of its traced tasks.
+    /// When each of its traced tasks arrived.
     traced: Vec<f64>,
     #[pyo3(get)]
     arrivals: Vec<f64>,
@@ -156,7 +156,7 @@ impl Batch {
         native.first().map_or(Ok(None), |task| task.chosen(py))
     }
 
-    /// The arrivals of its traced tasks.
+    /// When each of its traced tasks arrived.
     #[getter]
     fn traced<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.traced)

@@ -25,7 +25,7 @@ struct LaneParts {
     tasks: Arc<Tasks>,
     id: LaneId,
     options: Py<PyAny>,
-    /// Runs a batch. It refers to the lane, and would keep it alive, so it is dropped when the lane is closed.
+    /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
     /// Why a task that could not be answered in time is refused; empty without a latency objective.

@@ -38,8 +38,8 @@ pub struct Series {
 /// A task that has not run, and when it arrived.
 pub type Waiting = (NativeTask, f64);
 
-/// When a successful run began, had its inputs, had its outputs, and ended; when its task arrived, and whether that is
-/// traced.
+/// The times at which a successful run began, had its inputs, had its outputs, and ended; the time at which its task
+/// arrived, and whether the task is traced.
 type Run = (f64, f64, f64, f64, f64, bool);
 
 #[pymethods]

@@ -64,8 +64,8 @@ pub struct Counter {
 }
 
 impl Signature {
-    /// The key that two requests must have in common to share a batch. None if the request may not share one; Python
-    /// runs it by itself.
+    /// The key that two requests must have in common to share a batch. None if the request may not share a batch;
+    /// Python then runs it by itself.
     ///
     /// `inner` has the dimensions beyond axis 0 of each input. `copy` writes the elements of one input, given its
     /// number; each input has `rows` rows.
@@ -107,7 +107,7 @@ impl Signature {
         inputs.filter(|(_, (input, _))| Magnitude::limits(input.dtype)).all(elements_hold)
     }
 
-    /// The inputs' shapes as they stand in a key.
+    /// The shapes of the inputs as part of a key.
     fn shapes(&self, rows: usize, inner: Vec<&[usize]>, copy: impl Fn(usize, &mut [u8])) -> Vec<usize> {
         match self.padding.as_ref().and_then(|padding| padding.shapes(rows, &inner, copy)) {
             // Python's keys begin with `()` if tasks are padded.

@@ -79,7 +79,7 @@ pub struct NativeTask {
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
-    /// Whether its run is reported for its trace.
+    /// Whether the report of its run names it, for its trace.
     pub traced: bool,
     came: Instant,
     abandoned: bool,
@@ -96,7 +96,7 @@ impl NativeTask {
         Self { choice, ..self }
     }
 
-    /// The same for a call that is traced or not.
+    /// The same task, of a call that is traced or not.
     pub fn traced(self, traced: bool) -> Self {
         Self { traced, ..self }
     }

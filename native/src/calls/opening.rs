@@ -22,7 +22,7 @@ pub struct Opening {
     pub encoding: Encoding,
     pub max_send: usize,
     pub memory: Arc<CallMemory>,
-    /// None if it is not traced.
+    /// The call's trace; None if it is not traced.
     pub traced: Option<Arc<Begun>>,
 }
 

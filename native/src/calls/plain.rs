@@ -84,12 +84,12 @@ pub enum Outcome {
     ForPython(Rope, SendResponse<Bytes>),
 }
 
-/// A call that is plain, before it is admitted.
+/// A plain call that has not been admitted yet.
 struct Plain<'a> {
-    /// What the audit log calls its method.
+    /// The method's name in the audit log.
     method: &'a str,
     understood: Understood,
-    /// The bytes of a row.
+    /// The bytes that one row takes.
     row_bytes: usize,
     key: Key,
 }
@@ -174,12 +174,12 @@ impl PlainCalls {
         }
     }
 
-    /// Reads a call; None if it is not plain, or may share no batch.
+    /// Reads a call; None if it is not plain, or may not share a batch.
     fn plain(&self, opening: &Opening, message: &Rope) -> Option<Plain<'_>> {
         let method = self.method(opening)?;
         let understood = self.understand(method.method, message)?;
         let Understood { signature, arrays, rows, choice, .. } = &understood;
-        // Numbers in shared memory may have changed when the batch is joined.
+        // Numbers in shared memory may still change before the batch is joined.
         if signature.bound.is_some() && matches!(arrays, Arrays::Shared(_)) {
             return None;
         }
@@ -248,7 +248,7 @@ fn refuse(mut admitted: Admitted, code: u8, response: http::Response<()>, mut re
     let _ = respond.send_response(response, true); // fails only if the client has gone
 }
 
-/// Ends the call of a task that its lane has not taken, or leaves it to Python.
+/// Ends the call of a task that its lane has refused, or leaves the call to Python.
 fn turned_away(task: NativeTask, refusal: Refusal, lane: &Lane, opening: &Opening) -> Outcome {
     let (signature, seconds) = (task.signature.clone(), task.seconds());
     let mut call = Call::of(task);

@@ -71,7 +71,7 @@ impl Response<'_> {
 }
 
 impl Protocol {
-    /// What the error about a full queue names: the reason, or, for a ModelInfer, the request's ID.
+    /// What the error for a full queue names: the reason, or, for a ModelInfer, the request's ID.
     pub fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),

@@ -28,7 +28,7 @@ pub struct Call {
     pub arrays: Arrays,
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
-    /// That of its connection's thread, until it is in there.
+    /// The outbox of its connection's thread; None once the call is in that outbox.
     pub outbox: Option<Arc<Outbox>>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,

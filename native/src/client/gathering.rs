@@ -22,7 +22,7 @@ pub struct Gathering {
 }
 
 impl Gathering {
-    /// Returns it together with the flag that must be set after the handshake.
+    /// Returns the stream together with the flag that must be set after the handshake.
     pub fn new(socket: Socket) -> (Self, Arc<AtomicBool>) {
         let has_shaken_hands = Arc::new(AtomicBool::new(false));
         (Self { socket, has_shaken_hands: has_shaken_hands.clone() }, has_shaken_hands)

@@ -65,9 +65,9 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
     answer
 }
 
-/// How a plain call ends.
+/// The answer to a plain call.
 pub enum Answered {
-    /// With success, a body, and the headers of every answer of its endpoint.
+    /// A success: its body. The headers are those of every answer of the endpoint.
     Well(Bytes),
     Otherwise(Box<Answer>),
 }
@@ -80,7 +80,7 @@ impl Answered {
         }
     }
 
-    /// The answer, whose headers are these if it ended well.
+    /// The whole answer; `headers` are those of a success.
     pub fn answer(self, headers: &HeaderMap) -> Answer {
         match self {
             Self::Well(body) => answer(StatusCode::OK, headers.clone(), body),

@@ -36,7 +36,7 @@ pub trait Answers: Clone {
     /// Begins to answer a plain call of HTTP/1.1 by its path and its small body; None for one that is not plain after all.
     fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<Self>>;
 
-    /// How the head of an answer to such a call begins, if it ended well.
+    /// The beginning of the head of a successful answer to such a call.
     fn head(&self) -> &[u8];
 
     /// The answer to any request.
@@ -46,15 +46,15 @@ pub trait Answers: Clone {
     fn is_stopping(&self) -> bool;
 }
 
-/// A call that waits for its answer. If it is dropped, nothing waits any more.
+/// A call that waits for its answer. Dropping it means that nothing waits for the answer any more.
 pub trait PlainCall {
-    /// Its answer, once; until then, the task is woken when it is there.
+    /// Its answer, which is returned only once; until it is there, the task is pending and will be woken.
     fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
 
-    /// When its model has taken too long.
+    /// The time after which its model has taken too long.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Ends it at its deadline; None where its answer is on its way.
+    /// Ends the call at its deadline; None if its answer is already on its way.
     fn expire(&mut self) -> Option<Answered>;
 }
 

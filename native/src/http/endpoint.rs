@@ -33,7 +33,7 @@ pub struct Endpoint {
     pub other_rows: (u8, String),
     /// The headers of every answer of the API.
     pub headers: HeaderMap,
-    /// How the head of an answer over HTTP/1.1 begins that is a success.
+    /// The beginning of the head of a successful answer over HTTP/1.1.
     pub head: Vec<u8>,
     pub inbox: Arc<Inbox<Event>>,
     /// Python's answers to GET requests, by path and query, with the object that counts the calls that get them.

@@ -1,4 +1,4 @@
-//! A stream from which some bytes were read already, and which gives them again.
+//! A stream that returns bytes which have been read from it once more.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream, and the bytes that were read from it and are to be read again.
+/// A stream, and the bytes of it that are to be read once more.
 pub struct Rewound<S> {
     read: Bytes,
     stream: S,

@@ -1,8 +1,8 @@
-//! Polls what seldom happens to a connection only after it has happened.
+//! Polls the rare events of a connection only after one of them has happened.
 //!
-//! A connection's task runs at least twice per call: to read it, and to write its answer. Each time, it would ask its
-//! timers whether they have fired, and the server whether it stops, which takes as long as it takes to fetch them from
-//! memory if there are a thousand connections.
+//! A connection's task runs at least twice per call: once to read the call, and once to write its answer. Each time, it
+//! would ask its timers whether they have fired, and the server whether it is stopping. With a thousand connections,
+//! this state is in no cache, and fetching it from memory takes time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ impl Seldom {
         if !self.news.come.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        // Before polling: what happens from now on is news.
+        // Cleared before polling, so that whatever happens from now on counts as new.
         self.news.come.swap(false, Ordering::Acquire);
         let outcome = poll(&mut Context::from_waker(&self.waker));
         if outcome.is_ready() {

@@ -49,7 +49,7 @@ impl Stall {
 #[derive(Default)]
 pub struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// The task that it wakes.
+    /// The task that the timer wakes.
     waker: Option<Waker>,
 }
 

@@ -1,9 +1,9 @@
 //! Writes floating-point numbers as TF Serving does: six digits if they read back the same, otherwise as many as
 //! needed.
 //!
-//! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double. The digits
-//! here are computed exactly: for most floats in `float.rs`, for all others with whole numbers of 128 bits; the few
-//! numbers that these cannot hold are left to the standard library, which takes its time.
+//! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double.
+//! The digits here are computed exactly: for most floats in `float.rs`, for all others with whole numbers of 128 bits.
+//! The few numbers that do not fit are left to the standard library, which is slower.
 
 use bytes::{BufMut, BytesMut};
 
@@ -39,7 +39,7 @@ pub trait Decimal: Copy {
     /// Whether a double rounds to this number.
     fn is_nearest(self, double: f64) -> bool;
 
-    /// Writes a number for which there is a quicker way; returns the number of bytes.
+    /// Writes a number if there is a faster way for it; returns the number of bytes.
     fn quickly(self, _: &mut [u8; LONGEST]) -> Option<usize> {
         None
     }
@@ -74,7 +74,7 @@ impl Decimal for f64 {
     }
 }
 
-/// The most bytes of a number, which are at most 17 digits, a sign, a point and an exponent of five.
+/// More than the bytes of any number: at most 17 digits, a sign, a point and an exponent of five characters.
 pub const LONGEST: usize = 32;
 
 /// Writes a number.
@@ -227,7 +227,7 @@ impl Rounded {
 
 const ZEROS: &[u8; 17] = &[b'0'; 17];
 
-/// The text of one number, as far as it is written.
+/// The text of one number, as far as it has been written.
 struct Text<'a> {
     bytes: &'a mut [u8; LONGEST],
     size: usize,
@@ -302,7 +302,7 @@ fn left(number: u128, by: i32) -> Option<u128> {
 pub mod tests {
     use super::*;
 
-    /// A float by the way that does for all.
+    /// Writes a float in the way that works for all floats.
     pub fn written_exactly(value: f32) -> String {
         let mut text = [0; LONGEST];
         let size = put_any(value, &mut text);

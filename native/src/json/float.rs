@@ -1,16 +1,16 @@
-//! Writes most floats between 0.0001 and a billion, with whole numbers of 64 bits.
+//! Writes most floats between 0.0001 and a billion, using integers of 64 bits.
 
 use super::decimal::LONGEST;
 
-/// The digits that tell any two floats apart, and the powers of ten with one more and one fewer.
+/// The number of digits that distinguish any two floats, and the bounds of integers with that many digits.
 const DIGITS: i32 = 9;
 const MOST: u64 = 1_000_000_000;
 const LEAST: u64 = MOST / 10;
 
-/// The least power of ten of a number that is written without an exponent.
+/// The smallest power of ten of a number that is written without an exponent.
 const LEAST_POWER: i32 = -4;
 
-/// Six digits are enough for a number that is about so many of them.
+/// If six of the nine digits are enough, the nine are close to a multiple of this.
 const SIX: u64 = 1_000;
 
 const FIVES: [u64; 13] = {
@@ -23,8 +23,8 @@ const FIVES: [u64; 13] = {
     table
 };
 
-/// Writes a float that needs more than six digits and no exponent, as `%.9g` does; returns the number of bytes. None for
-/// other floats, and for some of these.
+/// Writes a float that needs more than six digits and no exponent, as `%.9g` does; returns the number of bytes. None
+/// for any other float, and for some of these, which the caller must write in another way.
 #[inline(always)]
 pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
     let (digits, power) = nine_digits(value.abs())?;
@@ -41,12 +41,12 @@ pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
     )
 }
 
-/// The nine digits of a number, rounded half to even, and the power of ten of the first one.
+/// The nine digits of a number, rounded half to even, and the power of ten of the first digit.
 fn nine_digits(value: f32) -> Option<(u64, i32)> {
     const FRACTION: u32 = 23;
     let bits = value.to_bits();
     let exponent = (bits >> FRACTION) as i32 - 127;
-    // log10(2), so that the result is the power or one less.
+    // Multiplies by log10(2), rounded down: the result is the power, or one less.
     let mut power = ((i64::from(exponent) * 315_653) >> 20) as i32;
     let mantissa = u64::from(bits & ((1 << FRACTION) - 1) | 1 << FRACTION);
     let mut scaled = Scaled::of(mantissa, exponent - FRACTION as i32, DIGITS - 1 - power)?;
@@ -63,9 +63,9 @@ fn nine_digits(value: f32) -> Option<(u64, i32)> {
 /// A number times a power of ten.
 struct Scaled {
     whole: u64,
-    /// Whether it is rounded up.
+    /// Whether rounding adds one to `whole`.
     up: bool,
-    /// More than the distance from the number to any that the same float is nearest to.
+    /// More than the distance to any other number that is rounded to the same float.
     error: u64,
 }
 
@@ -81,11 +81,11 @@ impl Scaled {
     }
 }
 
-/// Nine digits as text, followed by zeros, and their number without those at the end.
+/// Nine digits as text, followed by zeros, and the number of digits without zeros at the end.
 fn text_of(digits: u64) -> ([u8; 24], usize) {
     const ZEROS: u64 = 0x3030_3030_3030_3030;
     let (first, others) = (digits / LEAST, digits % LEAST);
-    // Halved thrice, into fours, pairs and single digits, the first of them in the lowest byte.
+    // Split three times: into groups of four digits, into pairs, and into single digits, the first in the lowest byte.
     let fours = (others / 10_000) | (others % 10_000) << 32;
     let hundreds = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
     let pairs = hundreds | (fours - 100 * hundreds) << 16;
@@ -97,7 +97,7 @@ fn text_of(digits: u64) -> ([u8; 24], usize) {
     (text, 9 - single.leading_zeros() as usize / 8)
 }
 
-/// A number below one.
+/// Writes a number below one.
 #[inline(always)]
 fn put_small(text: &[u8; 24], (count, power): (usize, i32), out: &mut [u8; LONGEST], at: usize) -> usize {
     let from = 1 + power.unsigned_abs() as usize;
@@ -106,7 +106,7 @@ fn put_small(text: &[u8; 24], (count, power): (usize, i32), out: &mut [u8; LONGE
     from + count
 }
 
-/// A number of at least one.
+/// Writes a number of at least one.
 #[inline(always)]
 fn put_large(text: &[u8; 24], (count, power): (usize, i32), out: &mut [u8; LONGEST], at: usize) -> usize {
     let point = power as usize + 1;

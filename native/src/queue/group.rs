@@ -98,8 +98,8 @@ impl<T: Waits> Group<T> {
             && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
     }
 
-    /// The next batch. A task that does not fit ends it, unless it can be split, or is the first one and larger than an
-    /// objective's batches. So does one with which the joined inputs would exceed the limit in bytes.
+    /// The next batch. A task that does not fit ends the batch, unless it can be split, or is the first one and larger
+    /// than an objective's batches. A task with which the joined inputs would exceed the limit in bytes also ends it.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         let (rules, limit) = (&lane.rules, lane.size());
         let mut room = limit;

@@ -1,4 +1,4 @@
-//! What becomes of tasks that are only run as a whole if a lane splits its tasks.
+//! Tests what happens to tasks that must run as a whole in a lane that splits tasks.
 
 use super::tests::Bench;
 use super::*;

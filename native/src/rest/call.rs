@@ -30,10 +30,10 @@ pub struct Mailbox {
     connection: Arc<Connection>,
 }
 
-/// What the calls of a connection are answered by.
+/// What answers the calls of a connection.
 pub struct Connection {
     pub endpoint: Arc<Endpoint>,
-    /// Of the connection's thread.
+    /// Wakes the tasks of the connection's thread.
     pub wakes: Arc<Handover<Waker>>,
 }
 

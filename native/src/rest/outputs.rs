@@ -227,7 +227,7 @@ impl Lists<'_> {
     }
 }
 
-/// A list of floats on one line: many of them are put together before they are added to the rest.
+/// Writes a list of floats on one line; many of them are collected before they are added to the output.
 fn write_floats(bytes: &[u8], out: &mut BytesMut) {
     const TOGETHER: usize = 16 * LONGEST;
     let mut text = [b'['; TOGETHER];

@@ -33,9 +33,9 @@ struct State {
     running: usize,
 }
 
-/// A call that counts as running until this is dropped, and what is recorded when it ends.
+/// A call, which counts as running until this is dropped, and what is recorded when it ends.
 ///
-/// The code that answers the client calls `end`. A call that is dropped without it has lost its client.
+/// The code that answers the client calls `end`. If this is dropped before that, the client has left.
 #[derive(Default)]
 pub struct Admitted {
     charged: Option<Charged>,
@@ -55,7 +55,7 @@ struct Charged {
 }
 
 impl Admitted {
-    /// Takes back what was charged, because the code that takes the call over admits it again.
+    /// Takes back what was charged, because the code that takes over the call will admit it again.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.ending = None;
@@ -71,14 +71,14 @@ impl Admitted {
         }
     }
 
-    /// The status of its answer, if that is one of HTTP.
+    /// Records the HTTP status of its answer.
     pub fn answered_with(&mut self, status: StatusCode) {
         if let Some(trace) = self.ending.as_mut().and_then(|ending| ending.trace.as_mut()) {
             trace.is_answered(status.as_u16());
         }
     }
 
-    /// From now on a traced call is recorded, which joins its queue at the time that `queued` returns by both clocks.
+    /// Records the call from now on if it is traced; `queued` returns the time when it joins its queue, by both clocks.
     pub fn trace(&mut self, begun: Option<&Arc<Begun>>, model: &Arc<str>, queued: impl FnOnce() -> (Instant, f64)) {
         if let Some(begun) = begun {
             self.ending.get_or_insert_default().trace = Some(begun.trace(model.clone(), queued()));
@@ -93,7 +93,7 @@ impl Admitted {
         self
     }
 
-    /// Takes back the rows of a call that was refused after all, so none of them is run.
+    /// Takes back the rows of a call that has been refused after all: none of them is run.
     pub fn give_rows_back(&mut self) {
         if let Some(charged) = &mut self.charged {
             charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;

@@ -145,9 +145,9 @@ impl<'a> Stall<'a> {
 /// What happens to a connection besides its calls.
 enum Event {
     Due(Due),
-    /// It is time to check whether the client is inactive.
+    /// It is time to check whether the client is active.
     Look,
-    /// The server stops.
+    /// The server is stopping.
     Stop,
     /// The server has been stopping for a while.
     LetGo,
@@ -166,7 +166,7 @@ impl LettingGo {
         Self { timer: Box::pin(sleep(LET_GO)), rested: false }
     }
 
-    /// To be asked each time that the timer fires.
+    /// Whether to end the connection. Called each time that the timer fires.
     fn is_due(&mut self, http2: &Connection<Watched, Bytes>) -> bool {
         self.timer.as_mut().reset((Instant::now() + LET_GO).into());
         let rests = !http2.has_streams();

@@ -67,8 +67,8 @@ impl Server {
         self.serve_at(address, tls, Protocol::Grpc)
     }
 
-    /// Traces a share of all requests, and those whose callers trace them, up to a number per second. Once, before it
-    /// starts.
+    /// Traces a share of all requests, and those whose callers trace them, up to a number per second. Called at most
+    /// once, before the server starts.
     fn sample_traces(&self, ratio: f64, rate: f64) {
         let _ = self.shared.traces.set(Arc::new(Traces::new(ratio, rate))); // fails only if it is set twice
     }

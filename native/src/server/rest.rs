@@ -30,7 +30,7 @@ use crate::traces::{Begun, Method};
 #[derive(Clone)]
 pub struct Rest {
     common: Arc<Common>,
-    /// Of a single request, if it is traced.
+    /// The trace of the one request that this answers, if the request is traced.
     pub(super) traced: Option<Arc<Begun>>,
 }
 
@@ -87,7 +87,7 @@ impl Declares for Target {
 }
 
 impl Rest {
-    /// For the client of a connection.
+    /// Creates it for the client of a connection.
     pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>, identity: Identity) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
         let connection = Arc::new(Connection { endpoint, wakes: thread.wakes.clone() });

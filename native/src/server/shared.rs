@@ -63,7 +63,7 @@ impl Shared {
         })
     }
 
-    /// A request with these headers, if it is traced; they are marked from here on.
+    /// Begins the trace of a request with these headers, if it is traced; marks the headers.
     pub fn traced(&self, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
         self.traces.get()?.begin(headers, method)
     }

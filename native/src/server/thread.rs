@@ -15,7 +15,7 @@ pub struct ConnectionThread {
     pub busy_poll: BusyPoll,
     /// Wakes its connections whose answers over HTTP have arrived.
     pub wakes: Arc<Handover<Waker>>,
-    /// Sends the answers of its connections over gRPC.
+    /// Sends the answers of its gRPC connections.
     pub outbox: Arc<Outbox>,
     pub connections: AtomicUsize,
 }

@@ -1,5 +1,5 @@
-//! Traced calls: which ones are sampled, and what is recorded of those that are answered without Python. Python takes the
-//! records later, and makes their spans.
+//! Traced calls: which ones are sampled, and what is recorded of those that are answered without Python. Python takes
+//! the records later, and creates their spans.
 
 mod parent;
 mod record;
@@ -29,14 +29,14 @@ impl Traces {
         Self { sampler: Sampler::new(ratio, rate), ended: Mutex::default() }
     }
 
-    /// A request that has just arrived, if it is traced. Its headers are marked from here on, so that Python records it
-    /// if it gets the request.
+    /// Begins the trace of a request that has just arrived, if it is traced. Marks its headers, so that Python records
+    /// the request if it gets it.
     pub fn begin(self: &Arc<Self>, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
         let parent = self.sampler.mark(headers)?;
         Some(Arc::new(Begun::new(self.clone(), parent, headers, method())))
     }
 
-    /// The records since the last call.
+    /// The records that were added since the last call of this.
     pub fn take(&self) -> Vec<Record> {
         std::mem::take(&mut *self.ended.lock())
     }

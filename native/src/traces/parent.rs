@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 
-/// The flag of a caller that traces its request.
+/// The flag that says that the caller traces its request.
 const SAMPLED: u8 = 1;
 
 /// The lengths of the version, the two IDs and the flags, in hexadecimal digits.
@@ -28,7 +28,7 @@ impl Parent {
             (*part, rest) = rest.split_at_checked(size)?;
         }
         let [version, trace_id, span_id, flags] = parts;
-        // Later versions may add more.
+        // Later versions may add more fields.
         let ends = rest.is_empty() || rest.starts_with(b"-");
         let parent = Self {
             trace_id: number(trace_id)?.to_be_bytes(),

@@ -13,9 +13,9 @@ use super::{Parent, Traces};
 const STATE: &str = "tracestate";
 const LONGEST_STATE: usize = 512;
 
-/// A called method.
+/// The method that was called.
 pub enum Method {
-    /// Of gRPC, with its service.
+    /// A gRPC method with its service.
     Rpc(String),
     /// The path of an HTTP POST.
     Http(String),
@@ -36,7 +36,7 @@ impl Begun {
         Self { traces, parent, state, method, came: Instant::now() }
     }
 
-    /// The same as a call that joins its queue then, by both clocks.
+    /// The trace of the request as a call; `queued` is the time when it joins its queue, by both clocks.
     pub fn trace(self: &Arc<Self>, model: Arc<str>, queued: (Instant, f64)) -> Trace {
         Trace { begun: self.clone(), model, queued, waits: true, status: None }
     }
@@ -55,22 +55,22 @@ pub struct Trace {
     /// When it joined its queue, by the system's clock and by the queue's.
     queued: (Instant, f64),
     waits: bool,
-    /// HTTP's.
+    /// The HTTP status.
     status: Option<u16>,
 }
 
 impl Trace {
-    /// It was refused by its queue, or before.
+    /// Records that the call was refused by its queue, or before.
     pub fn is_refused(&mut self) {
         self.waits = false;
     }
 
-    /// The HTTP status that it is answered with.
+    /// Records the HTTP status of the answer.
     pub fn is_answered(&mut self, status: u16) {
         self.status = Some(status);
     }
 
-    /// It has ended with this code of gRPC.
+    /// Ends the trace with the call's gRPC code.
     pub fn end(self, code: u8) {
         let (queued, at) = self.queued;
         let status = match self.begun.method {
@@ -93,7 +93,7 @@ impl Trace {
 pub struct Record {
     begun: Arc<Begun>,
     model: Arc<str>,
-    /// The code of gRPC, or HTTP's status; None for an HTTP request whose client has left.
+    /// The gRPC code or the HTTP status; None for an HTTP request whose client has left.
     status: Option<u16>,
     began: f64,
     ended: f64,

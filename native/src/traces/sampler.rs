@@ -26,11 +26,11 @@ impl Sampler {
         Self { ratio, rate, room: Mutex::new((rate, Instant::now())) }
     }
 
-    /// The caller's span, if there is one, of a request that is traced; its headers are marked from here on. None for a
-    /// request that is not traced.
+    /// Marks the headers of a request if it is traced, and returns the caller's span, if there is one. None if the
+    /// request is not traced.
     pub fn mark(&self, headers: &mut HeaderMap) -> Option<Option<Parent>> {
         let (mut parent, mut forged) = (None, false);
-        // Compares each name, since two hash lookups are slower.
+        // All names are compared, since two hash lookups would take longer.
         for (name, value) in &*headers {
             match name.as_str() {
                 PARENT if parent.is_none() => parent = Parent::of(value),

@@ -65,7 +65,7 @@ def port(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     }
     command = [str(bin_folder / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--block"]
     command += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
-    command += ["--min-worker-port=0", "--max-worker-port=0"]  # otherwise from a range that includes the ports above
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # Ray's default range includes the ports above
     command += [f"--temp-dir={tmp_path_factory.mktemp('r')}", *(f"--{name}={value}" for name, value in ports.items())]
     examples = str(ROOT / "examples" / "ray")
     environment = {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, StatusCode};
 use httpdate::HttpDate;
 
-/// Writes the beginning of an answer, which is the same for all that have this status and these headers.
+/// Writes the beginning of a head, which is the same for all answers with this status and these headers.
 pub fn begin_head(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
@@ -20,7 +20,7 @@ pub fn begin_head(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes the rest of a head: of an answer with a body of this size, which may be the last one.
+/// Writes the rest of a head, for a body of this size. `last` says whether the connection ends after it.
 pub fn end_head(size: usize, last: bool, now: Instant, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\nContent-Length: ");
     out.extend_from_slice(itoa::Buffer::new().format(size).as_bytes());
@@ -42,7 +42,7 @@ fn write_name(name: &str, out: &mut Vec<u8>) {
 }
 
 thread_local! {
-    /// How the current second is written, and when it ends.
+    /// The current second as text, and the time when it ends.
     static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
 }
 
@@ -89,7 +89,7 @@ mod tests {
         let now = Instant::now();
         let (first, later) = (date(now), date(now + Duration::from_secs(1)));
         assert!(later >= first && SystemTime::now().duration_since(later).unwrap() < Duration::from_secs(2));
-        // It was written anew, and not because it was asked for at another time.
+        // The date was written anew because the second had passed.
         DATE.with_borrow(|date| assert!(date.as_ref().is_some_and(|(end, _)| *end > now + Duration::from_secs(1))));
     }
 }

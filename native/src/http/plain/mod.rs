@@ -37,7 +37,7 @@ pub struct Plain {
     late: Timer,
     keep_alive: Duration,
     since: Instant,
-    /// Whether it will be woken when the server stops.
+    /// Whether the task will be woken when the server stops.
     is_told: bool,
     out: Vec<u8>,
 }
@@ -60,7 +60,7 @@ impl Plain {
         }
     }
 
-    /// Answers plain requests. Ends with the bytes of a request that is not plain, or with None where the connection has
+    /// Answers plain requests. Ends with the bytes of a request that is not plain, or with None if the connection has
     /// ended.
     pub async fn serve(
         mut self,
@@ -171,7 +171,7 @@ impl Plain {
         }
     }
 
-    /// Sends an answer; `head` begins those that are answered well.
+    /// Sends an answer; `head` is the beginning of a successful one.
     async fn send(&mut self, answered: Answered, head: &[u8], last: bool) -> io::Result<()> {
         self.out.clear();
         let body = match answered {

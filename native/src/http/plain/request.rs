@@ -21,19 +21,19 @@ pub enum Next<'a> {
     Unusual,
 }
 
-/// Finds plain requests. Most clients send the same head again and again, with another length: it is compared with the
-/// last one, and parsed only where it differs.
+/// Finds plain requests. Most clients send the same head again and again, with another length. So a head is compared
+/// with the last one, and parsed only if more than its length differs.
 #[derive(Default)]
 pub struct Requests {
     path: String,
-    /// The bytes of the last head up to the digits of its length.
+    /// The bytes of the last head before the digits of its length.
     before: Vec<u8>,
-    /// The bytes behind these digits.
+    /// The bytes after these digits.
     after: Vec<u8>,
 }
 
 impl Requests {
-    /// What some bytes begin with.
+    /// What some bytes begin with: a request, a part of one, or something unusual.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Next<'a> {
         if let Some((head, size)) = self.again(bytes) {
             return with_body(&self.path, bytes, head, size);
@@ -46,7 +46,7 @@ impl Requests {
         with_body(head.path, bytes, head.end, head.size)
     }
 
-    /// The bytes of a head that differs from the last one only in its length, and that length.
+    /// If a head differs from the last one only in its length: its size, and that length.
     fn again(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let rest = bytes.strip_prefix(self.before.as_slice()).filter(|_| !self.after.is_empty())?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -66,7 +66,7 @@ impl Requests {
     }
 }
 
-/// A request whose head is so long, if its body has come.
+/// A request with a head of this size, if its body has come.
 fn with_body<'a>(path: &'a str, bytes: &'a [u8], head: usize, size: usize) -> Next<'a> {
     match bytes.get(head..head + size) {
         Some(body) => Next::Request(path, body, head + size),
@@ -77,7 +77,7 @@ fn with_body<'a>(path: &'a str, bytes: &'a [u8], head: usize, size: usize) -> Ne
 /// The head of a plain request.
 struct Head<'a> {
     path: &'a str,
-    /// The size of the body, and where it is written.
+    /// The size of the body, and the position of its digits.
     size: usize,
     digits: Range<usize>,
     end: usize,
@@ -103,7 +103,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The length of a body, as its head says; None where the head says something unusual.
+/// The length of a body, as its head says; None if the head has an unusual header.
 fn length<'a>(headers: &[httparse::Header<'a>]) -> Option<&'a [u8]> {
     let mut length = None;
     for header in headers {
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// On a new connection.
+    /// How a new connection reads some text.
     fn first(text: &str) -> Kind {
         kind(&mut Requests::default(), text.as_bytes())
     }
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(first(&format!("{head}{{")), Err(Some(head.len() + 2)));
     }
 
-    /// Whatever a connection has sent before, a request is understood as on a new one.
+    /// Whatever a connection has sent before, a request is read as on a new connection.
     #[test]
     fn a_head_is_read_as_if_it_were_the_first() {
         let heads = [

@@ -6,10 +6,10 @@ use crate::json::TENS;
 /// A number of digits that always fits into 64 bits.
 const FITTING: usize = 19;
 
-/// The bytes of a number of the usual form that are looked at together, with the one behind it.
+/// The number of bytes that are looked at together: a number of the usual form, and the byte after it.
 const AHEAD: usize = 40;
 
-/// The digits before a point, in a number of the usual form.
+/// The most digits before the point of a number of the usual form.
 const USUALLY_WHOLE: usize = 8;
 
 /// A larger exponent may make a number infinite or zero.
@@ -86,7 +86,7 @@ impl Reader<'_> {
     }
 
     /// The same for a number of the usual form, which has no exponent and few digits, and is not at the very end of the
-    /// document. Nothing is read of any other.
+    /// document. None for any other number, which is not read.
     #[inline(always)]
     fn usual(&mut self) -> Option<Written> {
         let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;
@@ -264,7 +264,7 @@ fn eight_digits(text: [u8; 8]) -> Option<u64> {
     (other_than_digits(text) == 0).then(|| joined(text ^ ZEROS))
 }
 
-/// The value of the digits that some text begins with, and their number.
+/// The value and the number of the digits that some text begins with.
 #[inline(always)]
 fn few_digits(text: [u8; 8]) -> (u64, usize) {
     let text = u64::from_le_bytes(text);
@@ -272,21 +272,22 @@ fn few_digits(text: [u8; 8]) -> (u64, usize) {
         0 => (joined(text ^ ZEROS), 8),
         others => match others.trailing_zeros() / 8 {
             0 => (0, 0),
-            // What follows is shifted out, and zeros come before.
+            // The shift removes what follows the digits, and puts zeros before them.
             count => (joined((text ^ ZEROS) << (64 - 8 * count)), count as usize),
         },
     }
 }
 
-/// Zero for eight digits; else the lowest bit that is set is in the first byte that is none.
+/// Zero if all eight bytes are digits. Otherwise the lowest bit that is set belongs to the first byte that is not a
+/// digit.
 fn other_than_digits(text: u64) -> u64 {
     const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    /// Carries each byte above nine into its high half, and at worst into the byte behind it.
+    /// Makes each byte above `9` carry into its high half, and at worst into the next byte.
     const SIX: u64 = 0x0606_0606_0606_0606;
     ((text & HIGH) ^ ZEROS) | ((text.wrapping_add(SIX) & HIGH) ^ ZEROS)
 }
 
-/// The number with these eight digits, the first of them in the lowest byte.
+/// The number with these eight digits, of which the first is in the lowest byte.
 fn joined(digits: u64) -> u64 {
     // Neighbours are joined, the first of them ten, then a hundred, then ten thousand times.
     let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
@@ -298,7 +299,7 @@ fn joined(digits: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// A number at the end of a document, and the same with more behind it, which is read otherwise.
+    /// Reads a number at the end of a document, and again with more text after it, where another function reads it.
     fn decimal(text: &str) -> Option<f64> {
         let mut reader = Reader::new(text.as_bytes());
         let last = reader.decimal().filter(|_| reader.peek().is_none());

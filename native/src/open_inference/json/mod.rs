@@ -1,6 +1,6 @@
 //! The JSON of a plain infer, with binary data after it: from a body to arrays, and from rows of outputs to a body.
 //!
-//! A body that is not plain gives None, whether it is valid or not. `services/open_inference/rest/` answers it then,
+//! A body that is not plain gives None, whether it is valid or not. `services/open_inference/rest/` then answers it,
 //! with Triton's texts.
 
 mod answer;

@@ -17,7 +17,7 @@ from tests.support import models
 TASKS = Path("/proc/self/task")
 
 SPINNING_SECONDS = 0.1
-"""More than ONNX Runtime's threads spin for by default."""
+"""Longer than ONNX Runtime's threads spin by default."""
 
 
 def threads_of(act: Callable[[], object]) -> tuple[object, int]:
