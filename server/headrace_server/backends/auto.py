@@ -31,9 +31,9 @@ Load = Callable[[Path, BackendOptions], T]
 def load(version: Path, options: BackendOptions) -> Backend:
     """Loads the model in a version's folder.
 
-    If there are several models, the order is: `model.py`, since it may use the others itself; a `model.tflite` that is
-    preferred; a TensorRT plan, unless TensorRT is turned off and there is a `model.onnx`; the `model.onnx`; the
-    SavedModel.
+    If there are several models, the first of these is loaded: `model.py`, which may use the other models itself; a
+    preferred `model.tflite`; a TensorRT plan, unless TensorRT is turned off and there is a `model.onnx`; the
+    `model.onnx`; the SavedModel.
 
     Args:
         version: The folder `<base path>/<version>`, or a model's file with any name and the suffix of its kind.

@@ -232,7 +232,7 @@ class Triable(Protocol, metaclass=Ability):
 
     @property
     def evidence(self) -> Sequence[Evidence]:
-        """What in the model's file speaks against independent rows."""
+        """Reasons in the model's file to doubt that rows are independent."""
 
     @property
     def most_rows(self) -> int | None:

@@ -13,7 +13,7 @@ USUAL_SIZE = 4
 """The sizes of a dimension that varies."""
 
 LONG = 200
-"""How many times as long as usual a very long dimension is."""
+"""The length of a very long dimension, as a multiple of its usual length."""
 
 _ANY_RANK = (2, 3)  # the ranks to try for an input that declares none
 
@@ -51,7 +51,7 @@ def usual_request(signature: Signature) -> Arrays:
 
 
 def odd_arrays(array: Array) -> Iterator[tuple[str, Array]]:
-    """The same array in other shapes, and other arrays of its shape, each with what is odd about it."""
+    """The array in other shapes, and other arrays of its shape, each with a text that says what is odd about it."""
     yield from _other_shapes(array)
     for value in _values(array.dtype):
         name = f"{value!r:.20}"

@@ -222,7 +222,7 @@ class Signature:
         return misfit
 
     def _emptiness(self, spec: TensorSpec, array: Array) -> str:
-        """Which dimension of 0 the runtime must not get, in the form of `TensorSpec.misfit`."""
+        """Describes a dimension of 0 that the runtime must not get, in the form of `TensorSpec.misfit`."""
         first = 1 if self.batched else 0
         declared = {i for i, size in enumerate(spec.shape) if size == 0}
         zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in declared]

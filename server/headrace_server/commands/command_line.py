@@ -12,7 +12,7 @@ from headrace_server.commands import build, call, completion, doctor, keys, mode
 from headrace_toolkit.command import add_commands
 
 _OF_PARSER = ("command", "command_parser", "further")
-"""What a command's parser says of itself, among the values that it has read."""
+"""Among the values of a command line, those that describe the command's parser."""
 
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 

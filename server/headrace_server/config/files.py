@@ -24,7 +24,7 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
 
     Args:
         path: The file.
-        message: An empty one of its type.
+        message: An empty message of the file's type.
         unknown_fields: Whether fields that the type does not have are skipped.
 
     Raises:

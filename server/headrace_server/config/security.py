@@ -9,7 +9,7 @@ from headrace_server.errors import invalid
 OPEN = ("health", "reflection", "metrics", "page")
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""The hosts that stand for this machine."""
+"""The names and addresses of this machine itself."""
 
 
 def _are_open(names: Any) -> bool:

@@ -84,7 +84,7 @@ def page(families: Iterable[Lines]) -> bytes:
 
 
 def unhurried(items: Iterable[T]) -> Iterator[T]:
-    """The same items, with pauses in which other threads may run: a scrape takes long, and calls must not wait."""
+    """Yields the items, with pauses for other threads: a scrape takes long, and calls must not wait for it."""
     for number, item in enumerate(items):
         if number % _AT_ONCE == 0:
             time.sleep(0)  # releases the interpreter lock; a waiting thread would otherwise get it after 5 ms

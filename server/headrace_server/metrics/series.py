@@ -67,8 +67,7 @@ class Counter:
     def follow(self, histogram: "Histogram") -> bool:
         """Makes it grow with every value of a histogram, at no cost when a value is observed.
 
-        Returns:
-            Whether it did not do so before.
+        Returns: Whether it did not follow that histogram before.
         """
         with self._lock:
             is_new = histogram not in self._histograms
@@ -156,8 +155,8 @@ class Family(Generic[S]):
         make: Creates a series.
         limit: The most series: the oldest is dropped for a new one. None if the values of the labels are bounded
             anyway.
-        group: The label by whose values series are dropped together, without a look at all others; empty if there is
-            none.
+        group: The label by whose value series are found and dropped together, without a search through all series;
+            empty if there is none.
     """
 
     def __init__(

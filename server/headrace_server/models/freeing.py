@@ -1,4 +1,4 @@
-"""Closes versions; one that cannot be closed in time does not delay those who wait."""
+"""Closes versions; a version that cannot be closed in time does not delay whoever waits for it."""
 
 import logging
 from threading import Thread

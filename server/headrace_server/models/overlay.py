@@ -6,7 +6,10 @@ from headrace_server.config.run import ModelConfig, VersionPolicy
 
 
 class Overlay:
-    """Models by name. Callers hold a lock around the methods that change it; the others are for any thread."""
+    """Models by name.
+
+    Callers hold a lock around the methods that change it; the other methods may be called on any thread.
+    """
 
     def __init__(self) -> None:
         self._listed: dict[str, ModelConfig] = {}

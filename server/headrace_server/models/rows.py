@@ -138,7 +138,7 @@ def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
 
 
 def _evidence(backend: Backend, name: str) -> list[Evidence]:
-    """What in the model's description speaks against independent rows."""
+    """Reasons in the model's description to doubt that rows are independent."""
     signature = backend.signatures[name]
     evidence: list[Evidence] = list(backend.evidence) if isinstance(backend, Triable) else []
     repeated = repeated_batch_name(signature.inputs, signature.outputs)

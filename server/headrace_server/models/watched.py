@@ -13,7 +13,7 @@ Returns after how many further batches it is to be called again.
 
 
 def watched(run: Run, take: Take | None) -> Run:
-    """The same function, with some of its batches inspected. All others only cost the countdown to the next one."""
+    """Wraps a function that runs batches, to inspect some of them; any other batch costs only the countdown."""
     if take is None:
         return run
     left = 1

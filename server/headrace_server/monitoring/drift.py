@@ -101,7 +101,7 @@ class Watch:
     def told(self) -> dict[str, Any] | None:
         """The number of rows, the index and shares of each input, and the shares of each output of classes.
 
-        None for too few rows.
+        None if there are too few rows.
         """
         with self._lock:
             if self._compare() and self._rows >= LEAST_ROWS:
@@ -114,7 +114,7 @@ class Watch:
             return self._told
 
     def _gap(self) -> int:
-        """How many rows later the next one is taken, if each row is sampled by itself."""
+        """The distance in rows to the next sampled row, if each row is sampled by chance."""
         if self._ratio >= 1:
             return 1
         return 1 + int(math.log(1 - self._chance()) / math.log1p(-self._ratio))

@@ -88,7 +88,7 @@ def memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
 
 
 def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
-    """The same under the names of headrace's own metrics."""
+    """The memory that a transport holds for callers, under the names of headrace's own metrics."""
     kinds, limit, refusals = _held(transport)
     return (
         gauge("headrace_request_memory_bytes", "Memory that the server holds for callers, by kind", kinds, ("kind",)),
@@ -103,7 +103,7 @@ def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
 
 
 def held_memory(transport: object) -> dict[str, Any] | None:
-    """The same for the live page; None for a transport that does not count it."""
+    """The memory that a transport holds for callers, for the live page; None if the transport does not count it."""
     held = transport.held if isinstance(transport, BoundsMemory) else None
     return None if held is None else {"kinds": dict(held.by_kind), "limit": held.limit, "refusals": held.refusals}
 

@@ -70,7 +70,7 @@ class Tracer:
 
         Args:
             parent: Its `traceparent`; empty if there is none.
-            state: Its `tracestate`, likewise.
+            state: Its `tracestate`; empty if there is none.
             marked: Whether the transport has decided that it is traced.
         """
         caller = Parent.of(parent) if parent else None

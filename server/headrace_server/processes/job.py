@@ -35,7 +35,7 @@ class Loaded:
         runtime: The name of its runtime; empty if its backend does not say.
         streams: Whether it answers requests many times.
         answers_once: Whether it can answer a request once.
-        evidence: What in the model's file speaks against independent rows.
+        evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
         most_rows: The most rows of a batch; None for any number.
     """

@@ -72,7 +72,7 @@ class Places:
         Args:
             patience: Seconds to wait for a place while a process may start.
 
-        Returns: None if there is none in time, or none is expected soon.
+        Returns: The place; None if there is none in time, or none is expected soon.
         """
         with self._changed:
             if not self._free:

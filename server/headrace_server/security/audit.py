@@ -111,7 +111,7 @@ class AuditLog:
 
 
 def short(model: str) -> str | None:
-    """What is written of a model's name."""
+    """A model's name, cut to the length that is written; None if it is empty."""
     return model[:MAX_NAME] or None
 
 

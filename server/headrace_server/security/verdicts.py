@@ -59,7 +59,7 @@ class Verdicts(Protocol):
 
 
 class NoVerdicts:
-    """Keeps no verdicts: every call is checked."""
+    """Verdicts for a transport that keeps none: every call is checked."""
 
     generation = 0
     lines = None

@@ -20,11 +20,11 @@ class KeepsAnswers(Protocol):
 
 
 def not_counted(seconds: Sequence[float]) -> None:
-    """The `Count` of calls that are not counted."""
+    """A `Count` that counts nothing."""
 
 
 def counted(observe: Callable[[float], None]) -> Count:
-    """The `Count` of calls that are each counted."""
+    """A `Count` that calls a function with the seconds of each call."""
 
     def count(seconds: Sequence[float]) -> None:
         for each in seconds:

@@ -9,7 +9,7 @@ from headrace_batching.task import Array, Arrays
 
 
 class Change(NamedTuple):
-    """How an output changed that should not have changed.
+    """A change of an output that should have stayed the same.
 
     Attributes:
         output: The output's alias.

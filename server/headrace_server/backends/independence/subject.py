@@ -25,7 +25,7 @@ class Subject:
         inputs: By alias; the first dimension of each varies.
         outputs: By alias.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.
-        evidence: What in the model's description speaks against independent rows.
+        evidence: Reasons in the model's description to doubt that rows are independent.
         records: Real requests, which are the best inputs: each has an array with rows for every input.
         most_rows: The most rows of a batch; None for any number.
         padding: How inputs of different lengths may share a batch.

@@ -1,8 +1,8 @@
 """Runs a model on generated rows to determine whether any row changes with the others.
 
-The same row, at the same position in a batch of the same size, beside *other* rows must give the same bits on a CPU,
-since the kernels are the same. Alone, or in a batch of another size, other kernels may run, and it must agree within
-rounding.
+On a CPU, a row must give the same bits at the same position in a batch of the same size, whatever the *other* rows are,
+since the same kernels run. Alone, or in a batch of another size, other kernels may run, and the row's answer must agree
+within rounding.
 """
 
 import time

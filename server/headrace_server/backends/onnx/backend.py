@@ -159,7 +159,7 @@ class OnnxBackend:
         at_once: How many batches should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         needs: Objects that must live as long as the session.
-        evidence: What in its graph speaks against independent rows.
+        evidence: Reasons in its graph to doubt that rows are independent.
         risks: Its operators with which a request can crash the process.
         apart: The values of its graph in which each row is known to depend only on the same row of the inputs.
     """
@@ -193,7 +193,7 @@ class OnnxBackend:
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
         self._running: dict[int, ort.RunOptions] | None = None  # by thread
         self._arena = arena_of(session)
-        # These two need more than `session.run` can do with a plain array.
+        # Arrays of these two dtypes must be converted before `session.run` takes them.
         self._strings = _has(DataType.DT_STRING, signatures)
         self._bfloat16 = _has(DataType.DT_BFLOAT16, signatures)
 

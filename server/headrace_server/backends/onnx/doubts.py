@@ -15,7 +15,7 @@ _DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dynamic
 
 
 def doubts(nodes: Iterable[Any]) -> tuple[Evidence, ...]:
-    """What speaks against independent rows.
+    """Reasons to doubt that rows are independent.
 
     Args:
         nodes: The nodes of the graph, of all inner graphs and of the model's functions.

@@ -25,7 +25,7 @@ from headrace_server.backends.onnx.rowwise import rows_apart
 from headrace_server.backends.onnx.structure import Structure, read_structure
 from headrace_server.backends.shared import Shared
 
-Followed = Sequence[tuple[Any, set[int]]]  # as `_followed` returns it
+Followed = Sequence[tuple[Any, set[int]]]  # what `_followed` returns
 
 # Operators whose duration, or whose output's size, depends on the values of their inputs, such as a number of
 # iterations.
@@ -68,7 +68,7 @@ class Graph:
         any_rank: Inputs without a declared rank; a scalar has one.
         bears_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
         risks: Its operators with which a request can crash the process.
-        evidence: What in its operators speaks against independent rows.
+        evidence: Reasons in its operators to doubt that rows are independent.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
     """
 
@@ -180,7 +180,7 @@ class _Divisions:
     weights: Container[str]
 
     def fatal(self, followed: Followed, inner: list[Any], inputs: set[str]) -> set[str]:
-        """Those of the operators whose divisor may come from the values of a request."""
+        """The operators, of the given ones, whose divisor may come from the values of a request."""
         nodes = [node for node, _ in followed]
         integers = may_be_integers(nodes, self.integers)
         divides = [node for node, told in followed if 1 in told and node.op_type in self.operators]

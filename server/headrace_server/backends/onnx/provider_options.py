@@ -52,7 +52,7 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
 
 def for_one_shape(providers: Providers) -> Providers:
-    """The same for a session that sees only one shape: its arena need not grow, so it is kept as small as possible."""
+    """The same providers for a session that sees only one shape, whose arena is kept small since it need not grow."""
     exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
     return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
 

@@ -97,7 +97,7 @@ class Tensors:
     Attributes:
         inputs: Inputs by name.
         outputs: Outputs by name.
-        on_host: Those that TensorRT reads or writes in host memory, because shapes depend on them.
+        on_host: Tensors that TensorRT reads or writes in host memory, because shapes depend on them.
         profiles: Each with the bounds of every input; if no input varies, a single profile that says so.
     """
 

@@ -51,7 +51,7 @@ def _sort(graph: Any) -> None:
 
 
 def _needed(node: Any) -> Iterator[str]:
-    """What a node uses, including what the graphs within it use from outside."""
+    """The values that a node uses, including those that its inner graphs use from outside."""
     yield from node.input
     for inner in _graphs(node):
         yield from (output.name for output in inner.output)

@@ -20,7 +20,7 @@ from headrace_server.security.packages import needs
 MAGIC = b"age-encryption.org/v1\n"
 
 _PIPE_BYTES = 1 << 16
-"""What a pipe holds. pyrage keeps the interpreter lock until it has filled it: no longer than 0.3 ms."""
+"""The size of a pipe. pyrage keeps the interpreter lock until it has filled the pipe, which takes at most 0.3 ms."""
 
 
 def recipients_of(texts: Sequence[str]) -> list[Any]:
@@ -121,7 +121,7 @@ def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]
         mode: The mode of its end: "rb" or "wb".
 
     Raises:
-        Exception: What the work raised; the block's exception follows from it, unless the work only lost its pipe.
+        Exception: What the work raised, in place of an exception of the block; not that its pipe was closed.
     """
     ends = os.pipe()
     theirs, ours = ends if mode == "rb" else reversed(ends)

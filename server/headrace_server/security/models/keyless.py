@@ -73,7 +73,7 @@ class Keyless:
             content: The signature's file.
 
         Raises:
-            BadSignature: It is not by one of the identities, or not as Sigstore recorded it.
+            BadSignature: The signature is not by one of the identities, or not as Sigstore recorded it.
         """
         from sigstore.errors import Error
         from sigstore.models import Bundle
@@ -104,10 +104,10 @@ class _Identities:
         self._any = policy.AnyOf(list(each))
 
     def verify(self, certificate: Any) -> None:
-        """Refuses the certificate of another identity, or of another issuer's.
+        """Refuses a certificate of another identity or another issuer.
 
         Raises:
-            BadSignature: It is one; the text names both.
+            BadSignature: The certificate is refused; the text names its identity and its issuer.
         """
         from sigstore.errors import VerificationError
 

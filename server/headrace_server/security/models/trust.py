@@ -37,7 +37,7 @@ class Signers:
         """The files that a signature covers, after verifying it.
 
         Raises:
-            BadSignature: It was made by none of these.
+            BadSignature: None of the trusted signers made it.
         """
         if bundle.is_logged and self._keyless is not None:
             return read_manifest(self._keyless.verify(bundle.content))
@@ -125,7 +125,7 @@ def _lead(chain: list[Any], authorities: Sequence[Any], at: datetime) -> None:
     """Follows the certificates from the first one to an authority.
 
     Raises:
-        BadSignature: They lead to no trusted authority.
+        BadSignature: The certificates lead to no trusted authority.
     """
     current, left = chain[0], chain[1:]
     for _ in range(MAX_CHAIN):

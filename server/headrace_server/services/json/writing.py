@@ -18,7 +18,7 @@ WRITTEN_BYTES = 32 << 10
 async def written(
     processes: JsonProcesses, outputs: Arrays, write: Callable[..., bytes], *arguments: Any
 ) -> bytes | memoryview:
-    """What a function writes, without blocking the event loop.
+    """Returns what a function writes for some outputs, without blocking the event loop.
 
     Args:
         processes: The processes for long work.
@@ -36,7 +36,7 @@ async def written(
 
 
 async def written_from(processes: JsonProcesses, write: Callable[[bytes], bytes], message: bytes) -> bytes | memoryview:
-    """What a module's function writes for a serialized message, without blocking the event loop.
+    """Returns what a module's function writes for a serialized message, without blocking the event loop.
 
     Raises:
         ServingError: As for `JsonProcesses.run`, and as for the function.

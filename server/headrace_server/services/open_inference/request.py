@@ -17,7 +17,7 @@ class Parameters:
 
     Attributes:
         signature: The name of the model's signature; empty for the default.
-        priority: How it waits; None means as the call says.
+        priority: Its priority; None means that of the call.
         timeout: Seconds that it may wait in the queue; None for no limit.
         empty_final_response: Whether a model that answers many times should send an empty last answer.
         sequence: Its sequence of a stateful model, and the place in it; None if it has none.

@@ -38,7 +38,7 @@ _TRACE_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
 
 
 class LogSettings:
-    """What is logged. In one event loop."""
+    """The log settings. In one event loop."""
 
     def __init__(self) -> None:
         self._values = dict(_LOG_DEFAULTS)
@@ -79,7 +79,7 @@ class LogSettings:
 
 
 class TraceSettings:
-    """What would be traced, of all models and of single ones. In one event loop."""
+    """The trace settings, for all models and for single ones. In one event loop."""
 
     def __init__(self) -> None:
         self._every = dict(_TRACE_DEFAULTS)

@@ -179,7 +179,7 @@ def _about(servable: Servable) -> Json:
 
 
 def _batching(options: Options) -> Json:
-    # What the queue's limit counts: whole batches, all of which may be full.
+    # The queue's limit counts whole batches, all of which may be full.
     return {**asdict(options), "queue_rows": options.enqueued_limit * options.execution_limit}
 
 

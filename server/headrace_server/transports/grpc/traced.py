@@ -59,5 +59,5 @@ class _Noted:
         self.observe(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls that were not seen one by one."""
+        """Counts calls that were not seen one by one."""
         self.observe.several(model, code, tally, total)

@@ -30,6 +30,6 @@ def asked_specs(request: Any) -> Sequence[ModelSpec]:
 
 
 def answering_spec(response: Any) -> ModelSpec:
-    """What a response says about its model; that of the first task if there are several."""
+    """The ModelSpec of a response; if there are several tasks, that of the first."""
     spec: ModelSpec = (response.results[0] if hasattr(response, "results") else response).model_spec
     return spec
