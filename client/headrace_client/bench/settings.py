@@ -46,8 +46,8 @@ class Settings:
         log: A file with logged requests.
         rows: The numbers of rows of requests.
         stages: The stages to measure, in order.
-        seconds: How long each one counts.
-        warmup: How long each one runs before it counts.
+        seconds: How long each stage is measured.
+        warmup: How long each stage runs before it is measured.
         timeout: The timeout of a call.
         limit: A latency beyond which an answer does not count as good; None means any.
         connections: The number of connections; None means what fits the stage.

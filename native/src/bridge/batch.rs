@@ -136,7 +136,7 @@ impl Batch {
         rest.call_method1("fail", (error, lock))
     }
 
-    /// The same tasks in two batches.
+    /// Splits the batch into two of half the tasks each.
     fn halves<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let mut first = std::mem::take(&mut *self.native.lock());
         let pieces = self.python.bind(py);
@@ -162,7 +162,7 @@ impl Batch {
         PyTuple::new(py, &self.traced)
     }
 
-    /// Those of its tasks that are Python's.
+    /// The tasks of the batch that are Python's.
     #[getter]
     fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         self.python.bind(py).iter().map(|piece| piece.getattr("task")).collect()

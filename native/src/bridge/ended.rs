@@ -40,9 +40,9 @@ impl Abandoned {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     QueueFull,
-    /// It would have missed the latency objective.
+    /// The call would have missed the latency objective.
     ObjectiveMissed,
-    /// Its caller has reached a limit.
+    /// The call's caller has reached a limit.
     Exhausted,
 }
 

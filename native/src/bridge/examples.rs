@@ -14,7 +14,7 @@ pub struct Examples {
     pub format: Format,
     pub classify: Option<Arc<Inference>>,
     pub regress: Option<Arc<Inference>>,
-    /// For a MultiInference with any inferences.
+    /// The signature of a MultiInference, whatever its inferences are.
     pub multi: Arc<Signature>,
     /// The model's names of its outputs, in their order.
     pub tensors: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Examples {
 /// How Classify or Regress uses a signature's outputs.
 pub struct Inference {
     pub signature: Arc<Signature>,
-    /// The same for calls over REST, which are counted otherwise; None where there are none.
+    /// The signature for calls over REST, which are counted differently; None if there are none.
     pub rest: Option<Arc<Signature>>,
     pub classes: Option<Source>,
     /// The scores of Classify, or the values of Regress.
@@ -43,7 +43,7 @@ pub struct Source {
     pub output: usize,
 }
 
-/// Which kind of result it is.
+/// The kind of a result.
 pub enum Kind {
     /// If the model returns no classes, there are as many as labels; if there are no labels either, any number.
     Classes {
@@ -123,7 +123,7 @@ impl Inference {
     }
 }
 
-/// The same signature, for calls that are counted differently.
+/// A copy of the signature, for calls that are counted differently.
 fn counted_by(signature: &Signature, counter: Counter) -> Signature {
     Signature { counter, answer_row: Arc::default(), ..signature.clone() }
 }

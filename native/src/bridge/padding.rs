@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use pyo3::prelude::*;
 
-/// For each axis beyond 0, the number of the length in that place; None for a size that is not padded.
+/// For each axis beyond 0, the number of its length; None for an axis that is not padded.
 type Axes = Vec<Option<usize>>;
 
 /// The fields as Python passes them, by these names.

@@ -21,7 +21,7 @@ use crate::{examples, open_inference};
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
-    /// The same for calls over REST, which are counted differently; None if JSON has no values of its types.
+    /// The signature for calls over REST, which are counted differently; None if JSON has no values of its types.
     pub rest: Option<Arc<Signature>>,
     /// How a ModelInfer of the Open Inference Protocol is answered; None if Python must see it.
     pub infer: Option<Arc<Infer>>,
@@ -36,7 +36,7 @@ pub struct Infer {
     pub format: open_inference::Format,
     /// The names of all outputs.
     pub outputs: Vec<Vec<u8>>,
-    /// The same for calls over REST; None if there are none.
+    /// What calls over REST need; None if there are none.
     pub rest: Option<Arc<OverRest>>,
 }
 
@@ -229,7 +229,7 @@ impl Routes {
         specs.iter().map(|spec| self.of_signature(signatures, spec.signature.bytes()?)).collect()
     }
 
-    /// The same, by names; an empty name means the default signature.
+    /// Finds a route by names; an empty name means the default signature.
     pub fn named(&self, model: &[u8], version: Version<'_>, signature: &[u8]) -> Option<Arc<Route>> {
         let table = self.table.read();
         self.of_signature(self.of_version(&table, model, version)?, signature)

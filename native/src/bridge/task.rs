@@ -86,22 +86,22 @@ pub struct NativeTask {
 }
 
 impl NativeTask {
-    /// For a call that arrived then.
+    /// Creates the task of a call that arrived at `came`.
     pub fn new(signature: Arc<Signature>, rows: usize, call: Box<dyn PendingCall>, came: Instant) -> Self {
         Self { signature, rows, choice: None, call, traced: false, came, abandoned: false }
     }
 
-    /// The same for a call that wants only these outputs.
+    /// The task, for a call that wants only these outputs.
     pub fn choosing(self, choice: Option<Choice>) -> Self {
         Self { choice, ..self }
     }
 
-    /// The same task, of a call that is traced or not.
+    /// The task, for a call that is traced or not.
     pub fn traced(self, traced: bool) -> Self {
         Self { traced, ..self }
     }
 
-    /// Its lengths, if it may be padded.
+    /// The lengths of its inputs, if it may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
     }
@@ -121,7 +121,7 @@ impl NativeTask {
         Ok(())
     }
 
-    /// The same, with the reason why no answer can be made from the outputs, in which these rows are its own; None
+    /// Fails the task with the reason why no answer can be made from the outputs. `rows` are its own rows of them; None
     /// means all.
     pub fn fail_misfit(self, py: Python<'_>, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
         let misfit = self.call.misfit(&self.signature, outputs, rows);
@@ -178,7 +178,7 @@ impl Waits for Task {
     fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         match self {
             Self::Native(task) => task.abandon(late),
-            // Its handler finds that out and counts it.
+            // The handler of the call notices that and counts it.
             Self::Python(_) => None,
         }
     }

@@ -26,7 +26,7 @@ pub struct CallState {
 }
 
 impl CallState {
-    /// For a call whose headers have arrived; Python's commands go to `commands`.
+    /// Creates the state of a call whose headers have arrived; Python's commands go to `commands`.
     pub fn new(
         method: usize,
         headers: HeaderMap,

@@ -74,13 +74,13 @@ pub struct PlainFields {
 
 /// What has happened to a call.
 pub enum Outcome {
-    /// It waits in its queue; whether a thread must be woken for it.
+    /// The call waits in its queue. `wake` says whether a thread must be woken for it.
     Waits { wake: bool },
     /// There is no memory for its answer, and its client has been told.
     NoMemory,
-    /// It was refused, and its client has been told, this many seconds after the call arrived.
+    /// The call was refused, and its client has been told, this many seconds after it arrived.
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
-    /// It is not plain, may share no batch, or its version is being unloaded and may have been replaced.
+    /// The call is not plain, or may not share a batch, or its version is being unloaded and may have been replaced.
     ForPython(Rope, SendResponse<Bytes>),
 }
 

@@ -29,7 +29,7 @@ impl From<Status> for Answer {
 }
 
 impl Answer {
-    /// From a call's trailers, or from headers that are also its trailers.
+    /// The answer for a call's trailers, or for headers that are also its trailers.
     pub fn ended(trailers: HeaderMap) -> Self {
         let status = status(&trailers).unwrap_or_else(|| Status::new(UNKNOWN, "the answer has no grpc-status"));
         Self { metadata: trailers, ..status.into() }

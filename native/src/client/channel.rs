@@ -87,7 +87,7 @@ impl Channel {
 
     /// Returns when it has been closed.
     pub async fn closed(&self) {
-        // It is only dropped with the channel.
+        // The sender is only dropped with the channel.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 

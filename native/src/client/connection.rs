@@ -34,7 +34,7 @@ pub async fn connect(target: &Target) -> Result<SendRequest<Bytes>, Status> {
             .handshake::<_, Bytes>(socket);
         let (sender, connection) = http2.await.map_err(|error| failed(error.to_string()))?;
         has_shaken_hands.store(true, Ordering::Relaxed);
-        // Its end is noticed by the calls that it ends.
+        // The calls on the connection notice its end.
         tokio::spawn(connection);
         Ok(sender)
     };

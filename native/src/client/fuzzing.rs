@@ -1,4 +1,4 @@
-//! The client's decoders by themselves: what is understood of an answer, as owned bytes.
+//! The client's decoders by themselves: what they read from an answer, as owned bytes.
 
 use super::outputs::read;
 use crate::grpc::Status;
@@ -6,7 +6,7 @@ use crate::protobuf::Rope;
 
 pub use super::answer::percent_decoded;
 
-/// An output that was understood: its name, its dtype's number, its shape, and the bytes of its array.
+/// A decoded output: its name, its dtype's number, its shape, and the bytes of its array.
 pub type UnderstoodOutput = (String, u64, Vec<usize>, Vec<u8>);
 
 /// The message of an answer's body, or why there is none.

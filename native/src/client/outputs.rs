@@ -36,7 +36,7 @@ pub fn read(message: &Rope) -> Option<Vec<Output>> {
     Some(outputs)
 }
 
-/// The same as arrays, by name.
+/// The outputs in a message as arrays, by name.
 pub fn arrays<'py>(py: Python<'py>, message: &Rope) -> PyResult<Option<Bound<'py, PyDict>>> {
     let Some(outputs) = read(message) else { return Ok(None) };
     let arrays = PyDict::new(py);

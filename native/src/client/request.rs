@@ -15,7 +15,7 @@ pub struct Message {
     pub path: PathAndQuery,
     /// The message with its prefix.
     pub body: Vec<Bytes>,
-    /// Its length in bytes, without the prefix.
+    /// The length of the message in bytes, without the prefix.
     pub length: usize,
 }
 

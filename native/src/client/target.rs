@@ -28,7 +28,7 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// None for an unknown form, such as any other scheme.
+    /// Parses a target; None for an unknown form, such as any other scheme.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);

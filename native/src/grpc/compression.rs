@@ -40,7 +40,7 @@ impl Encoding {
         })
     }
 
-    /// By grpc_compression_algorithm's number; an unknown number means no compression.
+    /// The algorithm with a number of grpc_compression_algorithm; an unknown number means no compression.
     pub fn numbered(number: u8) -> Self {
         match number {
             1 => Self::Deflate,
@@ -81,7 +81,7 @@ impl Encoding {
         }
     }
 
-    /// The same step by step, within the memory that the call may have.
+    /// Decompresses step by step, within the memory that the call may have.
     pub fn expansion(self, data: Rope, limit: usize, memory: Arc<CallMemory>) -> Result<Expansion, Status> {
         let data = data.into_bytes().reader();
         let decoder: Box<dyn Read + Send> = match self {

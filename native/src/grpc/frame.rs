@@ -46,7 +46,8 @@ impl Encoding {
     }
 }
 
-/// A message as it is sent: only its prefix if it is too large to be copied after it.
+/// A message as it is sent: its prefix followed by a copy of it, or, for a large one, the prefix and the message
+/// itself.
 pub struct Frame {
     pub head: Bytes,
     pub tail: Option<Bytes>,

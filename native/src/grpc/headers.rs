@@ -42,7 +42,7 @@ impl Status {
 }
 
 impl Status {
-    /// The same for a call that may be sent again after this many seconds, which clients' automatic retries respect.
+    /// The response to a call that may be sent again after this many seconds, which clients' automatic retries respect.
     pub fn response_for_later(&self, seconds: f64) -> Response<()> {
         let mut response = self.response();
         let milliseconds = (seconds * 1e3).ceil() as u64;

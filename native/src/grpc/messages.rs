@@ -62,7 +62,7 @@ impl Messages {
         Self { body, framed, first: None, expanding: None, memory, unary, begun: None }
     }
 
-    /// From now on the client owes the rest of a message.
+    /// Records that the client owes the rest of a message from now on.
     pub fn begin(&mut self) {
         self.begun = Some(Begun::new(self.memory.clone()));
     }

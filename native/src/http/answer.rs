@@ -18,7 +18,7 @@ pub type Answer = Response<Content>;
 
 /// The body of an answer.
 pub enum Content {
-    /// None once it has been sent.
+    /// The whole body; None once it has been sent.
     Whole(Option<Bytes>),
     Pieces(Pieces),
 }
@@ -57,7 +57,7 @@ pub fn answer(status: StatusCode, headers: HeaderMap, body: Bytes) -> Answer {
     with_content(status, headers, Content::Whole(Some(body)))
 }
 
-/// The same with any body.
+/// An answer with any body.
 pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) -> Answer {
     let mut answer = Response::new(content);
     *answer.status_mut() = status;

@@ -28,8 +28,8 @@ pub struct Endpoint {
     pub late: Prepared,
     /// The code, and the text with `{}` for the alias, for an output without rows in an answer by row.
     pub scalar: (u8, String),
-    /// The same for an output with another number of rows than those before it; the text names both numbers after the
-    /// alias.
+    /// The code and the text for an output with another number of rows than those before it; the text names both
+    /// numbers after the alias.
     pub other_rows: (u8, String),
     /// The headers of every answer of the API.
     pub headers: HeaderMap,

@@ -146,9 +146,9 @@ struct Request {
     size: usize,
     memory: Arc<CallMemory>,
     body: Mutex<Held>,
-    /// Until it is answered.
+    /// Sends the reply; None once the request has been answered.
     reply: Mutex<Option<oneshot::Sender<Reply>>>,
-    /// From the beginning of an answer in pieces to its end.
+    /// Sends the pieces of an answer, from its beginning to its end.
     pieces: Mutex<Option<UnboundedSender<Bytes>>>,
     owner: Mutex<Option<Py<PyAny>>>,
 }
@@ -192,8 +192,8 @@ impl HttpRequest {
         self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
     }
 
-    /// By name. If a name appears several times, the last value counts; several credentials are all kept, and are then
-    /// invalid.
+    /// The headers by name. If a name appears several times, the last value counts; several credentials are all kept,
+    /// and are then invalid.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);
@@ -261,7 +261,7 @@ impl HttpRequest {
         Ok(())
     }
 
-    /// The same with a body whose pieces `send` delivers.
+    /// Begins an answer whose body consists of the pieces that `send` delivers.
     fn begin(&self, status: u16, headers: Vec<(String, String)>) -> PyResult<()> {
         let (pieces, coming) = unbounded_channel();
         self.reply(status, headers, Came::Pieces(coming), None)?;

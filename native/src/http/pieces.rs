@@ -10,7 +10,7 @@ pub trait Waits: Send {
     /// Tells Python that a piece has been sent.
     fn piece_sent(&self);
 
-    /// It has received all of them.
+    /// Tells Python that the client has received all pieces.
     fn over(&mut self);
 }
 

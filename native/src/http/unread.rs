@@ -13,7 +13,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// The same bytes, with memory reserved until they are sent; None if too little is left.
+    /// The bytes, with memory reserved until they are sent; None if too little is left.
     pub fn hold(bytes: Bytes, memory: Arc<CallMemory>) -> Option<Bytes> {
         memory.drop_request();
         memory.set(Kind::Answers, bytes.len()).then(|| Bytes::from_owner(Self { bytes, _memory: memory }))

@@ -106,7 +106,8 @@ impl Authority {
     }
 }
 
-/// Where a block of headers is read. HPACK's numbers that go beyond their first byte are of no interest here.
+/// The position within a block of headers. The values of HPACK's numbers that go beyond their first byte do not matter
+/// here.
 enum State {
     First,
     Number { value_follows: bool },
@@ -119,7 +120,7 @@ enum State {
 struct Block {
     state: State,
     authority: bool,
-    /// Those of the authority that have passed, except in an IPv6 address.
+    /// The colons of the authority so far, except those in an IPv6 address.
     colons: usize,
     /// Whether the authority is in the brackets of an IPv6 address.
     bracketed: bool,

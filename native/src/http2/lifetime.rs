@@ -42,7 +42,7 @@ pub enum Due {
     Drain,
     /// Close at once.
     Close,
-    /// The same, after telling the client that it sends too many pings.
+    /// Close at once, after telling the client that it sends too many pings.
     TooManyPings,
 }
 

@@ -35,7 +35,7 @@ impl Address {
         let found: Option<SocketAddr> = address.to_socket_addrs()?.next();
         let address = found.ok_or_else(|| io::Error::new(ErrorKind::AddrNotAvailable, "no such address"))?;
         if address.ip().is_unspecified() {
-            // As in gRPC, the wildcard address of either family stands for both, if the machine has both.
+            // As in gRPC, the wildcard address of one family means both families if the machine has both.
             match Self::on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port())) {
                 Err(error) if address.is_ipv4() && error.kind() != ErrorKind::AddrInUse => {}
                 taken => return taken,

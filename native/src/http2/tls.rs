@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
 
-/// Its name in TLS.
+/// The name of HTTP/2 in TLS.
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
@@ -30,7 +30,7 @@ const HTTP1: &[u8] = b"http/1.1";
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Certificates(Configs);
 
-/// The same certificates for clients that speak only HTTP/2, and for those that may also speak HTTP/1.
+/// The configurations for clients that speak only HTTP/2, and for clients that may also speak HTTP/1.
 #[derive(Clone)]
 struct Configs {
     http2: Arc<ServerConfig>,

@@ -170,8 +170,8 @@ impl Rounded {
 
     /// Whether fewer digits might read back as the same number, judging by how close all of its digits are to so few.
     ///
-    /// They then differ by half the distance between two neighbouring numbers at most, which is 60 of the last of nine
-    /// digits of a float, and 12 of the last of seventeen of a double.
+    /// The number and its shortest form then differ by at most half the distance between two neighbouring numbers. That
+    /// is 60 units of the last of nine digits of a float, and 12 units of the last of seventeen digits of a double.
     fn may_be_short(&self) -> bool {
         const NEAR: u64 = 64;
         let unit = 10_u64.pow(self.count - SHORT);

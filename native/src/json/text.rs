@@ -10,7 +10,7 @@ pub fn write_string(text: &[u8], out: &mut BytesMut) {
     write_with(text, UPPER, out);
 }
 
-/// The same in the format of Python's writers, whose escapes are in lower case.
+/// Writes a string in the format of Python's writers, whose escapes are in lower case.
 pub fn write_compact_string(text: &str, out: &mut BytesMut) {
     write_with(text.as_bytes(), LOWER, out);
 }

@@ -22,7 +22,7 @@ impl Arrivals {
         Self::Constant { first: thread as f64 / rate, interval: threads as f64 / rate, begun: 0, end: seconds }
     }
 
-    /// The same, at random times.
+    /// Calls at the same rate, but at random times.
     pub fn poisson(rate: f64, (thread, threads): (usize, usize), seconds: f64, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed.wrapping_add(thread as u64));
         let mean = threads as f64 / rate;

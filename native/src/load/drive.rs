@@ -87,7 +87,7 @@ pub async fn run(part: Part) -> Result<Spent, String> {
     };
     tokio::select! {
         done = load => done?,
-        // It is only dropped with the load.
+        // The sender is only dropped with the load.
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
     Ok(spent.read())

@@ -39,7 +39,7 @@ impl Plan {
         duration(self.warmup)
     }
 
-    /// From the beginning of the warm-up to the end of the measurement.
+    /// The time from the beginning of the warm-up to the end of the measurement.
     pub fn length(&self) -> Duration {
         duration(self.warmup + self.seconds)
     }

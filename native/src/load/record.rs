@@ -19,9 +19,9 @@ const CODES: usize = 17;
 
 /// The latencies and the codes of calls of one kind.
 pub struct Outcomes {
-    /// From the due time of a call to its end; of successful calls.
+    /// The times from the due time of a call to its end, for successful calls.
     pub latency: Histogram<u64>,
-    /// From sending a call to its end; of failed calls.
+    /// The times from sending a call to its end, for failed calls.
     pub failures: Histogram<u64>,
     /// How many ended with each code.
     pub codes: [u64; CODES],

@@ -199,7 +199,7 @@ mod tests {
     fn a_connection_leaves_as_much_as_it_takes() {
         for connections in 1..5 {
             let calls = calls(1200, connections);
-            // They take turns, as clients do.
+            // The calls take turns, as those of clients do.
             let mut rounds = 0;
             while calls.iter().filter(|call| call.grow(Kind::Received, 1)).count() > 0 {
                 rounds += 1;

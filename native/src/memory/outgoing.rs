@@ -90,7 +90,7 @@ impl Place {
         let outgoing = &self.0.share.outgoing;
         loop {
             let mut room = pin!(outgoing.room.notified());
-            // From here on it sees notifications, so that none is missed between the check and the wait.
+            // Notifications count from here on, so that none is missed between the check and the wait.
             room.as_mut().enable();
             if !outgoing.is_full() {
                 return;

@@ -141,7 +141,7 @@ impl<'a> InputTensor<'a> {
         Some((Tensor::of(values, inner), rows))
     }
 
-    /// The same in shared memory.
+    /// The input as a tensor in shared memory that fits a declaration, and its rows.
     fn fit_shared(&self, input: &Input, regions: &Regions) -> Option<(SharedTensor, usize)> {
         let (rows, inner, count) = self.shape(input)?;
         let Shared { region, offset, size } = self.shared?;
@@ -152,7 +152,7 @@ impl<'a> InputTensor<'a> {
         Some((SharedTensor { part, inner: inner.to_vec() }, rows))
     }
 
-    /// Its rows, its other dimensions and its elements, if they are as declared.
+    /// The input's rows, its other dimensions and its number of elements, if they are as declared.
     fn shape(&self, input: &Input) -> Option<(usize, &[usize], usize)> {
         let (&rows, inner) = self.dims[..self.rank].split_first()?;
         let fits = self.datatype == datatype(input.dtype).as_bytes()

@@ -23,9 +23,9 @@ impl Input {
         self.inner.first().is_some_and(|declared| declared.is_none_or(|declared| declared == rows))
     }
 
-    /// Its alias, and its type.
+    /// The input's alias and type.
     pub fn named(&self) -> (&str, Dtype) {
-        // It was text when it was declared.
+        // The alias was text when it was declared.
         (std::str::from_utf8(&self.alias).unwrap_or_default(), self.dtype)
     }
 }

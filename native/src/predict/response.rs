@@ -21,7 +21,7 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// These rows of it, or everything if one task gets all.
+    /// Some rows of the output, or the whole output if one task gets all of it.
     pub fn rows(&self, rows: &Range<usize>) -> Rows<'a> {
         if self.whole {
             return Rows { dtype: self.dtype, rows: None, inner: self.shape, bytes: self.bytes, text: self.text };

@@ -55,7 +55,7 @@ impl Dtype {
         DTYPES.iter().map(|row| row.1)
     }
 
-    /// From the buffer protocol's format and the size.
+    /// The dtype for a format of the buffer protocol and the size of an element.
     pub fn of_format(format: &CStr, size: usize) -> Option<Self> {
         let letter = match format.to_bytes() {
             [letter] | [b'<' | b'=' | b'@', letter] => letter,

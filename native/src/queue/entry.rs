@@ -15,7 +15,8 @@ pub enum Key {
     Any,
     /// Each input's rank and dimensions beyond axis 0.
     Shapes(Vec<usize>),
-    /// The same, for tasks decoded outside the interpreter that want some of the outputs, with a bit for each.
+    /// The wanted outputs, a bit for each, and shapes as above: for tasks that are decoded outside the interpreter and
+    /// want only some of the outputs.
     Chosen(u64, Vec<usize>),
     /// Another key of Python's, by the token that stands for it.
     Other(Token),

@@ -44,7 +44,7 @@ enum State {
     Awaited(Waker),
     /// The answer is being delivered, and the client counts as answered.
     Claimed(Option<Waker>),
-    /// The answer, and gRPC's code of how the call ended.
+    /// The answer, and the gRPC code with which the call ended.
     Full(Answered, u8),
     /// Nobody waits.
     Closed,

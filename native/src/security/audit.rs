@@ -110,7 +110,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a call that came just now. `peer` is empty if its address is not known.
+    /// Creates the record of a call that has just arrived. `peer` is empty if its address is not known.
     pub fn new(lines: &Arc<Lines>, names: &Names, method: &str, peer: &str, rows: usize) -> Self {
         let mut about = BytesMut::with_capacity(256);
         about.put_slice(b"\"who\": ");
@@ -128,7 +128,7 @@ impl Record {
         Self { lines: lines.clone(), about, rows, came: Instant::now() }
     }
 
-    /// None of its rows has been run.
+    /// Records that none of the call's rows has been run.
     pub fn without_rows(&mut self) {
         self.rows = 0;
     }

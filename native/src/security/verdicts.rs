@@ -41,7 +41,7 @@ pub struct Asked<'a> {
 
 /// Whether a call is admitted, by Python's verdict about its caller.
 pub enum Admission {
-    /// It is; whether it lets others go first.
+    /// The call is admitted; the second value says whether it lets others go first.
     Admitted(Admitted, bool),
     /// Its caller has reached a limit, and may try again after this many seconds.
     Exhausted { text: String, seconds: f64, refused: Admitted },

@@ -80,7 +80,8 @@ async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits,
     }
 }
 
-/// None for a client that may not connect; `http1` is whether it may speak HTTP/1 instead of HTTP/2.
+/// Completes the TLS handshake, if there is one. None for a client that may not connect; `http1` is whether it may
+/// speak HTTP/1 instead of HTTP/2.
 async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -> Option<Stream> {
     let socket = accepted.enter().ok()?;
     Some(match tls {
@@ -115,7 +116,7 @@ struct Stall<'a> {
 /// Checks within the time for which a client may be inactive.
 const LOOKS: u32 = 4;
 
-/// For a client that may be inactive without limit.
+/// The time limit for a client that may be inactive forever.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 impl<'a> Stall<'a> {

@@ -50,7 +50,8 @@ impl Client {
     pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
-            // It was sent before the client knew; gRPC sends it again to another server.
+            // The call was sent before the client knew that this server is stopping; gRPC sends it again to another
+            // server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }

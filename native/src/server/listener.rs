@@ -78,7 +78,7 @@ impl Server {
         self.shared.traces.get().map(|traces| traces.take()).unwrap_or_default()
     }
 
-    /// The same for HTTP.
+    /// Listens for HTTP at an address.
     #[pyo3(signature = (address, endpoint, tls=None))]
     fn listen_http(
         &self,
@@ -176,7 +176,7 @@ impl Server {
 /// Lowers the priority of this thread, if the system has priorities of threads.
 fn let_others_go_first() {
     const LOWER: i32 = 10;
-    // It may already be as low.
+    // This fails if the priority is already as low.
     let _ = rustix::process::nice(LOWER);
 }
 

@@ -20,7 +20,7 @@ use crate::security::Admitted;
 /// The API whose format and texts a call is answered with.
 pub(super) enum Api {
     TfServing,
-    /// With the request's ID.
+    /// The Open Inference Protocol, with the request's ID.
     OpenInference(String),
 }
 

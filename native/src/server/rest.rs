@@ -224,7 +224,7 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// Where callers must be known, or requests may be traced, their headers count: such calls are not plain.
+    /// No call is plain if callers must be known or requests may be traced, since headers then matter.
     fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;

@@ -26,7 +26,7 @@ pub async fn stopped(mut stop: Stop) -> Duration {
 
 /// The state that all connections of a server share.
 pub struct Shared {
-    /// By full path: the number of each method, and whether its requests stream.
+    /// The methods by full path: the number of each, and whether its requests are a stream.
     pub methods: FxHashMap<String, (usize, bool)>,
     pub plain: PlainCalls,
     pub limits: Limits,

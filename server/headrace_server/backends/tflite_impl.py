@@ -52,7 +52,7 @@ class TfliteBackend:
     """One TFLite model. If all its interpreters are busy, a call waits for one.
 
     Args:
-        interpreters: All of the same model.
+        interpreters: Interpreters, all of the same model.
         signatures: The signatures by name; every tensor that they name exists.
     """
 

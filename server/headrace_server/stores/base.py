@@ -35,7 +35,8 @@ class Listing:
 
     Attributes:
         files: All files.
-        version: The version number of the files if the store has one; None if folders have numbers, or nothing does.
+        version: The version number of the files if the store has one; None if folders have the numbers, or if there are
+            none.
         settled: Whether nobody can still be writing them.
     """
 

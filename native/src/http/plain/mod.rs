@@ -145,7 +145,7 @@ impl Plain {
         read.map(|read| read.is_ok() && count > 0)
     }
 
-    /// For a request of so many bytes.
+    /// Makes room for a request of this many bytes.
     fn make_room(&mut self, size: usize) {
         if self.buffer.len() < size {
             self.buffer.resize(size, 0);

@@ -6,7 +6,7 @@ use httparse::{EMPTY_HEADER, Status};
 
 use crate::http::intake::SMALL;
 
-/// Of a plain head, in bytes.
+/// The most bytes of a plain head.
 pub const MAX_HEAD: usize = 8 << 10;
 
 const MAX_HEADERS: usize = 24;
@@ -108,7 +108,7 @@ fn length<'a>(headers: &[httparse::Header<'a>]) -> Option<&'a [u8]> {
     let mut length = None;
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        // By the lengths of their names, since most headers have another.
+        // Looks at the length of a name first, since most headers have other lengths.
         match header.name.len() {
             14 if is("content-length") => length = Some(Some(header.value).filter(|_| length.is_none())?),
             10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => return None,

@@ -10,7 +10,7 @@ pub use numbers::Number;
 pub struct Reader<'a> {
     data: &'a [u8],
     at: usize,
-    /// Where it next lets other threads run.
+    /// The position at which the reader next lets other threads run.
     pause: usize,
 }
 

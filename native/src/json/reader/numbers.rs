@@ -18,7 +18,7 @@ const MAX_EXPONENT: i32 = 280;
 /// A number, by its spelling.
 pub enum Number {
     Whole(Integer),
-    /// With a point or an exponent.
+    /// A number with a point or an exponent.
     Decimal(f64),
 }
 
@@ -29,7 +29,7 @@ pub struct Integer {
 }
 
 impl Integer {
-    /// None if it does not fit into 64 bits with a sign.
+    /// The value as a signed integer of 64 bits; None if it does not fit.
     pub fn signed(&self) -> Option<i64> {
         match self.negative {
             true => 0_i64.checked_sub_unsigned(self.magnitude),
@@ -85,8 +85,8 @@ impl Reader<'_> {
         self.usual().or_else(|| self.unusual())
     }
 
-    /// The same for a number of the usual form, which has no exponent and few digits, and is not at the very end of the
-    /// document. None for any other number, which is not read.
+    /// Does the same for a number of the usual form: one without an exponent and with few digits, which is not at the
+    /// very end of the document. Returns None for any other number, and does not read it.
     #[inline(always)]
     fn usual(&mut self) -> Option<Written> {
         let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;
@@ -218,7 +218,7 @@ struct Written {
     /// Whether there is neither a point nor an exponent.
     whole: bool,
     fits: bool,
-    /// Where its digits begin.
+    /// The position of the first digit.
     start: usize,
 }
 

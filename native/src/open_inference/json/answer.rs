@@ -38,7 +38,7 @@ impl Format {
 
     /// An answer with these rows of each output; `binary` says which of them are wanted as binary data.
     ///
-    /// None if one of the others has a type without values in JSON.
+    /// None if an output that is not wanted as binary data has a type without values in JSON.
     pub fn write(&self, id: &str, outputs: &[(Output<'_>, bool)], rows: &Range<usize>) -> Option<Written> {
         let mut parts: Vec<_> =
             outputs.iter().map(|(output, binary)| (output.alias, output.rows(rows), *binary)).collect();

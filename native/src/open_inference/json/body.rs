@@ -27,7 +27,7 @@ pub struct Body {
     /// Empty if there is none.
     pub id: String,
     pub rows: usize,
-    /// In the order of the declared inputs.
+    /// The inputs, in the order in which they are declared.
     pub tensors: Vec<Tensor>,
     /// For each declared output, whether it is wanted as binary data after the JSON.
     pub binary: Vec<bool>,
@@ -117,7 +117,7 @@ struct SentInput<'a> {
     values: Values<'a>,
 }
 
-/// Where its values are.
+/// The values of an input.
 enum Values<'a> {
     /// Already parsed, as elements of a type.
     Read(Dtype, Vec<u8>),

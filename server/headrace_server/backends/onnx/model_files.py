@@ -58,8 +58,8 @@ class Given:
     """Weights that have been passed to a session.
 
     Attributes:
-        values: All of them; the session copies these.
-        shared: Those that it uses in place, which must live as long as the session.
+        values: All weights; the session copies them, except `shared`.
+        shared: Weights that the session uses in place, which must live as long as the session.
     """
 
     values: tuple[ort.OrtValue, ...] = ()

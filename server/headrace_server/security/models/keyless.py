@@ -41,7 +41,7 @@ class KeylessOptions:
             prefix: The beginning of the options' names.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, with the name of the first that is missing.
+            ServingError: INVALID_ARGUMENT, with the name of the first missing option.
         """
         values = {"identities": self.identities, "issuer": self.issuer, "trust_root": self.trust_root}
         missing = [name for name, value in values.items() if not value]

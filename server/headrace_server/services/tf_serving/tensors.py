@@ -28,7 +28,7 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
     Args:
         tensors: By alias; their names have been checked.
         servable: The model.
-        signature: The name of the one that is to be run.
+        signature: The name of the signature to run.
 
     Raises:
         ServingError: INVALID_ARGUMENT, a tensor does not parse, or many strings are not what the model takes.

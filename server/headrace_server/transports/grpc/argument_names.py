@@ -1,4 +1,4 @@
-"""gRPC's channel arguments that have an effect on a server, and the errors in given ones."""
+"""gRPC's channel arguments that have an effect on a server, and the check of given ones."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches

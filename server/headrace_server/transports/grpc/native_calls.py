@@ -33,7 +33,7 @@ class Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes calls whenever there are any, all that wait in each iteration of the loop."""
+        """Takes calls as they come: in each iteration of the loop, all that are waiting."""
         self._loop.add_reader(self._server.fileno(), self._take)
 
     async def stop(self, grace: float) -> None:

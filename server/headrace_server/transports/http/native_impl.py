@@ -74,7 +74,7 @@ class _Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes requests whenever there are any, all that wait in each iteration of the loop."""
+        """Takes requests as they come: in each iteration of the loop, all that are waiting."""
         self._loop.add_reader(self._endpoint.fileno(), self._take)
 
     async def drained(self) -> None:

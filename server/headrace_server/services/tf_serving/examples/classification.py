@@ -35,7 +35,7 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
 
     Args:
         signature: Any.
-        check_method: Whether it must have been exported for this method.
+        check_method: Whether the signature must have been exported for this method.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it cannot classify. TF Serving: classifier.cc, PreProcessClassification.
@@ -68,7 +68,7 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
 
     Args:
         signature: The signature of these outputs.
-        outputs: Those wanted, by alias: strings [examples, classes] and float [examples, classes].
+        outputs: The wanted outputs, by alias: strings [examples, classes] and float [examples, classes].
         examples: The number of examples that were sent.
 
     Raises:

@@ -22,7 +22,7 @@ def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ..
 
     Args:
         signature: Any.
-        check_method: Whether it must have been exported for this method.
+        check_method: Whether the signature must have been exported for this method.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it cannot regress. TF Serving: regressor.cc, PreProcessRegression.
