@@ -209,7 +209,7 @@ struct Ready {
 }
 
 impl Ready {
-    /// Sends them if the first one has waited long enough; a run has just ended.
+    /// Sends the answers if the first one has waited long enough. Called when a run has just ended.
     fn send_if_due(&mut self, py: Python<'_>, began: Instant, ended: Instant) {
         if ended - *self.since.get_or_insert(began) >= HOLD {
             self.send(py);

@@ -133,7 +133,7 @@ impl Record {
         self.rows = 0;
     }
 
-    /// The call has ended with this code.
+    /// Records that the call has ended with this code.
     pub fn write(self, code: u8) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let milliseconds = self.came.elapsed().as_secs_f64() * 1e3;

@@ -8,7 +8,7 @@ from threading import Thread
 Act = Callable[[], None]
 
 QUICK_SECONDS = 0.02
-"""Seconds that the function begun last may take before another one is begun beside it."""
+"""Seconds for which the most recently begun function runs before another one may begin beside it."""
 
 
 class ActionThread:

@@ -17,7 +17,7 @@ class Trouble:
         said: The last error that was logged.
         rounds: How often the last of the tries has failed.
         files: The state of the version's files before that try.
-        seen: Their state at the last look.
+        seen: The state of the files at the last look.
         failed_at: The time of the failure, on the manager's clock.
     """
 

@@ -52,7 +52,7 @@ class NoRows:
             signature: The signature that the inputs fit.
             inputs: Arrays without rows, by alias.
             outputs: The aliases of the wanted outputs.
-            run: Computes them for one row.
+            run: Computes outputs for one row.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a row would be too large to run; or the error of the run.

@@ -19,7 +19,7 @@ class CorruptRecordError(Exception):
 def read_records(file: BinaryIO) -> Iterator[bytes]:
     """The records of a file, in order, one in memory at a time.
 
-    A header cut short ends the file, as it does for TensorFlow.
+    A header that is cut short ends the file, as in TensorFlow.
 
     Args:
         file: Open at its start, and seekable: no record may claim more bytes than exist.

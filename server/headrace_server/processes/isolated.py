@@ -89,7 +89,7 @@ class IsolatedBackend:
 
     @property
     def is_down(self) -> bool:
-        """Whether no process is up or about to be."""
+        """Whether no process is running or starting."""
         return self._places.hopeless
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:

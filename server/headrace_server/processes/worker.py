@@ -83,7 +83,7 @@ class Worker:
         return loaded
 
     def fit(self, options: Options) -> Options:
-        """As the model's own `fit_batching`.
+        """Asks the model's own `fit_batching` for the parameters.
 
         Raises:
             Ended: The process has ended.

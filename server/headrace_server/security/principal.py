@@ -13,7 +13,7 @@ class Credentials:
     """The credentials of a call.
 
     Attributes:
-        authorization: The header of that name; empty if there is none. Never shown.
+        authorization: The `authorization` header; empty if there is none. Never shown.
         certificate: The client's certificate in DER, which the transport has verified; empty if there is none.
         peer: The caller's address, for the audit log.
     """

@@ -109,7 +109,7 @@ class HttpRequest:
         method: The method, in capitals.
         path: The path as it was sent, percent-encoded, without the query.
         query: The query with its question mark; empty if there is none.
-        origin: The header of that name; empty if there is none.
+        origin: The `origin` header; empty if there is none.
         body: The body; the code that created it closes it.
         headers: Headers by name, in lower case.
         certificate: The client's certificate in DER, which the transport has verified; empty if there is none.

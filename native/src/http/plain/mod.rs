@@ -1,8 +1,8 @@
 //! The plain requests of an HTTP/1.1 connection, which are read and answered without hyper: calls whose bodies are small
 //! and whose heads say nothing unusual.
 //!
-//! The benefit: a :predict of one row takes a third fewer instructions. The first request that is not plain goes to hyper,
-//! as its bytes, and so does all that follows it on the connection.
+//! The benefit: a :predict of one row takes a third fewer instructions. The bytes of the first request that is not
+//! plain go to hyper, and so does everything that follows on the connection.
 
 mod head;
 mod request;
@@ -43,7 +43,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// A connection of which nothing has been read; it may be idle for so long.
+    /// Creates it for a connection of which nothing has been read, and which may be idle for `keep_alive`.
     pub fn new(stream: Stalling<Stream>, progress: Progress, keep_alive: Duration) -> Self {
         Self {
             stream,

@@ -160,7 +160,7 @@ class Neighbours:
         return first_change(alone, _row(together, row), [0], exact=False)
 
     def make(self, rows: int, recipe: Recipe, kind: Rows) -> Arrays:
-        """Inputs that the model has not accepted yet."""
+        """Generates inputs, which the model may refuse."""
         return self._maker(recipe).rows(rows, kind)
 
     def _maker(self, recipe: Recipe) -> Maker:

@@ -138,7 +138,7 @@ def _check_whole(version: Path, manifest: Manifest) -> None:
     """Refuses files that were not signed, and missing files that were.
 
     Raises:
-        BadSignature: There is such a file.
+        BadSignature: A file was not signed, or a signed one is missing.
     """
     there = {WHOLE_FILE} if version.is_file() else set(files_of(version))
     expected = set(manifest.digests)

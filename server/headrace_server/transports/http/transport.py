@@ -58,7 +58,7 @@ class RestTransport:
     Args:
         config: The port and the limits.
         prediction: Runs models.
-        model: Knows their versions.
+        model: Knows the versions of models.
         options: All other options.
         open_inference: The state of the other API.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.

@@ -13,7 +13,8 @@ async def received(request: HttpRequest) -> memoryview:
     """The whole body; a large one is mapped, not read.
 
     Raises:
-        ServingError: UNIMPLEMENTED, its encoding is not known; INVALID_ARGUMENT, it is not of that encoding.
+        ServingError: UNIMPLEMENTED, the declared encoding is not supported; INVALID_ARGUMENT, the body does not have
+            it.
     """
     encoding = request.header("content-encoding")
     if not is_known(encoding):

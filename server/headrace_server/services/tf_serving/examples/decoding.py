@@ -52,7 +52,7 @@ class Examples:
 
         Args:
             signature: The signature that the features are inputs of.
-            abandoned: Whether nothing waits for them any more; checked at intervals.
+            abandoned: Returns whether nothing waits for the inputs any more; called at intervals.
 
         Raises:
             ServingError: INVALID_ARGUMENT, a feature is missing or not what its input takes. TF Serving: the texts are

@@ -92,7 +92,7 @@ class RestService:
 
     Args:
         prediction: Runs models.
-        model: Knows their versions.
+        model: Knows the versions of models.
         json: Reads and writes bodies.
         options: All other options.
     """
