@@ -3,10 +3,12 @@
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
+
+use super::seldom::Seldom;
 
 /// How long the reads, or the writes, of a connection have been waiting for its client.
 pub struct Stall {
@@ -47,36 +49,30 @@ impl Stall {
 /// The timer is kept from one wait to the next, and set again only when it fires: most waits are short, and resetting a
 /// timer again and again costs more than one check.
 #[derive(Default)]
-pub struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// The task that the timer wakes.
-    waker: Option<Waker>,
-}
+pub struct Timer(Option<(Pin<Box<Sleep>>, Seldom)>);
 
 impl Timer {
     /// Ready once `until` has passed, which is never earlier than the last time.
     pub fn poll(&mut self, context: &mut Context<'_>, until: Instant) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
-        let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
-        if wakes && !sleep.is_elapsed() {
-            return Poll::Pending;
-        }
-        while sleep.as_mut().poll(context).is_ready() {
-            if Instant::now() >= until {
-                return Poll::Ready(());
+        let (sleep, fires) = self.0.get_or_insert_with(|| (Box::pin(sleep_until(until.into())), Seldom::default()));
+        fires.poll(context, |context| {
+            while sleep.as_mut().poll(context).is_ready() {
+                if Instant::now() >= until {
+                    return Poll::Ready(());
+                }
+                sleep.as_mut().reset(until.into());
             }
-            sleep.as_mut().reset(until.into());
-        }
-        if !wakes {
-            self.waker = Some(context.waker().clone());
-        }
-        Poll::Pending
+            Poll::Pending
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::task::coop::consume_budget;
 
     use super::*;
 
@@ -93,6 +89,18 @@ mod tests {
         assert!(tokio::time::timeout(3 * LIMIT, rests).await.is_err());
         let ended = poll_fn(|context| waits(&mut stall, context, true)).await;
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    /// tokio's resources are all pending until the task is polled again once it has used many of them.
+    #[tokio::test]
+    async fn a_wait_ends_that_began_when_the_task_had_used_up_its_turn() {
+        let (mut timer, until, mut has_begun) = (Timer::default(), Instant::now() + LIMIT, false);
+        let waiting = poll_fn(|context| {
+            while !has_begun && pin!(consume_budget()).poll(context).is_ready() {}
+            has_begun = true;
+            timer.poll(context, until)
+        });
+        tokio::time::timeout(100 * LIMIT, waiting).await.unwrap();
     }
 
     #[tokio::test]
