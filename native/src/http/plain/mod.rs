@@ -23,7 +23,7 @@ use super::answer::{Answer, Answered, Content};
 use super::connection::{Answers, PlainCall};
 use super::progress::Progress;
 use super::stalling::Stalling;
-use crate::http2::{Stream, Timer};
+use crate::http2::{Seldom, Stream, Timer};
 
 /// The connection of a client that speaks HTTP/1.1.
 pub struct Plain {
@@ -37,8 +37,8 @@ pub struct Plain {
     late: Timer,
     keep_alive: Duration,
     since: Instant,
-    /// Whether the task will be woken when the server stops.
-    is_told: bool,
+    /// Looks whether the server stops.
+    stop: Seldom,
     out: Vec<u8>,
 }
 
@@ -55,7 +55,7 @@ impl Plain {
             late: Timer::default(),
             keep_alive,
             since: Instant::now(),
-            is_told: false,
+            stop: Seldom::default(),
             out: Vec::new(),
         }
     }
@@ -72,7 +72,7 @@ impl Plain {
                 Next::Request(path, body, size) => (answers.call(path, body), size),
                 Next::Partial(size) => {
                     self.make_room(size);
-                    if !self.more(answers, stopping.as_mut()).await {
+                    if !self.more(stopping.as_mut()).await {
                         return None;
                     }
                     continue;
@@ -98,16 +98,13 @@ impl Plain {
 
     /// Waits for more bytes, but not beyond the time for a whole request. False where the client has gone, that time is
     /// over, or the server stops and no request has begun.
-    async fn more(&mut self, answers: &impl Answers, mut stopping: Pin<&mut impl Future>) -> bool {
+    async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> bool {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
                 return Poll::Ready(read);
             }
-            if self.filled == 0 && (!self.is_told || answers.is_stopping()) {
-                self.is_told = true;
-                if stopping.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(false);
-                }
+            if self.filled == 0 && self.stop.poll(context, |context| stopping.as_mut().poll(context)).is_ready() {
+                return Poll::Ready(false);
             }
             self.idle.poll(context, self.since + self.keep_alive).map(|()| false)
         })
