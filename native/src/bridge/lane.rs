@@ -154,8 +154,8 @@ impl Lane {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
-    /// How a call of this signature ends that found it full, and why.
-    /// `named` says what the signature's text names, by the reason.
+    /// How a call of this signature ends if its queue is full, and why. `named` returns what the signature's text names,
+    /// given the reason.
     pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, Why) {
         let (reason, why) = (self.reason(full), Why::of(full));
         (signature.full(&named(&reason), (why == Why::ObjectiveMissed).then_some(&reason)), why)

@@ -25,8 +25,8 @@ pub struct Queue {
     lanes: Mutex<Lanes>,
 }
 
-/// The lanes by number. Those that are closed are dropped whenever the others may have doubled, so that opening one takes
-/// as long with thousands of them as with few.
+/// The lanes by number. Closed lanes are dropped whenever the number of open ones may have doubled, so that opening a
+/// lane takes no longer with thousands of lanes than with a few.
 #[derive(Default)]
 struct Lanes {
     open: FxHashMap<LaneId, Py<Lane>>,

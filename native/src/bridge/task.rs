@@ -51,7 +51,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         true
     }
 
-    /// Raises the exception that says in Python's words why it cannot. Only this method calls Python.
+    /// Raises the exception that says in Python's words why no answer can be made. Only this method calls Python.
     fn misfit(
         &self,
         _signature: &Signature,

@@ -48,7 +48,7 @@ pub struct Channel {
 #[derive(Default)]
 struct Kept {
     sender: Option<SendRequest<Bytes>>,
-    /// The connection that it belongs to.
+    /// The number of the connection that `sender` belongs to.
     number: u64,
     used: Option<Instant>,
 }

@@ -103,12 +103,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Made from a complete answer.
+    /// Creates it from a complete answer.
     pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
         Self { status, headers, body }
     }
 
-    /// Its approximate size in bytes.
+    /// The approximate size of the answer in bytes.
     pub fn size(&self) -> usize {
         self.body.len() + self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
     }

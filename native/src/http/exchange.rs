@@ -288,7 +288,7 @@ impl HttpRequest {
     fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Py<PyAny>>) -> PyResult<()> {
         let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body, keep };
         if let Some(waiting) = self.0.reply.lock().take() {
-            // Fails only if nothing waits any more.
+            // Fails only if nothing waits for the answer any more.
             let _ = waiting.send(reply);
         }
         Ok(())

@@ -96,7 +96,7 @@ impl Body {
         }
         let size = gzip_size(&self.bytes).filter(|size| *size <= MAX_INFLATED)?;
         if !self.memory.set(Kind::Expanded, size as usize) {
-            return None; // Python is asked, and finds the same
+            return None; // Python is asked instead, and finds the same
         }
         let mut content = Vec::new();
         GzDecoder::new(&*self.bytes).take(u64::from(size) + 1).read_to_end(&mut content).ok()?;

@@ -124,7 +124,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // Without it, small answers are only late.
+                // If this fails, small answers are only late.
                 let _ = socket.set_nodelay(true);
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };

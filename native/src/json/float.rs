@@ -125,7 +125,7 @@ mod tests {
     fn floats_are_those_of_exact_arithmetic() {
         let mut quick = 0;
         for seed in 0..300_000_u32 {
-            // All magnitudes that are written here, and a little more.
+            // Covers all magnitudes that are written here, and some beyond them.
             let bits = 0x3800_0000 + seed.wrapping_mul(2_654_435_761) % (0x4f00_0000 - 0x3800_0000);
             for value in [f32::from_bits(bits), -f32::from_bits(bits)] {
                 let mut text = [0; LONGEST];

@@ -33,9 +33,9 @@ pub struct Outcomes {
 pub struct Kept {
     /// By kind.
     pub kinds: Vec<Outcomes>,
-    /// From the due time of calls until they began.
+    /// The times from when calls were due until they began.
     pub lag: Histogram<u64>,
-    /// The first text of each code.
+    /// The first error text of each code.
     pub texts: Vec<(u8, String)>,
 }
 
@@ -53,7 +53,7 @@ pub struct Outcome<'a> {
     pub status: &'a Status,
     pub latency: Duration,
     pub lag: Duration,
-    /// The time since it was sent.
+    /// The time since the call was sent.
     pub took: Duration,
     pub bytes: usize,
     /// Whether it belongs to the measurement, not to the time before or after.

@@ -151,7 +151,7 @@ pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     answer(endpoint.status(status), endpoint.headers.clone(), body.freeze())
 }
 
-/// How a call ends whose outputs cannot be written by row.
+/// The status of a call whose outputs cannot be written by row.
 fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
     let (template, values) = match misfit {
         Misfit::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),

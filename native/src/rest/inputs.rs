@@ -96,7 +96,7 @@ fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()>
     reader.list(|reader| read_record(reader, columns, |column, reader| column.row(reader))).map(|_| ())
 }
 
-/// An object with a value for each input, and nothing else.
+/// Reads an object with a value for each input, and nothing else.
 fn read_record<'a>(
     reader: &mut Reader<'a>,
     columns: &mut [Filling<'_>],

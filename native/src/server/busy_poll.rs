@@ -71,7 +71,7 @@ impl BusyPoll {
         self.shared.ended.activity.note();
     }
 
-    /// Wakes it even though more is being read, which may go on for long. Any thread.
+    /// Wakes the thread even though more is being read, which may go on for long. Any thread.
     pub fn wake_at_last(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
             self.shared.queue.get().tasks.wake();

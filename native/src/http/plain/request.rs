@@ -16,7 +16,7 @@ const MAX_HEADERS: usize = 24;
 pub enum Next<'a> {
     /// The path of a plain request, its body, and the bytes of both and the head.
     Request(&'a str, &'a [u8], usize),
-    /// More of it must come: so many bytes in all, if that is known.
+    /// More bytes must come. The number is the size of the whole request, or 0 if that is not known yet.
     Partial(usize),
     Unusual,
 }

@@ -37,7 +37,7 @@ impl Integer {
         }
     }
 
-    /// None for a negative number.
+    /// The value as an unsigned integer; None for a negative number.
     pub fn unsigned(&self) -> Option<u64> {
         (!self.negative).then_some(self.magnitude)
     }
@@ -258,7 +258,7 @@ fn digit(byte: u8) -> Option<u64> {
     (digit < 10).then_some(digit.into())
 }
 
-/// The value of eight digits; None if one of them is none.
+/// The value of eight digits; None if one of the bytes is not a digit.
 fn eight_digits(text: [u8; 8]) -> Option<u64> {
     let text = u64::from_le_bytes(text);
     (other_than_digits(text) == 0).then(|| joined(text ^ ZEROS))
@@ -289,7 +289,7 @@ fn other_than_digits(text: u64) -> u64 {
 
 /// The number with these eight digits, of which the first is in the lowest byte.
 fn joined(digits: u64) -> u64 {
-    // Neighbours are joined, the first of them ten, then a hundred, then ten thousand times.
+    // Neighbours are combined: the first is multiplied by ten, then by a hundred, then by ten thousand.
     let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
     (fours * 10_000 + (fours >> 32)) & 0xffff_ffff

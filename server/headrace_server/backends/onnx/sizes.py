@@ -30,7 +30,7 @@ def most_sizes(weights: int, free: int) -> int:
     """The number of sessions for which a GPU has room.
 
     Args:
-        weights: The bytes that each needs at least.
+        weights: The bytes that each session needs at least.
         free: Free bytes.
     """
     return max(1, min(MAX_SIZES, free // _SHARE // max(weights, 1)))

@@ -1,7 +1,7 @@
 """Checks 8 to 18 of an inference request: the names in it, and whether each input is as the model declares.
 
-They are Triton's, in Triton's order and words (core's infer_request.cc). Shapes must be as declared; only TensorFlow
-Serving's Predict is more lenient.
+The checks are Triton's, in Triton's order and words (core's infer_request.cc). Shapes must be as declared; only
+TensorFlow Serving's Predict is more lenient.
 """
 
 from collections.abc import Iterable, Sequence

@@ -49,7 +49,7 @@ class ModelService:
 
     @property
     def service(self) -> Service:
-        """What a transport registers."""
+        """The service, as a transport registers it."""
         return Service(
             "tensorflow.serving.ModelService",
             (

@@ -74,7 +74,7 @@ class PredictionService:
 
     @property
     def service(self) -> Service:
-        """What a transport registers."""
+        """The service, as a transport registers it."""
         return Service(
             "tensorflow.serving.PredictionService",
             (

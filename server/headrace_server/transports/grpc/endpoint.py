@@ -109,16 +109,16 @@ class Tracing(Protocol):
     """Records traced requests. In the event loop of the services."""
 
     def begin(self, parent: str, state: str, *, marked: bool) -> Trace | None:
-        """A request has arrived with this `traceparent` and this `tracestate`, marked by its transport or not.
+        """Begins to record a request with this `traceparent` and `tracestate`, which its transport may have marked.
 
-        None if it is not traced.
+        Returns None if the request is not traced.
         """
 
     def end(self, trace: Trace) -> None:
-        """The request has been answered."""
+        """Records that the request has been answered."""
 
     def follow(self, take: Callable[[], Sequence[TraceRecord]]) -> None:
-        """The transport also records requests by itself, and `take` returns those that have ended since its last call.
+        """Also records the transport's own requests: `take` returns those that have ended since its last call.
 
         Any thread may call `take`.
         """

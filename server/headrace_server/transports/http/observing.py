@@ -11,7 +11,7 @@ ObserveRest = Callable[[str, str, str, float], None]
 
 
 def logged(observe: ObserveRest) -> ObserveRest:
-    """The same, with a line in the access log for each call."""
+    """Returns a listener that also writes a line to the access log for each call."""
 
     def observed(model: str, verb: str, code: str, seconds: float) -> None:
         log_call(f"REST {verb or 'look'}", model, code, seconds)
@@ -21,7 +21,7 @@ def logged(observe: ObserveRest) -> ObserveRest:
 
 
 def audited(observe: ObserveRest, gate: Gate | None) -> ObserveRest:
-    """The same, with an entry in the audit log for each call if there is one."""
+    """Returns a listener that also adds an entry to the audit log, if there is one, for each call."""
     if gate is None or not gate.audits:
         return observe
 

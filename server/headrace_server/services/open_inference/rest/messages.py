@@ -1,6 +1,6 @@
 """Messages as JSON: the fields' own names, every default, and 64-bit numbers as numbers.
 
-protobuf's own writer would write those as strings, which perf_analyzer does not accept.
+protobuf's own writer would write these numbers as strings, which perf_analyzer does not accept.
 """
 
 from collections.abc import Sequence
