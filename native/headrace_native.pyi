@@ -1,4 +1,4 @@
-"""The native transport: HTTP/2 on threads of its own, and calls as events for the event loop."""
+"""The native transport: HTTP on threads of its own, and calls that reach the event loop as events."""
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -16,10 +16,10 @@ _TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None]
 """A `headrace_server.models.trace.TraceRecord`."""
 
 INTERFACE: int
-"""Which headrace this fits."""
+"""The interface version, which must be the one that `headrace` expects."""
 
 DTYPES: frozenset[int]
-"""The element types of a plain tensor, by their numbers in types.proto."""
+"""The element types of plain tensors: their numbers in types.proto."""
 
 BEGIN: int
 MESSAGE: int
@@ -29,10 +29,10 @@ DRAINED: int
 LAPSED: int
 
 CLIENT_INTERFACE: int
-"""Which headrace_client this fits."""
+"""The interface version, which must be the one that `headrace_client` expects."""
 
 class ClientLimits(TypedDict):
-    """What a channel is told of retries and bounds; times in seconds, sizes in bytes."""
+    """The settings of a channel for retries and limits; times are in seconds, sizes in bytes."""
 
     attempts: int
     backoff: float
@@ -44,21 +44,21 @@ class ClientRequest:
     """A request, which may be sent several times. Any thread.
 
     Args:
-        path: Of the method, `/package.Service/Method`.
-        message: The message, or all of a PredictRequest but its inputs.
-        inputs: Those, arrays by name. A large one is not copied: it must not change before the call has ended.
-        arrays: Whether the answer is a PredictResponse, and wanted as arrays.
+        path: The path of the method, `/package.Service/Method`.
+        message: The message, or a PredictRequest without its inputs.
+        inputs: The inputs as arrays, by name. Large ones are not copied, and must not change before the call has ended.
+        arrays: Whether the answer is a PredictResponse whose outputs are wanted as arrays.
 
     Raises:
-        BufferError: An array that cannot be written here: a scalar, one that is not contiguous or of another dtype.
-        ValueError: The path is none, or numpy lends no memory of such a dtype.
+        BufferError: An array cannot be written here: it is a scalar, is not contiguous, or has another dtype.
+        ValueError: The path is invalid, or numpy does not share the memory of arrays with such a dtype.
     """
 
     def __init__(
         self, path: str, message: bytes, inputs: Mapping[str, Any] | None = None, arrays: bool = False
     ) -> None: ...
     def __len__(self) -> int:
-        """Bytes of the message."""
+        """The size of the message in bytes."""
 
 class Failure:
     """How a call failed: gRPC's code, the text, and the trailing metadata."""
@@ -68,127 +68,128 @@ class Failure:
     metadata: tuple[tuple[str, str | bytes], ...]
 
 class ClientChannel:
-    """Calls to one server, over a connection that is made when it is needed and kept. Any thread.
+    """Calls to one server, over a connection that is opened when it is needed, and then kept. Any thread.
 
-    What comes of a call is a `Failure`; else the answer's bytes or, where the request wants arrays, a dictionary of
-    them, unless the answer has a form that is left to Python.
+    The result of a call is a `Failure` or the bytes of the answer. If the request wants arrays, it is a dictionary of
+    arrays, unless the answer has a form that only Python can decode.
 
     Args:
-        target: gRPC's.
-        metadata: Sent with every call.
-        limits: On retries and sizes.
+        target: A target in gRPC's syntax.
+        metadata: Metadata that are sent with every call.
+        limits: The limits on retries and sizes.
 
     Raises:
-        ValueError: The target is not understood.
+        ValueError: The target is not supported.
     """
 
     def __init__(self, target: str, metadata: Sequence[tuple[str, str | bytes]], limits: ClientLimits) -> None: ...
     @staticmethod
     def knows(target: str) -> bool:
-        """Whether a target is understood."""
+        """Whether a target is supported."""
 
     def call(self, request: ClientRequest, seconds: float | None) -> Any:
-        """Calls, and waits without the interpreter lock. The thread drives the connection itself."""
+        """Makes a call and waits, without the interpreter lock. The thread drives the connection itself."""
 
     def call_many(self, requests: Sequence[ClientRequest], seconds: float | None, in_flight: int) -> list[Any]:
-        """Makes many calls, some at a time, and waits for all."""
+        """Makes many calls, up to `in_flight` at a time, and waits for all."""
 
     def start(self, request: ClientRequest, seconds: float | None) -> int:
-        """Begins a call, which a thread of the channel's own drives; its number."""
+        """Begins a call, which the channel's own thread drives; returns its number."""
 
     def cancel(self, number: int) -> None:
-        """Gives up a call that was started."""
+        """Cancels a call that was started."""
 
     def fileno(self) -> int:
-        """A socket that is readable when calls have ended that were started."""
+        """The descriptor of a socket that is readable when started calls have ended."""
 
     def take(self) -> list[tuple[int, Any]]:
-        """The numbers of those calls since the last time, each with what came of it."""
+        """The started calls that have ended since the last time: their numbers and results."""
 
     def close(self) -> None:
-        """Ends the calls under way, CANCELLED, and the connection."""
+        """Ends the calls in flight with CANCELLED, and closes the connection."""
 
 class LoadPlan(TypedDict):
-    """What a load is; times in seconds. A closed loop has a rate of 0 and no times."""
+    """The settings of a load; times are in seconds. A closed loop has a rate of 0 and no times."""
 
     threads: int
     connections: int
     concurrency: int
-    """Calls under way: in a closed loop this many, in an open one no more."""
+    """The number of calls in flight in a closed loop, and the maximum in an open one."""
     rate: float
     poisson: bool
     times: Sequence[float]
     order: Sequence[int]
-    """Of which kind the call of each time is."""
+    """The kind of the call at each of the times."""
     warmup: float
     seconds: float
     timeout: float
     seed: int
 
 class LoadOutcomes(TypedDict):
-    """What became of the calls of one kind."""
+    """The results of the calls of one kind."""
 
     latency: list[tuple[int, int]]
-    """Nanoseconds from when a call was to begin to its end, and how many took so long; of those that went well."""
+    """The latencies of successful calls: nanoseconds from the due time to the end, and how many calls took so long."""
     failures: list[tuple[int, int]]
-    """Nanoseconds from when a call was sent to its end, and how many took so long; of those that failed."""
+    """The same for failed calls, from when they were sent."""
     codes: list[int]
-    """How many ended with each of gRPC's codes."""
+    """The number of calls that ended with each gRPC code."""
     bytes: int
-    """Of the answers of those that went well."""
+    """The bytes of the answers to successful calls."""
 
 class LoadResult(TypedDict):
-    """What came of a load."""
+    """The results of a load."""
 
     kinds: list[LoadOutcomes]
     lag: list[tuple[int, int]]
-    """Nanoseconds from when a call was to begin until it did, and how many calls waited that long."""
+    """Nanoseconds from when a call was due until it began, and how many calls waited that long."""
     texts: list[tuple[int, str]]
-    """The first text of each code with which calls failed."""
+    """The first error text of each code with which calls failed."""
     cpu: list[float]
     wall: list[float]
-    """Seconds of each thread."""
+    """The seconds of wall time of each thread; `cpu` has those of CPU time."""
 
 class Load:
     """A load on one server, which runs on threads of its own, without the interpreter.
 
     Args:
-        target: gRPC's.
-        kinds: Each a weight, and requests that take turns.
-        plan: When they are sent.
+        target: A target in gRPC's syntax.
+        kinds: The kinds of calls: each has a weight, and requests that are sent in turn.
+        plan: The settings.
 
     Raises:
-        ValueError: A kind without requests, or a number that is 0.
+        ValueError: A kind has no requests, or a number is 0.
     """
 
     def __init__(self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan) -> None: ...
     def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Begins, once; the metadata goes with every call."""
+        """Starts the load, only once; the metadata are sent with every call."""
 
     def progress(self) -> tuple[float, int, int, int]:
-        """Seconds since the start, and the calls that have begun, ended, and failed."""
+        """The seconds since the start, and the numbers of calls that have begun, ended, and failed."""
 
     def wait(self, seconds: float) -> bool:
-        """Waits for so many seconds at most; whether it has ended."""
+        """Waits for at most this many seconds; returns whether the load has ended."""
 
     def stop(self) -> None:
-        """Ends it early."""
+        """Ends the load early."""
 
     def result(self) -> LoadResult:
-        """What came of it, once it has ended.
+        """The results, once the load has ended.
 
         Raises:
-            ConnectionError: It could not connect.
+            ConnectionError: The load could not connect to the server.
         """
 
 class Certificates:
-    """A key and certificates, as PEM texts, and whether clients must show a certificate of theirs.
+    """A key and certificates as PEM texts, and whether clients must show a certificate.
 
     Args:
-        key: The server's, not encrypted.
-        certificate: The server's, and those that vouch for it.
-        authority: Whose certificates clients may show. Where it is empty and they must, no client is let in.
-        client_verify: Whether they must.
+        key: The server's key, not encrypted.
+        certificate: The server's certificate, and those that vouch for it.
+        authority: The authorities whose certificates clients may show. If it is empty and clients must show one, no
+            client can connect.
+        client_verify: Whether clients must show a certificate.
 
     Raises:
         ValueError: One of them cannot be used.
@@ -201,14 +202,14 @@ class Tls:
 
     Args:
         path: The file.
-        certificates: Those that it names now.
-        changed: Asked when the file is not what it was: new ones, or None for the old. Any thread.
+        certificates: The certificates that the file names now.
+        changed: Called when the file has changed: returns new certificates, or None to keep the old ones. Any thread.
     """
 
     def __init__(self, path: str, certificates: Certificates, changed: Callable[[], Certificates | None]) -> None: ...
 
 class PlainFields(TypedDict):
-    """How a plain Predict is known from its headers."""
+    """What identifies plain calls, and decides whether they are allowed."""
 
     predict: str
     """The full path of Predict."""
@@ -226,22 +227,22 @@ class PlainFields(TypedDict):
     """The full path of MultiInference."""
 
     classify_name: str
-    """The name of a signature's method by which a MultiInference asks for classes."""
+    """The method name with which a MultiInference asks for classes."""
 
     regress_name: str
-    """The same for values."""
+    """The method name with which a MultiInference asks for values."""
 
     low_priority: tuple[str, str]
-    """The name and the value of the metadata by which a call lets the others go first."""
+    """The name and the value of the metadata with which a call lets other calls go first."""
 
     regions: Regions
-    """The shared memory that a plain request may name."""
+    """The regions of shared memory that plain requests may name."""
 
     verdicts: Verdicts | None
-    """Who may call without being seen; None where anybody may."""
+    """The callers whose plain calls need no check by Python; None if nobody's calls do."""
 
 class Account:
-    """What one caller may use, as `headrace_server.security.account.Account`. Any thread."""
+    """What one caller may use; see `headrace_server.security.account.Account`. Any thread."""
 
     def __init__(self, calls_per_second: float, rows_per_second: float, concurrent_calls: int) -> None: ...
     def admit(self) -> float | None: ...
@@ -256,19 +257,19 @@ class AuditLines:
         """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
 
     def close(self) -> None:
-        """No more lines will come."""
+        """Says that no more lines will come."""
 
 class Verdicts:
-    """Who may run which models without being seen, until all is forgotten. Any thread.
+    """Which callers may run which models without a check by Python, until all verdicts are forgotten. Any thread.
 
     Args:
-        lines: Where the audit log's lines about these calls go; None if there is no such log.
+        lines: Receives the audit log's lines about these calls; None if there is no audit log.
     """
 
     def __init__(self, lines: AuditLines | None) -> None: ...
     @property
     def generation(self) -> int:
-        """To be read before what a verdict follows from."""
+        """The number of times that verdicts were forgotten; to be read before the facts that a verdict is based on."""
 
     def put(
         self,
@@ -282,49 +283,49 @@ class Verdicts:
         exhausted: str,
         names: tuple[str, str],
     ) -> None:
-        """Allows calls to run a model; nothing where all has been forgotten since that generation.
+        """Allows calls to run a model, unless all verdicts have been forgotten since that generation.
 
         Args:
-            generation: As it was before the verdict was found.
+            generation: The generation before the verdict was reached.
             credentials: The client's certificate in DER and its authorization header; each may be empty.
-            model: Its name.
-            seconds: How long the credentials are good for; None for ever.
-            account: What the caller may use; None for as much as it wants.
-            low: Whether its calls let the others go first.
+            model: The model's name.
+            seconds: How long the credentials are valid; None means forever.
+            account: What the caller may use; None means no limits.
+            low: Whether the caller's calls let other calls go first.
             exhausted: The text of the refusal if the account admits no call.
-            names: What the audit log calls the caller and the model, as JSON.
+            names: The names of the caller and the model in the audit log, as JSON.
         """
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Forgets all verdicts."""
 
 class Regions:
     """Regions of system shared memory that plain requests may name. Any thread."""
 
     def __init__(self) -> None: ...
     def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
-        """A region: its name, its object's descriptor, which is opened once more, and where it lies there, in bytes.
+        """Adds a region: its name, its object's descriptor, which is opened again, and its position there in bytes.
 
         Raises:
             OSError: The object cannot be opened again.
         """
 
     def remove(self, name: str) -> None:
-        """Forgets one, if it is there; requests that wait still read it."""
+        """Forgets a region, if it exists; waiting requests can still read it."""
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Forgets all regions."""
 
 class Server:
-    """The addresses, their connections, and the threads that these live on.
+    """A server: its addresses, its connections, and the threads that serve them.
 
     Args:
-        methods: Full paths, each with whether its requests stream.
-        limits: What callers may ask of it: gRPC's channel arguments, without their first word, `_` for every dot;
-            `request_memory` and `max_expanded` in bytes, and `stall_ms`, 0 for never.
-        queue: Where the tasks of plain Predicts wait: a `Queue`.
-        routes: Which Predicts are plain; every other call goes to its handler.
-        plain: How a Predict is known.
+        methods: The full paths of the methods, each with whether its requests are a stream.
+        limits: The limits on callers: gRPC's channel arguments, without their first word and with `_` for every dot;
+            `request_memory` and `max_expanded` in bytes; and `stall_ms`, where 0 means never.
+        queue: The `Queue` in which the tasks of plain calls wait.
+        routes: Decide which calls are plain; every other call goes to its handler.
+        plain: What identifies plain calls.
     """
 
     def __init__(
@@ -336,19 +337,19 @@ class Server:
         plain: PlainFields,
     ) -> None: ...
     def listen(self, address: str, tls: Tls | None = None) -> int:
-        """Takes an address, a host and port or `unix:` and a path; the port that it got, 0 for a UNIX socket.
+        """Listens at an address, a host and port or `unix:` and a path; returns the port, 0 for a UNIX socket.
 
         Raises:
-            OSError: The address is taken, or no address at all.
+            OSError: The address is taken or invalid.
         """
 
     def listen_http(self, address: str, endpoint: HttpEndpoint, tls: Tls | None = None) -> int:
-        """The same for HTTP/1.1 and HTTP/2."""
+        """Listens at an address for HTTP/1.1 and HTTP/2; returns the port."""
 
     def sample_traces(self, ratio: float, rate: float) -> None:
-        """Traces a share of all requests, and those whose callers trace them. Once, before it starts.
+        """Traces a share of all requests, and those whose callers trace them. Called once, before the server starts.
 
-        Those that Python has to answer are marked with the header `headrace-traced`.
+        Traced requests that Python has to answer are marked with the header `headrace-traced`.
 
         Args:
             ratio: The share of the requests without a traceparent.
@@ -359,35 +360,35 @@ class Server:
         """The records of traced calls that have ended without Python since the last time. Any thread."""
 
     def start(self, threads: int) -> None:
-        """Accepts connections, which live on so many threads."""
+        """Accepts connections, and serves them on this many threads."""
 
     def fileno(self) -> int:
-        """A socket that is readable when there are events."""
+        """The descriptor of a socket that is readable when there are events."""
 
     def take(self) -> list[tuple[int, Call | None, bytes | None]]:
-        """All events since the last time: kind, call, and a message for BEGIN and MESSAGE."""
+        """All events since the last time: each with its kind, its call, and, for BEGIN and MESSAGE, a message."""
 
     def memory(self) -> tuple[list[tuple[str, int]], int, int]:
-        """What callers make it hold: bytes by kind, the most that they may be, and calls that there was no room for."""
+        """The memory held for callers: bytes by kind, the limit, and the number of calls refused for lack of it."""
 
     def forget_answers(self) -> None:
-        """Forgets the answers that were kept until the server's state changes: it has. Any thread."""
+        """Forgets the answers that were kept until the server's state changes, because it has changed. Any thread."""
 
     def stop(self, grace: float) -> None:
-        """Takes no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""
+        """Accepts no more calls; DRAINED follows when those in flight have ended, or after `grace` seconds."""
 
     def join(self) -> None:
         """Waits for the threads to end, without the interpreter lock."""
 
 class Call:
-    """A call in the event loop's hands."""
+    """A call that Python answers, in the event loop."""
 
     owner: Any
-    """Whatever is to be found again when an event names the call; None once it has ended."""
+    """Any object that Python wants to find again when an event names the call; None once the call has ended."""
 
     @property
     def method(self) -> int:
-        """The place of its method in the server's list."""
+        """The position of its method in the server's list."""
 
     @property
     def peer(self) -> str:
@@ -395,20 +396,20 @@ class Call:
 
     @property
     def certificate(self) -> bytes:
-        """The client's certificate in DER; empty where it has shown none."""
+        """The client's certificate in DER; empty if the client has shown none."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What came with the request; bytes for names that end in -bin."""
+        """The metadata of the request; values of names that end in -bin are bytes."""
 
     def time_remaining(self) -> float | None:
-        """Seconds until its deadline; None without one."""
+        """The seconds until its deadline; None if it has none."""
 
     def read(self) -> None:
-        """Asks for the next message of a streaming request: a MESSAGE event follows, without one at the end."""
+        """Asks for the next message of a stream of requests: a MESSAGE event follows, without a message at the end."""
 
     def send(self, message: bytes) -> None:
-        """Sends a message of a streaming response: a SENT event follows when it has left."""
+        """Sends a message of a stream of responses: a SENT event follows when it has been sent."""
 
     def send_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Sends the head of the response."""
@@ -423,39 +424,39 @@ class Call:
     ) -> None:
         """Ends the call, with a last message if there is one.
 
-        Where it answers every call of the same method and message until the server's state changes, `keep` is told of
-        the calls that get it, now and then: how many seconds each took.
+        If the message answers every call of the same method with an equal request until the server's state changes,
+        `keep` is called from time to time with the seconds taken by each call that got this message.
         """
 
 class InferAnswers(TypedDict):
     """How plain calls of the Open Inference Protocol over REST are answered."""
 
     statuses: Sequence[int]
-    """HTTP's, by gRPC's code, for calls that fail."""
+    """The HTTP status for each gRPC code, for calls that fail."""
 
     headers: Sequence[tuple[str, str]]
-    """Those of answers in JSON."""
+    """The headers of answers in JSON."""
 
     late: tuple[int, Sequence[tuple[str, str]], bytes]
     """The answer to a call whose model takes too long: a status, headers, and a body."""
 
 class HttpEndpoint:
-    """An HTTP port: what it takes, and its requests that are not plain.
+    """An HTTP port: its limits and answers, and the requests that Python answers.
 
     Args:
-        max_body: Bytes that a body may have, as it is sent.
-        timeout: Seconds that a model may take for a plain call; None for no limit.
-        statuses: HTTP's, by gRPC's code, for plain calls that fail.
-        headers: Those of the answers to plain calls.
+        max_body: The most bytes of a body, as it is sent.
+        timeout: Seconds that a model may take for a plain call; None means no limit.
+        statuses: The HTTP status for each gRPC code, for plain calls that fail.
+        headers: The headers of the answers to plain calls.
         too_large: The answer to a larger body: a status, headers, and a body.
         late: The answer to a plain call whose model takes too long.
-        scalar: The code, and the text with `{}` for the alias, of an output without rows in an answer row by row.
-        other_rows: The same, with its rows and those expected behind the alias, for one that has other rows than those
-            before it.
+        scalar: The code, and the text with `{}` for the alias, for an output without rows in a row-by-row answer.
+        other_rows: The code and the text for an output with another number of rows than those before it; after the
+            alias, the text names its rows and those expected.
         infer: How plain calls of the Open Inference Protocol are answered.
 
     Raises:
-        ValueError: A status or a header that HTTP does not have.
+        ValueError: A status or a header is not valid in HTTP.
     """
 
     def __init__(
@@ -472,51 +473,51 @@ class HttpEndpoint:
         infer: InferAnswers,
     ) -> None: ...
     def fileno(self) -> int:
-        """A socket that is readable when there are events."""
+        """The descriptor of a socket that is readable when there are events."""
 
     def forget_answers(self) -> None:
-        """As `Server.forget_answers`."""
+        """See `Server.forget_answers`."""
 
     def take(self) -> list[tuple[int, HttpRequest | None]]:
-        """All events since the last time: BEGIN, SENT or CANCELLED and a request, or DRAINED."""
+        """All events since the last time: BEGIN, SENT or CANCELLED with a request, or DRAINED."""
 
 class HttpRequest:
-    """A request in the event loop's hands."""
+    """A request that Python answers, in the event loop."""
 
     owner: Any
-    """Whatever is to be found again when an event names the request; None once it has been answered."""
+    """Any object that Python wants to find again when an event names the request; None once it has been answered."""
 
     @property
     def method(self) -> str: ...
     @property
     def path(self) -> str:
-        """As it was sent, without the query."""
+        """The path as it was sent, without the query."""
 
     @property
     def query(self) -> str:
-        """With its question mark; empty for none."""
+        """The query with its question mark; empty if there is none."""
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """By name, in lower case; of several of one name the last."""
+        """The headers by name, in lower case; the last one of several with the same name."""
 
     @property
     def certificate(self) -> bytes:
-        """The client's certificate in DER; empty where it has shown none."""
+        """The client's certificate in DER; empty if the client has shown none."""
 
     @property
     def size(self) -> int:
-        """Bytes of the body, as it was sent."""
+        """The size of the body in bytes, as it was sent."""
 
     @property
     def is_gzip(self) -> bool:
         """Whether the body says that it is compressed."""
 
     def take_body(self) -> bytes | int:
-        """Takes the body, once: its bytes, or the descriptor of a file that holds them, for the caller to close.
+        """Takes the body, only once: its bytes, or the descriptor of a file that holds them, which the caller closes.
 
         Raises:
-            RuntimeError: It has been taken before.
+            RuntimeError: The body has been taken before.
         """
 
     def answer(
@@ -526,30 +527,30 @@ class HttpRequest:
         body: bytes,
         keep: Callable[[list[float]], None] | None = None,
     ) -> None:
-        """Answers it, once; `keep` as for `Call.finish`, with the path and the query of a GET.
+        """Answers the request, only once. `keep` is as for `Call.finish`, for GETs with the same path and query.
 
         Raises:
-            ValueError: A status or a header that HTTP does not have; it waits for another answer.
+            ValueError: A status or a header is not valid in HTTP; the request waits for another answer.
         """
 
     def begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Answers it with a body that comes in pieces.
+        """Begins an answer whose body is sent in pieces.
 
         Raises:
             ValueError: As for `answer`.
         """
 
     def send(self, piece: bytes) -> None:
-        """Sends the next piece of the body: a SENT event follows when it has left."""
+        """Sends the next piece of the body: a SENT event follows when it has been sent."""
 
     def finish(self) -> None:
         """Ends the body."""
 
 class Queue:
-    """A `headrace_batching.contract.TaskQueue` that tasks decoded outside the interpreter wait in, too.
+    """A `headrace_batching.contract.TaskQueue` in which tasks decoded outside the interpreter also wait.
 
     Args:
-        clock: What deadlines are on; the monotonic clock if none is given.
+        clock: The clock of deadlines; the monotonic clock if none is given.
     """
 
     def __init__(self, clock: Clock | None = None) -> None: ...
@@ -559,7 +560,7 @@ class Queue:
     def lock(self) -> Lock: ...
     @property
     def idle(self) -> int:
-        """Threads that wait for a batch."""
+        """The number of threads that wait for a batch."""
     def lane(self, options: Options, execute: Execute, *, batched: bool = True, steady: bool = False) -> Lane: ...
     def wake(self) -> None: ...
     def take(self) -> TaskFormed | None: ...
@@ -579,19 +580,19 @@ class Lane:
     def batched(self) -> bool: ...
     @property
     def rows(self) -> int:
-        """Rows that wait."""
+        """The number of waiting rows."""
 
     @property
     def idle(self) -> bool:
-        """Whether no task of it waits or runs."""
+        """Whether no task of the lane waits or runs."""
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more tasks."""
+        """Whether the lane accepts no more tasks."""
 
     @property
     def shed(self) -> int:
-        """Tasks refused because they could not be answered in time."""
+        """The number of tasks refused because they could not be answered in time."""
 
     def put(self, task: Task) -> bool: ...
     def steer(self, target: Target) -> None: ...
@@ -599,20 +600,20 @@ class Lane:
     def close(self) -> None: ...
 
 class RouteFields(TypedDict):
-    """One signature of one version, for plain requests."""
+    """What the transport needs to know of one signature of one version, for plain requests."""
 
     model: str
     """The model's name."""
 
     version: int
-    """Its number."""
+    """The version's number."""
 
     signature: str
-    """Its name."""
+    """The signature's name."""
 
     inputs: Sequence[tuple[str, int, Sequence[int | None]]]
-    """Alias, dtype (one of DTYPES) and dimensions of each, without axis 0 where that is the batch; None for one that
-    varies."""
+    """The alias, the dtype (one of DTYPES) and the dimensions of each input, without axis 0 if that is the batch. A
+    dimension that varies is None."""
 
     outputs: Sequence[str]
     """The aliases of all outputs."""
@@ -621,66 +622,66 @@ class RouteFields(TypedDict):
     """Whether axis 0 is the batch; otherwise each request runs by itself."""
 
     max_rows: int
-    """Rows that a request may have, where axis 0 is the batch."""
+    """The most rows of a request, if axis 0 is the batch."""
 
     max_send: int
-    """Bytes that an answer may have."""
+    """The most bytes of an answer."""
 
     as_content: bool
     """Whether answers carry `tensor_content`."""
 
     full: tuple[int, str]
-    """The code, and the text with `{}` for the reason, of a full queue."""
+    """The code, and the text with `{}` for the reason, for a full queue."""
 
     bounds: Sequence[float]
-    """Microseconds up to which a latency belongs to each bucket, the last one left out."""
+    """The largest latency of each bucket except the last, in microseconds."""
 
     answered: _Answered
-    """Told of calls that have ended with an answer: how many of their latencies belong to which bucket, and the sum of
-    these in microseconds. It must not fail, nor take long: they get their answers when it returns."""
+    """Called for calls that the model has answered, with the number of latencies in each bucket and their sum in
+    microseconds. It must not raise or take long, since the answers are sent when it returns."""
 
     failed: _Failed
-    """Told of calls that have ended with an error, and the same of them; says with which code and text."""
+    """Called for calls that have failed, with their error and the same numbers; returns their code and text."""
 
     rest: tuple[_Answered, _Failed] | None
-    """The last two for calls over REST; None where JSON has no values of its types."""
+    """`answered` and `failed` for calls over REST; None if JSON has no values of the signature's types."""
 
     infer: InferFields | None
-    """How a ModelInfer is answered; None for a signature that it must not take without being seen."""
+    """How a ModelInfer is answered; None if Python must see it."""
 
     padding: PaddingFields | None
-    """How requests whose inputs differ in length share batches; None where they do not."""
+    """How requests whose inputs differ in length share batches; None if they do not."""
 
     bound: float | None
-    """Requests with a floating-point number that is larger, NaN or infinite are left to Python; None for no bound."""
+    """Requests with a floating-point number that is larger, NaN or infinite are left to Python; None means no bound."""
 
     examples: ExamplesFields | None
-    """How requests that carry tf.Examples are answered; None for a signature that takes none without being seen."""
+    """How requests with tf.Examples are answered; None if Python must see them."""
 
 class PaddingFields(TypedDict):
     """A `headrace_batching.padding.Padding`."""
 
     inputs: Sequence[tuple[Sequence[int | None], bytes, bool]]
-    """In the order of the signature's: the lengths beyond axis 0, the pad value's bytes, and whether a task is not
-    padded of which a row of it holds nothing else."""
+    """For each input of the signature, in order: the numbers of the lengths of its axes beyond 0, the bytes of its pad
+    value, and whether a task is not padded if a row of this input holds only pad values."""
 
     outputs: Mapping[str, Sequence[int | None]]
-    """The lengths beyond axis 0 of each."""
+    """For each output: the numbers of the lengths of its axes beyond 0."""
 
     limits: Sequence[int]
-    """Increasing lengths; those between the same two share a batch."""
+    """Increasing limits; inputs whose lengths lie between the same two share a batch."""
 
     shortest: int
-    """The least length of a task that is padded."""
+    """The smallest length of a task that is padded."""
 
 class InferFields(TypedDict):
-    """The same signature for plain requests of the Open Inference Protocol."""
+    """What the transport needs to know of a signature, for plain requests of the Open Inference Protocol."""
 
     outputs: Sequence[tuple[str, int]]
-    """All outputs, each with its element type's number."""
+    """All outputs, each with the number of its element type."""
 
     full: tuple[int, str]
-    """The code, and the text with `{}` for the request's id, of a full queue."""
+    """The code, and the text with `{}` for the request's ID, for a full queue."""
 
     answered: _Answered
     failed: _Failed
@@ -689,19 +690,19 @@ class InferFields(TypedDict):
     """The last two for calls over REST; None where there are none."""
 
 class InferenceFields(TypedDict):
-    """What Classify or Regress makes of a signature's outputs."""
+    """How Classify or Regress uses a signature's outputs."""
 
     classes: str | None
-    """The alias of the output with the classes; None where there is none."""
+    """The alias of the output with the classes; None if there is none."""
 
     values: str | None
-    """The same for the scores, or the values."""
+    """The alias of the output with the scores or the values; None if there is none."""
 
     labels: Sequence[str]
-    """The classes of the scores, by index; empty where they have no names. Not used where the model gives classes."""
+    """The classes of the scores, by index; empty if they have no names. Not used if the model returns classes."""
 
     check: Callable[[Arrays, int], object]
-    """Raises what is wrong with outputs, by alias, of which no answer to so many Examples can be made."""
+    """Called with outputs by alias and the number of Examples; raises an error if no answer can be made from them."""
 
     answered: _Answered
     failed: _Failed
@@ -710,43 +711,44 @@ class InferenceFields(TypedDict):
     """The last two for calls over REST; None where there are none."""
 
 class ExamplesFields(TypedDict):
-    """The same signature for plain requests that carry tf.Examples."""
+    """What the transport needs to know of a signature, for plain requests with tf.Examples."""
 
     classify: InferenceFields | None
     regress: InferenceFields | None
 
     multi: tuple[_Answered, _Failed, Callable[[list[int]], None]]
-    """Those who are told of each MultiInference that it runs; the last of the Examples of each that was answered."""
+    """Called for the MultiInferences that this signature runs: `answered`, `failed`, and a function that gets the
+    number of Examples of each that was answered."""
 
     tensors: Sequence[str]
-    """What the model calls its outputs, in their order."""
+    """The model's names of its outputs, in their order."""
 
     serialized: bool
-    """Whether the one input takes Examples as they are; otherwise the inputs are their features."""
+    """Whether the single input takes serialized Examples; otherwise the inputs are their features."""
 
     inputs: int
-    """The same number for signatures of a version that have the same inputs."""
+    """A number that is equal for signatures of a version with the same inputs."""
 
 class Route:
-    """One signature of one version, and where its tasks wait.
+    """One signature of one version, and the lane in which its tasks wait.
 
     Args:
         lane: A lane of a native queue.
-        fields: What its requests are checked against, and what their answers look like.
+        fields: What the transport needs to know of the signature.
     """
 
     def __init__(self, lane: TaskLane, fields: RouteFields) -> None: ...
 
 class Routes:
-    """Every route there is.
+    """All routes, by model, version and signature.
 
     Args:
-        default_signature: The name of the signature of a request that names none.
+        default_signature: The name of the signature for requests that name none.
     """
 
     def __init__(self, default_signature: str) -> None: ...
     def publish(self, name: str, latest: int, versions: Mapping[int, Mapping[str, Route]]) -> None:
-        """Replaces a model's: by version, by signature. A version without a plain signature is named, too."""
+        """Replaces a model's routes, by version and signature. Versions without a plain signature are included."""
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
-        """Replaces the labels of all models: by model, by label, their versions."""
+        """Replaces the labels of all models: the version of each label of each model."""
