@@ -1,4 +1,4 @@
-// Asks the server for its state once a second while somebody looks, and shows it.
+// Requests the server's state once a second while the page is visible, and shows it.
 
 import { TryIt } from "./call.js";
 import { byId, el, show } from "./dom.js";
@@ -6,9 +6,9 @@ import { rate, short } from "./numbers.js";
 import { objectivePanel } from "./objective.js";
 import * as panels from "./panels.js";
 
-const EVERY = 1000; // milliseconds between two looks
-const LOOKS = 120; // that are kept
-const WINDOW = 10; // looks over which figures and percentiles are taken
+const EVERY = 1000; // milliseconds between two requests of the state
+const LOOKS = 120; // states that are kept
+const WINDOW = 10; // states over which figures and percentiles are computed
 const TOKEN = "headrace-token", THEME = "headrace-theme";
 
 let looks = [];
@@ -21,7 +21,7 @@ let allOfThem = null; // the options in force, which do not change while a serve
 const token = () => sessionStorage.getItem(TOKEN) ?? "";
 const tryIt = new TryIt(send, () => token() !== "");
 
-/** A request to this server, with the token where the user has given one. */
+/** Sends a request to this server, with the token if the user has given one. */
 function send(path, options = {}) {
   const headers = { ...options.headers, ...(token() ? { Authorization: `Bearer ${token()}` } : {}) };
   return fetch(path, { cache: "no-store", ...options, headers });
@@ -47,8 +47,8 @@ async function look() {
 
 function take(state) {
   const last = looks.at(-1);
-  if (last && last.time === state.time) return; // somebody else's look, which the server kept
-  if (last && last.process.process_start_time_seconds !== state.process.process_start_time_seconds) looks = []; // started anew
+  if (last && last.time === state.time) return; // a state that the server computed for somebody else, and kept
+  if (last && last.process.process_start_time_seconds !== state.process.process_start_time_seconds) looks = []; // the server was restarted
   looks = [...looks, state].slice(-LOOKS);
   render();
 }
@@ -90,7 +90,7 @@ function render() {
   tryIt.update(state);
 }
 
-/** Figures are those of the last seconds; while nothing happens, those since the start. */
+/** Figures are those of the last seconds, or, if nothing has happened in these, those since the start. */
 function draw(state, own) {
   const earlier = own.at(-1 - WINDOW) ?? (own.length > 1 ? own[0] : null);
   const recent = panels.changes(state, earlier);

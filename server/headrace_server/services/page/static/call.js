@@ -1,10 +1,10 @@
-// "Try it": a form made from a version's signature, the answer of a call, and the same call for a shell.
+// "Try it": a form for a version's signature, the answer to a call, and commands for the same call.
 
 import { byId, el, show } from "./dom.js";
 import { duration } from "./numbers.js";
 import { restBody, restPath, snippets } from "./snippets.js";
 
-const MOST = 20000; // elements of an example that is written out
+const MOST = 20000; // the most elements of an example that is shown
 
 export class TryIt {
   /** @param {(path: string, options: object) => Promise<Response>} send Sends a request with the caller's token. */
@@ -23,7 +23,7 @@ export class TryIt {
     byId("try-copy").addEventListener("click", () => this.copy());
   }
 
-  /** Takes the newest state; what the user has typed stays while the model's versions do. */
+  /** Takes the newest state; what the user has typed is kept as long as the model's versions stay the same. */
   update(state) {
     this.state = state;
     const versions = (state.model?.versions ?? []).filter(version => version.signatures);
@@ -61,7 +61,7 @@ export class TryIt {
     this.write();
   }
 
-  /** The call as it is typed; an error where an input is no JSON. */
+  /** The call as typed; throws an error if an input is not JSON. */
   typed() {
     const inputs = (this.signature?.inputs ?? []).map(input => {
       const area = byId("try-inputs").querySelector(`[data-input=${CSS.escape(input.name)}]`);
@@ -132,7 +132,7 @@ export class TryIt {
   }
 }
 
-/** JSON with a line for each row of an array, and no more lines than that. */
+/** JSON in which each row of an array is a line. */
 function pretty(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 1).replace(/\[\s+([^[\]{}]*?)\s+\]/g, (_, inner) => `[${inner.replace(/\s*\n\s*/g, " ")}]`);
@@ -141,7 +141,7 @@ function pretty(text) {
   }
 }
 
-/** Zeros of an input's shape, with every open dimension 1; nothing where that is too much to be typed. */
+/** Zeros in an input's shape, with size 1 for each open dimension; empty if these are too many to type. */
 function example(input) {
   const shape = input.shape ?? [];
   if (shape.reduce((product, size) => product * (size ?? 1), 1) > MOST) return "";

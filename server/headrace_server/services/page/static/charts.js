@@ -6,10 +6,10 @@ const WIDTH = 600, HEIGHT = 150, LEFT = 64, BOTTOM = 18, TOP = 8;
 
 /**
  * Lines over time.
- * @param {string} label What it shows, for those who do not see it.
- * @param {{name: string, values: (number|null)[]}[]} series One value for each look, the newest last.
+ * @param {string} label A description of the chart for screen readers.
+ * @param {{name: string, values: (number|null)[]}[]} series One value for each state, the newest last.
  * @param {{format: (value: number) => string, seconds: number, looks: number, bound?: number}} options
- *   `looks` is how many fit into the width, `seconds` how long ago the first of these was.
+ *   `looks` is the number of states that fit into the width, `seconds` the age of the first of them.
  */
 export function lines(label, series, { format, seconds, looks, bound = null }) {
   const known = series.flatMap(each => each.values).filter(value => value !== null);

@@ -1,8 +1,8 @@
-// Elements made of text that is never read as markup: names of models come from whoever stores them.
+// Creates elements whose text is never parsed as markup, since anybody who stores models can choose their names.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element: attributes (`on...` are listeners, `null` and `false` are left out), then children or texts. */
+/** Creates an element from attributes (`on...` are listeners; `null` and `false` are left out) and children or texts. */
 export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -15,12 +15,12 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Replaces what an element holds. */
+/** Replaces the children of an element. */
 export function show(element, ...children) {
   element.replaceChildren(...children.flat().filter(child => child !== null && child !== undefined));
 }
 
-/** A table with a heading row; cells are texts or elements, and those of `numeric` columns are set to the right. */
+/** Creates a table with a heading row; cells are texts or elements, and `numeric` columns are aligned to the right. */
 export function table(caption, heads, rows, numeric = []) {
   const side = index => (numeric.includes(index) ? "number" : null);
   return el("div", { class: "scrolls", tabindex: 0, role: "region", "aria-label": caption },

@@ -1,6 +1,6 @@
-// What two looks at the same counters say of the time between them, and numbers as people read them.
+// Computes what happened between two readings of the same counters, and formats numbers for people.
 
-/** The histogram of what was counted between two looks; all of it where there was no earlier one. */
+/** The histogram of what was counted between two readings; the whole later one if there is no earlier one. */
 export function between(later, earlier) {
   if (!earlier || total(earlier.counts) > total(later.counts)) return later; // another run of the server
   const counts = later.counts.map((count, bucket) => count - (earlier.counts[bucket] ?? 0));
@@ -11,7 +11,7 @@ export function total(counts) {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-/** Several histograms with the same buckets as one. */
+/** The sum of several histograms with the same buckets. */
 export function together(histograms) {
   const counts = [];
   let sum = 0;
@@ -27,7 +27,7 @@ export function mean(histogram) {
   return values ? histogram.sum / values : null;
 }
 
-/** The value that a share of all are not larger than, as Prometheus's histogram_quantile has it; null for no values. */
+/** The value that a share of all values does not exceed, as in Prometheus's histogram_quantile; null if there are none. */
 export function quantile(histogram, bounds, share) {
   const values = total(histogram.counts);
   if (!values) return null;
@@ -43,7 +43,7 @@ export function quantile(histogram, bounds, share) {
   return bounds[bounds.length - 1];
 }
 
-/** Growth per second between two looks at a counter; null where it has begun anew. */
+/** The growth per second between two readings of a counter; null if the counter was reset. */
 export function rate(later, earlier, seconds) {
   const growth = later - (earlier ?? 0);
   return seconds > 0 && growth >= 0 ? growth / seconds : null;

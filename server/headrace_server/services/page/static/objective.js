@@ -1,4 +1,4 @@
-// What a model's queues believe that have a latency objective: run times by size, arrivals, and what they chose, and why.
+// The estimates of a model's queues with a latency objective: run times by size, arrivals, their choices, and the reasons.
 
 import { lines } from "./charts.js";
 import { el, table } from "./dom.js";
@@ -6,7 +6,7 @@ import { duration, percent, short } from "./numbers.js";
 
 const milliseconds = value => duration(value === null || value === undefined ? null : value * 1000);
 
-/** One part for each signature of each version that has an objective; nothing where none has. */
+/** One part for each signature of each version with an objective; empty if there is none. */
 export function objectivePanel(looks, options) {
   return looks.at(-1).model.versions.flatMap(version =>
     Object.entries(version.objectives ?? {}).map(([signature, beliefs]) => {

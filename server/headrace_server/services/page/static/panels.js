@@ -1,4 +1,4 @@
-// What each panel shows of a model, made from two looks at its counters.
+// Computes what each panel shows of a model from two readings of its counters.
 
 import { bars, lines, stack } from "./charts.js";
 import { el, table } from "./dom.js";
@@ -10,7 +10,7 @@ const REASONS = {
   objective_missed: "an answer would come too late", invalid_task: "inputs of unequal rows", closed: "the version was unloading",
 };
 
-/** What happened to a model between two looks, all versions together. `earlier` may be null: since the start. */
+/** What happened to all versions of a model between two states; if `earlier` is null, since the start. */
 export function changes(later, earlier) {
   const seconds = earlier ? later.time - earlier.time : null;
   const before = earlier?.model?.name === later.model.name ? earlier.model : null;
@@ -43,7 +43,7 @@ export function changes(later, earlier) {
   };
 }
 
-/** The few figures on top. */
+/** The figures at the top. */
 export function tiles(now, state) {
   const { latency } = state.bounds, answered = together(now.calls.filter(call => call.code === "OK"));
   const perSecond = now.seconds ? now.requests / now.seconds : null;
@@ -65,7 +65,7 @@ function tile(name, figure, note = "", bad = false) {
   return el("div", { class: bad ? "tile bad" : "tile" }, el("dt", {}, name), el("dd", {}, figure), note ? el("small", {}, note) : null);
 }
 
-/** Calls a second by API over the last two minutes, from the changes between neighbouring looks. */
+/** Calls per second by API over the last two minutes, from the differences between successive states. */
 export function callsChart(steps, options) {
   const names = [...new Set(steps.flatMap(step => step?.calls.map(apiOf) ?? []))].sort((a, b) => a.localeCompare(b));
   const series = names.map(name => ({
@@ -88,7 +88,7 @@ export function latencyChart(steps, bounds, options) {
   return lines("Latency of whole requests", series, { ...options, format: duration });
 }
 
-/** Where the time of a request goes: a bar of means, and the percentiles of each part. */
+/** How a request's time is spent: a bar of means, and the percentiles of each part. */
 export function partsPanel(now, bounds) {
   const parts = [["queue", "queue", bounds.queue], ...PARTS.map(([key, name]) => [key, name, bounds.latency])];
   const rows = parts.map(([key, name, bound]) => [name, duration(mean(now[key])),
@@ -163,7 +163,7 @@ function batchesOf({ batching, signatures }) {
   return `up to ${short(batching.max_batch_size)} rows, ${waits}`;
 }
 
-/** How far sampled rows are from the profile beside the model; nothing where there is none. */
+/** How much sampled rows differ from the profile beside the model; empty if there is none. */
 export function driftPanel(state) {
   const watched = state.model.versions.filter(version => version.drift);
   return watched.flatMap(({ version, drift }) => [

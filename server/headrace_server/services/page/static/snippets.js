@@ -1,4 +1,4 @@
-// The same call as curl, grpcurl and Python, to be pasted into a shell.
+// A call as commands for curl, grpcurl and Python, to paste into a shell.
 
 const FIELDS = {
   DT_FLOAT: "float_val", DT_DOUBLE: "double_val", DT_INT64: "int64_val", DT_BOOL: "bool_val", DT_STRING: "string_val",
@@ -28,7 +28,7 @@ export function restBody(call) {
   return JSON.stringify({ signature_name: call.signature, inputs });
 }
 
-/** The shape of nested lists; an error where their lengths differ. */
+/** The shape of nested lists; throws an error if their lengths differ. */
 export function shapeOf(value) {
   if (!Array.isArray(value)) return [];
   const inner = value.map(shapeOf);
@@ -68,7 +68,7 @@ with Client(${literal(`${call.host}:${call.grpcPort}`)}) as client:${note}
 `;
 }
 
-/** As Python writes it. */
+/** A value as a Python literal. */
 function literal(value) {
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
   if (value === true) return "True";
@@ -76,7 +76,7 @@ function literal(value) {
   return value === null ? "None" : JSON.stringify(value);
 }
 
-/** As a word of a shell. */
+/** A text as one word of a shell. */
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
