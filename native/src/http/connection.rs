@@ -42,7 +42,7 @@ pub trait Answers: Clone {
     /// The answer to any request.
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static;
 
-    /// Whether the server stops.
+    /// Whether the server is stopping.
     fn is_stopping(&self) -> bool;
 }
 

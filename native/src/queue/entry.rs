@@ -11,7 +11,7 @@ pub const PRIORITIES: usize = 2;
 /// What must be equal for two tasks to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// All requests that pass the signature's checks may.
+    /// All requests that pass the signature's checks may share batches.
     Any,
     /// Each input's rank and dimensions beyond axis 0.
     Shapes(Vec<usize>),

@@ -32,9 +32,9 @@ pub struct Part<'a> {
 /// Why outputs cannot be written by row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Misfit<'a> {
-    /// It has no rows.
+    /// The output has no rows.
     Scalar(&'a str),
-    /// Its number of rows differs from that of the outputs before it.
+    /// The output's number of rows differs from that of the outputs before it.
     OtherRows { alias: &'a str, rows: usize, expected: usize },
 }
 
@@ -186,7 +186,7 @@ impl Lists<'_> {
             return out.put_slice(b"[]");
         }
         if let (true, None, Dtype::Float) = (inner.is_empty(), self.level, self.dtype) {
-            return write_floats(bytes, out); // as most answers have
+            return write_floats(bytes, out); // most answers are such lists
         }
         let within = Self { level: self.level.map(|level| level + 1), ..self };
         out.put_u8(b'[');

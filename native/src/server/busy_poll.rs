@@ -78,7 +78,7 @@ impl BusyPoll {
         }
     }
 
-    /// Everything that has arrived has been read, and the thread is about to sleep.
+    /// Called when everything that has arrived has been read, and the thread is about to sleep.
     pub fn on_park(&self) {
         if self.run_or_wake() {
             self.answered.notify_one();

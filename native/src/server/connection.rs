@@ -108,7 +108,7 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
 struct Stall<'a> {
     client: &'a Client,
     limit: Duration,
-    /// What it owed at the last check, and had done by then.
+    /// What the client owed at the last check, and what it had done by then.
     seen: (bool, bool, (usize, usize)),
     since: Instant,
 }

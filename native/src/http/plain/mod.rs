@@ -111,7 +111,7 @@ impl Plain {
         .await
     }
 
-    /// The answer; None where the client has gone before.
+    /// The answer; None if the client has gone before that.
     async fn answered(&mut self, mut call: impl PlainCall) -> Option<Answered> {
         let deadline = call.deadline();
         poll_fn(|context| {
@@ -133,7 +133,7 @@ impl Plain {
         .await
     }
 
-    /// Whether bytes have come; they have not where the connection has ended.
+    /// Whether bytes have come; false if the connection has ended.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut into = ReadBuf::new(&mut self.buffer[self.filled..]);
         let read = Pin::new(&mut self.stream).poll_read(context, &mut into);
