@@ -126,7 +126,11 @@ MODEL = (
         help="an input that the source does not describe itself, as in image=float32[N,1,8,8]; once for each input",
     ),
     Flag(names=("--outputs",), metavar="NAMES", help="names for the outputs, in order, separated by commas"),
-    Flag(names=("--build",), metavar="FILE.py:FUNCTION", help="function that returns the module for a file of weights"),
+    Flag(
+        names=("--build",),
+        metavar="FILE.py:FUNCTION",
+        help="function that returns the PyTorch module to load a file of weights into",
+    ),
     _switch(
         "trust_pickle",
         "load .pkl, .joblib and whole .pt files. Loading one runs any code that its author put into it: use it only "
@@ -147,7 +151,7 @@ ROWS = (
         names=("--metric",),
         metavar="NAME",
         help="accuracy, r2, mean_squared_error, cosine, or file.py:function (default: what fits the labels; without "
-        "any, the cosine with the source's answers)",
+        "labels, the cosine with the source's answers)",
     ),
     Flag(
         names=("--metric_output",),
@@ -219,7 +223,8 @@ SEARCH = (
         names=("--max_drop",),
         read=number("max_drop"),
         metavar="FLOAT",
-        help="how much worse the metric may be: percentage points for a share, otherwise percent (default: 0.5)",
+        help="how much worse the metric may be, in percentage points if it is a share, such as accuracy, "
+        "otherwise in percent (default: 0.5)",
     ),
     Flag(
         names=("--min_speedup",),

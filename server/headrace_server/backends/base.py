@@ -133,6 +133,15 @@ class OnDevices(Protocol, metaclass=Ability):
 
 
 @runtime_checkable
+class ChoosesProvider(Protocol, metaclass=Ability):
+    """A backend whose runtime has more than one way to compute."""
+
+    @property
+    def provider(self) -> str:
+        """The runtime's name of the preferred way, such as CPUExecutionProvider."""
+
+
+@runtime_checkable
 class FitsBatching(Protocol, metaclass=Ability):
     """A backend that cannot run batches of any size, or runs some sizes faster."""
 

@@ -55,12 +55,16 @@ def argument(name: str, own: Field[Any]) -> dict[str, Any]:
         kind |= {"nargs": "?", "const": True, "metavar": "true|false"}
     if rule.kind is tuple:
         kind |= {"metavar": "LIST"}
-    return {"help": f"{own.metadata['help']} ({note})".replace("%", "%%"), **kind}
+    if rule.choices and rule.kind is str:
+        kind |= {"metavar": "|".join(map(str, rule.choices))}
+    said = own.metadata["help"]
+    help_text = said if "(default: " in said and not ignored else f"{said} ({note})"
+    return {"help": help_text.replace("%", "%%"), **kind}
 
 
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(str, default)) or "none"
     return str(default).lower() if isinstance(default, bool) else str(default if default is not None else "") or "none"
 
 

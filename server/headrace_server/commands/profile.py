@@ -43,7 +43,12 @@ def add_command(commands: Any) -> None:
     )
     parser.set_defaults(command=_profile, command_parser=parser, further="logs")
     parser.add_argument("logs", nargs="+", metavar="LOG", help="a file to which a server has logged requests")
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="the folder of the model's version")
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        required=True,
+        help="folder of the model's version, into which profile.json is written",
+    )
     parser.add_argument("--model", metavar="NAME", help="use only the requests for this model (default: all)")
 
 

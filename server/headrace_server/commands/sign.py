@@ -54,8 +54,10 @@ def add_command(commands: Any) -> None:
     sealing.set_defaults(command=ending_of("headrace seal", _seal), command_parser=sealing)
     sealing.add_argument("version", metavar="VERSION", type=Path, help="the version's folder")
     sealing.add_argument("out", metavar="OUT", type=Path, help="the folder of the sealed version, which is created")
-    sealing.add_argument("--model_keys_file", metavar="FILE", default="", help="file of keys")
-    sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints keys")
+    sealing.add_argument(
+        "--model_keys_file", metavar="FILE", default="", help="file of keys, one per line; the first one is used"
+    )
+    sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints such keys")
     sealing.add_argument(
         "--recipient",
         metavar="RECIPIENT",

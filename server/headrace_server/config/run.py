@@ -134,7 +134,9 @@ class Config:
         "seconds after which the model configuration file is read and applied again; 0 or less means never",
         kind=float,
     )
-    model_name: str = flag("default", "name by which requests call the model")
+    model_name: str = flag(
+        "default", "name by which requests call the model; with a PATH, its file or folder gives the name by default"
+    )
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
     max_loaded_models: int = flag(
         0,

@@ -25,7 +25,9 @@ class BatchCounts:
     def __str__(self) -> str:
         with self._lock:
             batches = self._by_power.total()
-            mean = self._rows / batches if batches else 0.0
+            if not batches:
+                return "no requests"
+            mean = self._rows / batches
             sizes = ", ".join(f"{_range(power)}: {count}" for power, count in sorted(self._by_power.items()))
             return f"{self._requests} requests, {self._rows} rows in {batches} batches, mean {mean:.1f} rows ({sizes})"
 

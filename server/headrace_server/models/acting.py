@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 from headrace_protos import Code
-from headrace_server.errors import ServingError, status_of, unreadable
+from headrace_server.errors import LoadError, ServingError, status_of, unreadable
 from headrace_server.models.action_threads import QUICK_SECONDS, ActionThread, ActionThreads
 from headrace_server.models.agenda import Agenda
 from headrace_server.models.attempts import Attempt
@@ -33,6 +33,9 @@ LoadVersion = Callable[[str, int, Path], Servable]
 
 UNREADY_SECONDS = 0.1
 """Seconds after which a version that waits for other models is tried again."""
+
+FAULTY_FILES = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND, Code.DATA_LOSS})
+"""The codes of a `LoadError` whose reason is in the version's files: they are corrupt, unknown or missing."""
 
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
@@ -81,6 +84,7 @@ class Acting:
         self._loads = ActionThreads("load", options.num_initial_load_threads)
         self._unloads = ActionThreads("unload", options.num_unload_threads)
         self._turns: AbstractContextManager[None] = nullcontext()
+        self._starting = True  # a version that fails may still end the server
         self._stopping = False
         self._thread = Thread(target=self._act, name="manager", daemon=True)
 
@@ -91,6 +95,7 @@ class Acting:
     def initial_load_done(self) -> None:
         """From now on, runs as many loads at the same time as `num_load_threads` says, beside calls."""
         with self._changed:
+            self._starting = False
             self._loads.limit = self._options.num_load_threads
             self._turns = ShortTurns()
 
@@ -235,9 +240,10 @@ class Acting:
             self._load_failed(name, version, attempt, _failure(error))
             return
         # Logged before the version is AVAILABLE, since whoever waits for that may read the log next.
-        log.info("model %s version %d loaded in %.0f ms", name, version, (time.monotonic() - began) * 1e3)
+        took = (time.monotonic() - began) * 1e3
+        log.info("model %s version %d loaded in %.0f ms%s", name, version, took, servable.where)
         for signature, declared in servable.signatures.items():
-            log.info("model %s version %d, %s: %s", name, version, signature, declared)
+            log.info("model %s version %d, %s: %s%s", name, version, signature, declared, servable.batches(signature))
         try:
             admitted = self._admit(name, version, attempt, servable)
         except Exception as error:  # a version that a listener cannot serve must not end it either
@@ -284,7 +290,7 @@ class Acting:
 
     def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
         attempt.failures += 1
-        left = self._options.max_num_load_retries + 1 - attempt.failures
+        left = 0 if self._is_lasting(attempt, error) else self._options.max_num_load_retries + 1 - attempt.failures
         with self._changed:
             model = self._models.by_name[name]
             if attempt.cancelled:
@@ -296,6 +302,12 @@ class Acting:
         if is_news:
             log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
 
+    def _is_lasting(self, attempt: Attempt, error: ServingError) -> bool:
+        """Whether another try would fail in the same way, as long as the version's files do not change."""
+        if self._options.retries_faulty_files or not isinstance(error, LoadError) or error.code not in FAULTY_FILES:
+            return False
+        return files_state(attempt.path) == attempt.files
+
     def _try_again(self, model: Model, version: int, error: ServingError, left: int) -> None:
         if left <= 0:
             model.fail(version, error, self._clock.now())
@@ -303,10 +315,11 @@ class Acting:
             model.wait(version, error, self._clock.now() + self._options.load_retry_interval)
 
     def _plan(self, left: int) -> str:
-        """Describes what will be done about a failed load."""
+        """Describes what will be done about a failed load; empty if that is not known yet."""
         if left <= 0:
-            return " (tried again when its files change)"
-        return f" (tried {left} more times, {self._options.load_retry_interval:g} s apart, then when its files change)"
+            return "" if self._starting else " (will be tried again when its files change)"
+        times = "once more" if left == 1 else f"up to {left} more times, {self._options.load_retry_interval:g} s apart"
+        return f" (will be tried {times}, then again when its files change)"
 
     def _give_back(self, name: str, version: int) -> None:
         if version in self._models.by_name[name].evicted and self._rooms is not None:
@@ -332,6 +345,8 @@ class Acting:
 def _failure(error: BaseException) -> ServingError:
     if isinstance(error, OSError) and error.filename is not None:
         return unreadable(os.fsdecode(error.filename), error)
+    if isinstance(error, LoadError):
+        return LoadError(error.code, error.message)  # a copy: the traceback holds what the load had in memory
     if isinstance(error, Exception):
         return ServingError(*status_of(error))
     return ServingError(Code.INTERNAL, f"the model raised {error!r}")

@@ -21,6 +21,8 @@ class ManagerOptions:
         num_unload_threads: Unloads at the same time; 0 as for loads.
         num_initial_load_threads: Loads at the same time until `initial_load_done`.
         max_num_load_retries: Tries after the first failure.
+        retries_faulty_files: Whether a load that failed because of the version's files is tried again although they
+            have not changed. TF Serving does so.
         load_retry_interval: Seconds between two tries.
         policy: Decides what to do next for one model.
         bounds: How much may be in memory; without bounds, every version is loaded as it appears, otherwise when it is
@@ -31,6 +33,7 @@ class ManagerOptions:
     num_unload_threads: int = 0
     num_initial_load_threads: int = 0
     max_num_load_retries: int = 0
+    retries_faulty_files: bool = True
     load_retry_interval: float = 0.0
     policy: Policy = preserve_availability
     bounds: Bounds = NO_BOUNDS
@@ -43,6 +46,7 @@ class ManagerOptions:
             num_unload_threads=config.num_unload_threads,
             num_initial_load_threads=4 * schedulable_cpus(),
             max_num_load_retries=config.max_num_load_retries,
+            retries_faulty_files=not config.models,  # `headrace serve PATH`: somebody waits at a terminal
             load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
             policy=POLICIES[config.aspired_version_policy],
             bounds=Bounds.of(config),

@@ -21,7 +21,7 @@ from headrace_batching import (
 from headrace_batching.batch import rows_of, shared_rows
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, MayBeDown, NamesRuntime, OnDevices, Streaming
+from headrace_server.backends.base import Backend, ChoosesProvider, MayBeDown, NamesRuntime, OnDevices, Streaming
 from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from headrace_server.config.model_toml import StepOptions
@@ -139,6 +139,17 @@ class Servable:
     def batching(self) -> Options | None:
         """How its requests become batches; None runs every request by itself."""
         return self._batching
+
+    @property
+    def where(self) -> str:
+        """What its model runs on, as words for the log; empty if the runtime has no choice."""
+        return f" on {self._backend.provider}" if isinstance(self._backend, ChoosesProvider) else ""
+
+    def batches(self, signature: str) -> str:
+        """How large the batches of a signature are, as words for the log; empty if its requests run one by one."""
+        if self._batching is None or not self.signatures[signature].batched:
+            return ""
+        return f", in batches of up to {self._batching.max_batch_size} rows"
 
     def beliefs(self) -> Mapping[str, Beliefs]:
         """The state of its latency objective, by signature; empty without an objective. Any thread."""

@@ -121,10 +121,11 @@ class TestHelp:
     @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
         default = FLAGS[name].default
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default) or "none"
+        shown = (",".join(map(str, default)) if isinstance(default, tuple) else str(default)) or "none"
         shown = shown.lower() if isinstance(default, bool) else shown
         note = "ignored" if FLAGS[name].metadata["ignored"] else f"default: {shown}"
-        said = re.escape(f"{FLAGS[name].metadata['help']} ({note})")
+        told = FLAGS[name].metadata["help"]
+        said = re.escape(told if "(default: " in told else f"{told} ({note})")
 
         assert re.search(rf"^ +--{name} .*\s+{said}$", help_text, re.MULTILINE)
 
@@ -306,3 +307,13 @@ class TestServing:
             assert re.search(r"Running gRPC ModelServer at 0\.0\.0\.0:[1-9]\d* \.\.\.$", running)
             assert line_with(process, "draining")
             assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "build"])
+def test_the_help_names_each_default_once_and_all_choices(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: )" not in text
+    assert ") (default: none)" not in text
+    assert ("--log_level debug|info|warning|error" in text) == (command == "serve")

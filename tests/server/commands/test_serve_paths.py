@@ -50,7 +50,9 @@ def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 class TestTheLog:
     def test_names_inputs_and_outputs_of_each_model(self, log_and_address: tuple[str, str]) -> None:
         for name in ("iris", "wine"):
-            assert f"model {name} version 1, serving_default: x float32[?,4] -> y float32[?,1]" in log_and_address[0]
+            told = "x float32[?,4] -> y float32[?,1], in batches of up to 1000 rows"
+            assert f"model {name} version 1, serving_default: {told}\n" in log_and_address[0]
+            assert re.search(rf"model {name} version 1 loaded in \d+ ms on CPUExecutionProvider\n", log_and_address[0])
 
     def test_warns_of_nothing_where_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:
         assert not re.search(r" (WARNING|ERROR) ", log_and_address[0])
@@ -208,8 +210,9 @@ class TestCheck:
 
     def test_a_model_that_does_not(self, tmp_path: Path) -> None:
         (tmp_path / "iris.onnx").write_bytes(b"no model")
-        ran = self.serve(str(tmp_path / "iris.onnx"), "--max_num_load_retries=0")
+        ran = self.serve(str(tmp_path / "iris.onnx"), "--load_retry_interval_micros=600000000")
         assert ran.returncode == 1
+        assert [line for line in ran.stderr.splitlines() if "tried" in line] == []
         assert f"{tmp_path}/iris.onnx" in ran.stderr.splitlines()[-1]
 
 

@@ -13,7 +13,7 @@ from headrace_server.metrics.versions import REPORTS, Now, Runs, ServableMetrics
 
 
 def test_nothing_has_run() -> None:
-    assert str(BatchCounts()) == "0 requests, 0 rows in 0 batches, mean 0.0 rows ()"
+    assert str(BatchCounts()) == "no requests"
 
 
 def test_sizes_are_told_in_powers_of_two() -> None:

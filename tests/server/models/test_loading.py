@@ -39,6 +39,7 @@ class Loads:
         self.on: list[tuple[Thread, float]] = []
         self.held: dict[int, Event] = {}
         self.failures: dict[int, int] = {}
+        self.code = Code.DATA_LOSS
         self.backends: dict[int, Adder] = {}
         self.clock = StillClock()
 
@@ -50,7 +51,7 @@ class Loads:
             assert self.held[version].wait(PATIENCE)
         if self.failures.get(version, 0) > 0:
             self.failures[version] -= 1
-            raise LoadError(Code.DATA_LOSS, f"try {self.begun.count(version)} of {version}")
+            raise LoadError(self.code, f"try {self.begun.count(version)} of {version}")
         self.backends[version] = Adder()
         return Servable(name, version, self.backends[version], self.threads, None)
 
@@ -192,6 +193,23 @@ def test_a_failed_load_is_tried_again(loads: Loads, manage: Manage) -> None:
     model.reach({1: AVAILABLE})
     assert loads.begun == [1, 1, 1]
     assert model.error(1) is None
+
+
+@pytest.mark.parametrize("code", [Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.DATA_LOSS])
+def test_files_at_fault_are_not_tried_again_while_they_stay_the_same(loads: Loads, manage: Manage, code: Code) -> None:
+    loads.failures[1], loads.code = 9, code
+    model = manage(max_num_load_retries=5, retries_faulty_files=False, load_retry_interval=HOURS)
+    model.aspire(1)
+    model.reach({1: END})
+    assert loads.begun == [1]
+
+
+def test_a_failure_that_may_pass_is_tried_again_even_if_files_at_fault_are_not(loads: Loads, manage: Manage) -> None:
+    loads.failures[1], loads.code = 2, Code.UNAVAILABLE
+    model = manage(max_num_load_retries=2, retries_faulty_files=False)
+    model.aspire(1)
+    model.reach({1: AVAILABLE})
+    assert loads.begun == [1, 1, 1]
 
 
 def test_the_last_failure_is_the_one_that_is_told(loads: Loads, manage: Manage) -> None:

@@ -173,6 +173,7 @@ def test_the_pause_doubles(store: Store) -> None:
 
 
 def test_the_same_error_is_logged_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.manager.initial_load_done()
     store.aspire()
     for round_ in range(1, 4):
         store.file.write_bytes(b"x" * round_)
@@ -180,7 +181,7 @@ def test_the_same_error_is_logged_once(store: Store, caplog: pytest.LogCaptureFi
         store.tried(round_ + 1)
     errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
 
-    assert errors == ["model m version 1 cannot be loaded (tried again when its files change): it is not whole"]
+    assert errors == ["model m version 1 cannot be loaded (will be tried again when its files change): it is not whole"]
 
 
 def test_a_version_that_is_not_wanted_any_more_is_left_alone(store: Store) -> None:

@@ -183,6 +183,7 @@ class OnnxBackend:
         self.evidence = evidence
         self.risks = risks
         self.most_rows = None
+        self.provider: str = session.get_providers()[0]
         self._session: ort.InferenceSession | None = session
         self._signatures = signatures
         self._on_gpu = on_gpu
