@@ -16,16 +16,19 @@ def refuse_taken_ports(config: Config) -> None:
     """
     if config.rest_api_port and config.rest_api_port == config.port:
         raise invalid(f"--rest_api_port must differ from --port; was {config.rest_api_port}")
-    for name, port in (("port", config.port), ("rest_api_port", config.rest_api_port)):
+    for name, host, port in (
+        ("port", config.host, config.port),
+        ("rest_api_port", config.rest_api_host, config.rest_api_port),
+    ):
         if port:
-            _try(name, port)
+            _try(name, host, port)
 
 
-def _try(name: str, port: int) -> None:
+def _try(name: str, host: str, port: int) -> None:
     try:
         # Binds as the transports do (SO_REUSEADDR), so that a port whose last connection is in TIME_WAIT counts as
         # free.
-        with socket.create_server(("", port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

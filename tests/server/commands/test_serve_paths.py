@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from headrace_server import Config, Server
 from headrace_server.commands import process, serve
 from headrace_server.commands.call import TOKEN_VARIABLE, checked_address
 from headrace_server.commands.headrace import main
+from headrace_server.commands.ports import refuse_taken_ports
 from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from tests.support.models import linear
@@ -232,6 +234,16 @@ class TestPorts:
         assert ran.returncode == 1
         said = f"headrace: cannot start: UNAVAILABLE: port {port} is in use: choose another with --{flag}"
         assert ran.stderr.splitlines() == [said]
+
+    @pytest.mark.parametrize("flag", ["", "rest_api_"])
+    def test_one_that_is_taken_at_another_address_is_free(self, flag: str) -> None:
+        with socket.create_server(("127.0.0.2", 0)) as taken:
+            port = taken.getsockname()[1]
+            here: dict[str, Any] = {"port": 0, f"{flag}port": port, f"{flag}host": "127.0.0.1"}
+            refuse_taken_ports(Config(**here))
+            there = here | {f"{flag}host": "127.0.0.2"}
+            with pytest.raises(ServingError, match=f"port {port} is in use"):
+                refuse_taken_ports(Config(**there))
 
     def test_two_that_are_one(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         linear(tmp_path / "1")
