@@ -52,7 +52,8 @@ impl Stall {
 pub struct Timer(Option<(Pin<Box<Sleep>>, Seldom)>);
 
 impl Timer {
-    /// Ready once `until` has passed, which is never earlier than the last time.
+    /// Ready once `until` has passed. It must be no earlier than that of the previous call, since the sleep is never
+    /// shortened.
     pub fn poll(&mut self, context: &mut Context<'_>, until: Instant) -> Poll<()> {
         let (sleep, fires) = self.0.get_or_insert_with(|| (Box::pin(sleep_until(until.into())), Seldom::default()));
         fires.poll(context, |context| {

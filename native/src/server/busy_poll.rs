@@ -33,7 +33,8 @@
 //!   instead of 113. The target of 100 us for one caller depends on it.
 //! - Polling: no measurable difference (the ratio of the rates was 0.99) on these busy cores, which never slept deeply;
 //!   with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with another change, it
-//!   took the median from 188 to 88 us (2026-11-26). Try again without it on a machine whose cores stay awake.
+//!   took the median from 188 to 88 us (2026-11-26). If it gains nothing on an idle machine whose cores do not enter deep
+//!   sleep states, remove it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,9 +14,9 @@ MAX_SHAPES = 64
 """The number of answer shapes that one version remembers."""
 
 MAX_ROW_BYTES = 64 << 10
-"""The largest row in bytes that is run if the caller chooses its shape.
+"""The largest row of zeros, in bytes, that is run to learn the shape of an answer without rows.
 
-A request without rows costs its caller nothing.
+It limits only rows whose shape the caller chooses: a request without rows is small, whatever row it describes.
 """
 
 Run = Callable[[Arrays], Awaitable[Arrays]]
