@@ -15,8 +15,8 @@ pub struct Magnitude {
 const LARGEST_HALF: (f64, u16) = (65504.0, 0x7bff);
 
 impl Magnitude {
-    /// `bound` is finite and positive. A bound below the largest half means every finite half: no smaller one is ever
-    /// tested.
+    /// `bound` is finite and positive. Every finite half is within it, whatever it is: all bounds that Python tries
+    /// (`backends/independence/bounded.py`) are larger than the largest half.
     pub fn new(bound: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "what is larger than all floats is limited to them")]
         let float = (bound as f32).min(f32::MAX);

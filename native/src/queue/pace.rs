@@ -32,7 +32,7 @@ pub struct Pace {
     most: usize,
     /// The duration of a single run, the shortest recent one; 0 before there was one.
     each: f64,
-    /// The size of the largest task whose run by itself was brief.
+    /// The size of the largest task whose run, timed individually, was brief.
     briefest: usize,
 }
 

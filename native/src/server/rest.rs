@@ -191,8 +191,8 @@ impl Rest {
         rest::refusal(self.endpoint(), &Status::no_memory(self.budget()))
     }
 
-    /// Puts a call into its queue; None if it may share no batch, or its version is being unloaded: there may already
-    /// be another one.
+    /// Puts a call into its queue. None if Python must handle the call: it may share no batch, Python must decide whether
+    /// to admit it, or its version is being unloaded and another one may serve the model.
     fn put(
         &self,
         headers: &HeaderMap,
