@@ -124,7 +124,7 @@ class TestBatched:
         serve(backend, scene, Options(max_batch_size=1))
 
     def test_inputs_of_different_rows_run_alone_beside_those_that_share_batches(self, tmp_path: Path) -> None:
-        """The model broadcasts an input of one row, such as a mask; TF Serving refuses the request if batching is on."""
+        """The model broadcasts an input of one row. TF Serving refuses such a request if batching is on."""
 
         async def scene(requests: Requests) -> None:
             a, b = np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)
