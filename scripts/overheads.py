@@ -258,7 +258,7 @@ def _verdict(plain: Variant, variant: Variant) -> str:
     share, error = _middle(_shares(plain, variant, _cpu))
     if share <= variant.limit:
         return "yes"
-    return "no" if share - 2 * error > variant.limit else "within the noise"
+    return "no" if share - 2 * error > variant.limit else "not shown"
 
 
 def _row(plain: Variant, variant: Variant) -> str:
