@@ -37,7 +37,8 @@ class Bundle:
         signature: The signature of the encoded payload.
         certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
-        is_logged: Whether a transparency log has recorded it, as it does with keyless signatures.
+        is_keyless: Whether it is by a certificate, and recorded in a transparency log. A log may record a signature by
+            a bare key as well, which needs no entry to be verified.
         content: The whole file.
     """
 
@@ -45,7 +46,7 @@ class Bundle:
     signature: bytes
     certificates: tuple[bytes, ...]
     key_hint: str
-    is_logged: bool
+    is_keyless: bool
     content: bytes
 
     @property
@@ -71,12 +72,13 @@ def read_bundle(content: bytes) -> Bundle:
         (signature,) = envelope["signatures"]
         if envelope["payloadType"] != PAYLOAD_TYPE:
             raise BadSignature(f"it signs {envelope['payloadType']!r}, not {PAYLOAD_TYPE!r}")
+        certificates = tuple(_bytes(each["rawBytes"]) for each in _chain(material))
         return Bundle(
             _bytes(envelope["payload"]),
             _bytes(signature["sig"]),
-            tuple(_bytes(each["rawBytes"]) for each in _chain(material)),
+            certificates,
             str(material.get("publicKey", {}).get("hint") or ""),
-            bool(material.get("tlogEntries")),
+            bool(certificates and material.get("tlogEntries")),
             content,
         )
     except BadSignature:

@@ -39,7 +39,7 @@ class Signers:
         Raises:
             BadSignature: None of the trusted signers made it.
         """
-        if bundle.is_logged and self._keyless is not None:
+        if bundle.is_keyless and self._keyless is not None:
             return read_manifest(self._keyless.verify(bundle.content))
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature

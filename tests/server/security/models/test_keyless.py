@@ -200,6 +200,20 @@ def test_keys_and_identities_side_by_side(service: Sigstore, version: Path, tmp_
     assert "no authority that" in refusal(Opener(Trust(Root(Path("/"), True, by_key), []), KeySource()), version)
 
 
+def test_a_log_entry_does_not_make_a_signature_by_a_key_keyless(
+    service: Sigstore, version: Path, tmp_path: Path
+) -> None:
+    entries = signed(service, version)["verificationMaterial"]["tlogEntries"]
+    (version / "model.sig").unlink()
+    signer = key_pair(tmp_path)
+    file = sign(version, signer.private)
+    bundle = json.loads(file.read_text())
+    bundle["verificationMaterial"]["tlogEntries"] = entries
+    file.write_text(json.dumps(bundle))
+    opener(service, keys=(str(signer.public),)).open(version).close()
+    assert "it was not made with a key that --signature_keys trusts" in refusal(opener(service), version)
+
+
 def test_a_root_has_identities_of_its_own(service: Sigstore, version: Path, tmp_path: Path) -> None:
     file = tmp_path / "roots.toml"
     file.write_text(
