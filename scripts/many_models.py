@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -20,7 +21,7 @@ from onnx.numpy_helper import from_array
 from headrace_client import Client
 from headrace_protos import ModelServerConfig
 from scripts.bench.machine import description
-from scripts.bench.process import free_port
+from scripts.bench.process import Server, free_port, running
 
 COUNT = 2000
 WIDTH = 32
@@ -132,7 +133,7 @@ def make_models(root: Path, count: int) -> list[Path]:
         onnx.save_model(_network(random), str(path))
         paths.append(path)
         config.model_config_list.config.add(name=name, base_path=str(root / name), model_platform="tensorflow")
-    (root / "models.config").write_text(str(config))
+    (root / "model.config").write_text(str(config))
     (root / "monitoring.config").write_text("prometheus_config { enable: true }")
     return paths
 
@@ -162,111 +163,96 @@ def bare_sessions(root: Path, paths: list[Path], options: str) -> Bare:
     return Bare(*json.loads(ended.stdout))
 
 
-class Process:
-    """A server with the models."""
+@contextmanager
+def serving(root: Path) -> Iterator["Serving"]:
+    """A server with the models of a configuration in a folder, which is ready.
 
-    def __init__(self, root: Path) -> None:
-        self.port, self.rest_port = free_port(), free_port()
-        command = [
-            str(Path(sys.executable).with_name("headrace")),
-            "serve",
-            f"--port={self.port}",
-            f"--rest_api_port={self.rest_port}",
-            f"--model_config_file={root / 'models.config'}",
-            f"--monitoring_config_file={root / 'monitoring.config'}",
-        ]
-        self.log = root / "log"
-        self._began = time.monotonic()
-        self._process = subprocess.Popen(command, stderr=self.log.open("wb"))
-        self._task = Path("/proc", str(self._process.pid))
+    Raises:
+        RuntimeError: It ended with another status than 0 after SIGTERM.
+    """
+    rest = free_port()
 
-    def wait_for(self, words: str) -> None:
-        """Waits for a text in its log.
+    def command(port: int) -> Sequence[str]:
+        files = [f"--{name}_config_file={root / name}.config" for name in ("model", "monitoring")]
+        program = str(Path(sys.executable).with_name("headrace"))
+        return [program, "serve", f"--port={port}", f"--rest_api_port={rest}", *files]
 
-        Raises:
-            TimeoutError: The text did not appear.
-        """
-        end = time.monotonic() + PATIENCE
-        while words not in self.log.read_text(errors="replace"):
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise TimeoutError(f"{words!r} is not in the log: {self.log.read_text()[-2000:]}")
-            time.sleep(0.05)
+    began = time.monotonic()
+    with running(command, root / "log", PATIENCE) as server:
+        _await_in_log(server, "Exporting HTTP")
+        yield Serving(server, rest, time.monotonic() - began, server.cpu_seconds())
+    if server.process.returncode:
+        raise RuntimeError(f"it ended with status {server.process.returncode}: {server.log.read_text()[-2000:]}")
 
-    def ready(self) -> tuple[float, float]:
-        """Waits until it serves; returns the seconds that it took, and those of CPU time."""
-        self.wait_for("Exporting HTTP")
-        return time.monotonic() - self._began, self.cpu
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that is ready.
+
+    Attributes:
+        server: Its process.
+        rest_port: The port of its metrics page.
+        ready: The seconds from its start until it was ready.
+        ready_cpu: The seconds of CPU time that it had used by then.
+    """
+
+    server: Server
+    rest_port: int
+    ready: float
+    ready_cpu: float
 
     @property
     def threads(self) -> int:
         """The number of its threads."""
-        return len(list((self._task / "task").iterdir()))
-
-    @property
-    def megabytes(self) -> float:
-        """Its resident memory."""
-        pages = int((self._task / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-    @property
-    def cpu(self) -> float:
-        """The seconds of CPU time that it has used."""
-        fields = (self._task / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return len(os.listdir(f"/proc/{self.server.process.pid}/task"))
 
     def cpu_of(self, act: Callable[[], object]) -> float:
         """The seconds of CPU time that it uses during a period."""
-        before = self.cpu
+        before = self.server.cpu_seconds()
         act()
-        return self.cpu - before
+        return self.server.cpu_seconds() - before
 
-    def end(self) -> float:
-        """Sends SIGTERM; returns the seconds until it exits."""
-        began = time.monotonic()
-        self._process.terminate()
-        status = self._process.wait(PATIENCE)
-        if status:
-            raise RuntimeError(f"it ended with status {status}: {self.log.read_text()[-2000:]}")
-        return time.monotonic() - began
+    def page(self) -> bytes:
+        """Its metrics page."""
+        with urlopen(f"http://127.0.0.1:{self.rest_port}{PAGE}", timeout=PATIENCE) as answer:
+            page: bytes = answer.read()
+            return page
 
-    def kill(self) -> None:
-        """Kills it, unless it has already exited."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+
+def _await_in_log(server: Server, words: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while words not in server.log.read_text(errors="replace"):
+        if server.process.poll() is not None or time.monotonic() > end:
+            raise TimeoutError(f"{words!r} is not in the log: {server.log.read_text()[-2000:]}")
+        time.sleep(0.05)
 
 
 def first_of(root: Path) -> tuple[float, float]:
     """The seconds, and the seconds of CPU time, until a server with only the first model is ready."""
     config = ModelServerConfig()
-    text_format.Parse((root / "models.config").read_text(), config)
+    text_format.Parse((root / "model.config").read_text(), config)
     del config.model_config_list.config[1:]
     folder = root / "first"
     folder.mkdir()
-    (folder / "models.config").write_text(str(config))
+    (folder / "model.config").write_text(str(config))
     (folder / "monitoring.config").write_text((root / "monitoring.config").read_text())
-    server = Process(folder)
-    try:
-        return server.ready()
-    finally:
-        server.kill()
+    with serving(folder) as first:
+        return first.ready, first.ready_cpu
 
 
 def served(root: Path, count: int, bare: Mapping[str, Bare], first: tuple[float, float]) -> list[Figure]:
     """The figures of a server with all models; `first` as `first_of` returns it."""
-    server = Process(root)
-    try:
-        ready, ready_cpu = server.ready()
-        with Client(f"127.0.0.1:{server.port}", timeout=PATIENCE) as client:
+    with serving(root) as own:
+        with Client(own.server.address, timeout=PATIENCE) as client:
             x = np.ones((1, WIDTH), np.float32)
             client.predict(f"model{count - 1:05d}", {"x": x})
-        threads, megabytes = server.threads, server.megabytes
-        idle = server.cpu_of(lambda: time.sleep(IDLE_SECONDS)) / IDLE_SECONDS
-        page = _page(server)
-        scrape = server.cpu_of(lambda: [_page(server) for _ in range(SCRAPES)]) / SCRAPES
-        ended = server.end()
-    finally:
-        server.kill()
+        threads, megabytes = own.threads, own.server.family_rss_bytes() / 1e6
+        idle = own.cpu_of(lambda: time.sleep(IDLE_SECONDS)) / IDLE_SECONDS
+        page = own.page()
+        scrape = own.cpu_of(lambda: [own.page() for _ in range(SCRAPES)]) / SCRAPES
+        asked_to_end = time.monotonic()
+    ended = time.monotonic() - asked_to_end
+    ready, ready_cpu = own.ready, own.ready_cpu
     return [
         Figure(
             "seconds until it is ready, relative to bare sessions with defaults", ready / bare["defaults"].seconds, 1.3
@@ -288,12 +274,6 @@ def served(root: Path, count: int, bare: Mapping[str, Bare], first: tuple[float,
         Figure("bytes of the metrics page, one model called once", len(page)),
         Figure("ms of CPU time for a scrape", scrape * 1e3),
     ]
-
-
-def _page(server: Process) -> bytes:
-    with urlopen(f"http://127.0.0.1:{server.rest_port}{PAGE}", timeout=PATIENCE) as answer:
-        page: bytes = answer.read()
-        return page
 
 
 def report(machine: str, count: int, bare: Mapping[str, Bare], figures: list[Figure]) -> str:
