@@ -66,8 +66,13 @@ class Bins:
         return np.bincount(numbers, minlength=len(self.shares)).astype(np.float64)
 
     def index(self, counts: npt.NDArray[np.float64]) -> float:
-        """The population stability index of counted values: 0 for the profile's own shares, above 0.2 for a shift."""
-        found = _shares(counts / max(counts.sum(), 1))
+        """The population stability index of counted values: 0 for the profile's own shares, above 0.2 for a shift.
+
+        0 if there are no values, which say nothing about a shift.
+        """
+        if not counts.any():
+            return 0.0
+        found = _shares(counts / counts.sum())
         return float(np.sum((found - self.shares) * np.log(found / self.shares)))
 
 

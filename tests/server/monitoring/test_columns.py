@@ -95,6 +95,13 @@ def test_rows_of_another_size_are_left_out() -> None:
     assert columns.told()["missing"] == 0
 
 
+def test_an_input_without_rows_has_not_moved() -> None:
+    """Of two categories and of numbers; an optional input may be in no request."""
+    words: Array = np.array([["red", "a"], ["green", "a"], ["green", "a"]] * 100, object)
+    for values in (words, PROFILED):
+        assert Columns(bins_of(values)).told() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}
+
+
 def test_later_rows_weigh_more() -> None:
     bins = bins_of(PROFILED)
     columns = Columns(bins)
