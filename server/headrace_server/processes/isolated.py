@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Ended, Message, Unread
 from headrace_server.processes.streams import Stream
 from headrace_server.processes.worker import ENDS_WITHIN, Worker
+
+T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds that a run waits for a process to be restarted."""
@@ -111,34 +114,15 @@ class IsolatedBackend:
         Raises:
             ServingError: As for `run`; the time limit of a run applies to each answer.
         """
-        placed, held = await self._placed(inputs)
+        placed, held = await _in_thread(partial(self._memory.place, inputs), lambda both: self._memory.abandon(both[1]))
         try:
-            stream, worker = await self._opened(signature, outputs, placed)
+            opening = partial(self._open_stream, signature, outputs, placed)
+            stream, worker = await _in_thread(opening, lambda both: both[0].close())
             async with aclosing(self._answers(stream, worker)) as answers:
                 async for answer in answers:
                     yield answer
         finally:
             self._memory.abandon(held)  # not reused, since the model may have kept them
-
-    async def _placed(self, inputs: Arrays) -> tuple[Sequence[Placed], list[Array]]:
-        placing = asyncio.create_task(asyncio.to_thread(self._memory.place, inputs))
-        try:
-            return await asyncio.shield(placing)
-        except asyncio.CancelledError:
-            placing.add_done_callback(self._abandon_placed)  # the thread goes on although its caller has left
-            raise
-
-    def _abandon_placed(self, placing: "asyncio.Task[tuple[tuple[Placed, ...], list[Array]]]") -> None:
-        if not placing.cancelled() and placing.exception() is None:
-            self._memory.abandon(placing.result()[1])
-
-    async def _opened(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open_stream, signature, outputs, placed))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unread)  # the thread goes on although its caller has left
-            raise
 
     async def _answers(self, stream: Stream, worker: Worker) -> AsyncGenerator[Arrays, None]:
         seconds = self._isolation.run_timeout or None
@@ -258,6 +242,16 @@ class IsolatedBackend:
         return RunLost(code, f"{self._isolation.name}: {text}")
 
 
-def _close_unread(opening: "asyncio.Future[tuple[Stream, Worker]]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].close()
+async def _in_thread(function: Callable[[], T], discard: Callable[[T], object]) -> T:
+    """Runs a function in a thread, which goes on if the caller is cancelled; its result is then discarded."""
+    running = asyncio.create_task(asyncio.to_thread(function))
+
+    def discard_result(ended: asyncio.Task[T]) -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            discard(ended.result())
+
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.add_done_callback(discard_result)
+        raise

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from threading import Lock
 
 from headrace_batching.task import Array, Arrays
+from headrace_server.processes.lending import views
 from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Message, Slot
 
@@ -90,7 +91,7 @@ class Stream:
 
     def copy(self, message: Message) -> Arrays:
         """The arrays of an answer, copied from memory that the process reuses."""
-        return {own.alias: _own(self._slot.mapped.array(own)) for own in message.placed}
+        return {alias: _own(array) for alias, array in views(message, self._slot.mapped).items()}
 
     def close(self) -> None:
         """Asks for no more answers, which closes the model's generator."""

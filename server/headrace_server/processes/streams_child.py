@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import Streaming
+from headrace_server.processes.lending import views
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Ended, Message, Slot
 
@@ -79,4 +80,4 @@ class _Streams:
 
     def _answers(self, slot: Slot, request: Message) -> AsyncGenerator[Arrays, None]:
         signature, outputs = request.content
-        return self._backend.stream(signature, {own.alias: slot.mapped.array(own) for own in request.placed}, outputs)
+        return self._backend.stream(signature, views(request, slot.mapped), outputs)
