@@ -325,14 +325,14 @@ class Servable:
         memory = MEMORY.get()
         if memory is None or isinstance(self._backend, Ensemble) or _has_no_elements(inputs):
             return await self._run(signature, inputs, outputs, call)
-        rows = shared_rows(inputs) if self.signatures[signature].batched else None
+        rows = (shared_rows(inputs) if self.signatures[signature].batched else None) or 1
         try:
-            memory.reserve(self._sizes.expected(signature, outputs, rows or 1))
+            memory.reserve(self._sizes.expected(signature, outputs, rows))
         except NeverFits:
             self._sizes.doubt(signature, outputs)
             raise
         computed = await self._run(signature, inputs, outputs, call)
-        self._sizes.learn(signature, computed, rows or 1)
+        self._sizes.learn(signature, computed, rows)
         return computed
 
     async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:

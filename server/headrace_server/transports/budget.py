@@ -1,7 +1,6 @@
 """A limit on the memory that the server holds for callers, for transports other than the native one."""
 
 from collections import deque
-from collections.abc import Callable
 from typing import Self
 
 from headrace_protos import Code
@@ -86,14 +85,18 @@ class Held:
         Raises:
             ServingError: As for `grow`; `NeverFits` if the call could not get so much even without any other.
         """
-        self._reserved.append(self._take(COPIES * size, self.size))
+        self._reserved.append(self.take(COPIES * size, self.size))
 
     def apart(self) -> "Part":
         """What one of several requests on the call holds."""
-        return Part(self._take, self.shrink)
+        return Part(self)
 
-    def _take(self, size: int, own: int) -> int:
-        """Takes more bytes for a request that holds `own`; returns how many."""
+    def take(self, size: int, own: int) -> int:
+        """Takes more bytes for a request that holds `own`; returns how many.
+
+        Raises:
+            ServingError: As for `reserve`.
+        """
         try:
             self.grow(size)
         except ServingError as error:
@@ -132,27 +135,21 @@ class Held:
 
 
 class Part:
-    """What one of several requests on a call holds; it counts as held by the call.
+    """What one of several requests on a call holds; it counts as held by the call."""
 
-    Args:
-        take: Takes bytes for a request that holds so many; returns how many.
-        shrink: Returns bytes.
-    """
-
-    def __init__(self, take: Callable[[int, int], int], shrink: Callable[[int], None]) -> None:
-        self._take = take
-        self._shrink = shrink
+    def __init__(self, call: Held) -> None:
+        self._call = call
         self._size = 0
 
     def reserve(self, size: int) -> None:
         """As `Held.reserve`."""
-        self._size += self._take(COPIES * size, self._size)
+        self._size += self._call.take(COPIES * size, self._size)
 
     def apart(self) -> "Part":
         """What one of several requests within it holds."""
-        return Part(self._take, self._shrink)
+        return Part(self._call)
 
     def release(self) -> None:
         """Returns all bytes; it may be called again."""
-        self._shrink(self._size)
+        self._call.shrink(self._size)
         self._size = 0
