@@ -30,13 +30,25 @@ class _Mallinfo2(ctypes.Structure):
     )
 
 
+def resident_memory(process: Path = Path("/proc/self")) -> int:
+    """The resident bytes of a process.
+
+    Args:
+        process: The folder of the process in /proc.
+
+    Raises:
+        OSError: The system has no /proc.
+    """
+    return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def read_memory(process: Path = Path("/proc/self")) -> dict[str, int]:
     """Bytes by kind: `resident`, and, if the C library is glibc, `heap_used`, `heap_free` and `heap_mapped`.
 
     Args:
         process: The folder of the process in /proc.
     """
-    found = {"resident": int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    found = {"resident": resident_memory(process)}
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
     if mallinfo is not None:
         mallinfo.restype = _Mallinfo2

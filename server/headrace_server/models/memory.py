@@ -2,13 +2,11 @@
 
 import asyncio
 import ctypes
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
-from headrace_server.metrics.heap import read_memory
+from headrace_server.metrics.heap import read_memory, resident_memory
 
 LOOK_SECONDS = 5.0
 
@@ -39,7 +37,7 @@ def release() -> None:
 def resident() -> int:
     """The resident bytes of this process; 0 if the system has no /proc."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_memory()
     except OSError:
         return 0
 
