@@ -24,6 +24,7 @@ from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.patience import Patience
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
+    CPU,
     CUDA,
     FATAL,
     GPU_LIBRARIES,
@@ -84,7 +85,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     session, needs = _session(files, providers, options)
     graph = read_graph(model, _runtime_version(), options.shared)
     files.check_whole()
-    on_cpu = session.get_providers() == ["CPUExecutionProvider"]
+    on_cpu = session.get_providers() == [CPU]
     any_rank = None if graph is None else graph.any_rank
     found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
     signatures = found.by_name
@@ -211,7 +212,7 @@ class OnnxBackend:
     @property
     def exact(self) -> bool:
         """Whether it runs only on the CPU."""
-        return self._session is not None and self._session.get_providers() == ["CPUExecutionProvider"]
+        return self._session is not None and self._session.get_providers() == [CPU]
 
     def rows_are_apart(self, signature: str) -> bool:
         """Whether the graph proves it for each of the signature's outputs."""

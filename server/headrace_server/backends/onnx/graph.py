@@ -94,9 +94,10 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
     with FileBytes(model) as file:
         try:
             structure = read_structure(file)
-            if structure is None or shared is None:
-                return None if structure is None else _graph(structure, runtime)
-            return shared.get(("onnx graph", structure.key, runtime), partial(_graph, structure, runtime))
+            if structure is None:
+                return None
+            make = partial(_graph, structure, runtime)
+            return make() if shared is None else shared.get(("onnx graph", structure.key, runtime), make)
         except (DecodeError, ValueError, IndexError, KeyError):
             return None
 

@@ -67,9 +67,8 @@ def read_structure(content: Content) -> Structure | None:
     for message in (graph, *functions):
         message.DiscardUnknownFields()  # nothing can be derived from a field that these classes do not have
         data = message.SerializeToString(deterministic=True)
-        digest.update(
-            len(data).to_bytes(8, "little")
-        )  # where one ends is not in the data: a function may look like nodes
+        # The data do not say where they end, and those of a function may look like nodes.
+        digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return Structure(graph, functions, digest.digest())
 
