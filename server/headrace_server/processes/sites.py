@@ -72,15 +72,16 @@ class Sites:
                 array = site.array
                 if holders(array) <= ALONE + 1:  # only the variable and the site refer to it
                     return array
-        size = prod(shape) * np.dtype(dtype).itemsize
-        if not 0 < size <= MOST_BYTES or np.dtype(dtype).hasobject:
+        dtype = np.dtype(dtype)
+        size = prod(shape) * dtype.itemsize
+        if not _is_kept(size, dtype):
             return self._create(shape, dtype)
         with self._lock:
-            return self._new(shape, np.dtype(dtype), size)
+            return self._new(shape, dtype, size)
 
     def takes(self, array: Array) -> bool:
         """Whether arrays like this one are kept."""
-        return 0 < array.nbytes <= MOST_BYTES and not array.dtype.hasobject
+        return _is_kept(array.nbytes, array.dtype)
 
     def of(self, array: Array) -> Site | None:
         """The site of an array; None if it has none, such as a view."""
@@ -115,6 +116,10 @@ class Sites:
         site = self._by_id[id(array)] = Site(array)
         self._sites.setdefault((shape, dtype), []).append(site)
         return array
+
+
+def _is_kept(size: int, dtype: np.dtype[Any]) -> bool:
+    return 0 < size <= MOST_BYTES and not dtype.hasobject
 
 
 class _Block(np.ndarray[Any, Any]):
