@@ -1,7 +1,6 @@
 """Threads that load and unload versions until the loaded versions are the aspired ones."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,10 +10,10 @@ from pathlib import Path
 from threading import Thread
 
 from headrace_protos import Code
-from headrace_server.errors import LoadError, ServingError, status_of, unreadable
+from headrace_server.errors import ServingError
 from headrace_server.models.action_threads import QUICK_SECONDS, ActionThread, ActionThreads
 from headrace_server.models.agenda import Agenda
-from headrace_server.models.attempts import Attempt
+from headrace_server.models.attempts import Attempt, failure_of
 from headrace_server.models.ensemble import Unready
 from headrace_server.models.files_state import files_state
 from headrace_server.models.freeing import free, free_in_time
@@ -33,9 +32,6 @@ LoadVersion = Callable[[str, int, Path], Servable]
 
 UNREADY_SECONDS = 0.1
 """Seconds after which a version that waits for other models is tried again."""
-
-FAULTY_FILES = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND, Code.DATA_LOSS})
-"""The codes of a `LoadError` whose reason is in the version's files: they are corrupt, unknown or missing."""
 
 CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
 
@@ -237,7 +233,7 @@ class Acting:
             self._wait(name, version, attempt, error)
             return
         except BaseException as error:  # a model that calls sys.exit must not end the manager
-            self._load_failed(name, version, attempt, _failure(error))
+            self._load_failed(name, version, attempt, failure_of(error))
             return
         # Logged before the version is AVAILABLE, since whoever waits for that may read the log next.
         took = (time.monotonic() - began) * 1e3
@@ -249,7 +245,7 @@ class Acting:
         except Exception as error:  # a version that a listener cannot serve must not end it either
             free(servable)
             release_memory()
-            self._load_failed(name, version, attempt, _failure(error))
+            self._load_failed(name, version, attempt, failure_of(error))
             return
         if not admitted:
             self._end_cancelled(name, version, servable)
@@ -290,7 +286,8 @@ class Acting:
 
     def _load_failed(self, name: str, version: int, attempt: Attempt, error: ServingError) -> None:
         attempt.failures += 1
-        left = 0 if self._is_lasting(attempt, error) else self._options.max_num_load_retries + 1 - attempt.failures
+        is_lasting = not self._options.retries_faulty_files and attempt.is_faulty(error)
+        left = 0 if is_lasting else self._options.max_num_load_retries + 1 - attempt.failures
         with self._changed:
             model = self._models.by_name[name]
             if attempt.cancelled:
@@ -301,12 +298,6 @@ class Acting:
                 self._try_again(model, version, error, left)
         if is_news:
             log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
-
-    def _is_lasting(self, attempt: Attempt, error: ServingError) -> bool:
-        """Whether another try would fail in the same way, as long as the version's files do not change."""
-        if self._options.retries_faulty_files or not isinstance(error, LoadError) or error.code not in FAULTY_FILES:
-            return False
-        return files_state(attempt.path) == attempt.files
 
     def _try_again(self, model: Model, version: int, error: ServingError, left: int) -> None:
         if left <= 0:
@@ -340,13 +331,3 @@ class Acting:
         self._give_back(name, version)
         with self._changed:
             self._models.by_name[name].end(version)
-
-
-def _failure(error: BaseException) -> ServingError:
-    if isinstance(error, OSError) and error.filename is not None:
-        return unreadable(os.fsdecode(error.filename), error)
-    if isinstance(error, LoadError):
-        return LoadError(error.code, error.message)  # a copy: the traceback holds what the load had in memory
-    if isinstance(error, Exception):
-        return ServingError(*status_of(error))
-    return ServingError(Code.INTERNAL, f"the model raised {error!r}")

@@ -1,9 +1,15 @@
 """Loads that are not finished, and the errors of those that failed."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace_server.models.files_state import FilesState
+from headrace_protos import Code
+from headrace_server.errors import LoadError, ServingError, status_of, unreadable
+from headrace_server.models.files_state import FilesState, files_state
+
+FAULTY_FILES = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND, Code.DATA_LOSS})
+"""The codes of a `LoadError` whose reason is in the version's files: they are corrupt, unknown or missing."""
 
 LONGEST_PAUSE = 60.0
 """Seconds after which a failed version whose files have changed is tried again at the latest."""
@@ -54,3 +60,22 @@ class Attempt:
     error: Exception | None = None
     due: float | None = None
     cancelled: bool = False
+
+    def is_faulty(self, error: ServingError) -> bool:
+        """Whether the last try failed with this error because of the version's files, which have not changed since."""
+        is_theirs = isinstance(error, LoadError) and error.code in FAULTY_FILES
+        return is_theirs and files_state(self.path) == self.files
+
+
+def failure_of(error: BaseException) -> ServingError:
+    """The error to report for one that a load has raised.
+
+    It is a new object, since the traceback of the raised one holds what the load had in memory.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return unreadable(os.fsdecode(error.filename), error)
+    if isinstance(error, LoadError):
+        return LoadError(error.code, error.message)
+    if isinstance(error, Exception):
+        return ServingError(*status_of(error))
+    return ServingError(Code.INTERNAL, f"the model raised {error!r}")
