@@ -45,6 +45,7 @@ from headrace_server.monitoring.metric_pages import (
 )
 from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.monitoring.traces import make_tracer
+from headrace_server.security.gate import Gate
 from headrace_server.security.models.names import MODEL_KEYS_VARIABLE
 from headrace_server.security.options import make_gate, make_opener
 from headrace_server.services.health import HealthService
@@ -101,12 +102,7 @@ class Server:
         self._own_metrics: tuple[Metric, ...] = ()
         self._pages = metric_pages(config, self._metrics, self.metrics)
         self._queue = make_queue(self._transport_name)
-        audits = bool(config.audit_log)
-        self._gate = (
-            make_gate(config.auth, config.audit_log, make_verdicts(self._transport_name, audits=audits))
-            if config.auth.guards or audits
-            else None
-        )
+        self._gate = self._make_gate()
         self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, marked=self._transport_name == "native")
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
@@ -210,6 +206,13 @@ class Server:
         await self._trimmer.stop()
         await self._profiler.close()
         await asyncio.to_thread(self._free)
+
+    def _make_gate(self) -> Gate | None:
+        """The gate that all calls pass through; None if none are refused, nor written to an audit log."""
+        auth, audit_log = self._config.auth, self._config.audit_log
+        if not auth.guards and not audit_log:
+            return None
+        return make_gate(auth, audit_log, make_verdicts(self._transport_name, audits=bool(audit_log)))
 
     def _endpoint(self, services: Sequence[Service]) -> Endpoint:
         config = self._config
