@@ -165,7 +165,7 @@ class Loader:
         return IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
-        if model is NOTHING_SAID and batching is self._backend.batching:
+        if model is NOTHING_SAID and batching is self._batching:
             return self._backend
         return replace(
             self._backend,

@@ -19,7 +19,7 @@ from headrace_server.processes.keeper import Keeper, Place, Places
 from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Ended, Message, Unread
 from headrace_server.processes.streams import Stream
-from headrace_server.processes.worker import ENDS_WITHIN, Worker
+from headrace_server.processes.worker import ENDS_WITHIN, Worker, fit_batching
 
 T = TypeVar("T")
 
@@ -206,8 +206,7 @@ class IsolatedBackend:
             if place is None:
                 break
             try:
-                place.slot.send("fit", options)
-                fitted: Options = place.slot.receive().content[0]
+                fitted = fit_batching(place.slot, options)
             except Ended:
                 place.slot.close()
                 continue

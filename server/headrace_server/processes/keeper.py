@@ -14,7 +14,7 @@ from headrace_server.processes.lending import Borrower
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Slot
 from headrace_server.processes.streams import WorkerStreams
-from headrace_server.processes.worker import Worker
+from headrace_server.processes.worker import Worker, fit_batching
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Keeper:
         """Loads the model, with a slot for each run that it supports at the same time."""
         loaded = worker.load(self._job)
         options = self._job.options.batching or Options(max_batch_size=1)
-        at_once = worker.fit(options).batches_at_once
+        at_once = fit_batching(worker.first, options).batches_at_once
         slots = [worker.first, *(worker.open_slot() for _ in range(at_once - 1))]
         if not self.loaded.done():
             self.loaded.set_result(loaded)

@@ -82,16 +82,6 @@ class Worker:
             _close(message)
         return loaded
 
-    def fit(self, options: Options) -> Options:
-        """Asks the model's own `fit_batching` for the parameters.
-
-        Raises:
-            Ended: The process has ended.
-        """
-        self.first.send("fit", options)
-        fitted: Options = self.first.receive().content[0]
-        return fitted
-
     def open_slot(self) -> Slot:
         """Creates a slot for one more run at the same time.
 
@@ -173,6 +163,17 @@ class Worker:
         with self._process.stdout as output:
             while line := output.readline(MAX_LINE):
                 log.info("%s: %s", self._name, line.rstrip(b"\r\n").decode(errors="replace"))
+
+
+def fit_batching(slot: Slot, options: Options) -> Options:
+    """Asks the model's own `fit_batching` for the parameters.
+
+    Raises:
+        Ended: The process has ended.
+    """
+    slot.send("fit", options)
+    fitted: Options = slot.receive().content[0]
+    return fitted
 
 
 def _environment() -> dict[str, str]:
