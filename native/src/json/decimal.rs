@@ -141,9 +141,7 @@ impl Rounded {
 
     fn quickly(value: f64, count: u32) -> Option<Self> {
         let (mantissa, exponent) = parts(value)?;
-        let bits = 63 - mantissa.leading_zeros() as i32 + exponent;
-        // log10(2), so that the result is the power or one less.
-        let mut power = ((i64::from(bits) * 315_653) >> 20) as i32;
+        let mut power = least_power(63 - mantissa.leading_zeros() as i32 + exponent);
         let most = 10_u64.pow(count);
         let last = count as i32 - 1;
         let mut scaled = Scaled::of(mantissa, exponent, last - power)?;
@@ -248,6 +246,13 @@ fn parts(value: f64) -> Option<(u64, i32)> {
     let mantissa = (bits & ((1 << FRACTION) - 1)) | 1 << FRACTION;
     let zeros = mantissa.trailing_zeros();
     (exponent > 0).then_some((mantissa >> zeros, exponent - 1075 + zeros as i32))
+}
+
+/// The power of ten of the first digit of a number from `2^exponent` up to twice that, or one less.
+#[inline(always)]
+pub fn least_power(exponent: i32) -> i32 {
+    // Multiplies by log10(2), rounded down.
+    ((i64::from(exponent) * 315_653) >> 20) as i32
 }
 
 /// A number times a power of ten: its integer part, and how the remainder compares to a half.

@@ -1,6 +1,6 @@
 //! Writes most floats between 0.0001 and a billion, using integers of 64 bits.
 
-use super::decimal::LONGEST;
+use super::decimal::{LONGEST, least_power};
 
 /// The number of digits that distinguish any two floats, and the bounds of integers with that many digits.
 const DIGITS: i32 = 9;
@@ -46,8 +46,7 @@ fn nine_digits(value: f32) -> Option<(u64, i32)> {
     const FRACTION: u32 = 23;
     let bits = value.to_bits();
     let exponent = (bits >> FRACTION) as i32 - 127;
-    // Multiplies by log10(2), rounded down: the result is the power, or one less.
-    let mut power = ((i64::from(exponent) * 315_653) >> 20) as i32;
+    let mut power = least_power(exponent);
     let mantissa = u64::from(bits & ((1 << FRACTION) - 1) | 1 << FRACTION);
     let mut scaled = Scaled::of(mantissa, exponent - FRACTION as i32, DIGITS - 1 - power)?;
     if scaled.whole >= MOST {

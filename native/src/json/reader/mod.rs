@@ -1,5 +1,6 @@
 //! Parses JSON that every parser treats alike; anything that parsers differ on is None, for a more careful parser.
 
+mod digits;
 mod numbers;
 mod strings;
 

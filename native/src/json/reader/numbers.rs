@@ -1,6 +1,7 @@
 //! Numbers: integers of up to 64 bits, and the nearest doubles.
 
 use super::Reader;
+use super::digits::{POWERS, digit, eight_digits, few_digits};
 use crate::json::TENS;
 
 /// A number of digits that always fits into 64 bits.
@@ -104,16 +105,8 @@ impl Reader<'_> {
         let mut exponent = 0;
         let whole = text[at] != b'.';
         if !whole {
-            at += 1;
-            let from = at;
-            while at < from + 24 {
-                let (value, count) = few_digits(*text[at..].first_chunk()?);
-                mantissa = mantissa.wrapping_mul(POWERS[count]).wrapping_add(value);
-                at += count;
-                if count < 8 {
-                    break;
-                }
-            }
+            let from = at + 1;
+            (mantissa, at) = fraction(text, from, mantissa)?;
             exponent = from as i32 - at as i32;
         }
         let begins_well = before == 1 || before > 1 && text[start] != b'0';
@@ -189,10 +182,8 @@ impl Reader<'_> {
             value = value.wrapping_mul(100_000_000).wrapping_add(eight);
             self.at += 8;
         }
-        while let Some(digit) = self.byte().map(|byte| byte.wrapping_sub(b'0'))
-            && digit < 10
-        {
-            value = value.wrapping_mul(10).wrapping_add(digit.into());
+        while let Some(digit) = self.byte().and_then(digit) {
+            value = value.wrapping_mul(10).wrapping_add(digit);
             self.at += 1;
         }
         value
@@ -240,59 +231,28 @@ impl Written {
     }
 }
 
+/// Adds the digits at a position, at most 24 of them, to those of `mantissa`, and returns the position after them. None if
+/// the text ends before that.
+#[inline(always)]
+fn fraction(text: &[u8; AHEAD], from: usize, mut mantissa: u64) -> Option<(u64, usize)> {
+    let mut at = from;
+    while at < from + 24 {
+        let (value, count) = few_digits(*text[at..].first_chunk()?);
+        mantissa = mantissa.wrapping_mul(POWERS[count]).wrapping_add(value);
+        at += count;
+        if count < 8 {
+            break;
+        }
+    }
+    Some((mantissa, at))
+}
+
 /// Whether all doubles that are at most three away from this one round to the same float, which is a normal one.
 fn rounds_alike(value: f64) -> bool {
     const REST: u64 = (1 << 29) - 1;
     const HALF: u64 = 1 << 28;
     let rest = value.to_bits() & REST;
     (f64::from(f32::MIN_POSITIVE)..f64::from(f32::MAX)).contains(&value) && rest.abs_diff(HALF) > 3
-}
-
-/// Powers of ten for at most eight digits.
-const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-
-const ZEROS: u64 = 0x3030_3030_3030_3030;
-
-fn digit(byte: u8) -> Option<u64> {
-    let digit = byte.wrapping_sub(b'0');
-    (digit < 10).then_some(digit.into())
-}
-
-/// The value of eight digits; None if one of the bytes is not a digit.
-fn eight_digits(text: [u8; 8]) -> Option<u64> {
-    let text = u64::from_le_bytes(text);
-    (other_than_digits(text) == 0).then(|| joined(text ^ ZEROS))
-}
-
-/// The value and the number of the digits that some text begins with.
-#[inline(always)]
-fn few_digits(text: [u8; 8]) -> (u64, usize) {
-    let text = u64::from_le_bytes(text);
-    match other_than_digits(text) {
-        0 => (joined(text ^ ZEROS), 8),
-        others => match others.trailing_zeros() / 8 {
-            0 => (0, 0),
-            // The shift removes what follows the digits, and puts zeros before them.
-            count => (joined((text ^ ZEROS) << (64 - 8 * count)), count as usize),
-        },
-    }
-}
-
-/// Zero if all eight bytes are digits. Otherwise the lowest bit that is set belongs to the first byte that is not a
-/// digit.
-fn other_than_digits(text: u64) -> u64 {
-    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    /// Makes each byte above `9` carry into its high half, and at worst into the next byte.
-    const SIX: u64 = 0x0606_0606_0606_0606;
-    ((text & HIGH) ^ ZEROS) | ((text.wrapping_add(SIX) & HIGH) ^ ZEROS)
-}
-
-/// The number with these eight digits, of which the first is in the lowest byte.
-fn joined(digits: u64) -> u64 {
-    // Neighbours are combined: the first is multiplied by ten, then by a hundred, then by ten thousand.
-    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
 }
 
 #[cfg(test)]
@@ -378,31 +338,6 @@ mod tests {
                 let text = &text[..digits];
                 let expected = text.parse::<f64>().unwrap() as f32;
                 assert_eq!(Reader::new(text.as_bytes()).single(), Some(expected), "{text}");
-            }
-        }
-    }
-
-    #[test]
-    fn eight_digits_at_once() {
-        assert_eq!(eight_digits(*b"12345678"), Some(12_345_678));
-        assert_eq!((eight_digits(*b"00000000"), eight_digits(*b"99999999")), (Some(0), Some(99_999_999)));
-        for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
-            for at in 0..8 {
-                let mut text = *b"99999999";
-                text[at] = byte;
-                assert_eq!(eight_digits(text), None, "{byte} at {at}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_few_digits_at_once() {
-        assert_eq!(few_digits(*b"12345678"), (12_345_678, 8));
-        for count in 0..8_usize {
-            for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
-                let mut text = *b"98765432";
-                text[count] = byte;
-                assert_eq!(few_digits(text), (98_765_432 / POWERS[8 - count], count), "{byte} at {count}");
             }
         }
     }
