@@ -44,22 +44,14 @@ mod tests {
     use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Poll, Wake};
+    use std::task::{Context, Poll};
 
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::counted::Counted;
 
     #[test]
     fn many_items_are_taken_after_one_wake() {
-        let (handover, runner) = (Handover::default(), Arc::new(Count::default()));
+        let (handover, runner) = (Handover::default(), Arc::new(Counted::default()));
         let taken = AtomicUsize::new(0);
         let runner_waker = runner.clone().into();
         let mut context = Context::from_waker(&runner_waker);
@@ -69,7 +61,7 @@ mod tests {
         assert_eq!(run.as_mut().poll(&mut context), Poll::Pending);
         for round in 1..=2 {
             (0..10).for_each(|_| handover.put(1));
-            assert_eq!(runner.0.load(Ordering::Relaxed), round);
+            assert_eq!(runner.wakes(), round);
             assert_eq!(run.as_mut().poll(&mut context), Poll::Pending);
             assert_eq!(taken.load(Ordering::Relaxed), 10 * round);
         }

@@ -5,6 +5,8 @@ mod allocator;
 mod bridge;
 mod calls;
 mod client;
+#[cfg(test)]
+mod counted;
 mod examples;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -62,23 +62,13 @@ impl Wake for News {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::counted::Counted;
 
     #[test]
     fn it_is_polled_again_only_after_a_wake_or_an_end() {
         let (mut seldom, mut polls, mut kept) = (Seldom::default(), 0, None);
-        let task = Arc::new(Count::default());
+        let task = Arc::new(Counted::default());
         let waker = task.clone().into();
         let context = Context::from_waker(&waker);
         let mut poll = |seldom: &mut Seldom, outcome: Poll<()>| {
@@ -93,7 +83,7 @@ mod tests {
         let (polls, waker) = poll(&mut seldom, Poll::Pending);
         assert_eq!(polls, 1, "nothing has happened");
         waker.wake();
-        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert_eq!(task.wakes(), 1);
         assert_eq!(poll(&mut seldom, Poll::Ready(())).0, 2);
         assert_eq!(poll(&mut seldom, Poll::Pending).0, 3, "what was ready is asked again");
         assert_eq!(poll(&mut seldom, Poll::Pending).0, 3);
@@ -102,7 +92,7 @@ mod tests {
     #[test]
     fn another_task_is_woken_from_its_first_poll_on() {
         let (mut seldom, mut polls) = (Seldom::default(), 0);
-        let tasks = [Arc::new(Count::default()), Arc::new(Count::default())];
+        let tasks = [Arc::new(Counted::default()), Arc::new(Counted::default())];
         let mut kept = None;
         for task in &tasks {
             let _ = seldom.poll::<()>(&Context::from_waker(&task.clone().into()), |inner| {
@@ -112,6 +102,6 @@ mod tests {
             });
         }
         kept.expect("both were polled").wake();
-        assert_eq!((polls, tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed))), (2, [0, 1]));
+        assert_eq!((polls, tasks.each_ref().map(|task| task.wakes())), (2, [0, 1]));
     }
 }
