@@ -9,6 +9,8 @@
 //! authority, so a connection whose first call has a valid one is not looked at any more (`is_done`). This can go when
 //! h2 accepts such authorities (hyperium/h2 pull request 487, still open).
 
+use super::frames::PREFACE;
+
 const NAME: &[u8] = b":authority";
 const STATIC_INDEX: u8 = 1;
 const HEADERS: u8 = 1;
@@ -34,7 +36,7 @@ pub struct Authority {
 impl Default for Authority {
     fn default() -> Self {
         let block = Block { state: State::First, authority: false, colons: 0, bracketed: false, invalid: false };
-        Self { skip: 24, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block, heads: 0 }
+        Self { skip: PREFACE, head: Vec::with_capacity(9), fragment: 0, padding: 0, padded: false, block, heads: 0 }
     }
 }
 
