@@ -36,16 +36,15 @@ const METADATA_HEARD: u32 = 16;
 pub async fn serve_connection(accepted: Accepted, service: Service, thread: Arc<ConnectionThread>, stop: Stop) {
     match service.protocol {
         Protocol::Grpc => serve_grpc(accepted, service.tls, thread, stop).await,
-        Protocol::Http(endpoint) => {
-            serve_http(accepted, service.tls, (thread, endpoint), stop).await;
-        }
+        Protocol::Http(endpoint) => serve_http(accepted, service.tls, thread, endpoint, stop).await,
     }
 }
 
 async fn serve_http(
     accepted: Accepted,
     tls: Option<Arc<Certified>>,
-    (thread, endpoint): (Arc<ConnectionThread>, Arc<Endpoint>),
+    thread: Arc<ConnectionThread>,
+    endpoint: Arc<Endpoint>,
     stop: Stop,
 ) {
     let limits = &thread.shared.limits;

@@ -55,11 +55,11 @@ impl Rest {
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         // Only now, because it counts: Python admits the calls that it handles.
-        let admitted = self.admit(headers, "HTTP infer", signature, body.rows)?;
+        let (admitted, low) = self.admit(headers, "HTTP infer", signature, body.rows)?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
         let (rows, common) = (body.rows, common.clone());
-        pending.put(Place { lane, key, rows, row_bytes, choice: None }, memory.clone(), |mailbox| {
+        pending.put(Place { lane, key, rows, row_bytes, choice: None, low }, memory.clone(), |mailbox| {
             Box::new(Call { body, common, mailbox, memory, encoded: None })
         })
     }

@@ -57,7 +57,7 @@ impl Api {
     }
 }
 
-/// The route of a call, and its size.
+/// The route of a call, its size, and its priority.
 pub(super) struct Place {
     pub lane: Lane,
     pub key: Key,
@@ -66,6 +66,8 @@ pub(super) struct Place {
     pub row_bytes: usize,
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
+    /// Whether the call lets others go first.
+    pub low: bool,
 }
 
 /// A call that waits.
@@ -79,21 +81,13 @@ pub struct Pending {
     /// The status of a call that was not put into the queue, and why; None for a lack of memory, which is not counted.
     refused: Option<(Status, Option<Why>)>,
     admitted: Admitted,
-    priority: usize,
 }
 
 impl Pending {
-    pub(super) fn new(
-        rest: &Rest,
-        api: Api,
-        signature: Arc<Signature>,
-        came: Instant,
-        (admitted, low): (Admitted, bool),
-    ) -> Self {
+    pub(super) fn new(rest: &Rest, api: Api, signature: Arc<Signature>, came: Instant, admitted: Admitted) -> Self {
         let mailbox = Arc::new(Mailbox::new(rest.connection.clone()));
-        let priority = usize::from(low);
         let rest = rest.clone();
-        Self { rest, api, signature, mailbox, came, deadline: None, refused: None, admitted, priority }
+        Self { rest, api, signature, mailbox, came, deadline: None, refused: None, admitted }
     }
 
     /// Puts a call that answers into the mailbox into its queue.
@@ -105,18 +99,18 @@ impl Pending {
         memory: Arc<CallMemory>,
         call: impl FnOnce(Arc<Mailbox>) -> Box<dyn PendingCall>,
     ) -> Option<Self> {
-        let Place { lane, key, rows, row_bytes, choice } = place;
-        let (traced, now) = (self.rest.traced.clone(), Instant::now());
-        self.admitted.trace(traced.as_ref(), &self.signature.model, || (now, lane.clock().at(now)));
+        let Place { lane, key, rows, row_bytes, choice, low } = place;
+        let now = Instant::now();
+        self.admitted.trace(self.rest.traced.as_ref(), &self.signature.model, || (now, lane.clock().at(now)));
         if !memory.set(Kind::Answers, self.signature.expected_answer(rows)) {
             self.refuse(Status::no_memory(self.rest.budget()), None);
             return Some(self);
         }
         let call = call(self.mailbox.clone());
-        let task =
-            NativeTask::new(self.signature.clone(), rows, call, self.came).choosing(choice).traced(traced.is_some());
+        let task = NativeTask::new(self.signature.clone(), rows, call, self.came);
+        let task = task.choosing(choice).traced(self.rest.traced.is_some());
         // The deadline only matters to a waiting client: a call that nothing waits for leaves the queue by itself.
-        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, self.priority);
+        let entry = Entry::new(Task::Native(task), rows, row_bytes, None, usize::from(low));
         self.deadline = self.rest.endpoint().timeout.map(|timeout| now + timeout);
         match lane.put_native(key, entry, now) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),

@@ -206,9 +206,9 @@ impl Rest {
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
         // Only now, because it counts: Python admits the calls that it handles.
-        let admitted = self.admit(headers, method_name(verb), &signature, rows)?;
+        let (admitted, low) = self.admit(headers, method_name(verb), &signature, rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
-        pending.put(Place { lane, key, rows, row_bytes, choice }, memory.clone(), |mailbox| {
+        pending.put(Place { lane, key, rows, row_bytes, choice, low }, memory.clone(), |mailbox| {
             Box::new(Call { columns, reply, mailbox, memory, encoded: None })
         })
     }
