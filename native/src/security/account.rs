@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::StatusCode;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use super::audit::Record;
-use crate::grpc::CANCELLED;
-use crate::traces::{Begun, Trace};
+use super::admitted::Admitted;
 
 /// What one caller may use. Zero means that there is no limit.
 ///
@@ -33,95 +30,27 @@ struct State {
     running: usize,
 }
 
-/// A call, which counts as running until this is dropped, and what is recorded when it ends.
-///
-/// The code that answers the client calls `end`. If this is dropped before that, the client has left.
-#[derive(Default)]
-pub struct Admitted {
-    charged: Option<Charged>,
-    ending: Option<Box<Ending>>,
-}
-
-/// What is recorded when a call ends.
-#[derive(Default)]
-struct Ending {
-    line: Option<Record>,
-    trace: Option<Trace>,
-}
-
-struct Charged {
+/// What an admitted call was charged. It counts as running until this is dropped.
+pub struct Charged {
     limits: Arc<Limits>,
     rows: usize,
 }
 
-impl Admitted {
-    /// Takes back what was charged, because the code that takes over the call will admit it again.
-    pub fn undo(mut self) {
-        self.give_rows_back();
-        self.ending = None;
-        if let Some(charged) = &self.charged {
-            charged.limits.state.lock().calls += 1.0;
-        }
-    }
-
-    /// Records that the call ended with this code.
-    pub fn end(&mut self, code: u8) {
-        if let Some(ending) = self.ending.take() {
-            ending.end(code);
-        }
-    }
-
-    /// Records the HTTP status of its answer.
-    pub fn answered_with(&mut self, status: StatusCode) {
-        if let Some(trace) = self.ending.as_mut().and_then(|ending| ending.trace.as_mut()) {
-            trace.is_answered(status.as_u16());
-        }
-    }
-
-    /// Records the call from now on if it is traced; `queued` returns the time when it joins its queue, by both clocks.
-    pub fn trace(&mut self, begun: Option<&Arc<Begun>>, model: &Arc<str>, queued: impl FnOnce() -> (Instant, f64)) {
-        if let Some(begun) = begun {
-            self.ending.get_or_insert_default().trace = Some(begun.trace(model.clone(), queued()));
-        }
-    }
-
-    /// Adds the record that the audit log writes when the call ends.
-    pub(super) fn recorded(mut self, record: Option<Record>) -> Self {
-        if record.is_some() {
-            self.ending.get_or_insert_default().line = record;
-        }
-        self
-    }
-
-    /// Takes back the rows of a call that has been refused after all: none of them is run.
+impl Charged {
+    /// Takes back the rows, of which none is run.
     pub fn give_rows_back(&mut self) {
-        if let Some(charged) = &mut self.charged {
-            charged.limits.state.lock().rows += std::mem::take(&mut charged.rows) as f64;
-        }
-        if let Some(ending) = &mut self.ending {
-            ending.line.as_mut().map(Record::without_rows);
-            ending.trace.as_mut().map(Trace::is_refused);
-        }
+        self.limits.state.lock().rows += std::mem::take(&mut self.rows) as f64;
+    }
+
+    /// Takes back the call.
+    pub fn give_call_back(&self) {
+        self.limits.state.lock().calls += 1.0;
     }
 }
 
-impl Ending {
-    fn end(self, code: u8) {
-        if let Some(line) = self.line {
-            line.write(code);
-        }
-        if let Some(trace) = self.trace {
-            trace.end(code);
-        }
-    }
-}
-
-impl Drop for Admitted {
+impl Drop for Charged {
     fn drop(&mut self) {
-        self.end(CANCELLED);
-        if let Some(charged) = &self.charged {
-            charged.limits.release();
-        }
+        self.limits.release();
     }
 }
 
@@ -158,8 +87,7 @@ impl Account {
     /// Admits a call of so many rows, or says after how many seconds to try again.
     pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
         let charged = || Charged { limits: self.0.clone(), rows };
-        let admitted = || Admitted { charged: Some(charged()), ending: None };
-        self.0.admit(rows, now).map_or_else(|| Ok(admitted()), Err)
+        self.0.admit(rows, now).map_or_else(|| Ok(Admitted::charged(charged())), Err)
     }
 }
 

@@ -5,11 +5,13 @@
 //! decides, refuses, and stores the verdict for the next call.
 
 mod account;
+mod admitted;
 mod audit;
 mod identity;
 mod verdicts;
 
-pub use account::{Account, Admitted};
+pub use account::Account;
+pub use admitted::Admitted;
 pub use audit::AuditLines;
 pub use identity::Identity;
 pub use verdicts::{Admission, Asked, Verdicts};

@@ -8,7 +8,8 @@ use parking_lot::RwLock;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::account::{Account, Admitted};
+use super::account::Account;
+use super::admitted::Admitted;
 use super::audit::{AuditLines, Lines, Names, Record};
 use super::identity::{Digest, Identity, digest};
 
