@@ -116,25 +116,15 @@ impl<T: Waits> Group<T> {
                     dropped.push(waiting.task);
                     continue;
                 }
-                if !turn.pieces.is_empty() && rules.one_by_one && !waiting.task.in_series() {
-                    self.tasks[priority].push_front(waiting);
-                    return;
-                }
                 widest = waiting.row_bytes.max(widest);
                 let bytes = (limit - room + left.min(room)).saturating_mul(widest);
-                if bytes > rules.max_batch_bytes && !turn.pieces.is_empty() {
-                    self.tasks[priority].push_front(waiting);
-                    return;
+                let first = turn.pieces.is_empty();
+                let wide = bytes > rules.max_batch_bytes;
+                if !first && (wide || rules.one_by_one && !waiting.task.in_series()) {
+                    return self.tasks[priority].push_front(waiting);
                 }
-                let piece = if rules.splitting && left > room { waiting.split(room) } else { None };
-                if piece.is_some() || (left > room && !turn.pieces.is_empty()) {
-                    if piece.is_some() {
-                        self.leave(waiting.slot, room);
-                        turn.size = turn.size.saturating_add(waiting.size_of(room));
-                    }
-                    turn.pieces.extend(piece);
-                    self.tasks[priority].push_front(waiting);
-                    return;
+                if left > room && (rules.splitting && self.cut(&mut waiting, room, turn) || !first) {
+                    return self.tasks[priority].push_front(waiting);
                 }
                 room = room.saturating_sub(left);
                 self.leave(waiting.slot, left);
@@ -142,5 +132,14 @@ impl<T: Waits> Group<T> {
                 turn.pieces.push(waiting.into_piece());
             }
         }
+    }
+
+    /// Takes so many rows of a task that has more. Returns false if the task must run as a whole.
+    fn cut(&mut self, waiting: &mut Entry<T>, rows: usize, turn: &mut Turn<T>) -> bool {
+        let Some(piece) = waiting.split(rows) else { return false };
+        self.leave(waiting.slot, rows);
+        turn.size = turn.size.saturating_add(waiting.size_of(rows));
+        turn.pieces.push(piece);
+        true
     }
 }
