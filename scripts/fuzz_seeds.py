@@ -20,6 +20,7 @@ from headrace_protos import (
 )
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from headrace_protos.tensor import to_proto
+from headrace_protos.wire import varint
 
 _SEEDS = Path(__file__).parents[1] / "native" / "fuzz" / "seeds"
 
@@ -272,16 +273,8 @@ def _tensors() -> Iterator[tuple[str, str, bytes]]:
         array = _values(dtype, (6,))
         proto = to_proto(array, as_content=True)
         yield "tensor", f"{dtype.replace('?', 'bool')}-content", bytes([number, 6, 3]) + proto.tensor_content
-        packed = b"".join(_varint(int(value) % 2**64) for value in array) if array.dtype.kind in "iub" else b""
+        packed = b"".join(varint(int(value) % 2**64) for value in array) if array.dtype.kind in "iub" else b""
         yield "tensor", f"{dtype.replace('?', 'bool')}-packed", bytes([number, 6, 3]) + packed
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from grpc import StatusCode
 from headrace_protos import DataType, PredictRequest, TensorProto
 from tests.conftest import Run
 from tests.support import models
+from tests.support.budget import held
 from tests.support.calls import ANSWER_WITHIN, MODEL, PREDICT, floats, predict_request, refusal_of
 from tests.support.frames import (
     ACK,
@@ -60,12 +61,6 @@ def repeated(running: Run) -> Iterator[RunningServer]:
     server = running(lambda folder: models.repeated(folder, columns=COLUMNS), request_memory_mb=BUDGET_MB)
     yield server
     server.close()
-
-
-def held(server: RunningServer) -> dict[str, int]:
-    """The bytes that callers make a server hold, by kind."""
-    page = server._server._metrics.page().decode()
-    return {kind: int(size) for kind, size in re.findall(r':headrace:request_memory_bytes{kind="(\w+)"} (\d+)', page)}
 
 
 def limit(server: RunningServer) -> int:

@@ -11,7 +11,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,22 @@ class Load:
                 self.failures.append(repr(error))
 
 
+@asynccontextmanager
+async def loaded(callers: int = CALLERS) -> AsyncIterator[Load]:
+    """A load that runs until the end of the block, where its last calls have been answered."""
+    async with Caller("test") as caller:
+        load = Load(caller, callers)
+        running = asyncio.create_task(load.run())
+        yield load
+        load.stop()
+        await running
+
+
 async def updated(folder: Path) -> dict[str, Any]:
     """What callers saw of an update from `old` to `new`."""
     deploy(folder / "old")
-    async with Caller("test") as caller:
-        before = await addresses()
-        load = Load(caller)
-        running = asyncio.create_task(load.run())
+    before = await addresses()
+    async with loaded() as load:
         await load.more(11.0)
         began = time.monotonic()
         await asyncio.to_thread(deploy, folder / "new")
@@ -80,8 +90,6 @@ async def updated(folder: Path) -> dict[str, Any]:
         took = time.monotonic() - began
         old = load.answers[11.0]
         await load.more(12.0)
-        load.stop()
-        await running
     return {
         "before": before,
         "after": after,
@@ -99,16 +107,12 @@ async def scaled(folder: Path) -> dict[str, Any]:
     """What callers saw while so many of their rows waited that a second replica was needed."""
     one_by_one = Options(max_batch_size=1, num_batch_threads=1, max_enqueued_batches=10 * MANY_CALLERS)
     deploy(folder / "slow", replicas=1, most_replicas=2, batching=one_by_one)
-    async with Caller("test") as caller:
-        before = await addresses()
-        load = Load(caller, MANY_CALLERS)
-        running = asyncio.create_task(load.run())
+    before = await addresses()
+    async with loaded(MANY_CALLERS) as load:
         began = time.monotonic()
         after = await settled(lambda found: len(found) == 2)
         took = time.monotonic() - began
         await load.by_each(2)
-        load.stop()
-        await running
     return {
         "before": before,
         "after": after,

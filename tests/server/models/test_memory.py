@@ -32,68 +32,54 @@ def test_freed_memory_goes_back() -> None:
 
 
 class Process:
-    """A process whose resident memory is set."""
+    """A process whose resident memory is set, and what its versions have left in it."""
 
     def __init__(self) -> None:
         self.resident = 100 * MB
         self.released = 0
+        self._remains = Remains(self._release, lambda: self.resident)
 
-    def release(self) -> None:
+    def ends(self, freed: int, *, grown: int = 0, loaded: int = 50 * MB) -> int:
+        """Frees what a version has used, after the process has grown; returns how often memory was returned so far."""
+        self.resident += grown
+        self._remains.add(freed, loaded=loaded)
+        return self.released
+
+    def _release(self) -> None:
         self.released += 1
 
 
 class TestRemains:
     def test_what_the_next_load_reuses_is_not_returned(self) -> None:
         process = Process()
-        remains = Remains(process.release, lambda: process.resident)
         for _ in range(50):
-            remains.add(24 * MB, loaded=50 * MB)
+            process.ends(24 * MB)
         assert process.released == 1  # at the first call, nothing is known of the process
 
     def test_what_no_load_reuses_is_returned(self) -> None:
         process = Process()
-        remains = Remains(process.release, lambda: process.resident)
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        process.resident += REUSED_BYTES - MB
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        assert process.released == 1
-        process.resident += MB
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        assert process.released == 2
-        process.resident += 100 * MB
-        remains.add(REUSED_BYTES, loaded=150 * MB)  # the growth is that of a version
-        assert process.released == 2
-        process.resident += REUSED_BYTES
-        remains.add(REUSED_BYTES, loaded=150 * MB)
-        assert process.released == 3
+        process.ends(REUSED_BYTES)
+        assert process.ends(REUSED_BYTES, grown=REUSED_BYTES - MB) == 1
+        assert process.ends(REUSED_BYTES, grown=MB) == 2
+        # The growth is that of a version.
+        assert process.ends(REUSED_BYTES, grown=100 * MB, loaded=150 * MB) == 2
+        assert process.ends(REUSED_BYTES, grown=REUSED_BYTES, loaded=150 * MB) == 3
 
     def test_more_may_stay_with_more_versions(self) -> None:
         process = Process()
-        remains = Remains(process.release, lambda: process.resident)
-        remains.add(REUSED_BYTES, loaded=1000 * MB)
-        process.resident += 99 * MB
-        remains.add(REUSED_BYTES, loaded=1000 * MB)
-        assert process.released == 1
-        process.resident += MB
-        remains.add(REUSED_BYTES, loaded=1000 * MB)
-        assert process.released == 2
+        process.ends(REUSED_BYTES, loaded=1000 * MB)
+        assert process.ends(REUSED_BYTES, grown=99 * MB, loaded=1000 * MB) == 1
+        assert process.ends(REUSED_BYTES, grown=MB, loaded=1000 * MB) == 2
 
     def test_a_process_that_has_shrunk_may_not_grow_again(self) -> None:
         process = Process()
-        remains = Remains(process.release, lambda: process.resident)
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        process.resident -= 2 * REUSED_BYTES
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        process.resident += REUSED_BYTES
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        assert process.released == 2
+        process.ends(REUSED_BYTES)
+        process.ends(REUSED_BYTES, grown=-2 * REUSED_BYTES)
+        assert process.ends(REUSED_BYTES, grown=REUSED_BYTES) == 2
 
     def test_a_little_is_never_returned(self) -> None:
         process = Process()
-        remains = Remains(process.release, lambda: process.resident)
-        remains.add(REUSED_BYTES, loaded=50 * MB)
-        process.resident += 10 * REUSED_BYTES  # a large request, for example
-        remains.add(REUSED_BYTES - 1, loaded=50 * MB)
-        assert process.released == 1
-        remains.add(1, loaded=50 * MB)
-        assert process.released == 2
+        process.ends(REUSED_BYTES)
+        # It has grown by a large request, for example.
+        assert process.ends(REUSED_BYTES - 1, grown=10 * REUSED_BYTES) == 1
+        assert process.ends(1) == 2

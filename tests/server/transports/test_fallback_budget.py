@@ -8,13 +8,13 @@ from grpc import StatusCode
 
 from tests.conftest import Run
 from tests.support import models
+from tests.support.budget import TOO_MUCH, held
 from tests.support.calls import floats, predict_request
 from tests.support.running import RunningServer, eventually
 
 BUDGET_MB = 4
 COLUMNS = 200_000
 X = floats([1, 2, 3, 4])
-REFUSED = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,13 @@ def linear(running: Run) -> RunningServer:
     return running(models.linear, request_memory_mb=BUDGET_MB)
 
 
-def held(server: RunningServer) -> int:
-    page = server._server._metrics.page().decode()
-    return int(re.findall(r':headrace:request_memory_bytes{kind="received"} (\d+)', page)[0])
-
-
 def test_a_request_larger_than_a_calls_part_is_not_read(linear: RunningServer) -> None:
     refusal = linear.caller.refusal(predict_request({"x": np.zeros((60_000, 4), np.float64)}))
 
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
     assert refusal.text.endswith(f" vs. {(BUDGET_MB << 20) // 4})")
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 def test_the_largest_request_that_is_read_is_answered(linear: RunningServer) -> None:
@@ -46,7 +41,7 @@ def test_the_largest_request_that_is_read_is_answered(linear: RunningServer) -> 
     refusal = linear.caller.refusal(predict_request({"x": np.zeros((rows, 4), np.float32)}, name="other"))
 
     assert refusal.code is StatusCode.NOT_FOUND
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 def test_an_answer_larger_than_what_is_left_is_refused(running: Run) -> None:
@@ -55,5 +50,5 @@ def test_an_answer_larger_than_what_is_left_is_refused(running: Run) -> None:
 
     assert server.caller.call(one).outputs["y"].tensor_shape.dim[1].size == COLUMNS
     refusal = server.caller.refusal(many)
-    assert (refusal.code, bool(re.match(REFUSED, refusal.text))) == (StatusCode.RESOURCE_EXHAUSTED, True)
-    eventually(lambda: held(server) == 0)
+    assert (refusal.code, bool(re.match(TOO_MUCH, refusal.text))) == (StatusCode.RESOURCE_EXHAUSTED, True)
+    eventually(lambda: held(server)["received"] == 0)

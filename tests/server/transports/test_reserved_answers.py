@@ -16,6 +16,7 @@ from headrace_server.errors import ServingError
 from headrace_server.transports.budget import COPIES, Budget
 from tests.conftest import Run
 from tests.server.services.open_inference.calls import InferenceCaller, infer_request, tensor
+from tests.support.budget import TOO_MUCH, held_in
 from tests.support.calls import Caller, predict_request
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
@@ -23,7 +24,7 @@ from tests.support.running import eventually
 
 BUDGET_MB = 4
 COLUMNS = 200_000
-REFUSED = r".*too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
+REFUSED = f".*{TOO_MUCH}"
 CODE = """
 import pathlib
 import numpy as np
@@ -71,8 +72,7 @@ class Wide(NamedTuple):
     @property
     def held(self) -> int:
         """The bytes that the budget counts."""
-        page = self.rest.get("/monitoring/prometheus/metrics").text
-        return int(re.findall(r':headrace:request_memory_bytes{kind="received"} (\d+)', page)[0])
+        return held_in(self.rest.get("/monitoring/prometheus/metrics").text)["received"]
 
 
 @pytest.fixture(scope="module")

@@ -38,15 +38,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Sigstore:
     return Sigstore(tmp_path_factory.mktemp("sigstore"))
 
 
-@pytest.fixture
-def version(tmp_path: Path) -> Path:
-    version = tmp_path / "m" / "1"
-    (version / "inner").mkdir(parents=True)
-    (version / "model.onnx").write_bytes(bytes(range(32)))
-    (version / "inner" / "weights.bin").write_bytes(b"weights")
-    return version
-
-
 def signed(service: Sigstore, version: Path, how: Signing | None = None) -> dict[str, Any]:
     bundle = service.bundle(write_manifest(version.name, manifest_of(version)), how)
     (version / "model.sig").write_text(json.dumps(bundle))

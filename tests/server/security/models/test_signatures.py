@@ -23,15 +23,6 @@ MODEL_SIGNING = Path(os.environ.get("HEADRACE_MODEL_SIGNING", "model_signing"))
 
 
 @pytest.fixture
-def version(tmp_path: Path) -> Path:
-    version = tmp_path / "m" / "1"
-    (version / "inner").mkdir(parents=True)
-    (version / "model.onnx").write_bytes(bytes(range(32)))
-    (version / "inner" / "weights.bin").write_bytes(b"weights")
-    return version
-
-
-@pytest.fixture
 def signer(tmp_path: Path) -> KeyFiles:
     return key_pair(tmp_path)
 

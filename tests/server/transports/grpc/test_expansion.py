@@ -22,6 +22,7 @@ from headrace_server.transports.budget import COPIES, Budget
 from headrace_server.transports.grpc.expansion import FIRST_STEP, STARTS, STEP, Expander, Inflation
 from tests.conftest import Run, Serve
 from tests.support import models
+from tests.support.budget import held
 from tests.support.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, refusal_of
 from tests.support.frames import DATA, END_HEADERS, END_STREAM, HEADERS, Connection, frame, head
 from tests.support.running import LoopThread, RunningServer, eventually
@@ -51,16 +52,11 @@ def send(server: RunningServer, data: bytes, compression: grpc.Compression) -> b
     return call(data, compression=compression, timeout=ANSWER_WITHIN)
 
 
-def held(server: RunningServer) -> int:
-    page = server._server._metrics.page().decode()
-    return int(re.findall(r':headrace:request_memory_bytes{kind="received"} (\d+)', page)[0])
-
-
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("count", [1, 1000, 50_000], ids=["small", "a step", "several steps"])
 def test_an_honest_message_is_answered(linear: RunningServer, compression: grpc.Compression, count: int) -> None:
     assert send(linear, rows(count), compression) == send(linear, rows(count), grpc.Compression.NoCompression)
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -72,7 +68,7 @@ def test_a_bomb_is_expanded_as_far_as_it_may_be(linear: RunningServer, compressi
         StatusCode.RESOURCE_EXHAUSTED,
         "SERVER: Received message larger than max (more than 8388608 vs. 8388608)",
     )
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 def test_a_bomb_within_the_limit_is_expanded_as_far_as_there_is_memory(running: Run) -> None:
@@ -83,7 +79,7 @@ def test_a_bomb_within_the_limit_is_expanded_as_far_as_there_is_memory(running: 
     assert refusal_of(raised.value).code is StatusCode.RESOURCE_EXHAUSTED
     assert "--request_memory_mb" in refusal_of(raised.value).text
     assert server.caller.predict({"x": X})["y"].tolist() == [[10]]
-    eventually(lambda: held(server) == 0)
+    eventually(lambda: held(server)["received"] == 0)
 
 
 def test_the_channel_argument_bounds_it_too(running: Run) -> None:
@@ -113,7 +109,7 @@ def test_damaged_data_are_refused(linear: RunningServer, damaged: str) -> None:
     assert refusal_of(raised.value).code is StatusCode.INTERNAL
     assert refusal_of(raised.value).text.startswith("a compressed message cannot be expanded: ")
     assert why in refusal_of(raised.value).text
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -126,7 +122,7 @@ def test_messages_of_a_stream_are_bounded_each(linear: RunningServer) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             list(stream(iter([request + request]), compression=grpc.Compression.Gzip, timeout=ANSWER_WITHIN))
         assert "more than 8388608" in refusal_of(raised.value).text
-    eventually(lambda: held(linear) == 0)
+    eventually(lambda: held(linear)["received"] == 0)
 
 
 def _length(count: int) -> bytes:

@@ -9,10 +9,9 @@ import pytest
 
 from tests.conftest import Run
 from tests.support import models
+from tests.support.budget import TOO_MUCH
 from tests.support.ports import free_port
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller
-
-REFUSED = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def test_a_body_larger_than_the_budget_leaves(rest: RestCaller) -> None:
     answer = rest.post("predict", json.dumps({"instances": [[0.5] * 4] * 60_000}))
 
     assert answer.status == 429
-    assert re.match(REFUSED, answer.error[1])
+    assert re.match(TOO_MUCH, answer.error[1])
     rest.connection.close()
     assert rest.predict(ROW) == TEN
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import ClassificationResult, RegressionResult
+from headrace_protos.wire import varint
 from headrace_server.errors import invalid
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ def classifications(labels: Iterable[Sequence[str | bytes]], scores: Array) -> C
             head = heads.get(name) or heads.setdefault(name, _class_head(name))
             classes += (head, data[at : at + _FLOAT_BYTES])
             at += _FLOAT_BYTES
-        rows.append((_FIRST, _varint(sum(map(len, classes))), *classes))
+        rows.append((_FIRST, varint(sum(map(len, classes))), *classes))
     return ClassificationResult.FromString(b"".join(chain.from_iterable(rows)))
 
 
@@ -75,8 +76,8 @@ def _bytes_of(values: Array) -> Array:
 def _class_head(name: str | bytes) -> bytes:
     """The bytes of a class up to its score."""
     label = _utf8(name)
-    content = _FIRST + _varint(len(label)) + label + _SCORE
-    return _FIRST + _varint(len(content) + _FLOAT_BYTES) + content
+    content = _FIRST + varint(len(label)) + label + _SCORE
+    return _FIRST + varint(len(content) + _FLOAT_BYTES) + content
 
 
 def _utf8(label: str | bytes) -> bytes:
@@ -87,12 +88,3 @@ def _utf8(label: str | bytes) -> bytes:
     except UnicodeDecodeError as error:
         raise invalid(f"A class is not UTF-8: {error}") from error
     return label
-
-
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)

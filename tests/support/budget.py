@@ -1,0 +1,17 @@
+"""The memory that a server holds for its callers: its metrics, and its refusal if there is too little."""
+
+import re
+
+from tests.support.running import RunningServer
+
+TOO_MUCH = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
+
+
+def held(server: RunningServer) -> dict[str, int]:
+    """The bytes that callers make a server hold, by kind."""
+    return held_in(server._server._metrics.page().decode())
+
+
+def held_in(page: str) -> dict[str, int]:
+    """The same from a page of metrics."""
+    return {kind: int(size) for kind, size in re.findall(r':headrace:request_memory_bytes{kind="(\w+)"} (\d+)', page)}
