@@ -1,17 +1,15 @@
 //! Breaks a connection whose client has read nothing of its answer, or sent nothing more of a head, for too long; and
 //! lets the other connections of a thread have their turn while one of them sends a large body.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::yield_now;
 
 use super::progress::Progress;
-use crate::http2::Stall;
+use crate::http2::{Stall, Turn};
 
 /// The most bytes that a connection reads before all others have had their turn: a tenth of a millisecond.
 const TURN: usize = 128 << 10;
@@ -22,28 +20,20 @@ pub struct Stalling<S> {
     progress: Option<Progress>,
     reads: Stall,
     writes: Stall,
-    /// The bytes read since others last had their turn.
-    turn: usize,
+    turn: Turn<TURN>,
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
     /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere.
     pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
-        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn: 0 }
+        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn: Turn::default() }
     }
 }
 
 impl<S: AsyncRead + Unpin> Stalling<S> {
     /// Reads no more than is left of a turn.
     fn read_in_turn(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.turn >= TURN {
-            self.turn = 0;
-            // It is woken after the sockets of the others have been looked at. Waking it at once would not do: then
-            // tokio first polls it some dozen times more.
-            let woken = pin!(yield_now()).poll(context);
-            return woken.map(Ok);
-        }
-        let (left, before) = (TURN - self.turn, into.filled().len());
+        let (left, before) = (ready!(self.turn.poll(context)), into.filled().len());
         let stream = Pin::new(&mut self.stream);
         let read = if into.remaining() <= left {
             stream.poll_read(context, into)
@@ -55,8 +45,7 @@ impl<S: AsyncRead + Unpin> Stalling<S> {
             into.advance(count);
             read
         };
-        let count = into.filled().len() - before;
-        self.turn = if read.is_ready() { self.turn + count } else { 0 };
+        self.turn.count(&read, into.filled().len() - before);
         read
     }
 }

@@ -9,6 +9,7 @@ mod socket;
 mod stall;
 mod stream;
 mod tls;
+mod turn;
 mod watched;
 
 #[cfg(feature = "fuzzing")]
@@ -22,4 +23,5 @@ pub use socket::{Accepted, Address, Socket};
 pub use stall::{Stall, Timer};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, Tls};
+pub use turn::Turn;
 pub use watched::Watched;

@@ -14,10 +14,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::turn::Turn;
+
 /// The bytes that are read at once: few enough to be still in the cache when they are copied.
 const SIZE: usize = 128 << 10;
 
-/// After reading this many bytes without a pause, a connection yields so that its pending writes are flushed.
+/// After reading this many bytes without a pause, a connection yields so that its pending writes are flushed, and others
+/// have their turn.
 const TURN: usize = 512 << 10;
 
 /// The buffers that a thread keeps. Only connections that have read more than was requested hold one.
@@ -35,8 +38,7 @@ pub struct ReadAhead {
     end: usize,
     /// Whether the last read was filled completely, so that more may be available.
     more: bool,
-    /// The bytes read since it last had to wait.
-    turn: usize,
+    turn: Turn<TURN>,
 }
 
 impl ReadAhead {
@@ -47,15 +49,10 @@ impl ReadAhead {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.turn >= TURN {
-            // tokio would ensure that other connections have their turn, but not that this one's answers are written.
-            self.turn = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(self.turn.poll(context));
         let before = into.filled().len();
         let outcome = self.read(stream, context, into);
-        self.turn = if outcome.is_ready() { self.turn + into.filled().len() - before } else { 0 };
+        self.turn.count(&outcome, into.filled().len() - before);
         outcome
     }
 
