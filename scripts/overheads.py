@@ -275,7 +275,7 @@ def _row(plain: Variant, variant: Variant) -> str:
 
 def _page(plain: Variant, others: Sequence[Variant], rounds: int, seconds: float, received: int) -> str:
     rows = "\n".join(_row(plain, each) for each in (plain, *others))
-    return f"""# What watching costs
+    return f"""# What monitoring costs
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: servers of the digits
 model take turns of {seconds:g} s, each under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on
@@ -284,7 +284,7 @@ same program differ, this is repeated with {len(plain.costs)} groups of new serv
 standard error. The row "nothing" is a second server that only answers: its difference is noise. The collector got
 {received / 1e6:,.1f} MB of spans.
 
-| server | requests/s | CPU per request | more time per request | more CPU per request | may cost | kept |
+| server | requests/s | CPU per request | more time per request | more CPU per request | limit | within the limit |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
 """

@@ -62,9 +62,9 @@ Made by `python -m scripts.workers`. {machine}
 
 - *Small model*: a Python model of a 16 by 10 product in numpy, batches of up to {batch} rows, 64 calls of one row in
   flight by h2load; the median of {rounds} alternating runs each.
-- *Another's p99*: calls of an ONNX model, one after the other for {other} s, with and without another caller that keeps
-  a Python model computing, for {busy} s of CPU time per call. {pairs} runs of each kind, in turn;
-  the quantile is that of all their calls.
+- *p99 of another model*: calls of an ONNX model, one after the other for {other} s, alone and while a second caller
+  keeps a Python model computing, for {busy} s of CPU time per call. There are {pairs} runs of each kind, in turn;
+  the percentile is over all calls of a kind.
 - *`kill -9`*: the worker process is killed while four callers call its model. The time is from then to the first answer
   to a call that was made after it.
 
@@ -84,7 +84,7 @@ def main() -> int:
         "| what | in the server's process | in a worker process |",
         "| --- | ---: | ---: |",
         f"| small model, calls/s | {own:,.0f} | {apart:,.0f} ({apart / own:.2f} times) |",
-        f"| another's p99 of {alone * 1e3:.2f} ms | {_beside(beside_own, alone)} | {_beside(beside_worker, alone)} |",
+        f"| p99 of another model, {alone * 1e3:.2f} ms alone | {_beside(beside_own, alone)} | {_beside(beside_worker, alone)} |",
         f"| `kill -9` | ends the server | back after {seconds:.2f} s; {failed} calls failed |",
     ]
     told = {"batch": BATCH, "rounds": ROUNDS, "other": OTHER_SECONDS, "busy": BUSY_SECONDS, "pairs": PAIRS}

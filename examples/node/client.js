@@ -19,7 +19,7 @@ const request = {
     image: {
       dtype: "DT_FLOAT",
       tensor_shape: { dim: [{ size: 1 }, { size: 64 }] },
-      tensor_content: Buffer.from(image.buffer), // little-endian, as the message wants it
+      tensor_content: Buffer.from(image.buffer), // little-endian, as the message requires
     },
   },
 };

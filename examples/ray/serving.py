@@ -67,11 +67,11 @@ class Replica:
     ) -> None:
         self._lame_duck_seconds = lame_duck_seconds
         self._directory = directory(name)
-        told = tuple(
+        configured = tuple(
             ModelConfig(model, Path(), uri=path) if ":/" in path else ModelConfig(model, Path(path))
             for model, path in models.items()
         )
-        self._server = Server(Config(**{"port": 0, **options}, models=told))
+        self._server = Server(Config(**{"port": 0, **options}, models=configured))
         port = await self._server.start()
         self._address = f"{options.get('host') or ray.util.get_node_ip_address()}:{port}"
         await self._directory.join.remote(self._address)

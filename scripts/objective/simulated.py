@@ -65,7 +65,8 @@ trace.
 
 Over all traces the objective has {ours:,} good answers. The best of the fixed settings over all of them,
 {setting}, has {best:,}: the objective has {ours / best:.3f} times as many. The best with TensorFlow Serving's bound of
-10 waiting batches, {usual_best}, has {usual_good:,}: {ours / usual_good:.2f} times.
+10 waiting batches, {usual_best}, has {usual_good:,}: the objective has {ours / usual_good:.2f} times as
+many.
 
 ![Good answers per trace](images/objective-goodput.png)
 

@@ -87,7 +87,7 @@ async def hurries(target: Target, tally: Tally) -> None:
     seconds = random.uniform(0.0001, 0.005)
     call = target.predict()(_request(_rows()), timeout=seconds)
     # TF Serving answers RESOURCE_EXHAUSTED if a request's time has run out in the queue.
-    await _ends("hurries", call, {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}, seconds, tally)
+    await _ends("short deadlines", call, {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}, seconds, tally)
 
 
 async def oversized(target: Target, tally: Tally) -> None:
@@ -108,7 +108,7 @@ async def mistaken(target: Target, tally: Tally) -> None:
             (b"\xff\xff\xff", "INTERNAL"),
         ]
     )
-    await _ends("mistaken", target.predict()(wrong, timeout=DEADLINE), {code}, DEADLINE, tally)
+    await _ends("wrong requests", target.predict()(wrong, timeout=DEADLINE), {code}, DEADLINE, tally)
 
 
 async def rest(target: Target, tally: Tally) -> None:

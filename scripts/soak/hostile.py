@@ -99,7 +99,7 @@ async def stalls(target: Target, tally: Tally) -> None:
             seconds = time.monotonic() - began
             tally.wrong("stalls until its deadline", f"the call has not ended after {seconds:.1f} s: {error!r}")
         else:
-            tally.ended("stalls until its deadline", "told so", time.monotonic() - began)
+            tally.ended("stalls until its deadline", "ended by the server", time.monotonic() - began)
 
 
 async def end_of(line: Line, stream: int) -> None:
@@ -145,7 +145,7 @@ async def babbles(target: Target, tally: Tally) -> None:
     async with Line(target.route) as line:
         await line.say(data)
         await line.hear(0.1)
-    tally.ended("babbles", name)
+    tally.ended("malformed bytes", name)
 
 
 def _nonsense(target: Target) -> Sequence[tuple[str, bytes]]:

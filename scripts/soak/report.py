@@ -18,7 +18,7 @@ _WHAT = """\
 Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport is called
 at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its own
 answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers; and
-nineteen kinds of nonsense on bare sockets."""
+clients that send nineteen kinds of malformed bytes over plain sockets."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Outcome:
                 f"every call that follows the protocol ended as expected ({self.tally.failed} did not)",
                 not self.tally.failed,
             ),
-            ("at the end no row waited and no connection was left", self.drained),
+            ("at the end, no row waited and no connection was open", self.drained),
             (
                 f"memory did not grow (resident {self.growth:+.1%} by the fitted line, "
                 f"heap in use {self.heap_growth:+.1%})",
