@@ -84,7 +84,8 @@ def main() -> int:
         "| what | in the server's process | in a worker process |",
         "| --- | ---: | ---: |",
         f"| small model, calls/s | {own:,.0f} | {apart:,.0f} ({apart / own:.2f} times) |",
-        f"| p99 of another model, {alone * 1e3:.2f} ms alone | {_beside(beside_own, alone)} | {_beside(beside_worker, alone)} |",
+        f"| p99 of another model, {alone * 1e3:.2f} ms alone | {_beside(beside_own, alone)} "
+        f"| {_beside(beside_worker, alone)} |",
         f"| `kill -9` | ends the server | back after {seconds:.2f} s; {failed} calls failed |",
     ]
     told = {"batch": BATCH, "rounds": ROUNDS, "other": OTHER_SECONDS, "busy": BUSY_SECONDS, "pairs": PAIRS}

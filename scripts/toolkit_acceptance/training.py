@@ -72,7 +72,7 @@ def torch_sources(scene: Scene) -> str:
 
 
 def zeros(scene: Scene) -> str:
-    """13: global L1 pruning leaves the requested zeros, costs little after fine-tuning, and is not reported as a speed-up."""
+    """13: global L1 pruning leaves the requested zeros, costs little after fine-tuning, and is not called fast."""
     held, told = torch_of(scene), []
     known = {0.5: 0.978, 0.8: 0.676, 0.9: 0.150}
     for amount in (0.5, 0.8, 0.9):
