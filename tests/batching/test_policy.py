@@ -27,16 +27,18 @@ class Waiting:
     [
         pytest.param([], None, inf, id="nothing waits"),
         pytest.param([Waiting(9)], 0, 10, id="due"),
-        pytest.param([Waiting(10)], 0, 10, id="due at this very moment"),
+        pytest.param([Waiting(10)], 0, 10, id="due now"),
         pytest.param([Waiting(11)], None, 11, id="not yet due"),
         pytest.param([Waiting(11, full=True)], 0, 10, id="a full batch never waits"),
         pytest.param([Waiting(13), Waiting(11), Waiting(12)], None, 11, id="wakes for the earliest"),
-        pytest.param([Waiting(9), Waiting(1)], 0, 10, id="turns, not age"),
-        pytest.param([Waiting(11), Waiting(9)], 1, 10, id="who is not due is passed over"),
+        pytest.param([Waiting(9), Waiting(1)], 0, 10, id="groups take turns, whatever their age"),
+        pytest.param([Waiting(11), Waiting(9)], 1, 10, id="a group that is not due is skipped"),
         pytest.param([Waiting(9, priority=LOW), Waiting(9)], 1, 10, id="normal first"),
-        pytest.param([Waiting(9, full=True, priority=LOW), Waiting(9)], 1, 10, id="normal before a full low"),
-        pytest.param([Waiting(9, priority=LOW), Waiting(11)], 0, 10, id="low while normal is not due"),
-        pytest.param([Waiting(9, priority=LOW), Waiting(9, priority=LOW)], 0, 10, id="low in turns"),
+        pytest.param(
+            [Waiting(9, full=True, priority=LOW), Waiting(9)], 1, 10, id="normal before a full low-priority batch"
+        ),
+        pytest.param([Waiting(9, priority=LOW), Waiting(11)], 0, 10, id="low priority while normal is not due"),
+        pytest.param([Waiting(9, priority=LOW), Waiting(9, priority=LOW)], 0, 10, id="low-priority groups take turns"),
     ],
 )
 def test_choose(groups: list[Waiting], chosen: int | None, wake: float) -> None:

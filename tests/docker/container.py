@@ -18,10 +18,10 @@ _CRUN = (*("unshare", "--mount", "sh", "-c"), 'umount -l /sys/fs/cgroup/unified 
 
 
 class Images:
-    """A store of images of its own.
+    """A separate store of images.
 
     Args:
-        folder: The folder for it; files of root lie there until `close`.
+        folder: The folder for it; until `close`, it contains files owned by root.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class Images:
         return configuration
 
     def layers(self, tag: str) -> list[int]:
-        """The sizes of an image's layers in bytes, from its base up."""
+        """The sizes of an image's layers in bytes, the base layer first."""
         manifest = json.loads(json.loads(self.run("inspect", "--type=image", tag))["Manifest"])
         return [layer["size"] for layer in manifest["layers"]]
 
@@ -81,7 +81,7 @@ class Images:
 
 
 def make_context(folder: Path, dist: Path) -> None:
-    """The checkout as far as an image from wheels needs it, with the wheels."""
+    """Copies the files that an image built from wheels needs, and the wheels."""
     shutil.copytree(ROOT / "docker", folder / "docker")
     for name in (".dockerignore", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
@@ -96,7 +96,7 @@ class Container:
         root: The image's files.
         image: The image's configuration.
         arguments: What follows the entry point.
-        mounts: Folders of the host by their paths inside; one that ends in `:ro` is read-only.
+        mounts: Folders of the host by their paths in the container; one that ends in `:ro` is read-only.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Container:
         return subprocess.run([*_CRUN, *self._state, "exec", self._name, *command], capture_output=True).returncode
 
     def call(self, script: str) -> "subprocess.Popen[str]":
-        """Starts a Python script with this machine's files in the container's network."""
+        """Starts a Python script that sees this machine's files and the container's network."""
         command = ["nsenter", f"--net=/proc/{self._pid.read_text().strip()}/ns/net", sys.executable, "-c", script]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def terminate(self) -> None:
-        """Sends SIGTERM to its first process."""
+        """Sends SIGTERM to the container's first process."""
         subprocess.run([*_CRUN, *self._state, "kill", self._name, "TERM"], check=True)
 
     def ended(self, within: float) -> int:
-        """Its exit status, after it has ended."""
+        """Waits for the container to end, and returns its exit status."""
         return self._process.wait(within)
 
     def close(self) -> None:

@@ -167,7 +167,7 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """As in pycuda: on another thread than the maker's, works only if the context is current; it stays so."""
+        """As in pycuda: on a thread that did not make the context, works only if it is current, and leaves it so."""
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False
@@ -176,7 +176,7 @@ class Context:
 
 
 class _OfContext:
-    """A resource that pycuda frees only in the very context object that it was made in."""
+    """A resource that pycuda frees only while the context object that it was made in is current."""
 
     def belongs_to_current(self, machine: Machine) -> None:
         self._context = machine.stack[-1]

@@ -1,4 +1,4 @@
-"""A machine with GPUs that acts as late as CUDA may, and complains where CUDA would return nonsense.
+"""A machine with GPUs that acts as late as CUDA may, and reports an error where CUDA's behaviour is undefined.
 
 Work in a stream only happens when somebody waits for it. So a read that comes too early finds the old data, and memory
 that is reused too early is found to have changed.

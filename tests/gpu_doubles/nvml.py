@@ -1,4 +1,4 @@
-"""A double of `pynvml` that checks NVML's rules, and complains where NVML would return nonsense."""
+"""A double of `pynvml` that checks NVML's rules, and reports an error where NVML's behaviour is undefined."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace

@@ -176,7 +176,7 @@ def test_many_callers_of_a_model_without_a_batch_axis(running: Run, served: Stop
 
 
 def test_requests_that_run_one_by_one_fail_alone(running: Run) -> None:
-    """Outputs behind one that fails, or that Python has to check, are answered as if it were not there."""
+    """A request that fails or goes through Python does not change the answers to the requests behind it."""
     server = running(models.lookup, enable_batching=False)
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
 

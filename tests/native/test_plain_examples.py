@@ -136,31 +136,33 @@ def test_needs_no_event_loop(tariff: RunningServer, name: str) -> None:
 OTHERS = {
     "no Examples": classify_request(),
     "a feature that is missing": classify_request(example(age=[1])),
-    "one missing in the second Example": classify_request(ONE, example(weights=[0.5, 1.5])),
+    "a feature that is missing in the second Example": classify_request(ONE, example(weights=[0.5, 1.5])),
     "a feature of another kind": classify_request(example(age=[1.5], weights=[0.5, 1.5])),
     "texts for numbers": classify_request(example(age=[b"1"], weights=[0.5, 1.5])),
     "too many values": classify_request(example(age=[1, 2], weights=[0.5, 1.5])),
     "too few values": classify_request(example(age=[1], weights=[0.5])),
     "no values": classify_request(example(age=[1], weights=Feature(float_list=FloatList()))),
     "no kind": classify_request(example(age=[1], weights=Feature())),
-    "no values before a context's": classify_request(
+    "an empty feature instead of the context's": classify_request(
         example(age=[1], weights=Feature()), context=example(weights=[1.0, 2.0])
     ),
-    "a context of another kind": classify_request(example(age=[1]), context=example(weights=[b"1"])),
+    "a context with another kind of values": classify_request(example(age=[1]), context=example(weights=[b"1"])),
     "more Examples than a batch may have": classify_request(*[ONE] * 17),
     "no such model": classify_request(ONE, name="another"),
     "no such version": classify_request(ONE, version=2),
     "no such signature": classify_request(ONE, signature_name="another"),
     "a signature without values": regress_request(ONE, signature_name="named"),
     "fewer labels than scores": classify_request(ONE, signature_name="short"),
-    "values of two columns": regress_request(ONE, signature_name="wide"),
+    "a regression with two columns": regress_request(ONE, signature_name="wide"),
     "no inferences": multi_request(input=examples(ONE)),
-    "an inference of no model": multi_request(task(CLASSIFY), task(REGRESS, name=""), input=examples(ONE)),
-    "one of another model": multi_request(task(CLASSIFY), task(REGRESS, name="another"), input=examples(ONE)),
-    "one twice": multi_request(task(CLASSIFY), task(CLASSIFY, signature_name="serving_default"), input=examples(ONE)),
+    "a task without a model name": multi_request(task(CLASSIFY), task(REGRESS, name=""), input=examples(ONE)),
+    "a task for another model": multi_request(task(CLASSIFY), task(REGRESS, name="another"), input=examples(ONE)),
+    "the same task twice": multi_request(
+        task(CLASSIFY), task(CLASSIFY, signature_name="serving_default"), input=examples(ONE)
+    ),
     "an unknown method": multi_request(task("another"), input=examples(ONE)),
     "inferences without Examples": multi_request(task(CLASSIFY)),
-    "one that cannot be answered": multi_request(
+    "a task that cannot be answered": multi_request(
         task(CLASSIFY), task(REGRESS, signature_name="wide"), input=examples(ONE)
     ),
 }

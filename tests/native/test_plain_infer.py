@@ -1,4 +1,4 @@
-"""What the native transport answers by itself of the Open Inference Protocol: the same as the service would answer."""
+"""Calls of the Open Inference Protocol that the native transport answers by itself: the same as the service would."""
 
 import random
 from contextlib import suppress

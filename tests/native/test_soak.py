@@ -26,12 +26,12 @@ BEFORE = 11
 """The threads before the run."""
 
 GREW = [
-    pytest.param([12] * 40, False, id="as many as ever"),
-    pytest.param([11, 13, 12, 11] * 10, False, id="some for a moment"),
-    pytest.param([11] * 39 + [14], False, id="some at the very end"),
-    pytest.param([11] * 20 + [12] * 20, False, id="one more of a pool"),
-    pytest.param([11] * 20 + [13] * 20, True, id="two more that stay"),
-    pytest.param([11 + look // 5 for look in range(40)], True, id="more and more"),
+    pytest.param([12] * 40, False, id="no growth"),
+    pytest.param([11, 13, 12, 11] * 10, False, id="some threads for a moment"),
+    pytest.param([11] * 39 + [14], False, id="some threads at the very end"),
+    pytest.param([11] * 20 + [12] * 20, False, id="one more thread of a pool"),
+    pytest.param([11] * 20 + [13] * 20, True, id="two more threads that stay"),
+    pytest.param([11 + look // 5 for look in range(40)], True, id="steady growth"),
 ]
 
 

@@ -144,7 +144,7 @@ def test_what_is_not_in_memory_is_listed_and_ready(house: House, capsys: pytest.
     assert house.inference.call(messages.ModelReadyRequest(name="m5")).ready
     assert main(["models", f"--server=localhost:{house.server.port}"]) == 0
     assert f"m5 v1: READY ({RESTING})" in capsys.readouterr().out
-    assert house.in_memory() - {"both"} == {"m0", "m1"}  # looking has not loaded anything
+    assert house.in_memory() - {"both"} == {"m0", "m1"}  # these queries have not loaded anything
 
 
 def test_a_load_by_the_repository_is_a_hint(house: House) -> None:

@@ -32,7 +32,7 @@ SQUARE = np.ones((4, 4), np.float32)
 LENGTHS = np.full(4, 2, np.int64)
 
 FATAL: Mapping[str, Fatal] = {
-    "frames of no length": Fatal(
+    "frames of length 0": Fatal(
         Graph(
             [make_node("STFT", ["x", "step", "", "length"], ["y"])],
             {"x": (FLOAT, (1, "T", 1)), "step": (INT64, ()), "length": (INT64, ())},
@@ -50,7 +50,7 @@ FATAL: Mapping[str, Fatal] = {
         {"x": SQUARE[0], "lengths": LENGTHS},
         {"x": SQUARE, "lengths": LENGTHS},
     ),
-    "an operator that nobody has tried": Fatal(
+    "an untested operator": Fatal(
         Graph(
             [make_node("Inverse", ["x"], ["y"], domain=MICROSOFT)],
             {"x": (FLOAT, ("M", "N"))},

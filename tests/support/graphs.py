@@ -209,53 +209,53 @@ def _training() -> Graph:
 MIXING: Mapping[str, Mapping[str, Graph]] = {
     "the batch is reduced": {
         "softmax over it": rowwise(make_node("Softmax", ["x"], ["y"], axis=0)),
-        "its mean taken away": _scaled_by("ReduceMean"),
-        "its largest value taken away": _scaled_by("ReduceMax"),
+        "its mean is subtracted": _scaled_by("ReduceMean"),
+        "its largest value is subtracted": _scaled_by("ReduceMax"),
         "its mean and variance": rowwise(make_node("MeanVarianceNormalization", ["x"], ["y"]), inner=(2, 3, 3)),
         "a bound that only huge values reach": _clipped_mean(),
         "statistics of training": _training(),
     },
-    "rows follow each other": {
-        "their sum so far": rowwise(make_node("CumSum", ["x", "zero"], ["y"]), zero=np.int64(0)),
+    "each row depends on earlier rows": {
+        "cumulative sum": rowwise(make_node("CumSum", ["x", "zero"], ["y"]), zero=np.int64(0)),
         "the one before": _shifted(),
         "time first in an LSTM": _recurrent("LSTM", 4),
         "time first in a GRU": _recurrent("GRU", 3),
         "time first in an RNN": _recurrent("RNN", 1),
     },
-    "rows look at each other": {
+    "every row depends on all others": {
         "attention": _attention(),
         "all pairs": _pairs(),
-        "a matrix of likenesses": Graph(
+        "a similarity matrix": Graph(
             [make_node("Transpose", ["x"], ["t"], perm=[1, 0]), make_node("MatMul", ["x", "t"], ["y"])],
             {"x": (FLOAT, ["N", 4])},
             {"y": (FLOAT, ["N", "N"])},
         ),
     },
     "an input is a table": {
-        "of rows of a name of its own": _lookup(),
-        "of rows without a name": _lookup((None, 3)),
-        "of rows of the same name": _lookup(("N", 3)),
+        "whose rows have a name of their own": _lookup(),
+        "whose rows have no name": _lookup((None, 3)),
+        "whose rows have the batch's name": _lookup(("N", 3)),
     },
     "the number of rows counts": {
         "divided by it": _counted(),
-        "the place of each is added": _numbered(),
+        "the position of each row is added": _numbered(),
         "as long as the longest": _trimmed(),
         "as short as the shortest": _trimmed("ReduceMin"),
     },
-    "it is quantized by what comes": {
+    "quantization scales come from the batch": {
         "one layer": quantized(),
         "three layers": quantized(layers=3),
         "in a branch": _quantized_in_a_branch(),
     },
-    "rows in are not rows out": {
-        "one for each token": _flattened(),
-        "those that pass": _kept(),
-        "one output has none": _with_total(),
+    "the numbers of input and output rows differ": {
+        "one row for each token": _flattened(),
+        "rows that pass a filter": _kept(),
+        "one output has no rows": _with_total(),
     },
-    "one row is traced in": {
+    "traced with a batch of one": {
         "a shape": _traced([1, 6]),
-        "a first state": _traced_state(),
-        "a constant beside it": _traced_split(),
+        "an initial state": _traced_state(),
+        "a constant row": _traced_split(),
     },
     "chance": {
         "noise": rowwise(make_node("RandomNormalLike", ["x"], ["y"])),
@@ -367,12 +367,12 @@ INDEPENDENT: Mapping[str, Graph] = {
     "a mask of one row that broadcasts": _sentences(("M", "T")),
     "a recurrent layer with the batch first": _batch_second(),
     "trees": trees(),
-    "a label declared as one": trees(label_dims=[1]),
+    "a label declared with one element": trees(label_dims=[1]),
     "static quantization": _static(),
     "logarithms": _logarithm(),
     "attention within a text": _within(),
-    "pixels to a class": _pixels(),
-    "names that an exporter has numbered": _joined("unk__1", "unk__2", "unk__3"),
+    "integer pixels to a class": _pixels(),
+    "dimension names that an exporter has numbered": _joined("unk__1", "unk__2", "unk__3"),
     "a normalized row": rowwise(
         make_node("LayerNormalization", ["x", "s"], ["y"], axis=-1), s=np.array([1, 2, 3, 4], np.float32)
     ),

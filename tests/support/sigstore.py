@@ -1,7 +1,7 @@
 """A Sigstore service of a few keys: its authority, its two logs, its trusted root, and the signatures that it makes.
 
-What Fulcio, the log of certificates and Rekor would do over the network is done here, so that signatures can be made
-for any identity, and with any mistake.
+Does without a network what Fulcio, the certificate log and Rekor do, so that signatures can be made for any identity,
+and with any mistake.
 """
 
 import base64
@@ -96,7 +96,7 @@ class Sigstore:
         )
 
     def _certificate(self, key: ec.EllipticCurvePrivateKey, how: Signing) -> x509.Certificate:
-        """The signer's certificate, with the promise of the log of certificates, which covers the rest of it."""
+        """The signer's certificate, with the signed timestamp of the certificate log, which covers the rest of it."""
         is_mail = "@" in how.identity and "://" not in how.identity
         name = x509.RFC822Name(how.identity) if is_mail else x509.UniformResourceIdentifier(how.identity)
         builder = (
@@ -133,7 +133,7 @@ class Sigstore:
         return b"\x04" + (bytes([len(octets)]) if len(octets) < 128 else b"\x81" + bytes([len(octets)])) + octets
 
     def _entry(self, body: bytes, how: Signing) -> dict[str, Any]:
-        """The only entry of a log, with the proof that the log has it, and the log's promise."""
+        """The only entry of a log, with its inclusion proof and the log's signed timestamp."""
         at = int(self._issued.timestamp()) + how.seconds_late
         log, root = hashlib.sha256(_public(self._log)).digest(), hashlib.sha256(b"\0" + body).digest()
         note = f"log.example.com - 1\n1\n{_text(root)}\n"

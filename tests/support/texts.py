@@ -119,15 +119,15 @@ def two_lengths() -> Graph:
 
 PADDED: Mapping[str, Graph] = {
     "attention with a mask": attention(),
-    "attention with a mask of what is absent": attention(inverted=True),
-    "the mean by a mask": masked_mean(),
+    "attention with an inverted mask": attention(inverted=True),
+    "a masked mean": masked_mean(),
     "each element by itself": graph([node("Tanh", ["x"], ["y"])], X, TOKENS),
     "a recurrent layer's steps": recurrent(),
     "a sum": reduced("ReduceSum"),
     "a maximum": reduced("ReduceMax"),
     "a minimum": reduced("ReduceMin"),
     "two lengths": two_lengths(),
-    "shares of the whole": graph([node("Softmax", ["x"], ["y"], axis=1)], X, TOKENS),
+    "a softmax over the length": graph([node("Softmax", ["x"], ["y"], axis=1)], X, TOKENS),
 }
 """Graphs that can be padded."""
 
@@ -135,12 +135,12 @@ NOT_PADDED: Mapping[str, Graph] = {
     "a mean": reduced("ReduceMean"),
     "the last element": reduced("last"),
     "a recurrent layer's end": recurrent(last=True),
-    "a recurrent layer from behind": recurrent("reverse"),
-    "a recurrent layer both ways": recurrent("bidirectional"),
+    "a reversed recurrent layer": recurrent("reverse"),
+    "a bidirectional recurrent layer": recurrent("bidirectional"),
     "two convolutions": convolution(),
-    "an output of one more": one_longer(),
-    "elements from behind": reversed_steps(),
-    "the sum over the last element": graph(
+    "an output with one more element": one_longer(),
+    "the elements in reverse": reversed_steps(),
+    "the sum divided by the last element": graph(
         [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])],
         X,
         TOKENS,

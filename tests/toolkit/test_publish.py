@@ -1,4 +1,4 @@
-"""Publishing: a version appears whole or not at all, even if something fails, watches or is killed."""
+"""Publishing: a version appears whole or not at all, even if the publisher fails or is killed."""
 
 import os
 import subprocess

@@ -52,24 +52,24 @@ def test_an_unknown_operator_is_tested_on_a_slow_machine_too(
     tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(containment, "TRIAL_SECONDS", 0.0)
-    with closing(load(FATAL["an operator that nobody has tried"].graph, tmp_path, threads)) as servable:
+    with closing(load(FATAL["an untested operator"].graph, tmp_path, threads)) as servable:
         assert isinstance(servable.backend, IsolatedBackend)
 
 
 def test_who_says_that_it_runs_in_the_servers_process_is_believed(tmp_path: Path, threads: BatchThreads) -> None:
-    graph = FATAL["frames of no length"].graph
+    graph = FATAL["frames of length 0"].graph
     with closing(load(graph, tmp_path, threads, "[isolation]\nworkers = 0\n")) as servable:
         assert not isinstance(servable.backend, IsolatedBackend)
 
 
 HARMLESS = {
-    "an operator that bears what it is tried with": Graph(
+    "an operator that survives its tests": Graph(
         [make_node("MurmurHash3", ["x"], ["y"], domain=MICROSOFT, positive=0)],
         {"x": (INT64, ("N",))},
         {"y": (6, ("N",))},
         domains=[(MICROSOFT, 1)],
     ),
-    "steps that shapes decide": Graph(
+    "a number of steps that depends on shapes": Graph(
         [
             make_node("Shape", ["x"], ["shape"], start=0, end=1),
             make_node("Squeeze", ["shape"], ["end"]),
@@ -94,12 +94,12 @@ def test_others_run_in_the_servers_own(graph: Graph, tmp_path: Path, threads: Ba
 
 
 RISKY = {
-    "an answer as large as a caller says": Graph(
+    "an answer whose size the caller chooses": Graph(
         [make_node("Cast", ["x"], ["size"], to=INT64), make_node("ConstantOfShape", ["size"], ["y"])],
         {"x": (FLOAT, (1,))},
         {"y": (FLOAT, ("N",))},
     ),
-    "steps that values decide": Graph(
+    "a number of steps that depends on values": Graph(
         [make_node("Range", ["start", "end", "step"], ["y"])],
         dict.fromkeys(("start", "end", "step"), (FLOAT, ())),
         {"y": (FLOAT, ("N",))},
@@ -140,7 +140,7 @@ def test_a_process_has_a_part_of_the_memory(
     tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "available_memory", lambda: 1 << 30)
-    with closing(load(RISKY["an answer as large as a caller says"], tmp_path, threads)) as servable:
+    with closing(load(RISKY["an answer whose size the caller chooses"], tmp_path, threads)) as servable:
         run = partial(servable.backend.run, "serving_default", outputs=("y",))
         assert len(run({"x": np.array([1e6], np.float32)})["y"]) == 10**6
         with pytest.raises(ServingError) as refused:

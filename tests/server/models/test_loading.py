@@ -141,7 +141,7 @@ def test_so_many_are_loaded_at_once_as_there_are_threads(loads: Loads, manage: M
 def test_one_that_hangs_does_not_hold_up_the_next(
     loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manager looks twice, and between these, the time ends for which the next one waits."""
+    """The manager decides twice; in between, the time is up for which the second load waits for the first."""
     times = count(step=QUICK_SECONDS * 0.75)
     monkeypatch.setattr(action_threads, "time", SimpleNamespace(monotonic=lambda: next(times)))
     model = manage(num_initial_load_threads=2)

@@ -33,7 +33,7 @@ class Counting(Clock):
 
 
 class Town:
-    """A manager of many models, and how often it looks at each and reports."""
+    """A manager of many models, and how often it checks each of them and reports."""
 
     def __init__(self, threads: BatchThreads, count: int, **options: Any) -> None:
         self.names = [f"m{number}" for number in range(count)]

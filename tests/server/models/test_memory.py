@@ -32,7 +32,7 @@ def test_freed_memory_goes_back() -> None:
 
 
 class Process:
-    """A process whose resident memory is set, and what its versions have left in it."""
+    """A process whose resident memory the test sets, and the memory that its unloaded versions have left behind."""
 
     def __init__(self) -> None:
         self.resident = 100 * MB
@@ -40,7 +40,7 @@ class Process:
         self._remains = Remains(self._release, lambda: self.resident)
 
     def ends(self, freed: int, *, grown: int = 0, loaded: int = 50 * MB) -> int:
-        """Frees what a version has used, after the process has grown; returns how often memory was returned so far."""
+        """Grows the process, then frees the memory of a version; returns how often memory was returned so far."""
         self.resident += grown
         self._remains.add(freed, loaded=loaded)
         return self.released
@@ -54,14 +54,14 @@ class TestRemains:
         process = Process()
         for _ in range(50):
             process.ends(24 * MB)
-        assert process.released == 1  # at the first call, nothing is known of the process
+        assert process.released == 1  # the first call has no earlier size to compare with
 
     def test_what_no_load_reuses_is_returned(self) -> None:
         process = Process()
         process.ends(REUSED_BYTES)
         assert process.ends(REUSED_BYTES, grown=REUSED_BYTES - MB) == 1
         assert process.ends(REUSED_BYTES, grown=MB) == 2
-        # The growth is that of a version.
+        # A loaded version explains the growth.
         assert process.ends(REUSED_BYTES, grown=100 * MB, loaded=150 * MB) == 2
         assert process.ends(REUSED_BYTES, grown=REUSED_BYTES, loaded=150 * MB) == 3
 
@@ -80,6 +80,6 @@ class TestRemains:
     def test_a_little_is_never_returned(self) -> None:
         process = Process()
         process.ends(REUSED_BYTES)
-        # It has grown by a large request, for example.
+        # The process may have grown because of a large request.
         assert process.ends(REUSED_BYTES - 1, grown=10 * REUSED_BYTES) == 1
         assert process.ends(1) == 2

@@ -129,7 +129,7 @@ class TestShown:
         )
 
     def test_a_batch_of_one_that_was_traced_in(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-        (line,) = self.lines(shop, caplog, MIXING["one row is traced in"]["a shape"])
+        (line,) = self.lines(shop, caplog, MIXING["traced with a batch of one"]["a shape"])
 
         assert "requests run one by one: the model takes one row, but not 2: " in line
         assert "export it with a batch axis" in line
@@ -163,7 +163,7 @@ class TestShown:
     def test_onnx_runtime_writes_nothing_of_what_it_refuses(
         self, shop: Shop, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        shop.verdict(MIXING["one row is traced in"]["a shape"])
+        shop.verdict(MIXING["traced with a batch of one"]["a shape"])
 
         assert "onnxruntime" not in capfd.readouterr().err
 

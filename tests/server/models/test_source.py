@@ -44,7 +44,7 @@ class Looks:
         self.source = Source(models, poll_seconds, self._aspire)
 
     def look(self) -> Seen:
-        """What one look reported."""
+        """What one scan reported."""
         self.seen.clear()
         self.source.poll()
         return list(self.seen)

@@ -79,7 +79,7 @@ def stream(inputs):
 
 
 def write_stream(folder: Path) -> Path:
-    """Writes a model that answers three times before it does the same; FOREVER answers without end."""
+    """Writes a model that streams three answers before it does what `x` says; FOREVER streams without end."""
     return write(folder, _STREAM)
 
 

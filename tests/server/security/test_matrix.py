@@ -109,7 +109,7 @@ def test_an_unauthorised_name_says_nothing_of_whether_there_is_such_a_model(guar
         answer = APIS[api](guarded.target, method, "other", guarded.headers["key", "right"])
         assert answer.outcome is Outcome.DENIED
         known = APIS[api](guarded.target, method, "other", guarded.operator)
-        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "who may know is told that it is missing"
+        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "others are told that it is missing"
 
 
 @pytest.mark.parametrize("api", ["open-inference-grpc", "open-inference-rest"])

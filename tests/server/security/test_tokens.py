@@ -124,7 +124,7 @@ def test_a_key_that_is_replaced_by_another_is_withdrawn(issuer: Issuer, tokens: 
     del issuer.keys["first"]
     clock.now += PAUSE_SECONDS
     tokens.check(issuer.token("second"))
-    assert tokens.known(old) is not None, "the next look, within a second, finds it out"
+    assert tokens.known(old) is not None, "only the next poll of the keys, within a second, notices it"
     assert tokens.look()
     assert tokens.known(old) is None
     assert not tokens.look()

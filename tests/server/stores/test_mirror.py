@@ -67,7 +67,7 @@ def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files:
     assert not mirror.look()
     files.content[f"{PREFIX}/1/b"] = b"b"
     assert not mirror.look()
-    assert mirror.look()  # both looks have seen the same names
+    assert mirror.look()  # both polls have seen the same names
     assert shown(mirror) == {"1": {"a": b"a", "b": b"b"}}
 
 

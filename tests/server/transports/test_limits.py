@@ -97,8 +97,8 @@ def test_call_outlives_the_age_of_its_connection(running: Run) -> None:
     with Connection(server.port) as connection:
         connection.say(call(1, slow))
         heard = [(part.kind, part.flags & END_STREAM) for part in connection.hear() if part.kind in (GOAWAY, HEADERS)]
-    assert heard[0] == (GOAWAY, 0), "the connection had no end while the call ran"
-    assert heard[-1] == (HEADERS, END_STREAM), "the call had no end"
+    assert heard[0] == (GOAWAY, 0), "the connection was not closed while the call ran"
+    assert heard[-1] == (HEADERS, END_STREAM), "the call was not ended"
 
 
 def test_age_with_little_grace_cuts_calls_off(running: Run) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's arena returns the memory that large answers have made it take."""
+"""ONNX Runtime's arena returns the memory that it took for large answers."""
 
 from pathlib import Path
 from typing import cast

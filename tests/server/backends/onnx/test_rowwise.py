@@ -198,18 +198,18 @@ def cut_to(axis: int, *, ends: str = "size", rank: int = 2, **attributes: Any) -
 
 CUT: dict[str, Graph] = {
     "to the length": cut_to(1),
-    "to the length, counted from behind": cut_to(-1),
+    "to the length, by a negative axis": cut_to(-1),
     "to the length of vectors": cut_to(1, rank=3),
-    "to the length of vectors, counted from behind": cut_to(-2, rank=3),
+    "to the length of vectors, by a negative axis": cut_to(-2, rank=3),
     "to the length, a scalar": cut_to(1, ends="wide"),
 }
 
 CUT_BY_THE_BATCH: dict[str, Graph] = {
     "to the rows": cut_to(0),
-    "to the rows, counted from behind": cut_to(-2),
+    "to the rows, by a negative axis": cut_to(-2),
     "to the rows, a scalar": cut_to(0, ends="wide"),
     "to the rows of vectors": cut_to(-3, rank=3),
-    "to a size whose axis is counted from another one": cut_to(0, start=1),
+    "to a size whose axis has another start": cut_to(0, start=1),
 }
 
 

@@ -1,4 +1,4 @@
-"""Models that differ only in the data of their weights share what is known of their graph; no others do."""
+"""Models that differ only in the data of their weights share the analysis of their graph; no others do."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_another_structure_has_its_own(tmp_path: Path, change: Change) -> None:
 
 
 def test_a_function_is_no_node() -> None:
-    """Its fields have the numbers of a graph's: a name that is a serialized node could stand for one."""
+    """A function's fields have the same numbers as a graph's, so a name with the bytes of a node could pass for one."""
     with_node, with_function = ModelProto(), ModelProto()
     for proto in (with_node, with_function):
         proto.graph.node.add(op_type="Identity")

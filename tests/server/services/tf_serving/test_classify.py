@@ -104,11 +104,11 @@ REFUSED = {
     ),
     "no signature": Refused(classify_request(ONE, signature_name="no"), "No signature was found with the name: no"),
     "no examples": Refused(classify_request(), "Input is empty."),
-    "no signature before no examples": Refused(
+    "an unknown signature, checked before the examples": Refused(
         classify_request(signature_name="no"), "No signature was found with the name: no"
     ),
     "no feature": Refused(classify_request(example(age=[1])), MISSING),
-    "as many labels as there are no scores": Refused(
+    "a number of labels other than that of scores": Refused(
         classify_request(ONE, signature_name="short"),
         "The model has 1 labels for 2 scores",
         StatusCode.FAILED_PRECONDITION,

@@ -72,11 +72,11 @@ def assert_close(answer: Arrays, expected: Mapping[str, np.ndarray]) -> None:
         )
 
 
-@pytest.mark.parametrize("name", MIXING["one row is traced in"])
+@pytest.mark.parametrize("name", MIXING["traced with a batch of one"])
 def test_a_batch_of_one_is_never_tried_in_vain(resting: Rest, tmp_path: Path, name: str) -> None:
     monitoring = tmp_path / "monitoring.pbtxt"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
-    graph = MIXING["one row is traced in"][name]
+    graph = MIXING["traced with a batch of one"][name]
     rest = resting(graph.write, monitoring_config_file=str(monitoring))
 
     lines = rest.get("/metrics").text.splitlines()

@@ -200,7 +200,7 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
 
 
 def test_inputs_that_do_not_go_together(running: Run) -> None:
-    """The code says what is wrong: without batching, the rows; with it, a width that the model names."""
+    """The error names the dimension: that of the rows without batching, a width that the model names with it."""
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
     assert refusal.code is StatusCode.INVALID_ARGUMENT

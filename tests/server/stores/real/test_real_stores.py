@@ -17,7 +17,7 @@ from tests.support.calls import floats
 from tests.support.running import LoopThread, RunningServer, eventually
 
 WITHIN = 120.0
-"""Seconds for two looks at a store, a download and a load."""
+"""Seconds for two polls of a store, a download and a load."""
 
 LARGE_MB = int(os.environ.get("HEADRACE_STORE_MB", "2048"))
 
@@ -105,7 +105,7 @@ def test_a_large_model_is_resumed_after_a_cut(store: RealStore, watch: Watch, tm
     store.proxy.cut_after = store.proxy.passed + size // 2
     mirror = watch(store.uri)
     with pytest.raises(StoreError) as cut:
-        eventually(mirror.look, WITHIN)  # a version from an object store is fetched when two looks have seen the same
+        eventually(mirror.look, WITHIN)  # an object store's version must look the same twice
     assert store.uri in str(cut.value)
     parts = (tmp_path / "cache" / "partial").rglob("*.part")
     assert [0 < part.stat().st_size < size for part in parts] == [True]

@@ -127,7 +127,7 @@ WRONG = {
     ),
     "none": Wrong(FLOAT, (None, 2), [example(x=EMPTY)], at(0, OTHER_NUMBER, "float", 0, "[2]")),
     "two for one": Wrong(INT64, (None,), [example(x=[1, 2])], at(0, OTHER_NUMBER, "int64", 2, "[]")),
-    "as many as no other": Wrong(
+    "a number of values that differs from the first Example's": Wrong(
         INT64, (None, None), [example(x=[1]), example(x=[1, 2])], at(1, OTHER_NUMBER, "int64", 2, "[1]")
     ),
     "two dimensions that vary": Wrong(

@@ -120,12 +120,12 @@ REFUSED = {
         "Unsupported signature method_name: tensorflow/serving/predict",
         StatusCode.UNIMPLEMENTED,
     ),
-    "no signature before another method": Refused(
+    "an unknown signature, checked before the method": Refused(
         multi_request(of("tensorflow/serving/predict", "no"), input=BOTH),
         "Requested signature not found in model graph: no",
     ),
     "no examples": Refused(multi_request(of(REGRESS)), "Input is empty."),
-    "a wrong task before no examples": Refused(
+    "a wrong task, checked before the examples": Refused(
         multi_request(of(REGRESS), of("")), "Duplicate evaluation of signature: serving_default"
     ),
     "a feature that one task lacks": Refused(
