@@ -58,7 +58,7 @@ class TestRows:
 
 
 class TestShapeKey:
-    def test_rows_and_order_of_names_do_not_matter(self) -> None:
+    def test_ignores_rows_and_the_order_of_names(self) -> None:
         first = {"a": numbers(1, 2), "b": numbers(1)}
         second = {"b": numbers(5), "a": numbers(5, 2)}
 
@@ -75,13 +75,13 @@ class TestShapeKey:
             {"x": numbers(1, 2), "y": numbers(1)},
         ],
     )
-    def test_names_dtypes_and_inner_shapes_do(self, other: Arrays) -> None:
+    def test_differs_by_names_dtypes_and_inner_shapes(self, other: Arrays) -> None:
         assert shape_key({"x": numbers(1, 2)}) != shape_key(other)
 
     def test_tells_dtypes_apart_that_numpy_spells_alike(self) -> None:
         assert shape_key({"x": np.ones(1, ml_dtypes.float8_e4m3fn)}) != shape_key({"x": np.ones(1, ml_dtypes.int4)})
 
-    def test_the_rank_stands_for_the_shape_when_padding(self) -> None:
+    def test_the_rank_replaces_the_shape_when_padding(self) -> None:
         assert shape_key({"x": numbers(1, 2)}, pad=True) == shape_key({"x": numbers(3, 9)}, pad=True)
         assert shape_key({"x": numbers(1, 2)}, pad=True) != shape_key({"x": numbers(1, 2, 1)}, pad=True)
 
@@ -253,7 +253,7 @@ class TestSplit:
 
 
 class TestPieces:
-    def test_are_put_together_in_order_whichever_comes_first(self) -> None:
+    def test_are_joined_in_order_whichever_ends_first(self) -> None:
         task = a_task(numbers(5, 1))
         first, second = Batch([Piece(task, 0, 3)], OPTIONS), Batch([Piece(task, 3, 5)], OPTIONS)
 
@@ -263,7 +263,7 @@ class TestPieces:
         assert task.outputs is not None
         np.testing.assert_array_equal(task.outputs["y"], numbers(5))
 
-    def test_that_cannot_be_put_together_fail_their_own_task_only(self) -> None:
+    def test_that_cannot_be_joined_fail_only_their_task(self) -> None:
         task, other = a_task(numbers(5, 1)), a_task(numbers(1, 1))
         Batch([Piece(task, 0, 3)], VARIABLE).split({"y": numbers(3, 7)}, Lock())
 

@@ -44,7 +44,9 @@ class TestVersion2:
         ("content", "quota"),
         [("150000 100000\n", 1.5), ("50000 100000\n", 0.5), ("max 100000\n", None), ("", None), ("nonsense\n", None)],
     )
-    def test_in_a_container_with_a_view_of_its_own(self, tmp_path: Path, content: str, quota: float | None) -> None:
+    def test_in_a_container_with_its_own_cgroup_namespace(
+        self, tmp_path: Path, content: str, quota: float | None
+    ) -> None:
         assert v2(tmp_path, cpu_max=content) == quota
 
     def test_the_least_of_all_groups_above(self, tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ class TestVersion2:
         )
         assert quota == 2
 
-    def test_a_path_that_cannot_be_seen_from_within(self, tmp_path: Path) -> None:
+    def test_a_path_that_is_not_visible_inside(self, tmp_path: Path) -> None:
         assert v2(tmp_path, "/../../elsewhere", cpu_max="300000 100000") == 3
 
 
@@ -67,7 +69,7 @@ class TestVersion1:
         ("quota_us", "period_us", "quota"),
         [("250000\n", "100000\n", 2.5), ("-1\n", "100000\n", None), ("100000\n", "0\n", None), ("50000\n", "", None)],
     )
-    def test_in_docker_where_the_path_is_the_hosts(
+    def test_in_docker_with_the_path_of_the_host(
         self, tmp_path: Path, quota_us: str, period_us: str, quota: float | None
     ) -> None:
         found = v1(tmp_path, "/docker/1", "/docker/1", cpu_cfs_quota_us=quota_us, cpu_cfs_period_us=period_us)
@@ -84,7 +86,7 @@ class TestVersion1:
         )
         assert quota == 2
 
-    def test_beside_version_2_which_then_limits_no_cpus(self, tmp_path: Path) -> None:
+    def test_next_to_version_2_which_then_limits_no_cpus(self, tmp_path: Path) -> None:
         mounts = V1_MOUNT.format(top="/") + V2_MOUNT.format(top="/").replace("cgroup rw", "cgroup/unified rw")
         files = {"cpu,cpuacct__cpu_cfs_quota_us": "300000", "cpu,cpuacct__cpu_cfs_period_us": "100000"}
         assert cpu_quota(machine(tmp_path, V1.format(path="/"), mounts, **files)) == 3
@@ -102,6 +104,6 @@ def test_a_part_of_a_cpu_counts_as_one(tmp_path: Path, monkeypatch: pytest.Monke
     assert schedulable_cpus(tmp_path) == cpus
 
 
-def test_never_more_than_it_may_run_on(tmp_path: Path) -> None:
+def test_never_more_than_the_cpu_affinity_allows(tmp_path: Path) -> None:
     v2(tmp_path, cpu_max="99900000 100000")
     assert schedulable_cpus(tmp_path) == affine_cpus()

@@ -131,7 +131,7 @@ class TestTheCallOfAThread:
         loop.run_until_complete(watch())
         return calls
 
-    def test_comes_once_the_loop_rests(self, loop: CountingLoop) -> None:
+    def test_comes_once_the_loop_is_idle(self, loop: CountingLoop) -> None:
         # The first iteration is the fastest so far, so the loop counts as idle: a single caller does not wait for a
         # second one.
         assert self.calls_after(loop, [5e-6]) == [1]
@@ -172,7 +172,7 @@ class TestTheCallOfAThread:
 
         assert loop.run_until_complete(turns_until_second_call()) == 5
 
-    def test_is_one_for_all_tasks_of_a_burst(self, loop: CountingLoop) -> None:
+    def test_happens_once_for_all_tasks_of_a_burst(self, loop: CountingLoop) -> None:
         assert self.calls_after(loop, [5e-6, 5e-6, 5e-6], tasks=10) == [1, 1, 1]
 
     def test_comes_to_every_scheduler(self, loop: CountingLoop, delivery: LoopDelivery) -> None:

@@ -112,7 +112,7 @@ def test_tasks_without_rows_are_bounded_too() -> None:
     assert batches_of(group) == [[0] * 4, [0] * 4]
 
 
-def test_keeps_order_and_fills_no_hole() -> None:
+def test_keeps_order_and_lets_no_task_overtake() -> None:
     group = filled(a_group(max_batch_size=4), a_task(3), a_task(2), a_task(1))
 
     assert batches_of(group) == [[3], [2, 1]]
@@ -136,7 +136,7 @@ def test_a_row_counts_as_the_widest_that_it_may_be_padded_to() -> None:
     assert batches_of(group) == [[1, 1], [1, 1]]
 
 
-def test_a_task_too_wide_for_company_runs_alone() -> None:
+def test_a_task_too_wide_to_share_a_batch_runs_alone() -> None:
     group = filled(a_group(), a_wide_task(MAX_BATCH_BYTES + 1), a_wide_task(1))
 
     assert batches_of(group) == [[1], [1]]
@@ -170,7 +170,7 @@ def test_pieces_are_consecutive_rows_of_the_task() -> None:
     ]
 
 
-def test_normal_goes_first_and_low_fills_up() -> None:
+def test_normal_tasks_go_first_and_low_ones_fill_up() -> None:
     low, normal = a_task(1, priority=Priority.LOW), a_task(2)
     group = filled(a_group(max_batch_size=4), low, normal, a_task(3, priority=Priority.LOW))
 
@@ -180,13 +180,13 @@ def test_normal_goes_first_and_low_fills_up() -> None:
     assert batches_of(group) == [[3]]
 
 
-def test_low_does_not_fill_a_hole_before_a_normal_that_did_not_fit() -> None:
+def test_a_low_task_does_not_overtake_a_normal_one_that_did_not_fit() -> None:
     group = filled(a_group(max_batch_size=4), a_task(1, priority=Priority.LOW), a_task(3), a_task(2))
 
     assert batches_of(group) == [[3], [2, 1]]
 
 
-def test_low_that_waits_does_not_use_up_the_bound_of_normal() -> None:
+def test_waiting_low_tasks_do_not_count_against_normal_ones() -> None:
     group = filled(a_group(max_batch_size=4, max_enqueued_batches=3), a_task(1, priority=Priority.LOW))
 
     for _ in range(9):
@@ -208,7 +208,7 @@ def test_cancelled_and_expired_tasks_are_dropped_as_the_batch_forms() -> None:
     assert group.rows == 0
 
 
-def test_what_is_dropped_leaves_its_room_to_the_next() -> None:
+def test_a_dropped_task_leaves_its_place_to_the_next() -> None:
     cancelled = a_task(3)
     group = filled(a_group(max_batch_size=4), a_task(1), cancelled, a_task(3))
     cancelled.cancel()

@@ -39,7 +39,7 @@ def test_it_waits_no_longer_when_it_is_full(bench: Bench) -> None:
     assert bench.batch() is None
 
 
-def test_a_new_target_holds_for_what_waits_already(bench: Bench) -> None:
+def test_a_new_target_applies_to_waiting_tasks(bench: Bench) -> None:
     lane = lane_of(bench, Target(wait=0.5, size=8))
     task = bench.put(lane, 1)
     lane.steer(Target(wait=0.1, size=8))
@@ -88,7 +88,7 @@ def test_a_task_is_refused_when_no_thread_is_free_in_time(bench: Bench) -> None:
     bench.put(lane, 1)  # now it begins in 14 ms
 
 
-def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
+def test_a_task_is_accepted_when_a_second_thread_is_free(bench: Bench) -> None:
     lane = lane_of(bench, RUN, num_batch_threads=2)
     for _ in range(2):
         bench.put(lane, 4)
@@ -102,7 +102,7 @@ def test_it_is_taken_when_a_second_thread_is_free(bench: Bench) -> None:
     bench.put(lane, 1)
 
 
-def test_one_that_finds_a_thread_idle_is_always_taken(bench: Bench) -> None:
+def test_a_task_is_always_accepted_while_a_thread_is_idle(bench: Bench) -> None:
     lane = lane_of(bench, RUN._replace(start_within=0.0))
     bench.put(lane, 4)
     assert bench.batch()
@@ -122,7 +122,7 @@ def test_nothing_is_refused_without_a_limit_on_the_start(bench: Bench) -> None:
     assert lane.shed == 0
 
 
-def test_a_closed_lane_may_still_be_told(bench: Bench) -> None:
+def test_a_closed_lane_accepts_a_new_target(bench: Bench) -> None:
     lane = lane_of(bench, RUN)
     lane.close()
     lane.steer(RUN)

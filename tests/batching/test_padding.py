@@ -50,7 +50,7 @@ def test_a_length_of_one_is_not_padded() -> None:
 
 
 @pytest.mark.parametrize("mask", [[0, 0, 0], [0, 0]])
-def test_a_row_that_is_padding_from_its_beginning_on_is_not_padded(mask: list[int]) -> None:
+def test_a_row_with_only_pad_values_is_not_padded(mask: list[int]) -> None:
     own = text(*range(len(mask)), mask=mask)
     assert TEXTS.key(own) == ((len(mask),), (len(mask),))
 
@@ -81,7 +81,7 @@ def test_outputs_are_cut_to_each_tasks_own_length() -> None:
     assert [task.outputs["first"].tolist() for task in (short, long) if task.outputs] == [[[1]], [[3]]]
 
 
-def test_outputs_of_one_length_are_nobodys_to_cut() -> None:
+def test_outputs_of_a_fixed_length_are_not_cut() -> None:
     batch = batch_of(text(1, 2), text(3, 4))
     whole = np.zeros((2, 7, 1))
     assert [task.outputs["tokens"].shape for task in batch.split({"tokens": whole}, Lock()) if task.outputs] == [
@@ -91,12 +91,12 @@ def test_outputs_of_one_length_are_nobodys_to_cut() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 2), (2, 3, 2), (2,), (2, 4)])
-def test_an_output_in_which_no_length_stands_is_an_error(shape: tuple[int, ...]) -> None:
+def test_an_output_without_any_of_the_lengths_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(BatchOutputError, match="Output tokens of a padded batch has the shape"):
         batch_of(text(1, 2), text(3, 4, 5, 6)).split({"tokens": np.zeros(shape)}, Lock())
 
 
-def test_two_lengths_are_padded_each_for_itself() -> None:
+def test_two_lengths_are_padded_separately() -> None:
     own = Padding({"x": (0, 1)}, {"x": as_value(0.5, np.dtype(np.float32))}, {"y": (1,)})
 
     def task(height: int, width: int) -> Task:

@@ -79,7 +79,7 @@ def bench(kind: Callable[..., Any]) -> Bench:
 
 
 class TestWaiting:
-    def test_nothing_waits(self, bench: Bench) -> None:
+    def test_an_empty_queue_has_no_batch(self, bench: Bench) -> None:
         assert bench.turn() == Turn(None, [], float("inf"))
 
     def test_without_a_delay_a_thread_takes_what_is_there(self, bench: Bench) -> None:
@@ -88,7 +88,7 @@ class TestWaiting:
 
         assert bench.batch() == tasks
 
-    def test_a_batch_that_is_not_full_waits_for_company(self, bench: Bench) -> None:
+    def test_a_batch_that_is_not_full_waits_for_more(self, bench: Bench) -> None:
         lane = bench.lane(batch_timeout_micros=2 * MILLISECOND)
         first = bench.put(lane, 1)
 
@@ -130,7 +130,7 @@ class TestWaiting:
 
 
 class TestOrder:
-    def test_no_task_overtakes_another_to_fill_a_hole(self, bench: Bench) -> None:
+    def test_no_task_overtakes_another_to_fill_a_batch(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=4)
         tasks = [bench.put(lane, rows) for rows in (3, 2, 1, 4)]
 
@@ -192,7 +192,7 @@ class TestBound:
             "currently 2 batches enqueued and max_enqueued_batches is 2"
         )
 
-    def test_a_refused_task_leaves_nothing_behind(self, bench: Bench) -> None:
+    def test_a_refused_task_leaves_no_trace(self, bench: Bench) -> None:
         lane = bench.lane(max_batch_size=4, max_enqueued_batches=1)
         first = bench.put(lane, 3)
         for key in ("key", "another"):
@@ -251,7 +251,7 @@ class TestSplitting:
             ((6, 6), 1, (0, 3, 4)),
         ],
     )
-    def test_says_what_room_there_is(
+    def test_reports_the_remaining_capacity(
         self, bench: Bench, waiting: Sequence[int], rows: int, numbers: tuple[int, int, int]
     ) -> None:
         lane = self.lane(bench)
@@ -269,7 +269,7 @@ class TestSplitting:
         )
 
     @pytest.mark.parametrize("waiting", [(), (3,), (3, 2)])
-    def test_takes_what_fits_exactly(self, bench: Bench, waiting: Sequence[int]) -> None:
+    def test_accepts_a_task_that_fits_exactly(self, bench: Bench, waiting: Sequence[int]) -> None:
         lane = self.lane(bench)
         for earlier in waiting:
             bench.put(lane, earlier)
@@ -280,7 +280,7 @@ class TestSplitting:
 
 
 class TestDropping:
-    def test_a_task_past_its_deadline_is_told_and_never_runs(self, bench: Bench) -> None:
+    def test_a_task_past_its_deadline_fails_and_never_runs(self, bench: Bench) -> None:
         lane = bench.lane()
         expired = bench.put(lane, 1, deadline=101.0)
         waiting = bench.put(lane, 1, deadline=101.1)
@@ -293,7 +293,7 @@ class TestDropping:
         assert isinstance(expired.error, DeadlineExceeded)
         assert str(expired.error) == "Run() timeout exceeded while waiting in batching queue"
 
-    def test_a_thread_tells_those_that_it_dropped(self, bench: Bench) -> None:
+    def test_a_thread_reports_the_tasks_that_it_dropped(self, bench: Bench) -> None:
         lane = bench.lane()
         expired = bench.put(lane, 1, deadline=100.0)
         bench.put(lane, 1)
@@ -302,7 +302,7 @@ class TestDropping:
 
         assert bench.ended == [expired]
 
-    def test_nobody_is_told_of_a_cancelled_task(self, bench: Bench) -> None:
+    def test_a_cancelled_task_is_not_reported(self, bench: Bench) -> None:
         lane = bench.lane()
         bench.put(lane, 1).cancel()
         waiting = bench.put(lane, 1)
@@ -313,7 +313,7 @@ class TestDropping:
         assert formed.batch.tasks == [waiting]
         assert bench.ended == []
 
-    def test_a_group_that_is_dropped_whole_leaves_nothing(self, bench: Bench) -> None:
+    def test_a_group_whose_tasks_are_all_dropped_leaves_nothing(self, bench: Bench) -> None:
         lane = bench.lane()
         bench.put(lane, 3).cancel()
 
@@ -347,7 +347,9 @@ class TestThreads:
 
         assert len(set(ran)) == 1
 
-    def test_one_that_is_called_away_leaves_what_waits_for_company_to_another(self, kind: Callable[..., Any]) -> None:
+    def test_a_thread_that_gets_another_batch_leaves_waiting_tasks_to_another_thread(
+        self, kind: Callable[..., Any]
+    ) -> None:
         def run(inputs: Arrays) -> Arrays:
             assert go_on.wait(5)
             return inputs
@@ -437,7 +439,7 @@ class TestRunning:
 
         assert bench.batch() == waiting
 
-    def test_others_are_not_held_up(self, bench: Bench) -> None:
+    def test_other_lanes_are_not_delayed(self, bench: Bench) -> None:
         lane, other = bench.lane(max_running_batches=1), bench.lane()
         first = bench.put(lane, 1)
         assert bench.batch() == [first]
@@ -447,7 +449,7 @@ class TestRunning:
         lane.finish()
         assert bench.batch() == [second]
 
-    def test_what_waits_when_all_closes_is_run_and_every_thread_ends(self, kind: Callable[..., Any]) -> None:
+    def test_closing_runs_waiting_tasks_and_ends_every_thread(self, kind: Callable[..., Any]) -> None:
         queue = kind()
         most, now, runs = 0, 0, 0
         lock, pair = Lock(), Barrier(2, timeout=10)
@@ -482,7 +484,7 @@ class TestClosing:
             closing.join(0.001)
         return closing
 
-    def test_a_lane_takes_no_more(self, bench: Bench) -> None:
+    def test_a_closed_lane_refuses_tasks(self, bench: Bench) -> None:
         lane = bench.lane()
         lane.close()
 
@@ -491,7 +493,7 @@ class TestClosing:
 
         bench.put(bench.lane(), 1)
 
-    def test_what_waits_in_a_lane_leaves_at_once(self, bench: Bench) -> None:
+    def test_waiting_tasks_of_a_closed_lane_leave_at_once(self, bench: Bench) -> None:
         slow = {"batch_timeout_micros": 1000 * MILLISECOND}
         lane, other = bench.lane(**slow), bench.lane(**slow)
         task = bench.put(lane, 1)
@@ -516,7 +518,7 @@ class TestClosing:
         closing.join(5)
         assert not closing.is_alive()
 
-    def test_a_closed_queue_hands_out_what_waits_and_then_nothing(self, bench: Bench) -> None:
+    def test_a_closed_queue_hands_out_waiting_tasks_and_then_nothing(self, bench: Bench) -> None:
         lane = bench.lane(batch_timeout_micros=1000 * MILLISECOND)
         task = bench.put(lane, 1)
 
@@ -527,7 +529,7 @@ class TestClosing:
         assert bench.batch() == [task]
         assert bench.queue.take() is None
 
-    def test_a_lane_that_nothing_is_left_of_closes_after_the_queue(self, bench: Bench) -> None:
+    def test_an_empty_lane_can_close_after_the_queue(self, bench: Bench) -> None:
         lane = bench.lane()
         bench.queue.close()
 

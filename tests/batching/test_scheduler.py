@@ -126,12 +126,12 @@ class TestAnswers:
         wait(futures, WAIT)
         assert gate.runs == [[2], [1]]
 
-    def test_a_partial_batch_runs_when_its_time_has_come(self, threads: BatchThreads) -> None:
+    def test_a_partial_batch_runs_after_its_timeout(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(threads, doubled, Options(batch_timeout_micros=1000))
 
         assert result(scheduler.call(row(1))) == [2]
 
-    def test_the_joined_array_is_made_by_whom_the_backend_names(self, threads: BatchThreads) -> None:
+    def test_the_backend_chooses_how_the_joined_array_is_allocated(self, threads: BatchThreads) -> None:
         buffer = np.zeros(64, np.float32)
         seen: list[Array] = []
 
@@ -231,7 +231,7 @@ class TestFailures:
         assert [result(f) for f in futures if not f.exception()] == [[2], [4], [8], [10], [12], [16]]
         assert [len(run) for run in gate.runs] == [8, 4, 2, 2, 1, 1, 4, 2, 2, 1, 1]
 
-    def test_a_batch_that_fails_only_as_a_whole_harms_nobody(self, threads: BatchThreads) -> None:
+    def test_a_batch_that_fails_only_as_a_whole_fails_no_task(self, threads: BatchThreads) -> None:
         def refuse_many(inputs: Arrays) -> Arrays:
             if len(inputs["x"]) > 2:
                 raise MemoryError
@@ -242,7 +242,7 @@ class TestFailures:
         assert [result(future) for future in futures] == [[0], [2], [4], [6]]
         assert gate.runs == [[0, 1, 2, 3], [0, 1], [2, 3]]
 
-    def test_the_arrays_of_a_batch_that_failed_are_let_go_before_its_halves_run(self, threads: BatchThreads) -> None:
+    def test_the_arrays_of_a_failed_batch_are_freed_before_its_halves_run(self, threads: BatchThreads) -> None:
         alive: list[weakref.ref[Array]] = []
         runs: list[tuple[int, int]] = []  # the rows, and the joined arrays that something still references
 
@@ -272,26 +272,26 @@ class TestFailures:
         assert [result(future) for future in futures] == [[2 * number] for number in range(1, 9)]
         assert runs == [(8, 1), (4, 1), (2, 1), (2, 1), (4, 1), (2, 1), (2, 1)]
 
-    def test_outputs_without_a_row_for_each_row_go_whole_to_tasks_that_are_alone(self, threads: BatchThreads) -> None:
+    def test_outputs_with_other_numbers_of_rows_go_whole_to_tasks_that_run_alone(self, threads: BatchThreads) -> None:
         _, futures = self.run_batch(threads, lambda _: {"y": np.zeros(3)}, row(1), row(2), row(1, 2, 3))
 
         assert [result(future) for future in futures] == [[0, 0, 0]] * 3
 
-    def test_but_not_to_one_that_was_padded(self, threads: BatchThreads) -> None:
+    def test_outputs_with_other_numbers_of_rows_fail_a_padded_task(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(
             threads, lambda _: {"y": np.zeros(3)}, Options(max_batch_size=4, allowed_batch_sizes=(2, 4))
         )
 
         assert isinstance(scheduler.call(row(1)).exception(WAIT), BatchOutputError)
 
-    def test_a_thread_outlives_a_failing_function(self, threads: BatchThreads) -> None:
+    def test_a_thread_survives_a_failing_function(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(threads, lambda inputs: {"y": inputs["nothing"]}, Options())
 
         errors = [scheduler.call(row(1)).exception(WAIT) for _ in range(3)]
 
         assert [type(error) for error in errors] == [KeyError] * 3
 
-    def test_a_thread_outlives_a_function_that_wants_to_exit(self, threads: BatchThreads) -> None:
+    def test_a_thread_survives_a_function_that_raises_system_exit(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(threads, lambda _: sys.exit("enough"), Options())
 
         errors = [scheduler.call(row(1)).exception(WAIT) for _ in range(2)]

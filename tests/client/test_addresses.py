@@ -26,7 +26,7 @@ def servers() -> Iterator[list[tuple[Service, grpc.Server, str]]]:
         server.stop(None).wait()
 
 
-def test_calls_go_round_and_an_end_fails_none(servers: list[tuple[Service, grpc.Server, str]]) -> None:
+def test_calls_take_turns_and_a_stopping_server_fails_none(servers: list[tuple[Service, grpc.Server, str]]) -> None:
     ports = [target.rpartition(":")[2] for _, _, target in servers]
     x = np.ones(1, np.float32)
     with Client(f"ipv4:{','.join(f'127.0.0.1:{port}' for port in ports)}", timeout=30) as client:
@@ -72,5 +72,5 @@ def test_a_list_of_addresses_is_taken_by_the_server(running: Run) -> None:
         ("unix:/run/a,b", False),
     ],
 )
-def test_which_targets_stand_for_several(target: str, several: bool) -> None:
+def test_targets_with_several_addresses(target: str, several: bool) -> None:
     assert has_addresses(target) is several

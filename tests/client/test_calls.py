@@ -51,7 +51,7 @@ def test_a_call_ends_at_its_own_timeout(client: Client, method: Callable[[Client
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_the_server_is_told_the_timeout_of_the_call_or_else_of_the_client(
+def test_the_server_gets_the_timeout_of_the_call_or_else_of_the_client(
     connect: Connect, target: str, service: Service
 ) -> None:
     client = connect(target, timeout=50)
@@ -77,7 +77,7 @@ def test_a_refused_call_is_tried_again_until_it_is_answered(
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_a_call_is_refused_after_as_many_attempts_as_were_asked_for(
+def test_a_call_fails_after_the_given_number_of_attempts(
     connect: Connect, target: str, service: Service, attempts: int
 ) -> None:
     service.refusals = 100

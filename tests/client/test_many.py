@@ -22,12 +22,12 @@ def test_answers_are_in_order(client: Client) -> None:
     assert [float(answer["y"][0]) for answer in answers] == [0.5 * value + 2 for value in range(200)]
 
 
-def test_nothing_is_answered_with_nothing(client: Client, service: Service) -> None:
+def test_no_requests_give_no_answers(client: Client, service: Service) -> None:
     assert client.predict_many("half_plus_two", []) == []
     assert service.requests == []
 
 
-def test_what_is_asked_for_is_that_of_every_call(client: Client, service: Service) -> None:
+def test_arguments_apply_to_every_call(client: Client, service: Service) -> None:
     answers = client.predict_many("half_plus_two", inputs(2), label="stable", signature="echo", outputs=["x"])
 
     assert [answer.keys() for answer in answers] == [{"x"}, {"x"}]
@@ -35,14 +35,14 @@ def test_what_is_asked_for_is_that_of_every_call(client: Client, service: Servic
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_no_more_are_under_way_than_wanted(client: Client, service: Service, in_flight: int) -> None:
+def test_no_more_calls_are_in_flight_than_allowed(client: Client, service: Service, in_flight: int) -> None:
     client.predict_many("half_plus_two", inputs(20), in_flight=in_flight)
 
     assert 1 <= service.most <= in_flight
 
 
 @pytest.mark.parametrize("in_flight", [0, -1])
-def test_some_must_be_under_way(client: Client, in_flight: int) -> None:
+def test_in_flight_must_be_at_least_one(client: Client, in_flight: int) -> None:
     with pytest.raises(ValueError, match=f"in_flight must be a whole number of at least 1; was {in_flight}"):
         client.predict_many("half_plus_two", inputs(1), in_flight=in_flight)
 
@@ -55,7 +55,7 @@ def test_the_first_failure_is_raised_after_all_were_made(connect: Connect, targe
     assert len(service.requests) == 5
 
 
-def test_failures_stand_among_the_answers_where_that_is_wanted(connect: Connect, target: str, service: Service) -> None:
+def test_failures_are_returned_among_the_answers_on_request(connect: Connect, target: str, service: Service) -> None:
     service.refusals = 2
     client = connect(target, retry=Retry(attempts=1))
     answers = client.predict_many("half_plus_two", inputs(4), in_flight=1, return_exceptions=True)

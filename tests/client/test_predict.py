@@ -30,7 +30,7 @@ def test_an_answer_has_every_output_by_name(client: Client) -> None:
     np.testing.assert_array_equal(answer["rows"], [2])
 
 
-def test_an_answer_has_only_the_outputs_asked_for(client: Client) -> None:
+def test_an_answer_has_only_the_requested_outputs(client: Client) -> None:
     assert client.predict("half_plus_two", {"x": [1.0]}, outputs=["rows"]).keys() == {"rows"}
 
 
@@ -93,7 +93,7 @@ def test_plain_numbers_take_the_dtypes_of_tensorflow_and_arrays_keep_theirs(
     np.testing.assert_array_equal(received, value)
 
 
-def test_the_request_names_what_was_asked_for(client: Client, service: Service) -> None:
+def test_the_request_names_the_requested_outputs(client: Client, service: Service) -> None:
     client.predict("half_plus_two", {"x": [1.0]}, version=0, signature="echo", outputs=("x",))
     client.predict("half_plus_two", {"x": [1.0]}, label="stable")
     client.predict("half_plus_two", {"x": [1.0]})

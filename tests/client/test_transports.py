@@ -80,7 +80,7 @@ def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
     ids=["TLS", "option", "several", "target"],
 )
-def test_what_native_cannot_do_grpcio_does(arguments: dict[str, Any], reason: str) -> None:
+def test_grpcio_is_used_for_what_native_does_not_support(arguments: dict[str, Any], reason: str) -> None:
     assert is_grpcio(**arguments)
     with pytest.raises(ValueError, match=f"transport='native' cannot be used: {reason}"):
         is_grpcio(transport="native", **arguments)
@@ -91,7 +91,7 @@ def test_what_native_cannot_do_grpcio_does(arguments: dict[str, Any], reason: st
     ("target", "through_proxy"),
     [("h.example.com:1", False), ("h.internal:1", False), ("h:1", True), ("unix:/s", False)],
 )
-def test_what_goes_through_a_proxy_grpcio_carries(target: str, through_proxy: bool) -> None:
+def test_grpcio_is_used_for_targets_behind_a_proxy(target: str, through_proxy: bool) -> None:
     assert is_grpcio(target=target) is through_proxy
 
 
@@ -219,7 +219,7 @@ for uses in (True, False):
 
 
 @pytest.mark.usefixtures("native")
-def test_a_forked_process_has_a_connection_of_its_own(target: str) -> None:
+def test_a_forked_process_opens_its_own_connection(target: str) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, target], check=True, timeout=60)
 
 
@@ -275,6 +275,6 @@ def noise(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     "answer", [http1, noise, lambda connection: connection.close()], ids=["HTTP/1", "noise", "end"]
 )
-def test_what_is_no_grpc_server_is_unavailable(connect: Connect, answer: Callable[[socket.socket], None]) -> None:
+def test_a_server_without_grpc_is_unavailable(connect: Connect, answer: Callable[[socket.socket], None]) -> None:
     with answering(answer) as target, pytest.raises(ServerError, match="UNAVAILABLE"):
         connect(target, retry=ONCE).predict("half_plus_two", X, timeout=5)

@@ -81,7 +81,7 @@ def test_the_chart_is_linted() -> None:
     helm("lint", "--strict", str(CHART))
 
 
-def test_a_kind_of_autoscaling_that_is_none() -> None:
+def test_an_invalid_kind_of_autoscaling() -> None:
     command = [tool("helm", "HEADRACE_HELM"), "template", "r", str(CHART), "--set", "autoscaling.kind=vpa"]
     run = subprocess.run(
         [*command, "--kube-version", KUBE_VERSION], capture_output=True, text=True, check=False, timeout=60
@@ -97,7 +97,7 @@ def test_the_plain_manifests_are_those_of_the_chart() -> None:
 @pytest.mark.parametrize(
     "file", ["kserve/serving-runtime.yaml", "kserve/cluster-serving-runtime.yaml", "systemd/headrace.service"]
 )
-def test_every_flag_is_one(file: str) -> None:
+def test_every_flag_of_the_manifests_exists(file: str) -> None:
     found = FLAG.findall((DEPLOY / file).read_text())
     assert found
     assert set(found) <= set(FLAGS)

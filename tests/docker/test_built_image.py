@@ -129,7 +129,7 @@ def test_it_is_small(images: Images) -> None:
     assert 0 < sum(above) < MOST_ABOVE_BASE
 
 
-def test_it_has_the_native_transport_and_nothing_of_its_making(images: Images) -> None:
+def test_it_has_the_native_transport_and_no_build_tools(images: Images) -> None:
     root = images.mounted(TAG)
     packages = next(root.glob("opt/headrace/lib/python3*/site-packages"))
     assert (packages / "headrace_native").is_dir()

@@ -91,7 +91,7 @@ class TestHealthCheck:
         assert match is not None
         assert match[1] == '"/opt/headrace/bin/python", "-m", "headrace_client.health", "localhost:8500"'
 
-    def test_nobody_there_is_not_ready(self) -> None:
+    def test_a_missing_server_is_not_ready(self) -> None:
         assert health(f"localhost:{free_port()}", "--timeout=1") == 1
 
     def test_one_that_has_no_health_service_is_not_known_to_be_ready(self, without_health: int) -> None:
@@ -99,7 +99,7 @@ class TestHealthCheck:
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_what_the_wheel_is_made_of_is_there_where_it_is_made(name: str) -> None:
+def test_the_sources_of_the_wheel_are_copied_into_the_image(name: str) -> None:
     """Otherwise, the first `docker build` after a new package would fail."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {package.partition("/")[0] for package in wheel["packages"]} | {"hatch_build.py", "pyproject.toml"}

@@ -90,7 +90,7 @@ def test_signatures_by_their_names(two_models: TwoModels) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "path", "status", "text"), ASIDE)
-def test_what_is_refused_or_stands_aside(
+def test_refused_requests_and_other_pages(
     two_models: TwoModels, arguments: list[str], path: str, status: int, text: str
 ) -> None:
     answer = ask(two_models, path, *arguments)
@@ -108,7 +108,7 @@ def test_version_over_int64(two_models: TwoModels) -> None:
     assert ask(two_models, f"{MODEL}/versions/{2**63}:predict", "-d", INSTANCES) == (400, "")
 
 
-def test_what_a_browser_asks_first(two_models: TwoModels) -> None:
+def test_the_preflight_request_of_a_browser(two_models: TwoModels) -> None:
     status, answer = ask(two_models, f"{MODEL}:predict", "-i", "-X", "OPTIONS", "-H", "Origin: https://example.com")
     assert status == 200
     headers = answer.lower().splitlines()

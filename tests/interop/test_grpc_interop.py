@@ -136,7 +136,7 @@ def test_compressed_requests(serving: Serving, compression: grpc.Compression) ->
 
 
 @pytest.mark.parametrize("value", [b"", b"\0\1\xfe\xff", bytes(range(256))])
-def test_metadata_of_bytes_comes_back(serving: Serving, value: bytes) -> None:
+def test_binary_metadata_comes_back(serving: Serving, value: bytes) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{serving.port}") as channel:
         call: Any = channel.unary_unary(f"/{NAME}/EmptyCall")
         metadata = ((ECHO_INITIAL, "words, and more"), (ECHO_TRAILING, value))
@@ -145,7 +145,7 @@ def test_metadata_of_bytes_comes_back(serving: Serving, value: bytes) -> None:
         assert (ECHO_TRAILING, value) in ended.trailing_metadata()
 
 
-def test_slow_reader_holds_up_the_sender(start: Callable[..., Serving]) -> None:
+def test_a_slow_reader_stops_the_sender(start: Callable[..., Serving]) -> None:
     serving, most = start(), 200
     types, service = serving.types, serving.service
     request = types["StreamingOutputCallRequest"]()

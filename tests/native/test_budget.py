@@ -105,7 +105,7 @@ def test_unfinished_requests_of_one_connection_leave_room_for_others(linear: Run
     eventually(lambda: sum(held(linear).values()) == 0)
 
 
-def test_calls_that_never_send_a_message_are_counted(linear: RunningServer) -> None:
+def test_calls_without_a_message_are_counted(linear: RunningServer) -> None:
     with Connection(linear.port) as quiet:
         for stream in range(1, 201, 2):
             quiet.say(frame(HEADERS, END_HEADERS, stream, head()))
@@ -215,14 +215,14 @@ class TestStalls:
             client.say(WINDOW_OF_NOTHING, call(1, predict_request({"x": X}).SerializeToString()))
             list(client.hear())
 
-    def test_who_owes_nothing_may_rest(self, impatient: RunningServer) -> None:
+    def test_an_idle_connection_is_not_closed(self, impatient: RunningServer) -> None:
         with Connection(impatient.port) as rests, Connection(impatient.port) as stalls:
             stalls.say(frame(HEADERS, END_HEADERS, 1, head()))
             list(stalls.hear())  # until the server closes that connection
             rests.say(frame(PING, 0, 0, b"x" * 8))
             assert rests.next(PING, 1).payload == b"x" * 8
 
-    def test_a_model_that_takes_long_is_no_stall(self, running: Run) -> None:
+    def test_a_slow_model_is_not_a_stall(self, running: Run) -> None:
         server = running(models.counting, connection_stall_seconds=0.05)
         assert server.caller.call(predict_request({"steps": np.array([500_000])})) is not None
 

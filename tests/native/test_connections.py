@@ -61,14 +61,14 @@ def test_connections_are_spread_over_threads(running: Run) -> None:
     assert not threads()
 
 
-def test_silent_caller_is_left(running: Run) -> None:
+def test_a_silent_caller_is_disconnected_at_the_stop(running: Run) -> None:
     arguments = "grpc.keepalive_time_ms=100,grpc.keepalive_timeout_ms=100,grpc.keepalive_permit_without_calls=1"
     server = running(models.linear, grpc_channel_arguments=arguments)
     with Connection(server.port, silent=True) as connection:
         assert PING in [heard.kind for heard in connection.hear()]
 
 
-def test_answers_are_not_compressed_for_who_cannot_read_them(running: Run) -> None:
+def test_answers_are_not_compressed_for_clients_that_cannot_read_them(running: Run) -> None:
     arguments = "grpc.default_compression_algorithm=2"
     server = running(partial(models.identity, dims=("N", "W")), grpc_channel_arguments=arguments)
     request = predict_request({"x": np.zeros((1, 1000), np.float32)}).SerializeToString()
@@ -85,7 +85,7 @@ def test_many_calls_cancelled_at_once_leave_the_others_alone(running: Run) -> No
         assert any(heard.kind == DATA and heard.stream == 301 for heard in connection.hear())
 
 
-def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
+def test_a_request_during_a_single_call_is_left_to_a_batch_thread(
     running: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, held, run = threading.Event(), threading.Event(), OnnxBackend.run
@@ -121,7 +121,7 @@ def test_what_comes_while_a_lone_call_runs_is_left_to_a_batch_thread(
     assert arrays(first.result())["y"].tolist() == [[10]]
 
 
-def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
+def test_a_call_is_answered_while_its_connection_is_flooded(running: Run) -> None:
     request = predict_request({"x": X}).SerializeToString()
     priorities = frame(PRIORITY, 0, 5, bytes(5)) * 50_000
     with Connection(running(models.linear).port) as connection:
@@ -143,7 +143,7 @@ def test_a_call_is_run_while_its_thread_has_no_rest(running: Run) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", PREFACE[:10]])
-def test_a_caller_that_has_said_nothing_is_not_waited_for(running: Run, said: bytes) -> None:
+def test_a_silent_caller_does_not_delay_the_stop(running: Run, said: bytes) -> None:
     server = running(models.linear, drain_seconds=2 * START_WITHIN)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(said)
@@ -151,7 +151,7 @@ def test_a_caller_that_has_said_nothing_is_not_waited_for(running: Run, said: by
         server.close()
 
 
-def test_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:
+def test_a_key_that_only_grpcio_can_use(running: Run, tmp_path: Path) -> None:
     file = write(tmp_path / "ssl.pbtxt", Authority(tmp_path).sign("server", "P-521"))
     with pytest.raises(ServingError, match="the native transport cannot use its key or certificates") as raised:
         running(models.linear, ssl_config_file=str(file))

@@ -99,7 +99,7 @@ def test_bytes_of_all_kinds(linear: RunningServer, data: bytes) -> None:
         (call(frame(DATA, END_STREAM, 1, b"\1\0\0\0\3abc"), grpc_encoding="gzip"), b"13"),
     ],
 )
-def test_malformed_calls_are_told(linear: RunningServer, data: bytes, status: bytes) -> None:
+def test_malformed_calls_get_an_error(linear: RunningServer, data: bytes, status: bytes) -> None:
     heard = said(linear, data)
     # The value is a Huffman-coded literal: the digits take 5 and 6 bits, and the rest is padded with ones.
     assert huffman(status) in heard
@@ -114,7 +114,7 @@ def huffman(digits: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_expansion_is_bounded(linear: RunningServer, compression: grpc.Compression) -> None:
+def test_decompression_is_bounded(linear: RunningServer, compression: grpc.Compression) -> None:
     bomb = predict_request({"x": np.zeros((1_000_000, 4), np.float32)}, as_content=True).SerializeToString()
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
     with pytest.raises(grpc.RpcError) as raised:
@@ -144,7 +144,7 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
-def test_an_expansion_holds_up_no_other_call(running: Run) -> None:
+def test_a_decompression_delays_no_other_call(running: Run) -> None:
     linear = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=55000000")
     request = predict_request({"x": X}).SerializeToString()
     bomb = gzip.compress(bytes(60_000_000))  # fits into a window that has not been widened yet

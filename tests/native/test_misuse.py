@@ -146,7 +146,7 @@ def test_an_array_to_join_in_of_another_kind(batch: TaskBatch, made: npt.NDArray
         batch.join(lambda *_: made)
 
 
-def test_a_batch_that_is_forgotten(call: Any, queue: Any) -> None:
+def test_a_batch_that_is_dropped(call: Any, queue: Any) -> None:
     formed = queue.take()
     del formed
     assert refusal_of(call.exception()).code in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
@@ -159,7 +159,7 @@ def lane_options(**values: Any) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("target", [Target(0.0, 0), Target(float("nan"), 1), Target(0.0, 1, start_within=-1.0)])
-def test_a_target_that_is_none(queue: Any, target: Target) -> None:
+def test_an_invalid_target(queue: Any, target: Target) -> None:
     lane = queue.lane(lane_options(), print)
     with pytest.raises(ValueError, match="is no target"):
         lane.steer(target)

@@ -73,7 +73,7 @@ def test_needs_no_event_loop(linear: RunningServer, as_content: bool) -> None:
 
 
 @pytest.mark.usefixtures("blocked")
-def test_what_is_not_plain_waits_for_the_event_loop(linear: RunningServer) -> None:
+def test_other_requests_wait_for_the_event_loop(linear: RunningServer) -> None:
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
     with pytest.raises(grpc.RpcError) as raised:
         send(predict_request({"x": X}).SerializeToString() + SEEN, timeout=0.1)
@@ -159,7 +159,7 @@ def test_every_odd_tensor(linear: RunningServer, tensor: TensorProto) -> None:
     assert plain == seen
 
 
-def test_a_truth_value_that_is_none(running: Run) -> None:
+def test_an_invalid_boolean(running: Run) -> None:
     caller = running(partial(models.identity, dtype=Onnx.BOOL)).caller
     tensor = TensorProto(
         dtype=DataType.DT_BOOL, tensor_shape={"dim": [{"size": 1}, {"size": 2}]}, tensor_content=b"\1\2"
@@ -184,7 +184,7 @@ def test_fields_that_come_twice_are_merged(linear: RunningServer) -> None:
     assert plain.outputs["y"].float_val == [20]
 
 
-def test_damaged_requests_are_judged_alike(running: Run) -> None:
+def test_damaged_requests_get_the_same_verdict_from_both(running: Run) -> None:
     caller = running(models.two_inputs).caller
     values = {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 2), np.float32)}
     whole = [predict_request(values, as_content=as_content).SerializeToString() for as_content in (False, True)]
@@ -279,7 +279,7 @@ def test_a_batch_outlives_the_callers_of_its_tasks(running: Run, served: Stop) -
     assert served(server).requests == 1
 
 
-def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
+def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(
     running: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran_on, run = [], OnnxBackend.run
@@ -304,9 +304,7 @@ def test_a_lone_caller_of_a_quick_model_waits_for_no_batch_thread(
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")
-def test_who_looks_for_the_next_lone_call_gives_up_when_none_comes(
-    running: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_polling_for_the_next_single_call_stops_if_none_comes(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
     )

@@ -173,7 +173,7 @@ def test_what_is_refused_is_refused_in_the_words_of_the_service(tariff: RunningS
     assert isinstance(same(tariff.caller, OTHERS[name]), Refusal)
 
 
-def test_a_misfit_among_others_of_its_batch(running: Run) -> None:
+def test_an_invalid_request_in_a_batch_with_others(running: Run) -> None:
     server = running(
         partial(feature_models.tariff, signatures=SIGNATURES),
         batching=Options(num_batch_threads=1, batch_timeout_micros=50_000),
@@ -228,7 +228,7 @@ def test_a_dimension_that_varies(running: Run) -> None:
         same(server.caller, classify_request(*[example(x=[0.5] * size) for size in sizes]))
 
 
-def test_features_that_come_twice(tariff: RunningServer) -> None:
+def test_repeated_features(tariff: RunningServer) -> None:
     """The last of two features with the same name counts, as in every protobuf map."""
     entries = ONE.features.SerializeToString(), example(age=[7]).features.SerializeToString()
     raw = _field(1, classify_request().model_spec.SerializeToString())
@@ -298,7 +298,7 @@ def test_one_run_serves_several_inferences(running: Run, served: Stop) -> None:
     assert served(server).batches == 1
 
 
-def test_a_large_context_is_for_the_service(tariff: RunningServer) -> None:
+def test_a_large_context_goes_to_the_service(tariff: RunningServer) -> None:
     """A context is repeated for every Example: a small request must not expand to a huge one."""
     large = example(age=[1], weights=[0.5, 1.5], unasked=[0.5] * 10_000)
     assert isinstance(same(tariff.caller, classify_request(*[Example()] * 16, context=large)), bytes)

@@ -98,7 +98,7 @@ def test_needs_no_event_loop(linear: RunningServer, request_: ModelInferRequest)
     ],
 )
 @pytest.mark.usefixtures("blocked")
-def test_what_is_not_plain_waits_for_the_event_loop(linear: RunningServer, request_: ModelInferRequest) -> None:
+def test_other_requests_wait_for_the_event_loop(linear: RunningServer, request_: ModelInferRequest) -> None:
     refusal = send(linear, request_.SerializeToString(), timeout=0.1)
     assert isinstance(refusal, Refusal)
     assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -177,7 +177,7 @@ def test_bytes_at_random(linear: RunningServer) -> None:
             assert isinstance(answer, Refusal), bytes(data)
 
 
-def test_a_full_queue_is_told_with_the_requests_id(running: Run) -> None:
+def test_the_error_for_a_full_queue_has_the_requests_id(running: Run) -> None:
     options = Options(max_batch_size=1, max_enqueued_batches=1, batch_timeout_micros=0, num_batch_threads=1)
     server = running(partial(models.slow, steps=100_000), batching=options, enable_model_warmup=False)
     send_one: Any = server.caller.channel.unary_unary(f"{SERVICE}ModelInfer")

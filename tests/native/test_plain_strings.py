@@ -94,13 +94,13 @@ REFUSED: dict[str, Callable[[TensorProto], object]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_plain_is_for_the_service(words: RunningServer, name: str) -> None:
+def test_other_requests_go_to_the_service(words: RunningServer, name: str) -> None:
     request = predict_request({"words": np.array([[b"cat", b"dog"]], np.object_), "numbers": np.ones((1, 2), "f4")})
     REFUSED[name](request.inputs["words"])
     same(words.caller, request.SerializeToString())
 
 
-def test_a_bad_string_spoils_no_other_request(running: Run) -> None:
+def test_a_bad_string_fails_no_other_request(running: Run) -> None:
     server = running(feature_models.words, batching=Options(num_batch_threads=1, batch_timeout_micros=50_000))
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
     data = [request_of([b"\xff" if number == 7 else b"cat", b"%d" % number]) for number in range(20)]

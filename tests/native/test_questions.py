@@ -186,7 +186,7 @@ def is_ok(answer: Any) -> bool:
     return answer[0] == 200 if isinstance(answer, tuple) else isinstance(answer, bytes)
 
 
-def test_nobody_is_asked_twice(pair: tuple[Path, Asking, Asking], loop_thread: LoopThread) -> None:
+def test_no_request_is_computed_twice(pair: tuple[Path, Asking, Asking], loop_thread: LoopThread) -> None:
     _, _, native = pair
     before = {name: ask(native) for name, ask in KEPT.items()}
     is_kept = {name for name, answer in before.items() if is_ok(answer) and name not in NOT_KEPT}

@@ -35,11 +35,11 @@ def circle(rooms: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def test_no_circle() -> None:
+def test_no_cycle() -> None:
     assert circle(imports()) == []
 
 
-def test_what_is_looked_at() -> None:
+def test_the_modules_that_are_checked() -> None:
     rooms = imports()
     assert {"bridge", "http2", "queue", "server"} <= set(rooms)
     assert "queue" in rooms["bridge"]
@@ -47,7 +47,7 @@ def test_what_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("added", [("protobuf", "server"), ("queue", "bridge"), ("http", "rest")])
-def test_a_circle_would_be_found(added: tuple[str, str]) -> None:
+def test_a_cycle_would_be_found(added: tuple[str, str]) -> None:
     rooms = imports()
     rooms[added[0]].add(added[1])
     assert circle(rooms)

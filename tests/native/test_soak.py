@@ -36,7 +36,7 @@ GREW = [
 
 
 @pytest.mark.parametrize(("threads", "grew"), GREW)
-def test_threads_that_stay_are_told_from_those_that_go(threads: list[int], grew: bool) -> None:
+def test_lasting_threads_are_distinguished_from_temporary_ones(threads: list[int], grew: bool) -> None:
     readings = [Reading(50 + look, 1, 1, count) for look, count in enumerate(threads)]
     before = Reading(0, 1, 1, BEFORE)
     assert Outcome(100, Tally(), readings, before, before, drained=True).threads_grew is grew

@@ -78,7 +78,7 @@ def test_importing_leaves_the_default_pool_alone(implementation: str) -> None:
     [[OURS, "tensorflow", SERVING], ["tensorflow", OURS, SERVING], [SERVING, "tensorflow", OURS]],
     ids=["first", "between", "last"],
 )
-def test_importing_beside_tensorflow_in_any_order(order: list[str], tensorflow_python: Path) -> None:
+def test_importing_together_with_tensorflow_in_any_order(order: list[str], tensorflow_python: Path) -> None:
     run_python(tensorflow_python, BESIDE.format(order=order))
 
 

@@ -76,7 +76,7 @@ def test_surplus_values_are_ignored() -> None:
     assert to_array(tensor("DT_COMPLEX64", [1], scomplex_val=[1, 2, 3])).tolist() == [1 + 2j]
 
 
-def test_half_a_complex_number_is_none() -> None:
+def test_half_a_complex_number_is_ignored() -> None:
     assert to_array(tensor("DT_COMPLEX64", [2], scomplex_val=[1])).tolist() == [0, 0]
 
 
@@ -182,13 +182,13 @@ def test_an_unknown_rank_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["DT_FLOAT", "DT_STRING", "DT_BOOL"])
-def test_a_dimension_of_0_makes_it_empty_whatever_was_sent(dtype: str) -> None:
+def test_a_dimension_of_0_makes_the_array_empty_whatever_was_sent(dtype: str) -> None:
     array = to_array(tensor(dtype, [2, 0, 3], tensor_content=b"xyz", float_val=[1]))
     assert (array.shape, array.size) == ((2, 0, 3), 0)
 
 
 @pytest.mark.parametrize("shape", [[-1], [0, -1], [2**32, 2**32], [2**32, 2**32, 0], [2**63 - 1, 2]])
-def test_a_shape_that_is_none_is_an_error(shape: list[int]) -> None:
+def test_an_invalid_shape_is_an_error(shape: list[int]) -> None:
     with pytest.raises(TensorError, match="negative dimension, or too many elements"):
         to_array(tensor("DT_FLOAT", shape, float_val=[1]))
 
@@ -229,7 +229,7 @@ def test_the_bound_is_on_bytes() -> None:
         to_array(tensor("DT_STRING", [65], string_val=[b"x" * (1 << 20)]))
 
 
-def test_a_shape_with_long_names_is_read_like_any() -> None:
+def test_a_shape_with_long_names_is_read_like_any_other() -> None:
     proto = tensor("DT_INT32", [2], int_val=[1, 2])
     proto.tensor_shape.dim[0].name = "n" * 1000
     assert to_array(proto).tolist() == [1, 2]

@@ -86,7 +86,7 @@ def test_an_entry_of_a_response_is_filled_in_place() -> None:
 
 
 @pytest.mark.parametrize("as_content", [False, True])
-def test_strides_and_byte_order_do_not_show(as_content: bool) -> None:
+def test_strides_and_byte_order_do_not_matter(as_content: bool) -> None:
     plain = np.arange(12, dtype=np.float32).reshape(3, 4)
     for array in (plain.astype(">f4"), np.asfortranarray(plain), np.repeat(plain, 2, axis=1)[:, ::2]):
         assert to_proto(array, as_content=as_content) == to_proto(plain, as_content=as_content)
@@ -116,7 +116,7 @@ def test_lists_become_arrays_as_numpy_has_them() -> None:
         ([2**70], "a int among strings"),
     ],
 )
-def test_what_has_no_data_type_is_refused_by_name(values: Any, reason: str) -> None:
+def test_a_dtype_without_a_data_type_is_refused_by_name(values: Any, reason: str) -> None:
     with pytest.raises(TensorError, match=reason):
         to_proto(values)
 
@@ -152,13 +152,13 @@ def test_a_quantised_integer_is_sent_back_as_a_plain_one() -> None:
 @pytest.mark.parametrize(
     ("number", "name"), [(0, "INVALID"), (20, "resource"), (101, "float_ref"), (99, "unknown dtype enum (99)")]
 )
-def test_what_holds_no_data_has_a_name_and_no_dtype(number: int, name: str) -> None:
+def test_a_data_type_without_data_has_a_name_and_no_dtype(number: int, name: str) -> None:
     assert dtype_name(number) == name
     with pytest.raises(TensorError, match="holds no data"):
         dtype_of(number)
 
 
-def test_equal_dtypes_of_another_make_are_one_data_type() -> None:
+def test_equal_dtypes_from_different_constructors_are_one_data_type() -> None:
     assert enum_of(np.dtype(np.longlong)) == enum_of(np.dtype(np.int64)) == DataType.DT_INT64
     assert enum_of(np.dtype(">f4")) == DataType.DT_FLOAT
     assert enum_of(np.dtype("U7")) == enum_of(np.dtype("S7")) == DataType.DT_STRING

@@ -36,7 +36,7 @@ def test_a_payload_is_found_behind_fields_of_every_kind() -> None:
     assert find_payload(message, 6) is None
 
 
-def test_a_payload_behind_a_group_or_too_many_fields_is_not_looked_for() -> None:
+def test_a_payload_behind_a_group_or_too_many_fields_is_not_searched_for() -> None:
     assert find_payload(varint(1 << 3 | 3) + varint(1 << 3 | 4) + opening(4, 1) + b"a", 4) is None
     assert find_payload((opening(3, 1) + b"b") * 32 + opening(4, 1) + b"a", 4) is None
     assert find_payload((opening(3, 1) + b"b") * 31 + opening(4, 1) + b"a", 4) is not None

@@ -21,9 +21,7 @@ def python(tensorflow_server_python: Path) -> Path:
 
 @pytest.fixture
 def base(tensorflow_models: Path, tmp_path: Path) -> Path:
-    """A folder with three versions and a file of rows: m/1 and m/2 are the same model with different tensor names, and
-    the file of m/3 is truncated.
-    """
+    """Three versions and a file of rows: m/1 and m/2 differ in tensor names only, and the file of m/3 is truncated."""
     content = (tensorflow_models / "tflite" / "1" / "model.tflite").read_bytes()
     for number, part in enumerate((content, content, content[:300]), start=1):
         folder = tmp_path / "m" / str(number)

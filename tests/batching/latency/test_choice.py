@@ -30,11 +30,11 @@ def test_the_largest_size_that_ends_in_time_even_when_all_threads_are_busy(threa
     assert full_size(CURVE, 0.040, Limits(SIZES, threads)) == size
 
 
-def test_not_the_largest_where_smaller_ones_are_as_good() -> None:
+def test_a_smaller_size_is_chosen_if_it_is_as_good() -> None:
     assert full_size(curve(0.000001, 0.001), 10.0, Limits(SIZES, 1)) == 1
 
 
-def test_not_the_largest_where_it_is_slower() -> None:
+def test_a_smaller_size_is_chosen_if_the_largest_is_slower() -> None:
     typical = (0.01, 0.011, 0.013, 0.017, 0.025, 0.08, 0.3)
 
     assert full_size(Curve(SIZES, typical, typical, typical), 10.0, Limits(SIZES, 1)) == 16
@@ -45,7 +45,7 @@ def test_runs_that_differ_much_make_batches_smaller() -> None:
     assert full_size(CURVE, 0.060, Limits(SIZES, 2)) == 16
 
 
-def test_what_no_request_can_keep_is_not_aimed_at() -> None:
+def test_an_objective_out_of_reach_is_not_aimed_at() -> None:
     limits = Limits(SIZES, 1)
 
     assert within_reach(CURVE, 0.011, limits)
@@ -88,7 +88,7 @@ def test_batches_wait_while_that_saves_time() -> None:
     assert found(200.0) == sorted(found(200.0))
 
 
-def test_they_do_not_where_nobody_comes() -> None:
+def test_batches_do_not_wait_if_no_requests_arrive() -> None:
     assert set(found(1.0)) == {0.0}
 
 
@@ -137,7 +137,7 @@ def test_as_many_late_answers_as_are_allowed_change_nothing() -> None:
     assert margin.part == before
 
 
-def test_the_margin_has_an_end() -> None:
+def test_the_margin_is_bounded() -> None:
     margin = Margin(0.99)
     for _ in range(100):
         margin.look(1000, 1000, 0.0)

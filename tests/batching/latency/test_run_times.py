@@ -24,7 +24,7 @@ def curve_of(times: RunTimes) -> Curve:
     return times.curve
 
 
-def test_nothing_is_known_of_nothing() -> None:
+def test_no_runs_give_no_estimate() -> None:
     assert RunTimes(0.99).curve is None
 
 
@@ -34,14 +34,14 @@ def test_sizes_between_those_seen_lie_on_a_line() -> None:
     assert [curve.typical_of(size) for size in (1, 6, 11, 16)] == pytest.approx([0.011, 0.016, 0.021, 0.026])
 
 
-def test_sizes_beyond_are_believed_to_take_longer_but_less_than_in_proportion() -> None:
+def test_larger_sizes_are_estimated_to_take_longer_but_less_than_in_proportion() -> None:
     curve = curve_of(learned([1, 16]))
 
     assert seconds_of(64) < curve.high_of(64) < 4 * curve.high_of(16)
     assert curve.rate_of(64) > curve.rate_of(16)
 
 
-def test_a_larger_batch_is_never_believed_to_be_faster() -> None:
+def test_a_larger_batch_is_never_estimated_to_be_faster() -> None:
     times = RunTimes(0.99)
     for number in range(40):
         times.learn([(4, 0.020), (8, 0.018)], number / 10)
@@ -67,7 +67,7 @@ def test_one_slow_run_in_a_hundred_changes_nothing() -> None:
     assert curve_of(times).high_of(8) == pytest.approx(seconds_of(8))
 
 
-def test_a_size_with_few_runs_has_the_spread_of_all() -> None:
+def test_a_size_with_few_runs_has_the_spread_of_all_sizes() -> None:
     draw = random.Random(1)
     times = RunTimes(0.99)
     times.learn([(8, seconds_of(8) * draw.choice([1.0, 1.0, 1.0, 1.5])) for _ in range(128)], 0.0)
@@ -85,7 +85,7 @@ def test_one_slow_run_of_a_size_is_forgotten_in_time() -> None:
     assert curve_of(times).typical_of(16) == pytest.approx(2**0.8 * seconds_of(8))
 
 
-def test_a_slow_start_is_over_when_it_is_over() -> None:
+def test_a_slow_start_is_forgotten() -> None:
     times = RunTimes(0.99)
     times.learn([(1, 0.500)] * 40, 0.0)
     times.learn([(1, 0.500)] * 2 + [(1, 0.010)] * 14, 1.0)
@@ -95,7 +95,7 @@ def test_a_slow_start_is_over_when_it_is_over() -> None:
 
 
 @pytest.mark.parametrize("factor", [3.0, 1 / 3])
-def test_a_machine_that_is_slower_is_so_at_sizes_that_have_not_run_since(factor: float) -> None:
+def test_a_slower_machine_changes_the_estimates_of_all_sizes(factor: float) -> None:
     times = learned([2, 4, 32])
     for number in range(10):
         times.learn([(size, factor * seconds_of(size)) for size in (2, 4)], 10 + number / 10)
@@ -104,7 +104,7 @@ def test_a_machine_that_is_slower_is_so_at_sizes_that_have_not_run_since(factor:
     assert curve_of(times).typical_of(32) == pytest.approx(factor * seconds_of(32), rel=0.1)
 
 
-def test_noise_is_no_change() -> None:
+def test_noise_does_not_scale_the_estimates() -> None:
     draw = random.Random(1)
     times = RunTimes(0.99)
     for number in range(200):
@@ -113,7 +113,7 @@ def test_noise_is_no_change() -> None:
     assert curve_of(times).typical_of(32) == pytest.approx(seconds_of(32), rel=0.1)
 
 
-def test_a_size_seen_little_may_be_better_than_it_looks() -> None:
+def test_a_size_with_few_runs_may_be_better_than_estimated() -> None:
     times = RunTimes(0.99)
     times.learn([(8, seconds_of(8) * (1.2 if number % 50 == 0 else 1.0)) for number in range(100)], 0.0)
     times.learn([(16, 1.05 * 2 * seconds_of(8))] * 3, 20.0)

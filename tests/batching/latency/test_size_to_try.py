@@ -21,7 +21,7 @@ def curve(*runs: tuple[float, float]) -> Curve:
 ALONE = curve((1, 0.040))
 
 
-def test_a_guess_rules_out_two_rows_which_is_why_they_are_tried() -> None:
+def test_a_size_that_only_a_guess_rules_out_is_tried() -> None:
     assert full_size(ALONE, 0.120, ONE_THREAD) == 1
     assert size_to_try(ALONE, 1, 1.0, 0.120, ONE_THREAD) == 2
 

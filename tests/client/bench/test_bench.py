@@ -140,7 +140,7 @@ def test_what_rest_refuses(capsys: pytest.CaptureFixture[str], rest: str, argume
     assert wrong in said(capsys, rest, *arguments)
 
 
-def test_rest_where_there_is_none(capsys: pytest.CaptureFixture[str], address: str, silent: str) -> None:
+def test_rest_on_a_server_without_it(capsys: pytest.CaptureFixture[str], address: str, silent: str) -> None:
     assert said(capsys, address, "--api=rest-predict", "--model=m").startswith(f"{address}: UNAVAILABLE: ")
     assert said(capsys, silent, "--api=rest-infer", "--model=m", "--timeout=200ms").startswith(
         f"{silent}: DEADLINE_EXCEEDED: "
@@ -148,7 +148,7 @@ def test_rest_where_there_is_none(capsys: pytest.CaptureFixture[str], address: s
 
 
 @pytest.mark.parametrize("server", ["localhost:x", "localhost", "", "localhost:0", "localhost:70000", "https://h:1"])
-def test_what_is_no_address_of_rest(capsys: pytest.CaptureFixture[str], server: str) -> None:
+def test_an_invalid_rest_address(capsys: pytest.CaptureFixture[str], server: str) -> None:
     assert said(capsys, server, "--api=rest-infer", "--model=m") == f"the server must be HOST:PORT; was {server}"
 
 
@@ -170,7 +170,7 @@ def test_rest_names_what_is_wrong_in_words(capsys: pytest.CaptureFixture[str]) -
     ],
     ids=["ssh", "a page of errors", "a page", "nothing"],
 )
-def test_what_listens_is_another_program(capsys: pytest.CaptureFixture[str], answer: bytes, line: str) -> None:
+def test_another_program_listens(capsys: pytest.CaptureFixture[str], answer: bytes, line: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def once() -> None:
@@ -276,24 +276,24 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_nothing_listens_on(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"127.0.0.1:{listener.getsockname()[1]}"
     assert said(capsys, dead, "--model=m").startswith(f"{dead}: UNAVAILABLE: failed to connect to {dead}: Connection")
 
 
-def test_no_socket_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_socket(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "unix:/nowhere", "--model=m") == (
         "unix:/nowhere: UNAVAILABLE: failed to connect to unix:/nowhere: No such file or directory (os error 2)"
     )
 
 
-def test_what_listens_does_not_answer(capsys: pytest.CaptureFixture[str], silent: str) -> None:
+def test_a_server_that_does_not_answer(capsys: pytest.CaptureFixture[str], silent: str) -> None:
     assert said(capsys, silent, "--model=m", "--timeout=200ms") == f"{silent}: DEADLINE_EXCEEDED: Deadline Exceeded"
 
 
 @pytest.mark.parametrize("server", ["a b:1", "localhost:x", "http://localhost:8500", ""])
-def test_what_is_no_address(capsys: pytest.CaptureFixture[str], server: str) -> None:
+def test_an_invalid_address(capsys: pytest.CaptureFixture[str], server: str) -> None:
     assert said(capsys, server, "--model=m") == f"the server must be HOST:PORT or unix:PATH; was {server}"
 
 
@@ -381,9 +381,7 @@ def test_an_impossible_file_of_arrays(
     ],
     ids=str,
 )  # fmt: skip
-def test_values_that_cannot_be_meant(
-    capsys: pytest.CaptureFixture[str], address: str, arguments: list[str], line: str
-) -> None:
+def test_impossible_values(capsys: pytest.CaptureFixture[str], address: str, arguments: list[str], line: str) -> None:
     assert said(capsys, address, "--model=model", *arguments) == line
 
 
@@ -406,13 +404,13 @@ def test_a_file_of_another_kind(
 
 
 @pytest.mark.parametrize("flag", ["inputs", "log"])
-def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str], address: str, flag: str) -> None:
+def test_a_missing_file(capsys: pytest.CaptureFixture[str], address: str, flag: str) -> None:
     assert said(capsys, address, "--model=model", f"--{flag}=/nowhere/f") == (
         "/nowhere/f cannot be read: No such file or directory"
     )
 
 
-def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str], address: str) -> None:
+def test_a_missing_folder(capsys: pytest.CaptureFixture[str], address: str) -> None:
     assert said(capsys, address, "--model=model", "--json=/nowhere/f.json") == (
         "/nowhere/f.json cannot be written: there is no folder /nowhere"
     )

@@ -40,7 +40,7 @@ def point(*, busy: float = 0.1, lag: int = 0, kind: str = "poisson", limit: floa
     )
 
 
-def test_what_went_well_within_the_limit() -> None:
+def test_calls_within_the_limit() -> None:
     assert point().goodput == point().rate == 50.0
     assert point(limit=0.0205).goodput == 10.0
     assert point().failures == {"UNAVAILABLE": 20}
@@ -57,7 +57,7 @@ def test_what_went_well_within_the_limit() -> None:
     ],
     ids=str,
 )
-def test_it_says_when_it_is_itself_the_limit(told: dict[str, float], said: str) -> None:
+def test_it_reports_that_it_is_itself_the_limit(told: dict[str, float], said: str) -> None:
     doubt = point(**told).doubt()  # type: ignore[arg-type]
     assert said in doubt
     assert bool(said) == bool(doubt)

@@ -18,7 +18,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1s", "ms", "1h", "nan", "inf", "1e400s"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations(text: str) -> None:
     with pytest.raises(BenchError, match="--limit must be a duration above 0"):
         values.duration("limit", text)
 
@@ -30,7 +30,7 @@ def test_impossible_rates(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "1,x", "", "10001", "\u0663"])
-def test_what_is_no_number_of_callers(text: str) -> None:
+def test_invalid_numbers_of_callers(text: str) -> None:
     with pytest.raises(BenchError, match="--concurrency must be whole numbers from 1 to 10,000"):
         read({"model": ["m"], "concurrency": text})
 
@@ -79,6 +79,6 @@ def test_models_files_and_servers() -> None:
     ],
     ids=str,
 )
-def test_what_is_refused(given: dict[str, Any], said: str) -> None:
+def test_combinations_that_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(BenchError, match=said):
         read(given)

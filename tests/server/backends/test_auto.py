@@ -119,7 +119,7 @@ def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path, monkeypatc
     )
 
 
-def test_a_broken_installation_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_installation_is_not_reported_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linear(tmp_path)
     monkeypatch.delitem(sys.modules, BACKEND, raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
@@ -128,7 +128,7 @@ def test_a_broken_installation_is_not_taken_for_none(tmp_path: Path, monkeypatch
         auto.load(tmp_path, BackendOptions())
 
 
-def test_no_runtime_is_imported_before_a_model_wants_it() -> None:
+def test_no_runtime_is_imported_before_a_model_needs_it() -> None:
     runtimes = "'onnxruntime', 'tensorflow', 'ai_edge_litert'"
     program = f"import sys, headrace_server.backends.auto; print(any(name in sys.modules for name in ({runtimes})))"
 

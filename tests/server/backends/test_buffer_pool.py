@@ -54,7 +54,7 @@ def test_sizes_are_few_and_waste_at_most_a_quarter() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_, np.float64, ml_dtypes.bfloat16])
-def test_an_array_is_of_the_shape_and_dtype_asked_for(pool: BufferPool, dtype: type) -> None:
+def test_an_array_has_the_requested_shape_and_dtype(pool: BufferPool, dtype: type) -> None:
     array = pool.empty((3, 5), np.dtype(dtype))
     array[...] = np.arange(15).reshape(3, 5).astype(dtype)
 
@@ -87,7 +87,7 @@ def test_a_block_comes_back_with_the_last_view(memory: Memory, pool: BufferPool)
     assert again
 
 
-def test_it_knows_its_own(pool: BufferPool) -> None:
+def test_it_recognises_its_own_arrays(pool: BufferPool) -> None:
     other = BufferPool(lambda size: np.empty(size, np.uint8), lambda _: None)
 
     assert pool.owns(pool.empty((8, 2), FLOAT)[2:])
@@ -96,13 +96,13 @@ def test_it_knows_its_own(pool: BufferPool) -> None:
     assert not pool.owns(np.frombuffer(b"1234", np.uint8))
 
 
-def test_what_has_no_bytes_or_is_strings_is_ordinary_memory(memory: Memory, pool: BufferPool) -> None:
+def test_empty_arrays_and_strings_are_ordinary_memory(memory: Memory, pool: BufferPool) -> None:
     assert pool.empty((0, 4), FLOAT).shape == (0, 4)
     assert pool.empty((2,), np.dtype(object)).shape == (2,)
     assert memory.allocated == 0
 
 
-def test_closing_frees_what_is_idle_and_later_what_comes_back(memory: Memory, pool: BufferPool) -> None:
+def test_closing_frees_idle_blocks_and_later_the_returned_ones(memory: Memory, pool: BufferPool) -> None:
     used = pool.empty((8,), FLOAT)
     pool.empty((8,), FLOAT)
     pool.close()

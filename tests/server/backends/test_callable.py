@@ -139,7 +139,7 @@ def test_the_batch_axis_is_what_all_declare_as_varying(tmp_path: Path, dims: str
         ("{'y': [[1], [1, 2]]}", "the model returned for 'y' a value that is not float32: "),
     ],
 )
-def test_what_a_model_may_not_return(tmp_path: Path, returned: str, text: str) -> None:
+def test_invalid_return_values(tmp_path: Path, returned: str, text: str) -> None:
     backend = load_python(write(tmp_path, f"def predict(inputs): return {returned}"))
 
     code, message = run_failure_of(backend)
@@ -181,7 +181,7 @@ def test_a_model_chooses_its_code(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None:
+def test_models_that_fail_while_they_load(tmp_path: Path, code: str, failure: str) -> None:
     before = modules()
 
     assert failure_of(write(tmp_path, code)) == (Code.INTERNAL, failure)
@@ -198,7 +198,7 @@ def test_what_fails_as_it_loads(tmp_path: Path, code: str, failure: str) -> None
         (SPECS, "must define predict(inputs), inference(data) or stream(inputs) at module level or in a class Hand"),
     ],
 )
-def test_what_declares_nothing_that_can_be_served(tmp_path: Path, specs: str, failure: str) -> None:
+def test_files_without_a_valid_declaration(tmp_path: Path, specs: str, failure: str) -> None:
     code = "" if specs == SPECS else "\ndef predict(inputs): return inputs"
 
     got, text = failure_of(write(tmp_path, code, specs))
@@ -325,14 +325,14 @@ OWN_MEMORY = {
 
 
 @pytest.mark.parametrize("returned", OWN_MEMORY)
-def test_an_answer_stays_whatever_the_model_does_with_its_memory(tmp_path: Path, returned: str) -> None:
+def test_an_answer_stays_valid_whatever_the_model_does_with_its_memory(tmp_path: Path, returned: str) -> None:
     backend = load_python(write(tmp_path, "import numpy as np\n" + dedent(OWN_MEMORY[returned])))
     answers = [backend.run("serving_default", {"x": floats([number, 1.0])}, ["y"])["y"] for number in (1.0, 2.0, 3.0)]
 
     assert [answer.tolist() for answer in answers] == [[2], [3], [4]]
 
 
-def test_strings_too(tmp_path: Path) -> None:
+def test_an_answer_of_strings_stays_valid_too(tmp_path: Path) -> None:
     code = """
         import numpy as np
         buffer = np.empty(1, object)

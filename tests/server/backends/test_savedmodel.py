@@ -99,7 +99,7 @@ def test_a_shape_that_an_operator_refuses_fails_with_its_text(servers: Servers) 
     assert text.endswith("}}]]")
 
 
-def test_inputs_are_told_apart_by_alias(servers: Servers) -> None:
+def test_inputs_are_distinguished_by_alias(servers: Servers) -> None:
     inputs = {"b": np.array([1.0, 2.0], np.float32), "a": np.array([10.0, 20.0], np.float32)}
 
     assert servers.alone.predict(inputs, signature_name="subtract")["difference"].tolist() == [9.0, 18.0]
@@ -192,7 +192,7 @@ def test_requests_of_one_shape_share_a_batch_and_others_do_not(servers: Servers)
     assert answers == [[[3.0], [4.0]], [[5.0], [6.0]], [7.0], [[[2.0]]]]
 
 
-def test_with_batching_no_rows_are_no_rows(servers: Servers) -> None:
+def test_with_batching_a_request_without_rows_has_an_answer_without_rows(servers: Servers) -> None:
     assert servers.together.predict({"x": np.zeros((0, 1), np.float32)})["y"].shape == (0, 1)
 
 
@@ -263,7 +263,7 @@ def test_batches_are_counted_and_the_server_ends_well(servers: Servers) -> None:
     assert batches < requests
 
 
-def test_what_can_be_loaded_and_what_cannot(
+def test_folders_that_can_be_loaded_and_others(
     tensorflow_models: Path, tensorflow_server_python: Path, tmp_path: Path
 ) -> None:
     garbled, empty, bundle, untagged, bare = (

@@ -40,7 +40,7 @@ class TestFind:
         assert find_signature({"serving_default": TWO, "other": WIDTHS}, "other") == ("other", WIDTHS)
 
     @pytest.mark.parametrize(("asked", "missed"), [("", "serving_default"), ("no such", "no such")])
-    def test_one_that_is_not_there(self, asked: str, missed: str) -> None:
+    def test_a_missing_signature(self, asked: str, missed: str) -> None:
         assert refusal(lambda: find_signature({"other": TWO}, asked)) == (
             Code.FAILED_PRECONDITION,
             f'Serving signature key "{missed}" not found.',
@@ -108,14 +108,14 @@ class TestOutputs:
         assert TWO.check_outputs(["labels", "scores"]) == TWO.check_outputs([])
 
     @pytest.mark.parametrize("asked", [["score"], ["labels", "score"], ["score", "score"]])
-    def test_an_unknown_one(self, asked: list[str]) -> None:
+    def test_an_unknown_output(self, asked: list[str]) -> None:
         assert refusal(lambda: TWO.check_outputs(asked)) == (
             Code.INVALID_ARGUMENT,
             "output tensor alias not found in signature: score Outputs expected to be in the set {labels,scores}.",
         )
 
     @pytest.mark.parametrize("asked", [["labels", "labels"], ["labels", "scores", "labels", "unknown"]])
-    def test_one_named_twice(self, asked: list[str]) -> None:
+    def test_an_output_named_twice(self, asked: list[str]) -> None:
         assert refusal(lambda: TWO.check_outputs(asked)) == (
             Code.INVALID_ARGUMENT,
             "duplicate output tensor alias: labels",
@@ -124,7 +124,7 @@ class TestOutputs:
 
 class TestArrays:
     @pytest.mark.parametrize("rows", [0, 1, 3])
-    def test_what_fits(self, rows: int) -> None:
+    def test_inputs_that_fit(self, rows: int) -> None:
         assert TWO.check_arrays({"flags": np.zeros(rows, bool), "features": floats(rows, 4)}) == ""
 
     @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ class TestArrays:
         assert alone.check_arrays({"x": floats(0, 0, 1)}) == f"{where} 0 Got: 0 Expected: at least 1"
         assert Signature({"x": x}, {}, empty=True).check_arrays({"x": floats(0, 0, 0)}) == ""
 
-    def test_the_first_shape_that_does_not_fit_is_told_but_no_reason_to_refuse(self) -> None:
+    def test_the_first_shape_that_does_not_fit_is_returned_without_an_error(self) -> None:
         misfit = TWO.check_arrays({"flags": np.zeros((1, 1), bool), "features": floats(4)})
         assert misfit == "Invalid rank for input: features:0 Got: 1 Expected: 2"
 
@@ -231,7 +231,7 @@ class TestDefaults:
 
 
 class TestShapeKey:
-    def test_where_all_sizes_are_known_everything_shares_a_batch(self) -> None:
+    def test_if_all_sizes_are_known_everything_shares_a_batch(self) -> None:
         assert TWO.one_shape
         assert TWO.shape_key({}, pad=False) == TWO.shape_key({}, pad=True)
 
@@ -242,7 +242,7 @@ class TestShapeKey:
         assert keys[0] == keys[1]
         assert keys[0] != keys[2]
 
-    def test_padded_they_do_unless_one_is_empty(self) -> None:
+    def test_padded_widths_share_a_batch_unless_one_is_empty(self) -> None:
         keys = [key_of(rows, width, pad=True) for rows, width in ((1, 2), (1, 3), (1, 0), (0, 2))]
 
         assert keys[0] == keys[1]

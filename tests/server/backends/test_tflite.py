@@ -49,7 +49,7 @@ def test_inputs_are_resized_to_each_request(plain: Caller) -> None:
         assert answer["Identity_1"].tolist() == [[22.0 * row + 10.0] for row in range(rows)]
 
 
-def test_a_made_up_signature_names_the_tensors(plain: Caller) -> None:
+def test_a_derived_signature_names_the_tensors(plain: Caller) -> None:
     answered = SignatureDefMap()
     plain.call(metadata_request("signature_def")).metadata["signature_def"].Unpack(answered)
 
@@ -117,7 +117,7 @@ def test_a_shape_that_an_operator_refuses(plain: Caller) -> None:
     assert len(plain.predict(inputs(2))["Identity"]) == 2
 
 
-def test_what_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python: Path, tmp_path: Path) -> None:
     content = (tensorflow_models / "tflite_signature" / "1" / "model.tflite").read_bytes()
     contents = {
         "garbled": b"no model",
@@ -139,7 +139,7 @@ def test_what_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_python
 
 
 @pytest.mark.parametrize("pools", [1, 3])
-def test_what_a_run_leaves_behind_no_other_caller_finds(
+def test_state_of_a_run_is_not_visible_to_other_callers(
     tensorflow_models: Path, serve_tensorflow: ServeTensorflow, pools: int
 ) -> None:
     """A sum in a variable, and the state of a recurrent layer: each call starts anew."""

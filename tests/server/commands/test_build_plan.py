@@ -62,7 +62,7 @@ def test_a_plan_that_the_server_can_load(gpu: Gpu, command: Build, tmp_path: Pat
     backend.close()
 
 
-def test_it_goes_where_it_is_told(command: Build, tmp_path: Path) -> None:
+def test_the_plan_is_written_to_the_given_path(command: Build, tmp_path: Path) -> None:
     output = tmp_path / "elsewhere" / "x.engine"
 
     assert command(f"--output={output}")[0] == 0
@@ -95,7 +95,7 @@ def test_an_engine_that_differs_too_much_is_not_written(command: Build, tmp_path
 
 
 class TestInputs:
-    def test_an_operators_own(self, command: Build, tmp_path: Path) -> None:
+    def test_the_operators_own_rows(self, command: Build, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", a=np.ones((5, 2), np.float64), b=np.zeros((5, 2), np.float32), labels=np.ones(5))
 
         status, said, _ = command(f"--inputs={tmp_path / 'x.npz'}", make=models.two_inputs)
@@ -146,7 +146,7 @@ class TestInputs:
         assert said in errors
         assert not plan(tmp_path).exists()
 
-    def test_that_are_not_there_are_missed_before_minutes_of_building(
+    def test_that_are_missing_are_reported_before_minutes_of_building(
         self, gpu: Gpu, command: Build, tmp_path: Path
     ) -> None:
         file = tmp_path / "x.npz"
@@ -154,7 +154,7 @@ class TestInputs:
         assert command(f"--inputs={file}")[2] == f"headrace: cannot build: NOT_FOUND: there is no file {file}\n"
         assert gpu.machine.built_with is None
 
-    def test_that_are_no_arrays(self, command: Build, tmp_path: Path) -> None:
+    def test_that_are_not_arrays(self, command: Build, tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_text("no arrays")
         assert "is neither an .npz nor an .npy file" in command(f"--inputs={tmp_path / 'x.npz'}")[2]
 
@@ -183,14 +183,14 @@ class TestRefusals:
             (["more"], "unexpected argument 'more'"),
         ],
     )
-    def test_flags_that_make_no_sense(self, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_invalid_flags(self, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as raised:
             main(["build", "folder", *flags])
 
         assert raised.value.code == 2
         assert capsys.readouterr().err == f"headrace build: {said}\nTry 'headrace build --help'.\n"
 
-    def test_what_is_said_wrongly_in_model_toml(self, command: Build) -> None:
+    def test_errors_in_model_toml(self, command: Build) -> None:
         status, _, errors = command(toml="[tensorrt]\nprecison = 'fp16'")
 
         assert status == 1

@@ -150,12 +150,12 @@ class TestHelp:
 
 
 class TestFlags:
-    def test_one_that_is_misspelt_is_met_with_the_right_one(self, shell: Shell) -> None:
+    def test_a_misspelt_flag_is_answered_with_the_right_one(self, shell: Shell) -> None:
         assert shell.refused("--model_base_pth=/m") == (
             "unknown flag --model_base_pth; did you mean --model_base_path?"
         )
 
-    def test_one_that_is_like_no_other(self, shell: Shell) -> None:
+    def test_a_flag_that_resembles_no_other(self, shell: Shell) -> None:
         assert shell.refused("--quux", "7") == "unknown flag --quux"
 
     def test_a_part_of_a_name_is_not_a_flag(self, shell: Shell) -> None:
@@ -165,7 +165,7 @@ class TestFlags:
         assert set(FLAGS) > TF_SERVING_FLAGS - {"version"}
 
     @pytest.mark.parametrize("name", [name for name in FLAGS if FLAGS[name].metadata["ignored"]])
-    def test_one_that_changes_nothing_is_taken_and_said_to_be_ignored(
+    def test_a_flag_without_an_effect_is_accepted_and_reported(
         self, shell: Shell, name: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         value = {bool: "true", int: "3", float: "0.5", str: "x"}[type(FLAGS[name].default)]
@@ -203,7 +203,7 @@ class TestCannotStart:
     def test_the_last_of_two_equal_flags_counts(self, shell: Shell) -> None:
         assert "got base_path()=second" in shell.not_started("--model_base_path=/first", "--model_base_path=second")
 
-    def test_a_batching_file_that_is_not_there(self, shell: Shell, tmp_path: Path) -> None:
+    def test_a_missing_batching_file(self, shell: Shell, tmp_path: Path) -> None:
         file = tmp_path / "none.pbtxt"
 
         assert shell.not_started(f"--model_base_path={tmp_path}", f"--batching_parameters_file={file}") == (
@@ -238,12 +238,12 @@ class TestCannotStart:
         assert said == f"--{name} must be a whole number from 0 to 65535; was {port}"
 
     @pytest.mark.parametrize("name", ["rest_api_max_body_mb", "rest_api_json_processes"])
-    def test_too_few_to_serve_anybody(self, shell: Shell, tmp_path: Path, name: str) -> None:
+    def test_too_few_threads(self, shell: Shell, tmp_path: Path, name: str) -> None:
         said = shell.refused(f"--model_base_path={tmp_path}", f"--{name}=0")
 
         assert said == f"--{name} must be a whole number of at least 1; was 0"
 
-    def test_fewer_threads_than_none(self, shell: Shell, tmp_path: Path) -> None:
+    def test_a_negative_number_of_threads(self, shell: Shell, tmp_path: Path) -> None:
         said = shell.refused(f"--model_base_path={tmp_path}", "--num_load_threads=-3")
 
         assert said == "--num_load_threads must be a whole number of at least 0; was -3"
@@ -254,7 +254,7 @@ class TestCannotStart:
         assert said == "--model_name must not be empty"
 
     @pytest.mark.parametrize("devices", ["", "0,0", "-1", "first"])
-    def test_what_is_not_a_list_of_gpus(self, shell: Shell, tmp_path: Path, devices: str) -> None:
+    def test_an_invalid_list_of_gpus(self, shell: Shell, tmp_path: Path, devices: str) -> None:
         said = shell.refused(f"--model_base_path={tmp_path}", f"--tensorrt_devices={devices}")
 
         assert said == (
@@ -263,7 +263,7 @@ class TestCannotStart:
         )
 
     @pytest.mark.parametrize("seconds", ["-1.0", "nan", "inf"])
-    def test_a_drain_of_no_length(self, shell: Shell, tmp_path: Path, seconds: str) -> None:
+    def test_an_invalid_drain_time(self, shell: Shell, tmp_path: Path, seconds: str) -> None:
         said = shell.refused(f"--model_base_path={tmp_path}", f"--drain_seconds={seconds}")
 
         assert said == f"--drain_seconds must be a finite number of at least 0; was {seconds}"
@@ -287,7 +287,7 @@ class TestCannotStart:
             f"{{{{{{name: m version: 3}} due to error: INVALID_ARGUMENT: {file} cannot be loaded: "
         )
 
-    def test_a_base_path_that_is_not_there_is_waited_for(self, tmp_path: Path) -> None:
+    def test_a_missing_base_path_is_waited_for(self, tmp_path: Path) -> None:
         missing = tmp_path / "missing"
         with serving(f"--model_base_path={missing}", "--port=0") as process:
             assert f"Could not find base path {missing}" in line_with(process, "WARNING")
@@ -297,7 +297,7 @@ class TestCannotStart:
 
 
 class TestServing:
-    def test_it_says_that_it_serves_and_ends_when_told_to(self, tmp_path: Path) -> None:
+    def test_it_reports_that_it_serves_and_ends_at_a_signal(self, tmp_path: Path) -> None:
         linear(tmp_path / "1")
         flags = ("--model_base_path", str(tmp_path), "--port", "0", "--enable_batching", "--drain_seconds=1")
         with serving(*flags) as process:

@@ -46,12 +46,12 @@ def test_every_call(serving: Serve, tmp_path: Path) -> None:
     assert re.search(f"{PREDICT[1:]} model=nobody code=NOT_FOUND ms=[0-9.]+ id=[0-9a-f]{{16}}$", log, re.MULTILINE)
 
 
-def test_no_call_unless_asked_for(serving: Serve, tmp_path: Path) -> None:
+def test_no_call_by_default(serving: Serve, tmp_path: Path) -> None:
     assert not any("code=OK" in line for line in ended_log(serving, tmp_path))
 
 
 @pytest.mark.parametrize("level", ["loud", ""])
-def test_a_level_that_is_none_is_refused(serving: Serve, tmp_path: Path, level: str) -> None:
+def test_an_invalid_level_is_refused(serving: Serve, tmp_path: Path, level: str) -> None:
     models.linear(tmp_path / "1")
     process = serving(tmp_path, f"--log_level={level}")
 

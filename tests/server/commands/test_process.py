@@ -16,7 +16,7 @@ def kept() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("usual", "expected"), [(700, NEW_OBJECTS), (10 * NEW_OBJECTS, 10 * NEW_OBJECTS), (0, 0)])
-def test_garbage_is_looked_for_less_often_while_it_starts_and_no_longer(usual: int, expected: int) -> None:
+def test_garbage_is_collected_less_often_only_during_the_start(usual: int, expected: int) -> None:
     gc.set_threshold(usual, 10, 10)
     with fewer_collections():
         assert gc.get_threshold() == (expected, 10, 10)

@@ -69,7 +69,9 @@ def test_requests_that_are_unlike_the_first_are_left_out(tmp_path: Path) -> None
     ],
     ids=["missing", "empty", "text", "records of something else", "a tensor that lacks bytes"],
 )
-def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, says: str) -> None:
+def test_files_that_are_not_logs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, says: str
+) -> None:
     log = tmp_path / "log"
     if content is not None:
         log.write_bytes(content)
@@ -80,7 +82,7 @@ def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], cont
     assert error.count("\n") == 1
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path / "log", [floats([1, 2])])
     assert profile(log, f"--output={tmp_path / 'nowhere'}") == 1
     assert capsys.readouterr().err == (

@@ -109,7 +109,7 @@ class TestCall:
         ["", "localhost:x", "localhost:70000", ":8500", "http://localhost:8500", "localhost:" + "9" * 5000],
         ids=lambda address: address[:20],
     )
-    def test_what_is_no_address_is_one_line(
+    def test_an_invalid_address_is_one_line(
         self, capsys: pytest.CaptureFixture[str], command: list[str], address: str
     ) -> None:
         assert main([*command, f"--server={address}"]) == 1
@@ -145,7 +145,7 @@ class TestCall:
         for line in capsys.readouterr().err.splitlines():
             assert line.endswith(f"{TOKEN_VARIABLE} must hold printable ASCII characters only")
 
-    def test_without_values_says_what_the_model_takes(
+    def test_without_values_prints_what_the_model_takes(
         self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["call", "iris", f"--server={log_and_address[1]}"]) == 0
@@ -166,7 +166,7 @@ class TestCall:
             (["nope"], "NOT_FOUND: Servable not found for request: Latest(nope)"),
         ],
     )
-    def test_what_fails_is_one_line(
+    def test_a_failure_is_one_line(
         self,
         log_and_address: tuple[str, str],
         capsys: pytest.CaptureFixture[str],
@@ -191,7 +191,7 @@ class TestModels:
             f"wine v1: x float32[?,4] -> y float32[?,1] ({proved})",
         ]
 
-    def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_missing_server(self, capsys: pytest.CaptureFixture[str]) -> None:
         address = f"localhost:{free_port()}"
         assert main(["models", f"--server={address}"]) == 1
         assert capsys.readouterr().err.startswith(f"headrace: the server at {address} cannot be asked: UNAVAILABLE")
@@ -220,7 +220,7 @@ class TestCheck:
 
 class TestPorts:
     @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
-    def test_one_that_is_taken_is_named_before_a_model_is_loaded(self, tmp_path: Path, flag: str) -> None:
+    def test_a_port_in_use_is_named_before_a_model_is_loaded(self, tmp_path: Path, flag: str) -> None:
         linear(tmp_path / "1")
         with socket.create_server(("", 0)) as taken:
             port = taken.getsockname()[1]
@@ -236,7 +236,7 @@ class TestPorts:
         assert ran.stderr.splitlines() == [said]
 
     @pytest.mark.parametrize("flag", ["", "rest_api_"])
-    def test_one_that_is_taken_at_another_address_is_free(self, flag: str) -> None:
+    def test_a_port_in_use_at_another_address_is_free(self, flag: str) -> None:
         with socket.create_server(("127.0.0.2", 0)) as taken:
             port = taken.getsockname()[1]
             here: dict[str, Any] = {"port": 0, f"{flag}port": port, f"{flag}host": "127.0.0.1"}
@@ -245,7 +245,7 @@ class TestPorts:
             with pytest.raises(ServingError, match=f"port {port} is in use"):
                 refuse_taken_ports(Config(**there))
 
-    def test_two_that_are_one(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def test_two_equal_ports(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         linear(tmp_path / "1")
         assert main(["serve", str(tmp_path), "--port=8600", "--rest_api_port=8600"]) == 1
         assert "--rest_api_port must differ from --port; was 8600" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_a_server_without_a_version_says_what_it_waits_for(tmp_path: Path, monke
     assert heard.is_set()
 
 
-def test_doctor_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_lists_what_is_available(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^onnxruntime +\d", said, re.MULTILINE)
@@ -311,7 +311,7 @@ class TestWithoutTheServersDependencies:
         (tmp_path / "google_crc32c.py").write_text("raise ModuleNotFoundError('no', name='google_crc32c')\n")
         return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
-    def test_the_version_is_told(self, bare: dict[str, str]) -> None:
+    def test_the_version_is_printed(self, bare: dict[str, str]) -> None:
         ran = subprocess.run([COMMAND, "--version"], env=bare, capture_output=True, text=True, check=True)
         assert re.fullmatch(r"headrace \d+\.\d+\.\d+\n", ran.stdout)
 

@@ -74,7 +74,7 @@ class TestParse:
         assert not parsed.complaints
 
     @pytest.mark.parametrize("arguments", [["--port", "1"], ["-port=1"], ["port=1"], ["--quux=1"], ["--port"], ["--"]])
-    def test_what_is_no_flag(self, arguments: list[str]) -> None:
+    def test_arguments_that_are_not_flags(self, arguments: list[str]) -> None:
         parsed = parse(arguments)
 
         assert parsed.unknown == arguments
@@ -153,7 +153,7 @@ class TestOutput:
             capsys.readouterr().out,
         )
 
-    def test_an_unknown_argument_is_told_and_passed_over(self, capsys: Capture) -> None:
+    def test_an_unknown_argument_is_reported_and_ignored(self, capsys: Capture) -> None:
         assert main(["--quux=1", "more", "--port=0"]) == 255
         said = capsys.readouterr().out
         assert said.startswith(f"unknown argument: --quux=1\n{usage()}Failed to start server. Error: ")
@@ -193,19 +193,19 @@ THREE_PARALLELISMS = (
         ),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], text: str, capsys: Capture) -> None:
+def test_options_that_cannot_be_combined(arguments: list[str], text: str, capsys: Capture) -> None:
     assert main(arguments) == 255
     assert capsys.readouterr().out == f"Failed to start server. Error: INVALID_ARGUMENT: {text}\n"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
+def test_a_missing_file(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "batching.pbtxt"
     arguments = [f"--model_base_path={tmp_path}", "--enable_batching", f"--batching_parameters_file={file}"]
     assert main(arguments) == 255
     assert capsys.readouterr().out.startswith(f"Failed to start server. Error: NOT_FOUND: {file}")
 
 
-def test_channel_arguments_without_a_value_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_channel_arguments_without_a_value_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     assert main(["--grpc_channel_arguments=grpc.keepalive,,grpc.x=1,=", "--model_base_path=m"]) == 255
     assert caplog.messages == ["--grpc_channel_arguments: 'grpc.keepalive' is ignored: it is not of the form key=value"]
 
@@ -225,7 +225,7 @@ def test_the_command_is_installed_by_its_name() -> None:
     assert getattr(importlib.import_module(module), function) is main
 
 
-def test_it_serves_beside_an_unknown_flag_and_ends_when_told_to(tmp_path: Path) -> None:
+def test_it_serves_despite_an_unknown_flag_and_ends_at_a_signal(tmp_path: Path) -> None:
     linear(tmp_path / "models" / "1")
     path = tmp_path / "server.sock"
     flags = (f"--grpc_socket_path={path}", f"--model_base_path={tmp_path / 'models'}", "--mixed_precision=bfloat16")

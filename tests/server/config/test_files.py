@@ -58,7 +58,7 @@ def test_an_empty_file_keeps_every_default(file: Path) -> None:
     assert (options.max_batch_size, options.batch_timeout_micros, options.max_enqueued_batches) == (1000, 0, 10)
 
 
-def test_a_parameter_that_is_set_to_nought_is_not_a_default(file: Path) -> None:
+def test_a_parameter_set_to_zero_is_not_a_default(file: Path) -> None:
     assert options_in(file, "max_enqueued_batches { value: 0 }").max_enqueued_batches == 0
     assert options_in(file, "max_enqueued_batches { }").max_enqueued_batches == 0
 
@@ -70,7 +70,7 @@ class TestUnreadable:
     def test_a_folder(self, tmp_path: Path) -> None:
         assert failure_of(tmp_path) == (Code.FAILED_PRECONDITION, f"{tmp_path}: Is a directory")
 
-    def test_bytes_that_are_no_text(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_bytes_that_are_not_text(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
         file.write_bytes(b"\xff\xfe max_batch_size")
 
         assert failure_of(file) == (Code.INVALID_ARGUMENT, f"Invalid protobuf file: '{file}'")
@@ -92,7 +92,7 @@ class TestMalformed:
             ("max_batch_size { value: 1 } max_batch_size { value: 2 }", "1:44"),
         ],
     )
-    def test_the_text_says_which_file_and_the_log_where(
+    def test_the_error_names_the_file_and_the_log_the_position(
         self, file: Path, content: str, where: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         file.write_text(content)
@@ -122,7 +122,7 @@ class TestMalformed:
             ),
         ],
     )
-    def test_a_value_that_makes_no_sense(self, file: Path, content: str, reason: str) -> None:
+    def test_an_invalid_value(self, file: Path, content: str, reason: str) -> None:
         file.write_text(content)
 
         assert failure_of(file) == (Code.INVALID_ARGUMENT, f"{file}: {reason}")

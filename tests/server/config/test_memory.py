@@ -34,11 +34,11 @@ def root(tmp_path: Path, cgroup: str, mounts: str, **limits: str) -> Path:
         ("4:memory:/\n", ONE, {"memory__memory.limit_in_bytes": "9223372036854771712\n"}, 16_000_000 << 10),
     ],
 )
-def test_the_least_of_machine_and_groups(
+def test_the_smallest_limit_of_machine_and_groups(
     tmp_path: Path, cgroup: str, mounts: str, limits: dict[str, str], expected: int
 ) -> None:
     assert available_memory(root(tmp_path, cgroup, mounts, **limits)) == expected
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machine_has_memory() -> None:
     assert available_memory() > 64 << 20

@@ -22,7 +22,7 @@ def failure_of(base_path: Path, text: str) -> tuple[Code, str]:
     return raised.value.code, raised.value.message
 
 
-def test_everything_can_be_said(tmp_path: Path) -> None:
+def test_every_key_is_read(tmp_path: Path) -> None:
     (tmp_path / "animals.txt").write_text("cat\ndög\n")
     text = """
     [onnxruntime]
@@ -93,7 +93,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "# nothing", "[batching]", "[onnxruntime]\n[signatures]"])
-def test_what_is_not_said_is_as_for_all_models(tmp_path: Path, text: str | None) -> None:
+def test_missing_keys_have_the_values_of_all_models(tmp_path: Path, text: str | None) -> None:
     options = read_model_options(tmp_path) if text is None else options_in(tmp_path, text)
 
     assert options == ModelOptions()
@@ -108,11 +108,11 @@ def test_what_is_not_said_is_as_for_all_models(tmp_path: Path, text: str | None)
         ("[tensorrt]\nenabled = false\ninstances = 1", {"enabled": False, "instances": 1}),
     ],
 )
-def test_a_table_of_tensorrt_asks_for_it(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+def test_a_table_for_tensorrt_turns_it_on(tmp_path: Path, text: str, values: dict[str, object]) -> None:
     assert options_in(tmp_path, text).tensorrt == values
 
 
-def test_batching_is_over_that_of_all_models(tmp_path: Path) -> None:
+def test_batching_overrides_that_of_all_models(tmp_path: Path) -> None:
     shared = Options(max_batch_size=32, batch_timeout_micros=5)
 
     assert options_in(tmp_path, "[batching]\nmax_batch_size = 8").batching_over(shared) == Options(
@@ -141,7 +141,7 @@ def test_isolation(tmp_path: Path) -> None:
         ({"memory_limit_mb": 1}, False, 1),
     ],
 )
-def test_who_has_worker_processes(told: dict[str, int], python: bool, workers: int) -> None:
+def test_models_with_worker_processes(told: dict[str, int], python: bool, workers: int) -> None:
     assert IsolationOptions(**told).workers_for(python=python) == workers
 
 
@@ -238,7 +238,7 @@ class TestWrong:
         assert code == Code.INVALID_ARGUMENT
         assert message.startswith(f"{tmp_path / 'model.toml'}: {reason}")
 
-    def test_labels_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_file_of_labels(self, tmp_path: Path) -> None:
         assert failure_of(tmp_path, '[signatures.s]\nmethod = "classify"\nlabels = "none.txt"') == (
             Code.NOT_FOUND,
             f"{tmp_path / 'none.txt'}: No such file or directory",
@@ -249,7 +249,7 @@ class TestWrong:
         with pytest.raises(ServingError, match=r"model\.toml: Is a directory"):
             read_model_options(tmp_path)
 
-    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+    def test_bytes_that_are_not_text(self, tmp_path: Path) -> None:
         (tmp_path / "model.toml").write_bytes(b"x = '\xff'")
         with pytest.raises(ServingError, match=r"model\.toml: 'utf-8' codec"):
             read_model_options(tmp_path)

@@ -81,7 +81,7 @@ def texts() -> Iterator[tuple[str, str]]:
                     yield node.value, path.relative_to(folder).as_posix()
 
 
-def test_no_name_is_spelled_as_text_outside_its_declaration() -> None:
+def test_no_option_name_is_repeated_outside_its_declaration() -> None:
     wanted = names()
     found: dict[str, set[str]] = {}
     for text, path in texts():
@@ -102,7 +102,7 @@ def tables() -> Iterator[tuple[str, str, Rule]]:
 
 
 @pytest.mark.parametrize(("where", "name", "rule"), list(tables()), ids=lambda value: str(value)[:30])
-def test_every_key_of_model_toml_refuses_a_bad_value_in_the_one_shape(
+def test_every_key_of_model_toml_refuses_a_bad_value_with_the_same_kind_of_error(
     tmp_path: Path, where: str, name: str, rule: Rule
 ) -> None:
     bad = BAD[rule.kind] if name != "labels" else "3"

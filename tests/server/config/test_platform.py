@@ -58,7 +58,7 @@ def test_without_files_nothing_changes() -> None:
     assert with_files(config) is config
 
 
-def test_all_that_a_platform_file_says(tmp_path: Path) -> None:
+def test_everything_that_a_platform_file_can_set(tmp_path: Path) -> None:
     config = Config(platform_config_file=platform(tmp_path, BUNDLE), enable_batching=False)
 
     assert with_files(config) == replace(
@@ -76,7 +76,7 @@ def test_all_that_a_platform_file_says(tmp_path: Path) -> None:
     )
 
 
-def test_a_platform_file_goes_before_the_flags(tmp_path: Path) -> None:
+def test_a_platform_file_overrides_the_flags(tmp_path: Path) -> None:
     told = with_files(
         Config(
             platform_config_file=platform(tmp_path, ""),
@@ -105,7 +105,7 @@ def test_a_platform_file_goes_before_the_flags(tmp_path: Path) -> None:
         ({"tensorflow_session_parallelism": 7, "tensorflow_intra_op_parallelism": 5}, (5, 7)),
     ],
 )
-def test_flags_go_before_a_session_file(tmp_path: Path, flags: dict[str, int], threads: tuple[int, int]) -> None:
+def test_flags_override_a_session_file(tmp_path: Path, flags: dict[str, int], threads: tuple[int, int]) -> None:
     text = "intra_op_parallelism_threads: 2 inter_op_parallelism_threads: 3 allow_soft_placement: true"
     told = with_files(Config(tensorflow_session_config_file=session(tmp_path, text), **flags))  # type: ignore[arg-type]
 
@@ -113,7 +113,7 @@ def test_flags_go_before_a_session_file(tmp_path: Path, flags: dict[str, int], t
     assert told.tensorflow_session_parallelism == 0
 
 
-def test_files_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     assert refusal(Config(platform_config_file=missing))[0] == Code.NOT_FOUND
     assert refusal(Config(tensorflow_session_config_file=missing))[0] == Code.NOT_FOUND
@@ -146,7 +146,7 @@ def test_a_platform_file_with_another_adapter(tmp_path: Path, kind: str) -> None
     )
 
 
-def test_a_platform_file_with_batching_that_makes_no_sense(tmp_path: Path) -> None:
+def test_a_platform_file_with_invalid_batching(tmp_path: Path) -> None:
     file = platform(tmp_path, "batching_parameters { num_batch_threads { value: 0 } }")
 
     assert refusal(Config(platform_config_file=file))[1] == f"{file}: num_batch_threads must be positive; was 0"

@@ -53,18 +53,18 @@ def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
         ("load_retry_interval_micros", 1_000_000, 60_000_000),
     ],
 )
-def test_a_default_of_our_own_stands_beside_that_of_tf_serving(name: str, ours: object, theirs: object) -> None:
+def test_own_defaults_are_listed_next_to_those_of_tf_serving(name: str, ours: object, theirs: object) -> None:
     field = next(field for field in fields(Config) if field.name == name)
 
     assert (field.default, field.metadata["tensorflow"]) == (ours, theirs)
 
 
-def test_batching_is_on_unless_told_otherwise() -> None:
+def test_batching_is_on_by_default() -> None:
     assert Config().enable_batching
     assert Config().batching == Options(larger_alone=True, max_enqueued_batches=MANY_BATCHES)
 
 
-def test_every_help_text_is_one_line_that_says_something() -> None:
+def test_every_help_text_is_one_line() -> None:
     texts = [field.metadata["help"] for field in fields(Config) if "help" in field.metadata]
 
     assert all(len(text) > 20 and "\n" not in text and not text.endswith(".") for text in texts)
@@ -100,7 +100,7 @@ class TestEveryFlag:
         check(configured(name, default_of(FLAGS[name]) if name != "model_base_path" else "/m"))
 
     @pytest.mark.parametrize("name", FLAGS)
-    def test_refuses_a_value_of_another_type_in_the_one_shape(self, name: str) -> None:
+    def test_refuses_a_value_of_another_type_with_the_same_kind_of_error(self, name: str) -> None:
         bad = BAD_VALUES[FLAGS[name].metadata["rule"].kind]
         with pytest.raises(ServingError) as refused:
             check(configured(name, bad))
@@ -110,12 +110,12 @@ class TestEveryFlag:
         assert refused.value.message.endswith(f"; was {bad!r}")
 
     @pytest.mark.parametrize("name", ALSO_BAD)
-    def test_refuses_a_value_out_of_range_in_the_one_shape(self, name: str) -> None:
+    def test_refuses_a_value_out_of_range_with_the_same_kind_of_error(self, name: str) -> None:
         with pytest.raises(ServingError, match=rf"^--{name} must be .*; was {re.escape(repr(ALSO_BAD[name]))}$"):
             check(configured(name, ALSO_BAD[name]))
 
     @pytest.mark.parametrize("value", [-1.0, inf, nan])
-    def test_may_be_no_time_without_end(self, value: float) -> None:
+    def test_refuses_infinite_times(self, value: float) -> None:
         with pytest.raises(ServingError, match=r"^--drain_seconds must be a finite number of at least 0; was"):
             check(configured("drain_seconds", value))
 

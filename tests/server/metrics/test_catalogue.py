@@ -16,7 +16,7 @@ def test_nothing_has_run() -> None:
     assert str(BatchCounts()) == "no requests"
 
 
-def test_sizes_are_told_in_powers_of_two() -> None:
+def test_sizes_are_counted_in_powers_of_two() -> None:
     counts = BatchCounts()
     for rows in (0, 1, 2, 3, 4, 7, 8, 1000):
         counts.add(RunColumns.of([report(tasks=2, rows=rows)]))
@@ -71,7 +71,7 @@ class TestGrpcMethod:
         assert b":tensorflow:" not in metrics.page()
         assert list(values(metrics, ":headrace:grpc_calls").values()) == [1]
 
-    def test_callers_who_invent_models_fill_no_memory(self, metrics: Metrics) -> None:
+    def test_callers_who_invent_models_do_not_fill_memory(self, metrics: Metrics) -> None:
         predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for number in range(2000):
             predict(f"m{number}", "NOT_FOUND", 0.001)
@@ -102,7 +102,7 @@ class TestConfigured:
         metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")(model, "OK", 0.001)
         metrics.rest_call(model, "predict", "OK", 0.001)
 
-    def test_a_model_that_is_configured_no_more_is_dropped(self, metrics: Metrics) -> None:
+    def test_a_model_that_is_no_longer_configured_is_dropped(self, metrics: Metrics) -> None:
         predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         predict("m", "OK", 0.001)
         metrics.configure(["other"])
@@ -114,7 +114,7 @@ class TestConfigured:
             '{model_name="other",status="OK"}': 1,
         }
 
-    def test_one_that_is_still_loaded_keeps_its_name_until_it_is_gone(self, metrics: Metrics) -> None:
+    def test_a_model_that_is_still_loaded_keeps_its_name_until_it_is_unloaded(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         metrics.configure([])
         self.call(metrics, "m")
@@ -124,7 +124,7 @@ class TestConfigured:
         assert b'"m"' in before
         assert b'"m"' not in metrics.page()
 
-    def test_one_that_comes_back_is_counted_anew(self, metrics: Metrics) -> None:
+    def test_a_model_that_comes_back_starts_at_zero(self, metrics: Metrics) -> None:
         predict = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for models in (["m"], [], ["m"]):
             metrics.configure(models)
@@ -227,20 +227,20 @@ class TestServable:
 
         assert len(values(metrics, ":tensorflow:serving:batching_session:padding_size_count")) == SIZES_SHOWN
 
-    def test_what_a_version_ran_last_outlives_it(self, metrics: Metrics) -> None:
+    def test_the_last_runs_of_a_version_are_counted_after_its_unload(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         runs_of(servable)(report())
         servable.close()
 
         assert metrics.read_counter("/tensorflow/serving/batching_session/wrapped_run_count") == 1
 
-    def test_a_request_that_runs_alone_is_no_batch_to_tf_serving(self, metrics: Metrics) -> None:
+    def test_a_request_that_runs_alone_is_not_counted_as_a_batch_by_tf_serving(self, metrics: Metrics) -> None:
         runs_of(metrics.servable("m", 1), batched=False)(report())
 
         assert b"batching_session" not in metrics.page()
         assert values(metrics, ":headrace:batch_rows_count") == {self.M1: 1}
 
-    def test_a_batch_that_failed_is_only_that(self, metrics: Metrics) -> None:
+    def test_a_failed_batch_is_counted_only_as_failed(self, metrics: Metrics) -> None:
         runs_of(metrics.servable("m", 1))(report(failed=True))
 
         assert values(metrics, ":headrace:batch_failures") == {self.M1: 1}
@@ -279,7 +279,7 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 4}
         assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
 
-    def test_as_many_are_told_of_answers_as_count_calls(self, metrics: Metrics) -> None:
+    def test_every_observer_of_calls_gets_the_answers(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for _ in range(100):  # every route is made anew whenever the versions change
@@ -288,7 +288,7 @@ class TestServable:
         assert len(servable._tallied) == 1
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
 
-    def test_who_finds_nothing_left_to_count_finds_it_counted(self, metrics: Metrics) -> None:
+    def test_a_thread_that_finds_nothing_to_count_finds_it_counted(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         held = []
 
@@ -301,7 +301,7 @@ class TestServable:
 
         assert held == [True]
 
-    def test_of_one_that_was_never_called_the_page_says_nothing(self, metrics: Metrics) -> None:
+    def test_a_version_that_was_never_called_has_no_series(self, metrics: Metrics) -> None:
         for number in range(3):
             metrics.servable(f"m{number}", 1)
         assert b'model_name="' not in metrics.page()
@@ -317,7 +317,7 @@ class TestServable:
         assert values(metrics, ":headrace:queue_rows") == {self.M1: 5}
         assert values(metrics, ":headrace:queue_rows") == {self.M1: 7}
 
-    def test_a_version_that_has_gone_leaves_the_others_alone(self, metrics: Metrics) -> None:
+    def test_an_unloaded_version_does_not_affect_the_others(self, metrics: Metrics) -> None:
         first, second = metrics.servable("m", 1), metrics.servable("m", 2)
         for servable in (first, second):
             runs_of(servable)(report())
@@ -331,7 +331,7 @@ class TestServable:
         )
         assert values(metrics, ":tensorflow:serving:batching_session:wrapped_run_count") == {"{}": 2}
 
-    def test_what_is_heard_of_a_version_that_has_gone_brings_nothing_back(self, metrics: Metrics) -> None:
+    def test_late_counts_of_an_unloaded_version_are_ignored(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         servable.close()
         servable.refused(QueueFull("x"))
@@ -356,7 +356,7 @@ class TestReadCounter:
     @pytest.mark.parametrize(
         "path", ["/tensorflow/serving/request_count", "/tensorflow/serving/request_latency", "/none/of/ours", ""]
     )
-    def test_is_nothing_for_what_has_not_counted_or_is_no_counter(self, path: str) -> None:
+    def test_is_zero_for_unused_or_unknown_counters(self, path: str) -> None:
         metrics = Metrics()
         metrics.request_latency.of("m", "Predict", "GRPC").observe(5)
 

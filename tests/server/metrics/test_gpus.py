@@ -25,7 +25,7 @@ def metrics_of(nvml: Nvml) -> Metrics:
     return Metrics(Gpus(lambda: nvml))
 
 
-def test_every_device_has_a_line_of_everything() -> None:
+def test_every_device_has_a_line_for_each_metric() -> None:
     a, b = 'device="0",uuid="GPU-a"', 'device="1",uuid="GPU-b"'
 
     assert lines(metrics_of(Nvml([BUSY, IDLE]))) == [
@@ -42,7 +42,7 @@ def test_every_device_has_a_line_of_everything() -> None:
     ]
 
 
-def test_what_a_device_cannot_tell_is_left_out_and_nothing_else() -> None:
+def test_only_values_that_a_device_does_not_support_are_left_out() -> None:
     metrics = metrics_of(Nvml([Gpu("GPU-a", utilization=None, milliwatts=None), IDLE]))
     said = [line for line in lines(metrics) if "utilization" in line or "GPU-a" in line]
 
@@ -56,13 +56,13 @@ def test_what_a_device_cannot_tell_is_left_out_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("library", [Nvml, OldPackage])
-def test_an_older_driver_or_package_tells_its_temperature_all_the_same(library: type[Nvml]) -> None:
+def test_an_older_driver_or_package_also_reports_the_temperature(library: type[Nvml]) -> None:
     said = lines(metrics_of(library([BUSY], old=True)))
 
     assert ':headrace:gpu_temperature_celsius{device="0",uuid="GPU-a"} 61' in said
 
 
-def test_the_library_is_touched_first_by_the_page_and_let_go_of_at_the_end() -> None:
+def test_the_library_is_opened_by_the_first_page_and_closed_at_the_end() -> None:
     nvml = Nvml([BUSY])
     metrics = metrics_of(nvml)
     metrics.servable("m", 1).ran("Predict", 0.1)
@@ -76,14 +76,14 @@ def test_the_library_is_touched_first_by_the_page_and_let_go_of_at_the_end() -> 
     assert lines(metrics) == []  # a page that is requested while the server stops
 
 
-def test_closing_without_a_page_touches_nothing() -> None:
+def test_closing_without_a_page_does_not_open_the_library() -> None:
     nvml = Nvml([BUSY])
     metrics_of(nvml).close()
 
     assert nvml.calls == []
 
 
-def test_no_driver_is_no_lines_and_is_asked_for_once() -> None:
+def test_without_a_driver_there_are_no_lines_and_one_attempt() -> None:
     nvml = Nvml([BUSY], driver=False)
     metrics = metrics_of(nvml)
 
@@ -92,14 +92,14 @@ def test_no_driver_is_no_lines_and_is_asked_for_once() -> None:
     metrics.close()
 
 
-def test_no_package_is_no_lines() -> None:
+def test_without_the_package_there_are_no_lines() -> None:
     def absent() -> None:
         raise ModuleNotFoundError("No module named 'pynvml'", name="pynvml")
 
     assert Gpus(absent).read(utilization) == []
 
 
-def test_a_driver_that_goes_away_is_no_lines() -> None:
+def test_a_driver_that_disappears_leaves_no_lines() -> None:
     nvml = Nvml([BUSY])
     gpus = Gpus(lambda: nvml)
     assert len(gpus.read(power)) == 1
@@ -133,7 +133,7 @@ def test_the_real_package_has_every_function() -> None:
     assert [name for name in dir(Nvml) if name.startswith(("nvml", "NVML")) and not hasattr(pynvml, name)] == []
 
 
-def test_memory_of_models_goes_with_them() -> None:
+def test_memory_metrics_of_models_disappear_with_them() -> None:
     metrics = Metrics(Gpus(lambda: Nvml([])))
     first = metrics.servable("m", 1, Now(on_devices=lambda: {0: 5, 1: 7}))
     metrics.servable("m", 2)
@@ -146,7 +146,7 @@ def test_memory_of_models_goes_with_them() -> None:
     assert lines(metrics) == []
 
 
-def test_the_page_is_written_beside_the_event_loop_which_a_driver_might_hold_up() -> None:
+def test_the_page_is_written_outside_the_event_loop_which_a_driver_could_block() -> None:
     def page() -> bytes:
         return threading.current_thread().name.encode()
 

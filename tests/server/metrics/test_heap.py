@@ -39,13 +39,13 @@ def heaps(**environment: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="C's library is not glibc")
 class TestHeaps:
-    def test_threads_share_few(self) -> None:
+    def test_threads_share_few_heaps(self) -> None:
         assert heaps() <= 2
 
-    def test_the_users_number_stays(self) -> None:
+    def test_the_users_number_of_heaps_is_kept(self) -> None:
         assert heaps(MALLOC_ARENA_MAX="7") > 2
 
-    def test_what_is_used_is_told_beside_what_the_system_says(self) -> None:
+    def test_heap_metrics_are_shown_with_the_resident_memory(self) -> None:
         memory = read_memory()
 
         assert memory["resident"] > 1 << 20
@@ -62,7 +62,7 @@ class TestTrimmer:
             (WORTH_BYTES, 4 * WORTH_BYTES + 4, False),
         ],
     )
-    def test_gives_back_what_is_worth_it(self, free: int, used: int, trims: bool) -> None:
+    def test_returns_memory_if_it_is_worthwhile(self, free: int, used: int, trims: bool) -> None:
         released = []
         trimmer = Trimmer(lambda: {"heap_free": free, "heap_used": used}, lambda: released.append(True))
 

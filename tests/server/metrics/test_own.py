@@ -97,7 +97,7 @@ def test_the_state_of_versions(running: Run) -> None:
     rest.close()
 
 
-def test_load_that_an_autoscaler_looks_at(running: Run) -> None:
+def test_gauges_for_an_autoscaler(running: Run) -> None:
     port = free_port()
     options = Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=3)
     server = running(models.counting, rest_api_port=port, batching=options)

@@ -79,7 +79,7 @@ def test_padding_of_batches(running: Run) -> None:
     eventually(lambda: wanted <= lines(server))  # counting may finish after the answer is sent
 
 
-def test_without_batching_there_is_no_batching_session(running: Run) -> None:
+def test_without_batching_there_are_no_batching_session_metrics(running: Run) -> None:
     server = running(models.linear, enable_batching=False)
     server.caller.predict({"x": X})
 
@@ -87,7 +87,7 @@ def test_without_batching_there_is_no_batching_session(running: Run) -> None:
     assert f":headrace:batch_rows_sum{{{M1}}} 1" in lines(server)
 
 
-def test_what_waits_is_refused_or_given_up(running: Run) -> None:
+def test_waiting_requests_are_refused_or_given_up(running: Run) -> None:
     server = running(models.counting, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=3))
     slow, quick = (predict_request({"steps": np.array([steps])}) for steps in (SLOW, 1))
     running_one = server.caller.begin(slow)

@@ -22,14 +22,14 @@ def test_a_counter() -> None:
     )
 
 
-def test_without_labels_the_braces_stay() -> None:
+def test_a_series_without_labels_keeps_its_braces() -> None:
     runs = counters("/a/b.c-d_e9")
     runs.of().add()
 
     assert page([runs]).decode() == "# TYPE :a:b:c:d_e9 counter\n:a:b:c:d_e9{} 1\n"
 
 
-def test_what_has_no_value_is_not_shown() -> None:
+def test_a_series_without_a_value_is_not_shown() -> None:
     assert page([counters("/a"), histograms("/b", (1,)), Gauges("/c", (), list)]) == b""
 
 
@@ -76,14 +76,14 @@ def test_bounds_read_as_in_tf_serving() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [('a"b', r"a\"b"), ("a\\b", r"a\\b"), ("a\nb 1", r"a\nb 1"), ("ü{},=", "ü{},=")]
 )
-def test_a_label_cannot_break_its_line(value: str, shown: str) -> None:
+def test_a_label_cannot_contain_a_line_break(value: str, shown: str) -> None:
     calls = counters("/calls", "model_name")
     calls.of(value).add()
 
     assert page([calls]).decode() == f'# TYPE :calls counter\n:calls{{model_name="{shown}"}} 1\n'
 
 
-def test_a_gauge_is_asked_at_every_look() -> None:
+def test_a_gauge_is_read_for_every_page() -> None:
     waiting: dict[Labels, int] = {}
     rows = Gauges("/rows", ("model", "version"), waiting.items)
     assert page([rows]) == b""
@@ -160,7 +160,7 @@ def test_series_of_a_group_are_forgotten_by_their_labels() -> None:
     assert page([runs]) == b""
 
 
-def test_a_series_that_was_dropped_comes_back_from_nothing() -> None:
+def test_a_dropped_series_starts_at_zero_again() -> None:
     calls = counters("/calls", "model", group="model")
     calls.of("m").add(5)
     calls.forget("m", {})

@@ -24,9 +24,7 @@ WHOLE = b"all of it"
 
 
 class Store:
-    """One version in a folder, loadable once its `model` file is complete, and a manager that scans only when the test
-    says so.
-    """
+    """One version in a folder, loadable once its `model` file is complete; its manager scans when the test says so."""
 
     def __init__(self, root: Path, threads: BatchThreads) -> None:
         self.folder = root / "m" / "1"

@@ -91,7 +91,7 @@ class TestDevice:
         machine.check_nothing_left()
 
     @pytest.mark.usefixtures("machine")
-    def test_one_that_is_not_there(self) -> None:
+    def test_a_missing_device(self) -> None:
         with pytest.raises(LoadError, match="there is no GPU 2: CUDA sees 2") as raised:
             Device(2)
         assert raised.value.code == Code.FAILED_PRECONDITION
@@ -182,7 +182,7 @@ class TestRules:
         with device, complains("Stream: this thread has no context"):
             in_thread(device.stream)
 
-    def test_one_pop_too_many(self, device: Device) -> None:
+    def test_popping_too_often(self, device: Device) -> None:
         with complains("pop: this thread has no context"):
             device.__exit__()
 
@@ -300,7 +300,7 @@ class TestRules:
             del event
         other.release()
 
-    def test_what_pycuda_would_do_without_being_told_better(self, device: Device) -> None:
+    def test_the_defaults_of_pycuda_that_headrace_must_not_use(self, device: Device) -> None:
         import pycuda.driver as driver
 
         with device:

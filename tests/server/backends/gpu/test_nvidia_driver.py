@@ -61,7 +61,7 @@ def test_devices_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_memory(1) == 24 << 30
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, 80 << 30)
     with pytest.raises(NoDriverError, match="the NVIDIA driver reports an error: invalid device ordinal"):
         device_memory(1)

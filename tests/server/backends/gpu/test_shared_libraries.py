@@ -14,11 +14,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's librari
 LIBRARY = Path(str(linear_algebra.__file__))
 
 
-def test_names_what_it_was_linked_with() -> None:
+def test_names_the_linked_libraries() -> None:
     assert "libc.so.6" in needed(LIBRARY)
 
 
-def test_a_file_that_is_no_library(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library(tmp_path: Path) -> None:
     file = tmp_path / "library.so"
     file.write_bytes(b"MZ" + bytes(100))
 
@@ -26,7 +26,7 @@ def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     assert why_not_loadable(file) == ""
 
 
-def test_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         if name == "libc.so.6":
             raise OSError(f"{name}: cannot open shared object file: No such file or directory")

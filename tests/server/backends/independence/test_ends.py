@@ -42,23 +42,25 @@ class TestFarRowsOfSlowModels:
         ],
         ids=["sum", "leak", "maximum", "threshold", "sign"],
     )
-    def test_is_found(self, far: int, later: bool, mix: Callable[..., Array], seconds: float) -> None:
+    def test_an_influence_of_a_far_row_is_found(
+        self, far: int, later: bool, mix: Callable[..., Array], seconds: float
+    ) -> None:
         verdict, _ = timed(lambda x: mix(x, shifted(x, far, later=later)), seconds=seconds)
 
         assert verdict.finding is Finding.DEPENDENT or (verdict.bound == 1e30 and mix is leak)
 
     @pytest.mark.parametrize("window", [3, 8, 21])
-    def test_so_is_a_mean_over_a_window(self, window: int, seconds: float) -> None:
+    def test_a_mean_over_a_window_is_found(self, window: int, seconds: float) -> None:
         def model(x: Array) -> Array:
             return np.stack([x[max(0, row - window + 1) : row + 1].mean(axis=0) for row in range(len(x))])
 
         assert timed(model, seconds=seconds)[0].finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize("far", [2, 7, 13])
-    def test_so_is_a_row_that_comes_round_again(self, far: int, seconds: float) -> None:
+    def test_a_row_that_wraps_around_is_found(self, far: int, seconds: float) -> None:
         assert timed(lambda x: x + np.roll(x, far, axis=0), seconds=seconds)[0].finding is Finding.DEPENDENT
 
-    def test_so_is_what_happens_in_many_rows_only(self, seconds: float) -> None:
+    def test_an_influence_in_large_batches_only_is_found(self, seconds: float) -> None:
         verdict, _ = timed(lambda x: x - x.mean(axis=0) * (len(x) > 8), seconds=seconds)
 
         assert verdict.finding is Finding.DEPENDENT
@@ -66,7 +68,7 @@ class TestFarRowsOfSlowModels:
     @pytest.mark.parametrize("far", [2, 5, 20])
     @pytest.mark.parametrize("later", [False, True])
     @pytest.mark.parametrize("known", [2, 6])
-    def test_so_is_a_row_of_integers(self, far: int, later: bool, known: int, seconds: float) -> None:
+    def test_an_influence_of_integers_is_found(self, far: int, later: bool, known: int, seconds: float) -> None:
         """A table of a few rows, of which the first adds nothing."""
         table = np.arange(4.0 * known, dtype=np.float32).reshape(known, 4) + 1
         table[0] = 0
@@ -79,7 +81,9 @@ class TestFarRowsOfSlowModels:
 
     @pytest.mark.parametrize("most", [3, 6, 21, 22, 30])
     @pytest.mark.parametrize("later", [False, True])
-    def test_so_is_one_in_the_largest_batch_that_an_engine_takes(self, most: int, later: bool, seconds: float) -> None:
+    def test_an_influence_in_the_largest_batch_of_an_engine_is_found(
+        self, most: int, later: bool, seconds: float
+    ) -> None:
         far = min(20, most - 1)
 
         verdict, rows = timed(lambda x: x + 0 * shifted(x, far, later=later), seconds=seconds, most_rows=most)
@@ -96,23 +100,23 @@ class TestFarRowsOfSlowModels:
         ],
         ids=["plain", "classes", "rounds by the number of rows"],
     )
-    def test_those_that_stay_apart_still_do(self, model: Callable[..., Array], seconds: float) -> None:
+    def test_independent_rows_are_still_independent(self, model: Callable[..., Array], seconds: float) -> None:
         assert timed(model, seconds=seconds)[0].finding is Finding.INDEPENDENT
 
     @pytest.mark.parametrize("far", [2, 5, 11])
-    def test_a_bound_is_no_larger_than_what_changes_a_far_row(self, far: int, seconds: float) -> None:
+    def test_the_bound_is_no_larger_than_the_values_that_change_a_far_row(self, far: int, seconds: float) -> None:
         def model(x: Array) -> Array:
             y: Array = x + 0 * x.sum() + (np.abs(shifted(x, far, later=True)) > 1e5)
             return y
 
         assert not timed(model, seconds=seconds)[0].batched
 
-    def test_a_bound_still_holds(self, seconds: float) -> None:
+    def test_a_bounded_model_is_still_bounded(self, seconds: float) -> None:
         verdict, _ = timed(lambda x: x + 0 * x.sum(), seconds=seconds)
 
         assert (verdict.finding, verdict.bound) == (Finding.BOUNDED, 1e30)
 
-    def test_what_takes_a_few_rows_only_runs_one_by_one(self, seconds: float) -> None:
+    def test_a_model_that_takes_only_a_few_rows_runs_one_by_one(self, seconds: float) -> None:
         def model(x: Array) -> Array:
             if len(x) > 4:
                 raise ValueError("too many")

@@ -21,7 +21,7 @@ def tried(function: Callable[..., object], *inputs: TensorSpec) -> Verdict:
     return try_rows(subject(function, *inputs), BUDGET)
 
 
-def test_rows_that_stay_apart() -> None:
+def test_independent_rows() -> None:
     assert tried(lambda x: np.tanh(x)).finding is Finding.INDEPENDENT
 
 
@@ -35,7 +35,7 @@ def test_the_output_and_its_change_are_named() -> None:
 
 class TestNeighbours:
     @pytest.mark.parametrize("place", [0, 1, -1])
-    def test_one_row_alone_may_be_what_the_others_change(self, place: int) -> None:
+    def test_the_other_rows_may_change_a_single_row(self, place: int) -> None:
         def model(x: Array) -> Array:
             y = x.copy()
             y[place] += x.sum(axis=0) - x[place]
@@ -44,7 +44,7 @@ class TestNeighbours:
         assert tried(model).finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize("place", [0, -1])
-    def test_or_what_alone_changes_the_others(self, place: int) -> None:
+    def test_a_single_row_may_change_the_others(self, place: int) -> None:
         assert tried(lambda x: x + x[place]).finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ class TestNeighbours:
         ],
         ids=["huge", "zero", "divided by the sum", "nothing but zeros"],
     )
-    def test_some_only_show_beside_odd_values(self, model: Callable[..., object]) -> None:
+    def test_some_influences_appear_only_with_unusual_values(self, model: Callable[..., object]) -> None:
         assert tried(model).finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize("far", [4, 5, 11, 20])
     @pytest.mark.parametrize("of_later", [False, True])
     @pytest.mark.parametrize("leak", [False, True])
-    def test_or_in_many_rows_since_they_are_far_from_each_other(self, far: int, of_later: bool, leak: bool) -> None:
+    def test_some_influences_appear_only_in_large_batches(self, far: int, of_later: bool, leak: bool) -> None:
         def model(x: Array) -> Array:
             y, other = x.copy(), x * np.float32(0) if leak else x
             (y[:-far] if of_later else y[far:])[...] += other[far:] if of_later else other[:-far]
@@ -82,28 +82,28 @@ class TestNeighbours:
 
         assert tried(model, IDS).finding is Finding.DEPENDENT
 
-    def test_what_counts_the_rows_after_each(self) -> None:
+    def test_a_model_that_counts_the_rows_after_each(self) -> None:
         assert tried(lambda x: x + np.maximum(0, np.arange(len(x))[::-1] - 3)[:, None]).finding is Finding.DEPENDENT
 
     def test_less_than_the_rounding_is_still_a_change(self) -> None:
         assert tried(lambda x: x * (1 + np.float32(1e-7) * (x.sum() > 0))).finding is Finding.DEPENDENT
 
-    def test_a_device_that_is_not_exact_may_round_otherwise(self) -> None:
+    def test_an_inexact_device_may_round_differently(self) -> None:
         own = replace(subject(lambda x: x * (1 + np.float32(1e-6) * (x.sum() > 0))), exact=False)
 
         assert try_rows(own, BUDGET).finding is Finding.INDEPENDENT
 
-    def test_but_not_do_otherwise(self) -> None:
+    def test_an_inexact_device_may_not_mix_rows(self) -> None:
         own = replace(subject(lambda x: x - x.mean(axis=0)), exact=False)
 
         assert try_rows(own, BUDGET).finding is Finding.DEPENDENT
 
-    def test_nor_does_a_model_have_to_be_exact_that_does_not_repeat_itself(self) -> None:
+    def test_a_model_whose_answers_vary_within_rounding_need_not_be_exact(self) -> None:
         noise: Iterator[int] = count()
 
         assert tried(lambda x: np.tanh(x) * np.float32(1 + next(noise) % 7 * 1e-7)).finding is Finding.INDEPENDENT
 
-    def test_one_that_draws_lots_is_left_alone(self) -> None:
+    def test_a_model_that_draws_random_numbers_is_undecided(self) -> None:
         random = np.random.default_rng(1)
 
         assert tried(lambda x: x + random.normal(size=x.shape)).finding is Finding.UNDECIDED
@@ -146,20 +146,22 @@ class TestBounded:
         ids=["tiny", "exponential", "root", "tiny beside zeros"],
     )
     @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
-    def test_none_is_where_ordinary_ones_change_rows_too(self, model: Callable[..., object], budget: float) -> None:
+    def test_no_bound_if_ordinary_values_change_rows_too(self, model: Callable[..., object], budget: float) -> None:
         assert try_rows(subject(model), budget).finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize(
         ("model", "bound"),
         [(lambda x: x + (np.abs(x).max() > 1e34), 1e30), (lambda x: x + (x.min() < -1e10), 1e6)],
     )
-    def test_nor_is_one_larger_than_what_changes_them(self, model: Callable[..., object], bound: float) -> None:
+    def test_the_bound_is_no_larger_than_the_values_that_change_rows(
+        self, model: Callable[..., object], bound: float
+    ) -> None:
         assert tried(model).bound == bound
 
-    def test_whole_numbers_have_none(self) -> None:
+    def test_integers_have_no_bound(self) -> None:
         assert tried(lambda ids: ids + 1.0 * (ids.max() > 6), IDS).finding is Finding.DEPENDENT
 
-    def test_nor_has_what_strings_hold(self) -> None:
+    def test_strings_have_no_bound(self) -> None:
         text = TensorSpec("text", DataType.DT_STRING, (None,), ("N",))
 
         def model(text: Array, x: Array) -> Array:
@@ -168,12 +170,12 @@ class TestBounded:
 
         assert tried(model, text, X).finding is Finding.DEPENDENT
 
-    def test_nor_has_a_device_that_is_not_exact(self) -> None:
+    def test_an_inexact_device_has_no_bound(self) -> None:
         own = replace(subject(lambda x: x + 0 * x.sum()), exact=False)
 
         assert try_rows(own, BUDGET).finding is Finding.DEPENDENT
 
-    def test_what_the_model_refuses_at_a_magnitude_is_not_proved(self) -> None:
+    def test_a_magnitude_that_the_model_refuses_is_no_bound(self) -> None:
         def model(x: Array) -> Array:
             if np.abs(x[np.isfinite(x)]).max(initial=0) > 1e20:
                 raise ValueError("too large")
@@ -182,7 +184,7 @@ class TestBounded:
 
         assert tried(model).bound == 1e15
 
-    def test_halves_and_doubles_have_one_too(self) -> None:
+    def test_half_and_double_floats_have_a_bound_too(self) -> None:
         for dtype in (DataType.DT_HALF, DataType.DT_DOUBLE):
             own = replace(X, dtype=dtype)
 
@@ -190,7 +192,7 @@ class TestBounded:
 
 
 class TestInputs:
-    def test_each_is_varied_by_itself_where_both_are_refused(self) -> None:
+    def test_each_input_is_varied_by_itself_if_both_are_refused(self) -> None:
         """A table whose first column must stay the same, and rows that must not change when it changes."""
         seen: list[bytes] = []
 
@@ -211,7 +213,7 @@ class TestInputs:
 
         assert verdict.finding is Finding.INDEPENDENT
 
-    def test_so_are_inner_sizes(self) -> None:
+    def test_inner_sizes_are_searched_for(self) -> None:
         wide = replace(X, shape=(None, None), dims=("N", "W"))
 
         def model(x: Array) -> Array:
@@ -221,7 +223,7 @@ class TestInputs:
 
         assert tried(model, wide).finding is Finding.INDEPENDENT
 
-    def test_none_would_take_gigabytes(self) -> None:
+    def test_no_generated_input_would_take_gigabytes(self) -> None:
         deep = replace(X, shape=(None,) * 5, dims=("N", *"ABCD"))
         largest = 0
 
@@ -243,10 +245,10 @@ class TestInputs:
 
         assert tried(model, past, mask).finding is Finding.INDEPENDENT
 
-    def test_positive_numbers_are_tried_where_others_have_no_answer(self) -> None:
+    def test_positive_numbers_are_tried_if_others_have_no_answer(self) -> None:
         assert tried(lambda x: np.log(x.sum(axis=1, keepdims=True) * 0 + x)).finding is Finding.INDEPENDENT
 
-    def test_what_ends_its_process_is_not_tried_again(self) -> None:
+    def test_a_model_that_ends_its_process_is_not_tried_again(self) -> None:
         runs = count()
 
         def model(x: Array) -> Array:
@@ -259,7 +261,7 @@ class TestInputs:
         assert (verdict.finding, verdict.runs) == (Finding.UNDECIDED, 2)
         assert verdict.reason == "its worker process was ended by SIGSEGV during the run"
 
-    def test_what_takes_nothing_is_left_alone(self) -> None:
+    def test_a_model_that_takes_no_generated_input_is_undecided(self) -> None:
         def model(**_: Array) -> Array:
             raise ValueError("not this\nnor that")
 
@@ -268,7 +270,7 @@ class TestInputs:
         assert verdict.finding is Finding.UNDECIDED
         assert verdict.reason == "the trial found no inputs that the model takes: not this"
 
-    def test_what_always_answers_the_same_is_left_alone(self) -> None:
+    def test_a_model_with_a_constant_answer_is_undecided(self) -> None:
         assert tried(lambda x: np.ones_like(x)).reason == "no output changed with any input that was tried"
 
     def test_arrays_are_never_shared_with_the_model(self) -> None:
@@ -288,7 +290,7 @@ class TestExamples:
     SPEC = TensorSpec("inputs", DataType.DT_STRING, (None,), ("",))
 
     @pytest.mark.parametrize("mixed", [False, True])
-    def test_their_features_are_found_out(self, mixed: bool) -> None:
+    def test_the_features_of_examples_are_found(self, mixed: bool) -> None:
         def model(inputs: Array) -> Array:
             parsed = np.array([_parsed(example) for example in inputs], np.float32)
             return parsed - parsed.mean(axis=0) if mixed else parsed
@@ -316,7 +318,7 @@ class TestRecords:
     @pytest.mark.parametrize("lengths", [(3, 5, 9), (7, 7, 2), (1, 4)])
     @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
     @pytest.mark.parametrize("mixed", [False, True])
-    def test_their_lengths_may_differ(self, lengths: Sequence[int], budget: float, mixed: bool) -> None:
+    def test_the_lengths_of_records_may_differ(self, lengths: Sequence[int], budget: float, mixed: bool) -> None:
         wide = replace(X, shape=(None, None), dims=("N", "W"))
         random = np.random.default_rng(3)
         records = [{"x": random.standard_normal((2, length), np.float32)} for length in lengths]
@@ -327,7 +329,7 @@ class TestRecords:
 
 class TestRows:
     @pytest.mark.parametrize("most", [1, 2, 3])
-    def test_a_model_that_takes_no_more_is_known(self, most: int) -> None:
+    def test_a_model_that_takes_few_rows_is_dependent(self, most: int) -> None:
         def model(x: Array) -> Array:
             if len(x) > most:
                 raise ValueError("too many")
@@ -338,7 +340,7 @@ class TestRows:
         assert verdict.finding is Finding.DEPENDENT
         assert verdict.reason.startswith("the model takes ")
 
-    def test_nor_is_one_asked_for_more_that_says_so(self) -> None:
+    def test_a_model_with_a_declared_limit_gets_no_more_rows(self) -> None:
         asked: list[int] = []
 
         def model(x: Array) -> Array:
@@ -353,25 +355,25 @@ class TestRows:
 
 
 class TestCost:
-    def test_a_quick_model_is_tried_in_full(self) -> None:
+    def test_a_fast_model_gets_a_full_trial(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=1e-5)
 
         assert verdict.finding is Finding.INDEPENDENT
         assert 20 <= len(rows) <= 26
 
-    def test_a_slow_one_in_five_runs(self) -> None:
+    def test_a_slow_model_gets_five_runs(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=SLOW)
 
         assert verdict.finding is Finding.INDEPENDENT
         assert rows == [2, 1, 2, 22, 22]
 
-    def test_one_in_between_has_the_two_larger_batches_too(self) -> None:
+    def test_a_model_in_between_gets_the_two_larger_batches_too(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=BETWEEN)
 
         assert verdict.finding is Finding.INDEPENDENT
         assert sorted(rows)[-3:] == [4, 22, 22]
 
-    def test_one_that_is_too_slow_for_a_larger_batch_runs_one_by_one(self) -> None:
+    def test_a_model_too_slow_for_a_larger_batch_runs_one_by_one(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=2.0)
 
         assert verdict.finding is Finding.UNDECIDED
@@ -380,7 +382,7 @@ class TestCost:
 
 
 class TestEvidence:
-    def test_it_goes_before_what_the_trial_has_seen(self) -> None:
+    def test_evidence_overrides_the_trial(self) -> None:
         own = replace(
             subject(lambda x: np.tanh(x)), evidence=(Evidence("Dropout draws random numbers", "leave it out"),)
         )
@@ -393,7 +395,7 @@ class TestEvidence:
     @pytest.mark.parametrize(
         ("dims", "found"), [(("N", "N"), True), (("M", "N"), True), (("N", "M"), False), (("", ""), False)]
     )
-    def test_the_batchs_name_elsewhere(self, dims: tuple[str, str], found: bool) -> None:
+    def test_the_name_of_the_batch_dimension_elsewhere(self, dims: tuple[str, str], found: bool) -> None:
         outputs: Mapping[str, TensorSpec] = {"y": replace(Y, shape=(None, None), dims=dims)}
 
         assert (repeated_batch_name({"x": X}, outputs) is not None) is found

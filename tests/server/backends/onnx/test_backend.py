@@ -98,7 +98,7 @@ class TestDtypes:
         assert run(backend, x).tolist() == [["", "a\0b"], ["h\u00e9 \U0001f30a", "b'x'"]]
         assert run(backend, x[:0]).shape == (0, 2)
 
-    def test_a_string_that_is_not_utf_8_is_refused_by_its_inputs_name(self, tmp_path: Path) -> None:
+    def test_a_string_that_is_not_utf_8_is_refused_with_the_inputs_name(self, tmp_path: Path) -> None:
         backend = load(models.identity(tmp_path, TensorProto.STRING))
         code, text = refusal(lambda: run(backend, np.array([[b"good", b"\xff\x00"]], object)))
 
@@ -111,7 +111,7 @@ class TestDtypes:
 
         assert x.tolist() == [[b"one", b"two"]]
 
-    def test_what_a_tensor_cannot_carry_is_not_loaded(self, tmp_path: Path) -> None:
+    def test_a_model_without_tensor_outputs_is_not_loaded(self, tmp_path: Path) -> None:
         file = models.sequence_output(tmp_path)
 
         assert refusal(lambda: load(file)) == (
@@ -125,13 +125,13 @@ class TestSignature:
         ("dims", "batched"),
         [(("N", 2), True), ((None, 2), True), (("N",), True), ((3, 2), False), ((1, "N"), False), ((), False)],
     )
-    def test_it_may_be_batched_where_the_first_dimension_varies(
-        self, tmp_path: Path, dims: Dims, batched: bool
-    ) -> None:
+    def test_it_may_be_batched_if_the_first_dimension_varies(self, tmp_path: Path, dims: Dims, batched: bool) -> None:
         assert signature_of(models.identity(tmp_path, dims=dims)).batched is batched
 
     @pytest.mark.parametrize(("right", "batched"), [(("N", 2), True), (("M", 2), True), ((1, 2), False), ((), False)])
-    def test_it_may_be_where_those_of_all_inputs_do(self, tmp_path: Path, right: Dims, batched: bool) -> None:
+    def test_it_may_be_batched_if_the_first_dimensions_of_all_inputs_vary(
+        self, tmp_path: Path, right: Dims, batched: bool
+    ) -> None:
         assert signature_of(models.two_inputs(tmp_path, ("N", 2), right)).batched is batched
 
     def test_a_model_without_inputs_has_nothing_to_batch(self, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ class TestSignature:
 
         assert run(backend, x).tolist() == [[4], [4]]
 
-    def test_what_does_not_fit_the_signature_onnx_runtime_refuses_in_the_same_words(self, tmp_path: Path) -> None:
+    def test_onnx_runtime_refuses_inputs_that_do_not_fit_with_the_same_text(self, tmp_path: Path) -> None:
         backend = load(models.identity(tmp_path, dims=("N", 2, 3)))
         check = backend.signatures[DEFAULT].check_arrays
         for shape in ((2,), (1, 2), (1, 2, 3, 4), (1, 5, 3), (1, 5, 6)):
@@ -174,7 +174,7 @@ class TestSignature:
 
 
 class TestRun:
-    def test_only_the_outputs_asked_for_under_their_names(self, tmp_path: Path) -> None:
+    def test_only_the_requested_outputs_under_their_names(self, tmp_path: Path) -> None:
         backend = load(models.two_inputs(tmp_path))
         inputs = {"b": np.full((1, 2), 2, np.float32), "a": np.full((1, 2), 5, np.float32)}
 
@@ -182,7 +182,7 @@ class TestRun:
         both = backend.run(DEFAULT, inputs, ["difference", "sum"])
         assert {alias: array.tolist() for alias, array in both.items()} == {"difference": [[3, 3]], "sum": [[7, 7]]}
 
-    def test_outputs_are_the_runtimes_memory_and_no_copy_of_it(self, tmp_path: Path) -> None:
+    def test_outputs_are_the_runtimes_memory_and_not_a_copy(self, tmp_path: Path) -> None:
         y = run(load(models.identity(tmp_path)), np.ones((3, 2), np.float32))
 
         assert not y.flags.owndata
@@ -240,7 +240,7 @@ class TestRun:
         )
 
 
-def test_no_memory_left_is_said_to_be_that(tmp_path: Path) -> None:
+def test_a_lack_of_memory_is_reported_as_such(tmp_path: Path) -> None:
     backend = load(models.filled(tmp_path))
     code, text = refusal(lambda: run(backend, np.array([1 << 45], np.int64)))
 
@@ -254,7 +254,7 @@ class TestLoad:
 
         assert run(backend, np.ones((1, 512), np.float32)).tolist() == [[512]]
 
-    def test_weights_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_missing_weights(self, tmp_path: Path) -> None:
         file = models.external_data(tmp_path)
         (tmp_path / models.WEIGHTS_FILE).unlink()
 
@@ -267,7 +267,7 @@ class TestLoad:
         assert "out of bounds" in failure_of(file)
 
     @pytest.mark.parametrize("content", [b"", b"no model at all", b"\0" * 4096])
-    def test_a_file_that_is_no_model(self, tmp_path: Path, content: bytes) -> None:
+    def test_a_file_that_is_not_a_model(self, tmp_path: Path, content: bytes) -> None:
         file = tmp_path / models.FILE
         file.write_bytes(content)
 
@@ -280,13 +280,13 @@ class TestLoad:
             file.write_bytes(whole[:length])
             failure_of(file, Code.INVALID_ARGUMENT)
 
-    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
         failure_of(tmp_path / models.FILE, Code.NOT_FOUND)
 
     def test_a_folder(self, tmp_path: Path) -> None:
         failure_of(tmp_path)
 
-    def test_a_provider_that_this_runtime_has_not(self, tmp_path: Path) -> None:
+    def test_a_provider_that_this_runtime_lacks(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path)
         with pytest.raises(LoadError) as raised:
             load(file, providers=("QuantumExecutionProvider", "CPUExecutionProvider"))

@@ -143,7 +143,7 @@ class TestAnswers:
         assert bound.run(["y"], {"x": x})[0].tolist() == [[1, 2], [3, 4]]
         assert bound.run(["y"], {"x": -np.abs(x)})[0].shape == (0, 2)
 
-    def test_of_batches_that_grow_and_shrink(self, place: Place, tmp_path: Path) -> None:
+    def test_to_batches_that_grow_and_shrink(self, place: Place, tmp_path: Path) -> None:
         bound = place.bind(models.linear(tmp_path))
         for rows in (1, 7, 3, 64, 2):
             x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
@@ -214,7 +214,7 @@ class TestFailures:
 
         assert bound.run(["y"], {"index": np.array([3])})[0].tolist() == [30]
 
-    def test_for_want_of_memory_are_told_as_such(self, on_machine: OnMachine, tmp_path: Path) -> None:
+    def test_for_lack_of_memory_are_reported_as_such(self, on_machine: OnMachine, tmp_path: Path) -> None:
         bound = on_machine.bind(models.linear(tmp_path))
         with pytest.raises(ServingError) as raised:
             bound.run(["y"], {"x": np.ones((1 << 16, 4), np.float32)})

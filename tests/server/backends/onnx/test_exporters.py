@@ -118,7 +118,7 @@ class TestZipMap:
         assert backend.run(DEFAULT, {"x": floats([5.0])}, ["label"])["label"].tolist() == [7]
         assert backend.run("scores", {"x": floats([0.0])}, ["p"])["p"].shape == (1, 3)
 
-    def test_it_is_called_as_any_model(self, running: Run) -> None:
+    def test_it_is_called_like_any_model(self, running: Run) -> None:
         server = running(classifier)
         answer = arrays(server.caller.call(predict_request({"x": floats([0.0], [100.0])})))
 
@@ -128,7 +128,7 @@ class TestZipMap:
 
 class TestOtherOutputs:
     @pytest.mark.parametrize("make", [pieces, optional_beside])
-    def test_what_no_tensor_carries_is_left_out(
+    def test_outputs_that_are_not_tensors_are_left_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any
     ) -> None:
         backend = load_onnx(make(tmp_path), BackendOptions())
@@ -141,7 +141,7 @@ class TestOtherOutputs:
         ("alone", "told"),
         [(True, {}), (False, {DEFAULT: SignatureOptions(outputs={"p": "pieces"})})],
     )
-    def test_where_there_is_no_other_or_it_is_asked_for_the_version_does_not_load(
+    def test_the_version_does_not_load_without_another_output_or_if_a_signature_names_it(
         self, tmp_path: Path, alone: bool, told: dict[str, SignatureOptions]
     ) -> None:
         file = pieces(tmp_path, alone=alone)
@@ -179,7 +179,7 @@ class TestCustomOperators:
             load_onnx(file, BackendOptions())
 
     @pytest.mark.parametrize("name", ["missing.so", "text.so"])
-    def test_what_is_no_library_is_named(self, tmp_path: Path, name: str) -> None:
+    def test_a_file_that_is_not_a_library_is_named(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "text.so").write_text("no library")
         library = str(tmp_path / name)
         with pytest.raises(LoadError) as raised:
@@ -191,7 +191,7 @@ class TestCustomOperators:
         assert f"the operators of {library} cannot be used: " in raised.value.message
 
 
-def test_an_input_that_no_tensor_carries_is_still_an_error(tmp_path: Path) -> None:
+def test_an_input_that_is_not_a_tensor_is_still_an_error(tmp_path: Path) -> None:
     maybe = onnx.helper.make_optional_type_proto(make_tensor_type_proto(TensorProto.FLOAT, ["N"]))
     node = make_node("OptionalHasElement", ["o"], ["y"])
     graph = make_graph([node], "g", [make_value_info("o", maybe)], [make_tensor_value_info("y", TensorProto.BOOL, [])])

@@ -78,7 +78,7 @@ def test_sizes_that_come_from_values_decide_the_cost(tmp_path: Path, operator: s
         (models.filled, False),
     ],
 )
-def test_which_models_run_as_long_whatever_the_values(tmp_path: Path, make: Make, steady: bool) -> None:
+def test_models_whose_run_time_does_not_depend_on_values(tmp_path: Path, make: Make, steady: bool) -> None:
     backend = load_onnx(make(tmp_path), BackendOptions())
     assert backend.steady is steady
 

@@ -31,7 +31,7 @@ def test_inputs_and_outputs_are_those_of_onnx_runtime(tmp_path: Path, make: Call
     backend.close()
 
 
-def test_weights_that_are_inputs_too_are_none(tmp_path: Path) -> None:
+def test_weights_that_are_inputs_too_are_not_inputs_of_the_model(tmp_path: Path) -> None:
     model = onnx.load(models.linear(tmp_path / "1"))
     weight = model.graph.initializer[0]
     model.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
@@ -51,12 +51,12 @@ def test_metadata_operators_and_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"no model at all"])
-def test_what_is_no_model(content: bytes) -> None:
+def test_a_file_that_is_not_a_model(content: bytes) -> None:
     with pytest.raises(ServingError, match="it is not an ONNX model") as raised:
         read_header(content)
     assert raised.value.code == Code.INVALID_ARGUMENT
 
 
-def test_an_output_that_is_no_tensor(tmp_path: Path) -> None:
+def test_an_output_that_is_not_a_tensor(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="is not a tensor of a type that a request can carry"):
         read_header(models.sequence_output(tmp_path / "1").read_bytes())

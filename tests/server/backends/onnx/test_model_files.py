@@ -141,7 +141,7 @@ def test_a_loaded_model_stays_as_it_is(
     assert (answer(backend, ROWS - 1) - before).max() in (0, ROWS - 2)  # `sums` adds the row number
 
 
-def test_not_even_an_end_of_the_process_comes_of_it(tmp_path: Path) -> None:
+def test_truncating_the_files_does_not_end_the_process(tmp_path: Path) -> None:
     """If the file were mapped, some of its pages would be read only now, which would end in SIGBUS."""
     table(tmp_path)
     program = f"""
@@ -211,7 +211,7 @@ class TestSharing:
         backends[0].close()
         assert (answer(backends[1], 7) == 1).all()
 
-    def test_not_those_of_a_file_that_was_written_in_between(self, tmp_path: Path) -> None:
+    def test_tables_of_a_file_that_was_written_in_between_are_not_shared(self, tmp_path: Path) -> None:
         options = BackendOptions()
         old = load(table(tmp_path, 1.0), options)
         new = load(table(tmp_path, 2.0), options)
@@ -219,7 +219,7 @@ class TestSharing:
         assert (answer(old, 7) == 1).all()
         assert (answer(new, 7) == 2).all()
 
-    def test_nothing_is_kept_after_the_last(self, tmp_path: Path) -> None:
+    def test_nothing_is_kept_after_the_last_model(self, tmp_path: Path) -> None:
         options = BackendOptions()
         backend = load(table(tmp_path), options)
         assert shared_by(backend)
@@ -293,7 +293,7 @@ class TestWrong:
             load(file)
 
 
-def test_the_word_that_is_looked_for_may_stand_across_two_pieces(tmp_path: Path) -> None:
+def test_the_searched_word_may_lie_across_two_pieces(tmp_path: Path) -> None:
     for padding in range(1 << 20, (1 << 20) - 200, -20):
         file = table(tmp_path)
         model = onnx.load(str(file), load_external_data=False)
@@ -302,7 +302,7 @@ def test_the_word_that_is_looked_for_may_stand_across_two_pieces(tmp_path: Path)
         assert ModelFiles.of(file, Shared()).external is not None
 
 
-def test_a_model_that_only_speaks_of_a_location_has_no_external_data(tmp_path: Path) -> None:
+def test_a_model_that_only_mentions_a_location_has_no_external_data(tmp_path: Path) -> None:
     model = onnx.load(str(models.linear(tmp_path)))
     set_model_props(model, {"location": "here"})
     onnx.save_model(model, str(tmp_path / models.FILE))
@@ -310,7 +310,7 @@ def test_a_model_that_only_speaks_of_a_location_has_no_external_data(tmp_path: P
     assert ModelFiles.of(tmp_path / models.FILE, Shared()).external is None
 
 
-def test_words_in_the_data_of_weights_are_not_looked_for(tmp_path: Path) -> None:
+def test_words_in_the_data_of_weights_are_not_searched_for(tmp_path: Path) -> None:
     weights = np.frombuffer(b"location" * (1 << 16), np.float32)
     table = onnx.helper.make_node("Identity", ["weights"], ["y"])
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [weights.size])

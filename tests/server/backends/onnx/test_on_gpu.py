@@ -98,7 +98,7 @@ class TestLoaded:
         backend.close()
 
     @pytest.mark.usefixtures("opened")
-    def test_knows_what_its_load_took(self, tmp_path: Path) -> None:
+    def test_knows_the_memory_that_its_load_took(self, tmp_path: Path) -> None:
         backend = load(models.linear(tmp_path), device_id=1)
 
         assert backend.device_memory() == {1: 4096}
@@ -130,7 +130,7 @@ class TestLoaded:
         assert code == Code.RESOURCE_EXHAUSTED
 
     @pytest.mark.usefixtures("opened")
-    def test_strings_go_the_ordinary_way(self, tmp_path: Path) -> None:
+    def test_strings_take_the_runtimes_own_copies(self, tmp_path: Path) -> None:
         backend = load(models.identity(tmp_path, TensorProto.STRING))
         x = np.array([[b"a", b"b"]], object)
 
@@ -138,7 +138,7 @@ class TestLoaded:
         backend.close()
 
     @pytest.mark.usefixtures("opened")
-    def test_without_pycuda_it_runs_all_the_same(
+    def test_it_also_runs_without_pycuda(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "pycuda", None)
@@ -158,7 +158,7 @@ class TestLoaded:
         del raised
 
     @pytest.mark.usefixtures("machine")
-    def test_a_provider_that_onnx_runtime_passes_over_is_a_load_error(
+    def test_a_provider_that_onnx_runtime_skips_is_a_load_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def on_cpu(model: str, *_: Any) -> ort.InferenceSession:
@@ -170,7 +170,7 @@ class TestLoaded:
         assert raised.value.code == Code.FAILED_PRECONDITION
 
     @pytest.mark.usefixtures("opened")
-    def test_a_gpu_that_is_not_there_is_a_load_error(self, tmp_path: Path) -> None:
+    def test_a_missing_gpu_is_a_load_error(self, tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=f"{CUDA} does not work: no GPU 2"):
             load(models.linear(tmp_path), providers=(CUDA,), device_id=2)
 
@@ -195,7 +195,7 @@ class TestConvolutions:
         backend.close()
 
     @pytest.mark.usefixtures("opened")
-    def test_of_a_size_that_no_batch_has_are_run_all_the_same(self, tmp_path: Path) -> None:
+    def test_of_a_size_that_no_batch_has_are_still_run(self, tmp_path: Path) -> None:
         backend = load(models.convolution(tmp_path), Options(max_batch_size=8, allowed_batch_sizes=(4, 8)))
         x = np.ones((3, 1, 2, 2), np.float32)
 
@@ -203,7 +203,7 @@ class TestConvolutions:
         backend.close()
 
     @pytest.mark.parametrize("gone", [True, False])
-    def test_that_cannot_be_loaded_again_are_run_all_the_same(
+    def test_that_cannot_be_loaded_again_are_still_run(
         self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture, gone: bool
     ) -> None:
         """A changed file is not loaded again, either: batches of that size would use the new weights."""

@@ -62,30 +62,30 @@ class TestAuto:
             (GPU_BUILD, True, (TENSORRT, CUDA, CPU)),
         ],
     )
-    def test_takes_the_best_that_works(
+    def test_auto_takes_the_best_that_works(
         self, available: Sequence[str], keeps_engines: bool, expected: Sequence[str]
     ) -> None:
         assert chosen(available=available, keeps_engines=keeps_engines) == Choice(tuple(expected), {})
 
-    def test_passes_over_what_does_not_work_and_says_why_in_a_line(self) -> None:
+    def test_auto_skips_what_does_not_work_and_logs_the_reason(self) -> None:
         choice = chosen(broken={CUDA: "no GPU"})
 
         assert choice.providers == (CPU,)
         assert str(choice) == f"{CPU}; {CUDA} does not work: no GPU"
 
-    def test_takes_the_next_best(self) -> None:
+    def test_auto_takes_the_next_best(self) -> None:
         choice = chosen(keeps_engines=True, broken={TENSORRT: "no libnvinfer"})
 
         assert choice == Choice((CUDA, CPU), {TENSORRT: "no libnvinfer"})
 
-    def test_tries_nothing_that_goes_after_one_that_works_and_no_provider_of_the_cpu(self) -> None:
+    def test_auto_tries_nothing_after_one_that_works_and_no_cpu_provider(self) -> None:
         broken = Broken()
         choose(("auto",), GPU_BUILD, broken, keeps_engines=True)
         choose(("auto",), (CPU,), broken, keeps_engines=True)
 
         assert broken.asked == [TENSORRT]
 
-    def test_stands_alone(self) -> None:
+    def test_auto_cannot_be_combined_with_names(self) -> None:
         code, text = refusal(("auto", CPU))
 
         assert (code, text) == (
@@ -108,7 +108,7 @@ class TestNamed:
             "it needs the driver, and CUDA and cuDNN, which pip install 'headrace[gpu,cuda]' installs"
         )
 
-    def test_one_that_is_not_there_is_an_error_that_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_provider_is_an_error_that_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnx_providers, "_installed", lambda name: name == "onnxruntime")
 
         assert refusal((CUDA, CPU), (CPU,)) == (
@@ -147,12 +147,12 @@ class TestWhyNot:
         assert why_not(TENSORRT, 0) == "libcudart.so.13: cannot open"
         assert [library.name for library in asked] == ["libonnxruntime_providers_tensorrt.so"]
 
-    def test_a_provider_that_onnx_runtime_passes_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_provider_that_onnx_runtime_skips(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._with_driver(monkeypatch, "")
 
         assert why_not(CUDA, 0)  # a CPU build of ONNX Runtime refuses the name, a GPU build skips it
 
-    def test_a_gpu_that_is_full_is_no_reason_to_go_to_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_gpu_is_an_error_and_not_a_reason_to_use_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
 
@@ -163,7 +163,7 @@ class TestWhyNot:
         assert raised.value.code == Code.RESOURCE_EXHAUSTED
 
     @pytest.mark.parametrize("memory", [1 << 20, 1 << 30])
-    def test_a_library_of_cudas_that_does_not_start_wants_memory_where_there_is_none(
+    def test_a_cuda_library_that_cannot_start_on_a_full_gpu_lacks_memory(
         self, monkeypatch: pytest.MonkeyPatch, memory: int
     ) -> None:
         """As observed on a full GPU: cublasCreate reports only that it is not initialized."""
@@ -227,13 +227,13 @@ class TestLoad:
             load_onnx(models.linear(tmp_path), options(CUDA))
         assert raised.value.code == Code.FAILED_PRECONDITION
 
-    def test_a_build_for_cpus_has_no_choice_to_speak_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_build_for_cpus_logs_no_choice(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "headrace_server")
         load_onnx(models.linear(tmp_path), options("auto"))
 
         assert caplog.messages == []
 
-    def test_a_build_for_gpus_without_one_says_in_one_line_that_it_runs_on_the_cpu(
+    def test_a_build_for_gpus_without_a_gpu_logs_that_it_runs_on_the_cpu(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ort, "get_available_providers", lambda: list(GPU_BUILD))

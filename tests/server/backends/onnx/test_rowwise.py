@@ -50,7 +50,7 @@ stacks = st.lists(st.sampled_from([*APART, *MIXES, *LEAKS, *LEAKS_OF_ORDINARY]),
 
 @given(layers=stacks, seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
-def test_what_is_proved_is_found_by_trying(
+def test_a_trial_finds_what_is_proved(
     tmp_path_factory: pytest.TempPathFactory, layers: Sequence[Layer], seed: int
 ) -> None:
     backend = loaded(stack(layers, seed), tmp_path_factory.mktemp("graph"))
@@ -66,7 +66,7 @@ def test_nothing_is_proved_of_rows_that_mix(mixes: Layer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("graph", [graph for members in MIXING.values() for graph in members.values()])
-def test_nor_of_other_graphs_that_do(graph: Graph, tmp_path: Path) -> None:
+def test_nothing_is_proved_of_other_graphs_whose_rows_mix(graph: Graph, tmp_path: Path) -> None:
     assert not proved(graph, tmp_path)
 
 
@@ -145,7 +145,7 @@ MIXED_OR_UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", APART_BY_THEMSELVES)
-def test_operators_that_keep_rows_apart(name: str, tmp_path: Path) -> None:
+def test_operators_that_keep_rows_independent(name: str, tmp_path: Path) -> None:
     backend = loaded(APART_BY_THEMSELVES[name], tmp_path)
 
     assert backend.rows_are_apart(SIGNATURE)
@@ -154,11 +154,11 @@ def test_operators_that_keep_rows_apart(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MIXED_OR_UNKNOWN)
-def test_and_those_that_may_not(name: str, tmp_path: Path) -> None:
+def test_operators_that_may_mix_rows(name: str, tmp_path: Path) -> None:
     assert not proved(MIXED_OR_UNKNOWN[name], tmp_path)
 
 
-def test_inputs_of_different_ranks_are_not(tmp_path: Path) -> None:
+def test_inputs_of_different_ranks_are_not_proved(tmp_path: Path) -> None:
     node = make_node("Add", ["x", "z"], ["y"])
     inputs: dict[str, Value] = {"x": (FLOAT, ["N", 4]), "z": (FLOAT, ["M"])}
 
@@ -223,24 +223,24 @@ def test_a_table_of_positions_may_be_cut_to_the_length(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", CUT_BY_THE_BATCH)
-def test_but_not_to_the_number_of_rows(name: str, tmp_path: Path) -> None:
+def test_a_table_of_positions_may_not_be_cut_to_the_number_of_rows(name: str, tmp_path: Path) -> None:
     assert not proved(CUT_BY_THE_BATCH[name], tmp_path)
 
 
-def test_one_that_is_sent_is_not(tmp_path: Path) -> None:
+def test_a_table_that_is_sent_proves_nothing(tmp_path: Path) -> None:
     node = make_node("Gather", ["table", "ids"], ["y"])
     inputs: dict[str, Value] = {"ids": (INT64, ["N"]), "table": (FLOAT, ["M", 2])}
 
     assert not proved(Graph([node], inputs, {"y": (FLOAT, ["N", 2])}), tmp_path)
 
 
-def test_all_outputs_must_be(tmp_path: Path) -> None:
+def test_all_outputs_must_be_proved(tmp_path: Path) -> None:
     nodes = [make_node("Relu", ["x"], ["y"]), make_node("ReduceSum", ["x"], ["s"], keepdims=1)]
 
     assert not proved(Graph(nodes, {"x": (FLOAT, N)}, {"y": (FLOAT, N), "s": (FLOAT, [1, 1])}), tmp_path)
 
 
-def test_constants_may_stand_in_nodes_and_be_quantized(tmp_path: Path) -> None:
+def test_constants_may_be_nodes_and_be_quantized(tmp_path: Path) -> None:
     axes = onnx.numpy_helper.from_array(np.array([1]))
     nodes = [
         make_node("Constant", [], ["axes"], value=axes),

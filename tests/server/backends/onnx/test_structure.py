@@ -100,7 +100,7 @@ def test_another_structure_has_its_own(tmp_path: Path, change: Change) -> None:
     assert second == read(tmp_path, other, Shared())
 
 
-def test_a_function_is_no_node() -> None:
+def test_a_function_is_not_mistaken_for_a_node() -> None:
     """A function's fields have the same numbers as a graph's, so a name with the bytes of a node could pass for one."""
     with_node, with_function = ModelProto(), ModelProto()
     for proto in (with_node, with_function):

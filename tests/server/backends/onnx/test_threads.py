@@ -34,7 +34,7 @@ def cpu_seconds(thread: str) -> float:
 
 class TestPools:
     @pytest.mark.parametrize("cpus", [1, 2, 16, 96])
-    def test_of_however_many_models_all_threads_are_within_bounds(self, cpus: int) -> None:
+    def test_the_threads_of_any_number_of_models_are_bounded(self, cpus: int) -> None:
         pools = Pools(cpus)
         taken = [pools.take() for _ in range(3000)]
 
@@ -49,7 +49,7 @@ class TestPools:
         assert [pool.threads for pool in sizes] == sorted((pool.threads for pool in sizes), reverse=True)
         assert len({pool.threads for pool in sizes}) > 4
 
-    def test_what_is_not_used_any_more_is_dealt_out_again(self) -> None:
+    def test_threads_of_unloaded_models_are_available_again(self) -> None:
         pools = Pools(4)
         taken = [pools.take() for _ in range(100)]
         assert pools.take().threads == 1

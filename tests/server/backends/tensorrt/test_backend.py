@@ -214,7 +214,7 @@ class TestMemory:
         assert answers[3].tolist() == [[12], [12]]
         answers.clear()
 
-    def test_what_a_model_takes_is_told_for_each_gpu(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_the_memory_of_a_model_is_reported_for_each_gpu(self, gpu: Gpu, tmp_path: Path) -> None:
         assert gpu.machine.devices == 2
         size = models.linear(tmp_path / "1").stat().st_size
         backend = gpu.load(tmp_path / "1", instances=3, devices=(0, 1))
@@ -333,7 +333,7 @@ class TestGraphs:
             assert_equal(run(backend, {"x": x}), {"y": x.sum(axis=1, keepdims=True)})
         backend.close()
 
-    def test_what_cannot_be_captured_runs_without(
+    def test_batches_that_cannot_be_captured_run_without_a_graph(
         self, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         models.positions(tmp_path / "1")
@@ -468,13 +468,13 @@ class TestLoading:
         assert run(backend, {"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[4], [4]]
         backend.close()
 
-    def test_a_plan_that_is_none(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_an_invalid_plan(self, gpu: Gpu, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "model.plan").write_bytes(b"no plan")
 
         assert refusal(lambda: gpu.load(tmp_path / "1")).code == Code.FAILED_PRECONDITION
 
-    def test_a_gpu_that_is_not_there(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_a_missing_gpu(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
 
         error = refusal(lambda: gpu.load(tmp_path / "1", devices=(0, 99)))
@@ -492,7 +492,7 @@ class TestLoading:
 
     @pytest.mark.parametrize("package", ["tensorrt", "pycuda"])
     @pytest.mark.parametrize("file", ["model.plan", "model.onnx"])
-    def test_what_is_not_installed(
+    def test_missing_packages(
         self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, file: str
     ) -> None:
         model = models.linear(tmp_path / "1").rename(tmp_path / "1" / file)
@@ -509,9 +509,7 @@ class TestLoading:
         assert error.message == f"{model} needs {shown}, which is not installed: pip install 'headrace[gpu]'"
 
     @pytest.mark.parametrize("package", ["tensorrt", "pycuda"])
-    def test_what_is_installed_and_broken(
-        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
-    ) -> None:
+    def test_broken_packages(self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         assert gpu.machine.devices
         model = models.linear(tmp_path / "1")
         for name in [package, *(["pycuda.driver"] if package == "pycuda" else [])]:

@@ -40,7 +40,7 @@ def quantized(folder: Path) -> Path:
     return file
 
 
-def test_what_tensorrt_is_told(gpu: Gpu, tmp_path: Path) -> None:
+def test_the_settings_that_tensorrt_gets(gpu: Gpu, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     options = Options(max_batch_size=8, allowed_batch_sizes=(2, 8))
     gpu.load(tmp_path / "1", options, tf32=False, workspace_mb=64, optimization_level=5).close()
@@ -55,7 +55,7 @@ def test_what_tensorrt_is_told(gpu: Gpu, tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_not_said_is_tensorrts_choice(gpu: Gpu, tmp_path: Path) -> None:
+def test_unset_options_are_left_to_tensorrt(gpu: Gpu, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     gpu.load(tmp_path / "1").close()
     told = gpu.machine.built_with
@@ -97,7 +97,7 @@ class TestPrecision:
         exact.close()
         half.close()
 
-    def test_bfloat16_and_int8_are_the_files_to_bring(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_bfloat16_and_int8_must_come_from_the_file(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
         for precision, needs in (("bf16", "bfloat16 weights"), ("int8", "QuantizeLinear and DequantizeLinear")):
             error = refused(partial(gpu.load, tmp_path / "1", precision=precision))
@@ -116,7 +116,7 @@ class TestPrecision:
 
 
 class TestRefusals:
-    def test_what_tensorrt_cannot_parse(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_a_model_that_tensorrt_cannot_parse(self, gpu: Gpu, tmp_path: Path) -> None:
         file = models.linear(tmp_path / "1")
         model = onnx.load(file)
         model.graph.node[0].op_type = "TfIdfVectorizer"
@@ -128,20 +128,20 @@ class TestRefusals:
         assert error.message.startswith(f"{file}: TensorRT cannot parse it: ")
         assert "TfIdfVectorizer" in error.message
 
-    def test_what_is_no_model(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_a_model(self, gpu: Gpu, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         (tmp_path / "1" / "model.onnx").write_bytes(b"no model")
 
         assert refused(lambda: gpu.load(tmp_path / "1")).code == Code.INVALID_ARGUMENT
 
-    def test_a_dimension_of_which_nothing_is_said(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_a_variable_dimension_without_a_range(self, gpu: Gpu, tmp_path: Path) -> None:
         models.row_sums(tmp_path / "1")
 
         error = refused(lambda: gpu.load(tmp_path / "1"))
 
         assert "dimension 1 of input x varies: say between which sizes" in error.message
 
-    def test_an_engine_that_cannot_be_kept_runs_all_the_same(
+    def test_an_engine_that_cannot_be_saved_still_runs(
         self, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         models.linear(tmp_path / "1")

@@ -27,7 +27,7 @@ def test_the_same_files_and_parts_have_the_same_key_wherever_they_are(folder: Pa
     assert model_key(other, ["11.4", (9, 0)]) == key
 
 
-def test_a_plan_beside_the_model_changes_nothing(folder: Path) -> None:
+def test_a_plan_next_to_the_model_changes_nothing(folder: Path) -> None:
     key = model_key(folder, [])
     (folder / "model.plan").write_bytes(b"plan")
 
@@ -44,7 +44,7 @@ def test_other_bytes_have_another_key(folder: Path, file: str, content: bytes) -
     assert model_key(folder, []) != key
 
 
-def test_bytes_do_not_wander_between_files(folder: Path) -> None:
+def test_bytes_moved_between_files_have_another_key(folder: Path) -> None:
     key = model_key(folder, [])
     (folder / "model.onnx").write_bytes(b"modelw")
     (folder / "weights.bin").write_bytes(b"eights")
@@ -88,7 +88,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "k.plan"
     write(path, b"old")
 

@@ -48,7 +48,7 @@ def with_branches_that_take_from_around_them() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("made", [with_a_cast, with_branches_that_take_from_around_them])
-def test_nodes_stand_behind_what_they_need(tmp_path: Path, made: Callable[[], onnx.ModelProto]) -> None:
+def test_nodes_come_after_the_nodes_that_they_need(tmp_path: Path, made: Callable[[], onnx.ModelProto]) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "half").mkdir()
     file = tmp_path / "1" / "model.onnx"

@@ -20,7 +20,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Gpu]:
         yield gpu
 
 
-def test_a_tensorrt_that_does_not_start(gpu: Gpu, tmp_path: Path) -> None:
+def test_tensorrt_does_not_start(gpu: Gpu, tmp_path: Path) -> None:
     file = models.linear(tmp_path / "1")
     for call in ("a builder", "a runtime"):
         gpu.machine.failures[call] = NULL
@@ -39,7 +39,7 @@ def test_versions_that_overlap(gpu: Gpu, tmp_path: Path) -> None:
     new.close()
 
 
-def test_each_thread_hears_of_its_own_failures_and_of_tensorrts_threads(gpu: Gpu) -> None:
+def test_each_thread_gets_messages_of_its_own_failures_and_of_tensorrts_threads(gpu: Gpu) -> None:
     assert gpu.machine.devices
     from headrace_server.backends.tensorrt.engine import Log
 
@@ -65,7 +65,7 @@ def test_each_thread_hears_of_its_own_failures_and_of_tensorrts_threads(gpu: Gpu
     assert sorted(failure.message.removeprefix("it fails: ").split("; ")) == ["a thread of TensorRT's", "mine"]
 
 
-def test_what_was_said_before_is_not_said_again(gpu: Gpu, tmp_path: Path) -> None:
+def test_earlier_messages_are_not_repeated(gpu: Gpu, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "model.plan").write_bytes(b"no plan")

@@ -34,7 +34,7 @@ class TestChoice:
     def test_from_one_row_to_the_largest_batch_and_best_at_that(self) -> None:
         assert built(spec("x", "N", 4), batching=Options(max_batch_size=32)) == [{"x": ((1, 4), (32, 4), (32, 4))}]
 
-    def test_the_rows_to_tune_for_can_be_said(self) -> None:
+    def test_the_rows_to_tune_for_can_be_set(self) -> None:
         options = Options(max_batch_size=32)
 
         assert built(spec("x", "N", 4), batching=options, opt_batch_size=8) == [{"x": ((1, 4), (8, 4), (32, 4))}]
@@ -54,7 +54,7 @@ class TestChoice:
 
         assert built(spec("x", "N"), batching=options) == [{"x": ((1,), (9,), (9,))}]
 
-    def test_a_split_batch_is_no_larger_than_it_may_run(self) -> None:
+    def test_a_split_batch_is_no_larger_than_the_execution_limit(self) -> None:
         options = Options(max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=10)
 
         assert built(spec("x", "N"), batching=options) == [{"x": ((1,), (10,), (10,))}]
@@ -69,7 +69,7 @@ class TestChoice:
             {"x": ((1, 1), (2, 64), (2, 512)), "y": ((1, 2), (2, 3), (2, 4))}
         ]
 
-    def test_a_model_without_a_batch_axis_has_only_dimensions_that_are_told(self) -> None:
+    def test_a_model_without_a_batch_axis_has_only_configured_dimensions(self) -> None:
         inputs = spec("x", "N"), spec("y", 3, "W")
 
         assert built(*inputs, batching=Options(), dimensions={"N": (1, 2, 3), "W": (4, 5, 6)}) == [
@@ -79,13 +79,13 @@ class TestChoice:
     def test_where_nothing_varies_no_profile_is_needed(self) -> None:
         assert built(spec("x", 1, 4), spec("s")) == []
 
-    def test_a_dimension_of_which_nothing_is_said(self) -> None:
+    def test_a_variable_dimension_without_a_range(self) -> None:
         with pytest.raises(ServingError, match=r"dimension 1 of input x varies: .*\('W' or 'x\.1'\)") as raised:
             built(spec("x", "N", "W"))
         assert raised.value.code == Code.INVALID_ARGUMENT
 
     @pytest.mark.parametrize("name", ["w", "N", "x.0", "x.2"])
-    def test_a_dimension_that_is_not_there(self, name: str) -> None:
+    def test_an_unknown_dimension(self, name: str) -> None:
         with pytest.raises(ServingError, match=rf"no input has a dimension '{name}' that varies"):
             built(spec("x", "N", "W"), dimensions={"W": (1, 2, 3), name: (1, 2, 3)})
 
@@ -99,7 +99,7 @@ class TestTaking:
     def test_a_batch_runs_in_the_profile_that_takes_it(self, rows: int, index: int | None) -> None:
         assert choose(rows_profile((1, 4, 4), (5, 8, 8)), {"x": (rows, 2)}) == index
 
-    def test_of_several_the_one_that_is_tuned_for_it(self) -> None:
+    def test_of_several_profiles_the_one_tuned_for_the_batch(self) -> None:
         profiles = rows_profile((1, 64, 64), (1, 1, 64), (1, 16, 64))
 
         assert [choose(profiles, {"x": (rows, 2)}) for rows in (1, 12, 50)] == [1, 2, 0]
@@ -110,7 +110,7 @@ class TestTaking:
         assert choose(profiles, {"x": (1, 3)}) is None
         assert choose(profiles, {"x": (1,)}) is None
 
-    def test_why_none_takes_it(self) -> None:
+    def test_the_reason_why_no_profile_takes_a_batch(self) -> None:
         profiles = rows_profile((2, 4, 4), (5, 8, 8))
 
         assert misfit(profiles, {"x": (9, 2)}).message == (
@@ -132,7 +132,7 @@ class TestFitting:
         assert fitted(Options(max_batch_size=100), 32, graphs=False) == Options(max_batch_size=32)
         assert fitted(Options(max_batch_size=16), 32, graphs=False) == Options(max_batch_size=16)
 
-    def test_nor_any_allowed_size(self) -> None:
+    def test_no_allowed_size_is_larger_than_the_engine_takes(self) -> None:
         options = Options(max_batch_size=100, allowed_batch_sizes=(4, 16, 100))
 
         assert fitted(options, 32, graphs=True) == Options(max_batch_size=32, allowed_batch_sizes=(4, 16, 32))
@@ -145,5 +145,5 @@ class TestFitting:
         assert (fitting.max_batch_size, fitting.execution_limit) == (100, 32)
 
     @pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (2, (1, 2)), (8, (1, 2, 4, 8)), (20, (1, 2, 4, 8, 16, 20))])
-    def test_graphs_want_few_sizes(self, most: int, sizes: tuple[int, ...]) -> None:
+    def test_cuda_graphs_limit_the_number_of_sizes(self, most: int, sizes: tuple[int, ...]) -> None:
         assert fitted(Options(max_batch_size=100), most, graphs=True).allowed_batch_sizes == sizes

@@ -80,7 +80,7 @@ def complains(of: str) -> Any:
     return pytest.raises(Complaint, match=of)
 
 
-def test_a_run_that_keeps_them(scene: Scene) -> None:
+def test_a_run_that_keeps_the_rules(scene: Scene) -> None:
     pool = PageLockedPool(scene.device)
     x, y = pool.page_locked(np.ones((2, 4), np.float32)), pool.empty((2, 1), FLOAT)
     scene.prepare()
@@ -209,7 +209,7 @@ def test_a_context_that_is_dropped_before_its_run_has_ended(scene: Scene) -> Non
     del scene.machine.live[number], engine
 
 
-def test_a_profile_that_is_not_there(scene: Scene) -> None:
+def test_a_missing_profile(scene: Scene) -> None:
     with pytest.raises(RuntimeError, match="Error in set optimization profile async"):
         scene.context.set_optimization_profile_async(1, scene.stream.handle)
 
@@ -237,7 +237,7 @@ def test_a_second_logger(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("made", ["create_network", "create_builder_config"])
-def test_what_builds_is_dropped_without_the_gpus(scene: Scene, made: str) -> None:
+def test_build_objects_dropped_without_the_gpus_context(scene: Scene, made: str) -> None:
     builder = scene.trt.Builder(scene.machine.logger)
     part = getattr(builder, made)(*([2] if made == "create_network" else []))
     number, own = part._number, part._own
@@ -265,7 +265,7 @@ class TestGraphs:
     def capture(self, scene: Scene) -> Graph:
         return Graph(scene.stream.handle, lambda: scene.context.execute_async_v3(scene.stream.handle))
 
-    def test_one_that_keeps_them(self, scene: Scene) -> None:
+    def test_a_capture_that_keeps_the_rules(self, scene: Scene) -> None:
         scene.prepare()
         graph = self.capture(scene)
         graph.launch(scene.stream.handle)
@@ -313,7 +313,7 @@ class TestGraphs:
             Graph(scene.stream.handle, act)
         memory.free()
 
-    def test_one_that_is_not_closed(self, scene: Scene) -> None:
+    def test_a_graph_that_is_not_closed(self, scene: Scene) -> None:
         scene.prepare()
         graph = self.capture(scene)
         with complains("not freed: a graph, a graph"):
