@@ -61,7 +61,7 @@ def test_distributions(fields: dict[str, str], faults: int) -> None:
     assert len(list(distribution_faults([found]))) == faults
 
 
-def test_our_own_are_ours() -> None:
+def test_headraces_own_packages_have_its_licence() -> None:
     assert list(distribution_faults([Installed(Name="headrace-native")])) == []
 
 
@@ -92,6 +92,6 @@ def test_each_vulnerability_is_a_fault() -> None:
     ]
 
 
-def test_what_could_not_be_asked_for_is_said() -> None:
+def test_packages_that_could_not_be_audited_are_reported() -> None:
     assert unaudited(REPORT) == "1 of 4 distributions could not be audited: own ..."
     assert unaudited({"dependencies": REPORT["dependencies"][:3]}) == ""

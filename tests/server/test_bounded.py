@@ -34,7 +34,7 @@ def answer_to(value: float) -> float:
     return float(value if value >= 0 else np.float32(0.1) * np.float32(value)) if np.isfinite(value) else np.nan
 
 
-def test_odd_numbers_stay_with_who_has_sent_them(running: Run, served: Stop) -> None:
+def test_odd_numbers_affect_only_their_sender(running: Run, served: Stop) -> None:
     server = running(leaky, batching=TOGETHER)
     sent = [float(number) for number in range(60)]
     for place, value in enumerate(ODD):
@@ -52,7 +52,7 @@ def test_odd_numbers_stay_with_who_has_sent_them(running: Run, served: Stop) -> 
     assert 6 <= batches < 40
 
 
-def test_so_they_do_over_rest(resting: Rest) -> None:
+def test_odd_numbers_affect_only_their_sender_over_rest(resting: Rest) -> None:
     caller = resting(leaky, batching=TOGETHER)
     for value in (1.0, 1e31, 2.0):
         assert caller.predict({"instances": rows(value).tolist()}) == {"predictions": [pytest.approx([value] * WIDTH)]}
@@ -63,7 +63,7 @@ def test_so_they_do_over_rest(resting: Rest) -> None:
     assert answer.value["outputs"][0]["data"] == pytest.approx([1e32] * WIDTH)
 
 
-def test_one_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_log_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
     running(leaky)
 
@@ -83,22 +83,22 @@ class TestSignature:
         signature = Signature({"x": spec}, {}, bound=1000.0)
         return signature.is_bounded({"x": np.array([[1, 2, 3], values]).astype(spec.array_dtype)})
 
-    def test_numbers_up_to_it_are(self, spec: TensorSpec) -> None:
+    def test_numbers_up_to_the_bound_are_within(self, spec: TensorSpec) -> None:
         assert self.holds(spec, 1000, -1000, -0.0)
 
     @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1024, -1024])
-    def test_others_are_not(self, spec: TensorSpec, odd: float) -> None:
+    def test_other_numbers_are_not_within(self, spec: TensorSpec, odd: float) -> None:
         assert not self.holds(spec, 0, odd, 1)
 
-    def test_all_are_without_one(self, spec: TensorSpec) -> None:
+    def test_all_numbers_are_within_no_bound(self, spec: TensorSpec) -> None:
         assert Signature({"x": spec}, {}).is_bounded({"x": np.full((1, 3), np.nan).astype(spec.array_dtype)})
 
-    def test_whole_numbers_and_arrays_without_elements_are(self) -> None:
+    def test_whole_numbers_and_empty_arrays_are_within(self) -> None:
         signature = Signature({}, {}, bound=1.0)
 
         assert signature.is_bounded({"i": np.array([1 << 40]), "x": np.empty((0, 3), np.float32)})
 
-    def test_one_value_that_stands_for_many_is_looked_at_once(self) -> None:
+    def test_a_broadcast_value_is_checked_once(self) -> None:
         signature = Signature({}, {}, bound=1.0)
 
         assert signature.is_bounded({"x": np.broadcast_to(np.float32(1), (1 << 20, 1 << 20))})

@@ -44,7 +44,7 @@ def test_every_failure_of_batching_is_mapped() -> None:
     assert unmapped == []
 
 
-def test_what_nobody_foresaw_is_internal_and_leaves_its_traceback_in_the_log(
+def test_an_unexpected_error_is_internal_with_its_traceback_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR):

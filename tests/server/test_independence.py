@@ -53,7 +53,7 @@ serves = settings(max_examples=GRAPHS, deadline=None, suppress_health_check=[Hea
 @given(layers=stacks, seed=st.integers(0, 1000))
 @example(layers=[backwards_over_batch] * 4, seed=289)
 @serves
-def test_no_answer_depends_on_who_else_calls(
+def test_no_answer_depends_on_other_callers(
     transport: str, loop_thread: LoopThread, layers: Sequence[Layer], seed: int
 ) -> None:
     assert_answers_are_the_models(transport, loop_thread, layers, seed)
@@ -61,7 +61,7 @@ def test_no_answer_depends_on_who_else_calls(
 
 @given(before=leaks, leak=st.sampled_from(LEAKS), after=leaks, seed=st.integers(0, 1000))
 @serves
-def test_nor_does_one_on_who_sends_numbers_that_are_not_finite(
+def test_no_answer_depends_on_callers_with_non_finite_numbers(
     transport: str, loop_thread: LoopThread, before: Sequence[Layer], leak: Layer, after: Sequence[Layer], seed: int
 ) -> None:
     assert_answers_are_the_models(transport, loop_thread, [*before, leak, *after], seed)
@@ -138,7 +138,7 @@ def test_independent_rows_are_batched(loader: Loader, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_nor_is_speed_given_up_where_only_odd_numbers_mix(loader: Loader, tmp_path: Path, leak: Layer) -> None:
+def test_models_that_mix_only_odd_numbers_are_bounded(loader: Loader, tmp_path: Path, leak: Layer) -> None:
     for seed, after in enumerate(APART):
         stack([leak, after], seed).write(tmp_path / "1")
         servable = loader.load("m", 1, tmp_path / "1")
@@ -148,11 +148,11 @@ def test_nor_is_speed_given_up_where_only_odd_numbers_mix(loader: Loader, tmp_pa
 
 
 @pytest.mark.parametrize("leak", LEAKS_OF_ORDINARY)
-def test_but_where_ordinary_ones_do(loader: Loader, tmp_path: Path, leak: Layer) -> None:
+def test_models_that_mix_ordinary_numbers_are_not_batched(loader: Loader, tmp_path: Path, leak: Layer) -> None:
     assert not is_batched(loader, tmp_path, stack([leak], 1))
 
 
-def test_rows_that_mix_never_are(loader: Loader, tmp_path: Path) -> None:
+def test_rows_that_mix_are_never_batched(loader: Loader, tmp_path: Path) -> None:
     """The exception: later layers that undo the mixing, as a normalization undoes a division by the number of rows."""
     random = np.random.default_rng(2)
     undone = 0

@@ -88,7 +88,7 @@ def crowd(server: RunningServer, size: int = 400) -> list[Any]:
     return [call.exception() for call in calls]
 
 
-def test_most_of_a_crowd_is_refused_and_told_why(server: RunningServer, rest: RestCaller) -> None:
+def test_most_of_a_burst_is_refused_with_the_reason(server: RunningServer, rest: RestCaller) -> None:
     ends = [error for error in crowd(server) if error is not None]
     counted = 'headrace_refusals_total{model="model",version="1",reason="objective_missed"}'
 
@@ -98,7 +98,7 @@ def test_most_of_a_crowd_is_refused_and_told_why(server: RunningServer, rest: Re
     assert eventually(lambda: samples(rest.get("/metrics").text).get(counted, 0) >= len(ends))
 
 
-def test_those_that_are_taken_are_answered(server: RunningServer) -> None:
+def test_accepted_requests_are_answered(server: RunningServer) -> None:
     assert sum(error is None for error in crowd(server)) >= 2
     assert server.caller.predict(X)["y"].shape == (1, 4)
 
@@ -115,7 +115,7 @@ def test_the_refusal_over_http(server: RunningServer, rest: RestCaller) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_what_it_believes_is_on_the_metrics_page(rest: RestCaller) -> None:
+def test_the_estimates_are_on_the_metrics_page(rest: RestCaller) -> None:
     times = times_of(rest)
 
     assert times["objective"] == pytest.approx(0.4)
@@ -123,7 +123,7 @@ def test_what_it_believes_is_on_the_metrics_page(rest: RestCaller) -> None:
     assert samples(rest.get("/metrics").text)[_SIZE] >= 1
 
 
-def test_a_model_may_have_its_own(running: Run) -> None:
+def test_a_model_may_have_its_own_objective(running: Run) -> None:
     port = free_port()
     server = running(slow_with_its_own, rest_api_port=port, latency_objective=OBJECTIVE)
     server.caller.predict(X)
@@ -134,7 +134,7 @@ def test_a_model_may_have_its_own(running: Run) -> None:
 
 
 @pytest.mark.parametrize("text", ["20", "p99 -3ms", "p101 2ms", "p99 0ms"])
-def test_what_is_no_objective_is_one_line(tmp_path: Path, text: str) -> None:
+def test_an_invalid_objective_is_one_line(tmp_path: Path, text: str) -> None:
     command = [COMMAND, "serve", f"--model_base_path={tmp_path}", f"--latency_objective={text}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 

@@ -65,7 +65,7 @@ def test_answers_are_the_bare_models(running: Run, served: Stop, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["a mean", "two convolutions"])
-def test_what_cannot_be_padded_is_not(running: Run, name: str) -> None:
+def test_models_that_cannot_be_padded_are_not(running: Run, name: str) -> None:
     graph = NOT_PADDED[name]
     sent = requests(graph, LENGTHS)
     server = running(graph.write, batching=TOGETHER)
@@ -84,7 +84,7 @@ def test_callers_over_rest_are_answered_alike(resting: Rest) -> None:
         np.testing.assert_allclose(answer["outputs"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_lengths_that_do_not_agree_are_the_models_to_judge(running: Run) -> None:
+def test_lengths_that_do_not_agree_are_left_to_the_model(running: Run) -> None:
     server = running(attention().write, batching=TOGETHER)
     good = requests(attention(), [4, 6])
     x = np.ones((1, 5, WIDTH), np.float32)
@@ -96,7 +96,7 @@ def test_lengths_that_do_not_agree_are_the_models_to_judge(running: Run) -> None
         np.testing.assert_allclose(arrays(futures[number].result())["y"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_requests_that_take_other_ways_share_them(running: Run, served: Stop) -> None:
+def test_requests_on_other_paths_share_batches(running: Run, served: Stop) -> None:
     """A mask with one value for all its elements is not plain: Python decodes it, and the batch has both kinds."""
     sent = requests(attention(), [3, 5, 6, 7, 8, 4, 2, 8])
     for inputs in sent[::2]:

@@ -134,7 +134,7 @@ def test_every_method_of_every_api_loads_what_it_calls(house: House) -> None:
     assert len(house.in_memory()) <= 2 + 1  # the ensemble needs no memory of its own
 
 
-def test_what_is_not_in_memory_is_listed_and_ready(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_versions_at_rest_are_listed_and_ready(house: House, capsys: pytest.CaptureFixture[str]) -> None:
     house.predict("m0")
     house.predict("m1")
     (status,) = house.caller.call(status_request(name="m5")).model_version_status
@@ -147,7 +147,7 @@ def test_what_is_not_in_memory_is_listed_and_ready(house: House, capsys: pytest.
     assert house.in_memory() - {"both"} == {"m0", "m1"}  # these queries have not loaded anything
 
 
-def test_a_load_by_the_repository_is_a_hint(house: House) -> None:
+def test_a_load_through_the_repository_is_a_hint(house: House) -> None:
     house.predict("m0")
     house.predict("m1")
     house.inference.call(messages.RepositoryModelLoadRequest(model_name="m4"))
@@ -194,7 +194,7 @@ def test_a_deadline_is_kept_and_an_unknown_model_is_still_unknown(house: House) 
     assert house.rest.get("/v2/models/other/ready").status == 404
 
 
-def test_models_named_are_loaded_before_the_first_call(tmp_path: Path, transport: str, loop_thread: LoopThread) -> None:
+def test_named_models_are_loaded_before_the_first_call(tmp_path: Path, transport: str, loop_thread: LoopThread) -> None:
     house = House(tmp_path, transport, loop_thread, preload_models=("m[45]",))
     try:
         assert house.in_memory() == {"m4", "m5"}

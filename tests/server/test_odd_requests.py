@@ -162,7 +162,7 @@ def _in_json(array: np.ndarray) -> object:
     return array.astype(np.float64).tolist() if array.dtype.kind in "fV" else array.tolist()
 
 
-def test_the_server_stands(transport: str, pool: Pool, tmp_path: Path) -> None:
+def test_the_server_survives(transport: str, pool: Pool, tmp_path: Path) -> None:
     chance, end = random.Random(f"{SEED} {transport}"), time.monotonic() + (SECONDS or SAMPLE_SECONDS)
     deaths, sent, round_ = [], 0, 0
     while round_ == 0 or time.monotonic() < end:

@@ -75,7 +75,7 @@ class Loaded:
         return list(self.home.rglob("*"))
 
 
-def test_a_loaded_model_reports_nothing(tmp_path: Path) -> None:
+def test_a_loaded_model_sends_no_telemetry(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path)
 
     asked = loaded.end()
@@ -86,7 +86,7 @@ def test_a_loaded_model_reports_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     tuple(map(int, onnxruntime.__version__.split(".")[:2])) < WITHOUT, reason="this ONNX Runtime has no telemetry"
 )
-def test_the_users_choice_stays(tmp_path: Path) -> None:
+def test_the_users_choice_is_kept(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path, **{VARIABLE: "0"})
 
     loaded.end()

@@ -15,14 +15,14 @@ def test_differences_of_floats() -> None:
     assert (difference.largest, difference.mean, difference.scale, difference.differing) == (0.5, 0.125, 4.0, 0.5)
 
 
-def test_rounding_is_no_difference_of_a_row() -> None:
+def test_rounding_does_not_count_as_a_difference() -> None:
     expected = {"y": np.array([[1000.0], [0.001]])}
     (difference,) = compare(expected, {"y": np.array([[1000.01], [0.001]])})
     assert difference.differing == 0
     assert difference.largest == pytest.approx(0.01)
 
 
-def test_what_is_not_finite() -> None:
+def test_non_finite_values() -> None:
     expected = {"y": np.array([np.nan, np.inf, 1.0])}
     assert compare(expected, expected)[0].largest == 0
     assert compare(expected, {"y": np.array([0.0, np.inf, 1.0])})[0].largest == math.inf
@@ -45,7 +45,7 @@ def test_outputs_of_another_name_or_shape_are_refused() -> None:
         compare({"y": np.zeros(2)}, {"y": np.zeros(3)})
 
 
-def test_who_decides() -> None:
+def test_the_decision_for_each_row() -> None:
     scores, label = np.array([[0.1, 0.9], [0.8, 0.2]], np.float32), np.array([[1], [0]])
     for outputs in ({"scores": scores}, {"label": label}, {"scores": scores, "label": label}):
         found = decisions(outputs)

@@ -201,7 +201,7 @@ def test_the_files(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("run")
-def test_what_was_written_is_served_in_batches(folder: Path) -> None:
+def test_the_published_version_is_served_in_batches(folder: Path) -> None:
     base = folder / "models" / "digits"
     session = ort.InferenceSession(str(base / "2" / "model.onnx"), providers=["CPUExecutionProvider"])
     x = models.pictures(models.digits().test_x, (1, 8, 8))
@@ -221,7 +221,7 @@ def test_what_was_written_is_served_in_batches(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("run")
-def test_versions_beside_each_other(folder: Path) -> None:
+def test_versions_side_by_side(folder: Path) -> None:
     versions = ["models/digits/1", "models/digits/2"]
     beside = headrace(folder, "report", *versions, "--data=test.npz", "--labels=y", "--timing_seconds=0.1")
     assert beside.returncode == 0, beside.stderr
@@ -256,7 +256,7 @@ sys.exit(main(["convert", "cnn.onnx", "ended"]))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_of_a_run_that_is_ended(folder: Path, how: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_nothing(folder: Path, how: signal.Signals) -> None:
     started = subprocess.Popen([sys.executable, "-c", SLOW], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert started.stdout is not None
     try:

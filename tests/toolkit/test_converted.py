@@ -31,7 +31,7 @@ def names_of(made: str, example: Arrays | None) -> list[str]:
 
 
 @pytest.mark.parametrize("made", ["keras_tensor", "keras_tensor_12", "serving_default_x", "input_1", "args_0"])
-def test_a_name_that_nobody_chose(made: str) -> None:
+def test_a_generated_name(made: str) -> None:
     assert names_of(made, {"image": ROWS}) == ["image"]
     assert names_of(made, None) == [made]
     assert names_of(made, {"image": ROWS, "other": ROWS}) == [made]
@@ -39,5 +39,5 @@ def test_a_name_that_nobody_chose(made: str) -> None:
 
 
 @pytest.mark.parametrize("made", ["image", "pixels", "my_input"])
-def test_a_name_that_somebody_chose(made: str) -> None:
+def test_a_chosen_name(made: str) -> None:
     assert names_of(made, {"other": ROWS}) == [made]

@@ -180,7 +180,7 @@ def test_labels_are_numbers_or_text(tmp_path: Path, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["pipe.npz", "folder.csv", "zero.npy"])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_special_files_are_not_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "zero.npy").symlink_to("/dev/zero")
@@ -198,7 +198,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("name", "content", "words"), BAD_FILES)
-def test_files_that_are_something_else_are_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_files_of_another_format_are_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ToolkitError, match=words):
         Data.read(tmp_path / name)

@@ -38,7 +38,7 @@ def headrace(python: Path, folder: Path, *words: str) -> "subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_versions_beside_each_other(python: Path, base: Path) -> None:
+def test_versions_side_by_side(python: Path, base: Path) -> None:
     words = ["--data=rows.npz", "--timing_seconds=0.05", "--json=r.json"]
     done = headrace(python, base, "report", "m/1", "m/2", *words)
     assert done.returncode == 1, done.stderr  # the card of m/2 names another file
@@ -52,7 +52,7 @@ def test_versions_beside_each_other(python: Path, base: Path) -> None:
     assert set(second["time"]) == {"1", "32"}
 
 
-def test_what_cannot_be_loaded_is_one_line(python: Path, base: Path) -> None:
+def test_a_version_that_cannot_be_loaded_is_one_line(python: Path, base: Path) -> None:
     done = headrace(python, base, "report", "m/3", "--data=rows.npz")
     assert done.returncode == 1
     assert "m/3/model.tflite" in done.stderr.splitlines()[-1]

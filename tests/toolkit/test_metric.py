@@ -61,7 +61,7 @@ def test_without_labels_the_sources_answers_are_the_measure() -> None:
     assert r2.score({"v": VALUES}) == 1.0
 
 
-def test_a_users_own(tmp_path: Path) -> None:
+def test_a_users_own_metric(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def half(outputs, labels):\n    return labels.sum() / 2\ndef bad(o, y):\n    return 'a'\n"
     )
@@ -91,6 +91,6 @@ def test_wilsons_interval() -> None:
         (Asked(output="nothing", labels=None, expected={"a": SCORES}), "the model has no output nothing; it has a"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_refused(given: Asked, words: str) -> None:
+def test_metrics_that_do_not_fit_are_refused(given: Asked, words: str) -> None:
     with pytest.raises(ToolkitError, match=words):
         choose(given)

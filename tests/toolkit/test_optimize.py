@@ -65,7 +65,7 @@ def test_nothing_is_published_that_misses_the_limits(optimized: Optimized, tmp_p
     assert re.fullmatch(r"accuracy is [\d.]+ points lower, more than 0.5: nothing is published", chain.failed)
 
 
-def test_steps_stand_on_each_other(optimized: Optimized) -> None:
+def test_each_step_builds_on_the_one_before(optimized: Optimized) -> None:
     result = optimized("cnn", step=[{"kind": "simplify"}, {"kind": "quantize", "method": "static"}])
     assert [made.name for made in result.report.lines[2:]] == ["simplify", "static int8, per channel, 7 bit"]
     assert all(made.kept and made.time for made in result.report.lines[1:])
@@ -148,7 +148,7 @@ def test_a_fixed_batch_is_named(tmp_path: Path) -> None:
     assert result.rows_verdict.finding == "no_batch_axis"
 
 
-def test_an_output_declared_with_one_row_is_mended(tmp_path: Path) -> None:
+def test_an_output_declared_with_one_row_is_corrected(tmp_path: Path) -> None:
     result = convert(load(model_of(tmp_path / "label.onnx", DOUBLED, ["n", 4], [1, 4])), None)
     assert result.report.notes[1] == "output y was declared with one row, but has as many as its inputs: corrected"
     assert result.signature.outputs["y"].shape == (None, 4)
@@ -161,7 +161,7 @@ def test_names_of_the_batch_become_one(tmp_path: Path) -> None:
     assert dims == ["N", "N"]
 
 
-def test_what_an_exporter_noted_of_its_machine_is_taken_out(tmp_path: Path) -> None:
+def test_an_exporters_notes_about_its_machine_are_removed(tmp_path: Path) -> None:
     file = model_of(tmp_path / "noted.onnx", DOUBLED, ["n", 4], ["n", 4])
     model = onnx.load(file)
     for place in (model, model.graph, model.graph.node[0], model.graph.input[0]):
@@ -204,7 +204,7 @@ def test_external_data_comes_from_the_models_own_folder(tmp_path: Path) -> None:
     assert [file.name for file in result.model.parent.iterdir()] == ["model.onnx"]
 
 
-def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+def test_non_finite_weights_are_named(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     file = model_of(
         tmp_path / "nan.onnx", nodes, ["n", 2], ["n", 2], w=np.array([[np.nan, 1], [np.inf, 0]], np.float32)
@@ -213,7 +213,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
         load(file)
 
 
-def test_rows_that_are_calibrated_on_and_measured_on_are_warned_of(made: Path) -> None:
+def test_rows_used_for_calibration_and_measurement_cause_a_warning(made: Path) -> None:
     data = Data.read(made / "cnn" / "test.npz", "y")
     recipe = Recipe.of({"data": {"calibration": str(made / "cnn" / "test.npz")}, "timing_seconds": 0.05}, made)
     result = optimize(load(made / "cnn.onnx"), data, recipe)

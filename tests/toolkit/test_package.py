@@ -47,7 +47,7 @@ def test_for_docker(base: Path) -> None:
     assert sorted(path.name for path in base.parent.iterdir()) == ["digits", "image"]
 
 
-def test_what_lies_there_is_served_as_the_image_serves_it(base: Path) -> None:
+def test_the_folder_is_served_as_the_image_serves_it(base: Path) -> None:
     assert package(base.parent, "digits/1", "image", "--as=docker").returncode == 0
     shutil.rmtree(base)
     server = ServerProcess(base.parent / "image/models/digits", "--enable_batching=true")
@@ -79,7 +79,7 @@ def test_for_mlflow(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(base.parent) not in (base.parent / "kept" / "MLmodel").read_text()
 
 
-def test_mlflow_is_asked_for_by_name(base: Path) -> None:
+def test_a_missing_mlflow_is_named(base: Path) -> None:
     try:
         import mlflow  # noqa: F401
     except ImportError:
@@ -113,7 +113,7 @@ def test_what_is_refused(base: Path, arguments: tuple[str, ...], told: str) -> N
     assert sorted(base.parent.rglob("*")) == before
 
 
-def test_a_file_that_is_not_the_cards(base: Path) -> None:
+def test_a_file_that_differs_from_the_card(base: Path) -> None:
     with (base / "1" / "model.onnx").open("ab") as file:
         file.write(b"\x72\x00")
     done = package(base.parent, "digits/1", "image", "--as=docker")

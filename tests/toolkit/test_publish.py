@@ -54,7 +54,7 @@ def test_a_signed_version_loads_where_signatures_are_required(tmp_path: Path, ma
         assert (done.returncode == 0) is good, done.stderr
 
 
-def test_what_cannot_sign_is_refused_and_leaves_nothing(tmp_path: Path, made: Path) -> None:
+def test_a_key_that_cannot_sign_is_refused_and_leaves_nothing(tmp_path: Path, made: Path) -> None:
     (tmp_path / "no.key").write_text("nothing")
     for name, told in (("no.key", "no.key cannot be used as a private key"), ("missing.key", "missing.key")):
         with pytest.raises(ToolkitError, match=told):
@@ -86,7 +86,7 @@ publish.publish(Path(sys.argv[1]), publish.Contents(files={"model.onnx": Path(sy
 """
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, made: Path) -> None:
+def test_the_next_run_removes_the_files_of_a_killed_one(tmp_path: Path, made: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, tmp_path, made / "mlp.onnx"], check=False)
     (left,) = os.listdir(tmp_path)
     assert left.startswith(".new-")

@@ -14,7 +14,7 @@ def noisy(error: Exception) -> None:
     raise error
 
 
-def test_what_cpp_writes_to_stderr_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_cpp_code_to_stderr_is_suppressed(capfd: pytest.CaptureFixture[str]) -> None:
     os.write(2, b"before\n")
     with pytest.raises(ValueError, match="inside"), stderr_aside():
         noisy(ValueError("inside"))
@@ -22,7 +22,7 @@ def test_what_cpp_writes_to_stderr_goes_nowhere(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == "before\nafter\n"
 
 
-def test_what_python_prints_goes_nowhere_and_errors_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_python_code_is_suppressed_and_errors_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ToolkitError, match=r"^the conversion failed: KeyError: 'x'$"), quietly("the conversion"):
         noisy(KeyError("x"))
     assert capfd.readouterr().out == ""

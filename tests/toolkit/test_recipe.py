@@ -77,7 +77,7 @@ def test_everything_that_a_recipe_may_say(tmp_path: Path) -> None:
     )
 
 
-def test_a_recipe_that_says_nothing_searches(tmp_path: Path) -> None:
+def test_an_empty_recipe_searches(tmp_path: Path) -> None:
     recipe = Recipe.read(written(tmp_path, ""))
     assert recipe == Recipe()
     assert recipe.steps == (Search(),)
@@ -134,7 +134,7 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["source", "base", "rows"])
-def test_a_name_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+def test_an_impossible_file_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
     tables = {"source": "model", "base": "output", "rows": "data"}
     names = {"source": "a.onnx", "base": "b", "rows": "c.npz"} | {key: "x" * 5000}
     text = "\n".join(f'[{tables[name]}]\n{name} = "{value}"' for name, value in names.items())

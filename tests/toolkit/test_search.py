@@ -33,7 +33,7 @@ def outcome(name: str, drop: float = 0.0, size: float = 0.3, time: float = 0.5, 
         *[(name, QUANTIZED, ON_X86, "already quantized") for name in CANDIDATES],
     ],
 )  # fmt: skip
-def test_what_is_not_tried(candidate: str, facts: Facts, given: Circumstances, words: str) -> None:
+def test_candidates_that_are_not_tried(candidate: str, facts: Facts, given: Circumstances, words: str) -> None:
     reason = why_not(candidate, facts, given)
     assert bool(reason) == bool(words)
     assert words in reason
@@ -56,7 +56,7 @@ def test_a_smaller_file_that_is_as_fast_wins_where_nothing_is_faster() -> None:
     assert verdicts(outcomes, 0.5, 1.0)[0] == "share 256"
 
 
-def test_static_gives_way_to_dynamic_unless_it_is_much_faster() -> None:
+def test_dynamic_is_preferred_unless_static_is_much_faster() -> None:
     dynamic = outcome("dynamic", time=0.6, difference=0.1)
     winner, reasons = verdicts({"static": outcome("static", time=0.4), "dynamic": dynamic}, 0.5, None)
     assert winner == "dynamic"
@@ -66,7 +66,7 @@ def test_static_gives_way_to_dynamic_unless_it_is_much_faster() -> None:
     assert verdicts({"static": outcome("static", time=0.5), "dynamic": worse}, 0.5, None)[0] == "static"
 
 
-def test_nothing_wins_that_misses_a_limit() -> None:
+def test_no_candidate_wins_that_misses_a_limit() -> None:
     outcomes = {"static": outcome("static", drop=0.6), "share 16": outcome("k-means", time=1.2)}
     winner, reasons = verdicts(outcomes, 0.5, None)
     assert winner == ""

@@ -97,7 +97,7 @@ def test_names_of_inputs_and_outputs() -> None:
         assert words in str(refused.value)
 
 
-def test_k_nearest_neighbours_come_with_a_word_of_warning() -> None:
+def test_k_nearest_neighbours_cause_a_warning() -> None:
     result = convert(load(KNeighborsClassifier().fit(FEATURES[TRAIN], CLASSES[TRAIN])), rows())
     assert any("takes 3 to 5 times as long" in note for note in result.report.notes)
 
@@ -110,7 +110,7 @@ def test_k_nearest_neighbours_come_with_a_word_of_warning() -> None:
         (object(), "object is a builtins.object; it must be a PyTorch module"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_converted(model: Any, words: str) -> None:
+def test_models_that_cannot_be_converted(model: Any, words: str) -> None:
     with pytest.raises(ToolkitError, match=words):
         load(model)
 
@@ -206,7 +206,7 @@ def test_a_perceptron_with_its_scaler_is_quantized(tmp_path: Path, classes: int)
     assert optimize(source, rows(labels=labels), recipe).report.lines[2].name == "static int8, per channel, 7 bit"
 
 
-def test_a_search_that_can_try_nothing_says_so(tmp_path: Path) -> None:
+def test_a_search_without_candidates_says_so(tmp_path: Path) -> None:
     result = optimize(load(xgboost_file(tmp_path)), rows(), Recipe(timing_seconds=0.05))
     assert result.failed.startswith("no candidate can help this model: nothing is published")
     assert all("not tried: a tree ensemble" in line.why for line in result.report.lines[2:])

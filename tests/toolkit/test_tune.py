@@ -30,7 +30,7 @@ def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_what_it_writes_is_what_a_server_reads(version: Path, tmp_path: Path) -> None:
+def test_a_server_reads_what_it_writes(version: Path, tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     ended = tune(version, f"--objective={OBJECTIVE}", "--seconds=2", "--write", f"--json={report}")
     assert ended.returncode == 0, ended.stderr
@@ -51,7 +51,7 @@ def test_what_it_writes_is_what_a_server_reads(version: Path, tmp_path: Path) ->
     assert "model.toml already exists, so nothing was written" in again.stderr
 
 
-def test_it_writes_nothing_unless_asked_and_draws_what_is_asked_for(version: Path, tmp_path: Path) -> None:
+def test_it_writes_only_requested_files(version: Path, tmp_path: Path) -> None:
     before = sorted(version.parent.rglob("*"))
     png, page = tmp_path / "found.png", tmp_path / "found.html"
     ended = tune(version, f"--objective={OBJECTIVE}", "--seconds=1", f"--png={png}", f"--html={page}")
@@ -93,14 +93,14 @@ def test_a_mistake_is_one_line(version: Path, arguments: list[str], text: str) -
     assert text in ended.stderr
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_version(tmp_path: Path) -> None:
     ended = tune(tmp_path / "nobody", "--objective=p99 1s")
 
     assert ended.returncode == 1
     assert ended.stderr == f"headrace: there is no version {tmp_path}/nobody\n"
 
 
-def test_a_folder_of_versions_is_not_one(version: Path) -> None:
+def test_a_folder_of_versions_is_refused(version: Path) -> None:
     (version.parent / "10").mkdir()
     ended = tune(version.parent, "--objective=p99 1s")
 
@@ -110,7 +110,7 @@ def test_a_folder_of_versions_is_not_one(version: Path) -> None:
     )
 
 
-def test_no_time_is_refused(version: Path) -> None:
+def test_a_measurement_of_no_time_is_refused(version: Path) -> None:
     ended = tune(version, "--objective=p99 1s", "--seconds=0")
 
     assert ended.stderr.startswith("headrace tune: --seconds must be a finite number above 0; was 0\n")

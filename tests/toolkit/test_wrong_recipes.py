@@ -185,9 +185,7 @@ OUTPUTS = ["--json=nowhere/r.json", "--png=.", "--html=rows.npz/r.html", "--sign
 
 
 @pytest.mark.parametrize("flag", OUTPUTS)
-def test_no_file_to_write_is_found_wrong_after_publishing(
-    place: Path, capsys: pytest.CaptureFixture[str], flag: str
-) -> None:
+def test_output_files_are_checked_before_publishing(place: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
     (place / "recipe.toml").write_text(text_of())
     assert main(["optimize", "recipe.toml", flag]) == 1
     check_refusal(place, capsys.readouterr().err, "", flag)
@@ -238,7 +236,7 @@ def test_no_disk_that_fills_up(place: Path, limit: int) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_output_that_nobody_takes() -> None:
+def test_a_closed_output_pipe() -> None:
     for into, words in (("/dev/full", "No space left on device"), ("| true", ""), ("&-", "")):
         where = into if into.startswith("|") else f">{into}"
         command = f"'{COMMAND}' convert mlp.onnx base --timing_seconds=0.01 {where}"

@@ -111,7 +111,7 @@ def test_a_rolling_update_fails_no_call(bin_folder: Path, port: int, tmp_path: P
     assert seen["old_at_the_end"] == 0
 
 
-def test_rows_that_wait_add_a_replica(bin_folder: Path, port: int, tmp_path: Path) -> None:
+def test_waiting_rows_add_a_replica(bin_folder: Path, port: int, tmp_path: Path) -> None:
     version = tmp_path / "slow" / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(SLOW_MODEL)

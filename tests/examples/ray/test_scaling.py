@@ -25,11 +25,11 @@ from scaling import replicas_for, waiting_rows  # type: ignore[import-not-found]
         (2, [20.0, 0.0], 5),
     ],
 )
-def test_replicas_follow_the_rows_that_wait(current: int, waiting: Sequence[float], wanted: int) -> None:
+def test_replicas_follow_the_waiting_rows(current: int, waiting: Sequence[float], wanted: int) -> None:
     assert replicas_for(current, waiting, target=4.0, least=1, most=8) == wanted
 
 
-def test_the_rows_that_wait_are_on_the_servers_own_page(running: Run) -> None:
+def test_the_waiting_rows_are_on_the_metrics_page(running: Run) -> None:
     server = running(models.linear)._server
     page = server.metrics()
     assert b"\nheadrace_queue_rows_per_busy_thread" in page

@@ -53,7 +53,7 @@ def test_a_default_is_that_of_tf_serving(name: str, default: object) -> None:
         ("load_retry_interval_micros", 1_000_000, 60_000_000),
     ],
 )
-def test_own_defaults_are_listed_next_to_those_of_tf_serving(name: str, ours: object, theirs: object) -> None:
+def test_defaults_that_differ_from_those_of_tf_serving(name: str, ours: object, theirs: object) -> None:
     field = next(field for field in fields(Config) if field.name == name)
 
     assert (field.default, field.metadata["tensorflow"]) == (ours, theirs)

@@ -279,7 +279,7 @@ class TestServable:
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 4}
         assert f'le="{LATENCY[3]:g}"}} 3' in metrics.page().decode()
 
-    def test_every_observer_of_calls_gets_the_answers(self, metrics: Metrics) -> None:
+    def test_new_routes_add_to_the_same_counts(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
         for _ in range(100):  # every route is made anew whenever the versions change

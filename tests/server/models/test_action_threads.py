@@ -29,7 +29,7 @@ def run(taken: ActionThread | None) -> Thread:
 
 
 class TestThreads:
-    def test_one_after_the_other_they_run_on_the_same_thread(self, threads: ActionThreads) -> None:
+    def test_consecutive_tasks_run_on_the_same_thread(self, threads: ActionThreads) -> None:
         ran_on = []
         for _ in range(5):
             taken = threads.take()
@@ -38,7 +38,7 @@ class TestThreads:
         assert len(set(ran_on)) == 1
         assert ran_on[0].name == "load-0"
 
-    def test_at_the_same_time_they_run_on_several(self, threads: ActionThreads) -> None:
+    def test_concurrent_tasks_run_on_several_threads(self, threads: ActionThreads) -> None:
         first, second = threads.take(), threads.take()
         assert not threads.free
         assert run(first) is not run(second)
@@ -51,7 +51,7 @@ class TestThreads:
         threads.give_back(second)
         assert threads.take() is second
 
-    def test_without_threads_the_caller_does_it(self) -> None:
+    def test_without_threads_the_caller_runs_the_task(self) -> None:
         threads = ActionThreads("load", 0)
         assert threads.free
         assert threads.take() is None
@@ -59,7 +59,7 @@ class TestThreads:
         threads.give_back(None)
         assert threads.free
 
-    def test_closing_waits_for_what_was_put(self) -> None:
+    def test_closing_waits_for_submitted_tasks(self) -> None:
         threads, done = ActionThreads("load", 1), Event()
         taken = threads.take()
         assert taken is not None
@@ -71,7 +71,7 @@ class TestThreads:
 
 
 class TestTurns:
-    def test_they_are_short_until_the_last_has_ended(self) -> None:
+    def test_switch_intervals_are_short_until_the_last_task_has_ended(self) -> None:
         usual, turns = sys.getswitchinterval(), ShortTurns()
         with turns:
             with turns:
@@ -79,14 +79,14 @@ class TestTurns:
             assert sys.getswitchinterval() == pytest.approx(SECONDS)
         assert sys.getswitchinterval() == pytest.approx(usual)
 
-    def test_two_servers_in_one_process_leave_the_usual_ones(self) -> None:
+    def test_two_servers_in_one_process_restore_the_usual_interval(self) -> None:
         usual, own, other = sys.getswitchinterval(), ShortTurns(), ShortTurns()
         with own:
             other.__enter__()
         other.__exit__()
         assert sys.getswitchinterval() == pytest.approx(usual)
 
-    def test_shorter_ones_stay(self) -> None:
+    def test_a_shorter_interval_is_kept(self) -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(SECONDS / 10)
         try:

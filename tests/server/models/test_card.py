@@ -40,7 +40,7 @@ def verdict_of(folder: Path) -> Verdict:
         servable.close()
 
 
-def test_what_was_proved_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_proved_model_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "1"
     (folder / "assets.extra").mkdir(parents=True)
     (folder / "profile.json").write_text("{}")
@@ -100,7 +100,7 @@ def test_a_card_that_does_not_prove_it(tmp_path: Path, spoil: Callable[[Card, Pa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"card"', "\ufffd", '{"files": {}}'])
-def test_a_card_that_is_none(tmp_path: Path, text: str) -> None:
+def test_an_invalid_card(tmp_path: Path, text: str) -> None:
     write(tmp_path / "1")
     (tmp_path / "1" / "card.json").write_text(text)
     assert not verdict_of(tmp_path / "1").batched

@@ -112,7 +112,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 class TestLogging:
-    def test_what_is_logged_is_what_the_last_configuration_says(self, house: House) -> None:
+    def test_the_last_configuration_decides_what_is_logged(self, house: House) -> None:
         house.make("a", 1)
         house.start(house.model("a", "logging_config {}"))
         assert house.logged == ["a"]
@@ -148,7 +148,7 @@ class TestLists:
 
         assert (house.served("a"), house.served("b")) == ([1], [8])
 
-    def test_models_that_are_not_listed_any_more_go_and_new_ones_come(self, house: House) -> None:
+    def test_unlisted_models_are_unloaded_and_new_ones_loaded(self, house: House) -> None:
         house.make("a", 1)
         house.make("b", 7)
         house.start(house.model("a"))
@@ -161,7 +161,7 @@ class TestLists:
         house.apply(house.model("a"), house.model("b"))
         assert (house.served("a"), house.served("b")) == ([1], [7])
 
-    def test_nothing_to_serve_is_a_configuration(self, house: House) -> None:
+    def test_an_empty_list_is_a_valid_configuration(self, house: House) -> None:
         house.make("a", 1)
         house.configuration.start(ModelServerConfig())
         house.configuration.apply(ModelServerConfig())
@@ -234,7 +234,7 @@ class TestWaiting:
 
         assert house.served("b") == [14]
 
-    def test_whoever_waits_is_let_go_when_the_server_stops(self, house: House) -> None:
+    def test_waiting_reloads_end_when_the_server_stops(self, house: House) -> None:
         house.start()
         refusals: list[tuple[Code, str]] = []
         waiting = Thread(target=lambda: refusals.append(house.refused(house.model("nowhere"))))
@@ -294,10 +294,10 @@ class TestRefusals:
         assert house.served("a") == [1]
 
     @pytest.mark.parametrize("path", ["gs://bucket/x", "file:///x", "/x"])
-    def test_an_absolute_path_or_a_uri_is_none_to_refuse(self, house: House, path: str) -> None:
+    def test_an_absolute_path_or_a_uri_is_accepted(self, house: House, path: str) -> None:
         house.configuration._accept(config(f'name: "x" base_path: "{path}" model_type: TENSORFLOW'))
 
-    def test_a_list_is_followed_by_nothing_but_a_list(self, house: House) -> None:
+    def test_a_list_can_be_replaced_only_by_a_list(self, house: House) -> None:
         house.start()
         for other in (ModelServerConfig(), parse('custom_model_config { type_url: "x" }')):
             assert house.refused_whole(other) == (
@@ -321,7 +321,7 @@ class TestLabels:
         with pytest.raises(ServingError, match="Request to assign label to version 1 of model a, which is not"):
             house.start(house.model("a", 'version_labels { key: "stable" value: 1 }'))
 
-    def test_unless_it_is_allowed(self, tmp_path: Path) -> None:
+    def test_labels_at_the_start_can_be_allowed(self, tmp_path: Path) -> None:
         with housed(tmp_path, to_unavailable=True) as house:
             house.make("a", 1)
             house.start(house.model("a", 'version_labels { key: "stable" value: 1 }'))
@@ -341,7 +341,7 @@ class TestLabels:
 
 
 class TestBasePathsThatAreNotThere:
-    def test_a_reload_waits_for_them_until_the_next_one(self, house: House) -> None:
+    def test_a_reload_waits_for_a_missing_path_until_the_next_reload(self, house: House) -> None:
         house.make("a", 1)
         house.make("b", 1)
         house.start(house.model("a"))
@@ -356,7 +356,7 @@ class TestBasePathsThatAreNotThere:
             )
         assert (house.served("a"), house.served("b")) == ([1], [1])
 
-    def test_a_reload_whose_version_comes_late_is_answered_then(self, house: House) -> None:
+    def test_a_reload_is_answered_when_its_late_version_is_loaded(self, house: House) -> None:
         house.make("a", 1)
         house.start(house.model("a"))
         with ThreadPoolExecutor(1) as threads:
@@ -366,7 +366,7 @@ class TestBasePathsThatAreNotThere:
             reload.result(PATIENCE)
         assert house.served("late") == [3]
 
-    def test_a_file_is_not_stuck_with_them(self, house: House) -> None:
+    def test_polling_of_the_file_continues(self, house: House) -> None:
         house.make("a", 1)
         house.start(house.model("a"))
         with pytest.raises(ServingError, match="no version of it was found"):
@@ -386,7 +386,7 @@ class TestPoll:
         file.with_suffix(".new").write_text(str(config(*models)))
         file.with_suffix(".new").rename(file)
 
-    def test_what_the_file_says_is_applied(self, house: House, file: Path) -> None:
+    def test_changes_of_the_file_are_applied(self, house: House, file: Path) -> None:
         house.make("a", 1)
         house.make("b", 2)
         house.start(house.model("a"))
@@ -398,7 +398,7 @@ class TestPoll:
         eventually(lambda: not house.served("a"))
         poll.stop()
 
-    def test_what_is_wrong_is_logged_once_and_changes_nothing(
+    def test_an_error_in_the_file_is_logged_once_and_changes_nothing(
         self, house: House, file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house.make("a", 1)

@@ -40,7 +40,7 @@ def load(graph: Graph, folder: Path, threads: BatchThreads, toml: str = "") -> S
 
 
 @pytest.mark.parametrize("fatal", FATAL.values(), ids=FATAL)
-def test_what_a_request_can_end_runs_in_a_process_of_its_own(
+def test_a_model_that_a_request_can_crash_runs_in_a_worker_process(
     fatal: Fatal, tmp_path: Path, threads: BatchThreads, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "headrace_server"), closing(load(fatal.graph, tmp_path, threads)) as servable:
@@ -56,7 +56,7 @@ def test_an_unknown_operator_is_tested_on_a_slow_machine_too(
         assert isinstance(servable.backend, IsolatedBackend)
 
 
-def test_who_says_that_it_runs_in_the_servers_process_is_believed(tmp_path: Path, threads: BatchThreads) -> None:
+def test_zero_workers_overrides_the_isolation(tmp_path: Path, threads: BatchThreads) -> None:
     graph = FATAL["frames of length 0"].graph
     with closing(load(graph, tmp_path, threads, "[isolation]\nworkers = 0\n")) as servable:
         assert not isinstance(servable.backend, IsolatedBackend)
@@ -88,7 +88,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("graph", HARMLESS.values(), ids=HARMLESS)
-def test_others_run_in_the_servers_own(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
+def test_other_models_run_in_the_servers_process(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
     with closing(load(graph, tmp_path, threads)) as servable:
         assert not isinstance(servable.backend, IsolatedBackend)
 
@@ -131,12 +131,12 @@ RISKY = {
 
 
 @pytest.mark.parametrize("graph", RISKY.values(), ids=RISKY)
-def test_values_are_followed(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
+def test_values_are_followed_through_the_graph(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
     with closing(load(graph, tmp_path, threads)) as servable:
         assert isinstance(servable.backend, IsolatedBackend)
 
 
-def test_a_process_has_a_part_of_the_memory(
+def test_a_worker_process_may_use_a_part_of_the_memory(
     tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "available_memory", lambda: 1 << 30)
@@ -148,7 +148,7 @@ def test_a_process_has_a_part_of_the_memory(
         assert refused.value.code == Code.RESOURCE_EXHAUSTED
 
 
-def test_a_python_model_that_made_up_values_keep_going_is_served(
+def test_a_python_model_that_generated_values_keep_busy_is_served(
     tmp_path: Path, threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolated, "TRY_SECONDS", 0.5)

@@ -103,7 +103,7 @@ def test_ensembles_of_ensembles(caller: InferenceCaller) -> None:
     assert {output.name for output in response.outputs} == {"score", "n"}
 
 
-def test_what_it_says_of_itself(caller: InferenceCaller) -> None:
+def test_its_metadata(caller: InferenceCaller) -> None:
     metadata = caller.call(messages.ModelMetadataRequest(name="both"))
     assert metadata.platform == "ensemble"
     assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("text", "BYTES", [-1])]
@@ -114,7 +114,7 @@ def test_what_it_says_of_itself(caller: InferenceCaller) -> None:
     assert config.max_batch_size == 1000
 
 
-def test_steps_that_nobody_needs_are_not_run(caller: InferenceCaller) -> None:
+def test_steps_without_a_requested_output_are_not_run(caller: InferenceCaller) -> None:
     def runs() -> int:
         (stats,) = caller.call(messages.ModelStatisticsRequest(name="sum")).model_stats
         return int(stats.execution_count)
@@ -150,7 +150,7 @@ def test_each_step_batches_with_all_its_calls(caller: InferenceCaller) -> None:
     assert done.execution_count < done.inference_count
 
 
-def test_a_member_that_goes_and_comes_back(caller: InferenceCaller) -> None:
+def test_a_member_that_is_unloaded_and_loaded_again(caller: InferenceCaller) -> None:
     caller.call(messages.RepositoryModelUnloadRequest(model_name="sum"))
     code, text = caller.refusal(asking(b"banana"))
     assert (code, text.partition(":")[0]) == (StatusCode.UNAVAILABLE, "step model sum")
@@ -174,14 +174,14 @@ def test_a_member_that_goes_and_comes_back(caller: InferenceCaller) -> None:
         (('text = "text"', "text = 5"), "steps[2].inputs must be a table of names; was {'text': 5}"),
     ],
 )
-def test_what_makes_no_sense_does_not_load(running: Run, tmp_path: Path, change: tuple[str, str], text: str) -> None:
+def test_an_invalid_ensemble_does_not_load(running: Run, tmp_path: Path, change: tuple[str, str], text: str) -> None:
     file = folder(tmp_path, steps=STEPS.replace(*change))
     with pytest.raises(ServingError) as refused:
         running(model_config_file=str(file))
     assert f"{tmp_path}/both/model.toml: {text}" in refused.value.message
 
 
-def test_a_member_that_becomes_ready_while_it_is_looked_up_is_waited_for(tmp_path: Path) -> None:
+def test_a_member_that_becomes_ready_during_the_lookup_is_found(tmp_path: Path) -> None:
     awaited = {"sum"}
 
     def find(name: str, version: int | None) -> Servable:

@@ -68,7 +68,7 @@ def test_a_version_whose_run_was_given_up_can_be_closed() -> None:
     hung.go_on.set()
 
 
-def test_a_run_in_time_is_as_without_a_limit() -> None:
+def test_a_run_in_time_is_not_affected() -> None:
     backend = Adder()
     threads = BatchThreads(2)
     threads.start()

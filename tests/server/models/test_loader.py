@@ -57,13 +57,13 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     threads.close()
 
 
-def test_without_files_of_its_own_a_model_batches_as_all_do(folder: Folder) -> None:
+def test_without_its_own_files_a_model_is_batched_like_all_others(folder: Folder) -> None:
     assert folder.batching() == SHARED
     assert folder.batching(None) is None
 
 
 class TestPerModel:
-    def test_the_version_s_own_parameters_are_taken_and_the_threads_are_those_of_all(self, folder: Folder) -> None:
+    def test_the_versions_parameters_are_used_with_the_threads_of_all_models(self, folder: Folder) -> None:
         text = "max_batch_size { value: 4 } num_batch_threads { value: 9 }"
         (folder.version / "batching_params.pbtxt").write_text(text)
 
@@ -71,12 +71,12 @@ class TestPerModel:
         assert folder.batching() == SHARED
         assert folder.batching(None, per_model=True) is None
 
-    def test_the_threads_are_those_of_all_models_whatever_it_says(self, folder: Folder) -> None:
+    def test_the_number_of_threads_cannot_be_set_per_model(self, folder: Folder) -> None:
         (folder.version / "batching_params.pbtxt").write_text("num_batch_threads { value: 0 }")
 
         assert folder.batching(per_model=True) == Options(num_batch_threads=3, larger_alone=True)
 
-    def test_without_any_it_is_not_batched(self, folder: Folder) -> None:
+    def test_a_model_without_parameters_is_not_batched(self, folder: Folder) -> None:
         assert folder.batching(per_model=True) is None
 
     @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ class TestPerModel:
             ),
         ],
     )
-    def test_what_makes_no_sense_is_a_version_that_does_not_load(self, folder: Folder, text: str, reason: str) -> None:
+    def test_a_version_with_invalid_parameters_does_not_load(self, folder: Folder, text: str, reason: str) -> None:
         file = folder.version / "batching_params.pbtxt"
         file.write_text(text)
 
@@ -97,7 +97,7 @@ class TestPerModel:
 
 
 class TestModelOptions:
-    def test_they_go_before_all_others(self, folder: Folder) -> None:
+    def test_model_options_override_all_others(self, folder: Folder) -> None:
         (folder.version / "batching_params.pbtxt").write_text("max_batch_size { value: 4 }")
         (folder.base_path / "model.toml").write_text("[batching]\nbatch_timeout_micros = 7")
 
@@ -108,14 +108,14 @@ class TestModelOptions:
 
         assert folder.batching() is None
 
-    def test_the_runtime_gets_its_own(self, folder: Folder) -> None:
+    def test_the_runtime_gets_its_options(self, folder: Folder) -> None:
         (folder.base_path / "model.toml").write_text('[onnxruntime]\nproviders = ["NoSuchProvider"]')
         code, text = folder.refused()
 
         assert code == Code.FAILED_PRECONDITION
         assert "this ONNX Runtime has no NoSuchProvider" in text
 
-    def test_what_makes_no_sense_is_a_version_that_does_not_load(self, folder: Folder) -> None:
+    def test_a_version_with_invalid_parameters_does_not_load(self, folder: Folder) -> None:
         file = folder.base_path / "model.toml"
         file.write_text("[batching]\nmax_execution_batch_size = 33\nenable_large_batch_splitting = true")
         code, text = folder.refused()

@@ -119,7 +119,7 @@ def manage(loads: Loads) -> Iterator[Manage]:
         yield start
 
 
-def test_without_threads_one_is_loaded_at_a_time(loads: Loads, manage: Manage) -> None:
+def test_without_threads_one_version_is_loaded_at_a_time(loads: Loads, manage: Manage) -> None:
     model = manage()
     loads.held = {2: Event(), 1: Event()}
     model.aspire(1, 2)
@@ -129,7 +129,7 @@ def test_without_threads_one_is_loaded_at_a_time(loads: Loads, manage: Manage) -
     model.reach({1: LOADING, 2: AVAILABLE})
 
 
-def test_so_many_are_loaded_at_once_as_there_are_threads(loads: Loads, manage: Manage) -> None:
+def test_as_many_versions_are_loaded_at_once_as_there_are_threads(loads: Loads, manage: Manage) -> None:
     model = manage(num_initial_load_threads=2)
     loads.held = {version: Event() for version in (1, 2, 3)}
     model.aspire(1, 2, 3)
@@ -138,9 +138,7 @@ def test_so_many_are_loaded_at_once_as_there_are_threads(loads: Loads, manage: M
     model.reach({1: LOADING, 2: AVAILABLE, 3: LOADING})
 
 
-def test_one_that_hangs_does_not_hold_up_the_next(
-    loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_load_does_not_delay_the_next(loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manager decides twice; in between, the time is up for which the second load waits for the first."""
     times = count(step=QUICK_SECONDS * 0.75)
     monkeypatch.setattr(action_threads, "time", SimpleNamespace(monotonic=lambda: next(times)))
@@ -150,7 +148,7 @@ def test_one_that_hangs_does_not_hold_up_the_next(
     model.reach({1: LOADING, 2: LOADING})
 
 
-def test_after_the_initial_load_there_are_fewer(loads: Loads, manage: Manage) -> None:
+def test_after_the_initial_load_there_are_fewer_threads(loads: Loads, manage: Manage) -> None:
     model = manage(num_initial_load_threads=3, num_load_threads=1)
     model.manager.initial_load_done()
     loads.held = {2: Event(), 1: Event()}
@@ -158,7 +156,7 @@ def test_after_the_initial_load_there_are_fewer(loads: Loads, manage: Manage) ->
     model.reach({1: START, 2: LOADING})
 
 
-def test_they_run_on_one_thread_and_beside_calls_in_short_turns(loads: Loads, manage: Manage) -> None:
+def test_loads_run_on_one_thread_with_a_short_switch_interval(loads: Loads, manage: Manage) -> None:
     model = manage(num_initial_load_threads=1, num_load_threads=1)
     usual = sys.getswitchinterval()
     for version in (1, 2, 3):
@@ -173,7 +171,7 @@ def test_they_run_on_one_thread_and_beside_calls_in_short_turns(loads: Loads, ma
 
 
 @pytest.mark.parametrize(("threads", "other"), [(0, START), (1, AVAILABLE)])
-def test_without_threads_an_unload_holds_up_the_loads(manage: Manage, threads: int, other: State) -> None:
+def test_without_threads_an_unload_delays_the_loads(manage: Manage, threads: int, other: State) -> None:
     """TF Serving: with 0, loads and unloads run in the manager's own thread."""
     model = manage(num_unload_threads=threads)
     model.aspire(1)
@@ -204,7 +202,7 @@ def test_files_at_fault_are_not_tried_again_while_they_stay_the_same(loads: Load
     assert loads.begun == [1]
 
 
-def test_a_failure_that_may_pass_is_tried_again_even_if_files_at_fault_are_not(loads: Loads, manage: Manage) -> None:
+def test_a_temporary_failure_is_retried_even_if_files_at_fault_are_not(loads: Loads, manage: Manage) -> None:
     loads.failures[1], loads.code = 2, Code.UNAVAILABLE
     model = manage(max_num_load_retries=2, retries_faulty_files=False)
     model.aspire(1)
@@ -212,7 +210,7 @@ def test_a_failure_that_may_pass_is_tried_again_even_if_files_at_fault_are_not(l
     assert loads.begun == [1, 1, 1]
 
 
-def test_the_last_failure_is_the_one_that_is_told(loads: Loads, manage: Manage) -> None:
+def test_the_last_failure_is_reported(loads: Loads, manage: Manage) -> None:
     loads.failures[1] = 9
     model = manage(max_num_load_retries=2)
     model.aspire(1)
@@ -221,7 +219,7 @@ def test_the_last_failure_is_the_one_that_is_told(loads: Loads, manage: Manage) 
     assert model.error(1) == (Code.DATA_LOSS, "try 3 of 1")
 
 
-def test_between_two_tries_it_stays_loading_and_holds_up_nothing(loads: Loads, manage: Manage) -> None:
+def test_between_two_attempts_it_stays_loading_and_blocks_nothing(loads: Loads, manage: Manage) -> None:
     loads.failures[2] = 1
     model = manage(max_num_load_retries=1, load_retry_interval=HOURS)
     model.aspire(1, 2)
@@ -233,7 +231,7 @@ def test_between_two_tries_it_stays_loading_and_holds_up_nothing(loads: Loads, m
     model.reach({1: AVAILABLE, 2: AVAILABLE})
 
 
-def test_retries_end_when_the_version_is_not_wanted_any_more(loads: Loads, manage: Manage) -> None:
+def test_retries_end_when_the_version_is_no_longer_aspired(loads: Loads, manage: Manage) -> None:
     loads.failures[1] = 1
     model = manage(max_num_load_retries=5, load_retry_interval=HOURS)
     model.aspire(1)
@@ -247,7 +245,7 @@ def test_retries_end_when_the_version_is_not_wanted_any_more(loads: Loads, manag
     model.reach({1: AVAILABLE})
 
 
-def test_a_try_that_fails_when_nobody_wants_the_version_is_the_last(loads: Loads, manage: Manage) -> None:
+def test_a_failed_attempt_for_an_unaspired_version_is_the_last(loads: Loads, manage: Manage) -> None:
     loads.failures[1] = 9
     loads.held[1] = Event()
     model = manage(max_num_load_retries=5)
@@ -269,7 +267,7 @@ def test_retries_end_when_the_manager_stops(loads: Loads, manage: Manage) -> Non
     assert model.states() == {1: END}
 
 
-def test_a_load_that_nobody_waits_for_any_more_is_cancelled(loads: Loads, manage: Manage) -> None:
+def test_a_load_of_an_unaspired_version_is_cancelled(loads: Loads, manage: Manage) -> None:
     loads.held[1] = Event()
     model = manage()
     model.aspire(1)
@@ -281,7 +279,7 @@ def test_a_load_that_nobody_waits_for_any_more_is_cancelled(loads: Loads, manage
     assert loads.backends[1].closed
 
 
-def test_wanted_again_during_a_cancelled_load_it_starts_over(loads: Loads, manage: Manage) -> None:
+def test_a_version_aspired_again_during_a_cancelled_load_starts_over(loads: Loads, manage: Manage) -> None:
     """The files may have been replaced since the first load began."""
     loads.held[1] = Event()
     model = manage()
@@ -306,7 +304,7 @@ def test_a_model_that_ends_the_process_is_a_failure(loads: Loads, manage: Manage
     assert model.error(1) == (Code.INTERNAL, "the model raised SystemExit(1)")
 
 
-def test_a_model_that_cannot_be_freed_is_gone_all_the_same(
+def test_a_model_that_cannot_be_freed_is_still_unloaded(
     loads: Loads, manage: Manage, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = manage()
@@ -336,7 +334,7 @@ class TestLabels:
         model.reach({1: AVAILABLE, 2: AVAILABLE})
         return model
 
-    def test_a_label_stands_for_its_version(self, model: Managed) -> None:
+    def test_a_label_selects_its_version(self, model: Managed) -> None:
         model.assign({"stable": 1, "canary": 2, "same": 1})
         assert [model.labelled(label) for label in ("stable", "canary", "same")] == [1, 2, 1]
 
@@ -355,7 +353,7 @@ class TestLabels:
             model.labelled("stable")
 
     @pytest.mark.parametrize("version", [3, 9])
-    def test_a_label_of_a_version_that_is_not_available_refuses_all(self, model: Managed, version: int) -> None:
+    def test_a_label_for_an_unavailable_version_refuses_all_labels(self, model: Managed, version: int) -> None:
         model.aspire(1, 2, 3)
         model.reach({1: AVAILABLE, 2: AVAILABLE, 3: AVAILABLE})
         model.aspire(1, 2)
@@ -369,7 +367,7 @@ class TestLabels:
         )
         assert model.labelled("stable") == 1
 
-    def test_where_it_is_allowed_a_new_label_may_name_any_version(self, model: Managed) -> None:
+    def test_if_allowed_a_new_label_may_name_any_version(self, model: Managed) -> None:
         model.assign({"next": 9}, to_unavailable=True)
         with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 9\)"):
             model.labelled("next")
@@ -396,7 +394,7 @@ def eventually_tried(loads: Loads, version: int) -> None:
     pytest.fail("it was never tried")
 
 
-def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) -> None:
+def test_a_version_that_cannot_be_published_has_failed_to_load(manage: Manage) -> None:
     def publish(name: str, versions: Mapping[int, Servable], latest: int) -> None:
         del latest
         if name == "m" and 2 in versions:
@@ -413,7 +411,7 @@ def test_a_version_that_cannot_be_made_known_has_failed_to_load(manage: Manage) 
 
 
 @pytest.mark.parametrize("threads", [0, 1])
-def test_an_unload_that_cannot_be_made_known_holds_up_no_other(
+def test_an_unload_that_cannot_be_published_blocks_no_other(
     loads: Loads, manage: Manage, caplog: pytest.LogCaptureFixture, threads: int
 ) -> None:
     def publish(name: str, versions: Mapping[int, Servable], latest: int) -> None:

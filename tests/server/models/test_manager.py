@@ -50,7 +50,7 @@ class Leaving(Servable):
 
 
 class TestServing:
-    def test_what_is_aspired_to_is_loaded_and_served(self, models: Models) -> None:
+    def test_aspired_versions_are_loaded_and_served(self, models: Models) -> None:
         models.aspire(3)
         models.reach({3: AVAILABLE})
 
@@ -71,7 +71,7 @@ class TestServing:
 
         assert models.asked() == -2
 
-    def test_models_do_not_know_of_each_other(self, models: Models) -> None:
+    def test_models_are_independent(self, models: Models) -> None:
         models.aspire(1)
         models.aspire(2, name="other")
         models.reach({1: AVAILABLE})
@@ -79,7 +79,7 @@ class TestServing:
 
         assert (models.asked(), models.asked(name="other")) == (1, 2)
 
-    def test_what_is_not_there_is_not_found(self, models: Models) -> None:
+    def test_missing_versions_are_not_found(self, models: Models) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
 
@@ -88,7 +88,7 @@ class TestServing:
         assert models.missing(name="no such") == "Servable not found for request: Latest(no such)"
         assert models.missing(1, name="no such") == "Servable not found for request: Specific(no such, 1)"
 
-    def test_while_it_loads_it_is_not_found(self, models: Models, shelf: Shelf) -> None:
+    def test_a_loading_version_is_not_found(self, models: Models, shelf: Shelf) -> None:
         shelf.held[1] = Event()
         models.aspire(1)
         models.reach({1: LOADING})
@@ -96,7 +96,7 @@ class TestServing:
         assert models.missing() == "Servable not found for request: Latest(m)"
         assert models.missing(1) == "Servable not found for request: Specific(m, 1)"
 
-    def test_a_look_that_finds_the_same_changes_nothing(self, models: Models) -> None:
+    def test_a_scan_with_the_same_result_changes_nothing(self, models: Models) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         models.aspire(1)
@@ -123,7 +123,7 @@ class TestServing:
 
 
 class TestSwap:
-    def test_the_new_version_serves_before_the_old_one_goes(self, models: Models, shelf: Shelf) -> None:
+    def test_the_new_version_serves_before_the_old_one_is_unloaded(self, models: Models, shelf: Shelf) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         shelf.held[2] = Event()
@@ -162,16 +162,14 @@ class TestSwap:
         assert status_of(models, 2) == (Code.INVALID_ARGUMENT, "its file is broken")
         assert status_of(models, 1) is None
 
-    def test_any_failure_to_load_is_told(self, models: Models, shelf: Shelf) -> None:
+    def test_any_failure_to_load_is_reported(self, models: Models, shelf: Shelf) -> None:
         shelf.broken[1] = MemoryError("no room")
         models.aspire(1)
         models.reach({1: END})
 
         assert status_of(models, 1) == (Code.INTERNAL, "MemoryError: no room")
 
-    def test_a_version_that_failed_is_tried_again_only_when_it_is_wanted_anew(
-        self, models: Models, shelf: Shelf
-    ) -> None:
+    def test_a_failed_version_is_retried_only_when_it_is_aspired_again(self, models: Models, shelf: Shelf) -> None:
         shelf.broken[2] = BROKEN
         models.aspire(2)
         models.reach({2: END})
@@ -231,7 +229,7 @@ class TestSwap:
 
 
 class TestRemoval:
-    def test_a_version_that_is_not_wanted_any_more_is_unloaded(self, models: Models, shelf: Shelf) -> None:
+    def test_a_version_that_is_no_longer_aspired_is_unloaded(self, models: Models, shelf: Shelf) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         models.aspire()
@@ -241,7 +239,7 @@ class TestRemoval:
         assert status_of(models, 1) is None
         assert models.missing() == "Servable not found for request: Latest(m)"
 
-    def test_the_next_best_is_loaded_where_it_is_wanted_instead(self, models: Models) -> None:
+    def test_the_version_that_is_aspired_instead_is_loaded(self, models: Models) -> None:
         models.aspire(2)
         models.reach({2: AVAILABLE})
         models.aspire(1)
@@ -249,7 +247,7 @@ class TestRemoval:
 
         assert models.asked() == 1
 
-    def test_one_that_was_never_loaded_just_ends(self, models: Models, shelf: Shelf) -> None:
+    def test_a_version_that_was_never_loaded_just_ends(self, models: Models, shelf: Shelf) -> None:
         shelf.held[2] = Event()
         models.aspire(1, 2)
         models.reach({2: LOADING, 1: START})
@@ -260,7 +258,7 @@ class TestRemoval:
 
         assert shelf.loads == [("m", 2)]
 
-    def test_one_that_is_not_wanted_once_it_has_loaded_is_unloaded(self, models: Models, shelf: Shelf) -> None:
+    def test_a_version_that_is_no_longer_aspired_after_its_load_is_unloaded(self, models: Models, shelf: Shelf) -> None:
         shelf.held[1] = Event()
         models.aspire(1)
         models.reach({1: LOADING})
@@ -270,7 +268,7 @@ class TestRemoval:
 
         assert shelf.backends["m", 1].closed
 
-    def test_wanted_again_it_starts_over(self, models: Models, shelf: Shelf) -> None:
+    def test_a_version_that_is_aspired_again_starts_over(self, models: Models, shelf: Shelf) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         models.aspire()
@@ -281,7 +279,7 @@ class TestRemoval:
         assert models.asked() == 1
         assert shelf.loads == [("m", 1), ("m", 1)]
 
-    def test_wanted_again_while_it_is_unloaded_it_starts_over_when_that_has_ended(self, models: Models) -> None:
+    def test_a_version_aspired_again_during_its_unload_starts_over_afterwards(self, models: Models) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         with models.manager.servable("m"):
@@ -307,7 +305,7 @@ class TestStatuses:
             VersionStatus(-1, AVAILABLE),
         ]
 
-    def test_of_an_unknown_model_nothing_is_known(self, models: Models) -> None:
+    def test_an_unknown_model_has_no_status(self, models: Models) -> None:
         assert models.manager.statuses("no such") == []
 
     def test_a_model_settles_when_a_version_is_available(self, models: Models, shelf: Shelf) -> None:
@@ -336,7 +334,7 @@ class TestStatuses:
 
         assert models.manager.wait_settled(["m", "other"], timeout=PATIENCE).keys() == {"m", "other"}
 
-    def test_a_failure_of_the_past_settles_nothing(self, models: Models, shelf: Shelf) -> None:
+    def test_an_old_failure_settles_nothing(self, models: Models, shelf: Shelf) -> None:
         shelf.broken[1] = BROKEN
         models.aspire(1)
         models.reach({1: END})
@@ -345,7 +343,7 @@ class TestStatuses:
         with pytest.raises(TimeoutError):
             models.manager.wait_settled(["m"], now, timeout=0)
 
-    def test_a_version_that_is_about_to_go_settles_nothing(self, models: Models) -> None:
+    def test_a_version_that_is_about_to_be_unloaded_settles_nothing(self, models: Models) -> None:
         models.aspire(1)
         models.reach({1: AVAILABLE})
         with models.manager.servable("m"):
@@ -359,7 +357,7 @@ class TestStatuses:
         with pytest.raises(TimeoutError, match="no version yet of m"):
             models.manager.wait_settled(["m"], timeout=0)
 
-    def test_whoever_waits_asks_whether_to_give_up_at_each_wake_and_not_in_between(self, models: Models) -> None:
+    def test_a_waiting_thread_checks_whether_to_give_up_only_when_it_wakes(self, models: Models) -> None:
         asked: list[bool] = []
         giving_up = Event()
 
@@ -398,7 +396,7 @@ class TestStop:
         assert models.states() == {2: END, 1: END}
         assert models.missing(name="other") == "Servable not found for request: Latest(other)"
 
-    def test_whoever_waits_for_a_model_is_let_go(self, shelf: Shelf) -> None:
+    def test_threads_that_wait_for_a_model_are_released(self, shelf: Shelf) -> None:
         models = Models(shelf)
         models.manager.start()
         with ThreadPoolExecutor(1) as threads:
@@ -410,7 +408,7 @@ class TestStop:
         assert isinstance(error, ServingError)
         assert (error.code, error.message) == (Code.UNAVAILABLE, "the server is stopping")
 
-    def test_nothing_is_loaded_any_more(self, shelf: Shelf) -> None:
+    def test_nothing_is_loaded_after_the_stop(self, shelf: Shelf) -> None:
         models = Models(shelf)
         models.manager.start()
         models.manager.stop()

@@ -77,7 +77,7 @@ def threads() -> Iterator[BatchThreads]:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_initial_load_threads": 4}])
-def test_a_load_asks_its_own_model_and_no_other(threads: BatchThreads, options: dict[str, int]) -> None:
+def test_a_load_checks_only_its_model(threads: BatchThreads, options: dict[str, int]) -> None:
     for count in (FEW, MANY):
         town = Town(threads, count, **options)
         town.start()
@@ -86,7 +86,7 @@ def test_a_load_asks_its_own_model_and_no_other(threads: BatchThreads, options: 
         town.manager.stop()
 
 
-def test_an_unload_asks_its_own_model_and_no_other(threads: BatchThreads) -> None:
+def test_an_unload_checks_only_its_model(threads: BatchThreads) -> None:
     town = Town(threads, MANY)
     town.start()
     town.asked, town.told = 0, []
@@ -98,7 +98,7 @@ def test_an_unload_asks_its_own_model_and_no_other(threads: BatchThreads) -> Non
     town.manager.stop()
 
 
-def test_a_new_version_asks_its_own_model_and_no_other(threads: BatchThreads) -> None:
+def test_a_new_version_checks_only_its_model(threads: BatchThreads) -> None:
     town = Town(threads, MANY)
     town.start()
     town.asked, town.told = 0, []
@@ -124,7 +124,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looks
 
 
-def test_who_waits_for_all_looks_at_each_a_few_times(threads: BatchThreads, looks: list[str]) -> None:
+def test_waiting_for_all_models_checks_each_a_few_times(threads: BatchThreads, looks: list[str]) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.start()
     town.manager.stop()
@@ -133,7 +133,7 @@ def test_who_waits_for_all_looks_at_each_a_few_times(threads: BatchThreads, look
     assert len(looks) <= 12 * MANY
 
 
-def test_who_waits_for_one_is_not_woken_by_the_others(threads: BatchThreads) -> None:
+def test_waiting_for_one_model_is_not_woken_by_the_others(threads: BatchThreads) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.begin()
     town.manager.wait_settled(town.names[-1:], timeout=PATIENCE)
@@ -142,7 +142,7 @@ def test_who_waits_for_one_is_not_woken_by_the_others(threads: BatchThreads) -> 
     assert town.clock.waits[current_thread()] <= 4  # it begins, it is available
 
 
-def test_a_thread_that_has_loaded_one_goes_on_with_the_next(threads: BatchThreads) -> None:
+def test_a_thread_that_has_loaded_a_model_continues_with_the_next(threads: BatchThreads) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.start()
     town.manager.stop()
@@ -150,7 +150,7 @@ def test_a_thread_that_has_loaded_one_goes_on_with_the_next(threads: BatchThread
     assert len(town.loaded_by) <= MANY / 10
 
 
-def test_so_does_who_would_give_up_on_models_without_versions(threads: BatchThreads, looks: list[str]) -> None:
+def test_waiting_that_can_give_up_checks_each_a_few_times_too(threads: BatchThreads, looks: list[str]) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.begin()
     town.manager.wait_settled_unless(town.names, 0, lambda: True)
@@ -159,7 +159,7 @@ def test_so_does_who_would_give_up_on_models_without_versions(threads: BatchThre
     assert len(looks) <= 16 * MANY
 
 
-def test_at_the_end_memory_is_not_given_back_model_by_model(
+def test_at_the_end_memory_is_not_returned_model_by_model(
     threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released: list[int] = []

@@ -16,7 +16,7 @@ DEFAULT = "serving_default"
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_what_can_be_padded_is(shop: Shop, name: str) -> None:
+def test_models_that_can_be_padded_are(shop: Shop, name: str) -> None:
     verdict = shop.load(PADDED[name]).verdicts[DEFAULT]
 
     assert verdict.batched
@@ -24,7 +24,7 @@ def test_what_can_be_padded_is(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_PADDED)
-def test_what_cannot_is_not(shop: Shop, name: str) -> None:
+def test_models_that_cannot_be_padded_are_not(shop: Shop, name: str) -> None:
     verdict = shop.load(NOT_PADDED[name]).verdicts[DEFAULT]
 
     assert verdict.batched
@@ -32,7 +32,7 @@ def test_what_cannot_is_not(shop: Shop, name: str) -> None:
     assert verdict.unpadded.startswith("output 'y' ")
 
 
-def test_a_busy_machine_makes_nothing_padded_that_cannot_be(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_does_not_change_what_is_padded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace_server.backends.independence.padding.QUICK", float("inf"))
     assert all(shop.load(graph).verdicts[DEFAULT].padding is None for graph in NOT_PADDED.values())
     assert all(shop.load(graph).verdicts[DEFAULT].padding is not None for graph in PADDED.values())
@@ -49,7 +49,7 @@ def test_a_busy_machine_makes_nothing_padded_that_cannot_be(shop: Shop, monkeypa
         (two_lengths(), {"x": 0, "z": 0, "mask": 0}, {"mask"}),
     ],
 )
-def test_the_values_are_found(shop: Shop, graph: Graph, values: dict[str, float], told_apart: set[str]) -> None:
+def test_the_pad_values_are_found(shop: Shop, graph: Graph, values: dict[str, float], told_apart: set[str]) -> None:
     padding = shop.load(graph).signatures[DEFAULT].padding
 
     assert padding is not None
@@ -57,14 +57,14 @@ def test_the_values_are_found(shop: Shop, graph: Graph, values: dict[str, float]
     assert padding.told_apart == told_apart
 
 
-def test_outputs_are_cut_where_the_lengths_stand(shop: Shop) -> None:
+def test_outputs_are_cut_along_the_right_axes(shop: Shop) -> None:
     padding = shop.load(two_lengths()).signatures[DEFAULT].padding
 
     assert padding is not None
     assert (padding.inputs, padding.outputs) == ({"x": (0, None), "z": (1, None), "mask": (1,)}, {"y": (0, None)})
 
 
-def test_a_length_that_is_part_of_another_is_none(shop: Shop) -> None:
+def test_a_length_that_another_dimension_is_computed_from_is_not_padded(shop: Shop) -> None:
     cached = replace(PADDED["a sum"], inputs={"x": (1, ["N", "past + T", 4]), "z": (1, ["N", "T"])})
 
     assert shop.load(cached).signatures[DEFAULT].padding is None
@@ -76,13 +76,13 @@ class TestTold:
     def test_nothing_is_padded(self, shop: Shop) -> None:
         assert shop.load(attention(), "[batching]\npad_lengths = false").signatures[DEFAULT].padding is None
 
-    def test_a_value_holds_whatever_that_does_to_answers(self, shop: Shop) -> None:
+    def test_a_configured_value_is_used_whatever_that_does_to_answers(self, shop: Shop) -> None:
         padding = shop.load(reduced("ReduceMean"), "[batching]\npad_values = { x = 0.5 }").signatures[DEFAULT].padding
 
         assert padding is not None
         assert padding.values["x"] == np.float32(0.5)
 
-    def test_lengths_may_be_put_together_otherwise(self, shop: Shop) -> None:
+    def test_the_step_between_lengths_can_be_set(self, shop: Shop) -> None:
         padding = shop.load(attention(), "[batching]\nlength_step = 100").signatures[DEFAULT].padding
 
         assert padding is not None
@@ -100,7 +100,7 @@ class TestAsTensorFlowServingPads:
 
     ASKED = Options(pad_variable_length_inputs=True)
 
-    def test_only_what_is_exact_is_padded_by_this_server(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    def test_headrace_serve_uses_only_exact_paddings(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.WARNING)
         servable = shop.load(reduced("ReduceMean"), batching=self.ASKED)
 
@@ -108,7 +108,7 @@ class TestAsTensorFlowServingPads:
         assert not servable.batching.pad_variable_length_inputs
         assert "pad_variable_length_inputs pads only if answers stay the same" in caplog.text
 
-    def test_its_own_command_pads_with_the_first_element(self, shop: Shop) -> None:
+    def test_tensorflow_model_server_pads_with_the_first_element(self, shop: Shop) -> None:
         servable = shop.load(reduced("ReduceMean"), batching=self.ASKED, unproved=True)
 
         assert servable.batching is not None

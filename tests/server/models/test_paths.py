@@ -77,7 +77,7 @@ def test_relative_paths_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.
     assert find_models(["iris.onnx"]) == find_models(["./iris.onnx"]) == find_models(["~/iris.onnx"]) == wanted
 
 
-def test_a_name_of_its_own(tmp_path: Path) -> None:
+def test_a_name_that_is_given(tmp_path: Path) -> None:
     assert [name for name, *_ in found(touched(tmp_path / "iris.onnx"), "flowers")] == ["flowers"]
 
 
@@ -92,7 +92,7 @@ def test_a_name_of_its_own(tmp_path: Path) -> None:
         ("ftp://host/iris", "ftp://host/iris: ftp:// is not supported: name a file, a folder, or one of s3://, gs://,"),
     ],
 )
-def test_what_is_no_model_is_refused_with_what_was_found(tmp_path: Path, path: str, said: str) -> None:
+def test_a_path_without_a_model_is_refused_with_what_was_found(tmp_path: Path, path: str, said: str) -> None:
     touched(tmp_path / "notes.txt")
     (tmp_path / "empty").mkdir()
     touched(tmp_path / "other" / "a.csv")

@@ -102,7 +102,7 @@ def write_with_the_time_of_before(store: Store) -> None:
 
 
 @pytest.mark.parametrize("mend", [write, rename, link, write_what_is_linked, write_with_the_time_of_before])
-def test_a_version_that_is_mended_is_loaded(store: Store, mend: Callable[[Store], None]) -> None:
+def test_a_repaired_version_is_loaded(store: Store, mend: Callable[[Store], None]) -> None:
     if mend is write_what_is_linked:
         (store.folder.parent / "elsewhere").write_bytes(b"half")
         store.file.symlink_to(store.folder.parent / "elsewhere")
@@ -133,7 +133,7 @@ def test_without_a_change_nothing_is_tried_again(store: Store) -> None:
     assert (store.loads, store.state) == (1, State.END)
 
 
-def test_files_that_change_from_look_to_look_are_waited_for(store: Store) -> None:
+def test_files_that_change_between_scans_are_waited_for(store: Store) -> None:
     store.aspire()
     for size in range(1, 9):
         store.file.write_bytes(b"x" * size)
@@ -148,7 +148,7 @@ def test_files_that_change_from_look_to_look_are_waited_for(store: Store) -> Non
     assert store.state is State.AVAILABLE
 
 
-def test_but_not_for_ever(store: Store) -> None:
+def test_changing_files_are_not_waited_for_forever(store: Store) -> None:
     """A program that writes a log into the folder must not delay the version forever."""
     store.aspire()
     write(store)
@@ -184,7 +184,7 @@ def test_the_same_error_is_logged_once(store: Store, caplog: pytest.LogCaptureFi
     assert errors == ["model m version 1 cannot be loaded (will be tried again when its files change): it is not whole"]
 
 
-def test_a_version_that_is_not_wanted_any_more_is_left_alone(store: Store) -> None:
+def test_a_version_that_is_no_longer_aspired_is_not_retried(store: Store) -> None:
     store.aspire()
     store.manager.aspire("m", {})
     write(store)
@@ -205,7 +205,7 @@ class TestState:
         (version / "variables" / "data").touch()
         assert files_state(version) != before
 
-    def test_what_python_writes_as_it_loads_does_not_count(self, tmp_path: Path) -> None:
+    def test_files_that_python_writes_during_the_load_do_not_count(self, tmp_path: Path) -> None:
         version = tmp_path / "1"
         (version / "__pycache__").mkdir(parents=True)
         os.utime(version, (1, 1))

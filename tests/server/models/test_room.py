@@ -105,7 +105,7 @@ def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
     assert town.waits == [("a", 1)]  # the second call did not wait
 
 
-def test_the_least_recently_used_goes_and_stays_listed(build: Build) -> None:
+def test_the_least_recently_used_version_is_unloaded_and_stays_listed(build: Build) -> None:
     town = build(models=2)
     for name in "abc":
         town.aspire(name, 1)
@@ -129,7 +129,7 @@ def test_memory_is_counted_by_files(build: Build) -> None:
     assert town.evictions == [("a", 1), ("b", 1)]
 
 
-def test_what_can_never_fit_says_so(build: Build) -> None:
+def test_a_version_that_can_never_fit_is_refused(build: Build) -> None:
     town = build(memory=10 * MB)
     town.aspire("large", 1, mb=20)
     town.aspire("small", 1)
@@ -170,7 +170,7 @@ def test_a_new_version_of_a_model_at_rest_waits_for_its_call(build: Build) -> No
     assert town.loads == [("a", 2)]
 
 
-def test_where_one_fits_the_old_version_goes_before_the_new_one_comes(build: Build) -> None:
+def test_if_only_one_fits_the_old_version_is_unloaded_first(build: Build) -> None:
     town = build(models=1)
     town.aspire("a", 1)
     town.call("a")
@@ -187,7 +187,7 @@ def test_without_a_version_the_highest_is_called_though_a_lower_one_is_in_memory
     assert town.states("a") == {1: State.AVAILABLE, 2: State.AVAILABLE}
 
 
-def test_a_version_in_use_goes_only_after_its_calls_and_idle_ones_first(build: Build) -> None:
+def test_idle_versions_are_unloaded_first_and_used_ones_after_their_calls(build: Build) -> None:
     town = build(models=2)
     for name in "abc":
         town.aspire(name, 1)
@@ -266,7 +266,7 @@ def test_the_hit_rate_is_that_of_a_simulated_cache(build: Build, capacity: int) 
     assert len(town.evictions) == len(town.loads) - capacity
 
 
-def test_the_order_in_which_versions_go() -> None:
+def test_the_order_in_which_versions_are_unloaded() -> None:
     class Seen:
         def __init__(self, used: float, in_use: bool) -> None:
             self.used, self.in_use, self.keeps_state = used, in_use, False

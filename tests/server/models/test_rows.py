@@ -34,7 +34,7 @@ def test_rows_that_mix_run_one_by_one(shop: Shop, graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
-def test_rows_that_do_not_are_batched(shop: Shop, name: str) -> None:
+def test_independent_rows_are_batched(shop: Shop, name: str) -> None:
     assert shop.verdict(INDEPENDENT[name]).finding is Finding.INDEPENDENT
 
 
@@ -90,12 +90,12 @@ class TestTold:
         assert verdict == Verdict(Finding.ENABLED, "model.toml says so")
 
     @pytest.mark.parametrize("key", ["enabled", "batch_axis"])
-    def test_rows_that_do_not_may_run_one_by_one(self, shop: Shop, key: str) -> None:
+    def test_independent_rows_may_run_one_by_one(self, shop: Shop, key: str) -> None:
         verdict = shop.verdict(INDEPENDENT["dense"], f"[batching]\n{key} = false")
 
         assert (verdict.finding, verdict.batched, verdict.runs) == (Finding.DISABLED, False, 0)
 
-    def test_only_batch_axis_goes_before_declared_shapes(self, shop: Shop) -> None:
+    def test_only_batch_axis_overrides_declared_shapes(self, shop: Shop) -> None:
         fixed = rowwise(make_node("Relu", ["x"], ["y"]))
         fixed = replace(fixed, inputs={"x": (FLOAT, [2, 4])}, outputs={"y": (FLOAT, [2, 4])})
 
@@ -103,7 +103,7 @@ class TestTold:
         assert shop.verdict(fixed, "[batching]\nenabled = true").finding is Finding.NO_BATCH_AXIS
         assert shop.verdict(fixed, "[batching]\nbatch_axis = true").finding is Finding.ENABLED
 
-    def test_nothing_is_tried_where_batching_is_off(self, shop: Shop) -> None:
+    def test_there_is_no_trial_if_batching_is_off(self, shop: Shop) -> None:
         verdict = shop.verdict(INDEPENDENT["dense"], batching=None)
 
         assert verdict == Verdict(Finding.DISABLED, "batching is off")
@@ -128,7 +128,7 @@ class TestShown:
             line,
         )
 
-    def test_a_batch_of_one_that_was_traced_in(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_traced_batch_of_one(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
         (line,) = self.lines(shop, caplog, MIXING["traced with a batch of one"]["a shape"])
 
         assert "requests run one by one: the model takes one row, but not 2: " in line
@@ -147,7 +147,7 @@ class TestShown:
             "model m version 1, serving_default: requests share batches: no row depends on the others (trial: "
         )
 
-    def test_what_was_told(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_setting_in_model_toml(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
         (line,) = self.lines(shop, caplog, quantized(), "[batching]\nenabled = true")
 
         assert line == "model m version 1, serving_default: requests share batches: model.toml says so"
@@ -160,7 +160,7 @@ class TestShown:
         shop.close()
         assert "batching_verdict" not in shop.metrics.page().decode()
 
-    def test_onnx_runtime_writes_nothing_of_what_it_refuses(
+    def test_onnx_runtime_prints_nothing_about_refused_trial_runs(
         self, shop: Shop, capfd: pytest.CaptureFixture[str]
     ) -> None:
         shop.verdict(MIXING["traced with a batch of one"]["a shape"])
@@ -172,7 +172,7 @@ class TestShown:
 class TestRecords:
     """Inputs that cannot be generated are taken from the warm-up file."""
 
-    def test_without_any_it_cannot_be_told(self, shop: Shop) -> None:
+    def test_without_recorded_requests_the_trial_is_undecided(self, shop: Shop) -> None:
         verdict = shop.verdict(far_index())
 
         assert verdict.finding is Finding.UNDECIDED
@@ -180,7 +180,7 @@ class TestRecords:
         assert "warm-up requests" in verdict.advice
 
     @pytest.mark.parametrize("rows", [1, 3])
-    def test_with_them_it_can(self, shop: Shop, rows: int) -> None:
+    def test_recorded_requests_decide_the_trial(self, shop: Shop, rows: int) -> None:
         ids = 5000 + np.arange(2 * rows).reshape(rows, 2)
         write_warmup(shop.base_path / "1", [predict_log(predict_request({"ids": ids + number})) for number in range(4)])
 

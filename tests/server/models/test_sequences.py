@@ -70,7 +70,7 @@ def test_a_stream_of_one_sequence_keeps_its_order(caller: InferenceCaller) -> No
     assert answers == [2.0 * (number + 1) for number in range(100)]
 
 
-def test_what_ended_or_never_began(caller: InferenceCaller) -> None:
+def test_sequences_that_have_ended_or_never_began(caller: InferenceCaller) -> None:
     text = (
         f"inference request for sequence 9 to model '{MODEL}' must specify the START flag on the first request of the "
         "sequence"
@@ -80,7 +80,7 @@ def test_what_ended_or_never_began(caller: InferenceCaller) -> None:
     assert caller.refusal(step(1, 9)) == (StatusCode.INVALID_ARGUMENT, text)
 
 
-def test_a_request_of_no_sequence(caller: InferenceCaller) -> None:
+def test_a_request_without_a_sequence(caller: InferenceCaller) -> None:
     request = infer_request([tensor(shape=(1, 1))], [b"\0" * 4])
     code, text = caller.refusal(request)
     assert code == StatusCode.INVALID_ARGUMENT
@@ -97,7 +97,7 @@ def test_callers_do_not_see_the_state(caller: InferenceCaller) -> None:
     assert config.sequence_batching.max_sequence_idle_microseconds == 60_000_000
 
 
-def test_rows_are_sequences_side_by_side(running: Run) -> None:
+def test_rows_are_parallel_sequences(running: Run) -> None:
     caller = InferenceCaller(running(stateful()).port)
 
     def rows(*values: float, **flags: bool) -> messages.ModelInferRequest:
@@ -144,7 +144,7 @@ def test_predict_over_grpc(running: Run) -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_does_not_load(running: Run, text: str, refusal: str) -> None:
+def test_an_invalid_state_does_not_load(running: Run, text: str, refusal: str) -> None:
     with pytest.raises(ServingError) as refused:
         running(stateful(text))
     assert refusal in refused.value.message
@@ -173,7 +173,7 @@ class TestKeeping:
         value: float = result["y"].item()
         return value
 
-    def test_idle_ones_are_dropped(self) -> None:
+    def test_idle_sequences_are_dropped(self) -> None:
         now = [0.0]
         sequences = self.sequences(lambda: now[0], idle_seconds=10)
 
@@ -189,7 +189,7 @@ class TestKeeping:
 
         asyncio.run(go())
 
-    def test_their_number_is_bounded(self) -> None:
+    def test_the_number_of_sequences_is_bounded(self) -> None:
         now = [0.0]
         sequences = self.sequences(lambda: now[0], idle_seconds=10, max_sequences=2)
 
@@ -204,7 +204,7 @@ class TestKeeping:
 
         asyncio.run(go())
 
-    def test_a_step_that_fails_leaves_the_state(self) -> None:
+    def test_a_failed_step_leaves_the_state_unchanged(self) -> None:
         sequences = self.sequences(lambda: 0.0)
 
         async def fail(_inputs: Arrays, _outputs: tuple[str, ...]) -> Arrays:

@@ -88,14 +88,14 @@ class TestBatched:
 
         serve(backend, scene, Options(max_batch_size=1, max_enqueued_batches=2))
 
-    def test_what_is_too_large_is_refused(self) -> None:
+    def test_a_request_that_is_too_large_is_refused(self) -> None:
         async def scene(requests: Requests) -> None:
             with pytest.raises(TaskTooLarge, match=r"^Task size 3 is larger than maximum input batch size 2$"):
                 await requests.add(1, 2, 3)
 
         serve(Adder(), scene, Options(max_batch_size=2))
 
-    def test_what_does_not_fit_the_queue_is_refused_at_once(self) -> None:
+    def test_a_request_that_does_not_fit_the_queue_is_refused_at_once(self) -> None:
         backend = Adder()
 
         async def scene(requests: Requests) -> None:
@@ -123,7 +123,7 @@ class TestBatched:
 
         serve(backend, scene, Options(max_batch_size=1))
 
-    def test_inputs_of_different_rows_run_alone_beside_those_that_share_batches(self, tmp_path: Path) -> None:
+    def test_inputs_with_different_numbers_of_rows_run_alone(self, tmp_path: Path) -> None:
         """The model broadcasts an input of one row. TF Serving refuses such a request if batching is on."""
 
         async def scene(requests: Requests) -> None:
@@ -136,7 +136,7 @@ class TestBatched:
 
         serve(load_onnx(models.two_inputs(tmp_path), BackendOptions()), scene)
 
-    def test_more_rows_than_a_limit_that_nobody_set_run_alone(self) -> None:
+    def test_more_rows_than_the_default_limit_run_alone(self) -> None:
         backend = Adder(number=1)
 
         async def scene(requests: Requests) -> None:
@@ -149,7 +149,7 @@ class TestBatched:
 
 class TestOneByOne:
     @pytest.mark.parametrize("batching", [None, Options(max_batch_size=1)])
-    def test_no_more_run_than_the_backend_can_and_the_other_threads_stay_free(self, batching: Options | None) -> None:
+    def test_no_more_runs_than_the_backend_allows_and_other_threads_stay_free(self, batching: Options | None) -> None:
         backend = Narrow()
 
         async def scene(requests: Requests) -> None:
@@ -169,7 +169,7 @@ class TestOneByOne:
     @pytest.mark.parametrize(
         ("batched", "batching"), [(False, Options(max_batch_size=2, max_enqueued_batches=2)), (True, None)]
     )
-    def test_each_request_runs_alone_whatever_its_rows(self, batched: bool, batching: Options | None) -> None:
+    def test_each_request_runs_alone_with_any_number_of_rows(self, batched: bool, batching: Options | None) -> None:
         backend = Adder(batched=batched)
 
         async def scene(requests: Requests) -> None:
@@ -183,7 +183,7 @@ class TestOneByOne:
 
         serve(backend, scene, batching)
 
-    def test_as_many_may_wait_as_with_batches(self) -> None:
+    def test_as_many_requests_may_wait_as_with_batching(self) -> None:
         backend = Adder(batched=False)
 
         async def scene(requests: Requests) -> None:
@@ -197,7 +197,7 @@ class TestOneByOne:
 
         serve(backend, scene, Options(max_batch_size=3, max_enqueued_batches=2))
 
-    def test_an_output_that_is_one_number_for_all(self, tmp_path: Path) -> None:
+    def test_an_output_without_rows(self, tmp_path: Path) -> None:
         async def scene(requests: Requests) -> None:
             inputs = [{"x": np.full((rows, 2), rows, np.float32)} for rows in (1, 2, 3)]
             answers = await asyncio.gather(*(requests.ask(x, ("doubled", "total")) for x in inputs))
@@ -261,7 +261,7 @@ class TestLeaving:
 
 
 class TestNeighbours:
-    def test_a_request_of_a_wrong_width_harms_nobody(self, tmp_path: Path) -> None:
+    def test_a_request_of_a_wrong_width_affects_no_other(self, tmp_path: Path) -> None:
         async def scene(requests: Requests) -> None:
             widths = [5 if number % 40 == 7 else 4 for number in range(200)]
             asked = [
@@ -283,7 +283,7 @@ class TestNeighbours:
 
         serve(load_onnx(models.linear(tmp_path), BackendOptions()), scene)
 
-    def test_where_widths_may_differ_each_gets_its_own_answer(self, tmp_path: Path) -> None:
+    def test_requests_of_different_widths_each_get_their_answer(self, tmp_path: Path) -> None:
         async def scene(requests: Requests) -> None:
             widths = [number % 7 + 1 if number % 5 == 0 else 4 for number in range(125)]
             asked = [
@@ -349,7 +349,7 @@ class TestClosing:
             closing.join(PATIENCE)
             assert backend.closed
 
-    def test_its_log_says_what_it_has_served(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_log_says_what_it_has_served(self, caplog: pytest.LogCaptureFixture) -> None:
         async def scene(requests: Requests) -> None:
             await requests.add(1, 2)
             await asyncio.gather(requests.add(REFUSED), return_exceptions=True)

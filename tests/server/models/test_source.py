@@ -95,18 +95,18 @@ class TestVersions:
             "\u00a01",
         ],
     )
-    def test_a_name_that_is_none(self, tmp_path: Path, name: str) -> None:
+    def test_an_invalid_version_number(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).mkdir()
 
         assert versions_under(tmp_path) == {}
 
-    def test_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+    def test_a_name_that_is_not_unicode(self, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         Path(str(tmp_path) + "/\udcff").mkdir()
 
         assert versions_under(tmp_path).keys() == {1}
 
-    def test_a_file_counts_as_a_folder_does(self, tmp_path: Path) -> None:
+    def test_a_file_counts_like_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "4").touch()
 
         assert versions_under(tmp_path) == {4: tmp_path / "4"}
@@ -131,13 +131,13 @@ class TestPoll:
         (tmp_path / "11").rmdir()
         assert looks.look() == [("m", {10: tmp_path / "10"})]
 
-    def test_models_are_told_in_their_order(self, tmp_path: Path) -> None:
+    def test_models_are_reported_in_order(self, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()
         looks = Looks(ModelConfig("b", tmp_path), ModelConfig("a", tmp_path))
 
         assert [name for name, _ in looks.look()] == ["b", "a"]
 
-    def test_a_base_path_that_is_not_there_is_named_and_holds_up_no_other(
+    def test_a_missing_base_path_is_named_and_delays_no_other(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         good, bad = tmp_path / "good", tmp_path / "bad"
@@ -161,7 +161,7 @@ class TestPoll:
         assert caplog.messages == [complaint, complaint]
 
     @pytest.mark.parametrize("broken", ["missing", "a file", "a loop of links", "a null byte", "too long"])
-    def test_whatever_is_wrong_with_one_base_path_the_others_are_looked_at(self, tmp_path: Path, broken: str) -> None:
+    def test_an_error_in_one_base_path_does_not_affect_the_others(self, tmp_path: Path, broken: str) -> None:
         (tmp_path / "good" / "1").mkdir(parents=True)
         (tmp_path / "file").touch()
         (tmp_path / "loop").symlink_to("loop")
@@ -185,7 +185,7 @@ class TestPoll:
             (Latest(1), None),
         ],
     )
-    def test_a_base_path_that_cannot_be_listed_has_the_versions_asked_for(
+    def test_a_base_path_that_cannot_be_listed_has_the_requested_versions(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: VersionPolicy, seen: list[int] | None
     ) -> None:
         """TF Serving's AspireSpecificVersionsFastPath does not list the folder."""
@@ -207,7 +207,7 @@ class TestPoll:
         assert Looks(ModelConfig("m", file)).look() == []
         assert caplog.messages[0].endswith(f"Could not find base path {file} for servable m with error Not a directory")
 
-    def test_a_base_path_that_can_be_none(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_invalid_base_path(self, caplog: pytest.LogCaptureFixture) -> None:
         assert Looks(ModelConfig("m", Path("/m\0n"))).look() == []
         assert caplog.messages[0].endswith(
             "Could not find base path /m\0n for servable m with error embedded null byte"
@@ -246,21 +246,21 @@ class TestManyModels:
         assert len(looks.look()) == self.COUNT
         return looks
 
-    def test_those_that_have_not_changed_are_listed_by_turns(self, looks: Looks) -> None:
+    def test_unchanged_base_paths_are_listed_in_turns(self, looks: Looks) -> None:
         every = {f"m{index}" for index in range(self.COUNT)}
         turns = [{name for name, _ in looks.look()} for _ in range(self.COUNT // LISTED_AT_A_LOOK)]
 
         assert {len(turn) for turn in turns} == {LISTED_AT_A_LOOK}
         assert set.union(*turns) == every
 
-    def test_one_that_has_changed_is_listed_at_once(self, looks: Looks, tmp_path: Path) -> None:
+    def test_a_changed_base_path_is_listed_at_once(self, looks: Looks, tmp_path: Path) -> None:
         for name in ("m0", "m150", "m299"):
             (tmp_path / name / "2").mkdir()
 
         found = dict(looks.look())
         assert [list(found[name]) for name in ("m0", "m150", "m299")] == [[2]] * 3
 
-    def test_no_look_asks_more_of_them_than_a_bound(
+    def test_a_scan_checks_a_bounded_number_of_base_paths(
         self, looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 100)
@@ -282,14 +282,14 @@ class TestManyModels:
         found = [dict(looks.look()).get("m299") for _ in range(3)]
         assert {2: tmp_path / "m299" / "2"} in found
 
-    def test_one_that_changed_a_moment_ago_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
+    def test_a_base_path_that_has_just_changed_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
         """A second change within one tick of the clock would not be visible."""
         (tmp_path / "m250" / "2").mkdir()
         looks.look()
         for _ in range(3):
             assert "m250" in dict(looks.look())
 
-    def test_one_that_goes_is_missed_by_itself(
+    def test_a_removed_base_path_affects_only_its_model(
         self, looks: Looks, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "m250" / "1").rmdir()
@@ -302,7 +302,7 @@ class TestManyModels:
 
 
 class TestThread:
-    def test_it_looks_at_once_and_again_until_stopped(self, tmp_path: Path) -> None:
+    def test_it_scans_at_once_and_again_until_stopped(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0.001)
         looks.source.start()
         assert looks.told.wait(PATIENCE)
@@ -312,7 +312,7 @@ class TestThread:
 
         assert not looks.alive
 
-    def test_it_looks_again_after_a_look_that_failed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_scans_again_after_a_failed_scan(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         looks = Looks(poll_seconds=0.001)
         failures = [RuntimeError("first"), RuntimeError("second")]
 
@@ -331,7 +331,7 @@ class TestThread:
             "the base paths could not be scanned: RuntimeError('second')",
         ]
 
-    def test_zero_looks_once(self, tmp_path: Path) -> None:
+    def test_a_period_of_zero_scans_once(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0)
         looks.source.start()
         assert looks.told.wait(PATIENCE)
@@ -340,7 +340,7 @@ class TestThread:
         assert not looks.alive
         assert looks.seen == [("m", {})]
 
-    def test_a_negative_period_never_looks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_negative_period_never_scans(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=-1)
         looks.source.start()
 
@@ -351,7 +351,7 @@ class TestThread:
             "--file_system_poll_wait_seconds is negative: the server never looks for versions, and finds none"
         ]
 
-    def test_stopping_does_not_wait_for_the_next_look(self, tmp_path: Path) -> None:
+    def test_stopping_does_not_wait_for_the_next_scan(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=3600)
         looks.source.start()
         assert looks.told.wait(PATIENCE)

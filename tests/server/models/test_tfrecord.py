@@ -42,7 +42,7 @@ def test_it_reads_and_writes_the_bytes_of_tensorflow() -> None:
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5))
-def test_what_is_written_is_read(records: list[bytes]) -> None:
+def test_written_records_are_read_back(records: list[bytes]) -> None:
     assert list(read_records(BytesIO(_file(records)))) == records
 
 
@@ -79,11 +79,11 @@ def test_a_header_cut_short_is_the_end(data: bytes, before: int) -> None:
         ),
     ],
 )
-def test_a_bad_record_is_refused_in_tensorflows_words(data: bytes, before: int, text: str) -> None:
+def test_a_bad_record_is_refused_with_tensorflows_text(data: bytes, before: int, text: str) -> None:
     assert _refusal(data) == (RECORDS[:before], text)
 
 
-def test_a_length_beyond_the_end_is_refused_before_any_memory_is_asked_for() -> None:
+def test_a_length_beyond_the_end_is_refused_before_any_memory_is_allocated() -> None:
     length = (1 << 62).to_bytes(8, "little")
     assert _refusal(length + _checksum(length) + b"data")[1].startswith("truncated record at 0")
 

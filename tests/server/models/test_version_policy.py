@@ -75,7 +75,9 @@ def test_the_states_are_those_of_the_wire() -> None:
         ({1}, {1: END}, None),
     ],
 )
-def test_resources_come_first(aspired: set[int], states: Mapping[int, State], action: Load | Unload | None) -> None:
+def test_resource_preserving_unloads_first(
+    aspired: set[int], states: Mapping[int, State], action: Load | Unload | None
+) -> None:
     assert preserve_resources(aspired, states) == action
 
 
@@ -140,7 +142,7 @@ class History:
 
 
 @given(st.lists(st.sets(VERSIONS), min_size=1, max_size=6), st.frozensets(VERSIONS))
-def test_any_history_ends_well(wishes: list[set[int]], broken: frozenset[int]) -> None:
+def test_any_history_reaches_the_aspired_versions(wishes: list[set[int]], broken: frozenset[int]) -> None:
     history = History(broken)
     for wish in wishes:
         before = history.ready()
@@ -156,7 +158,7 @@ def test_any_history_ends_well(wishes: list[set[int]], broken: frozenset[int]) -
 
 
 @given(st.lists(st.tuples(st.sets(VERSIONS), st.integers(0, 4)), max_size=8), st.frozensets(VERSIONS))
-def test_a_wish_that_changes_midway_costs_no_availability(
+def test_a_change_of_the_aspired_versions_costs_no_availability(
     wishes: list[tuple[set[int], int]], broken: frozenset[int]
 ) -> None:
     history = History(broken)

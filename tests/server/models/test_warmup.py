@@ -73,7 +73,7 @@ def refusal(file: Path, answered: Answered, metrics: Metrics | None = None) -> t
     return caught.value.code, caught.value.message
 
 
-def test_each_request_is_answered_as_often_as_asked_for(tmp_path: Path) -> None:
+def test_each_request_is_sent_the_configured_number_of_times(tmp_path: Path) -> None:
     answered = Answered()
     replay(write_warmup(tmp_path, numbered(2)), answered.answers, 3, Metrics())
     first, second = (PredictionLog.FromString(record).predict_log.request for record in numbered(2))
@@ -81,7 +81,7 @@ def test_each_request_is_answered_as_often_as_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_goes_where_it_is_answered(tmp_path: Path, kind: str) -> None:
+def test_each_kind_goes_to_its_service(tmp_path: Path, kind: str) -> None:
     logs: dict[str, Message] = {
         "predict_log": PredictLog(),
         "classify_log": ClassifyLog(),
@@ -140,14 +140,14 @@ def test_the_error_of_a_request_ends_it_and_names_the_request(tmp_path: Path, ca
     assert f"{file}: warm-up request 2 failed: refused" in caplog.messages
 
 
-def test_a_record_that_is_no_prediction_log(tmp_path: Path) -> None:
+def test_a_record_that_is_not_a_prediction_log(tmp_path: Path) -> None:
     file = write_warmup(tmp_path, [*numbered(1), b"\xffno"])
     answered = Answered()
     assert refusal(file, answered) == (Code.INVALID_ARGUMENT, f"Failed to parse warmup record: \\xffno from {file}")
     assert len(answered.requests) == 1
 
 
-def test_a_long_record_that_is_no_prediction_log_is_cut_in_the_text(tmp_path: Path) -> None:
+def test_a_long_record_that_is_not_a_prediction_log_is_cut_in_the_error(tmp_path: Path) -> None:
     file = write_warmup(tmp_path, [b"\xff" + b"x" * 1_000_000])
     _, text = refusal(file, Answered())
     assert len(text) < 1000
@@ -166,7 +166,7 @@ def test_a_corrupt_record(tmp_path: Path) -> None:
     assert counted(metrics, tmp_path, f"DATA_LOSS: {text}") == ["1", "1"]
 
 
-def test_a_file_that_is_no_tfrecord(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tfrecord(tmp_path: Path) -> None:
     file = write_warmup(tmp_path, [])
     file.write_text("requests, one a line")
     code, text = refusal(file, Answered())
@@ -178,7 +178,7 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     assert refusal(tmp_path, Answered()) == (Code.FAILED_PRECONDITION, f"{tmp_path}: Is a directory")
 
 
-def test_a_thousand_records_are_enough(tmp_path: Path) -> None:
+def test_more_than_a_thousand_records_are_refused(tmp_path: Path) -> None:
     answered = Answered()
     replay(write_warmup(tmp_path / "1", numbered(1) * MAX_RECORDS), answered.answers, 1, Metrics())
     assert len(answered.requests) == MAX_RECORDS
@@ -206,13 +206,13 @@ def test_a_thousand_records_are_enough(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_zeros_in_every_batch_size_to_come(batching: Options | None, sizes: list[int]) -> None:
+def test_zeros_in_every_expected_batch_size(batching: Options | None, sizes: list[int]) -> None:
     backend = Adder()
     run_on_zeros(backend, batching)
     assert backend.runs == [[0.0] * size for size in sizes]
 
 
-def test_zeros_in_no_large_batch_that_nobody_has_named() -> None:
+def test_no_zeros_in_large_batches_by_default() -> None:
     fitted = Options(max_batch_size=1000, allowed_batch_sizes=(1, 128, 256, 1000))
     backend = Adder()
     run_on_zeros(backend, fitted, named=False)
@@ -291,7 +291,7 @@ def test_zeros_are_of_the_declared_dtype_and_shape() -> None:
     assert not arrays["half"].any()
 
 
-def test_a_model_that_refuses_zeros_is_served_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_refuses_zeros_is_still_served(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
     backend = Recorder(*[signature_of(x=(DataType.DT_FLOAT, (None, 2)))] * 2, refuse=True)
     run_on_zeros(backend, Options())
@@ -299,7 +299,7 @@ def test_a_model_that_refuses_zeros_is_served_all_the_same(caplog: pytest.LogCap
     assert "signature s0 cannot be warmed up with zeros: no zeros, please" in caplog.messages
 
 
-def test_a_slow_model_is_left_alone() -> None:
+def test_a_slow_model_is_run_once() -> None:
     backend = Adder()
     readings: Any = iter([0.0, 1.0, 1.0 + SYNTHETIC_SECONDS])
     run_on_zeros(backend, Options(), readings.__next__)

@@ -38,7 +38,7 @@ PROFILED[:, 2] = np.nan  # nothing is known of it
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("moved", [0, 1, 3, 4])
-def test_the_column_that_has_moved(dtype: type, moved: int) -> None:
+def test_the_column_that_has_changed(dtype: type, moved: int) -> None:
     bins = bins_of(PROFILED)
     rows: Array = PROFILED[:600].astype(dtype)
     rows[:, moved] += 2
@@ -48,7 +48,7 @@ def test_the_column_that_has_moved(dtype: type, moved: int) -> None:
     assert told["index"] == pytest.approx(max(indices))
 
 
-def test_what_is_missing_and_what_is_out_of_range() -> None:
+def test_missing_values_and_values_out_of_range() -> None:
     bins = bins_of(PROFILED)
     rows = np.zeros((100, 5))
     rows[:10, 0], rows[:20, 3], rows[:5, 4] = np.nan, 1e9, -np.inf
@@ -95,7 +95,7 @@ def test_rows_of_another_size_are_left_out() -> None:
     assert columns.told()["missing"] == 0
 
 
-def test_an_input_without_rows_has_not_moved() -> None:
+def test_an_input_without_rows_has_not_changed() -> None:
     """Of two categories and of numbers; an optional input may be in no request."""
     words: Array = np.array([["red", "a"], ["green", "a"], ["green", "a"]] * 100, object)
     for values in (words, PROFILED):

@@ -83,12 +83,12 @@ def test_a_query_of_the_dashboard(prometheus: Prometheus, name: str) -> None:
     assert all(series["value"][1] != "NaN" for series in found), found
 
 
-def test_nothing_is_wrong_with_a_server_that_is_well(prometheus: Prometheus) -> None:
+def test_a_healthy_server_fires_no_alert(prometheus: Prometheus) -> None:
     firing = {name: found for name, expression in alerts().items() if (found := prometheus.query(expression))}
     assert firing == {}
 
 
-def test_every_metric_in_the_alerts_and_the_dashboard_is_there(prometheus: Prometheus) -> None:
+def test_every_metric_in_the_alerts_and_the_dashboard_exists(prometheus: Prometheus) -> None:
     named = set(re.findall(r"\b(?:headrace|process)_\w+", " ".join([*queries().values(), *alerts().values()])))
     missing = {name for name in named if not prometheus.query(name)}
     assert {name for name in missing if not NOTHING_HERE.search(name)} <= {
@@ -105,7 +105,7 @@ def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_configuration_is_one() -> None:
+def test_promtool_accepts_the_configuration() -> None:
     run = subprocess.run(
         [tool("promtool"), "check", "config", FOLDER / "prometheus.yml"], capture_output=True, text=True
     )

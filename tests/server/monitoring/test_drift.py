@@ -82,7 +82,7 @@ def test_requests_like_those_that_were_profiled(watched: Watched) -> None:
     assert lint(watched.rest.get("/metrics").text) == ""
 
 
-def test_requests_that_have_moved(watched: Watched) -> None:
+def test_requests_that_have_changed(watched: Watched) -> None:
     moved = 16 - images()  # like photographic negatives
     moved[:ROWS, 0] = np.nan
     moved[:, 1] = 1000
@@ -95,7 +95,7 @@ def test_requests_that_have_moved(watched: Watched) -> None:
     assert set(page["classes"]) == {"label"}
 
 
-def test_nothing_is_said_of_few_rows(watched: Watched) -> None:
+def test_few_rows_give_no_figures(watched: Watched) -> None:
     watched.ask(images()[: LEAST_ROWS // 2])
     assert INDEX not in watched.metrics()
     assert watched.page() is None
@@ -108,7 +108,7 @@ def test_a_model_without_a_profile_is_not_watched(running: Run) -> None:
     assert servable._schedulers.take is None
 
 
-def test_a_file_that_is_no_profile_is_said_to_be_none(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_profile_is_reported(running: Run, caplog: pytest.LogCaptureFixture) -> None:
     def make(folder: Path) -> Path:
         models.linear(folder)
         (folder / "profile.json").write_text("{}")
@@ -129,7 +129,7 @@ def test_no_more_rows_wait_than_fit() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 10])
-def test_a_share_of_the_rows_is_looked_at(rows: int) -> None:
+def test_a_share_of_the_rows_is_sampled(rows: int) -> None:
     seconds = itertools.count(step=1000)
     watch = Watch({"x": [None]}, 0.02, random.Random(1).random, lambda: float(next(seconds)))
     run = watched_run(lambda _: {}, watch.take)
@@ -138,7 +138,7 @@ def test_a_share_of_the_rows_is_looked_at(rows: int) -> None:
     assert len(watch._taken) == pytest.approx(400, rel=0.25)
 
 
-def test_rows_are_taken_more_seldom_while_no_more_may_be() -> None:
+def test_rows_are_sampled_less_often_when_the_limit_is_reached() -> None:
     now, calls = [0.0], 0
     watch = Watch({"x": [None]}, 1.0, clock=lambda: now[0])
 
@@ -158,7 +158,7 @@ def test_rows_are_taken_more_seldom_while_no_more_may_be() -> None:
     assert len(watch._taken) == pytest.approx(2 * AT_ONCE // (2 * ROW), rel=0.5)
 
 
-def test_no_more_values_are_taken_than_a_millisecond_is_enough_for() -> None:
+def test_the_sampled_values_take_at_most_a_millisecond() -> None:
     now = [0.0]
     watch = Watch({"x": [None]}, 1.0, clock=lambda: now[0])
     batch = {"x": np.zeros((1, AT_ONCE // 10 - ROW), np.float32)}
@@ -175,7 +175,7 @@ def test_no_more_values_are_taken_than_a_millisecond_is_enough_for() -> None:
     assert taken() == 5
 
 
-def test_what_was_long_ago_counts_less_and_less() -> None:
+def test_old_rows_count_less_and_less() -> None:
     seconds = itertools.count()
     watch = Watch({"x": [None]}, 1.0, clock=lambda: float(next(seconds)))
     for _ in range(12):

@@ -30,7 +30,7 @@ def test_a_traceparent() -> None:
         f"00-{TRACE}-{SPAN}",
     ],
 )
-def test_what_is_none(header: str) -> None:
+def test_invalid_traceparents(header: str) -> None:
     assert Parent.of(header) is None
 
 
@@ -38,14 +38,14 @@ def sampler(ratio: float, rate: float = 1e9, chance: float = 0.5) -> Sampler:
     return Sampler(ratio, rate, lambda: chance, lambda: 0.0)
 
 
-def test_callers_decide_where_they_trace() -> None:
+def test_callers_with_a_trace_decide() -> None:
     assert sampler(0).takes(parent("01"))
     assert not sampler(1).takes(parent("00"))
     assert not sampler(0.5).takes(None)
     assert sampler(0.51).takes(None)
 
 
-def test_no_more_than_so_many_a_second() -> None:
+def test_a_limited_number_per_second() -> None:
     now = [0.0]
     own = Sampler(1, 10, lambda: 0.0, lambda: now[0])
     assert sum(own.takes(None) for _ in range(100)) == 10
@@ -55,7 +55,7 @@ def test_no_more_than_so_many_a_second() -> None:
     assert sum(own.takes(None) for _ in range(100)) == 10
 
 
-def test_less_than_one_a_second() -> None:
+def test_less_than_one_per_second() -> None:
     now = [0.0]
     own = Sampler(1, 0.5, lambda: 0.0, lambda: now[0])
     taken = 0

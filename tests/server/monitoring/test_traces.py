@@ -255,7 +255,7 @@ def test_a_refused_call_has_a_span_without_a_batch(traced: Traced) -> None:
     assert span.status.code == 0  # the error is the caller's
 
 
-def test_what_is_not_sampled_has_no_spans(traced: Traced) -> None:
+def test_requests_that_are_not_sampled_have_no_spans(traced: Traced) -> None:
     traced.predict(NOT_SAMPLED)
     traced.predict("no traceparent")
     traced.server.caller.predict({"x": X})
@@ -288,20 +288,20 @@ def test_the_name_of_the_service(running: Run, collector: Collector, monkeypatch
     eventually(lambda: "digits-in-production" in collector.services())
 
 
-def test_what_has_ended_is_sent_before_the_server_has(running: Run, collector: Collector) -> None:
+def test_ended_spans_are_sent_before_the_server_ends(running: Run, collector: Collector) -> None:
     server = running(models.linear, trace_endpoint=collector.endpoint, trace_ratio=1.0)
     server.caller.predict({"x": X})
     server.stop()
     assert [span.name for span in collector.spans()].count("run") == 1
 
 
-def test_nothing_is_noted_without_an_endpoint(running: Run) -> None:
+def test_nothing_is_recorded_without_an_endpoint(running: Run) -> None:
     server = running(models.linear)
     assert server._server._tracer is None
     assert server._server._metrics.listen is None
 
 
-def test_an_endpoint_that_is_no_url(tmp_path: Any) -> None:
+def test_an_endpoint_that_is_not_a_url(tmp_path: Any) -> None:
     text = "--trace_endpoint must be a URL such as http://localhost:4317; was 'localhost:4317'"
     with pytest.raises(ServingError, match=re.escape(text)):
         Server(Config(model_base_path=str(tmp_path), trace_endpoint="localhost:4317"))

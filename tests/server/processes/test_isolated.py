@@ -120,7 +120,7 @@ def test_a_run_that_takes_too_long_is_ended_with_its_process(folder: Path, kind:
 @pytest.mark.parametrize(
     ("kind", "text"), [(RAISES, r"ValueError: no \(model.py, line \d+, in predict\)"), (STOPS, "SystemExit: 3 ")]
 )
-def test_an_exception_is_the_callers_alone(model: Isolated, kind: int, text: str) -> None:
+def test_an_exception_fails_only_its_caller(model: Isolated, kind: int, text: str) -> None:
     (pid,) = model.pids()
     with pytest.raises(ServingError, match=text) as raised:
         model.run(kind)
@@ -213,7 +213,7 @@ class TestArrays:
             assert np.array_equal(y, array)
         model.backend.close()
 
-    def test_what_is_at_the_same_place_again_is_read_again(self, tmp_path: Path) -> None:
+    def test_a_reused_address_is_read_again(self, tmp_path: Path) -> None:
         code = """
         INPUTS = {"x": ("float32", [None]), "s": ("string", [None])}
         OUTPUTS = {"y": ("float32", [None]), "t": ("string", [None])}
@@ -325,7 +325,7 @@ class TestLoads:
         assert (code, text) == (Code.UNAVAILABLE, f"{NAME}: no worker process is running; one is being started")
         model.backend.close()
 
-    def test_closing_lets_the_model_close(self, tmp_path: Path) -> None:
+    def test_closing_calls_the_models_close(self, tmp_path: Path) -> None:
         code = """
         import pathlib
         INPUTS = {"x": ("float32", [None, 2])}
@@ -349,7 +349,7 @@ class TestLoads:
         assert model.run(FINE).tolist() == [[1, 1]]
         model.backend.close()
 
-    def test_any_backend_can_have_one(self, tmp_path: Path) -> None:
+    def test_any_backend_can_have_a_worker_process(self, tmp_path: Path) -> None:
         models.linear(tmp_path, columns=2)
         model = Isolated(tmp_path)
         assert model.run(FINE + 3, 2).tolist() == [[6], [6]]
@@ -358,7 +358,7 @@ class TestLoads:
 
 
 @pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
-def test_a_server_that_is_killed_takes_its_workers_along(folder: Path, kind: int) -> None:
+def test_the_workers_of_a_killed_server_end(folder: Path, kind: int) -> None:
     """This holds even if the model keeps the interpreter lock, so that the worker cannot check on the server."""
     code = f"""
 import sys, threading
@@ -392,7 +392,7 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("asked", ["limit_data", "limit_data_to"])
-def test_a_limit_that_is_there_already_is_not_raised(asked: str) -> None:
+def test_an_existing_limit_is_not_raised(asked: str) -> None:
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_DATA, (1 << 32, 1 << 32))

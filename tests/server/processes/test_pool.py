@@ -54,7 +54,7 @@ def play(scene: Callable[[JsonProcesses], Awaitable[None]], memory: int = 0) -> 
     asyncio.run(played())
 
 
-def test_work_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "GRACE_SECONDS", 0.0)
     started = tmp_path / "started"
 
@@ -70,7 +70,7 @@ def test_work_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: pyt
     play(scene)
 
 
-def test_no_body_takes_more_memory_than_a_process_may_have() -> None:
+def test_no_body_takes_more_memory_than_the_limit_of_a_process() -> None:
     async def scene(processes: JsonProcesses) -> None:
         with pytest.raises(ServingError, match=r"needs more memory .* \(--request_memory_mb\)") as refused:
             await processes.run(hoard, 1 << 30, size=1)
@@ -93,7 +93,7 @@ def test_a_small_body_does_not_wait_for_a_large_one(tmp_path: Path) -> None:
     play(scene)
 
 
-def test_a_job_that_was_never_begun_is_forgotten_with_its_caller(tmp_path: Path) -> None:
+def test_a_waiting_job_is_dropped_when_its_caller_has_left(tmp_path: Path) -> None:
     started, never = tmp_path / "started", tmp_path / "never"
 
     async def scene(processes: JsonProcesses) -> None:
@@ -119,7 +119,7 @@ def test_a_process_imports_nothing_from_the_working_directory(tmp_path: Path, mo
     assert not (tmp_path / "was-here").exists()
 
 
-def test_the_failure_of_a_function_is_its_callers() -> None:
+def test_the_failure_of_a_function_reaches_its_caller() -> None:
     async def scene(processes: JsonProcesses) -> None:
         with pytest.raises(ServingError, match="invalid literal"):
             await processes.run(int, "x", size=1)
@@ -128,14 +128,14 @@ def test_the_failure_of_a_function_is_its_callers() -> None:
 
 
 @pytest.mark.parametrize("size", [MAX_INFLATED_BYTES + 1, 4 << 30])
-def test_a_bomb_is_not_expanded_at_all(size: int) -> None:
+def test_a_bomb_is_not_decompressed(size: int) -> None:
     claims = gzip.compress(b"{}")[:-4] + (size % 2**32).to_bytes(4, "little")
     held = inflate(claims)
 
     assert not held
 
 
-def test_gzip_data_is_expanded_no_further_than_it_says() -> None:
+def test_gzip_data_is_decompressed_up_to_its_declared_size() -> None:
     honest = gzip.compress(bytes(1 << 20))
 
     assert inflate(honest) == bytes(1 << 20)

@@ -26,12 +26,12 @@ def test_an_array_is_used_again_when_its_last_view_is_gone(sites: Sites) -> None
     assert known in {id(array) for array in [sites.empty((2, 3), FLOAT), sites.empty((2, 3), FLOAT)]}
 
 
-def test_two_at_a_time_are_two(sites: Sites) -> None:
+def test_two_arrays_in_use_are_different(sites: Sites) -> None:
     held = [sites.empty((4,), FLOAT) for _ in range(5)]
     assert len(set(map(id, held))) == 5
 
 
-def test_shape_and_dtype_are_as_asked(sites: Sites) -> None:
+def test_shape_and_dtype_are_as_requested(sites: Sites) -> None:
     asked: list[tuple[tuple[int, ...], np.dtype[Any]]] = [((2, 3), FLOAT), ((2, 3), np.dtype(np.int64)), ((), FLOAT)]
     for shape, dtype in asked:
         array = sites.empty(shape, dtype)
@@ -53,7 +53,7 @@ def test_only_small_arrays_are_kept(sites: Sites, size: int, kept: bool) -> None
     assert (sites.of(array) is not None) == kept
 
 
-def test_so_many_are_kept(sites: Sites) -> None:
+def test_a_limited_number_is_kept(sites: Sites) -> None:
     every = [sites.empty((size,), FLOAT) for size in range(1, 3 * MOST)]
     every += [sites.empty((MOST, 2), FLOAT)]
     assert 0 < sum(sites.of(array) is not None for array in every) <= MOST

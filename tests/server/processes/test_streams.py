@@ -82,7 +82,7 @@ def test_it_is_a_model_that_streams_and_does_so_in_another_process(model: Isolat
     assert heard[0]["pid"] != os.getpid()
 
 
-def test_answers_are_the_callers_to_keep(model: IsolatedBackend) -> None:
+def test_answers_stay_valid_for_the_caller(model: IsolatedBackend) -> None:
     """The process reuses its buffers, but large answers have memory of their own."""
     heard = asyncio.run(answers(model, FINE, 100_000))
     assert [(answer["y"].min(), answer["y"].max()) for answer in heard] == [(0, 0), (1, 1), (2, 2)]
@@ -90,7 +90,7 @@ def test_answers_are_the_callers_to_keep(model: IsolatedBackend) -> None:
     assert heard[1]["y"].max() == 1
 
 
-def test_a_caller_who_leaves_while_it_is_asked_for_leaves_nothing_open(model: IsolatedBackend) -> None:
+def test_a_caller_who_leaves_during_the_start_leaves_nothing_open(model: IsolatedBackend) -> None:
     async def leave(steps: int) -> None:
         asking = asyncio.ensure_future(anext(ask(model, FOREVER)))
         for _ in range(steps):
@@ -126,7 +126,7 @@ def test_a_process_that_ends_fails_its_streams_and_the_next_is_answered(model: I
 
 
 @pytest.mark.parametrize(("kind", "text"), [(RAISES, "ValueError: no (model.py, line"), (STOPS, "SystemExit: 3 (mod")])
-def test_an_exception_is_the_streams_alone(model: IsolatedBackend, kind: int, text: str) -> None:
+def test_an_exception_fails_only_its_stream(model: IsolatedBackend, kind: int, text: str) -> None:
     async def talk() -> None:
         async with aclosing(ask(model, FOREVER)) as other:
             pid = (await anext(other))["pid"]
@@ -138,7 +138,7 @@ def test_an_exception_is_the_streams_alone(model: IsolatedBackend, kind: int, te
     asyncio.run(talk())
 
 
-def test_one_without_memory_is_told_so(model: IsolatedBackend) -> None:
+def test_a_lack_of_memory_is_reported(model: IsolatedBackend) -> None:
     _, error = asyncio.run(failed(model, HOARDS))
     assert error.code == Code.RESOURCE_EXHAUSTED
     assert "out of memory" in error.message
@@ -183,7 +183,7 @@ def test_streams_of_several_processes(folder: Path) -> None:
     backend.close()
 
 
-def test_a_caller_who_leaves_in_the_midst_of_an_answer(tmp_path: Path) -> None:
+def test_a_caller_who_leaves_during_an_answer(tmp_path: Path) -> None:
     code = """
         import asyncio
         from pathlib import Path

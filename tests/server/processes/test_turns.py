@@ -54,7 +54,7 @@ def play(scene: Callable[[Jobs], Awaitable[None]], most: int, most_large: int) -
     return asyncio.run(played())
 
 
-def test_the_smallest_goes_first() -> None:
+def test_the_smallest_job_runs_first() -> None:
     async def scene(jobs: Jobs) -> None:
         for name, size in {"first": 5, "b": 3, "c": 3, "a": 1}.items():
             await jobs.start(name, size)
@@ -64,7 +64,7 @@ def test_the_smallest_goes_first() -> None:
     assert play(scene, most=1, most_large=1) == ["first", "a", "b", "c"]
 
 
-def test_large_ones_leave_a_place_to_the_small() -> None:
+def test_large_jobs_leave_a_place_for_small_ones() -> None:
     async def scene(jobs: Jobs) -> None:
         for name in ("bomb 1", "bomb 2", "bomb 3"):
             await jobs.start(name, LARGE)
@@ -75,7 +75,7 @@ def test_large_ones_leave_a_place_to_the_small() -> None:
     assert play(scene, most=2, most_large=1) == ["bomb 1", "honest", "bomb 2", "bomb 3"]
 
 
-def test_who_leaves_gives_up_the_turn() -> None:
+def test_a_job_whose_caller_leaves_frees_its_place() -> None:
     async def scene(jobs: Jobs) -> None:
         for name in ("running", "waiting", "last"):
             await jobs.start(name, LARGE)

@@ -34,7 +34,7 @@ def all_entries(file: Path, count: int) -> list[dict[str, Any]]:
     return entries(file)
 
 
-def test_every_call_is_written_down(running: Run, tmp_path: Path) -> None:
+def test_every_call_is_written(running: Run, tmp_path: Path) -> None:
     file, keys, port = tmp_path / "audit.log", tmp_path / "keys.json", free_port()
     header = "Bearer " + create_key(keys, "shop")
     auth = AuthOptions(keys_file=str(keys))
@@ -86,7 +86,7 @@ def test_the_file_is_for_its_owner_and_is_opened_again(running: Run, tmp_path: P
     assert only["peer"].startswith("ipv4:127.0.0.1:")
 
 
-def test_a_name_cannot_forge_a_line_nor_fill_the_disk(running: Run, tmp_path: Path) -> None:
+def test_a_name_cannot_forge_a_line_or_fill_the_disk(running: Run, tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     server = running(models.linear, audit_log=str(file))
 

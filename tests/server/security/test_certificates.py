@@ -89,25 +89,25 @@ def test_the_common_name_says_who_calls(mutual: Mutual) -> None:
     assert set(outcomes(mutual, mutual.authority.sign("trainer"))) == {Outcome.OK}
 
 
-def test_a_name_that_no_rule_is_about(mutual: Mutual) -> None:
+def test_a_name_without_a_rule(mutual: Mutual) -> None:
     assert set(outcomes(mutual, mutual.authority.sign("stranger"))) == {Outcome.DENIED}
 
 
-def test_who_may_not_administer(mutual: Mutual) -> None:
+def test_callers_without_the_right_to_administer(mutual: Mutual) -> None:
     target = mutual.client(mutual.authority.sign("trainer"))
     for api in APIS:
         if "admin" in methods_of(api) and (mutual.over_http or "rest" not in api):
             assert APIS[api](target, "admin", MODEL, "").outcome is Outcome.DENIED
 
 
-def test_every_api_refuses_who_does_not_connect(mutual: Mutual) -> None:
+def test_every_api_refuses_other_clients(mutual: Mutual) -> None:
     for api in APIS:
         if "rest" in api and mutual.over_http:
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 APIS[api](mutual.client(None), "predict", MODEL, "")
 
 
-def test_a_uri_goes_before_the_common_name(mutual: Mutual) -> None:
+def test_a_uri_is_preferred_to_the_common_name(mutual: Mutual) -> None:
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=stranger "
         "-CA ca.pem -CAkey ca.key -keyout uri.key -out uri.pem -addext subjectAltName=DNS:x,URI:spiffe://prod/shop"
@@ -118,7 +118,7 @@ def test_a_uri_goes_before_the_common_name(mutual: Mutual) -> None:
     assert set(outcomes(mutual, pem)) == {Outcome.OK}
 
 
-def test_a_key_goes_before_the_certificate(mutual: Mutual) -> None:
+def test_a_key_is_preferred_to_the_certificate(mutual: Mutual) -> None:
     stranger, trainer = mutual.authority.sign("stranger"), mutual.authority.sign("trainer")
 
     assert set(outcomes(mutual, stranger, mutual.header)) == {Outcome.OK}

@@ -86,7 +86,7 @@ def test_every_path_of_the_rest_port_has_a_decision(server: Server) -> None:
         assert needs.of(HttpRequest("GET", path)).action is not None, f"{path} has no decision"
 
 
-def test_a_path_without_a_decision_is_nobodys() -> None:
+def test_a_path_without_a_decision_is_allowed_to_nobody() -> None:
     needs = Needs({"/metrics": Action.METRICS})
 
     assert needs.of(HttpRequest("GET", "/metrics")).action is Action.METRICS
@@ -96,7 +96,7 @@ def test_a_path_without_a_decision_is_nobodys() -> None:
         assert needs.of(HttpRequest("GET", path)).action is None
 
 
-def test_what_is_nobodys_is_refused_to_everybody(running: Run, tmp_path: Path) -> None:
+def test_a_method_without_a_decision_is_refused_to_everybody(running: Run, tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(
         f'[[rules]]\nwho = ["anonymous"]\nmethods = {[str(action) for action in Action if action is not Action.PUBLIC]}'
     )

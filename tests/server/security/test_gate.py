@@ -112,7 +112,7 @@ def test_a_call_that_may_share_no_batch_counts_once(
     assert ask(own.target, [1.1e30] * WIDTH, own.header) is Outcome.OK
 
 
-def test_a_revoked_key_is_refused_at_the_next_look(running: Run, tmp_path: Path) -> None:
+def test_a_revoked_key_is_refused_after_the_next_poll(running: Run, tmp_path: Path) -> None:
     own = Set(running, tmp_path, "")
     assert [own.ask(api) for api in APIS for _ in range(2)] == [Outcome.OK] * 8
 
@@ -121,7 +121,7 @@ def test_a_revoked_key_is_refused_at_the_next_look(running: Run, tmp_path: Path)
     assert [own.ask(api) for api in APIS] == [Outcome.UNAUTHENTICATED] * 4
 
 
-def test_a_changed_policy_holds_at_the_next_look(running: Run, tmp_path: Path) -> None:
+def test_a_changed_policy_applies_after_the_next_poll(running: Run, tmp_path: Path) -> None:
     own = Set(running, tmp_path, ONLY_MODEL)
     assert own.ask() is Outcome.OK
 
@@ -134,7 +134,7 @@ def test_a_changed_policy_holds_at_the_next_look(running: Run, tmp_path: Path) -
     eventually(lambda: own.ask() is Outcome.OK)
 
 
-def test_the_native_transport_asks_once_for_each_caller_and_model(
+def test_the_native_transport_asks_python_once_for_each_caller_and_model(
     running: Run, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 1000\n")
@@ -155,7 +155,7 @@ def test_the_native_transport_asks_once_for_each_caller_and_model(
 
 
 @pytest.mark.parametrize("api", [api for api in APIS if "grpc" in api])
-def test_the_native_transport_refuses_a_limited_caller_without_asking(
+def test_the_native_transport_refuses_a_limited_caller_without_python(
     running: Run, tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch, api: str
 ) -> None:
     own = Set(running, tmp_path, ONLY_MODEL + "calls_per_second = 0.01\n")
@@ -180,7 +180,7 @@ def test_the_native_transport_refuses_a_limited_caller_without_asking(
     eventually(lambda: counted_calls in own.server._server._metrics.page().decode())
 
 
-def test_a_verdict_of_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
+def test_a_verdict_from_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
     if transport != "native":
         pytest.skip("grpcio keeps no verdicts")
     own = Set(running, tmp_path, "")
@@ -195,7 +195,7 @@ def test_a_verdict_of_before_a_change_is_not_kept(running: Run, tmp_path: Path, 
     assert ask_tf_serving(own.target, "predict", MODEL, "Bearer stranger").outcome is Outcome.UNAUTHENTICATED
 
 
-def test_health_is_open_and_a_models_is_not(running: Run, tmp_path: Path) -> None:
+def test_health_is_open_and_that_of_a_model_is_not(running: Run, tmp_path: Path) -> None:
     own = Set(running, tmp_path, "")
 
     def ask(service: str, header: str = "") -> Outcome:
@@ -215,7 +215,7 @@ def test_health_is_open_and_a_models_is_not(running: Run, tmp_path: Path) -> Non
     assert own.target.http("GET", "/v2/models/model/ready").outcome is Outcome.UNAUTHENTICATED
 
 
-def test_reflection_has_a_switch_of_its_own(running: Run, tmp_path: Path) -> None:
+def test_reflection_has_its_own_switch(running: Run, tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     create_key(keys, "shop")
 
@@ -273,7 +273,7 @@ def test_reloading_takes_the_right_to_administer_every_model(running: Run, tmp_p
         ({"open": ("admin",)}, "--auth_open must be a list of health, reflection, metrics, page"),
     ],
 )
-def test_options_that_make_no_sense(running: Run, options: dict[str, object], culprit: str) -> None:
+def test_invalid_options(running: Run, options: dict[str, object], culprit: str) -> None:
     with pytest.raises(ServingError) as error:
         running(models.linear, auth=AuthOptions(**options))  # type: ignore[arg-type]
 
@@ -293,7 +293,7 @@ def test_the_commands_take_a_token_from_the_environment(
     assert "10.0" in capsys.readouterr().out
 
 
-def test_each_request_of_a_stream_is_looked_at(running: Run, tmp_path: Path) -> None:
+def test_each_request_of_a_stream_is_checked(running: Run, tmp_path: Path) -> None:
     own = Set(running, tmp_path, ONLY_MODEL)
     send: Any = own.server.caller.channel.stream_stream(
         "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -319,7 +319,7 @@ def test_each_request_of_a_stream_is_looked_at(running: Run, tmp_path: Path) -> 
     requests.put(None)
 
 
-def test_a_stream_of_who_may_not(running: Run, tmp_path: Path) -> None:
+def test_a_stream_without_the_right(running: Run, tmp_path: Path) -> None:
     own = Set(running, tmp_path, ONLY_MODEL)
     send: Any = own.server.caller.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
     other = ModelInferRequest(model_name="other").SerializeToString()

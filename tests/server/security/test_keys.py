@@ -26,7 +26,7 @@ def test_a_key_is_good_until_it_expires_or_is_revoked(tmp_path: Path) -> None:
         check_key(one, read_keys(file), now=999)
 
 
-def test_only_who_knows_the_secret_hears_of_its_state(tmp_path: Path) -> None:
+def test_the_state_of_a_key_is_reported_only_to_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = create_key(file, "shop", expires=1)
     _, identity, secret = key.split("_", 2)
@@ -52,7 +52,7 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_alone(tmp_path: Path) -> 
     "content",
     ["", "[]", '{"keys": 1}', '{"keys": [{"id": "a"}]}', '{"keys": [{"id":"a","name":"b","hash":"","created":0}]}'],
 )
-def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
+def test_an_invalid_file(tmp_path: Path, content: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(content)
 
@@ -88,7 +88,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["create", "{}-no-folder/keys.json", "shop"], "No such file"),
     ],
 )
-def test_what_the_command_refuses(
+def test_arguments_that_the_command_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], culprit: str
 ) -> None:
     file = tmp_path / "keys.json"

@@ -33,7 +33,7 @@ def test_calls_per_second(make: Make) -> None:
     eventually(lambda: account.admit() is None, within=2)
 
 
-def test_rows_are_overdrawn_and_then_waited_for(make: Make) -> None:
+def test_rows_may_exceed_the_limit_once_and_then_wait(make: Make) -> None:
     account = make(Limits(rows_per_second=1000))
 
     assert account.admit() is None
@@ -44,7 +44,7 @@ def test_rows_are_overdrawn_and_then_waited_for(make: Make) -> None:
     eventually(lambda: account.admit() is None, within=2)
 
 
-def test_calls_at_once(make: Make) -> None:
+def test_concurrent_calls(make: Make) -> None:
     account = make(Limits(concurrent_calls=2))
 
     assert [account.admit() for _ in range(3)] == [None, None, 0.1]
@@ -52,7 +52,7 @@ def test_calls_at_once(make: Make) -> None:
     assert account.admit() is None
 
 
-def test_less_than_one_a_second(make: Make) -> None:
+def test_less_than_one_per_second(make: Make) -> None:
     account = make(Limits(calls_per_second=0.5))
 
     assert account.admit() is None

@@ -104,7 +104,7 @@ def test_every_cell_of_mlflows_protocol(guarded: Guarded, kind: str, state: str)
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_an_unauthorised_name_says_nothing_of_whether_there_is_such_a_model(guarded: Guarded, api: str) -> None:
+def test_an_unauthorised_caller_does_not_learn_whether_a_model_exists(guarded: Guarded, api: str) -> None:
     for method in ("predict", "metadata"):
         answer = APIS[api](guarded.target, method, "other", guarded.headers["key", "right"])
         assert answer.outcome is Outcome.DENIED
@@ -113,11 +113,11 @@ def test_an_unauthorised_name_says_nothing_of_whether_there_is_such_a_model(guar
 
 
 @pytest.mark.parametrize("api", ["open-inference-grpc", "open-inference-rest"])
-def test_who_may_administer(guarded: Guarded, api: str) -> None:
+def test_callers_with_the_right_to_administer(guarded: Guarded, api: str) -> None:
     assert APIS[api](guarded.target, "admin", MODEL, guarded.operator).outcome is Outcome.OK
 
 
-def test_rest_says_how_to_be_known(guarded: Guarded) -> None:
+def test_rest_says_which_credentials_it_needs(guarded: Guarded) -> None:
     missing = APIS["tf-serving-rest"](guarded.target, "predict", MODEL, "")
     assert missing.headers["www-authenticate"] == 'Bearer realm="headrace"'
     wrong = APIS["open-inference-rest"](guarded.target, "predict", MODEL, guarded.headers["key", "wrong"])

@@ -23,7 +23,7 @@ def rule(policy: Policy, principal: Principal, model: str | None, action: Action
     return 0 if found is None else found.number
 
 
-def test_the_first_rule_that_is_about_a_call_decides(tmp_path: Path) -> None:
+def test_the_first_rule_that_applies_to_a_call_decides(tmp_path: Path) -> None:
     policy = policy_of(
         tmp_path,
         """
@@ -49,7 +49,7 @@ def test_the_first_rule_that_is_about_a_call_decides(tmp_path: Path) -> None:
     assert rule(policy, Principal("key:other"), "secret", Action.METADATA) == 3
 
 
-def test_every_model_takes_a_rule_for_all_and_none_against_one(tmp_path: Path) -> None:
+def test_calls_for_all_models_need_a_rule_for_all(tmp_path: Path) -> None:
     some = policy_of(tmp_path, '[[rules]]\nwho = ["*"]\nmodels = ["a*"]')
     every = policy_of(tmp_path, '[[rules]]\nwho = ["*"]')
     but_one = policy_of(tmp_path, '[[rules]]\nwho=["*"]\nmodels=["a"]\nallow=false\n[[rules]]\nwho=["*"]')
@@ -85,7 +85,7 @@ def test_without_a_file() -> None:
         ('[groups]\na = ["group:a"]', "groups.a must be"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_rule_and_key(tmp_path: Path, text: str, culprit: str) -> None:
+def test_errors_name_the_rule_and_the_key(tmp_path: Path, text: str, culprit: str) -> None:
     with pytest.raises(ServingError) as error:
         policy_of(tmp_path, text)
 

@@ -66,7 +66,7 @@ def test_each_kind_of_signature(issuer: Issuer, tokens: Tokens, algorithm: str) 
         ({"sub": ""}, "the token has no claim 'sub'"),
     ],
 )
-def test_what_is_wrong_with_claims(issuer: Issuer, tokens: Tokens, claims: dict[str, Any], said: str) -> None:
+def test_errors_in_claims(issuer: Issuer, tokens: Tokens, claims: dict[str, Any], said: str) -> None:
     assert said in reason(tokens, issuer.token(**claims))
 
 
@@ -88,7 +88,7 @@ def test_a_token_that_chooses_how_it_is_checked(issuer: Issuer, tokens: Tokens) 
     )
 
 
-def test_what_is_no_token(issuer: Issuer, tokens: Tokens) -> None:
+def test_invalid_tokens(issuer: Issuer, tokens: Tokens) -> None:
     good = issuer.token()
     head, body, signature = good.split(".")
     forged = json.loads(base64.urlsafe_b64decode(body + "=="))
@@ -100,7 +100,7 @@ def test_what_is_no_token(issuer: Issuer, tokens: Tokens) -> None:
     assert reason(tokens, good + "A" * (16 << 10)) == "the token is too long"
 
 
-def test_a_new_key_is_taken_and_a_withdrawn_one_is_not(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+def test_a_new_key_is_accepted_and_a_withdrawn_one_is_not(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
     old = issuer.token()
     assert tokens.check(old).name == "jwt:alice"
 
@@ -130,7 +130,7 @@ def test_a_key_that_is_replaced_by_another_is_withdrawn(issuer: Issuer, tokens: 
     assert not tokens.look()
 
 
-def test_strangers_cannot_make_it_fetch_at_will(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+def test_strangers_cannot_cause_fetches_at_will(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
     stranger = issuer.token("unknown", key=new_key(), algorithm="ES256")
     for _ in range(20):
         assert "does not have" in reason(tokens, stranger)
@@ -166,7 +166,7 @@ def test_a_discovery_document_of_another_issuer(issuer: Issuer) -> None:
     assert error.value.code == Code.UNAVAILABLE
 
 
-def test_keys_come_from_where_nobody_can_change_them() -> None:
+def test_keys_are_fetched_over_https_or_from_this_machine() -> None:
     for good in ("https://issuer.example/a", "http://127.0.0.1:1/a", "http://localhost/a"):
         assert secure_url("it", good) == good
     for bad in ("http://issuer.example", "file:///etc/passwd", "ftp://127.0.0.1/", "issuer.example", ""):
@@ -174,7 +174,9 @@ def test_keys_come_from_where_nobody_can_change_them() -> None:
             secure_url("it", bad)
 
 
-def test_nobody_with_a_known_key_waits_for_an_issuer_that_hangs(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+def test_callers_with_a_known_key_do_not_wait_for_a_hanging_issuer(
+    issuer: Issuer, tokens: Tokens, clock: Clock
+) -> None:
     tokens.check(issuer.token())
     fetching, answer, fetch = Event(), Event(), tokens._keys._fetch
 

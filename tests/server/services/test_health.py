@@ -48,7 +48,7 @@ def test_unknown_service_may_be_watched(caller: Caller) -> None:
     watch.cancel()
 
 
-def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) -> None:
+def test_watchers_get_the_drain_and_do_not_delay_it(running: Run) -> None:
     server = running(models.linear, drain_seconds=60.0)
     stub = HealthStub(server.caller.channel)
     gone, *watches = [stub.Watch(HealthCheckRequest()) for _ in range(3)]
@@ -58,7 +58,7 @@ def test_those_who_watch_learn_of_the_drain_and_do_not_hold_it_up(running: Run) 
     assert [[answer.status for answer in watch] for watch in watches] == [[NOT_SERVING]] * 2
 
 
-def test_a_drain_that_begins_while_the_first_answer_is_sent_is_told() -> None:
+def test_a_drain_during_the_first_answer_is_reported() -> None:
     context: Any = None  # a watch does not use its context
 
     async def watch() -> list[int]:

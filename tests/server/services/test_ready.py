@@ -20,7 +20,7 @@ def test_a_server_that_serves(resting: Rest, path: str) -> None:
 
 
 @pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
-def test_one_that_drains(ready: bool, status: int) -> None:
+def test_a_draining_server(ready: bool, status: int) -> None:
     async def ask() -> int:
         delivery = LoopDelivery(asyncio.get_running_loop())
         return (await ReadyApi(lambda: ready).answer(HttpRequest("GET", PATHS[0]), delivery)).status

@@ -34,7 +34,7 @@ def test_lists_the_services(database: ProtoReflectionDescriptorDatabase) -> None
     ]
 
 
-def test_clients_of_v1_are_told_the_same(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
+def test_clients_of_v1_get_the_same_answers(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
     pool = DescriptorPool(database)
     method = pool.FindServiceByName("grpc.reflection.v1.ServerReflection").methods_by_name["ServerReflectionInfo"]
     request: Any = GetMessageClass(method.input_type)

@@ -21,7 +21,7 @@ S3 = "s3://bucket/models/iris"
 PREFIX = "/bucket/models/iris"
 
 
-def test_versions_come_and_go(files: Files, watch: Watch) -> None:
+def test_versions_are_added_and_removed(files: Files, watch: Watch) -> None:
     files.content = {f"{PREFIX}/1/model.onnx": b"one", f"{PREFIX}/model.toml": b"", f"{PREFIX}/notes.txt": b"x"}
     mirror = watch(S3)
     assert mirror.look()
@@ -38,7 +38,7 @@ def test_versions_come_and_go(files: Files, watch: Watch) -> None:
     assert list(shown(mirror)) == ["1"]
 
 
-def test_only_wanted_versions_are_fetched(files: Files, watch: Watch) -> None:
+def test_only_selected_versions_are_fetched(files: Files, watch: Watch) -> None:
     files.content = {f"{PREFIX}/{version}/model.onnx": b"x" * version for version in range(1, 6)}
     mirror = watch(S3, choose=lambda versions: sorted(versions, reverse=True)[:1])
     mirror.look()
@@ -46,7 +46,7 @@ def test_only_wanted_versions_are_fetched(files: Files, watch: Watch) -> None:
     assert sum(method == "GET" and "model.onnx" in path for method, path, _ in files.asked) == 1
 
 
-def test_a_version_of_other_bytes_is_fetched_anew_and_what_is_whole_is_not(files: Files, watch: Watch) -> None:
+def test_only_changed_files_are_fetched_again(files: Files, watch: Watch) -> None:
     files.content = {f"{PREFIX}/1/model.onnx": b"one"}
     mirror = watch(S3)
     mirror.look()
@@ -60,7 +60,7 @@ def test_a_version_of_other_bytes_is_fetched_anew_and_what_is_whole_is_not(files
     assert not [path for _, path, _ in files.asked if "model.onnx" in path]  # the file was still in the cache
 
 
-def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files: Files, watch: Watch) -> None:
+def test_a_recently_changed_version_is_left_for_the_next_poll(files: Files, watch: Watch) -> None:
     files.modified = datetime.now(UTC)
     files.content = {f"{PREFIX}/1/a": b"a"}
     mirror = watch(S3)
@@ -71,7 +71,7 @@ def test_a_version_that_somebody_may_be_writing_is_left_for_the_next_look(files:
     assert shown(mirror) == {"1": {"a": b"a", "b": b"b"}}
 
 
-def test_a_fetch_that_is_cut_is_resumed_where_it_was(files: Files, watch: Watch, tmp_path: Path) -> None:
+def test_an_interrupted_fetch_is_resumed(files: Files, watch: Watch, tmp_path: Path) -> None:
     content = b"".join(hashlib.sha256(str(number).encode()).digest() for number in range(100_000))  # 3.2 MB
     files.content = {"/m.onnx": content}
     files.cut["/m.onnx"] = 2_500_000
@@ -87,7 +87,7 @@ def test_a_fetch_that_is_cut_is_resumed_where_it_was(files: Files, watch: Watch,
     assert 0 < begun <= 2_500_000
 
 
-def test_a_server_that_knows_no_ranges_sends_all_again(files: Files, watch: Watch) -> None:
+def test_a_server_without_ranges_sends_everything_again(files: Files, watch: Watch) -> None:
     content = bytes(3_000_000)
     files.content, files.cut, files.no_ranges = {"/m.onnx": content}, {"/m.onnx": 2_500_000}, True
     uri = f"{files.url}/m.onnx"
@@ -99,7 +99,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(files: Files, watch: Watc
     assert [range_ for method, _, range_ in files.asked[-2:] if method == "GET"][-1] == ""
 
 
-def test_an_outage_keeps_what_is_shown_and_names_the_uri(files: Files, watch: Watch) -> None:
+def test_an_outage_keeps_the_versions_and_names_the_uri(files: Files, watch: Watch) -> None:
     files.content = {"/m.onnx": b"one"}
     mirror = watch(f"{files.url}/m.onnx")
     mirror.look()
@@ -122,7 +122,7 @@ def test_an_outage_keeps_what_is_shown_and_names_the_uri(files: Files, watch: Wa
         ("https:///m.onnx", "cannot be reached: no host given"),
     ],
 )
-def test_a_wrong_uri_is_named_with_what_it_should_be(
+def test_a_wrong_uri_is_named_with_the_right_form(
     watch: Watch, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
 ) -> None:
     for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"):
@@ -133,13 +133,13 @@ def test_a_wrong_uri_is_named_with_what_it_should_be(
     assert said in str(refused.value)
 
 
-def test_nobody_there(watch: Watch) -> None:
+def test_an_unreachable_server(watch: Watch) -> None:
     with pytest.raises(StoreError, match=r"http://127.0.0.1:1/m.onnx: 127.0.0.1:1 cannot be reached"):
         watch("http://127.0.0.1:1/m.onnx").look()
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_wrong_credentials_say_so(files: Files, watch: Watch, status: int) -> None:
+def test_wrong_credentials_are_named(files: Files, watch: Watch, status: int) -> None:
     files.refuse = status
     with pytest.raises(StoreError, match=r"are the credentials right\?"):
         watch(f"{files.url}/m.onnx").look()
@@ -147,7 +147,7 @@ def test_wrong_credentials_say_so(files: Files, watch: Watch, status: int) -> No
         watch(S3).look()
 
 
-def test_a_file_that_goes_during_a_fetch(files: Files, watch: Watch, cache: Cache) -> None:
+def test_a_file_that_is_deleted_during_a_fetch(files: Files, watch: Watch, cache: Cache) -> None:
     files.content = {f"{PREFIX}/1/a": b"a", f"{PREFIX}/1/b": b"b"}
     mirror = watch(S3)
     listing = mirror._list()
@@ -159,7 +159,7 @@ def test_a_file_that_goes_during_a_fetch(files: Files, watch: Watch, cache: Cach
     assert not [path for path in (cache.root / "partial").iterdir() if path.is_dir()]
 
 
-def test_what_the_cache_has_survives_a_restart(files: Files, watch: Watch, cache: Cache) -> None:
+def test_the_cache_survives_a_restart(files: Files, watch: Watch, cache: Cache) -> None:
     files.content = {f"{PREFIX}/1/model.onnx": b"one"}
     watch(S3).look()
     files.asked.clear()
@@ -169,7 +169,7 @@ def test_what_the_cache_has_survives_a_restart(files: Files, watch: Watch, cache
     assert not [path for _, path, _ in files.asked if "model.onnx" in path]
 
 
-def test_a_cache_that_was_damaged_is_filled_anew(files: Files, watch: Watch) -> None:
+def test_a_damaged_cache_is_filled_again(files: Files, watch: Watch) -> None:
     files.content = {f"{PREFIX}/1/model.onnx": b"one"}
     mirror = watch(S3)
     mirror.look()
@@ -178,7 +178,7 @@ def test_a_cache_that_was_damaged_is_filled_anew(files: Files, watch: Watch) -> 
     assert shown(mirror) == {"1": {"model.onnx": b"one"}}
 
 
-def test_the_cache_has_a_bound_and_what_nobody_uses_makes_room(files: Files, watch: Watch, tmp_path: Path) -> None:
+def test_a_limited_cache_removes_unused_content(files: Files, watch: Watch, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "small", most_bytes=2_500_000)
     cache.start()
     mirror = watch(S3, into=cache, choose=lambda versions: [max(versions)])
@@ -207,7 +207,7 @@ def test_a_tag_that_is_moved_gets_a_new_number_and_back_the_old_one(files: Files
     assert numbers == ["1", "2", "1"]
 
 
-def test_checksums_beside_the_files_are_compared(files: Files, watch: Watch) -> None:
+def test_checksums_among_the_files_are_compared(files: Files, watch: Watch) -> None:
     good = hashlib.sha256(b"one").hexdigest()
     files.content = {f"{PREFIX}/1/model.onnx": b"one", f"{PREFIX}/1/SHA256SUMS": f"{good}  model.onnx\n".encode()}
     watch(S3).look()
@@ -221,7 +221,7 @@ def test_checksums_beside_the_files_are_compared(files: Files, watch: Watch) -> 
 
 @pytest.mark.parametrize("key", ["../../outside", "1/../../outside", "1/a\0b", "/etc/passwd"])
 @pytest.mark.usefixtures("files")
-def test_a_key_that_leads_out_is_refused(watch: Watch, tmp_path: Path, key: str) -> None:
+def test_a_key_that_leads_out_of_the_folder_is_refused(watch: Watch, tmp_path: Path, key: str) -> None:
     mirror = watch(S3)
     mirror._list = lambda: base.Listing([base.RemoteFile(key, 1, "t")])
     with pytest.raises(StoreError, match=r"leads out of its folder"):
@@ -245,13 +245,13 @@ class TestArchives:
 
     @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
     @pytest.mark.parametrize("kind", ["tar", "zip"])
-    def test_names_that_lead_out(self, tmp_path: Path, name: str, kind: str) -> None:
+    def test_names_that_lead_out_of_the_folder(self, tmp_path: Path, name: str, kind: str) -> None:
         with pytest.raises(StoreError, match=r"leads out of its folder"):
             unpacked(tmp_path, (tar if kind == "tar" else zipped)({name: b"x"}))
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-    def test_what_is_neither_a_file_nor_a_folder(self, tmp_path: Path, kind: bytes) -> None:
+    def test_entries_that_are_neither_files_nor_folders(self, tmp_path: Path, kind: bytes) -> None:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             entry = tarfile.TarInfo("link")
@@ -265,7 +265,7 @@ class TestArchives:
             unpacked(tmp_path, zipped({"zeros": b"\0" * 50_000_000}), most=1 << 20)
         assert sum(path.stat().st_size for path in tmp_path.rglob("zeros")) <= 2 << 20
 
-    def test_what_is_no_archive(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_an_archive(self, tmp_path: Path) -> None:
         for data in (b"no archive", tar({"a": b"x" * 1000})[:60], b""):
             with pytest.raises(StoreError, match=r"cannot be unpacked"):
                 unpacked(tmp_path, data)
@@ -291,7 +291,7 @@ class TestHuggingFace:
         with pytest.raises(StoreError, match=r"hf://me/iris@main/onnx: model.onnx differs from what was expected"):
             watch("hf://me/iris@main/onnx").look()
 
-    def test_a_uri_that_is_none(self, watch: Watch) -> None:
+    def test_an_invalid_uri(self, watch: Watch) -> None:
         with pytest.raises(StoreError, match=r"hf://iris must be hf://OWNER/NAME"):
             watch("hf://iris")
 
@@ -314,9 +314,7 @@ class TestOci:
         mirror.look()
         assert shown(mirror)["1"] == {"model.onnx": b"one", "model.toml": file}
 
-    def test_a_password_is_sent_where_one_is_asked_for(
-        self, files: Files, watch: Watch, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_password_is_sent_on_request(self, files: Files, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
         files.token = "Basic bWU6c2VjcmV0"
         files.content = {"/v2/iris/manifests/latest": as_json({"layers": []})}
         uri = f"oci://127.0.0.1:{files.port}/iris"

@@ -42,7 +42,7 @@ def due(mirrors: Mirrors) -> float:
     return watched.due
 
 
-def test_a_store_that_is_watched_already_is_not_looked_at_earlier(mirrors: Mirrors, failures: list[str]) -> None:
+def test_a_store_that_is_already_polled_is_not_polled_earlier(mirrors: Mirrors, failures: list[str]) -> None:
     mirrors.watch("m", URI, highest)
     assert due(mirrors) == 1
     mirrors.watch("m", URI, highest)
@@ -50,14 +50,14 @@ def test_a_store_that_is_watched_already_is_not_looked_at_earlier(mirrors: Mirro
     assert failures == ["m"]
 
 
-def test_a_store_is_looked_at_for_other_versions_at_once(mirrors: Mirrors, failures: list[str]) -> None:
+def test_a_store_is_polled_at_once_for_other_versions(mirrors: Mirrors, failures: list[str]) -> None:
     mirrors.watch("m", URI, highest)
     assert due(mirrors) == 1
     mirrors.watch("m", URI, sorted)
     eventually(lambda: failures == ["m", "m"])
 
 
-def test_a_store_is_looked_at_again_for_versions_that_are_wanted_during_a_look(tmp_path: Path) -> None:
+def test_a_store_is_polled_again_for_versions_requested_during_a_poll(tmp_path: Path) -> None:
     looks: list[str] = []
 
     def failed(name: str) -> None:
@@ -72,7 +72,7 @@ def test_a_store_is_looked_at_again_for_versions_that_are_wanted_during_a_look(t
         own.stop()
 
 
-def test_a_configuration_that_is_read_again_leaves_stores_alone(mirrors: Mirrors, failures: list[str]) -> None:
+def test_reading_a_configuration_again_does_not_poll_stores(mirrors: Mirrors, failures: list[str]) -> None:
     manager = Manager(lambda name, version, path: pytest.fail(f"{name} {version} {path}"))
     source = Source((), 0.05, manager.aspire, manager.looked)
     configuration = Configuration(manager, source, lambda _: lambda: None, mirrors=mirrors)

@@ -78,7 +78,7 @@ def test_a_new_file_is_served_and_the_old_one_through_an_outage(
         again.close()
 
 
-def test_a_caller_may_have_nothing_fetched_that_is_not_named(
+def test_a_caller_can_name_only_allowed_uris(
     files: Files, onnx: dict[float, bytes], loop_thread: LoopThread, tmp_path: Path
 ) -> None:
     files.content = {"/iris.onnx": onnx[1.0], "/private.onnx": onnx[2.0]}

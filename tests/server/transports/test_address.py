@@ -64,7 +64,7 @@ def test_two_servers_never_share_a_port(running: Run) -> None:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_callers_come_by_both_families(running: Run) -> None:
+def test_callers_can_use_both_address_families(running: Run) -> None:
     port = running(models.linear).port
 
     for address in (f"ipv4:127.0.0.1:{port}", f"ipv6:[::1]:{port}"):
@@ -81,7 +81,7 @@ def test_callers_come_by_both_families(running: Run) -> None:
         pytest.param("::1", "127.0.0.1", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")),
     ],
 )
-def test_it_listens_where_it_is_told_to_and_nowhere_else(running: Run, host: str, others: str, free: int) -> None:
+def test_it_listens_only_on_the_configured_address(running: Run, host: str, others: str, free: int) -> None:
     port = running(models.linear, host=host, rest_api_host=host, rest_api_port=free).port
 
     for listening in (port, free):
@@ -112,7 +112,7 @@ def test_broken_model_is_an_error_that_names_its_file(serving: Serve, tmp_path: 
     assert str(tmp_path / "1" / models.FILE) in process.log[-1]
 
 
-def test_unix_socket_takes_the_place_of_one_that_is_there(running: Run, tmp_path: Path) -> None:
+def test_unix_socket_replaces_an_existing_one(running: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "server.sock")
     first = running(models.linear, grpc_socket_path=path)
     assert first.port == 0
@@ -121,7 +121,7 @@ def test_unix_socket_takes_the_place_of_one_that_is_there(running: Run, tmp_path
     assert over(path) == [[15]]
 
 
-def test_unix_socket_goes_with_its_server(running: Run, tmp_path: Path) -> None:
+def test_unix_socket_is_removed_with_its_server(running: Run, tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
     server = running(models.linear, grpc_socket_path=str(path))
     assert path.is_socket()
@@ -129,7 +129,7 @@ def test_unix_socket_goes_with_its_server(running: Run, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_file_in_the_place_of_a_unix_socket_is_left_alone(running: Run, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced_by_a_unix_socket(running: Run, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: "):
@@ -137,7 +137,7 @@ def test_file_in_the_place_of_a_unix_socket_is_left_alone(running: Run, tmp_path
     assert path.read_text() == "data"
 
 
-def test_unix_socket_beside_a_port(running: Run, tmp_path: Path, free: int) -> None:
+def test_unix_socket_next_to_a_port(running: Run, tmp_path: Path, free: int) -> None:
     server = running(models.linear, grpc_socket_path=str(tmp_path / "server.sock"), port=free)
     assert server.port == free
     assert server.caller.predict({"x": X})["y"].tolist() == over(str(tmp_path / "server.sock")) == [[10]]
@@ -158,7 +158,7 @@ def test_any_authority_is_accepted(running: Run, name: str) -> None:
         assert answered(f"127.0.0.1:{server.port}", ("grpc.default_authority", name)) == [[10]]
 
 
-def test_unix_socket_in_a_folder_that_is_not_there(running: Run, tmp_path: Path) -> None:
+def test_unix_socket_in_a_missing_folder(running: Run, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "server.sock"
     with pytest.raises(ServingError, match=f"Failed to BuildAndStart gRPC server: unix:{path}: ") as raised:
         running(models.linear, grpc_socket_path=str(path))

@@ -18,7 +18,7 @@ SLACK = 3.0
         "a warm-up file that is a FIFO",
     ],
 )
-def test_it_ends_in_time(tmp_path: Path, transport: str, name: str) -> None:
+def test_the_command_exits_in_time(tmp_path: Path, transport: str, name: str) -> None:
     seconds, status = play(SITUATIONS[name], transport, tmp_path / "m")
     assert seconds < WITHIN + SLACK
     assert status == 0

@@ -27,7 +27,7 @@ def linear(running: Run) -> RunningServer:
     return running(models.linear, request_memory_mb=BUDGET_MB)
 
 
-def test_a_request_larger_than_a_calls_part_is_not_read(linear: RunningServer) -> None:
+def test_a_request_larger_than_a_calls_share_is_not_read(linear: RunningServer) -> None:
     refusal = linear.caller.refusal(predict_request({"x": np.zeros((60_000, 4), np.float64)}))
 
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
@@ -44,7 +44,7 @@ def test_the_largest_request_that_is_read_is_answered(linear: RunningServer) -> 
     eventually(lambda: held(linear)["received"] == 0)
 
 
-def test_an_answer_larger_than_what_is_left_is_refused(running: Run) -> None:
+def test_an_answer_larger_than_the_free_budget_is_refused(running: Run) -> None:
     server = running(lambda folder: models.repeated(folder, columns=COLUMNS), request_memory_mb=BUDGET_MB)
     one, many = (predict_request({"x": np.ones((rows, 1), np.float32)}) for rows in (1, 5))
 

@@ -42,14 +42,14 @@ def said(payload: bytes) -> tuple[int, bytes]:
     return struct.unpack(">I", payload[4:8])[0], payload[8:]
 
 
-def test_most_streams_at_once_are_announced(running: Run) -> None:
+def test_the_limit_of_concurrent_streams_is_announced(running: Run) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_concurrent_streams=7")
     with Connection(server.port) as connection:
         settings = connection.next(SETTINGS).payload
     assert dict(struct.iter_unpack(">HI", settings))[MAX_CONCURRENT_STREAMS] == 7
 
 
-def test_calls_beyond_the_most_wait_their_turn(running: Run) -> None:
+def test_calls_beyond_the_limit_wait(running: Run) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_concurrent_streams=1")
     server.caller.call(predict_request({"x": X}))  # after this the client knows the limit
     futures = [server.caller.begin(predict_request({"x": X})) for _ in range(20)]
@@ -71,7 +71,7 @@ def test_pings_that_are_allowed(running: Run, arguments: str) -> None:
         assert [connection.next(PING, ACK).payload for _ in PINGS] == [bytes(8)] * 4
 
 
-def test_answers_pay_for_pings(running: Run) -> None:
+def test_answers_reset_the_ping_strikes(running: Run) -> None:
     request = predict_request({"x": X}).SerializeToString()
     with Connection(running(models.linear).port) as connection:
         for stream in range(1, 13, 2):
@@ -101,7 +101,7 @@ def test_call_outlives_the_age_of_its_connection(running: Run) -> None:
     assert heard[-1] == (HEADERS, END_STREAM), "the call was not ended"
 
 
-def test_age_with_little_grace_cuts_calls_off(running: Run) -> None:
+def test_a_short_grace_period_ends_calls(running: Run) -> None:
     arguments = "grpc.max_connection_age_ms=50,grpc.max_connection_age_grace_ms=50"
     server = running(models.counting, grpc_channel_arguments=arguments, drain_seconds=0.01)
     endless = predict_request({"steps": np.array([1_000_000])}).SerializeToString()

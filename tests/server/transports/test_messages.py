@@ -64,7 +64,7 @@ def test_garbage(linear: Caller, data: bytes) -> None:
     assert answer.text.startswith("Failed to parse tensorflow.serving.PredictRequest")
 
 
-def test_damaged_requests_are_answered_and_harm_nobody(linear: Caller) -> None:
+def test_damaged_requests_are_answered_and_affect_no_other(linear: Caller) -> None:
     whole = predict_request({"x": X}, as_content=True).SerializeToString()
     codes = {_code(linear.send_bytes(PREDICT, damaged(whole, random.Random(seed)))) for seed in range(300)}
     assert codes == {
@@ -122,7 +122,7 @@ def _shape(sizes: tuple[int, ...]) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
-def test_nothing_is_allocated_that_a_shape_claims(serving: Serve, tmp_path: Path) -> None:
+def test_a_claimed_shape_allocates_nothing(serving: Serve, tmp_path: Path) -> None:
     models.identity(tmp_path / "1", dims=("N", "W"))
     process = serving(tmp_path)
     caller = process.started()

@@ -180,7 +180,7 @@ def test_a_stream_keeps_nothing_reserved_for_what_it_has_answered(running: Run, 
         answers.cancel()
 
 
-def test_what_is_reserved_is_held_until_the_answer_is_known() -> None:
+def test_memory_stays_reserved_until_the_answer_is_known() -> None:
     budget = Budget(100)
     with budget.hold(10) as held:
         held.reserve(10)

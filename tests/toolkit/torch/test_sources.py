@@ -136,7 +136,7 @@ def test_one_network_in_all_forms(folder: Path, name: str, build: str) -> None:
     assert b"site-packages" not in content
 
 
-def test_what_training_leaves_on_is_turned_off(folder: Path) -> None:
+def test_training_mode_is_turned_off(folder: Path) -> None:
     result = converted(f"{folder / 'net.py'}:net", {"image": IMAGES})
     assert "the module was in training mode; it was exported in evaluation mode" in result.report.notes
     assert result.report.lines[1].differing == 0.0  # dropout would have made all of them differ
@@ -152,7 +152,7 @@ def test_two_inputs_of_varying_length_and_named_answers(folder: Path) -> None:
     assert result.report.lines[1].differing == 0.0
 
 
-def test_a_program_of_fixed_rows_says_how_to_export_it_anew(folder: Path) -> None:
+def test_a_program_of_fixed_rows_says_how_to_export_it_again(folder: Path) -> None:
     result = converted(folder / "static.pt2", {"image": IMAGES})
     assert any("requests will run one by one" in warning for warning in result.report.warnings)
     assert any("dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" in note for note in result.report.notes)
@@ -174,7 +174,7 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
         ("words", r"net\.py:words: its forward takes ids, mask, but the data has x, z: name the arrays after the a"),
     ],
 )
-def test_what_cannot_be_converted(folder: Path, name: str, told: str) -> None:
+def test_models_that_cannot_be_converted(folder: Path, name: str, told: str) -> None:
     rows = {"x": np.random.default_rng(0).random((8, 4)).astype(np.float32)}
     if name == "words":
         rows["z"] = rows["x"]
@@ -189,7 +189,7 @@ def test_an_output_of_fixed_rows_runs_one_by_one(folder: Path) -> None:
     assert not result.rows_verdict.batched
 
 
-def test_inputs_that_nobody_describes(folder: Path) -> None:
+def test_undescribed_inputs(folder: Path) -> None:
     with pytest.raises(ToolkitError, match=r"does not record its inputs: .* --signature=image=float32\[N,1,8,8\]"):
         load(f"{folder / 'net.py'}:net")
 

@@ -155,7 +155,7 @@ def test_zeros_stay_zeros(optimized: Optimized, step: dict[str, Any], least: flo
 
 
 @pytest.mark.parametrize("by", ["activation", "random"])
-def test_channels_by_what_they_do(optimized: Optimized, by: str) -> None:
+def test_channels_by_each_criterion(optimized: Optimized, by: str) -> None:
     step = {"kind": "channels", "amount": 0.5, "by": by, "finetune": {"epochs": 6}}
     result = optimized("trained", step=[step])
     assert line(result).name == f"0.5 of the channels removed, by {by}, 6 epochs"
@@ -164,7 +164,7 @@ def test_channels_by_what_they_do(optimized: Optimized, by: str) -> None:
     assert result.rows_verdict.finding == "independent"
 
 
-def test_steps_that_change_a_module_stand_on_each_other(optimized: Optimized) -> None:
+def test_steps_that_change_a_module_build_on_each_other(optimized: Optimized) -> None:
     steps: list[dict[str, Any]] = [
         {"kind": "channels", "amount": 0.5},
         {"kind": "prune", "amount": 0.5, "finetune": {"epochs": 2}},
@@ -218,19 +218,19 @@ def test_a_teacher_of_probabilities_has_a_student_of_probabilities(optimized: Op
         ({"kind": "prune", "schedule": "polynomial", "end": 9999, "finetune": {"epochs": 1}}, "ends at step 9999, and"),
     ],
 )
-def test_what_stops(optimized: Optimized, step: dict[str, Any], told: str) -> None:
+def test_errors_that_end_a_run(optimized: Optimized, step: dict[str, Any], told: str) -> None:
     with pytest.raises(ToolkitError, match=told):
         optimized("trained", step=[step])
 
 
-def test_a_row_left_over_is_no_reason_to_fail(optimized: Optimized, folder: Path) -> None:
+def test_a_remaining_batch_of_one_row_does_not_fail(optimized: Optimized, folder: Path) -> None:
     held = np.load(folder / "train.npz")
     odd: dict[str, Any] = {name: held[name][:65] for name in held.files}
     np.savez(folder / "odd.npz", **odd)  # a batch of 64, and one that batch norm would refuse
     optimized("trained", step=[{"kind": "prune", "finetune": {"epochs": 1, "train": "odd.npz"}}])
 
 
-def test_training_on_the_rows_that_are_measured_is_warned_of(optimized: Optimized) -> None:
+def test_training_on_the_measured_rows_causes_a_warning(optimized: Optimized) -> None:
     step = {"kind": "prune", "finetune": {"epochs": 1, "train": "test.npz"}}
     result = optimized("trained", step=[step])
     assert any("540 of the 540 rows measured on are trained on, too" in text for text in result.report.warnings)

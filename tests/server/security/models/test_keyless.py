@@ -77,7 +77,7 @@ def test_a_signature_by_a_trusted_identity(service: Sigstore, version: Path, ide
         (Signing(seconds_late=-1), "its keyless signature is not valid: failed to build timestamp certificate chain"),
     ],
 )
-def test_a_signature_that_is_not_taken(service: Sigstore, version: Path, how: Signing, said: str) -> None:
+def test_a_signature_that_is_refused(service: Sigstore, version: Path, how: Signing, said: str) -> None:
     signed(service, version, how)
     message = refusal(opener(service), version)
     assert message.startswith(f"{version / 'model.sig'} is not loaded: ")
@@ -205,7 +205,7 @@ def test_a_log_entry_does_not_make_a_signature_by_a_key_keyless(
     assert "it was not made with a key that --signature_keys trusts" in refusal(opener(service), version)
 
 
-def test_a_root_has_identities_of_its_own(service: Sigstore, version: Path, tmp_path: Path) -> None:
+def test_a_root_has_its_own_identities(service: Sigstore, version: Path, tmp_path: Path) -> None:
     file = tmp_path / "roots.toml"
     file.write_text(
         f'[[roots]]\npath = "{version.parent}"\nidentities = ["{WORKFLOW}"]\nissuer = "{ISSUER}"\n'
@@ -267,7 +267,7 @@ def serve(service: Sigstore, version: Path) -> list[str]:
     return ["serve", "--check", f"--model_base_path={version.parent}", *trusted]
 
 
-def test_a_server_asks_nobody(service: Sigstore, tmp_path: Path) -> None:
+def test_a_server_sends_no_request(service: Sigstore, tmp_path: Path) -> None:
     strace, trace, version = tool("strace"), tmp_path / "trace", tmp_path / "m" / "1"
     models.linear(version)
     signed(service, version)
@@ -295,7 +295,7 @@ def test_without_sigstore_the_extra_is_named(service: Sigstore, version: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_what_the_public_service_signed_is_taken(tmp_path: Path) -> None:
+def test_signatures_of_the_public_service_are_accepted(tmp_path: Path) -> None:
     """Examples of model-signing's repository, in scripts/tests, with the trusted root in the package sigstore."""
     examples = os.environ.get("HEADRACE_MODEL_SIGNING_EXAMPLES")
     if not examples:

@@ -42,7 +42,7 @@ def opened(archive: bytes, *keys: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
-def test_what_was_sealed_is_what_is_opened(tmp_path: Path, size: int) -> None:
+def test_opening_returns_the_sealed_files(tmp_path: Path, size: int) -> None:
     files = {"model.onnx": os.urandom(size), "inner/empty": b"", "ü" * 120: b"x"}
     assert opened(sealed(tmp_path, files)) == files
 
@@ -102,7 +102,7 @@ def test_names_outside_the_version(name: str) -> None:
         opened(_archive(tarfile.TarInfo(name)))
 
 
-def test_links_devices_and_files_twice() -> None:
+def test_links_devices_and_repeated_files() -> None:
     link, device = tarfile.TarInfo("a"), tarfile.TarInfo("b")
     link.type, link.linkname, device.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.CHRTYPE
     for members in ([link], [device], [tarfile.TarInfo("c"), tarfile.TarInfo("c")]):
@@ -120,7 +120,7 @@ def _archive(*members: tarfile.TarInfo) -> bytes:
     return out.getvalue()
 
 
-def test_what_was_opened_cannot_be_changed(tmp_path: Path) -> None:
+def test_opened_files_cannot_be_changed(tmp_path: Path) -> None:
     files = open_sealed(io.BytesIO(sealed(tmp_path, {"a": b"one"})), lambda: ModelKeys({key_id(KEY): KEY}))
     descriptor = os.open(files["a"].path, os.O_RDWR)
     with pytest.raises(PermissionError):
@@ -152,7 +152,7 @@ def test_keys_come_from_a_file_the_environment_and_a_command(tmp_path: Path) -> 
         (KeySource(variable=base64.b64encode(b"short").decode()), "line 1 must be 32 bytes"),
     ],
 )
-def test_keys_that_cannot_be_had(source: KeySource, said: str) -> None:
+def test_keys_that_cannot_be_read(source: KeySource, said: str) -> None:
     with pytest.raises(ServingError) as error:
         source.keys()
     assert said in error.value.message
@@ -186,7 +186,7 @@ def test_a_sealed_version(tmp_path: Path) -> None:
     assert error.value.message == f"{version} is not loaded: model.sealed: it is not a sealed model"
 
 
-def test_what_lies_in_clear_beside_it_is_not_used(tmp_path: Path) -> None:
+def test_unencrypted_files_next_to_it_are_not_used(tmp_path: Path) -> None:
     version = version_of(tmp_path)
     (version / "model.py").write_text("evil")
     found = opener().open(version)
@@ -194,7 +194,7 @@ def test_what_lies_in_clear_beside_it_is_not_used(tmp_path: Path) -> None:
     found.close()
 
 
-def test_what_is_sealed_is_signed_as_it_arrived(tmp_path: Path) -> None:
+def test_the_signature_covers_the_sealed_file(tmp_path: Path) -> None:
     version, signer = version_of(tmp_path), key_pair(tmp_path)
     sign(version, signer.private)
     found = opener(signer.public).open(version)

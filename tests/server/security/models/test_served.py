@@ -117,7 +117,7 @@ MARKER = b"this is what nobody may read on the disk"
 
 
 @pytest.mark.parametrize("kind", ["key", "age"])
-def test_a_sealed_model_never_touches_the_disk_in_clear(tmp_path: Path, keys: Path, kind: str) -> None:
+def test_a_sealed_model_is_never_unencrypted_on_disk(tmp_path: Path, keys: Path, kind: str) -> None:
     strace = tool("strace")
     plain, base, trace = tmp_path / "plain", tmp_path / "m", tmp_path / "trace"
     models.linear(plain)

@@ -67,7 +67,7 @@ def test_every_bit_of_every_file_counts(version: Path, signer: KeyFiles) -> None
     own.open(version).close()
 
 
-def test_every_bit_of_the_signature_counts_or_says_the_same(version: Path, signer: KeyFiles) -> None:
+def test_every_bit_of_the_signature_that_has_a_meaning_counts(version: Path, signer: KeyFiles) -> None:
     """A bundle has bytes without meaning, such as white space, and a changed hint would name another key."""
     file = sign(version, signer.private)
     own, good = opener(signer.public), file.read_bytes()
@@ -101,7 +101,7 @@ def test_every_bit_of_the_signature_counts_or_says_the_same(version: Path, signe
         (lambda version: (version / "model.onnx").chmod(0), ""),
     ],
 )
-def test_what_is_wrong_is_said_with_the_file(version: Path, signer: KeyFiles, change: object, said: str) -> None:
+def test_errors_name_the_file(version: Path, signer: KeyFiles, change: object, said: str) -> None:
     sign(version, signer.private)
     assert callable(change)
     change(version)
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_said_with_the_file(version: Path, signer: KeyFiles, ch
     assert said in message
 
 
-def test_whose_signatures_are_taken(version: Path, signer: KeyFiles, tmp_path: Path) -> None:
+def test_accepted_signers(version: Path, signer: KeyFiles, tmp_path: Path) -> None:
     other = key_pair(tmp_path, "other")
     sign(version, other.private)
 
@@ -142,7 +142,7 @@ def test_certificates(version: Path, tmp_path: Path) -> None:
     assert "its certificate is not for signing" in refusal(own, version)
 
 
-def test_a_signer_cannot_make_signers(version: Path, tmp_path: Path) -> None:
+def test_a_signer_cannot_certify_signers(version: Path, tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     key, certificates = chain.signer("release")
     chain._middle_key = load_pem_private_key(key.read_bytes(), None)
@@ -170,7 +170,7 @@ def test_a_version_that_is_a_file(tmp_path: Path, signer: KeyFiles) -> None:
     assert "iris.onnx is not the file that was signed" in refusal(opener(signer.public), file)
 
 
-def test_each_root_has_rules_of_its_own(version: Path, signer: KeyFiles, tmp_path: Path) -> None:
+def test_each_root_has_its_own_rules(version: Path, signer: KeyFiles, tmp_path: Path) -> None:
     other = key_pair(tmp_path, "other")
     file = tmp_path / "roots.toml"
     file.write_text(
@@ -201,7 +201,7 @@ def test_each_root_has_rules_of_its_own(version: Path, signer: KeyFiles, tmp_pat
         ('[[roots]]\npath = "/m"\nkeys = ["/no/such/key"]', "/no/such/key: No such file"),
     ],
 )
-def test_what_is_wrong_with_roots(tmp_path: Path, text: str, culprit: str) -> None:
+def test_errors_in_the_roots_file(tmp_path: Path, text: str, culprit: str) -> None:
     file = tmp_path / "roots.toml"
     file.write_text(text)
     with pytest.raises(ServingError) as error:
@@ -209,7 +209,7 @@ def test_what_is_wrong_with_roots(tmp_path: Path, text: str, culprit: str) -> No
     assert culprit in error.value.message
 
 
-def test_keys_that_are_none(tmp_path: Path) -> None:
+def test_invalid_keys(tmp_path: Path) -> None:
     file = tmp_path / "key"
     key = ed25519.Ed25519PrivateKey.generate().public_key()
     for content in (b"", b"nothing", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)):
@@ -218,9 +218,7 @@ def test_keys_that_are_none(tmp_path: Path) -> None:
             Signers([file])
 
 
-def test_what_model_signing_signs_is_taken_and_the_other_way_round(
-    version: Path, signer: KeyFiles, tmp_path: Path
-) -> None:
+def test_signatures_are_compatible_with_model_signing(version: Path, signer: KeyFiles, tmp_path: Path) -> None:
     command = shutil.which(MODEL_SIGNING)
     if command is None:
         pytest.skip("model_signing is not installed, nor named by HEADRACE_MODEL_SIGNING")

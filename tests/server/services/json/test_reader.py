@@ -86,11 +86,11 @@ def test_accepted(body: bytes) -> None:
     assert parse(body) == ACCEPTED[body]
 
 
-def test_not_a_number() -> None:
+def test_special_numbers() -> None:
     assert math.isnan(parse(b'{"a":NaN}')["a"])  # type: ignore[arg-type]
 
 
-def test_whole_numbers_are_told_from_others() -> None:
+def test_whole_numbers_are_distinguished_from_others() -> None:
     document = parse(b'{"a":[1,-0,1.0,1e2]}')
     assert [type(number) for number in document["a"]] == [int, int, float, float]  # type: ignore[union-attr]
 
@@ -116,7 +116,7 @@ DEEP_BODIES = {
 
 
 @pytest.mark.parametrize("body", DEEP_BODIES.values(), ids=DEEP_BODIES)
-def test_what_is_too_deep_is_refused_at_once(body: bytes) -> None:
+def test_deep_nesting_is_refused_at_once(body: bytes) -> None:
     tokens = 0
 
     class Counted(_Reader):
@@ -132,7 +132,7 @@ def test_what_is_too_deep_is_refused_at_once(body: bytes) -> None:
     assert outcome(body) == Code.INVALID_ARGUMENT
 
 
-def test_as_deep_as_may_be() -> None:
+def test_the_deepest_allowed_nesting() -> None:
     depth = MAX_DEPTH - 2
     body = b'{"a":NaN,"deep":' + b"[" * depth + b"]" * depth + b"}"
 
@@ -150,14 +150,14 @@ LARGE_BODIES: dict[bytes, Any] = {
 
 
 @pytest.mark.parametrize("body", LARGE_BODIES, ids=lambda body: body[:12])
-def test_what_is_large_is_never_read_token_by_token(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_documents_are_never_read_token_by_token(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(_Reader, "document")
 
     assert repr(parse(body)["a"]) == repr(LARGE_BODIES[body])
 
 
 @pytest.mark.parametrize("wrong", [b"1e400", b'"\\ud800"', b"1]", b"", b"[" * DEEP])
-def test_what_is_large_and_wrong_is_refused_at_once(wrong: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_invalid_documents_are_refused_at_once(wrong: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(_Reader, "document")
 
     assert outcome(b'{"x":' + LARGE + b',"a":' + wrong + b"}") == Code.INVALID_ARGUMENT

@@ -12,7 +12,7 @@ OTHERS = ["a", "/", "\x7f", "é", "€", "😀", "\ud800", "\udcff", " "]
 
 
 @pytest.mark.parametrize("length", [0, 10, 999, 1000, 1001, 5000])
-def test_only_what_must_be_is_escaped(length: int) -> None:
+def test_only_necessary_characters_are_escaped(length: int) -> None:
     chance = random.Random(length)
     characters = [chance.choice([*ESCAPED, *OTHERS]) for _ in range(length)]
 
@@ -26,7 +26,7 @@ def test_every_control_character_is_escaped_in_long_texts_as_in_short_ones(code:
     assert quote(character + "a" * 2000) == quote(character)[:-1] + "a" * 2000 + '"'
 
 
-def test_megabytes_in_an_error_text_are_no_seconds() -> None:
+def test_megabytes_in_an_error_text_do_not_take_seconds() -> None:
     """`translate` alone took a second for 8 MB, during which no other call was answered."""
     text = '{\n    "b64": "' + "A" * 2_000_000
     began = time.thread_time()

@@ -51,7 +51,7 @@ def mlflow_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_answer_is_mlflows_to_the_byte(ports: Ports, recorded: dict[str, Any], case: Case) -> None:
+def test_answers_are_byte_for_byte_mlflows(ports: Ports, recorded: dict[str, Any], case: Case) -> None:
     assert list(ask(ports[case.model], case)) == recorded[case.name]
 
 

@@ -40,13 +40,13 @@ def test_another_method(caller: RestCaller) -> None:
     assert caller.send("POST", "/ping").headers["allow"] == "GET, HEAD"
 
 
-def test_nothing_is_spoken_without_the_flag(resting: Rest) -> None:
+def test_nothing_is_answered_without_the_flag(resting: Rest) -> None:
     caller = resting(models.linear)
     for path in ("/ping", "/health", "/version", "/invocations"):
         assert caller.get(path).status == 404
 
 
-def test_a_model_that_is_not_served(resting: Rest) -> None:
+def test_an_unknown_model(resting: Rest) -> None:
     caller = resting(models.linear, mlflow=MlflowOptions(model="other"))
     assert caller.get("/ping").status == 404
     answer = caller.send("POST", "/invocations", {"inputs": [[1, 2, 3, 4]]}, JSON)
@@ -128,7 +128,7 @@ def test_an_odd_csv_is_the_callers_fault(caller: RestCaller, body: bytes) -> Non
     assert set(answer.value) == {"error_code", "message"}
 
 
-def test_words_whole_numbers_and_truths(resting: Rest) -> None:
+def test_strings_whole_numbers_and_booleans(resting: Rest) -> None:
     dtypes = {"s": TensorProto.STRING, "i": TensorProto.INT64, "b": TensorProto.BOOL}
     caller = resting(lambda folder: models.identities(folder, dtypes), mlflow=SPOKEN)
     answer = caller.send("POST", "/invocations", "s,i,b\none,1,True\n,2,false\n", {"Content-Type": "text/csv"})
@@ -142,7 +142,7 @@ def test_words_whole_numbers_and_truths(resting: Rest) -> None:
     }
 
 
-def test_only_those_who_may_predict_call_it(resting: Rest, tmp_path: Path) -> None:
+def test_only_callers_with_the_right_to_predict_can_call_it(resting: Rest, tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text('[[rules]]\nwho = ["anonymous"]\nmethods = ["metadata"]\n')
     caller = resting(models.linear, mlflow=SPOKEN, auth=AuthOptions(policy_file=str(tmp_path / "policy.toml")))
     assert caller.send("POST", "/invocations", {"inputs": [[1, 2, 3, 4]]}, JSON).status == 403
@@ -157,12 +157,12 @@ def test_only_those_who_may_predict_call_it(resting: Rest, tmp_path: Path) -> No
         (MlflowOptions(output="y"), 8501, "--mlflow_output needs --mlflow_model"),
     ],
 )
-def test_options_that_do_not_fit(options: MlflowOptions, port: int, text: str) -> None:
+def test_invalid_options(options: MlflowOptions, port: int, text: str) -> None:
     with pytest.raises(ServingError, match=text):
         check(Config(model_base_path="/m", rest_api_port=port, mlflow=options))
 
 
-def test_params_are_inputs_that_the_model_has_values_for(resting: Rest) -> None:
+def test_params_set_inputs_that_have_defaults(resting: Rest) -> None:
     caller = resting(_scaled, mlflow=SPOKEN)
     for params, expected in (({}, 6.0), ({"scale": 5}, 15.0), ({"scale": [5.0]}, 15.0), ({"other": 5}, 6.0)):
         for inputs in ([[1, 2]], {"x": [[1, 2]]}):

@@ -83,7 +83,7 @@ def test_status_and_unregistering(caller: InferenceCaller, machine: Machine) -> 
         (register(device=-1), "failed to register CUDA shared memory region: 'r', there is no GPU -1"),
     ],
 )
-def test_what_cannot_be_registered(
+def test_invalid_registrations(
     caller: InferenceCaller, machine: Machine, request_: messages.CudaSharedMemoryRegisterRequest, text: str
 ) -> None:
     code, told = caller.refusal(request_)

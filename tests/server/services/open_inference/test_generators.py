@@ -94,7 +94,7 @@ def test_answers_come_one_by_one(inferring: Infer, code: str) -> None:
 
 
 @KINDS
-def test_an_empty_last_answer_if_it_is_asked_for(inferring: Infer, code: str) -> None:
+def test_an_empty_last_answer_on_request(inferring: Infer, code: str) -> None:
     asked = counting(2, parameters={"triton_enable_empty_final_response": True})
     *answers, last = inferring(python(code)).stream([asked])
     assert numbers(answers) == [0, 1]
@@ -103,7 +103,7 @@ def test_an_empty_last_answer_if_it_is_asked_for(inferring: Infer, code: str) ->
 
 
 @KINDS
-def test_a_failure_in_the_midst(inferring: Infer, code: str) -> None:
+def test_a_failure_after_some_answers(inferring: Infer, code: str) -> None:
     answers = list(inferring(python(code)).stream([counting(9, id="a"), counting(1, id="b")]))
     by_id = {each: [a for a in answers if a.infer_response.id == each] for each in ("a", "b")}
     assert numbers(by_id["a"]) == list(range(7))
@@ -112,7 +112,7 @@ def test_a_failure_in_the_midst(inferring: Infer, code: str) -> None:
     assert numbers(by_id["b"]) == [0]
 
 
-def test_a_slow_stream_holds_up_no_other(inferring: Infer) -> None:
+def test_a_slow_stream_delays_no_other(inferring: Infer) -> None:
     requests: Queue[Any] = Queue()
     answers = inferring(python(WAITING)).stream(iter(requests.get, None))
     for _ in range(3):  # each answers once, and then blocks for an hour
@@ -137,7 +137,7 @@ def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
 
 
 @KINDS
-def test_a_reader_who_waits_holds_up_the_generator(running: Run, code: str) -> None:
+def test_a_slow_reader_pauses_the_generator(running: Run, code: str) -> None:
     """The number of answers that are made and not yet read is bounded by what gRPC and the stream buffer."""
     server = running(python(code.replace("if number == 7", "if False")))
     caller = InferenceCaller(server.port)
@@ -149,7 +149,7 @@ def test_a_reader_who_waits_holds_up_the_generator(running: Run, code: str) -> N
     caller.close()
 
 
-def test_what_cannot_answer_once(running: Run) -> None:
+def test_calls_that_need_a_single_answer_are_refused(running: Run) -> None:
     server = running(python(PLAIN))
     caller = InferenceCaller(server.port)
     text = "ModelInfer RPC doesn't support models with decoupled transaction policy"
@@ -161,14 +161,14 @@ def test_what_cannot_answer_once(running: Run) -> None:
     caller.close()
 
 
-def test_a_model_with_both(inferring: Infer) -> None:
+def test_a_model_with_stream_and_predict(inferring: Infer) -> None:
     both = f'{PLAIN}\n\ndef predict(inputs):\n    return {{"number": inputs["count"] * 2}}\n'
     caller = inferring(python(both))
     assert array(caller.call(counting(4))).item() == 8
     assert numbers(list(caller.stream([counting(2)]))) == [0, 1]
 
 
-def test_what_is_no_answer(inferring: Infer) -> None:
+def test_invalid_answers(inferring: Infer) -> None:
     yielded = '[5, {"other": 5}, {"number": ["a"]}]'
     caller = inferring(python(f"def stream(inputs):\n    yield {yielded}[int(inputs['count'][0])]\n"))
     refused = [answer.error_message for answer in caller.stream([counting(number) for number in range(3)])]
@@ -221,7 +221,7 @@ class TestGenerate:
         expected = {"id": "a", "model_name": MODEL, "model_version": "1"}
         assert events(answer.text) == [{**expected, "number": number} for number in range(3)]
 
-    def test_a_failure_in_the_midst(self, resting: Rest) -> None:
+    def test_a_failure_after_some_answers(self, resting: Rest) -> None:
         found = events(resting(python(PLAIN)).send("POST", f"{self.PATH}_stream", {"count": 9}).text)
         assert [event["number"] for event in found[:-1]] == list(range(7))
         assert "seven is too many" in found[-1]["error"]

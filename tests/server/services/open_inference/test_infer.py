@@ -49,7 +49,7 @@ def test_rows_keep_their_order(linear: InferenceCaller) -> None:
     assert array(response).tolist() == rows.sum(axis=1, keepdims=True).tolist()
 
 
-def test_a_named_output_that_comes_alone(inferring: Infer) -> None:
+def test_a_single_requested_output(inferring: Infer) -> None:
     caller = inferring(models.two_inputs)
     pair = [tensor(name, shape=(1, 2)) for name in ("b", "a")]  # in an order other than the model's
     raw = [np.array(values, np.float32).tobytes() for values in ([1, 2], [10, 20])]
@@ -61,7 +61,7 @@ def test_a_named_output_that_comes_alone(inferring: Infer) -> None:
     assert one.raw_output_contents[0] == every.raw_output_contents[-1]
 
 
-def test_the_highest_version_and_the_one_asked_for(inferring: Infer, tmp_path: Path) -> None:
+def test_the_highest_version_and_a_requested_one(inferring: Infer, tmp_path: Path) -> None:
     config = tmp_path / "models.config"
     for version, bias in ((1, 0.0), (3, 1.0)):
         models.linear(tmp_path / "m" / str(version), bias=bias)
@@ -132,7 +132,7 @@ class TestParameters:
             {"triton_enable_empty_final_response": True},
         ],
     )
-    def test_those_that_are_taken(self, linear: InferenceCaller, parameters: dict[str, Any]) -> None:
+    def test_accepted_parameters(self, linear: InferenceCaller, parameters: dict[str, Any]) -> None:
         response = linear.call(infer_request([tensor(hint="x")], outputs=[wanted(hint=1)], parameters=parameters))
         assert array(response).tolist() == TEN
         assert not response.parameters
@@ -142,12 +142,12 @@ class TestParameters:
         request.parameters["priority"].uint64_param = 2
         assert array(linear.call(request)).tolist() == TEN
 
-    def test_a_signature_that_is_not_there(self, linear: InferenceCaller) -> None:
+    def test_an_unknown_signature(self, linear: InferenceCaller) -> None:
         text = 'Serving signature key "nope" not found.'
         request = infer_request(parameters={"signature_name": "nope"})
         assert linear.refusal(request) == (StatusCode.INVALID_ARGUMENT, text)
 
-    def test_a_label_that_is_not_there(self, linear: InferenceCaller) -> None:
+    def test_an_unknown_label(self, linear: InferenceCaller) -> None:
         request = infer_request(parameters={"version_label": "stable"})
         text = "Unrecognized servable version label: stable"
         assert linear.refusal(request) == (StatusCode.INVALID_ARGUMENT, text)
@@ -181,7 +181,7 @@ class TestClassification:
     def test_equal_values_by_index(self, scores: InferenceCaller) -> None:
         assert self.top(scores, 2, [[1] * 5]) == ([1, 2], [b"1.000000:0", b"1.000000:1"])
 
-    def test_more_than_there_are(self, scores: InferenceCaller) -> None:
+    def test_more_classes_than_there_are(self, scores: InferenceCaller) -> None:
         shape, classes = self.top(scores, 99, [[5, 4, 3, 2, float("nan")]])
         assert shape == [1, 5]
         assert b"nan:4" in classes

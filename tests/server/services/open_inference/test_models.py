@@ -66,14 +66,14 @@ PROVED = "batched: each operator of its graph computes every row by itself"
         (INDEPENDENT["dense"], PROVED),
     ],
 )
-def test_the_config_says_what_becomes_of_requests(inferring: Infer, graph: Graph, said: str) -> None:
+def test_the_config_says_how_requests_run(inferring: Infer, graph: Graph, said: str) -> None:
     config = inferring(graph.write).call(messages.ModelConfigRequest(name=MODEL)).config
 
     assert re.fullmatch(said, config.parameters["headrace.batching.serving_default"].string_value)
 
 
 @pytest.mark.parametrize(("make", "batching"), [(models.linear, False), (models.scalar_output, True)])
-def test_what_does_not_batch_has_its_whole_shape(inferring: Infer, make: Make, batching: bool) -> None:
+def test_a_model_that_is_not_batched_has_its_whole_shape(inferring: Infer, make: Make, batching: bool) -> None:
     caller = inferring(make, enable_batching=batching)
     config = caller.call(messages.ModelConfigRequest(name=MODEL)).config
     metadata = caller.call(messages.ModelMetadataRequest(name=MODEL))
@@ -122,7 +122,7 @@ class TestStatistics:
         counts = (stats.inference_stats.success.count, stats.inference_stats.fail.count, stats.inference_count)
         assert counts == (0, 1, 0)
 
-    def test_models_and_versions_that_are_not_there(self, linear: InferenceCaller) -> None:
+    def test_unknown_models_and_versions(self, linear: InferenceCaller) -> None:
         refusal = linear.refusal(messages.ModelStatisticsRequest(name="nope"))
         assert refusal == (StatusCode.INVALID_ARGUMENT, "requested model 'nope' is not available")
         refusal = linear.refusal(messages.ModelStatisticsRequest(name=MODEL, version="7"))

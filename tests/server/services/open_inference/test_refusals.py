@@ -249,7 +249,7 @@ def test_a_shape_that_claims_any_number_of_strings(inferring: Infer) -> None:
     assert caller.refusal(request) == (StatusCode.INVALID_ARGUMENT, text)
 
 
-def test_a_string_that_the_runtime_does_not_take(inferring: Infer) -> None:
+def test_a_string_that_the_runtime_refuses(inferring: Infer) -> None:
 
     caller = inferring(partial(models.identity, dtype=TensorProto.STRING))
     request = infer_request([tensor("x", "BYTES", (1, 2))], [packed(b"\xff", b"a")])

@@ -189,14 +189,14 @@ def test_an_object_that_is_unlinked_stays(caller: InferenceCaller, memory: Path,
         ),
     ],
 )
-def test_places_that_are_refused(
+def test_offsets_and_sizes_that_are_refused(
     caller: InferenceCaller, region: str, parameters: dict[str, Any], code: StatusCode, text: str
 ) -> None:
     own: dict[str, Any] = {name: region if value == "REGION" else value for name, value in parameters.items()}
     assert caller.refusal(infer_request([tensor(**own)], [])) == (code, text.replace("REGION", region))
 
 
-def test_contents_beside_a_region(caller: InferenceCaller, region: str) -> None:
+def test_contents_in_addition_to_a_region(caller: InferenceCaller, region: str) -> None:
     both = tensor(contents={"fp32_contents": [1, 2, 3, 4]}, **use(region))
     text = "unexpected 'content' provided when using shared memory for input tensor 'x' for model 'model'"
     assert caller.refusal(infer_request([both], [])) == (StatusCode.INVALID_ARGUMENT, text)
@@ -239,7 +239,7 @@ class TestRegistering:
             (16, 16, "unable to process address spaceInvalid argument"),
         ],
     )
-    def test_a_part_that_is_not_there(
+    def test_a_part_outside_of_the_object(
         self, caller: InferenceCaller, memory: Path, byte_size: int, offset: int, reason: str
     ) -> None:
         refusal = caller.refusal(register("r", memory.name, byte_size, offset))
@@ -255,7 +255,7 @@ class TestRegistering:
             caller.call(messages.SystemSharedMemoryUnregisterRequest(name="r"))
         assert len(os.listdir("/proc/self/fd")) <= before + 2
 
-    def test_callers_may_not_unless_a_flag_says_so(self, inferring: Infer, memory: Path) -> None:
+    def test_registering_needs_a_flag(self, inferring: Infer, memory: Path) -> None:
         caller = inferring(models.linear)
         code, text = caller.refusal(register("r", memory.name))
         assert code == StatusCode.UNIMPLEMENTED

@@ -131,7 +131,7 @@ POLL = "failed to load '{}', failed to poll from model repository"
         ),
     ],
 )
-def test_loads_that_are_refused(caller: InferenceCaller, request_: Any, code: StatusCode, text: str) -> None:
+def test_refused_loads(caller: InferenceCaller, request_: Any, code: StatusCode, text: str) -> None:
     assert caller.refusal(request_) == (code, text)
     assert caller.call(messages.ModelReadyRequest(name=MODEL)).ready
 
@@ -143,7 +143,7 @@ def test_files_do_not_leave_their_folder(caller: InferenceCaller, path: str) -> 
     assert "escapes" not in [name for name, *_ in index(caller)]
 
 
-def test_callers_bring_no_code(caller: InferenceCaller) -> None:
+def test_callers_cannot_bring_code(caller: InferenceCaller) -> None:
     """As with HandleReloadConfigRequest, code is run only if the operator allows it."""
     request = load("code", config=("string_param", "{}"), **{"file:1/model.py": ("bytes_param", b"raise SystemExit")})
     code, text = caller.refusal(request)
@@ -160,7 +160,7 @@ def test_a_model_that_does_not_load(caller: InferenceCaller) -> None:
     caller.call(unload("broken"))
 
 
-def test_unloading_the_unknown(caller: InferenceCaller) -> None:
+def test_unloading_an_unknown_model(caller: InferenceCaller) -> None:
     caller.call(unload("nope"))
     request = unload()
     request.parameters["unload_dependents"].int64_param = 1
@@ -186,7 +186,7 @@ class TestRights:
         assert code == StatusCode.UNIMPLEMENTED
         assert "--open_inference_admin=files" in text
 
-    def test_to_nothing(self, inferring: Infer) -> None:
+    def test_to_refuse_everything(self, inferring: Infer) -> None:
         caller = inferring(models.linear, open_inference_admin="none")
         for request in (
             messages.RepositoryIndexRequest(),

@@ -99,7 +99,7 @@ class TestJson:
         answer = infer(caller, {"inputs": [tensor(values, datatype=datatype, shape=[1, 2])]})
         assert data(answer) == values
 
-    def test_what_is_not_a_number(self, resting: Rest) -> None:
+    def test_special_numbers(self, resting: Rest) -> None:
         caller = resting(partial(models.identity, dims=("N", 4)))
         body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[NaN,Infinity,-Infinity,0.1]}]}'
         assert '"data":[NaN,Infinity,-Infinity,0.10000000149011612]' in infer(caller, body).text
@@ -114,14 +114,14 @@ class TestJson:
         answer = infer(caller, {"inputs": [tensor([], shape=[2, 0])]})
         assert (answer.value["outputs"][0]["shape"], data(answer)) == ([2, 0], [])
 
-    def test_a_large_body_is_read_and_written_beside_the_server(self, resting: Rest) -> None:
+    def test_a_large_body_is_read_and_written_in_another_process(self, resting: Rest) -> None:
         caller = resting(partial(models.identity, dims=("N", "W")))
         count = 200_000
         values = (np.arange(count) / 4).tolist()
         answer = infer(caller, {"inputs": [tensor(values, shape=[1, count])]})
         assert data(answer) == values
 
-    def test_the_content_type_is_not_looked_at(self, linear: RestCaller) -> None:
+    def test_the_content_type_is_ignored(self, linear: RestCaller) -> None:
         body = json.dumps({"inputs": [tensor()]})
         for kind in ("text/plain", "application/octet-stream"):
             assert data(infer(linear, body, {"Content-Type": kind})) == [10]
@@ -166,7 +166,7 @@ class TestBinary:
         size = f"{UNKNOWN_ID}input byte size mismatch for input 'raw_input' for model '{MODEL}'. Expected 16, got 8"
         assert answer.error == (400, size)
 
-    def test_the_length_of_what_varies_is_worked_out(self, resting: Rest) -> None:
+    def test_the_length_of_a_variable_dimension_is_computed(self, resting: Rest) -> None:
         caller = resting(partial(models.identity, dims=("N", "W")))
         document, raw = parts(infer(caller, BYTES, {LENGTH: "0"}))
         assert (document["outputs"][0]["shape"], raw) == ([1, 4], BYTES)
@@ -186,7 +186,7 @@ class TestBinary:
         }
         assert parts(behind(caller, document, values.tobytes()))[1] == values.tobytes()
 
-    def test_halves_have_no_json(self, resting: Rest) -> None:
+    def test_half_floats_have_no_json(self, resting: Rest) -> None:
         caller = resting(partial(models.identity, dtype=TensorProto.FLOAT16))
         half = {"datatype": "FP16", "shape": [1, 2]}
         answer = infer(caller, {"inputs": [tensor([1, 2], **half)]})
@@ -226,7 +226,7 @@ class TestCompression:
         unpack: Any = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding or "", bytes)
         assert json.loads(unpack(body))["outputs"][0]["data"] == [10]
 
-    def test_what_is_not_known(self, linear: RestCaller) -> None:
+    def test_unknown_encodings(self, linear: RestCaller) -> None:
         answer = infer(linear, self.BODY, {"Content-Encoding": "br"})
         assert answer.error == (501, "Unsupported compression type")
         assert answer.headers["accept-encoding"] == "gzip, deflate"
@@ -236,7 +236,7 @@ class TestCompression:
         [BODY, gzip.compress(BODY)[:-8], gzip.compress(b"0" * (65 << 20))],
         ids=["plain", "cut short", "too much"],
     )
-    def test_what_cannot_be_inflated(self, linear: RestCaller, body: bytes) -> None:
+    def test_invalid_compressed_bodies(self, linear: RestCaller, body: bytes) -> None:
         assert infer(linear, body, {"Content-Encoding": "gzip"}).status == 400
         assert data(infer(linear, self.BODY)) == [10]
 
@@ -376,7 +376,7 @@ def test_bad_bytes(linear: RestCaller, document: Any, payload: bytes, text: str)
         ("9" * 5000, f"Unable to parse {LENGTH}, got: {'9' * 5000}"),
     ],
 )
-def test_lengths_of_json_that_make_no_sense(linear: RestCaller, length: str, text: str) -> None:
+def test_invalid_lengths_of_json(linear: RestCaller, length: str, text: str) -> None:
     assert infer(linear, b"x" * 120, {LENGTH: length}).error == (400, text)
 
 
@@ -434,13 +434,13 @@ class TestPaths:
             ("GET", "/v2x", 404),
         ],
     )
-    def test_what_is_not_there(self, linear: RestCaller, method: str, path: str, status: int) -> None:
+    def test_unknown_paths(self, linear: RestCaller, method: str, path: str, status: int) -> None:
         assert linear.send(method, path).status == status
 
     def test_names_are_decoded(self, linear: RestCaller) -> None:
         assert linear.get(f"/v2/models/%6D{MODEL[1:]}").value["name"] == MODEL
 
-    def test_tensorflow_servings_paths_are_beside_them(self, linear: RestCaller) -> None:
+    def test_tensorflow_servings_paths_are_on_the_same_port(self, linear: RestCaller) -> None:
         assert linear.predict({"instances": [[1, 2, 3, 4]]}) == {"predictions": [[10.0]]}
 
 

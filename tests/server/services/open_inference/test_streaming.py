@@ -66,11 +66,11 @@ def test_a_failure_does_not_end_the_stream(linear: InferenceCaller) -> None:
     assert not answers[1].infer_response.outputs
 
 
-def test_nothing_asked_nothing_answered(linear: InferenceCaller) -> None:
+def test_no_requests_and_no_answers(linear: InferenceCaller) -> None:
     assert list(linear.stream([])) == []
 
 
-def test_a_failed_run_ends_the_stream_if_the_caller_wants_it_so(inferring: Infer) -> None:
+def test_a_failed_run_ends_the_stream_on_request(inferring: Infer) -> None:
     caller = inferring(models.lookup)
     good = infer_request([tensor("index", "INT64", (1,))], [np.array([1]).tobytes()])
     bad = infer_request([tensor("index", "INT64", (1,))], [np.array([99]).tobytes()], id="bad")

@@ -88,7 +88,7 @@ def choose(page: Any, model: str) -> None:
     page.wait_for_function("name => document.getElementById('model-name').textContent === name", arg=model)
 
 
-def test_calls_are_seen_as_they_come(page: Any, site: Site) -> None:
+def test_calls_are_shown_as_they_arrive(page: Any, site: Site) -> None:
     for _ in range(5):
         site.server.caller.call(predict_request({"x": floats([1, 2, 3, 4])}, name="sums"))
     site.rest.post("predict", {"instances": [[1, 2, 3, 4]]}, "/v1/models/sums")
@@ -101,12 +101,12 @@ def test_calls_are_seen_as_they_come(page: Any, site: Site) -> None:
     assert "resident memory" in text(page, "#server-panel")
 
 
-def test_a_refusal_is_told_by_its_code(page: Any, site: Site) -> None:
+def test_a_refusal_is_shown_with_its_code(page: Any, site: Site) -> None:
     site.rest.post("predict", {"instances": [[1]]}, "/v1/models/sums")
     page.wait_for_function("() => document.getElementById('calls-panel').textContent.includes('INVALID_ARGUMENT')")
 
 
-def test_another_model_by_click_and_by_its_address(page: Any, browser: Any) -> None:
+def test_another_model_by_click_and_by_url(page: Any, browser: Any) -> None:
     choose(page, MARKUP)
     assert page.locator("#model-name b").count() == 0  # its name is shown as text
     assert page.locator("#try-inputs textarea").count() == 2
@@ -137,7 +137,7 @@ def test_try_it_by_keyboard(page: Any) -> None:
     assert text(page, "#try-code").startswith("curl")
 
 
-def test_what_the_server_refuses_is_shown_in_its_words(page: Any) -> None:
+def test_a_refusal_is_shown_with_the_servers_text(page: Any) -> None:
     page.fill("#try-inputs textarea", "[[1, 2]]")
     page.click("#try-send")
     page.wait_for_selector("#try-answer p.bad")
@@ -145,7 +145,7 @@ def test_what_the_server_refuses_is_shown_in_its_words(page: Any) -> None:
     assert "invalid dimensions" in text(page, "#try-answer pre")
 
 
-def test_what_is_no_json_is_not_sent(page: Any) -> None:
+def test_invalid_json_is_not_sent(page: Any) -> None:
     page.fill("#try-inputs textarea", "[[1, 2")
     assert text(page, "#try-code").startswith("# x must be JSON")
     page.click("#try-send")
@@ -221,7 +221,7 @@ def test_pause(page: Any) -> None:
     page.wait_for_function("() => document.getElementById('link-text').textContent === 'live'")
 
 
-def test_every_option_on_demand(page: Any) -> None:
+def test_all_options_on_demand(page: Any) -> None:
     assert "--model_name" not in text(page, "#options-panel tbody th")
     before = page.locator("#options-panel tbody tr").count()
     page.click("#options-all")
@@ -264,7 +264,7 @@ def test_a_server_that_asks_for_a_token(browser: Any, site: Site) -> None:
     context.close()
 
 
-def test_a_server_that_is_gone_is_said_to_be(running: Run, browser: Any) -> None:
+def test_a_stopped_server_is_reported(running: Run, browser: Any) -> None:
     port = free_port()
     server = running(models.linear, rest_api_port=port)
     page = browser.new_page()

@@ -45,7 +45,7 @@ def opened(browser: Any, port: int, **context: Any) -> Any:
     return page
 
 
-def test_the_state_has_what_each_queue_believes(objectives: dict[str, Any]) -> None:
+def test_the_state_has_the_estimates_of_each_queue(objectives: dict[str, Any]) -> None:
     (beliefs,) = objectives.values()
     assert (beliefs["objective"], beliefs["objective_ms"]) == (OBJECTIVE, 5000)
     assert beliefs["runs"] >= 32  # the scheduler decides after each of the first runs, then a few times a second

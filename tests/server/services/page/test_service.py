@@ -45,7 +45,7 @@ def test_every_path(caller: RestCaller, path: str) -> None:
     assert caller.send("POST", path).status == 405
 
 
-def test_nothing_is_loaded_from_elsewhere(caller: RestCaller) -> None:
+def test_nothing_is_loaded_from_other_servers(caller: RestCaller) -> None:
     texts = {path: caller.get(path).text for path in PATHS if path not in GUARDED_PATHS}
     loaded = re.findall(r"""(?:src|href)="([^"]+)"|url\(|from "([^"]+)"|import\(""", "\n".join(texts.values()))
     elsewhere = [link for link in map("".join, loaded) if re.match(r"\w+:|//", link) and link != "data:,"]
@@ -54,7 +54,7 @@ def test_nothing_is_loaded_from_elsewhere(caller: RestCaller) -> None:
     assert 'src="page/app.js"' in texts["/"]
 
 
-def test_what_a_model_has_done(caller: RestCaller) -> None:
+def test_the_figures_of_a_model(caller: RestCaller) -> None:
     shown = state(caller)
     assert shown["models"] == [{"name": "model", "versions": [[1, "AVAILABLE"]], "calls": 2}]
     (version,) = shown["model"]["versions"]
@@ -68,7 +68,7 @@ def test_what_a_model_has_done(caller: RestCaller) -> None:
     ]
 
 
-def test_what_a_version_is(caller: RestCaller) -> None:
+def test_the_description_of_a_version(caller: RestCaller) -> None:
     (signature,) = state(caller)["model"]["versions"][0]["signatures"]
     assert signature["name"] == "serving_default"
     assert signature["inputs"] == [{"name": "x", "dtype": "DT_FLOAT", "shape": [None, 4], "text": "float32[?,4]"}]
@@ -83,11 +83,11 @@ def test_the_server(caller: RestCaller, transport: str) -> None:
     assert shown["process"]["process_cpu_seconds_total"] > 0
 
 
-def test_a_model_that_there_is_not_shows_the_first(caller: RestCaller) -> None:
+def test_an_unknown_model_shows_the_first(caller: RestCaller) -> None:
     assert state(caller, "nobody")["model"]["name"] == "model"
 
 
-def test_a_version_that_has_failed_says_why(running: Run) -> None:
+def test_a_failed_version_has_its_error(running: Run) -> None:
     port = free_port()
     server = running(models.linear, rest_api_port=port, file_system_poll_wait_seconds=0.02)
     models.broken(server.base_path / "unfinished").parent.rename(server.base_path / "2")
@@ -106,7 +106,7 @@ def test_off(resting: Rest) -> None:
     assert [caller.get(path).status for path in ("/", *GUARDED_PATHS)] == [404, 404, 404]
 
 
-def test_the_options_are_told_once_and_not_with_every_state(caller: RestCaller) -> None:
+def test_the_options_are_not_part_of_every_state(caller: RestCaller) -> None:
     options = {option["name"]: option for option in caller.get(OPTIONS_PATH).value}
     assert options["model_name"]["value"] == "model"
     assert "options" not in state(caller)
@@ -143,7 +143,7 @@ async def look(api: PageApi, delivery: LoopDelivery, model: str) -> int:
     return reads
 
 
-def test_many_who_look_cost_what_one_costs() -> None:
+def test_many_viewers_cost_as_much_as_one() -> None:
     async def run() -> list[int]:
         now = [100.0]
         counting = Counting()

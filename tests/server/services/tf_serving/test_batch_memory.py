@@ -114,7 +114,7 @@ def test_batches_are_joined_in_the_backends_memory_and_padded_to_its_sizes(runni
     assert not owner.blocks
 
 
-def test_a_batch_that_fails_gives_its_memory_back(running: Run, owners: list[Owner]) -> None:
+def test_a_failed_batch_returns_its_memory(running: Run, owners: list[Owner]) -> None:
     server = running(models.linear, batching=TOGETHER, enable_synthetic_warmup=False)
     (owner,) = owners
     bad = {5, 17, 30}

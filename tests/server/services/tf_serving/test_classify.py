@@ -136,7 +136,7 @@ def test_a_model_without_scores_names_its_signature(running: Run, make: Callable
     assert refusal.text.startswith(start + "inputs {\n  key: ")
 
 
-def test_scores_that_are_no_table(running: Run) -> None:
+def test_scores_that_are_not_a_table(running: Run) -> None:
     vector = {"method": "classify", "outputs": {"scores": "y"}}
     caller = running(partial(feature_models.passed_on, dims=("N",), signatures={"serving_default": vector})).caller
     refusal = caller.refusal(classify_request(example(x=[1.0])))
@@ -172,18 +172,18 @@ def checked(running: Run) -> Caller:
 class TestMethodName:
     """With --enable_signature_method_name_check a signature answers only the calls that it was exported for."""
 
-    def test_of_its_own_kind(self, checked: Caller) -> None:
+    def test_of_the_calls_kind(self, checked: Caller) -> None:
         assert labelled(checked.call(classify_request(ONE, signature_name="classify"))) == [[("", 1.5), ("", 2.5)]]
 
     @pytest.mark.parametrize(("name", "method"), [("", "predict"), ("regress", "regress")])
-    def test_of_another(self, checked: Caller, name: str, method: str) -> None:
+    def test_of_another_kind(self, checked: Caller, name: str, method: str) -> None:
         wanted = "tensorflow/serving/classify"
         text = f"Expected classification signature method_name to be {wanted}. Was: tensorflow/serving/{method}"
         refusal = checked.refusal(classify_request(ONE, signature_name=name))
         assert refusal == (StatusCode.INVALID_ARGUMENT, text)
 
     @pytest.mark.parametrize("name", ["", "classify", "regress"])
-    def test_predict_takes_all_three(self, checked: Caller, name: str) -> None:
+    def test_predict_accepts_all_three(self, checked: Caller, name: str) -> None:
         inputs = {"age": np.array([1]), "weights": np.array([[0.5, 1.5]], np.float32)}
         assert checked.predict(inputs, signature_name=name)
 
@@ -203,6 +203,6 @@ def with_options(folder: Path) -> Path:
     return feature_models.tariff(folder)
 
 
-def test_labels_that_an_operator_gives(running: Run) -> None:
+def test_labels_from_model_toml(running: Run) -> None:
     caller = running(with_options, enable_signature_method_name_check=True).caller
     assert labelled(caller.call(classify_request(ONE))) == [[("lo", 1.5), ("höher", 2.5)]]

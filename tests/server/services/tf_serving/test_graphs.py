@@ -209,14 +209,14 @@ WRONG: dict[str, tuple[Signature, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_signatures_that_do_not_fit_before_the_examples_are_looked_at(serve: Serve, name: str) -> None:
+def test_signatures_are_checked_before_the_examples(serve: Serve, name: str) -> None:
     signature, request, text = WRONG[name]
     code, message = serve({"serving_default": signature}).refusal(request())
     assert code == Code.INVALID_ARGUMENT
     assert message.startswith(text)
 
 
-def test_an_input_that_takes_no_strings_fails_as_its_run_would(serve: Serve) -> None:
+def test_an_input_that_takes_no_strings_fails_like_its_run(serve: Serve) -> None:
     signature = replace(BOTH, inputs={"inputs": FLOATS})
     text = "Expects arg[0] to be float but string is provided"
     assert serve({"serving_default": signature}).refusal(classify_request(ONE)) == (Code.INVALID_ARGUMENT, text)

@@ -58,7 +58,7 @@ class TwoModels:
 @pytest.mark.parametrize(
     ("kind", "end"), [(CRASHES, "was ended by SIGSEGV"), (IS_KILLED, "was ended by SIGKILL")], ids=["crash", "kill"]
 )
-def test_a_process_that_ends_fails_the_batch_in_hand_alone(serving: Serve, tmp_path: Path, kind: int, end: str) -> None:
+def test_a_process_that_ends_fails_only_its_current_batch(serving: Serve, tmp_path: Path, kind: int, end: str) -> None:
     both = TwoModels(serving, tmp_path)
     text = f"model python version 1: its worker process {end} during the run"
     assert both.refusal(kind) == (StatusCode.INTERNAL, text)
@@ -112,7 +112,7 @@ def test_a_hanging_run_is_given_up(serving: Serve, tmp_path: Path) -> None:
     assert both.call(FINE) == [[1, 1]]
 
 
-def test_what_it_prints_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> None:
+def test_its_output_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> None:
     both = TwoModels(serving, tmp_path)
     both.call(PRINTS)
     both.server.wait_for(re.compile(r"model python version 1: printed$"))
@@ -144,7 +144,7 @@ class TestGivenUp:
 
     FLAGS = ("--python_workers=0", "--run_timeout=0.3")
 
-    def test_a_python_run_that_hangs_is_answered_and_others_go_on(self, serving: Serve, tmp_path: Path) -> None:
+    def test_a_hanging_python_run_is_answered_and_others_continue(self, serving: Serve, tmp_path: Path) -> None:
         both = TwoModels(serving, tmp_path, *self.FLAGS)
         timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s and was abandoned")
         assert both.refusal(HANGS) == timed_out
@@ -155,7 +155,7 @@ class TestGivenUp:
         both.server.terminate()
         assert both.server.ended() == 0
 
-    def test_onnx_runtime_is_told_to_end_its_run(self, serving: Serve, tmp_path: Path) -> None:
+    def test_onnx_runtime_ends_its_run(self, serving: Serve, tmp_path: Path) -> None:
         models.counting(tmp_path / "1")
         caller = serving(tmp_path, "--run_timeout=0.3").started()
         refusal = caller.refusal(predict_request({"steps": np.array([1 << 40])}))

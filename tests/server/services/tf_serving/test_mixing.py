@@ -73,7 +73,7 @@ def assert_close(answer: Arrays, expected: Mapping[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("name", MIXING["traced with a batch of one"])
-def test_a_batch_of_one_is_never_tried_in_vain(resting: Rest, tmp_path: Path, name: str) -> None:
+def test_a_traced_batch_of_one_causes_no_failed_batch(resting: Rest, tmp_path: Path, name: str) -> None:
     monitoring = tmp_path / "monitoring.pbtxt"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
     graph = MIXING["traced with a batch of one"][name]

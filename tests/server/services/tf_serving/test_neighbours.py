@@ -74,7 +74,7 @@ def test_wrong_dtypes_and_names_fail_alone(running: Run) -> None:
 
 
 @pytest.mark.parametrize("pad", [False, True])
-def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> None:
+def test_inputs_of_other_shapes_are_never_mixed(running: Run, pad: bool) -> None:
     """Shapes with the same number of bytes, and with fewer and more: every caller gets the sums of its own rows."""
     shapes = [(1, 8), (2, 4), (4, 2), (1, 8), (8, 1), (1, 8), (1, 16), (1, 8), (1, 4)] * 25
     sent = [np.arange(first, first + rows * width).reshape(rows, width) for first, (rows, width) in enumerate(shapes)]
@@ -89,7 +89,7 @@ def test_bytes_of_other_shapes_are_never_mixed_in(running: Run, pad: bool) -> No
     assert answers == expected
 
 
-def test_what_makes_the_runtime_fail_fails_alone(running: Run) -> None:
+def test_requests_that_make_the_runtime_fail_fail_alone(running: Run) -> None:
     def make(number: int, fine: bool) -> Message:
         return predict_request({"index": np.array([number % 10 if fine else 10])})
 

@@ -81,7 +81,7 @@ def test_over_rest_too(resting: Rest, tmp_path: Path, make: Callable[[Path], Pat
         assert caller.predict(body)["outputs"] == bare(file, inputs).tolist()
 
 
-def test_who_sends_one_shares_no_batch(running: Run, tmp_path: Path) -> None:
+def test_a_request_that_sends_one_runs_alone(running: Run, tmp_path: Path) -> None:
     file = scaled(tmp_path)
     caller = running(scaled, batching=Options(max_batch_size=64, batch_timeout_micros=20_000)).caller
     inputs = [{"x": X * n, **({"k": np.array([n], np.float32)} if n % 3 == 0 else {})} for n in range(1, 40)]
@@ -90,7 +90,7 @@ def test_who_sends_one_shares_no_batch(running: Run, tmp_path: Path) -> None:
         assert arrays(answer.result(timeout=20))["y"].tolist() == bare(file, each).tolist()
 
 
-def test_the_others_are_batched_as_ever(running: Run) -> None:
+def test_other_requests_are_batched_as_usual(running: Run) -> None:
     server = running(all_weights, batching=Options(max_batch_size=8, allowed_batch_sizes=(8,)))
     server.caller.predict({"x": X})
     (servable,) = server._server._manager._served["model"].ready.values()
@@ -106,5 +106,5 @@ def test_the_others_are_batched_as_ever(running: Run) -> None:
         ({"x": X, "other": np.array([5], np.float32)}, StatusCode.INVALID_ARGUMENT),
     ],
 )
-def test_what_does_not_fit_is_refused(running: Run, inputs: Arrays, code: StatusCode) -> None:
+def test_inputs_that_do_not_fit_are_refused(running: Run, inputs: Arrays, code: StatusCode) -> None:
     assert running(scaled).caller.refusal(predict_request(inputs)).code is code

@@ -85,7 +85,7 @@ def test_answers_in_the_typed_field(echo: Echo, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["FLOAT", "BFLOAT16", "BOOL", "STRING"])
-def test_answers_in_tensor_content_where_told(running: Run, dtype: str) -> None:
+def test_answers_in_tensor_content_if_configured(running: Run, dtype: str) -> None:
     make = partial(models.identity, dtype=onnx.TensorProto.DataType.Value(dtype))
     caller = running(make, enable_serialization_as_tensor_content=True).caller
     _, x = VALUES[dtype]
@@ -156,13 +156,13 @@ def test_scalar_output_has_an_empty_shape(running: Run) -> None:
         (["difference", "sum"], {"sum": [[11, 22]], "difference": [[-9, -18]]}),
     ],
 )
-def test_answers_the_outputs_asked_for(pair: Caller, outputs: list[str], expected: dict[str, list[Any]]) -> None:
+def test_answers_the_requested_outputs(pair: Caller, outputs: list[str], expected: dict[str, list[Any]]) -> None:
     got = pair.predict({"a": floats([1, 2]), "b": floats([10, 20])}, outputs=outputs)
     assert {alias: array.tolist() for alias, array in got.items()} == expected
 
 
 @pytest.mark.parametrize("spec", [{}, {"version": 1}, {"signature_name": "serving_default"}])
-def test_answer_says_what_ran(linear: Caller, spec: dict[str, Any]) -> None:
+def test_the_answer_says_which_model_ran(linear: Caller, spec: dict[str, Any]) -> None:
     response = linear.call(predict_request({"x": floats([1, 2, 3, 4])}, **spec))
     assert arrays(response)["y"].tolist() == [[10]]
     assert (response.model_spec.name, response.model_spec.version.value) == ("model", 1)

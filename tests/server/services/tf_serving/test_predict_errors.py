@@ -133,7 +133,7 @@ def test_inputs_and_outputs(pair: Caller, name: str) -> None:
     assert [*pair.refusal(request)] == refusal
 
 
-def test_rows_that_differ_are_for_the_model_to_judge(pair: Caller) -> None:
+def test_different_numbers_of_rows_are_left_to_the_model(pair: Caller) -> None:
     """TF Serving refuses these if it batches: "Batching Run() input tensors must have equal 0th-dimension size"."""
     two = floats([1, 2], [3, 4])
     assert pair.predict({"a": PAIR, "b": two})["sum"].tolist() == (PAIR + two).tolist()
@@ -199,7 +199,7 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
     assert "indices element out of data bounds, idx=10" in refusal.text
 
 
-def test_inputs_that_do_not_go_together(running: Run) -> None:
+def test_inputs_that_do_not_fit_each_other(running: Run) -> None:
     """The error names the dimension: that of the rows without batching, a width that the model names with it."""
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
@@ -228,7 +228,7 @@ def test_output_with_other_rows_than_the_inputs(running: Run) -> None:
     assert {alias: array.tolist() for alias, array in answer.items()} == {"y": [-1, 1], "above": [1]}
 
 
-def test_such_an_output_of_a_model_that_is_batched_untried(running: Run) -> None:
+def test_an_output_with_other_rows_of_a_model_batched_without_a_trial(running: Run) -> None:
     """A task that runs alone gets its answer as it is; tasks that share a batch are run again alone."""
     batching = Options(num_batch_threads=1, batch_timeout_micros=20_000)
     caller = running(believed(models.positive), batching=batching).caller
@@ -238,7 +238,7 @@ def test_such_an_output_of_a_model_that_is_batched_untried(running: Run) -> None
         assert arrays(future.result())["above"].tolist() == x[x > 0].tolist()
 
 
-def test_a_scalar_of_a_model_that_is_batched_untried(running: Run) -> None:
+def test_a_scalar_output_of_a_model_batched_without_a_trial(running: Run) -> None:
     caller = running(believed(models.scalar_output)).caller
     assert caller.predict({"x": floats([1, 2], [3, 4])})["total"].shape == ()
 
@@ -269,11 +269,11 @@ class TestManyStrings:
         assert refusal.code is StatusCode.INVALID_ARGUMENT
         assert refusal.text == "Expects arg[0] to be float but string is provided"
 
-    def test_of_more_rows_than_a_batch_has(self, words: Caller) -> None:
+    def test_of_more_rows_than_a_batch_may_have(self, words: Caller) -> None:
         refusal = words.refusal(self.many((MANY, 1)))
         assert refusal.code is StatusCode.INVALID_ARGUMENT
         assert f"Task size {MANY} is larger than maximum input batch size 8" in refusal.text
 
     @pytest.mark.parametrize("shape", [(1, MANY), (2**40, 2**40), (MANY + 3,) * 8, (1,) * 300])
-    def test_what_nothing_speaks_against_is_decoded(self, words: Caller, shape: tuple[int, ...]) -> None:
+    def test_valid_requests_are_decoded(self, words: Caller, shape: tuple[int, ...]) -> None:
         assert "tensor parsing error: x" in words.refusal(self.many(shape)).text

@@ -98,7 +98,7 @@ def test_a_model_without_a_column_names_its_signature(running: Run, make: Callab
         (TensorProto.STRING, ("N",), [b"1"], "Expected output Tensor of DT_FLOAT.  Got: DT_STRING"),
     ],
 )
-def test_an_output_that_is_no_column_of_floats(
+def test_an_output_that_is_not_a_column_of_floats(
     running: Run, dtype: int, dims: models.Dims, value: list[Any], text: str
 ) -> None:
     told = {"serving_default": {"method": "regress", "outputs": {"outputs": "y"}}}
@@ -108,7 +108,7 @@ def test_an_output_that_is_no_column_of_floats(
     assert refusal.text.endswith(text)
 
 
-def test_method_name_of_its_own_kind(checked: Caller) -> None:
+def test_method_name_of_the_calls_kind(checked: Caller) -> None:
     assert values(checked.call(regress_request(ONE, signature_name="named"))) == [4]
 
 

@@ -86,7 +86,7 @@ def test_models_come_and_go(server: RunningServer, tmp_path: Path, make: Models)
     assert (predict(server.caller, "a"), predict(server.caller, "b")) == (210, 510)
 
 
-def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
+def test_a_reload_that_waits_for_a_missing_path_ends_at_the_next(
     server: RunningServer, tmp_path: Path, make: Models
 ) -> None:
     make("b", 5)
@@ -101,7 +101,7 @@ def test_a_reload_that_waits_for_nothing_gives_way_to_the_next(
     assert (predict(server.caller, "a"), predict(server.caller, "b")) == (210, 510)
 
 
-def test_a_caller_cannot_have_code_run(server: RunningServer, tmp_path: Path) -> None:
+def test_a_caller_cannot_cause_code_to_run(server: RunningServer, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "code" / "1").mkdir(parents=True)
     (tmp_path / "code" / "1" / "model.py").write_text(f"open({str(ran)!r}, 'w')")
@@ -113,7 +113,7 @@ def test_a_caller_cannot_have_code_run(server: RunningServer, tmp_path: Path) ->
     assert predict(server.caller, "a") == 210
 
 
-def test_a_caller_may_reload_nothing_where_the_operator_says_so(running: Run, tmp_path: Path, make: Models) -> None:
+def test_reloads_can_be_turned_off(running: Run, tmp_path: Path, make: Models) -> None:
     server = running(model_base_path=str(make("a", 1)), model_name="a", allow_reload="false")
 
     refused = refusal(server, config(root=tmp_path))
@@ -122,7 +122,7 @@ def test_a_caller_may_reload_nothing_where_the_operator_says_so(running: Run, tm
     assert predict(server.caller, "a") == 110
 
 
-def test_labels_stand_for_versions(server: RunningServer, tmp_path: Path) -> None:
+def test_labels_select_versions(server: RunningServer, tmp_path: Path) -> None:
     eventually(lambda: states(server.caller, "a") == {1: AVAILABLE, 2: AVAILABLE})
     reload(server, config("a", root=tmp_path, labels={"stable": 1, "canary": 2}))
     response = server.caller.call(predict_request({"x": X}, name="a", version_label="stable"))
@@ -156,7 +156,7 @@ def test_only_a_list_can_be_sent(server: RunningServer, text: str) -> None:
     )
 
 
-def test_a_rejected_list_leaves_what_serves(server: RunningServer, tmp_path: Path) -> None:
+def test_a_rejected_list_changes_nothing(server: RunningServer, tmp_path: Path) -> None:
     assert refusal(server, config("b", "b", root=tmp_path)) == (
         StatusCode.INVALID_ARGUMENT,
         "Illegal to list model b multiple times in config list",
@@ -184,7 +184,7 @@ def test_a_caller_who_leaves_does_not_end_the_reload(server: RunningServer, tmp_
     eventually(partial(known, server.caller, "late"))
 
 
-def test_a_reload_that_waits_does_not_hold_up_the_drain(server: RunningServer, tmp_path: Path) -> None:
+def test_a_waiting_reload_does_not_delay_the_drain(server: RunningServer, tmp_path: Path) -> None:
     """The server waits without limit for a base path that does not exist."""
     waiting = server.caller.begin(ReloadConfigRequest(config=config("a", "nowhere", root=tmp_path)))
     assert eventually(
@@ -226,7 +226,7 @@ def test_a_file_that_changes_is_applied(
     eventually(lambda: states(server.caller, "a") == {1: END})
 
 
-def test_labels_at_the_start_need_to_be_allowed(running: Run, tmp_path: Path, make: Models) -> None:
+def test_labels_at_the_start_must_be_allowed(running: Run, tmp_path: Path, make: Models) -> None:
     make("a", 1)
     file = tmp_path / "models.config"
     file.write_text(str(config("a", root=tmp_path, labels={"stable": 1, "next": 2})))
@@ -241,12 +241,12 @@ def test_labels_at_the_start_need_to_be_allowed(running: Run, tmp_path: Path, ma
     )
 
 
-def test_a_policy_that_is_none(running: Run) -> None:
+def test_an_invalid_policy(running: Run) -> None:
     with pytest.raises(ServingError, match="--aspired_version_policy must be one of availability_preserving"):
         running(models.linear, aspired_version_policy="latest")
 
 
-def test_where_resources_come_first_the_old_version_goes_before_the_new_one_comes(running: Run) -> None:
+def test_resource_preserving_unloads_the_old_version_first(running: Run) -> None:
     server = running(models.linear, aspired_version_policy="resource_preserving", file_system_poll_wait_seconds=0.02)
     models.linear(server.base_path / "unfinished", bias=100).parent.rename(server.base_path / "2")
     eventually(lambda: states(server.caller, MODEL) == {1: END, 2: AVAILABLE})

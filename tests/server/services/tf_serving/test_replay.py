@@ -78,14 +78,14 @@ def test_a_corrupt_file_keeps_a_version_from_service(running: Run) -> None:
         running(make)
 
 
-def test_warmup_can_be_left_out(running: Run, served: Stop) -> None:
+def test_warmup_can_be_turned_off(running: Run, served: Stop) -> None:
     server = running(lambda folder: lookup(folder, predict_log(predict_request(OUTSIDE))), enable_model_warmup=False)
     server.caller.predict(INSIDE)
     assert served(server).requests == 1
 
 
 @pytest.mark.parametrize("make", [models.lookup, models.two_inputs, models.no_inputs, models.scalar_output])
-def test_models_without_a_file_stand_zeros(
+def test_models_without_a_file_are_warmed_up_with_zeros(
     running: Run, served: Stop, caplog: pytest.LogCaptureFixture, make: Make
 ) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
@@ -95,7 +95,7 @@ def test_models_without_a_file_stand_zeros(
 
 
 @pytest.mark.parametrize(("enabled", "runs"), [(True, 1), (False, 0)])
-def test_zeros_can_be_left_out(running: Run, caplog: pytest.LogCaptureFixture, enabled: bool, runs: int) -> None:
+def test_zeros_can_be_turned_off(running: Run, caplog: pytest.LogCaptureFixture, enabled: bool, runs: int) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
     running(partial(models.lookup, size=0), enable_synthetic_warmup=enabled)
     assert sum("cannot be warmed up with zeros" in message for message in caplog.messages) == runs

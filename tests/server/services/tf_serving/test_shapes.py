@@ -42,7 +42,7 @@ class TestWithoutTheLastDimension:
         y = caller.predict({"x": np.array(values, np.float32)})["y"]
         assert (y.shape, y.tolist()) == ((len(values),), [x / 2 + 2 for x in values])
 
-    def test_they_run_with_the_others(self, running: Run, served: Stop) -> None:
+    def test_such_requests_share_batches(self, running: Run, served: Stop) -> None:
         server = running(models.half_plus_two, batching=TOGETHER)
         sent = [floats([number]) if number % 2 else np.array([number], np.float32) for number in range(20)]
         futures = [server.caller.begin(predict_request({"x": x})) for x in sent]
@@ -78,7 +78,7 @@ class TestWithALastDimensionTooMany:
         y = caller.predict({"x": np.array([values], np.float32).T})["y"]
         np.testing.assert_allclose(y, np.sqrt([values]).T, rtol=1e-6)
 
-    def test_they_run_with_the_others(self, running: Run, served: Stop) -> None:
+    def test_such_requests_share_batches(self, running: Run, served: Stop) -> None:
         server = running(rowwise(make_node("Sqrt", ["x"], ["y"]), inner=()).write, batching=TOGETHER)
         sent = [np.full((1, 1) if number % 2 else (1,), number, np.float32) for number in range(20)]
         futures = [server.caller.begin(predict_request({"x": x})) for x in sent]
@@ -86,7 +86,7 @@ class TestWithALastDimensionTooMany:
             np.testing.assert_allclose(array_of(future), np.sqrt(x), rtol=1e-6)
         assert served(server).batches < 20
 
-    def test_rows_that_run_alone_for_lack_of_a_verdict(self, running: Run) -> None:
+    def test_requests_for_an_undecided_model_run_alone(self, running: Run) -> None:
         """The output never changes, so the trial cannot decide."""
         same = rowwise(make_node("Gather", ["table", "x"], ["y"]), inner=(), table=np.full(9, 7, np.float32))
         caller = running(replace(same, inputs={"x": (INT64, ("N",))}).write).caller
@@ -120,7 +120,7 @@ def test_a_scalar_is_a_declared_shape(running: Run) -> None:
     assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 0")
 
 
-def test_a_rank_that_is_not_declared_may_be_any(running: Run) -> None:
+def test_an_undeclared_rank_accepts_any(running: Run) -> None:
     caller = running(partial(models.doubled_scalar, ranked=False)).caller
     assert caller.predict({"x": np.ones((2, 1), np.float32)})["y"].tolist() == [[2], [2]]
 
@@ -170,7 +170,7 @@ class TestWithoutRows:
         ids=lambda value: getattr(value, "__name__", None),
     )
     @pytest.mark.parametrize("batched", [True, False])
-    def test_the_shape_is_that_of_a_run_of_one_row(
+    def test_the_answers_shape_is_that_of_a_run_of_one_row(
         self, running: Run, make: Make, inputs: dict[str, Any], shape: tuple[int, ...], batched: bool
     ) -> None:
         y = running(make, enable_batching=batched).caller.predict(inputs)["y"]
@@ -184,7 +184,7 @@ class TestWithoutRows:
         assert y.shape == (0,)
         assert y.dtype == np.float32
 
-    def test_a_row_that_is_too_large_is_not_run_for_them(self, running: Run) -> None:
+    def test_a_row_that_is_too_large_is_not_run(self, running: Run) -> None:
         caller = running(models.row_sums).caller
         text = f"the request has no rows, and a row of its shape, of {4 << 20} bytes, is not run to answer it"
         assert refusal(caller, 0, 1 << 20) == refused(text)

@@ -88,7 +88,7 @@ def test_answers_are_those_of_onnx_runtime(gpu: Gpu, running: Run, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(running: Run, tmp_path: Path) -> None:
+def test_an_onnx_model_is_built_if_tensorrt_is_on(running: Run, tmp_path: Path) -> None:
     def make(folder: Path) -> Path:
         (folder.parent / "model.toml").write_text("[tensorrt]\ntf32 = false\n")
         return models.wide(folder)
@@ -104,7 +104,7 @@ def test_an_onnx_model_is_built_when_tensorrt_is_asked_for(running: Run, tmp_pat
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_the_engine_does_not_take_fails_alone(running: Run, tmp_path: Path) -> None:
+def test_a_request_that_the_engine_refuses_fails_alone(running: Run, tmp_path: Path) -> None:
     def make(folder: Path) -> Path:
         (folder.parent / "model.toml").write_text("[tensorrt]\ndimensions = { W = [1, 4, 8] }\n")
         return models.row_sums(folder)
@@ -123,7 +123,7 @@ def test_what_the_engine_does_not_take_fails_alone(running: Run, tmp_path: Path)
     server.stop()
 
 
-def test_a_batch_that_finds_no_memory_is_run_in_halves(gpu: Gpu, running: Run) -> None:
+def test_a_batch_without_enough_memory_is_run_in_halves(gpu: Gpu, running: Run) -> None:
     server = start(running, partial(planned, gpu), **QUIET)
     gpu.machine.memory = 1 << 16  # enough for the memory in use, and for a few rows
 

@@ -72,7 +72,7 @@ def test_swap_fails_no_call(running: Run) -> None:
     assert predict(server.caller) == Ran(4, 410)
 
 
-def test_version_asked_for_goes_with_it(running: Run) -> None:
+def test_an_unloaded_version_is_not_found_by_its_number(running: Run) -> None:
     server = running(models.linear, **LOOK_OFTEN)
     publish(server, 2, bias=100)
     eventually(partial(has_ended, server.caller, 1))
@@ -81,7 +81,7 @@ def test_version_asked_for_goes_with_it(running: Run) -> None:
     assert server.caller.predict({"x": X}, version=2)["y"].tolist() == [[110]]
 
 
-def test_model_goes_and_comes_back(running: Run) -> None:
+def test_a_model_is_removed_and_comes_back(running: Run) -> None:
     server = running(models.linear, **LOOK_OFTEN)
     (server.base_path / "1").rename(server.base_path / "aside")
     eventually(partial(has_ended, server.caller, 1))

@@ -44,7 +44,7 @@ def failures(server: RunningServer) -> int:
     return server._server._mirrors._watched["model"].failures
 
 
-def test_served_renewed_rolled_back_and_kept_through_an_outage(
+def test_served_updated_rolled_back_and_kept_through_an_outage(
     store: RealStore, loop_thread: LoopThread, tmp_path: Path
 ) -> None:
     store.publish(1, onnx(tmp_path, 1.0))
@@ -87,7 +87,7 @@ def test_wrong_credentials_say_so(
     assert store.uri in str(refused.value)
 
 
-def test_a_store_that_is_gone_and_a_model_that_is_not_there_are_named(store: RealStore, watch: Watch) -> None:
+def test_an_unreachable_store_and_a_missing_model_are_named(store: RealStore, watch: Watch) -> None:
     with pytest.raises(StoreError) as missing:
         watch(store.uri).look()
     assert store.uri in str(missing.value)

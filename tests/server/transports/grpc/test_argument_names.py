@@ -21,11 +21,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("text", CASES)
-def test_what_is_wrong(text: str) -> None:
+def test_wrong_arguments(text: str) -> None:
     assert list(complaints(channel_arguments(text))) == [CASES[text]]
 
 
-def test_nothing_is_said_of_what_is_right() -> None:
+def test_right_arguments_are_not_reported() -> None:
     assert not list(complaints(channel_arguments("grpc.max_concurrent_streams=5,grpc.keepalive_time_ms=-1")))
 
 

@@ -54,13 +54,13 @@ def send(server: RunningServer, data: bytes, compression: grpc.Compression) -> b
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("count", [1, 1000, 50_000], ids=["small", "a step", "several steps"])
-def test_an_honest_message_is_answered(linear: RunningServer, compression: grpc.Compression, count: int) -> None:
+def test_a_valid_message_is_answered(linear: RunningServer, compression: grpc.Compression, count: int) -> None:
     assert send(linear, rows(count), compression) == send(linear, rows(count), grpc.Compression.NoCompression)
     eventually(lambda: held(linear)["received"] == 0)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_a_bomb_is_expanded_as_far_as_it_may_be(linear: RunningServer, compression: grpc.Compression) -> None:
+def test_a_bomb_is_decompressed_up_to_the_limit(linear: RunningServer, compression: grpc.Compression) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         send(linear, bytes(100 * MEGABYTE), compression)
 
@@ -71,7 +71,7 @@ def test_a_bomb_is_expanded_as_far_as_it_may_be(linear: RunningServer, compressi
     eventually(lambda: held(linear)["received"] == 0)
 
 
-def test_a_bomb_within_the_limit_is_expanded_as_far_as_there_is_memory(running: Run) -> None:
+def test_a_bomb_within_the_limit_is_decompressed_up_to_the_budget(running: Run) -> None:
     server = running(models.linear, request_memory_mb=4)
     with pytest.raises(grpc.RpcError) as raised:
         send(server, bytes(20 * MEGABYTE), grpc.Compression.Gzip)
@@ -131,7 +131,7 @@ def _length(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_services_of_grpcio_read_short_messages(linear: RunningServer, compression: grpc.Compression) -> None:
+def test_grpcios_own_services_read_short_messages(linear: RunningServer, compression: grpc.Compression) -> None:
     check = health_pb2_grpc.HealthStub(linear.caller.channel).Check
     served = check(health_pb2.HealthCheckRequest(), compression=compression, timeout=ANSWER_WITHIN)
     assert served.status == health_pb2.HealthCheckResponse.SERVING
@@ -154,7 +154,7 @@ class TestExpander:
 
     @pytest.mark.parametrize("size", [0, 1, FIRST_STEP - 1, FIRST_STEP, FIRST_STEP + 1, 3 * STEP, 5 * STEP + 7])
     @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-    def test_a_call_holds_what_a_message_has_been_expanded_to(
+    def test_a_call_counts_the_size_of_its_decompressed_message(
         self, loop_thread: LoopThread, compress: Callable[[bytes], bytes], size: int
     ) -> None:
         data, budget = np.random.default_rng(0).bytes(size), Budget(32 * STEP)
@@ -162,7 +162,7 @@ class TestExpander:
         assert expanded(loop_thread, compress(data), budget) == data
         assert budget.used == COPIES * size
 
-    def test_memory_is_asked_for_before_it_is_used(self, loop_thread: LoopThread) -> None:
+    def test_memory_is_reserved_before_it_is_used(self, loop_thread: LoopThread) -> None:
         budget = Budget(4 * STEP)
         with pytest.raises(ServingError, match="--request_memory_mb"):
             expanded(loop_thread, gzip.compress(bytes(2 * STEP)), budget)
@@ -175,7 +175,7 @@ class TestExpander:
             inflation.step(10_000)
         assert inflation.size == min(5000, limit + 1)
 
-    def test_a_step_goes_no_further_than_it_says(self) -> None:
+    def test_a_step_decompresses_no_more_than_its_size(self) -> None:
         inflation = Inflation(gzip.compress(bytes(5000)), 10_000)
         sizes = []
         while not inflation.is_whole:

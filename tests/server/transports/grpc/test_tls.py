@@ -75,7 +75,7 @@ def test_mutual_tls(running: Run, authority: Authority, first: Pem, second: Pem,
     assert refused(call(target, authority.pem, stranger)), "a client of another authority was let in"
 
 
-def test_mutual_tls_without_an_authority_of_its_own_knows_no_private_one(
+def test_mutual_tls_without_a_custom_authority_trusts_no_private_one(
     running: Run, authority: Authority, first: Pem, second: Pem, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "ssl.pbtxt", first, client_verify=True)
@@ -104,7 +104,7 @@ def test_a_new_certificate_is_used_for_the_next_connection(
 
 
 @pytest.mark.parametrize("spoil", ["no proto {", "", "other key", None])
-def test_a_file_that_is_no_good_any_more_leaves_the_certificate_as_it_was(
+def test_an_invalid_new_file_leaves_the_old_certificate(
     running: Run, first: Pem, second: Pem, tmp_path: Path, spoil: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -124,7 +124,7 @@ def test_a_file_that_is_no_good_any_more_leaves_the_certificate_as_it_was(
     assert shown_by(server.port) == second.certificate
 
 
-def test_a_change_of_client_verify_is_said_to_wait(
+def test_a_change_of_client_verify_is_reported_to_need_a_restart(
     running: Run, first: Pem, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path / "ssl.pbtxt", first)

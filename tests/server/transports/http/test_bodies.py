@@ -52,7 +52,7 @@ def test_many_rows_share_batches(resting: Rest) -> None:
     assert len(set(answers)) == 1
 
 
-def test_who_asks_before_sending_is_told_to(linear: RestCaller, large: bytes) -> None:
+def test_a_client_that_expects_100_continue_gets_it(linear: RestCaller, large: bytes) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(head(len(large), "Expect: 100-continue\r\nConnection: close\r\n"))
         assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
@@ -60,7 +60,7 @@ def test_who_asks_before_sending_is_told_to(linear: RestCaller, large: bytes) ->
         assert received(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_caller_who_stalls_holds_nobody_up(linear: RestCaller, large: bytes) -> None:
+def test_a_caller_who_stalls_delays_nobody(linear: RestCaller, large: bytes) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection, another(linear) as other:
         connection.sendall(head(len(large), "Connection: close\r\n") + large[:-1])
         assert other.post("predict", large).status == 200
@@ -68,7 +68,9 @@ def test_a_caller_who_stalls_holds_nobody_up(linear: RestCaller, large: bytes) -
         assert received(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_caller_who_leaves_is_forgotten(linear: RestCaller, large: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_body_of_a_caller_who_leaves_is_dropped(
+    linear: RestCaller, large: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     linear.post("predict", large)
     before = open_files()
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
@@ -79,7 +81,7 @@ def test_a_caller_who_leaves_is_forgotten(linear: RestCaller, large: bytes, capl
     assert not caplog.records
 
 
-def test_memory_comes_back(linear: RestCaller, large: bytes) -> None:
+def test_memory_is_freed(linear: RestCaller, large: bytes) -> None:
     """Eight bodies leave little more memory in use than the first two."""
     for _ in range(2):
         linear.post("predict", large)

@@ -23,7 +23,7 @@ def rest(running: Run) -> Iterator[RestCaller]:
     caller.close()
 
 
-def test_a_body_larger_than_the_budget_leaves(rest: RestCaller) -> None:
+def test_a_body_larger_than_the_free_budget(rest: RestCaller) -> None:
     answer = rest.post("predict", json.dumps({"instances": [[0.5] * 4] * 60_000}))
 
     assert answer.status == 429

@@ -75,7 +75,7 @@ def test_large_body_of_strings(resting: Rest) -> None:
     assert caller.predict({"instances": values}) == {"predictions": values}
 
 
-def test_large_refusals_name_the_culprit(linear: RestCaller, large: bytes) -> None:
+def test_errors_in_large_bodies_name_the_culprit(linear: RestCaller, large: bytes) -> None:
     text = linear.post("predict", large.replace(b"4.5]]", b"null]]")).error[1]
     assert text.startswith(
         f"Failed to process element: {LARGE_ROWS - 1} of 'instances' list. Error: INVALID_ARGUMENT: "
@@ -107,14 +107,14 @@ POISON = {
 
 
 @pytest.mark.parametrize("name", POISON)
-def test_poison(linear: RestCaller, name: str) -> None:
+def test_hostile_bodies(linear: RestCaller, name: str) -> None:
     status, text = linear.post("predict", POISON[name]).error
     assert status == 400
     assert len(text.encode(errors="surrogateescape")) < 1000
     assert linear.predict(ROW) == TEN
 
 
-def test_deep_lists_beside_the_input(linear: RestCaller) -> None:
+def test_deep_lists_next_to_the_input(linear: RestCaller) -> None:
     body = b'{"instances": [[1, 2, 3, 4]], "more": ' + b"[" * DEEP + b"]" * DEEP + b"}"
     assert "nested" in linear.post("predict", body).error[1] or "depth" in linear.post("predict", body).error[1]
 
@@ -146,7 +146,7 @@ def test_http_1_0_and_pipelining(linear: RestCaller) -> None:
 
 @pytest.mark.parametrize("length", ["Content-Length: 31", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("cut", [0, 40, 230, 250])
-def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, length: str) -> None:
+def test_a_caller_who_offers_http_2(linear: RestCaller, cut: int, length: str) -> None:
     """Java's own HTTP client asks for this upgrade in every first request."""
     body = b'{"instances": [[1, 2, 3, 4]]}  '
     head = (
@@ -164,13 +164,13 @@ def test_a_caller_who_would_rather_speak_http_2(linear: RestCaller, cut: int, le
     assert b"10.0" in answers
 
 
-def test_a_tunnel_is_not_dug(linear: RestCaller) -> None:
+def test_a_tunnel_is_refused(linear: RestCaller) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert received(connection).startswith(b"HTTP/1.1 501 ")
 
 
-def test_what_is_no_http(linear: RestCaller) -> None:
+def test_bytes_that_are_not_http(linear: RestCaller) -> None:
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.sendall(b"\0\1\2\3\r\n\r\n")
         assert b"400" in connection.recv(1000)
@@ -216,7 +216,7 @@ def test_body_over_the_limit(resting: Rest) -> None:
     assert caller.refusal(" " * (1 << 20))[0] == 400
 
 
-def test_body_that_never_ends_is_forgotten(linear: RestCaller, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unfinished_body_is_dropped(linear: RestCaller, caplog: pytest.LogCaptureFixture) -> None:
     before = open_files()
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
@@ -242,7 +242,7 @@ def test_a_caller_who_leaves_frees_the_model(resting: Rest) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_grpc_goes_on_beside_a_large_body(running: Run, large: bytes) -> None:
+def test_grpc_calls_continue_during_a_large_body(running: Run, large: bytes) -> None:
     port = free_port()
     grpc = running(models.linear, rest_api_port=port, enable_batching=False).caller
     rest = RestCaller(port)

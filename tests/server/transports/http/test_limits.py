@@ -41,7 +41,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_head_without_end_is_not_taken_in(linear: RestCaller, name: str) -> None:
+def test_an_endless_head_is_not_read(linear: RestCaller, name: str) -> None:
     start, what = ENDLESS[name]
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         send_until_refused(connection, start, what * (65536 // len(what)), 64 << 20)
@@ -60,7 +60,7 @@ def test_a_head_of_many_kilobytes(linear: RestCaller) -> None:
     assert linear.send("GET", PREFIX, headers={"X": "a" * 60_000}).status == 200
 
 
-def test_who_asks_before_sending_too_much_is_told_not_to(resting: Rest) -> None:
+def test_a_client_that_announces_too_large_a_body_is_refused_before_it_sends(resting: Rest) -> None:
     caller = resting(models.linear, rest_api_max_body_mb=1)
     head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {1 << 40}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", caller.port)) as connection:
@@ -117,17 +117,17 @@ class TestStalling:
     """A connection that stalls in the middle of a request is closed, and no other."""
 
     @pytest.mark.parametrize("begun", HALF_BODIES)
-    def test_who_sends_half_a_body_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
+    def test_half_a_body_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
         assert_ended(impatient.port, begun)
         assert impatient.predict(ROW) == TEN
 
     @pytest.mark.parametrize("begun", HALF_HEADS)
-    def test_nor_is_who_sends_half_a_head(self, impatient: RestCaller, begun: str) -> None:
+    def test_half_a_head_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
         assert_ended(impatient.port, begun)
         assert impatient.predict(ROW) == TEN
 
     @pytest.mark.parametrize("begun", HALF_HEADS)
-    def test_nor_is_who_does_so_after_a_request(self, impatient: RestCaller, begun: str) -> None:
+    def test_half_a_head_after_a_request_is_not_waited_for(self, impatient: RestCaller, begun: str) -> None:
         whole = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\n\r\n"
         with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
             connection.sendall(whole.encode())
@@ -136,14 +136,14 @@ class TestStalling:
             received(connection)
 
     @pytest.mark.parametrize("begun", HALF_FRAMES)
-    def test_nor_is_who_sends_half_a_frame(self, impatient: RestCaller, transport: str, begun: bytes) -> None:
+    def test_half_a_frame_is_not_waited_for(self, impatient: RestCaller, transport: str, begun: bytes) -> None:
         if transport != "native":
             pytest.skip("it speaks HTTP/1.1 only")
         with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
             connection.sendall(begun)
             received(connection)
 
-    def test_who_sends_it_bit_by_bit_is(self, impatient: RestCaller) -> None:
+    def test_a_body_that_arrives_byte_by_byte_is_answered(self, impatient: RestCaller) -> None:
         body = json.dumps(ROW).encode()
         head = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as connection:
@@ -153,7 +153,7 @@ class TestStalling:
                 select.select([connection], [], [], STALL / 8)
             assert received(connection).startswith(b"HTTP/1.1 200 ")
 
-    def test_who_rests_between_two_requests_is_not_ended(self, impatient: RestCaller) -> None:
+    def test_an_idle_connection_is_not_closed(self, impatient: RestCaller) -> None:
         head = f"GET {PREFIX} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
         with (
             socket.create_connection(("127.0.0.1", impatient.port), ANSWER_WITHIN) as rests,

@@ -75,16 +75,16 @@ def test_the_shape_is_the_inputs(shape: tuple[int | None, ...], expected: tuple[
     assert (x.shape, x[0].ravel().tolist()) == (expected, list(range(count)))
 
 
-def test_no_values_where_the_shape_has_room_for_none() -> None:
+def test_no_values_for_a_shape_without_elements() -> None:
     assert parsed(takes(DataType.DT_FLOAT, None, None), example(x=EMPTY)).shape == (1, 0)
     assert parsed(takes(DataType.DT_FLOAT, None, 0), example(x=EMPTY)).shape == (1, 0)
 
 
-def test_features_that_no_input_asks_for_are_ignored() -> None:
+def test_features_without_an_input_are_ignored() -> None:
     assert parsed(takes(DataType.DT_FLOAT, None), example(x=[1.0], y=[b"z"])).tolist() == [1]
 
 
-def test_the_context_is_shared_and_the_examples_own_feature_goes_before_it() -> None:
+def test_the_context_is_shared_and_the_examples_feature_overrides_it() -> None:
     signature = takes(DataType.DT_FLOAT, None)
     x = parsed(signature, example(), example(x=[2.0]), context=example(x=[1.0]))
     assert x.tolist() == [1, 2]
@@ -174,7 +174,7 @@ class TestSerialized:
         every = [example(x=[1.0], y=[b"\xff"]), example()]
         assert [Example.FromString(item) for item in self.serialized(*every)] == every
 
-    def test_the_contexts_bytes_stand_before_the_examples(self) -> None:
+    def test_the_contexts_bytes_come_before_the_examples(self) -> None:
         shared, own = example(a=[1]), example(b=[2])
         (item,) = self.serialized(own, context=shared)
         assert item == shared.SerializeToString() + own.SerializeToString()

@@ -60,12 +60,12 @@ def test_one_task_of_the_default_signature(tariff: Caller) -> None:
     assert told(response) == [("model", 1, "serving_default", [4, 11])]
 
 
-def test_later_tasks_have_no_say_in_the_version(tariff: Caller) -> None:
+def test_the_first_task_decides_the_version(tariff: Caller) -> None:
     response = tariff.call(multi_request(of(REGRESS, version=1), of(CLASSIFY, "classify", version=9), input=BOTH))
     assert [row[1] for row in told(response)] == [1, 1]
 
 
-def test_a_signature_that_gives_all_is_run_once_for_all(running: Run, served: Stop) -> None:
+def test_tasks_that_one_signature_answers_share_a_run(running: Run, served: Stop) -> None:
     server = running(partial(feature_models.tariff, signatures=SIGNATURES))
     tasks = [of(REGRESS, "regress"), of(CLASSIFY, "classify"), of(CLASSIFY)]
     response = server.caller.call(multi_request(*tasks, input=BOTH))
@@ -77,7 +77,7 @@ def test_a_signature_that_gives_all_is_run_once_for_all(running: Run, served: St
     assert served(server) == (1, 2, 1)
 
 
-def test_features_of_other_names_are_another_run(tariff: Caller) -> None:
+def test_other_feature_names_need_another_run(tariff: Caller) -> None:
     sent = examples(example(age=[1], years=[100], weights=[0.5, 1.5]))
     response = tariff.call(multi_request(of(REGRESS), of(REGRESS, "other_names"), input=sent))
     assert [row[3] for row in told(response)] == [[4], [202]]
@@ -141,7 +141,7 @@ def test_refusals(tariff: Caller, name: str) -> None:
     assert tariff.refusal(refused.request) == (refused.code, refused.text)
 
 
-def test_a_task_that_the_signature_cannot_do(tariff: Caller) -> None:
+def test_a_task_that_the_signature_cannot_answer(tariff: Caller) -> None:
     refusal = tariff.refusal(multi_request(of(CLASSIFY), of(REGRESS, "classify"), input=BOTH))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
     assert refusal.text.startswith("No regression outputs found in SignatureDef: ")

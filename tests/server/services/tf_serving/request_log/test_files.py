@@ -33,7 +33,7 @@ def contents(folder: Path) -> list[list[bytes]]:
     return [list(read_records(BytesIO(file.read_bytes()))) for file in sorted(folder.iterdir())]
 
 
-def test_what_is_put_is_written_in_order_at_the_latest_by_the_end(tmp_path: Path, metrics: Metrics) -> None:
+def test_records_are_written_in_order_before_the_end(tmp_path: Path, metrics: Metrics) -> None:
     writer = RecordWriter(metrics)
     for number in range(100):
         writer.put(f"{tmp_path}/calls", "m", b"%d" % number)
@@ -50,7 +50,7 @@ def test_each_prefix_has_its_file(tmp_path: Path, metrics: Metrics) -> None:
     assert contents(tmp_path) == [[b"a"], [b"b"]]
 
 
-def test_what_does_not_fit_is_dropped_and_counted(
+def test_records_that_do_not_fit_are_dropped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, metrics: Metrics
 ) -> None:
     writer = RecordWriter(metrics, waiting_bytes=100)
@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_dropped_and_counted(
     assert caplog.messages == ["calls are not logged: the disk is too slow"]
 
 
-def test_room_comes_back_as_records_are_written(tmp_path: Path, metrics: Metrics) -> None:
+def test_written_records_make_room(tmp_path: Path, metrics: Metrics) -> None:
     writer = RecordWriter(metrics, waiting_bytes=100)
 
     def three_written() -> bool:
@@ -75,7 +75,7 @@ def test_room_comes_back_as_records_are_written(tmp_path: Path, metrics: Metrics
     assert contents(tmp_path) == [[b"x" * 100] * counts(metrics)["OK"]]
 
 
-def test_a_writer_that_has_stopped_takes_no_more(tmp_path: Path, metrics: Metrics) -> None:
+def test_a_stopped_writer_drops_records(tmp_path: Path, metrics: Metrics) -> None:
     writer = RecordWriter(metrics)
     writer.stop()
     writer.put(f"{tmp_path}/calls", "m", b"late")
@@ -90,7 +90,7 @@ def test_a_full_file_is_followed_by_the_next(tmp_path: Path) -> None:
     assert contents(tmp_path) == [[b"one", b"two"], [b"three"], [b"four"]]
 
 
-def test_files_may_be_taken_away(tmp_path: Path) -> None:
+def test_files_may_be_moved_away(tmp_path: Path) -> None:
     files = RecordFiles(file_bytes=100)
     files.append(f"{tmp_path}/calls", [b"first"])
     (file,) = tmp_path.iterdir()
@@ -99,14 +99,14 @@ def test_files_may_be_taken_away(tmp_path: Path) -> None:
     assert contents(tmp_path) == [[b"second"]]
 
 
-def test_only_the_owner_may_read_what_callers_have_sent(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_files(tmp_path: Path) -> None:
     RecordFiles(file_bytes=100).append(f"{tmp_path}/calls", [b"secret"])
 
     (file,) = tmp_path.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_disk_is_left_no_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_gets_no_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_record: bytes) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -117,7 +117,9 @@ def test_a_full_disk_is_left_no_empty_files(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refusal_is_counted_said_once_and_ends_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_write_error_is_counted_logged_once_and_ends_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     files = RecordFiles(file_bytes=100)
     prefix = f"{tmp_path}/calls"
     files.append(prefix, [b"before"])

@@ -131,7 +131,7 @@ def test_none_or_all(tmp_path: Path, rate: float) -> None:
     assert len(logging.written()) == 2 * rate
 
 
-def test_the_first_task_configuration_that_is_for_all_has_the_rate(tmp_path: Path) -> None:
+def test_the_first_configuration_for_all_tasks_has_the_rate(tmp_path: Path) -> None:
     config = to_file(tmp_path, 1.0)
     Parse(
         'per_task_sampling_configs { dc: "aa" sampling_rate: 0.1 } '
@@ -191,7 +191,7 @@ def test_models_are_logged_by_name(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_configurations_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_configurations(tmp_path: Path, text: str, message: str) -> None:
     logging = Logging(tmp_path, to_file(tmp_path))
     with pytest.raises(ServingError) as caught:
         logging.logger.prepare([to_file(tmp_path, name="good"), configured(text)])
@@ -200,7 +200,7 @@ def test_configurations_that_make_no_sense(tmp_path: Path, text: str, message: s
     assert len(logging.written()) == 1  # earlier records are kept
 
 
-def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next(running: Run, tmp_path: Path) -> None:
+def test_a_server_logs_its_answers_across_configurations(running: Run, tmp_path: Path) -> None:
     server = running(models.lookup, request_log_roots=(str(tmp_path),))
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -229,7 +229,7 @@ def test_a_server_writes_down_what_it_answers_from_one_configuration_to_the_next
     assert second.predict_log.request == ask(3)
 
 
-def test_calls_over_rest_are_written_down_too(running: Run, tmp_path: Path) -> None:
+def test_calls_over_rest_are_logged_too(running: Run, tmp_path: Path) -> None:
     logs, base_path = tmp_path / "logs", tmp_path / "model"
     logs.mkdir()
     models.linear(base_path / "1")
@@ -257,7 +257,7 @@ def test_calls_over_rest_are_written_down_too(running: Run, tmp_path: Path) -> N
     assert regress.regress_log.response.result.regressions[0].value == 10
 
 
-def test_a_server_does_not_start_with_a_collector_that_is_not_there(running: Run, tmp_path: Path) -> None:
+def test_a_server_does_not_start_with_an_unknown_collector(running: Run, tmp_path: Path) -> None:
     file = tmp_path / "models.pbtxt"
     config = configured('log_collector_config { type: "kafka" }')
     config.base_path, config.model_platform = str(tmp_path), "tensorflow"

@@ -139,7 +139,7 @@ def test_wrong_value(dtype: DataType, values: str, reason: str) -> None:
         assert refusal(f'{{"inputs": [{values}]}}', x=dtype) == (Code.INVALID_ARGUMENT, reason)
 
 
-def test_dtype_that_json_has_no_values_of() -> None:
+def test_dtypes_without_json_values() -> None:
     assert refusal({"inputs": [1.5]}, x=HALF) == (Code.UNIMPLEMENTED, "Conversion of JSON Value: 1.5 to type: half")
 
 
@@ -233,7 +233,7 @@ def test_any_array_comes_back(data: st.DataObject, dtype: DataType, shape: tuple
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(), min_size=1))
-def test_any_bytes_come_back(values: list[bytes]) -> None:
+def test_any_bytes_are_read_back(values: list[bytes]) -> None:
     body = {"instances": [{"b64": b64encode(value).decode()} for value in values]}
     assert row(body, STRING).tolist() == values
 
@@ -245,7 +245,7 @@ nested: st.SearchStrategy[Any] = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(nested, dtypes | st.just(STRING))
-def test_what_makes_no_array_gets_a_reason(value: Any, dtype: DataType) -> None:
+def test_values_that_form_no_array_get_an_error(value: Any, dtype: DataType) -> None:
     for key in ("instances", "inputs"):
         assert outcome({key: value}, dtype) in (Code.OK, Code.INVALID_ARGUMENT)
 

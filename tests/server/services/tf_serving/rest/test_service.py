@@ -82,7 +82,7 @@ def test_versions_and_letters(linear: RestCaller, prefix: str) -> None:
     assert linear.post("predict", {"instances": [[1, 2, 3, 4]]}, prefix).value == {"predictions": [[10]]}
 
 
-def test_version_is_the_one_asked_for(resting: Rest) -> None:
+def test_the_requested_version_answers(resting: Rest) -> None:
     two = resting(models.linear, partial(models.linear, bias=100))
     rows = {"instances": [[1, 2, 3, 4]]}
     assert two.post("predict", rows).value == {"predictions": [[110]]}
@@ -120,7 +120,7 @@ def test_head_has_no_body(linear: RestCaller) -> None:
     assert linear.send("HEAD", PREFIX)[:2] == (400, "")
 
 
-def test_query_of_a_look_is_part_of_the_name(linear: RestCaller) -> None:
+def test_the_query_of_a_status_request_is_part_of_the_name(linear: RestCaller) -> None:
     assert linear.get(f"{PREFIX}?x=1").error == (404, "Could not find any versions of model model?x=1")
 
 
@@ -135,7 +135,7 @@ def test_version_over_int64(linear: RestCaller) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v3/models", "/monitoring/prometheus/metrics", "/metrics?x=/v1/"])
-def test_elsewhere(linear: RestCaller, path: str) -> None:
+def test_other_paths(linear: RestCaller, path: str) -> None:
     answer = linear.get(path)
     assert answer.status == 404
     assert answer.headers["content-type"] == "text/html"
@@ -155,7 +155,7 @@ def test_status(linear: RestCaller) -> None:
         assert linear.get(path).value == answer.value
 
 
-def test_status_of_what_is_not_there(linear: RestCaller) -> None:
+def test_the_status_of_unknown_models(linear: RestCaller) -> None:
     assert linear.get(f"{PREFIX}/versions/7").error == (404, "Could not find version 7 of model model")
     assert linear.get("/v1/models/a%2Fb%3Ac").error == (404, "Could not find any versions of model a/b:c")
 
@@ -202,12 +202,12 @@ def test_signature_without_inputs(resting: Rest) -> None:
     assert resting(models.no_inputs).refusal({"instances": [1]}) == (400, text)
 
 
-def test_dtype_that_json_cannot_say(resting: Rest) -> None:
+def test_dtypes_that_json_cannot_express(resting: Rest) -> None:
     caller = resting(partial(models.identity, dtype=onnx.TensorProto.FLOAT16))
     assert caller.refusal({"inputs": [[1, 2]]}) == (501, "Conversion of JSON Value: 1 to type: half")
 
 
-def test_what_the_model_refuses(resting: Rest) -> None:
+def test_inputs_that_the_model_refuses(resting: Rest) -> None:
     status, text = resting(models.lookup).refusal({"instances": [10]})
     assert status == 400
     assert "indices element out of data bounds, idx=10" in text
