@@ -77,7 +77,7 @@ def test_many_are_converted_too(client: Client) -> None:
         np.testing.assert_array_equal(answer["y"], expected(client))
 
 
-def test_what_is_wrong_with_one_of_many_is_named(client: Client) -> None:
+def test_an_error_in_one_of_many_is_named(client: Client) -> None:
     inputs = [{"x": X.astype(np.float32)}, {"x": np.zeros((2, 3), np.float32)}]
     right, wrong = client.predict_many("model", inputs, return_exceptions=True)
 

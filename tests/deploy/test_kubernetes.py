@@ -66,7 +66,7 @@ def template(values: list[str], name: str = "release") -> str:
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
-def test_what_the_chart_makes_is_what_kubernetes_takes(values: list[str], tmp_path: Path) -> None:
+def test_kubernetes_accepts_the_output_of_the_chart(values: list[str], tmp_path: Path) -> None:
     validate = tool("kubernetes-validate", "HEADRACE_KUBERNETES_VALIDATE")
     made = template(values)
     own = [part for part in made.split("\n---\n") if not re.search(r"^apiVersion: (keda|monitoring)\.", part, re.M)]

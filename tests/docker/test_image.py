@@ -94,7 +94,7 @@ class TestHealthCheck:
     def test_a_missing_server_is_not_ready(self) -> None:
         assert health(f"localhost:{free_port()}", "--timeout=1") == 1
 
-    def test_one_that_has_no_health_service_is_not_known_to_be_ready(self, without_health: int) -> None:
+    def test_a_server_without_a_health_service_is_not_ready(self, without_health: int) -> None:
         assert health(f"localhost:{without_health}") == 1
 
 

@@ -61,7 +61,7 @@ def test_no_port_is_open_to_the_network(services: dict[str, dict[str, Any]]) -> 
     assert len(set(hosts)) == len(hosts)
 
 
-def test_what_is_mounted_and_built_is_in_the_repository(services: dict[str, dict[str, Any]]) -> None:
+def test_mounted_and_built_files_are_in_the_repository(services: dict[str, dict[str, Any]]) -> None:
     build = services["headrace"]["build"]
     assert (FOLDER / build["context"] / build["dockerfile"]).is_file()
     for service in services.values():

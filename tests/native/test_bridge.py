@@ -57,7 +57,7 @@ def test_every_name_that_rust_takes_is_there_and_no_other() -> None:
         *(str(seconds) for seconds in (bridge.SHARED.pace.quick, bridge.SHARED.pace.slow)),
     ],
 )
-def test_what_both_halves_need_is_not_stated_again_in_rust(shared: str) -> None:
+def test_shared_constants_are_not_repeated_in_rust(shared: str) -> None:
     assert [name for name, text in PRODUCT.items() if shared in text] == []
 
 
@@ -65,6 +65,6 @@ def test_a_deadline_that_has_passed_has_one_text() -> None:
     assert [name for name, text in PRODUCT.items() if "Deadline Exceeded" in text] == ["grpc/status.rs"]
 
 
-def test_what_may_be_unsafe_is_in_two_files() -> None:
+def test_unsafe_code_is_in_two_files() -> None:
     unsafe = {name for name, text in PRODUCT.items() if re.search(r"\bunsafe\b", text)}
     assert unsafe == {"allocator.rs", "bridge/buffer.rs"}

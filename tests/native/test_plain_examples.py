@@ -169,7 +169,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_refused_is_refused_in_the_words_of_the_service(tariff: RunningServer, name: str) -> None:
+def test_errors_have_the_texts_of_the_service(tariff: RunningServer, name: str) -> None:
     assert isinstance(same(tariff.caller, OTHERS[name]), Refusal)
 
 

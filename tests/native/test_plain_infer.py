@@ -154,7 +154,7 @@ def test_several_inputs_and_outputs(running: Run) -> None:
         infer_request(outputs=[wanted(), wanted()]),
     ],
 )
-def test_what_is_refused(linear: RunningServer, request_: ModelInferRequest) -> None:
+def test_refused_requests(linear: RunningServer, request_: ModelInferRequest) -> None:
     plain, seen = both_ways(linear, request_)
     assert plain == seen
 

@@ -32,13 +32,13 @@ def rows(count: int) -> Arrays:
 
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.usefixtures("blocked")
-def test_what_fits_into_a_batch_needs_no_event_loop(splitting: RunningServer, count: int) -> None:
+def test_requests_that_fit_into_a_batch_need_no_event_loop(splitting: RunningServer, count: int) -> None:
     answer = splitting.caller.predict(rows(count))["y"]
     assert answer.tolist() == rows(count)["x"].sum(axis=1, keepdims=True).tolist()
 
 
 @pytest.mark.usefixtures("blocked")
-def test_what_must_be_split_waits_for_the_event_loop(splitting: RunningServer) -> None:
+def test_requests_that_must_be_split_wait_for_the_event_loop(splitting: RunningServer) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         splitting.caller.call(predict_request(rows(9)), timeout=0.1)
     assert refusal_of(raised.value).code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -174,7 +174,7 @@ def test_many_callers_of_more_models_than_fit_all_get_their_answers(house: House
         assert all(callers.map(call, sequence))
 
 
-def test_one_after_the_other_the_hit_rate_is_that_of_a_simulated_cache(house: House) -> None:
+def test_sequential_calls_have_the_hit_rate_of_a_simulated_cache(house: House) -> None:
     for name in ("m0", "m1"):
         house.predict(name)
     before = waits(house)

@@ -77,7 +77,7 @@ def test_the_same_seed_makes_the_same_bytes(searched: Result, optimized: Optimiz
     assert searched.model.read_bytes() == optimized("cnn").model.read_bytes()
 
 
-def test_what_is_published(searched: Result, tmp_path: Path) -> None:
+def test_the_published_files(searched: Result, tmp_path: Path) -> None:
     version = searched.publish(tmp_path / "digits")
     assert sorted(os.listdir(version)) == ["card.json", "model.onnx", "profile.json"]
     card = json.loads((version / "card.json").read_text())

@@ -103,7 +103,7 @@ def test_a_missing_mlflow_is_named(base: Path) -> None:
         (("digits/1", "file/image", "--as=docker"), "file/image cannot be written: "),
     ],
 )
-def test_what_is_refused(base: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_refused_arguments(base: Path, arguments: tuple[str, ...], told: str) -> None:
     (base.parent / "file").write_text("")
     before = sorted(base.parent.rglob("*"))
     done = package(base.parent, *arguments)

@@ -70,7 +70,7 @@ def test_static_makes_the_same_bytes_again(tmp_path: Path, made: Path) -> None:
     assert first == second
 
 
-def test_one_bright_row_spoils_minmax_and_not_percentile(tmp_path: Path, made: Path) -> None:
+def test_one_bright_row_affects_minmax_but_not_percentile(tmp_path: Path, made: Path) -> None:
     data = Data.read(made / "cnn" / "train.npz", "y").take(slice(0, 256))
     data.inputs["x"][3] *= 50
     wanted, same = answers(made / "cnn.onnx", rows("cnn", 256)).argmax(1), {}
@@ -195,7 +195,7 @@ HUGE = {"w": np.full((4, 4), 1e30, np.float32)}
 PRODUCT = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
 
 
-def test_what_the_steps_refuse(tmp_path: Path, made: Path) -> None:
+def test_errors_of_the_steps(tmp_path: Path, made: Path) -> None:
     huge = written(tmp_path / "huge.onnx", PRODUCT, HUGE, ("N", 4))
     relu = written(tmp_path / "relu.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, ("N", 4))
     (tmp_path / "first").mkdir()

@@ -58,7 +58,7 @@ def test_only_allowed_sizes_are_tried() -> None:
     assert size_to_try(ALONE, 1, 1.0, 0.120, Limits(candidate_sizes(64, (1, 8, 64)), 1)) == 8
 
 
-def test_where_no_size_fits_larger_ones_that_take_as_long_are_chosen() -> None:
+def test_if_no_size_fits_larger_ones_that_take_as_long_are_chosen() -> None:
     seen = curve((1, 0.050), (4, 0.051), (8, 0.060))
 
     assert full_size(seen, 0.090, ONE_THREAD) in (4, 5)

@@ -136,7 +136,9 @@ def test_rest_sends_a_mix_at_random_times(tmp_path: Path, rest: str) -> None:
     ],
     ids=str,
 )
-def test_what_rest_refuses(capsys: pytest.CaptureFixture[str], rest: str, arguments: list[str], wrong: str) -> None:
+def test_arguments_that_rest_refuses(
+    capsys: pytest.CaptureFixture[str], rest: str, arguments: list[str], wrong: str
+) -> None:
     assert wrong in said(capsys, rest, *arguments)
 
 

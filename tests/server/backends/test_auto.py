@@ -84,7 +84,7 @@ def test_a_runtime_that_is_not_installed(
     assert text == f"{model} needs {runtime}, which is not installed: pip install 'headrace[{extra}]'"
 
 
-def test_of_several_models_python_goes_first_and_onnx_before_a_saved_model(tmp_path: Path) -> None:
+def test_of_several_models_python_is_preferred_and_onnx_to_a_saved_model(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").touch()
     linear(tmp_path)
     assert list(auto.load(tmp_path, BackendOptions()).signatures["serving_default"].outputs) == ["y"]

@@ -208,7 +208,7 @@ class TestDefaults:
         sent = {"features": floats(2, 4)}
         assert self.WITH_DEFAULT.complete(sent) == {**self.WITH_DEFAULT.defaults, **sent}
 
-    def test_what_is_sent_goes_before_the_default(self) -> None:
+    def test_a_sent_input_overrides_the_default(self) -> None:
         sent = {"features": floats(1, 4), "flags": np.ones(1, bool)}
         assert self.WITH_DEFAULT.complete(sent) == sent
 
@@ -219,7 +219,7 @@ class TestDefaults:
         )
         assert refusal(lambda: self.WITH_DEFAULT.check_names(["flags"])) == (Code.INVALID_ARGUMENT, text)
 
-    def test_one_too_many_is_refused_by_number(self) -> None:
+    def test_an_extra_input_is_refused_by_number(self) -> None:
         text = refusal(lambda: self.WITH_DEFAULT.check_names(["features", "flags", "more"]))[1]
         assert text.startswith("input size does not match signature: 3!=2 ")
 

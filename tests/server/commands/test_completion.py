@@ -38,7 +38,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_what_bash_offers(script: Path, words: list[str], offered: list[str]) -> None:
+def test_completions_of_bash(script: Path, words: list[str], offered: list[str]) -> None:
     assert BASH is not None
     run = subprocess.run([BASH, "-c", OFFER, "bash", script, *words], capture_output=True, text=True, check=True)
     assert sorted(run.stdout.split()) == offered

@@ -173,7 +173,7 @@ def config_file(tmp_path: Path, text: str) -> str:
         ("", []),
     ],
 )
-def test_where_the_page_is(tmp_path: Path, text: str, paths: list[str]) -> None:
+def test_the_path_of_the_page(tmp_path: Path, text: str, paths: list[str]) -> None:
     assert list(server_with(tmp_path, text, enable_metrics=False)._pages) == paths
     assert set(server_with(tmp_path, text)._pages) == {"/metrics", *paths}
 
@@ -183,7 +183,7 @@ def test_without_a_monitoring_file_both_pages_are_there(tmp_path: Path) -> None:
     assert list(made._pages) == ["/metrics", "/monitoring/prometheus/metrics"]
 
 
-def test_one_page_where_the_file_names_the_other(tmp_path: Path) -> None:
+def test_one_page_if_the_file_names_the_other(tmp_path: Path) -> None:
     made = server_with(tmp_path, "prometheus_config { enable: true path: '/metrics' }")
     made._metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")("", "OK", 0.1)
     text = made._pages["/metrics"]().decode()

@@ -50,13 +50,13 @@ class Process:
 
 
 class TestRemains:
-    def test_what_the_next_load_reuses_is_not_returned(self) -> None:
+    def test_memory_that_the_next_load_reuses_is_not_returned(self) -> None:
         process = Process()
         for _ in range(50):
             process.ends(24 * MB)
         assert process.released == 1  # the first call has no earlier size to compare with
 
-    def test_what_no_load_reuses_is_returned(self) -> None:
+    def test_memory_that_no_load_reuses_is_returned(self) -> None:
         process = Process()
         process.ends(REUSED_BYTES)
         assert process.ends(REUSED_BYTES, grown=REUSED_BYTES - MB) == 1

@@ -111,7 +111,7 @@ class TestVersions:
 
         assert versions_under(tmp_path) == {4: tmp_path / "4"}
 
-    def test_of_two_with_one_number_the_last_in_byte_order_counts(self, tmp_path: Path) -> None:
+    def test_of_two_names_with_one_number_the_last_in_byte_order_counts(self, tmp_path: Path) -> None:
         for name in ("01", "1", "001", "+1"):
             (tmp_path / name).mkdir()
 

@@ -95,7 +95,9 @@ def test_resource_preserving_unloads_first(
         ((1, 10, 9), Specific(()), []),
     ],
 )
-def test_what_a_policy_chooses(versions: tuple[int, ...], policy: VersionPolicy, wanted: list[int]) -> None:
+def test_the_versions_that_a_policy_chooses(
+    versions: tuple[int, ...], policy: VersionPolicy, wanted: list[int]
+) -> None:
     assert chosen(versions, policy) == wanted
 
 

@@ -129,7 +129,7 @@ def test_an_exception_fails_only_its_caller(model: Isolated, kind: int, text: st
     assert model.pids() == [pid]
 
 
-def test_what_takes_too_much_memory_fails_and_its_process_makes_room_for_another(folder: Path) -> None:
+def test_a_run_with_too_much_memory_fails_and_its_process_is_replaced(folder: Path) -> None:
     model = Isolated(folder, memory_limit=1 << 30)
     (pid,) = model.pids()
     with pytest.raises(ServingError, match="out of memory") as raised:
@@ -140,7 +140,7 @@ def test_what_takes_too_much_memory_fails_and_its_process_makes_room_for_another
     model.backend.close()
 
 
-def test_what_a_model_prints_and_logs_is_in_the_log_under_its_name(
+def test_output_and_log_lines_of_a_model_are_in_the_log_under_its_name(
     model: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
@@ -316,7 +316,7 @@ class TestLoads:
         assert text in raised.value.message
         assert str(tmp_path) in raised.value.message
 
-    def test_one_that_cannot_be_loaded_again_is_unavailable_at_once(self, tmp_path: Path) -> None:
+    def test_a_model_that_cannot_be_loaded_again_is_unavailable_at_once(self, tmp_path: Path) -> None:
         model = Isolated(write(tmp_path))
         (tmp_path / "model.py").write_text("raise ValueError")
         model.lost(EXITS)

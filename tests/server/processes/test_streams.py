@@ -74,7 +74,7 @@ async def failed(model: IsolatedBackend, kind: int) -> tuple[int, ServingError]:
     raise AssertionError("it has not failed")
 
 
-def test_it_is_a_model_that_streams_and_does_so_in_another_process(model: IsolatedBackend) -> None:
+def test_a_streaming_model_runs_in_another_process(model: IsolatedBackend) -> None:
     assert isinstance(model, Streaming)
     assert (model.streams, model.answers_once) == (True, False)
     heard = asyncio.run(answers(model, FINE, 3))

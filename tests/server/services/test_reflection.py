@@ -61,7 +61,7 @@ def test_describes_every_service(database: ProtoReflectionDescriptorDatabase) ->
     assert methods["grpc.health.v1.Health"] >= {"Check", "Watch"}
 
 
-def test_what_it_describes_can_be_called(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
+def test_described_methods_can_be_called(caller: Caller, database: ProtoReflectionDescriptorDatabase) -> None:
     pool = DescriptorPool(database)
     predict = pool.FindServiceByName("tensorflow.serving.PredictionService").methods_by_name["Predict"]
     request: Any = GetMessageClass(predict.input_type)()

@@ -20,7 +20,7 @@ def test_the_callers_own(sent: str) -> None:
 
 
 @pytest.mark.parametrize("sent", ["", "two words", "a\nline", "x" * 129, "caf\u00e9"])
-def test_one_that_does_not_fit_into_a_line(sent: str) -> None:
+def test_an_id_that_does_not_fit_into_a_line(sent: str) -> None:
     made = request_id(sent)
     assert len(made) == 16
     assert made != request_id(sent)

@@ -137,7 +137,7 @@ class TestDevice:
 
 
 class TestPageLocked:
-    def test_what_is_page_locked_is_not_copied_and_what_is_not_is(self, pool: PageLockedPool) -> None:
+    def test_only_arrays_that_are_not_page_locked_are_copied(self, pool: PageLockedPool) -> None:
         own, foreign = page_locked(pool, 1, 2), np.array([[1, 2], [3, 4]], np.float32).T
 
         assert pool.page_locked(own) is own

@@ -128,7 +128,7 @@ class TestAnswers:
         assert (y.dtype, y.shape, y.tobytes()) == (x.dtype, x.shape, x.tobytes())
         assert place.pool.owns(y) or not rows
 
-    def test_of_several_inputs_and_those_outputs_that_are_wanted(self, place: Place, tmp_path: Path) -> None:
+    def test_of_several_inputs_and_only_the_requested_outputs(self, place: Place, tmp_path: Path) -> None:
         a, b = np.ones((2, 2), np.float32), np.full((2, 2), 3, np.float32)
         bound = place.bind(models.two_inputs(tmp_path))
         difference, total = bound.run(["difference", "sum"], {"b": b, "a": a})
@@ -289,7 +289,7 @@ class TestTheDoubleComplains:
         with pytest.raises(Complaint, match="x is float32, not float64"):
             session.io_binding().bind_input("x", "cuda", 0, np.dtype(np.float64), (1, 4), 0)
 
-    def test_of_outputs_that_are_read_as_if_they_were_here(self, machine: Machine, tmp_path: Path) -> None:
+    def test_of_device_outputs_that_are_read_on_the_host(self, machine: Machine, tmp_path: Path) -> None:
         session = GpuSession(machine, models.linear(tmp_path), at_home=["x"])
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(np.ones((1, 4), np.float32)))

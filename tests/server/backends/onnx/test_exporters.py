@@ -164,7 +164,7 @@ class TestCustomOperators:
 
         assert backend.run(DEFAULT, {"x": np.array([b"a", b"b"], object)}, ["y"])["y"].tolist() == ["A", "B"]
 
-    def test_one_model_may_ask_for_them(self, running: Run, library: str) -> None:
+    def test_a_single_model_may_name_a_library(self, running: Run, library: str) -> None:
         def make(folder: Path) -> Path:
             text = f'[onnxruntime]\ncustom_op_libraries = ["{library}"]\n'
             (folder.parent / "model.toml").write_text(text)

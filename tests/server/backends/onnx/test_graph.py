@@ -144,7 +144,7 @@ def test_operators_that_bear_arrays_without_elements(tmp_path: Path, operator: s
     assert result["y"].shape == ((1, 1) if operator == "ReduceSum" else shape)
 
 
-def test_one_other_operator_keeps_them_away(tmp_path: Path) -> None:
+def test_one_other_operator_excludes_them(tmp_path: Path) -> None:
     for position, make in enumerate((models.recurrent, models.row_sums)):
         backend = load_onnx(make(tmp_path / str(position)), BackendOptions())
         assert not backend.signatures["serving_default"].empty
@@ -182,7 +182,7 @@ class TestDivisions:
         nodes = [helper.make_node("Shape", ["b"], ["size"]), helper.make_node("Div", ["a", "size"], ["y"])]
         assert self.fatal(tmp_path, nodes, self.INT64) == ()
 
-    def test_of_what_becomes_an_integer(self, tmp_path: Path) -> None:
+    def test_of_values_that_are_cast_to_integers(self, tmp_path: Path) -> None:
         cast = [helper.make_node("Cast", [name], [f"{name}_whole"], to=self.INT64) for name in ("a", "b")]
         nodes = [*cast, helper.make_node("Abs", ["b_whole"], ["divisor"])]
         nodes += [helper.make_node("Div", ["a_whole", "divisor"], ["whole"])]
@@ -194,7 +194,7 @@ class TestDivisions:
         """The types of a loop body's own inputs are unknown; values from outside have theirs."""
         assert self.fatal(tmp_path, self.loop([helper.make_node("Div", ["s", "b"], ["t"])], dtype), dtype) == expected
 
-    def test_of_floats_that_a_loop_makes(self, tmp_path: Path) -> None:
+    def test_of_floats_from_a_loop(self, tmp_path: Path) -> None:
         body = [helper.make_node("Cast", ["s"], ["f"], to=self.FLOAT), helper.make_node("Div", ["f", "b"], ["t"])]
         assert self.fatal(tmp_path, self.loop(body, self.FLOAT), self.FLOAT) == ()
 

@@ -86,7 +86,7 @@ def test_a_driver_without_the_rest_is_not_enough(serve: Serve, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
-def test_one_demanded_is_refused_with_the_reason(serve: Serve, tmp_path: Path, provider: str) -> None:
+def test_an_explicit_provider_is_refused_with_the_reason(serve: Serve, tmp_path: Path, provider: str) -> None:
     models.linear(tmp_path / "1")
     server = serve(tmp_path, f"--onnxruntime_providers={provider}", "--max_num_load_retries=0")
 

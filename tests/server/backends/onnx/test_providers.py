@@ -195,7 +195,7 @@ class TestWhyNot:
             ("Please install\n TensorRT libraries ", "Please install TensorRT libraries"),
         ],
     )
-    def test_what_went_wrong_is_one_line(self, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
+    def test_the_reason_is_one_line(self, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
         def fails(*_: object) -> None:
             raise RuntimeError(said)
 

@@ -134,7 +134,7 @@ class TestAnswers:
             assert_equal(run(backend, {"x": x}), {"y": x.sum(axis=1, keepdims=True)})
         backend.close()
 
-    def test_what_has_no_batch_axis_is_never_padded(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_a_model_without_a_batch_axis_is_never_padded(self, gpu: Gpu, tmp_path: Path) -> None:
         assert gpu.machine.devices
         plan = plan_of(onnx.load(models.scalar_output(tmp_path / "1")), {"x": ((2, 2), (4, 2), (8, 2))})
         (tmp_path / "1" / "model.plan").write_bytes(plan)

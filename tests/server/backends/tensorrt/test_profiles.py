@@ -76,7 +76,7 @@ class TestChoice:
             {"x": ((1,), (2,), (3,)), "y": ((3, 4), (3, 5), (3, 6))}
         ]
 
-    def test_where_nothing_varies_no_profile_is_needed(self) -> None:
+    def test_fixed_shapes_need_no_profile(self) -> None:
         assert built(spec("x", 1, 4), spec("s")) == []
 
     def test_a_variable_dimension_without_a_range(self) -> None:

@@ -37,7 +37,7 @@ def refusal(own: Opener, version: Path) -> str:
     return error.value.message
 
 
-def test_what_is_signed_is_loaded_from_memory(version: Path, signer: KeyFiles) -> None:
+def test_signed_versions_are_loaded_from_memory(version: Path, signer: KeyFiles) -> None:
     (version.parent / "model.toml").write_text("x")
     assert sign(version, signer.private) == version / "model.sig"
 

@@ -65,7 +65,7 @@ class TestJson:
         for values in ([1, 2, 3, 4], [[1, 2, 3, 4]], [[1, 2], [3, [4]]]):
             assert data(infer(linear, {"inputs": [tensor(values)]})) == [10]
 
-    def test_what_an_answer_says(self, linear: RestCaller) -> None:
+    def test_the_members_of_an_answer(self, linear: RestCaller) -> None:
         answer = infer(linear, {"id": "42", "inputs": [tensor()], "unknown": {}})
         assert answer.headers["content-type"] == "application/json"
         assert answer.value == {

@@ -91,7 +91,7 @@ def test_a_body_larger_than_what_is_read_at_once(send: Send) -> None:
     assert answers[1] == answers[2] == (200, {"predictions": [[10.5]] * 3000})
 
 
-def test_others_are_answered_whenever_a_client_leaves(linear: RestCaller) -> None:
+def test_other_clients_are_answered_when_one_leaves(linear: RestCaller) -> None:
     for end in (1, 20, len(PLAIN) - len(BODY), len(PLAIN) - 1, len(PLAIN)):
         with socket.create_connection(("127.0.0.1", linear.port), timeout=30) as connection:
             connection.sendall(PLAIN[:end])

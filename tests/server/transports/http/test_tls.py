@@ -103,6 +103,6 @@ def test_uvicorn_has_none(running: Run, server_pem: Pem, tmp_path: Path) -> None
         running(models.linear, rest_api_port=free_port(), rest_api_ssl_config_file=file, transport="grpcio")
 
 
-def test_what_is_wrong_with_the_file_is_said_at_once(running: Run, tmp_path: Path) -> None:
+def test_an_error_in_the_file_is_reported_at_once(running: Run, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="nobody"):
         running(models.linear, rest_api_port=free_port(), rest_api_ssl_config_file=str(tmp_path / "nobody"))
