@@ -29,7 +29,8 @@ def rows_of(inputs: Arrays) -> int:
     """The length of axis 0 that all inputs share.
 
     Raises:
-        InvalidTask: They differ. TF Serving: `batching_session.cc` has the texts.
+        InvalidTask: The inputs differ in it, or there are none. The texts are those of TF Serving's
+            `batching_session.cc`.
     """
     rows = shared_rows(inputs)
     if rows is not None:
@@ -55,7 +56,7 @@ def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
 
 
 class Batch:
-    """Pieces of tasks that leave the queue together; a single batch thread owns it.
+    """Pieces of tasks that have left the queue together. It belongs to one batch thread.
 
     Args:
         pieces: At least one, in order of arrival, all of one shape key.
@@ -97,12 +98,12 @@ class Batch:
 
     @property
     def tasks(self) -> list[Task]:
-        """The tasks whose rows it holds."""
+        """The tasks whose rows are in this batch."""
         return [piece.task for piece in self._pieces]
 
     @property
     def choice(self) -> Hashable:
-        """The choice that its tasks have in common; None if they have none."""
+        """The choice that its tasks share; None if they have none."""
         return self._pieces[0].task.choice
 
     @property
@@ -237,7 +238,7 @@ def rows_between(arrays: Arrays, start: int, stop: int) -> Arrays:
 
 
 def string_array(strings: Sequence[bytes], shape: tuple[int, ...]) -> Array:
-    """An object array of this shape: the strings, followed by None in the remaining space."""
+    """An object array of this shape, filled with the strings and then with None."""
     array = np.empty(prod(shape), np.object_)
     array[: len(strings)] = strings
     return array.reshape(shape)

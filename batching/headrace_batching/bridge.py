@@ -1,7 +1,7 @@
-"""All that `headrace_native` uses from Python: the names in its Rust code, and the values that both halves share.
+"""Everything that `headrace_native` uses from Python: the names that Rust looks up, and the values that both sides use.
 
-The native half looks up names only here, all at once when the first queue is created. A number or a text that both
-halves need is defined in Python, and passed in `SHARED`.
+The Rust code looks up names only here, all at once when the first queue is created. Numbers and texts that both sides
+need are defined in Python, and passed in `SHARED`.
 """
 
 from concurrent.futures import CancelledError
@@ -69,13 +69,14 @@ __all__ = [
 class Pace:
     """The conditions under which the thread that received a single task may run it, instead of waking a batch thread.
 
-    A lane's trust grows by one with each fast run, and slow runs destroy it.
+    A lane's trust grows by one with each fast run; a slow run reduces it or resets it to zero.
 
     Attributes:
-        quick: Seconds within which a run ends before another thread would have started.
-        slow: Seconds; after a longer run, a lane loses all trust, since no other call should be kept waiting that long.
-        most: The most trust that a lane can have.
-        enough: The trust with which the next run is expected to be fast.
+        quick: A run of at most this many seconds ends before another thread could have been woken.
+        slow: After a run of more seconds than this, a lane loses all trust, since other calls must not be blocked that
+            long.
+        most: The upper limit of a lane's trust.
+        enough: The trust from which on the next run is expected to be fast.
         lost: The trust lost by a run between `quick` and `slow`, such as one that was interrupted.
     """
 

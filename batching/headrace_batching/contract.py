@@ -1,4 +1,4 @@
-"""The protocols of queues, lanes and batches, which headrace_native also implements."""
+"""The protocols of queues, lanes and batches, which headrace_native implements, too."""
 
 from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
@@ -54,7 +54,7 @@ class TaskBatch(Protocol):
         """One array per input, of `padded` rows."""
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
-        """Gives every task its rows, and returns the tasks to deliver; others deliver themselves."""
+        """Gives every task its rows, and returns the tasks to deliver; tasks of the native queue deliver themselves."""
 
     def fail(self, error: Exception, lock: Lock) -> list[Task]:
         """Gives the error to every task, and returns the tasks to deliver."""
@@ -76,7 +76,7 @@ class TaskSeries(Protocol):
         """
 
     def take_runs(self) -> Sequence[tuple[float, float, float, float, float, bool]]:
-        """The successful runs that have not been taken yet.
+        """Removes and returns the records of successful runs.
 
         For each run: when it began, got its inputs, got its outputs and ended; when its task arrived; and whether the
         task is traced.
@@ -115,7 +115,7 @@ class TaskLane(Protocol):
         """Adds a task; returns whether the queue's `wake` must be called."""
 
     def steer(self, target: Target) -> None:
-        """From now on, forms batches and accepts tasks as the target says."""
+        """Sets the target by which batches are formed and tasks accepted from now on."""
 
     def finish(self) -> None:
         """Records that one of its batches has ended."""

@@ -1,4 +1,4 @@
-"""Linux's control groups, version 1 or 2, that limit this process: the location of their files."""
+"""Finds the files of the Linux control groups, version 1 or 2, that limit this process."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,8 @@ def groups(root: Path, controller: str) -> Iterator[Path]:
         if version not in paths:
             continue
         path = PurePosixPath(paths[version])
-        # A container sees its own group as the top of the file system, but its path is often given from the host's top.
+        # In a container, the process's own group is often mounted as the root, while its path is given from the host's
+        # root.
         inner = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
         group = root / mount_point.lstrip("/") / inner
         yield group
@@ -36,7 +37,7 @@ def _paths_of_groups(root: Path, controller: str) -> Iterator[tuple[int, str]]:
 
 
 def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
-    """The hierarchies that are mounted: the version, the path of the group that is its top, and the mount point."""
+    """The mounted hierarchies: for each, the version, the path of its topmost group, and the mount point."""
     for line in lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from headrace_batching.task import Arrays, Task
 
-_BUSY = 2.0  # an iteration that took this many times the fastest one had something to do
-_FORGET = 1.01  # the growth of the fastest time per iteration, so that a single fast one does not count forever
-_PATIENCE = 0.005  # seconds for which a busy loop may keep tasks from an idle thread
+_BUSY = 2.0  # an iteration that took this many times as long as the fastest one did some work
+_FORGET = 1.01  # the fastest time grows by this factor per iteration, so that a single fast one does not count forever
+_PATIENCE = 0.005  # seconds that tasks may wait for a busy loop although a thread is idle
 
 
 class TaskSink(Protocol):
@@ -78,7 +78,7 @@ class LoopDelivery:
 
     def __call__(self, tasks: Sequence[Task]) -> None:
         """Wakes the loop with tasks that have ended. Any thread."""
-        # A loop that has been closed has no callers left to answer.
+        # A closed loop has no callers left to answer.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_resolve, tasks)
 

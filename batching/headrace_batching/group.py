@@ -19,9 +19,9 @@ A few bytes of a request can stand for megabytes of equal values, and a batch wo
 class Group:
     """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
 
-    The bound is TF Serving's: tasks are counted to waiting batches in order of arrival, and a task that would open
-    batch number `max_enqueued_batches` + 1 is refused. Batches themselves form only when a thread asks. If tasks are
-    split, all batches except the last are full, and the lane's bound in rows applies.
+    The bound is TF Serving's: tasks are assigned to waiting batches in order of arrival, and a task that would open
+    batch number `max_enqueued_batches` + 1 is refused. The real batches form only when a thread asks for one. If tasks
+    are split, all batches except the last are full, and the lane's bound in rows applies.
 
     Args:
         key: The key that its tasks share.
@@ -37,8 +37,8 @@ class Group:
         self._target = target
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
-        self._slots: dict[int, int] = {}  # waiting rows, by the batch to which they were counted
-        self.rows = 0  # waiting tasks; a task without rows counts as one, so that the number of these is bounded, too
+        self._slots: dict[int, int] = {}  # waiting rows, by the batch to which they were assigned
+        self.rows = 0  # waiting tasks; a task without rows counts as one row, so that such tasks are bounded, too
         self.closing = False
 
     def __bool__(self) -> bool:
@@ -46,7 +46,7 @@ class Group:
 
     @property
     def full(self) -> bool:
-        """Whether a batch is full, or would be if the next task fitted."""
+        """Whether enough rows wait for a full batch, even if the last task does not fit into it."""
         return self.rows >= self._size
 
     @property
@@ -59,7 +59,7 @@ class Group:
 
     @property
     def priority(self) -> Priority:
-        """The first priority that has a waiting task."""
+        """The highest priority of any waiting task."""
         return next(priority for priority, tasks in self._tasks.items() if tasks)
 
     def add(self, task: Task) -> None:
@@ -81,13 +81,14 @@ class Group:
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
         """The next batch's pieces, and the tasks dropped because nothing waits for them any more.
 
-        Order is kept: a task that does not fit ends the batch, unless it may be split, or is the first one and larger
-        than an objective's batches. So does a task with which the joined inputs would exceed `MAX_BATCH_BYTES`.
+        Tasks are taken in order. A task that does not fit ends the batch, unless it may be split, or it is the first
+        task and larger than the batches of a latency objective. A task with which the joined inputs would exceed
+        `MAX_BATCH_BYTES` ends the batch, too.
         """
         pieces: list[Piece] = []
         dropped: list[Task] = []
         limit = room = self._size
-        widest = 0  # bytes of a row: of the joined row if shorter ones are padded
+        widest = 0  # bytes of a row in the joined inputs; shorter rows may be padded to it
         for tasks in self._tasks.values():
             while tasks and room:
                 task = tasks[0]

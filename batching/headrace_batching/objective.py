@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 EXPECTATION = 'a percentile from p50 to p99.99 and a time, such as "p99 20ms"'
-"""The text after "must be" for an invalid objective."""
+"""The text after "must be" in the error about an invalid objective."""
 
 _FORM = re.compile(r"p(\d{2}(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*(us|ms|s)", re.ASCII)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}

@@ -93,7 +93,7 @@ class Options:
 
     @cached_property
     def objective(self) -> LatencyObjective | None:
-        """`latency_objective`; None if there is none."""
+        """The parsed `latency_objective`; None if it is empty."""
         return LatencyObjective.parse(self.latency_objective) if self.latency_objective else None
 
     @cached_property

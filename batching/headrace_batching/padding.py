@@ -102,7 +102,7 @@ class Padding:
         """Compares the outputs of a padded batch with its lengths.
 
         Raises:
-            BatchOutputError: An output has another size in the place of a length, so it cannot be cut.
+            BatchOutputError: An output does not have a length in its place, so it cannot be cut.
         """
         for name, array in outputs.items():
             axes = self.outputs.get(name, ())

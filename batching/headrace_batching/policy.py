@@ -27,10 +27,10 @@ W = TypeVar("W", bound=Waiting)
 
 
 def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
-    """The group whose turn it is, for a free batch thread.
+    """Chooses the group from which a free batch thread takes its next batch.
 
     Args:
-        groups: The groups that hold tasks, beginning with the one that has been longest without a turn.
+        groups: The groups that hold tasks, the one served least recently first.
         now: The clock, in seconds.
 
     Returns: The first group that may run now, with the highest priority that has one, and `now`; or None and the time

@@ -101,7 +101,7 @@ class Lane:
         self._slots.end()
 
     def steer(self, target: Target) -> None:
-        """From now on, forms batches and accepts tasks as the target says. Any thread."""
+        """Sets the target by which batches are formed and tasks accepted from now on. Any thread."""
         self._queue.steer(self, target)
 
     def put(self, task: Task) -> bool:
@@ -202,7 +202,7 @@ class Queue:
             self._call_one()
 
     def take(self) -> Formed | None:
-        """Waits for a batch; None once the queue is closed and empty. Batch threads; the lock is free meanwhile."""
+        """Waits for a batch, with the lock released; None once the queue is closed and empty. Batch threads only."""
         while True:
             with self.lock:
                 now = self.clock()
@@ -245,7 +245,7 @@ class Queue:
             lane.end()
             self._drained.notify_all()
             if self._closed:
-                self._call_all()  # threads that wait for the lane take its last batch, or end
+                self._call_all()  # threads that waited for the lane now take its last batch, or end
 
     def steer(self, lane: Lane, target: Target) -> None:
         """As `Lane.steer`."""
@@ -264,7 +264,7 @@ class Queue:
             self._drained.wait_for(lambda: lane.idle)
 
     def close(self) -> None:
-        """Accepts no more tasks at all; `take` returns what waits, at once, and then None."""
+        """Accepts no more tasks at all; `take` returns the waiting tasks without delay, and then None."""
         with self.lock:
             self._closed = True
             for group in self._groups:

@@ -48,9 +48,9 @@ class Scheduler:
         batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as
             one row, and tasks are run one by one, their arrays as they are.
         empty: Creates the arrays that several tasks' rows are copied into. `run` may keep them until it returns or
-            raises; after that nothing refers to them, so their memory may be reused when they are dropped.
-        steady: Whether a run takes about as long as the one before: if that was fast, a queue may let the thread that
-            adds a single task run it, as headrace_native's does.
+            raises; the scheduler then drops them, so their memory may be reused.
+        steady: Whether a run takes about as long as the one before. If so, and runs are fast, headrace_native's queue
+            lets the thread that adds a single task run it.
         observe: Called after every run, on its batch thread; must not raise. Answers do not wait for it.
         limit: How long a run may take; None means no limit.
         run_choice: Like `run`, but for tasks that have a choice; it also gets the choice, which all tasks of a batch
@@ -86,7 +86,7 @@ class Scheduler:
         self._run_choice = run_choice
         self._empty = empty
         self._observe = observe
-        self._running: list[None] = []  # appended and popped: both are atomic, as `+= 1` is not
+        self._running: list[None] = []  # only appended to and popped from: both are atomic, unlike `+= 1`
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
         objective = options.objective
         self._controller = None if objective is None else Controller(objective, options, name)
@@ -122,7 +122,7 @@ class Scheduler:
             self.wake()
 
     def enqueue(self, task: Task) -> bool:
-        """As `submit`, but returns whether `wake` must be called, and leaves that to the caller."""
+        """Like `submit`, but returns whether `wake` must be called, and leaves that to the caller."""
         if task.rows > self.options.max_batch_size:
             raise TaskTooLarge(task.rows, self.options.max_batch_size)
         return self.lane.put(task)
@@ -184,7 +184,7 @@ class Scheduler:
         except BaseException as error:  # a model that calls sys.exit must not end the thread
             self._failed(batch, began, error)
         else:
-            deliver(ended)  # before the report, since callers do not wait for that
+            deliver(ended)  # before the report, so that callers need not wait for it
             self._report(batch, (began, joined, computed), failed=False)
 
     def _attempt_each(self, series: TaskSeries) -> None:

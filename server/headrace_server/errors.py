@@ -105,7 +105,7 @@ def unreadable(path: str | Path, error: OSError) -> ServingError:
 
 
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Resources that other calls have taken and will give back."""
+"""Errors about resources that are free again when other calls have ended."""
 
 _BATCHING: dict[type[BatchingError], Code] = {
     # TF Serving: batching_session.cc and shared_batch_scheduler.h have these four codes.

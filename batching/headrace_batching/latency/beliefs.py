@@ -1,4 +1,4 @@
-"""What a batcher with a latency objective believes, what it has chosen, and why, for logs and pages."""
+"""What a batcher with a latency objective has estimated and chosen, and why, for logs and pages."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -11,14 +11,14 @@ from headrace_batching.objective import LatencyObjective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beliefs:
-    """What is believed about one queue at one time. Times are in seconds.
+    """The estimates for one queue at one time, and the choices that follow from them. Times are in seconds.
 
     Attributes:
         objective: The objective.
-        target: What the queue does for the objective.
+        target: What the queue does to meet the objective.
         reason: Why, in a sentence or two.
         kept_within_reach: Whether a single request can be answered in time.
-        aimed: The time that the plan uses.
+        aimed: The time from arrival to answer that the plan aims at.
         curve: Run times by batch size; None if nothing has run yet.
         threads: Batches that run at the same time.
         rows_per_second: Rows per second that arrive and are accepted.

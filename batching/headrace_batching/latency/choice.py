@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from headrace_batching.latency.run_times import Curve
 
 _NEARLY = 0.99
-"""Sizes with this fraction of the best rate of rows count as equally good: the smallest of them is taken."""
+"""Sizes that reach this fraction of the best rows per second count as equally good: the smallest of them is taken."""
 
 _HARDLY = 1.1
-"""If no size fits, those that take at most this many times as long as the smallest are considered."""
+"""If no size fits, sizes that take at most this many times as long as the smallest one are considered."""
 
 _FULL = 0.75
-"""Batches with this fraction of the rows of a full one, on average, leave because they are full."""
+"""If batches have on average this fraction of the rows of a full one, they are assumed to leave because they are
+full.
+"""
 
 _OUT_OF_REACH = 2.5
-"""If a single row runs longer than the objective allows, the aim is this many of its runs instead."""
+"""If a single row runs longer than the objective allows, the time to aim at is this many times its run time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,9 @@ def aimed(curve: Curve, seconds: float, limits: Limits) -> float:
 def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     """The size that serves the most rows per second among those whose batches end in time even if all threads are busy.
 
-    The next thread is free after a typical run divided by the threads, and then the batch itself runs. So the queue may
-    always hold the next batch. If not even the smallest size fits, the sizes that take hardly longer than it are
-    considered.
+    The next thread becomes free after a typical run time divided by the number of threads, and then the batch itself
+    runs. So one full batch may always be waiting. If not even the smallest size fits, the sizes that take hardly longer
+    are considered.
 
     Args:
         curve: Run times.
@@ -78,11 +80,11 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
 
 
 def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Limits) -> int:
-    """The next size above those that have run, if nothing that has run speaks against it; otherwise the chosen one.
+    """The next size above those that have run, if no run so far speaks against it; otherwise the chosen size.
 
     The run times of larger sizes are guessed cautiously. If a model's runs take 40 ms whatever their size, the guess
     for two rows is 70 ms, which may rule out two rows forever, since only a run corrects the guess. So a queue that
-    refuses tasks tries them. A size that then turns out to be too slow is not chosen again.
+    refuses tasks tries a larger size. A size that then turns out to be too slow is not chosen again.
 
     Args:
         curve: Run times.

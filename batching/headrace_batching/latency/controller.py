@@ -27,13 +27,13 @@ from headrace_batching.report import BatchReport
 log = logging.getLogger(__name__)
 
 PERIOD = 0.25
-"""Seconds between two looks."""
+"""Seconds between two evaluations."""
 
 _FIRST_RUNS = 32
-"""The number of runs after each of which there is a look, so that a newly loaded model is known soon."""
+"""The first runs, up to this many, are evaluated one by one, so that a newly loaded model is known soon."""
 
 _SAMPLED = 64
-"""The number of batches per look whose arrivals are examined individually."""
+"""The number of batches per evaluation whose arrivals are examined individually."""
 
 _ON_TIME = 1.5
 """A batch that left within this many times the wait counts as having left because of the wait."""
@@ -45,7 +45,7 @@ class Steered(Protocol):
     """A queue's lane that can be steered."""
 
     def steer(self, target: Target) -> None:
-        """From now on, forms batches and accepts tasks as the target says."""
+        """Sets the target by which batches are formed and tasks accepted from now on."""
 
     @property
     def shed(self) -> int:
@@ -54,7 +54,7 @@ class Steered(Protocol):
 
 @dataclass(slots=True)
 class _Counted:
-    """Sums since the last look."""
+    """Sums since the last evaluation."""
 
     runs: list[tuple[int, float]] = field(default_factory=list)
     sampled: deque[BatchReport] = field(default_factory=lambda: deque(maxlen=_SAMPLED))
@@ -96,7 +96,7 @@ class Controller:
         )
 
     def start(self, lane: Steered) -> None:
-        """The target of the lane until something has run."""
+        """Gives the lane the target that applies until something has run."""
         lane.steer(self.beliefs.target)
 
     def observe(self, report: BatchReport, lane: Steered) -> None:
@@ -128,7 +128,7 @@ class Controller:
         if curve is None:
             return
         self._count_late(counted, now)
-        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # a look after a short interval sees few arrivals
+        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # a short interval sees few arrivals
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
         self.beliefs = self._choose(curve, self._seen(counted), refused, counted.ran / elapsed)
@@ -148,7 +148,7 @@ class Controller:
         expected = max(seen.rows_per_batch, seen.rows_per_task + seen.rows_per_second * self._search.wait)
         longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
         wait = self._search.look(curve, seen, longest)
-        # A size that is tried says nothing yet about which tasks can be in time: it may never fill.
+        # Which tasks can be answered in time follows from the chosen size: a larger one that is tried may never fill.
         run_full = curve.typical_of(full)
         target = Target(
             wait=wait,
@@ -178,7 +178,7 @@ class Controller:
         """Compares the answers of the sampled batches with the objective."""
         answers = [(came, report.began + report.ran - came) for report in counted.sampled for came in report.arrivals]
         taken = [seconds for _, seconds in answers]
-        if self.beliefs.kept_within_reach:  # otherwise the plan itself expects to be late
+        if self.beliefs.kept_within_reach:  # otherwise the plan itself expects late answers
             telling = [seconds for came, seconds in answers if came > self._margin.changed]
             self._margin.look(len(telling), sum(seconds > self._objective.seconds for seconds in telling), now)
         newest = quantile(taken, self._objective.share)

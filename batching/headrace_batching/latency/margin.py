@@ -1,4 +1,4 @@
-"""The fraction of the objective's time to plan with: less after late answers, more while hardly any is late."""
+"""The fraction of the objective's time to plan with: less after late answers, more while hardly any answer is late."""
 
 from math import inf, sqrt
 
@@ -6,31 +6,32 @@ _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""Late answers that the objective must allow among those counted; only then may few late answers exceed `_FIRST`."""
+"""The fraction exceeds `_FIRST` only if few answers are late although the objective would have allowed this many."""
 
 _RECOVERY = 2.0
-"""Seconds in which few answers are late, after which a fraction below `_FIRST` grows, however few answers there are.
+"""A fraction below `_FIRST` grows after this many seconds in which few answers were late, however few answers there
+were.
 
-From `_LEAST` it is back at `_FIRST` after 13 steps: 26 seconds.
+It grows from `_LEAST` to `_FIRST` in 13 steps: 26 seconds.
 """
 
 _KEPT = 0.98
-"""The fraction of the counts that is kept from one look to the next."""
+"""The fraction of the counts that is kept from one evaluation to the next."""
 
 
 class Margin:
     """The fraction of the objective's time to plan with.
 
-    Influences that a plan does not see, such as other models on the same threads or other load on the machine, show in
-    late answers. Only tasks that came after the last change show its effect. Otherwise a single stall, whose tasks end
-    late over several looks, would reduce the fraction several times.
+    Influences that the plan does not include, such as other models on the same threads or other load on the machine,
+    show up as late answers. Only tasks that arrived after the last change show its effect. If older tasks counted, a
+    single stall, whose tasks end late over several evaluations, would reduce the fraction several times.
 
     Args:
         share: The share of requests that the objective wants in time.
 
     Attributes:
         part: The fraction.
-        changed: When it was last changed, in seconds of the clock; tasks that came before this are not to be counted.
+        changed: When it was last changed, in seconds of the clock; tasks that arrived earlier are not to be counted.
     """
 
     def __init__(self, share: float) -> None:
@@ -46,10 +47,10 @@ class Margin:
         return self._late / self._counted if self._counted else 0.0
 
     def look(self, counted: int, late: int, now: float) -> float:
-        """The fraction from now on.
+        """Returns the fraction to use from now on.
 
         Args:
-            counted: Answers since the last look to tasks that came after `changed`.
+            counted: Answers since the last call, to tasks that arrived after `changed`.
             late: Those of them that took longer than the objective.
             now: The clock, in seconds.
         """

@@ -15,7 +15,9 @@ _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""With this many runs beyond the percentile on average, a size has its own percentile; otherwise that of all sizes."""
+"""If a size's runs include this many beyond the percentile on average, its own percentile is used, otherwise that of
+all sizes.
+"""
 
 _FEW = 8
 """A size with fewer runs is forgotten after `_FEW_SECONDS`, so that one slow run does not rule it out forever."""
@@ -23,11 +25,12 @@ _FEW = 8
 _FEW_SECONDS = 30.0
 
 _DOUBTED_SECONDS = 2.0
-"""Instead of `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: the few runs may have been
-delayed by a stall. This time doubles with each use, so that a size which really is slow is not tried forever."""
+"""Replaces `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: a stall may have delayed the few
+runs. It doubles with each use, so that a size that really is slow is not tried forever.
+"""
 
 _STALE = 60.0
-"""Seconds after which a run says little about how much runs differ."""
+"""Seconds after which a run no longer counts for how much runs differ."""
 
 _FORGOTTEN = 900.0
 """Seconds after which a size that has not been run again is forgotten."""
@@ -41,7 +44,9 @@ _AGREEING = 12
 _FIRST_SPREAD = 1.2
 
 _MOST_SPREAD = 2.0
-"""The factor above the median up to which a slow run is planned with: a machine that stalls does so at any size."""
+"""Slow runs are planned for up to this multiple of the median; longer ones are stalls of the machine, which occur at
+any size.
+"""
 
 _GROWTH = 0.8
 """The power of the size with which run times are expected to grow if nothing is known."""
@@ -51,8 +56,8 @@ _GROWTH = 0.8
 class Curve:
     """Run time by batch size. It is linear between two sizes, and a power of the size beyond the largest one seen.
 
-    So a batch twice as large is believed to run 1.74 times as long: longer than for most models, whose runs have a
-    fixed part, but not so long that larger sizes are never tried. A single run corrects the belief.
+    So a batch twice as large is estimated to run 1.74 times as long: longer than for most models, whose runs have a
+    fixed part, but not so long that larger sizes are never tried. A single run corrects the estimate.
 
     Attributes:
         sizes: Rows, padding included, increasing.
@@ -123,7 +128,7 @@ class _Runs:
         self._set_typical()
 
     def scale(self, factor: float, expected: float, since: float) -> None:
-        """Scales the runs before a time, and later ones that the change does not affect.
+        """Scales the runs before a time, and later ones that do not show the change yet.
 
         Args:
             factor: The factor of the change.

@@ -11,15 +11,15 @@ _WORTH = 0.02
 """The fraction of the threads' time that the second half of a wait must save to be worthwhile."""
 
 _ENOUGH = 16
-"""Batches that must have waited before the wait is judged."""
+"""The number of batches that must have waited before the wait is judged."""
 
 _LONGEST_PAUSE = 64
-"""After trials have failed, the most looks that pass without another trial."""
+"""The most evaluations without another trial after trials have failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What happened since the last look.
+    """What happened since the last evaluation.
 
     Attributes:
         rows_per_second: Rows that arrived.
@@ -28,7 +28,7 @@ class Seen:
         waited: Batches that left because of the wait, not because a thread became free.
         rows_of_waited: Rows of each of these batches.
         late_rows: Those of these rows that arrived in the second half of the wait.
-        refusing: Whether tasks were refused that could not be answered in time.
+        refusing: Whether tasks were refused because they could not be answered in time.
     """
 
     rows_per_second: float = 0.0
@@ -64,11 +64,11 @@ class WaitSearch:
         return self._wait
 
     def look(self, curve: Curve, seen: Seen, longest: float) -> float:
-        """Returns the wait from now on.
+        """Returns the wait to use from now on.
 
         Args:
             curve: Run times.
-            seen: What came since the last look.
+            seen: What happened since the last call.
             longest: The longest wait that leaves time for a run.
         """
         if self._wait:
@@ -87,7 +87,7 @@ class WaitSearch:
             return seen.rows_per_task + seen.rows_per_second * wait
 
         if seen.refusing:
-            return longest  # a batch that leaves half full wastes capacity that the others lack
+            return longest  # a batch that leaves half full wastes capacity that the refused tasks needed
         if self._saved(curve, seen, seen.rows_per_batch, rows_after(longest)) < _WORTH:
             return 0.0
         wait = self._first

@@ -51,7 +51,7 @@ class BackendOptions:
 
     @classmethod
     def of(cls, config: Config) -> "BackendOptions":
-        """The options of a run, before any model overrides them."""
+        """The options that a server's configuration gives to all models, before any model overrides them."""
         both = config.tensorflow_session_parallelism
         cpus = schedulable_cpus()
         unless_told = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs and ignore quotas
@@ -110,14 +110,14 @@ class Backend(Protocol):
 
 @runtime_checkable
 class BatchMemory(Protocol, metaclass=Ability):
-    """A backend with memory of its own in which batches are joined: page-locked, if they go on to a device."""
+    """A backend with memory of its own in which batches are joined: page-locked if they are then copied to a device."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for one joined input, contiguous, with uninitialised elements. Any batch thread.
 
-        The array is not returned explicitly. Its memory may be reused once the last view of it is gone, which may be as
-        soon as `run` has returned, whether the batch is then answered, has failed, or is run again in halves.
-        `BufferPool` provides such arrays.
+        The caller does not return the array explicitly. Its memory may be reused once the last view of it is gone,
+        which may be as soon as `run` has returned, whether the batch is then answered, has failed, or is run again in
+        halves. `BufferPool` provides such arrays.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, no memory is left; the batch is then run again in halves.
@@ -221,7 +221,7 @@ class NamesRuntime(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class Steady(Protocol, metaclass=Ability):
-    """A backend that may know that its runs wait for nothing."""
+    """A backend that may know that its runs only compute."""
 
     @property
     def steady(self) -> bool:

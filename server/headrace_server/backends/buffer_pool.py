@@ -136,7 +136,7 @@ class BufferPool:
 
 
 class _Bytes(np.ndarray[Any, Any]):
-    """A block has its own type: if it were a plain array, numpy would make it the base of a lease's views."""
+    """A block. If it were a plain array, numpy would make the block the base of a lease's views, not the lease."""
 
 
 class Lease(np.ndarray[Any, Any]):

@@ -126,7 +126,7 @@ class CallableBackend:
                 yield answer
 
     def fit_batching(self, options: Options) -> Options:
-        """One batch at a time unless the model is THREAD_SAFE; other batches do not wait for it on a batch thread."""
+        """One batch at a time unless the model is THREAD_SAFE, so that no batch thread waits for another one's run."""
         return options if self._lock is None else replace(options, max_running_batches=1)
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class CallableBackend:
             # A float64 that numpy made from float32 is rounded back; the kind of a dtype never changes.
             return array.astype(declared, casting="same_kind", copy=True)
         except (TypeError, ValueError) as error:
-            raise self._wrong(f"returned for {alias!r} a value that is not {declared}: {error}") from error
+            raise self._wrong(f"returned a value for {alias!r} that is not {declared}: {error}") from error
 
     def _wrong(self, text: str) -> ServingError:
         return ServingError(Code.INTERNAL, f"{self._file.name}: the model {text}")
@@ -222,7 +222,7 @@ def _find_predict(model: object) -> Predict:
 
 def _streams_only(_inputs: dict[str, Array]) -> Mapping[str, Any]:
     """The function of a model that has only a generator."""
-    raise unimplemented("the model streams its answers: call it by ModelStreamInfer or generate_stream")
+    raise unimplemented("the model streams its answers: call it through ModelStreamInfer or generate_stream")
 
 
 def _unloaded() -> ServingError:

@@ -23,7 +23,7 @@ from headrace_server.errors import LoadError, ServingError, invalid
 Step = Callable[..., Sequence[Any]]
 
 MAX_STEPS = 32
-"""Sets of outputs for which a part of the graph is kept: callers choose them, and there are 2^n."""
+"""The sets of outputs for which a part of the graph is kept. Callers choose them, and n outputs have 2^n sets."""
 
 
 def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":

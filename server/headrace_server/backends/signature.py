@@ -140,7 +140,7 @@ class Signature:
         return {**self.inputs, **self.optional} if self.optional else self.inputs
 
     def sends_optional(self, aliases: Collection[str]) -> bool:
-        """Whether any of a request's inputs is one that could have been left to the model."""
+        """Whether a request sends an input for which the model has a value of its own."""
         return bool(self.optional) and any(alias in self.optional for alias in aliases)
 
     def check_names(self, aliases: Collection[str]) -> None:
@@ -170,8 +170,8 @@ class Signature:
         """A request's arrays, whose names have been checked, with the default of each input that is missing.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an array is for no input. TF Serving reports this after it has decoded all
-                arrays.
+            ServingError: INVALID_ARGUMENT, an array belongs to no input. TF Serving reports this after it has decoded
+                all arrays.
         """
         if not self.defaults:
             return arrays
@@ -267,7 +267,7 @@ def _is_within(bound: float, array: Array) -> bool:
     """Whether all numbers are finite and no larger than the bound, whatever their sign; always true for integers."""
     if array.dtype.kind not in "fV" or not array.size:
         return True
-    own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # each repeated value once
+    own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # without repeated values
     if own.dtype.itemsize == 2:
         own = own.astype(np.float32)  # numpy compares half floats one by one, and does not know bfloat16's NaN
     return bool(own.max() <= bound and own.min() >= -bound)  # false for a NaN

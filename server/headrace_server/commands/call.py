@@ -34,14 +34,14 @@ def credentials() -> tuple[tuple[str, str], ...]:
 
 
 def checked_address(address: str) -> str:
-    """A server's address, checked here because gRPC would log lines of its own for it, or call another address.
+    """Checks a server's address, since gRPC would log errors of its own for a wrong one, or call another address.
 
     Raises:
         ValueError: The address cannot be a server's.
     """
     host, colon, port = address.rpartition(":")
     digits = port.lstrip("0") if port.isascii() and port.isdigit() else ""
-    # Python converts no number of thousands of digits.
+    # Python refuses to convert a number of thousands of digits.
     is_port = 0 < len(digits) <= len(str(LAST_PORT)) and int(digits) <= LAST_PORT
     has_no_port = bool(address) and (not colon or "]" in port or port.startswith("/"))
     is_url = address.startswith(("http://", "https://"))

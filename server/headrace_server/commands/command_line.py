@@ -12,7 +12,7 @@ from headrace_server.commands import build, call, completion, doctor, keys, mode
 from headrace_toolkit.command import add_commands
 
 _OF_PARSER = ("command", "command_parser", "further")
-"""Among the values of a command line, those that describe the command's parser."""
+"""The values of a command line that are not arguments, but describe the command's parser."""
 
 _OF_ARGUMENT = re.compile(r"^argument --\w+: (?=--)")
 
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors end with a hint instead of the whole usage text."""
 
     def error(self, message: str) -> NoReturn:
-        message = _OF_ARGUMENT.sub("", message)  # the error after the prefix names the flag already
+        message = _OF_ARGUMENT.sub("", message)  # the rest of the error names the flag, too
         self.exit(2, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
 
 

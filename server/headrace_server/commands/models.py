@@ -56,7 +56,7 @@ def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
         return 1
     except grpc.RpcError as error:
         print(
-            f"headrace: the server at {address} cannot be asked: {error.code().name}: {error.details()}",
+            f"headrace: the call to the server at {address} failed: {error.code().name}: {error.details()}",
             file=sys.stderr,
         )
         return 1

@@ -17,10 +17,10 @@ from headrace_server.server import Server
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 10.0
-"""Seconds between two reports of what a server that does not serve yet is waiting for."""
+"""Seconds between two log lines that say what a server is waiting for before it can serve."""
 
 NEW_OBJECTS = 20_000
-"""The number of new objects after which Python looks for garbage while the server starts; the default is 700."""
+"""The number of new objects after which Python collects garbage while the server starts; the default is 700."""
 
 
 def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
@@ -78,18 +78,18 @@ async def _serve(config: Config, started: Callable[[Server], None]) -> None:
         started(server)
         await ending.stop.wait()
         if config.lame_duck_seconds:
-            log.info("not ready any more: calls are taken for another %g s", config.lame_duck_seconds)
+            log.info("not ready any more: calls are accepted for another %g s", config.lame_duck_seconds)
             server.turn_away()
             await ending.pause(config.lame_duck_seconds)
-        log.info("draining: no new calls")
+        log.info("draining: no new calls are accepted")
     await ending.end(server.stop(), server.drained)
 
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Lets Python look for garbage less often while models are loaded, since almost all objects made then stay.
+    """Makes Python collect garbage less often while models are loaded, since almost all objects made then stay.
 
-    With thousands of models, looking at them again and again would take a seventh of the CPU time of the start.
+    With thousands of models, scanning them again and again would take a seventh of the CPU time of the start.
     """
     usual = gc.get_threshold()
     gc.set_threshold(max(usual[0], NEW_OBJECTS) if usual[0] else 0, *usual[1:])

@@ -26,7 +26,7 @@ class IsolationOptions:
         least=0,
         most=64,
     )
-    memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 is no limit", least=0)
+    memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 means no limit", least=0)
 
     def workers_for(self, *, python: bool) -> int:
         """The number of worker processes: the one set, otherwise 1 if memory is limited, otherwise the default."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from headrace_batching.control_groups import groups, lines
 
 _ROOT = Path("/")
-_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of control groups, version 2 and version 1
+_LIMITS = ("memory.max", "memory.limit_in_bytes")  # the files of control groups, version 2 and version 1
 
 
 def available_memory(root: Path = _ROOT) -> int:

@@ -274,7 +274,7 @@ def _isolation(table: Any) -> dict[str, Any]:
 
 
 def _together(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters to validate the given ones with: the largest allowed size is the batch size, unless one is given."""
+    """Parameters to validate the given ones with: `max_batch_size` is the largest allowed size unless it is given."""
     sizes = values.get("allowed_batch_sizes")
     return {"max_batch_size": sizes[-1]} if sizes and "max_batch_size" not in values else {}
 

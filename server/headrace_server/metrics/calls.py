@@ -23,7 +23,7 @@ class CountCalls(Protocol):
 class GrpcMethod:
     """Counts the calls of one method. In one event loop.
 
-    A call costs one look-up and one histogram: all other counts of calls follow that histogram, or show it again.
+    A call costs one look-up and one value in a histogram: all other counts of calls are derived from that histogram.
     """
 
     def __init__(self, families: Families, label: Callable[[str], str], service: str, method: str) -> None:
@@ -48,11 +48,11 @@ class GrpcMethod:
         latency.add(tally, total)
 
     def keep(self, models: Collection[str]) -> None:
-        """Forgets the cells of all other models, since their series have been dropped. Any thread."""
+        """Forgets the histograms of all but these models, since their series have been dropped. Any thread."""
         self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
 
     def forget(self, model: str) -> None:
-        """Forgets the cells of a model, since its series have been dropped. Any thread."""
+        """Forgets the histograms of a model, since its series have been dropped. Any thread."""
         for code in list(self._codes):
             self._latencies.pop((model, code), None)
 
@@ -74,7 +74,7 @@ class GrpcMethod:
 class RestCalls:
     """Counts calls of one verb over REST. Any thread.
 
-    A call costs one look-up and one histogram, as over gRPC.
+    A call costs one look-up and one value in a histogram, as over gRPC.
 
     Args:
         families: The families in which calls are counted.

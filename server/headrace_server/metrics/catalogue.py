@@ -17,7 +17,7 @@ OTHER = "(other)"
 """The label of all models that are neither configured nor loaded, since callers may invent any number of names."""
 
 NOTHING = Now()
-"""For a version that never waits for anything and never runs."""
+"""The state of a version that never waits and never runs."""
 
 AS_EXPECTED = "independent"
 """The verdict on a signature's rows, shown only for versions that have been called."""
@@ -75,7 +75,7 @@ class Metrics(Families):
         )
 
     def show(self, *gauges: Gauges) -> None:
-        """Adds more gauges to its page. Before the page is requested."""
+        """Adds gauges to the page. To be called before the page is first requested."""
         self._gauges += gauges
 
     def configure(self, models: Collection[str]) -> None:
@@ -152,7 +152,7 @@ class Metrics(Families):
         Args:
             model: Its name.
             version: Its number.
-            now: What the version can report at any time.
+            now: Reports the version's current state.
         """
         own = ServableMetrics(self, model, version, now, self._closed)
         own.listen = self.listen
@@ -232,7 +232,7 @@ class Metrics(Families):
             own.count_reports()
 
     def now(self, *labels: str) -> Now:
-        """What a version can report at any time, by its model's name and its number."""
+        """What reports the current state of each version, by its model's name and its number."""
         with self._lock:
             found = self._servables.get(labels)
         return NOTHING if found is None else found.now

@@ -1,7 +1,7 @@
 """How often a version was called, and where the time went: the statistics of the Open Inference Protocol.
 
-Source for what each number counts: Triton's infer_stats.cc. Times are summed by run, not by request, so that counting
-costs a request nothing.
+Triton's infer_stats.cc defines what each number counts. Times are summed by run, not by request, so that counting costs
+a request nothing.
 """
 
 import time

@@ -77,7 +77,7 @@ class Families:
         return page((*(family for family in self._families if family is not self.batch_parts), *gauges))
 
     def read_counter(self, path: str) -> int:
-        """The first cell of a counter by its name; 0 if it is not one of ours.
+        """The first cell of a counter by its name; 0 if there is no such counter.
 
         TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
         """

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What a version can report at any time.
+    """Functions that report a version's current state.
 
     Attributes:
         waiting: Returns the rows that wait in its queues.
@@ -63,7 +63,7 @@ class ServableMetrics:
 
     Attributes:
         labels: Its model's name and its number.
-        now: What the version can report at any time.
+        now: Reports the version's current state.
         listen: Called for each run with a traced request; None for no listener.
         verdicts: A word that says whether each signature's requests are batched, by its name.
     """
@@ -154,7 +154,7 @@ class ServableMetrics:
         self._families.refusals.of(*self.labels, reason).add()
 
     def failed(self, report: BatchReport) -> None:
-        """Counts a run that has failed; the failure of a single request is that request's end."""
+        """Counts a run that has failed. A single request is not run again, so it has then failed, too."""
         self._families.batch_failures.of(*self.labels).add()
         if report.tasks <= 1:
             self._inferences.failed(report.waited + report.ran)
@@ -175,7 +175,7 @@ class ServableMetrics:
         """Counts the answers and the runs that have not been counted yet."""
         left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
         if not left and not self._counting.locked():
-            return  # true of most versions of a server with many
+            return  # the usual case on a server with many versions
         with self._counting:
             for (observe, api), tallied in list(self._tallied.items()):
                 if taken := _taken(tallied):
@@ -275,9 +275,9 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
 
 
 def _taken(waiting: deque[T]) -> list[T]:
-    """Takes all of them, each once, however many threads do so."""
+    """Removes and returns all of them; each is returned once, even if several threads do so."""
     taken: list[T] = []
-    if not waiting:  # true of most versions of a server with many
+    if not waiting:  # the usual case on a server with many versions
         return taken
     with suppress(IndexError):
         while True:

@@ -80,7 +80,7 @@ class Acting:
         self._loads = ActionThreads("load", options.num_initial_load_threads)
         self._unloads = ActionThreads("unload", options.num_unload_threads)
         self._turns: AbstractContextManager[None] = nullcontext()
-        self._starting = True  # a version that fails may still end the server
+        self._starting = True  # the server may still exit because a version fails
         self._stopping = False
         self._thread = Thread(target=self._act, name="manager", daemon=True)
 
@@ -89,7 +89,7 @@ class Acting:
         self._thread.start()
 
     def initial_load_done(self) -> None:
-        """From now on, runs as many loads at the same time as `num_load_threads` says, beside calls."""
+        """Limits concurrent loads to `num_load_threads` from now on, since calls are served meanwhile."""
         with self._changed:
             self._starting = False
             self._loads.limit = self._options.num_load_threads
@@ -120,11 +120,11 @@ class Acting:
             action = self._run_one(action)
 
     def _run_one(self, action: _Action) -> _Action | None:
-        """Carries out an action, and returns the one with which the thread goes on."""
+        """Carries out an action, and returns the next one for this thread."""
         try:
             with self._turns:
                 action.run()
-        except BaseException:  # the thread is kept, and others wait for it
+        except BaseException:  # the thread must go on, since others wait for it
             log.exception("model %s version %d cannot be loaded or unloaded: it stays as it is", *action.item)
         with self._changed:
             action.threads.give_back(action.thread)
@@ -149,7 +149,7 @@ class Acting:
         """Waits for an action; None once all is done and nothing more can come."""
         with self._changed:
             while True:
-                quick = self._loads.are_quick  # first: asked later, they may just have ceased to be
+                quick = self._loads.are_quick  # read before the search, during which it may become false
                 if (action := self._next()) is not None:
                     return action
                 if self._stopping and not self._loads.running and not self._unloads.running:
@@ -165,7 +165,7 @@ class Acting:
         return None if due is None or not self._loads.free else max(0.0, due - self._clock.now())
 
     def _next(self) -> _Action | None:
-        """The next action of any model, already marked as begun; unloads come first, since they free memory."""
+        """The next action for any model, already marked as begun; unloads come first, since they free memory."""
         self._agenda.look(self._clock.now())
         if self._unloads.free and (unload := self._agenda.next_unload()) is not None:
             if self._rooms is not None:
@@ -214,7 +214,7 @@ class Acting:
         return self._action(self._unload_version, name, version, self._unloads)
 
     def _refuse(self, error: ServingError, name: str, version: int, attempt: Attempt) -> None:
-        """A version cannot be loaded, however often it is tried."""
+        """A version cannot be loaded, even if it is tried again."""
         attempt.files = files_state(attempt.path)
         attempt.failures = self._options.max_num_load_retries
         self._load_failed(name, version, attempt, error)
@@ -235,14 +235,14 @@ class Acting:
         except BaseException as error:  # a model that calls sys.exit must not end the manager
             self._load_failed(name, version, attempt, failure_of(error))
             return
-        # Logged before the version is AVAILABLE, since whoever waits for that may read the log next.
+        # Logged before the version is AVAILABLE, since a program that waits for that may then read the log.
         took = (time.monotonic() - began) * 1e3
         log.info("model %s version %d loaded in %.0f ms%s", name, version, took, servable.where)
         for signature, declared in servable.signatures.items():
             log.info("model %s version %d, %s: %s%s", name, version, signature, declared, servable.batches(signature))
         try:
             admitted = self._admit(name, version, attempt, servable)
-        except Exception as error:  # a version that a listener cannot serve must not end it either
+        except Exception as error:  # nor must a version that a listener cannot serve
             free(servable)
             release_memory()
             self._load_failed(name, version, attempt, failure_of(error))
@@ -325,7 +325,7 @@ class Acting:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
-            self._models.tell(name)  # somebody may wait until the version has left the map
+            self._models.tell(name)  # somebody may be waiting for the version to leave the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
         self._give_back(name, version)

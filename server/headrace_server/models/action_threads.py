@@ -8,7 +8,7 @@ from threading import Thread
 Act = Callable[[], None]
 
 QUICK_SECONDS = 0.02
-"""Seconds for which the most recently begun function runs before another one may begin beside it."""
+"""Seconds that the most recently begun function must have run before another one may begin."""
 
 
 class ActionThread:
@@ -74,7 +74,7 @@ class ActionThreads:
 
     @property
     def are_quick(self) -> bool:
-        """Whether the last one began so recently that one more thread would mostly wait for the interpreter lock."""
+        """Whether a function began so recently that one more thread would mostly wait for the interpreter lock."""
         return bool(self.running) and time.monotonic() - self._begun < QUICK_SECONDS
 
     def take(self) -> ActionThread | None:

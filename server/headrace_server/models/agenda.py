@@ -1,4 +1,4 @@
-"""What to do next for all models, found by asking only the models that have changed."""
+"""The next action for all models, found by asking only the models that have changed."""
 
 import heapq
 from collections.abc import Mapping

@@ -12,17 +12,17 @@ from headrace_server.models.schedulers import Outputs
 
 
 class Memory(Protocol):
-    """What a call, or one of several requests on it, holds of a transport's budget."""
+    """What a call, or one of several requests on it, has reserved of the memory that a transport allows."""
 
     def reserve(self, size: int) -> None:
         """Takes memory for outputs of this many bytes.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, they are not available.
+            ServingError: RESOURCE_EXHAUSTED, so much memory is not available.
         """
 
     def apart(self) -> "Memory":
-        """What one of several requests on the call holds."""
+        """A reservation for one of several requests on the call."""
 
     def release(self) -> None:
         """Returns what was reserved."""
@@ -33,9 +33,9 @@ class NeverFits(ServingError):
 
 
 MEMORY: ContextVar[Memory | None] = ContextVar("headrace-memory", default=None)
-"""What the call that the current task answers holds.
+"""The reservation of the call that the current task answers.
 
-None if the transport has no budget, or reserves memory itself, as the native one does for calls that it decodes.
+None if the transport does not limit memory, or reserves it itself, as the native one does for calls that it decodes.
 """
 
 
@@ -82,9 +82,10 @@ class AnswerSizes:
             self._row_bytes[signature, alias] = _bytes_of(array) / max(1, rows)
 
     def doubt(self, signature: str, outputs: Outputs) -> None:
-        """Halves what is expected of outputs that vary, since a request was refused for it.
+        """Halves the expected sizes of outputs that vary, since a request was refused because of them.
 
-        Only answers correct what is expected: after a very large one, no request would ever be admitted again.
+        Only an answer corrects these sizes: without this, a very large one could make the server refuse all later
+        requests.
         """
         for alias in outputs:
             if (known := self._row_bytes.get((signature, alias))) is not None:

@@ -17,13 +17,13 @@ LONGEST_PAUSE = 60.0
 
 @dataclass(slots=True)
 class Trouble:
-    """The errors of a version since it was last newly wanted, or available.
+    """The errors of a version since it last became wanted, or was last available.
 
     Attributes:
         said: The last error that was logged.
-        rounds: How often the last of the tries has failed.
+        rounds: How often all tries have failed.
         files: The state of the version's files before that try.
-        seen: The state of the files at the last look.
+        seen: The state of the files when they were last checked.
         failed_at: The time of the failure, on the manager's clock.
     """
 

@@ -23,7 +23,7 @@ class BasePath:
 
     Attributes:
         model: The model.
-        said: The problem found at the last look; empty if there was none.
+        said: The problem found at the last scan; empty if there was none.
     """
 
     model: ModelConfig

@@ -147,7 +147,7 @@ class _Run:
         return self._begun[id(step)]
 
     async def _step(self, step: StepOptions) -> Arrays:
-        for name in step.inputs.values():  # all at the same time, not one after the other
+        for name in step.inputs.values():  # begin all of them, so that they run at the same time
             if name not in self._inputs:
                 self._begin(self._makers[name])
         inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
@@ -197,7 +197,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
 
 def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options | None]:
     """The signature of a step's model, and how it batches."""
-    awaited = members.is_awaited(step.model)  # before it is looked up: it may be ready right after that
+    awaited = members.is_awaited(step.model)  # read first, since it may become false during the look-up
     try:
         with members.find(step.model, step.version or None) as member:
             name = step.signature or DEFAULT_SIGNATURE

@@ -38,7 +38,7 @@ class Tallies:
 
 
 class Manager:
-    """Keeps the versions loaded that the source aspires to, on threads of its own.
+    """Keeps those versions loaded that the source aspires to, on threads of its own.
 
     Requests never wait for it: they read a map in which a model's versions are replaced as a whole.
 
@@ -47,7 +47,7 @@ class Manager:
         options: How many loads at the same time, how many tries, and in which order; None for the defaults.
         clock: Measures pauses between tries, and timeouts; None for the system's clock.
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
-        changed: Called at every change of what the manager can be asked. Any thread.
+        changed: Called whenever something that the manager reports has changed. Any thread.
         labelled: Called with the labels of all models, whenever they have been assigned.
         tallies: Listeners for the case that not all versions fit in memory.
     """
@@ -84,7 +84,7 @@ class Manager:
         self._acting.start()
 
     def initial_load_done(self) -> None:
-        """From now on, runs as many loads at the same time as `num_load_threads` says."""
+        """Limits concurrent loads to `num_load_threads` from now on."""
         self._acting.initial_load_done()
 
     def let_go(self) -> None:
@@ -258,7 +258,7 @@ class Manager:
         return self._settling.wait_unless(names, since, given_up)
 
     def looked(self) -> None:
-        """Records that a look at the base paths has ended, and restarts failed versions whose files have changed."""
+        """Records that a scan of the base paths has ended, and restarts failed versions whose files have changed."""
         self._retrying.look()
         self._settling.wake()
 

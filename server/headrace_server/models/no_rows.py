@@ -36,7 +36,7 @@ def has_no_rows(signature: Signature, inputs: Arrays) -> bool:
 class NoRows:
     """The answers of one version to requests without rows: shapes and dtypes come from a run with one row of zeros.
 
-    Any number of callers in one event loop. Shapes are remembered, so that a repeated request costs no runs.
+    Requests are answered concurrently, in one event loop. A shape is remembered, so a repeated request costs no run.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Which requests are plain: the native transport decodes and answers them without a look by Python code.
+"""Which requests are plain: the native transport decodes and answers them without any Python code.
 
-The whole decision on the Python side is made here: by model (`may_be_plain`) and by signature (`takes_plain`). The
-native half decides the rest from a request's bytes.
+The whole decision on the Python side is made here: by model (`may_be_plain`) and by signature (`takes_plain`). Rust
+decides the rest from a request's bytes.
 """
 
 from collections.abc import Callable, Collection
@@ -25,7 +25,7 @@ class Plain:
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
             answered.
         refused: Counts a refused request.
-        queued: Whether callers know of a queue: TF Serving has none without batching.
+        queued: Whether errors may mention a queue: without batching, TF Serving has none.
     """
 
     lane: TaskLane

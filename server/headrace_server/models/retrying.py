@@ -11,11 +11,11 @@ log = logging.getLogger(__name__)
 class Retrying:
     """Restarts failed versions.
 
-    A version is restarted once its files differ from those of its last try, have not changed between two looks, and its
-    pause is over. The pause doubles with each failure. Files that change at every look, such as a log, do not delay a
-    version for longer than a minute.
+    A version is restarted once its files differ from those of its last try, have not changed between two scans, and its
+    pause is over. The pause doubles with each failure. Files that change between all scans, such as a log, do not delay
+    a version for longer than a minute.
 
-    TF Serving: `enable_reload_servables_with_error` tries at every look, even if nothing has changed.
+    TF Serving: `enable_reload_servables_with_error` tries at every scan, even if nothing has changed.
 
     Args:
         models: The models whose versions have failed.
@@ -27,7 +27,7 @@ class Retrying:
         self._clock = clock
 
     def look(self) -> None:
-        """Looks at the files of every failed version. Called by one thread, after each look for versions."""
+        """Looks at the files of every failed version. Called by one thread, after each scan for versions."""
         with self._models.changed:
             troubled = [(name, model) for name, model in self._models.by_name.items() if model.troubles]
             failed = [(name, model, version) for name, model in troubled for version in model.failed]

@@ -143,7 +143,7 @@ class Rooms:
             self.held[name, version].servable = servable
 
     def leave(self, name: str, version: int, *, evicted: bool = False) -> None:
-        """Records that a version begins to be unloaded; an evicted one goes to rest."""
+        """Records that the unload of a version begins; an evicted version may be loaded again when it is called."""
         if evicted:
             self._models[name].evicted.add(version)
             self._evicted(name, version)

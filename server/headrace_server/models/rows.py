@@ -146,7 +146,7 @@ def _evidence(backend: Backend, name: str) -> list[Evidence]:
 
 
 def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
-    """Whether to find a padding for rows that were not tested: an operator's setting is followed without runs."""
+    """Whether to look for a padding: for independent rows, or if an operator has set pad values."""
     varies = any(None in spec.shape[1:] for spec in signature.inputs.values())
     return varies and (verdict.finding is Finding.INDEPENDENT or (verdict.batched and bool(told.padding.pad_values)))
 

@@ -125,7 +125,7 @@ class Schedulers:
 
 @lru_cache(maxsize=16)  # most models have the same options
 def _leaving_one(options: Options) -> Options:
-    """The options with at most one batch fewer at a time than threads, so that the last thread is for other models."""
+    """The options, with batches at the same time limited so that one thread stays free for other models."""
     at_once = min(options.batches_at_once, options.num_batch_threads)
     return options if options.max_running_batches == at_once else replace(options, max_running_batches=at_once)
 
@@ -175,7 +175,7 @@ def _unbatched(backend: Backend) -> Options:
 
 
 def _one_by_one(options: Options) -> Options:
-    """The options with which requests wait as they do for batches, but run one by one."""
+    """The options for requests that wait in a queue like those for batches, but run one by one."""
     waiting = min(options.enqueued_limit * options.max_batch_size, MAX_VALUE)
     return Options(
         max_batch_size=1,

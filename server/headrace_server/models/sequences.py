@@ -1,7 +1,7 @@
 """Stateful models: the server keeps what a model outputs as its state, and passes it to the sequence's next request.
 
-Source for codes and texts: Triton's sequence batcher. The requests of one sequence run one after the other; those of
-different sequences share batches like any others.
+The codes and texts are those of Triton's sequence batcher. The requests of one sequence run one after the other; those
+of different sequences share batches like any others.
 """
 
 import asyncio

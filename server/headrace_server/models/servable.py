@@ -112,7 +112,7 @@ class Servable:
         self._freed_with_it: list[Callable[[], None]] = []
 
     def watch(self, take: Take | None) -> None:
-        """Sets a function that inspects the batches of the default signature. Before the first request."""
+        """Sets a function that inspects the batches of the default signature. To be called before the first request."""
         self._schedulers.take = take
 
     @property
@@ -188,10 +188,10 @@ class Servable:
             computed = await self._run_reserved(signature, inputs, outputs, call)
         except BatchingError as error:
             if visit is not None and isinstance(error, QueueFull | Closed):
-                visit.charge(-self._rows(signature, inputs))  # which are not run
+                visit.charge(-self._rows(signature, inputs))  # since they were not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
-                raise timed_out() from error  # without batching, TF Serving has no queue with an answer of its own
+                raise timed_out() from error  # without batching, TF Serving has no queue with an error of its own
             raise
         self._metrics.ran(call.api, time.monotonic() - began)
         return computed
@@ -274,7 +274,7 @@ class Servable:
         self._metrics.examples(count)
 
     def plain(self, signature: str, dtypes: Collection[int]) -> Plain | None:
-        """The queue of a signature's tasks, for the native transport; None if each task must be seen here.
+        """The queue of a signature's tasks, for the native transport; None if Python must see each task.
 
         Args:
             signature: The signature's name.
@@ -286,7 +286,7 @@ class Servable:
         if not takes_plain(declared, options, dtypes):
             return None
         lane, metrics = self._schedulers.of(signature).lane, self._metrics
-        # Larger ones are split, or refused, here.
+        # Requests with more rows are split or refused by Python.
         max_rows = options.execution_limit if options is not None and declared.batched else None
         return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
 

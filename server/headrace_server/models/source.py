@@ -14,23 +14,23 @@ log = logging.getLogger(__name__)
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
 LISTED_AT_A_LOOK = 50
-"""The number of base paths that each look lists even if they seem unchanged; with more models, they take turns."""
+"""The number of base paths that each scan lists even if they seem unchanged; with more models, they take turns."""
 
 ASKED_AT_A_LOOK = 500
-"""The number of base paths that each look checks for changes; with more models, they take turns, to bound the cost."""
+"""The number of base paths that each scan checks for changes; with more models, they take turns, to bound the cost."""
 
 
 class Source:
-    """A thread that looks at the base paths at once, after each change of the models, and at intervals.
+    """A thread that scans the base paths when it starts, after each change of the models, and at intervals.
 
     TF Serving: file_system_storage_path_source.cc. Only the names of the folders matter, not their content, so publish
     a version by renaming its finished folder.
 
     Args:
         models: The models and where they are.
-        poll_seconds: Seconds between two looks; 0 looks once for each set of models, and a negative value never.
-        aspire: Called at each look with all versions of one model that should be served, each with its folder.
-        looked: Called after each look, even one that failed.
+        poll_seconds: Seconds between two scans; 0 means one scan for each set of models, a negative value none at all.
+        aspire: Called at each scan with all versions of one model that should be served, each with its folder.
+        looked: Called after each scan, even one that failed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def has_looked(self) -> bool:
-        """Whether a look, even one that failed, has ended since the models were set."""
+        """Whether a scan, even one that failed, has ended since the models were set."""
         return self._looked_at is self._models
 
     def start(self) -> None:
@@ -97,15 +97,15 @@ class Source:
             self._woken.notify()
 
     def look_again(self) -> None:
-        """Looks at once. Any thread."""
+        """Scans the base paths now. Any thread."""
         with self._woken:
             self._updated = True
             self._woken.notify()
 
     def poll(self) -> None:
-        """Looks at every base path once. A path that cannot be read is reported and delays no other.
+        """Scans every base path once. A path that cannot be read is reported and delays no other.
 
-        In TF Serving, a path that cannot be read ends the look, and the models after it are not updated.
+        In TF Serving, a path that cannot be read ends the scan, and the models after it are not updated.
         """
         with self._looking:
             for base_path in self._to_list():
@@ -140,7 +140,7 @@ class Source:
             try:
                 self.poll()
                 self._said = None
-            except Exception as error:  # the next look may succeed
+            except Exception as error:  # the next scan may succeed
                 complaint = f"the base paths could not be scanned: {error!r}"
                 if complaint != self._said:
                     log.warning(complaint)
@@ -149,7 +149,7 @@ class Source:
             self._looked()
 
     def _wait(self) -> bool:
-        """Waits for the next look; False if there will be none."""
+        """Waits until the next scan is due; False if there will be none."""
         with self._woken:
             self._woken.wait_for(lambda: self._updated or self._stopping, self._poll_seconds or None)
             self._updated = False

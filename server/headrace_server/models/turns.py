@@ -1,18 +1,18 @@
-"""Lets calls take their turn while versions are loaded and unloaded."""
+"""Makes threads release the interpreter lock sooner while versions are loaded and unloaded, so that calls go on."""
 
 import sys
 from threading import Lock
 
 SECONDS = 0.0001
-"""Seconds after which a thread that runs Python code gives way to another one; Python's default is 5 ms."""
+"""The switch interval in seconds: how long a thread may keep the interpreter lock while others wait (default: 5 ms)."""
 
 
 class ShortTurns:
-    """A context in which the interpreter's lock changes hands more often; several may overlap. Any thread.
+    """A context with a short switch interval; several may overlap. Any thread.
 
-    A call takes the lock several times. Each time, it would wait for as long as a load runs Python code, which takes
-    milliseconds. If turns are as short already, as in the loads of another server in the process, they stay as they
-    are.
+    A call takes the lock several times. Each time, it would wait for the default interval while a load runs Python
+    code. If the interval is as short already, as during the loads of another server in the process, it is left
+    unchanged.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ class Model:
         loading: The loads that are not over.
         troubles: What has gone wrong with versions that are not available.
         claims: For each version, how many calls wait for it to be loaded.
-        evicted: The versions that are being unloaded to make room, and then go to rest.
+        evicted: The versions that are being unloaded to make room; they are loaded again when they are called.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Model:
         return awaited
 
     def _let_go(self, version: int) -> None:
-        """Cancels versions that were not tried yet or that wait for a retry; a running try ends by itself."""
+        """Cancels a version that was not tried yet or that waits for a retry; a running try ends by itself."""
         self.troubles.pop(version, None)
         attempt = self.loading.get(version)
         if attempt is not None:
@@ -217,7 +217,7 @@ class Models:
     Attributes:
         changed: The lock, which also notifies the manager's thread that there may be something to do.
         news: Notifies those who wait for `awaited` models of their changes; has the same lock.
-        awaited: The names of the models that somebody waits for, each with how many do.
+        awaited: The names of the models that somebody waits for, each with the number of waiters.
         by_name: The models.
         touched: The models that have changed since the set was last emptied.
     """

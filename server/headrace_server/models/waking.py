@@ -35,7 +35,7 @@ class Waking:
 
         Args:
             find: Raises `NotInMemory` as long as a version must be waited for.
-            asleep: The exception that it has raised.
+            asleep: The exception that `find` has raised.
             deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:

@@ -100,7 +100,7 @@ class Warmup:
             ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.
         """
         file = os.path.join(folder, WARMUP_FILE)
-        if self._options.requests and os.path.exists(file):  # which treats a file that cannot be seen as missing
+        if self._options.requests and os.path.exists(file):  # false without access to the folder
             replay(Path(file), self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic and servable.has_runs:
             run_on_zeros(

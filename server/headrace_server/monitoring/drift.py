@@ -47,7 +47,7 @@ AT_ONCE = 20 * SECOND
 """Values that may be taken at once if few were taken before."""
 
 MOST_STRETCHED = 1024
-"""The largest factor by which rows are sampled more seldom while the limit is reached."""
+"""The largest factor by which sampling becomes less frequent while the limit is reached."""
 
 CLASSES = 32
 """Different values up to which an output of integers or strings is treated as classes."""

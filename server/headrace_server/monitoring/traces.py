@@ -18,7 +18,7 @@ from headrace_server.monitoring.spans import Batch, Ran, SpanMaker, otlp_exporte
 log = logging.getLogger(__name__)
 
 SECONDS = 0.5
-"""Seconds between two looks at requests that have ended; a message to the collector takes half a millisecond of CPU."""
+"""Seconds between two batches of finished requests; a message to the collector takes half a millisecond of CPU."""
 
 PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""

@@ -47,7 +47,7 @@ class ChildProcess:
 def come_up() -> socket.socket:
     """The first thing that the process does: returns the socket to the server, which its first argument names."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the server, whose end this process notices
+        signal.signal(number, signal.SIG_IGN)  # the server handles them; this process ends when the server does
     os.nice(NICENESS)
     if memory := int(sys.argv[2]):
         limit_data(memory)

@@ -27,7 +27,7 @@ PATIENCE = 5.0
 """Seconds that a run waits for a process to be restarted."""
 
 ASKED_AT_MOST = 3
-"""The number of processes that are asked, one after the other, how a model batches, before giving up."""
+"""How many processes are asked, one after the other, for the batching parameters of a model before giving up."""
 
 TRY_SECONDS = 60.0
 """Seconds that a run of a trial may take: its generated values may keep a model busy forever."""
@@ -200,7 +200,7 @@ class IsolatedBackend:
         self._memory.close()
 
     def _fit(self, options: Options) -> Options:
-        """Asks a process, outside the places for runs; tries the next one if it has ended."""
+        """Asks a process for the model's parameters; asks the next one if it has ended."""
         for _ in range(ASKED_AT_MOST):
             place = self._places.take(PATIENCE)
             if place is None:

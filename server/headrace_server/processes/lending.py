@@ -60,7 +60,7 @@ class Borrower:
 
 
 def views(message: Message, memory: MappedMemory) -> dict[str, Array]:
-    """The arrays of a message, by alias: views, by which `is_viewed` knows whether they are in use."""
+    """The arrays of a message, by alias. They are views, so that `is_viewed` can tell whether they are in use."""
     return {
         own.alias: memory.array(own) if array is None else array.view()
         for own, array in zip(message.placed, message.arrays, strict=True)

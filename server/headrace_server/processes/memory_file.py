@@ -18,7 +18,7 @@ def create() -> int:
 
 
 def append(descriptor: int, data: bytes | memoryview) -> None:
-    """Writes after the last write, whoever made it: the position belongs to the file, not to a descriptor.
+    """Writes after the last write by any process: the position belongs to the file, not to a descriptor.
 
     Raises:
         OSError: Memory is missing.

@@ -25,7 +25,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, size: int) -> AsyncIterator[None]:
-        """Waits for its turn, and keeps it until the end of the block."""
+        """Waits until the job may run; it counts as running until the end of the block."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heappush(self._waiting, (size, next(self._order), turn))
         self._begin()

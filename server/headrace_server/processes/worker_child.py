@@ -37,7 +37,7 @@ def main() -> None:
     """Loads the model that the first message names, and runs it until the server has gone."""
     end_with_server(int(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the server
+        signal.signal(number, signal.SIG_IGN)  # the server handles them
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     with suppress(Ended):
         _serve_first(socket.socket(fileno=int(sys.argv[1])))

@@ -17,7 +17,7 @@ MAX_NAME = 256
 """The most characters of a model's name from a caller that are written."""
 
 GATHER_SECONDS = 0.02
-"""Seconds between two writes of lines that come in numbers."""
+"""Seconds between two writes of lines that another source collects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Entry:
 
 
 class Lines(Protocol):
-    """Finished lines from elsewhere. Any thread."""
+    """A source of finished lines. Any thread."""
 
     def take(self) -> bytes | None:
         """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
@@ -72,7 +72,7 @@ class AuditLog:
         self._closing = Event()
 
     def follow(self, lines: Lines) -> None:
-        """Also appends these lines, in a thread, until it is closed."""
+        """Also appends the lines of this source, on a thread, until the log is closed."""
         thread = Thread(target=self._follow, args=(lines,), name="audit", daemon=True)
         thread.start()
         self._followed = lines, thread
@@ -93,7 +93,7 @@ class AuditLog:
         self._append(json.dumps(document))
 
     def close(self) -> None:
-        """Appends the lines that it follows to their end, and closes the file."""
+        """Appends the remaining lines of the source, and closes the file."""
         self._closing.set()
         if self._followed is not None:
             lines, thread = self._followed

@@ -34,7 +34,7 @@ class FollowedFile(Generic[T]):
         self.value = read(path)
 
     def look(self) -> bool:
-        """Whether the content has changed since the last look; a file that cannot be read changes nothing."""
+        """Whether the content has changed since the last check; a file that cannot be read changes nothing."""
         state = _state(self._path)
         if state == self._seen:
             return False

@@ -28,7 +28,7 @@ CHECKING_THREADS = 4
 """Threads that check tokens, or wait for their issuer's keys."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at the files, after which a revoked key is refused."""
+"""Seconds between two checks of the files, after which a revoked key is refused."""
 
 
 class CheckCertificate(Protocol):

@@ -99,12 +99,12 @@ class KeySet:
         self._clock = clock
         self._lock = Lock()
         self._document: Any = None
-        self._looked: Any = None  # the document as of the last look
+        self._looked: Any = None  # the document at the last `look`
         self._keys: Mapping[str, Any] = {}
         self._tried: float | None = None
 
     def key(self, key_id: str) -> Any:
-        """A key by its ID; an empty ID means the only key. An unknown ID has the keys fetched again.
+        """A key by its ID; an empty ID means the only key. For an unknown ID, the keys are fetched again.
 
         Raises:
             ServingError: UNAVAILABLE, there are no keys, and they cannot be fetched.
@@ -119,9 +119,9 @@ class KeySet:
         return found
 
     def look(self) -> bool:
-        """Fetches the keys again if it is time to; returns whether any has been withdrawn since the last look.
+        """Fetches the keys again if it is time to; returns whether any was withdrawn since the last call.
 
-        A token with an unknown key may have caused a fetch in between, so the last look is what counts.
+        The last call counts, not the last fetch, since a token with an unknown key may have caused a fetch in between.
         """
         if self._document is None:
             return False
@@ -139,7 +139,7 @@ class KeySet:
         return keys.get(key_id)
 
     def _refresh(self, pause: float) -> None:
-        """Fetches the keys, unless that was tried lately; during a fetch, only callers without any keys wait."""
+        """Fetches the keys, unless that was tried recently; during a fetch, only callers without any keys wait."""
         if not self._lock.acquire(blocking=self._document is None):
             return
         try:

@@ -28,7 +28,7 @@ async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) 
 
 
 def deadline_after(seconds: float | None) -> float | None:
-    """When this many seconds are over, on the monotonic clock; None means no limit."""
+    """The time after this many seconds, on the monotonic clock; None means no limit."""
     return None if seconds is None else time.monotonic() + seconds
 
 

@@ -51,7 +51,7 @@ class ReflectionService:
         self._draining.set()
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        """Answers a stream of questions, until the server drains."""
+        """Answers a stream of requests, until the server drains."""
         draining = asyncio.ensure_future(self._draining.wait())
         answers = self._servicer.ServerReflectionInfo(requests, context)
         try:

@@ -26,7 +26,7 @@ class ArchiveStore:
         """The file, identified by its ETag or its modification time.
 
         Raises:
-            StoreError: The server cannot be asked.
+            StoreError: The server cannot be reached, or returns an error.
         """
         headers = self._web.head(self._uri)
         tag = headers.get("ETag") or headers.get("Last-Modified") or ""

@@ -52,7 +52,7 @@ class Store(Protocol):
         """The current content.
 
         Raises:
-            StoreError: The store cannot be asked.
+            StoreError: The store cannot be reached, or returns an error.
         """
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
@@ -68,4 +68,4 @@ class StoreError(Exception):
 
 
 class Changed(StoreError):
-    """A listed file is gone or has changed; another look shows what exists now."""
+    """A listed file is gone or has changed; listing the store again shows what exists now."""

@@ -83,7 +83,7 @@ class Fetching:
     def _fetch(self, file: RemoteFile, folder: Path, room: int) -> None:
         target = folder / safe_path(self._uri, file.path)
         unpacked = target.with_name(target.name + UNPACKED)
-        if target.exists() or unpacked.exists():  # since an earlier try
+        if target.exists() or unpacked.exists():  # an earlier try has fetched it
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + PART)

@@ -115,7 +115,7 @@ class Mirror:
         folders = {}
         for version in wanted:
             if not (settled or before.get(version) == keys[version] or self._cache.content(keys[version])):
-                continue  # somebody may still be writing it: the next look decides
+                continue  # somebody may still be writing it: wait for the next scan
             folder = self._fetching.fetch(found.versions[version])
             if folder is not None:
                 folders[version] = folder

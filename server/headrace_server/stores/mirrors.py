@@ -21,7 +21,7 @@ from headrace_server.stores.uris import open_store
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 300.0
-"""Seconds between two looks at a store that returns errors."""
+"""Seconds between two scans of a store that returns errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class StoreCounts:
 
 @dataclass(slots=True)
 class _Watched:
-    """One model's store, and the time of the next look at it."""
+    """One model's store, and the time of its next scan."""
 
     uri: str
     choose: Choose
@@ -84,7 +84,7 @@ class Mirrors:
         return self._cache.model(name, uri)
 
     def watch(self, name: str, uri: str, choose: Choose) -> None:
-        """Watches a model's store from now on; a store that is watched already is not looked at earlier.
+        """Watches a model's store from now on; a store that is watched already is not scanned earlier.
 
         Any thread.
 

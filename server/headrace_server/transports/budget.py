@@ -14,14 +14,14 @@ COPIES = 2
 class Budget:
     """The bytes that calls hold. In one event loop.
 
-    A call may hold no more than it leaves free, so that there is room for one that comes later. Connections have no
+    A call may hold no more than it leaves free for others, so that there is room for later calls. Connections have no
     share of their own, unlike on the native transport.
 
     Args:
-        limit: The most that all calls may hold together.
+        limit: The most bytes that all calls may hold together.
 
     Attributes:
-        limit: That.
+        limit: As the argument.
         used: The bytes that are held.
         refusals: The total of calls for which too little was left.
     """

@@ -134,9 +134,9 @@ def test_the_batch_axis_is_what_all_declare_as_varying(tmp_path: Path, dims: str
         ("{'z': 1}", "the model returned no 'y', only z"),
         ("{}", "the model returned no 'y', only nothing"),
         ("3", "the model returned a int, not a dict of arrays"),
-        ("{'y': [1j]}", "the model returned for 'y' a value that is not float32: "),
-        ("{'y': ['a']}", "the model returned for 'y' a value that is not float32: "),
-        ("{'y': [[1], [1, 2]]}", "the model returned for 'y' a value that is not float32: "),
+        ("{'y': [1j]}", "the model returned a value for 'y' that is not float32: "),
+        ("{'y': ['a']}", "the model returned a value for 'y' that is not float32: "),
+        ("{'y': [[1], [1, 2]]}", "the model returned a value for 'y' that is not float32: "),
     ],
 )
 def test_invalid_return_values(tmp_path: Path, returned: str, text: str) -> None:

@@ -194,7 +194,7 @@ class TestModels:
     def test_a_missing_server(self, capsys: pytest.CaptureFixture[str]) -> None:
         address = f"localhost:{free_port()}"
         assert main(["models", f"--server={address}"]) == 1
-        assert capsys.readouterr().err.startswith(f"headrace: the server at {address} cannot be asked: UNAVAILABLE")
+        assert capsys.readouterr().err.startswith(f"headrace: the call to the server at {address} failed: UNAVAILABLE")
 
 
 class TestCheck:

@@ -184,7 +184,7 @@ class Device:
 
 
 class PageLockedPool(BufferPool):
-    """Arrays in page-locked memory: a copy from other memory would be two copies, and would block its thread.
+    """Arrays in page-locked memory: a copy from ordinary memory to the device takes two steps, and blocks the thread.
 
     The pool keeps the device until its last block has returned, which may be after `close`.
 

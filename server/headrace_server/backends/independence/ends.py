@@ -1,7 +1,8 @@
-"""Keeps two rows at the ends of a larger batch of other rows: an influence may skip the rows next to a row.
+"""Tests two rows at the ends of a larger batch, since a row may be influenced by rows that are not next to it.
 
-A model may read the row that is five rows later, and no batch of a few rows shows it. The two rows' answers are known
-from a small batch, so that two runs of the larger batch are enough. They cost more than all other runs of a slow model.
+For example, a model may read the row that is five rows later, which a batch of a few rows cannot show. The answers for
+the two rows are known from a small batch, so two runs of the larger batch are enough. For a slow model, these two take
+longer than all other runs.
 """
 
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ class Ends:
     def _places(self) -> Iterator[dict[int, int]]:
         """The positions of the kept rows in the larger batch, and their numbers in the small one.
 
-        In a batch of a limited number of rows, one kept row must not be at a position that influences the other.
+        If the number of rows is limited, only one kept row is in each batch, since the two might be at positions that
+        influence each other.
         """
         last = self.rows - 1
         if self.rows == END_ROWS:

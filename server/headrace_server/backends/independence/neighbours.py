@@ -128,7 +128,7 @@ class Neighbours:
             raise Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
     def check_one_alone(self, batch: Batch) -> None:
-        """Compares the second row with itself alone, which also shows what the first row does to it."""
+        """Compares the second row's answer with its answer alone, which also shows whether the first row changes it."""
         rows = rows_of(batch.inputs)
         change = self._change_alone(batch.inputs, batch.outputs, 1)
         if change is not None and change.by > TIE:

@@ -103,7 +103,7 @@ class PaddingTrial:
             }
 
     def _try(self, padding: Padding) -> Padding:
-        """The padding with its cuts, and with the inputs that reveal it.
+        """The padding, completed by the outputs to cut and the inputs that must not consist only of pad values.
 
         Raises:
             NotPadded: The padding changes an answer.

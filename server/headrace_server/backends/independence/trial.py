@@ -31,7 +31,8 @@ _FEWEST = 5  # rows with which a full trial can be run
 _SEED = 2024
 _TIMED = 3  # runs after the first that may show that a model is faster
 
-# Over these runs, each of four rows stays at least once while each other one changes: the bits of their numbers decide.
+# In these runs, each of four rows stays the same at least once while each other row changes: the bits of the rows'
+# numbers decide which ones change.
 _USUAL: Sequence[Pass] = (((1, 3), Rows.USUAL), ((0, 2), Rows.USUAL), ((0, 2), Rows.SMALL))
 _BESIDE_ZEROS: Sequence[Pass] = (((1, 3), Rows.USUAL),)
 _EXTREME: Sequence[Pass] = (((2, 3), Rows.HUGE), ((0, 1), Rows.NAN), ((1, 3), Rows.INFINITE))
@@ -210,7 +211,7 @@ class _Trial:
         usual: Sequence[Pass] = (),
         slow: bool = False,
     ) -> None:
-        """Puts rows beside others that hold NaN, infinities and very large numbers.
+        """Tests rows next to others that hold NaN, infinities and very large numbers.
 
         Args:
             neighbours: Runs the signature.

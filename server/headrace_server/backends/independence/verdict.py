@@ -43,7 +43,8 @@ class Verdict:
         runs: The number of runs in the trial.
         seconds: How long the trial took.
         padding: How inputs of different lengths share a batch; None if they do not.
-        unpadded: Why they do not, as the end of a sentence; empty if no length varies.
+        unpadded: Why inputs of different lengths do not share a batch, as the end of a sentence; empty if no length
+            varies.
         bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
             all requests.
     """

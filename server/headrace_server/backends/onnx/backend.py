@@ -128,10 +128,10 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
 def _session(
     files: ModelFiles, providers: Providers, options: BackendOptions
 ) -> tuple[ort.InferenceSession, tuple[object, ...]]:
-    """A session on the first provider, which ONNX Runtime may silently skip, and what the session needs.
+    """Creates a session on the first provider, and returns it with the objects that it needs.
 
     Raises:
-        ServingError: ONNX Runtime skipped the provider.
+        ServingError: ONNX Runtime silently skipped the provider.
     """
     pool = _pool(files, providers, options)
     session_options = _session_options(options, pool.threads)
@@ -145,7 +145,7 @@ def _session(
 
 
 def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> ort.InferenceSession:
-    """Another session of a loaded model with the same weights, or an error."""
+    """Creates another session of a loaded model; raises an error if the weights have changed."""
     files.check_unchanged()
     return _session(files, providers, options)[0]
 
@@ -215,7 +215,7 @@ class OnnxBackend:
         return self._session is not None and self._session.get_providers() == [CPU]
 
     def rows_are_apart(self, signature: str) -> bool:
-        """Whether the graph proves it for each of the signature's outputs."""
+        """Whether the graph proves that the rows of each of the signature's outputs are independent."""
         return self.exact and all(spec.name in self._apart for spec in self._signatures[signature].outputs.values())
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
@@ -238,7 +238,7 @@ class OnnxBackend:
             options.terminate = True
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Like `run`, but ONNX Runtime logs nothing, and a run that takes very long because of its values is ended."""
+        """Like `run`, but ONNX Runtime logs nothing, and a run is ended if its values make it very long."""
         quiet = ort.RunOptions()
         quiet.log_severity_level = FATAL
         if self._steady:
@@ -277,7 +277,7 @@ class OnnxBackend:
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """On a GPU, no more batches at a time than instances, so that other requests form the next batch."""
+        """On a GPU, no more batches at a time than instances, so that the other requests can form the next batch."""
         if self._on_gpu is not None:
             options = self._on_gpu.fit_batching(options)
         return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
@@ -328,7 +328,7 @@ def _is_renamed(signature: Signature) -> bool:
 
 
 def _pool(files: ModelFiles, providers: Providers, options: BackendOptions) -> Pool:
-    """The threads of a session: as many as an operator asked for, or as many as a model of this size gets."""
+    """The threads of a session: the number in the options, or the number for a model of this size."""
     if options.intra_op_threads or providers[0][0] in GPU_LIBRARIES:
         return Pool(options.intra_op_threads)
     return Pool(1) if files.size < SMALL else options.shared.get(Pools, Pools).take()

@@ -30,7 +30,7 @@ class _Slot:
 
 
 class Slots:
-    """A fixed number of slots for runs: their copies wait for no other run's, and overlap as far as the device allows.
+    """A fixed number of slots for runs. The copies of one slot do not wait for those of another.
 
     If all are taken, the next run waits: more runs would share the device and disturb each other on the host.
 
@@ -48,7 +48,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[_Slot]:
-        """The most recently used slot, whose memory exists, or a new one; within the device's context."""
+        """Lends the most recently used idle slot, whose memory is already allocated, or a new one."""
         leave = self._leave.get()
         try:
             try:
@@ -123,8 +123,8 @@ class BoundSession:
                 binding.bind_output(name, *place)
             self._finish(slot)
             del sources
-            # Returns when the outputs are there, and releases the interpreter meanwhile; ONNX Runtime has streams of
-            # its own.
+            # Returns when the outputs are there, and releases the interpreter lock meanwhile; ONNX Runtime has streams
+            # of its own.
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()
             outputs = [self._fetch(name, value, slot) for name, value in zip(names, values, strict=True)]

@@ -87,8 +87,8 @@ class ExternalTensor:
         offset: The offset of its first byte.
         dtype: Its element type.
         shape: Its shape.
-        only_gathered: Whether only Gather nodes use it, as their table; they read it as it is, so that sessions may
-            share it. Operators that multiply keep copies in an order of their own instead.
+        only_gathered: Whether only Gather nodes use it, as their table; Gather reads it unchanged, so sessions may
+            share it. Operators that multiply keep reordered copies instead.
     """
 
     name: str
@@ -250,7 +250,7 @@ def _file(folder: Path, tensor: Any) -> Path:
     location = _entries(tensor).get(KEY.decode(), "")
     normal = os.path.normpath(location)
     if not location or os.path.isabs(location) or normal.split(os.sep)[0] == os.pardir:
-        raise invalid(f"tensor {tensor.name!r} says that its data are in {location!r}, which is not in its folder")
+        raise invalid(f"tensor {tensor.name!r} says that its data are in {location!r}, outside the model's folder")
     return folder / normal
 
 
@@ -261,7 +261,7 @@ def _offset(tensor: Any) -> int:
 def _check_length(tensor: Any, size: int) -> None:
     length = _number(tensor, "length")
     if length not in (None, size):
-        raise invalid(f"tensor {tensor.name!r} has {length} bytes of external data; its shape takes {size}")
+        raise invalid(f"tensor {tensor.name!r} has {length} bytes of external data; its shape needs {size}")
 
 
 def _number(tensor: Any, key: str) -> int | None:

@@ -31,7 +31,8 @@ class FileBytes:
         start, stop, _ = span.indices(self._size)
         first = start - self._at
         if first < 0 or stop - self._at > len(self._window):
-            # No more than there is: Python would first reserve the whole window, for a file of a few KB too.
+            # Reads no more than the file has: Python would otherwise allocate the whole window, even for a file of a
+            # few KB.
             size = min(max(_WINDOW, stop - start), self._size - start)
             self._window = os.pread(self._file.fileno(), size, start)
             self._at, first = start, 0

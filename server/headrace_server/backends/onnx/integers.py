@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 INTEGERS = frozenset((2, 3, 4, 5, 6, 7, 12, 13))
-"""Of onnx.TensorProto.DataType."""
+"""The numbers of the integer types in onnx.TensorProto.DataType."""
 
 _ALWAYS = frozenset(
     "ArgMax ArgMin ConvInteger DynamicQuantizeLinear LabelEncoder MatMulInteger NonMaxSuppression NonZero "

@@ -1,4 +1,4 @@
-"""The files of an ONNX model, and the copies in memory that sessions are made from, whatever happens to the files.
+"""The files of an ONNX model, and copies of them in memory, so that sessions do not depend on the files afterwards.
 
 ONNX Runtime maps external data. Overwriting a mapped file would change the answers of a loaded model, and truncating it
 would crash the process (SIGBUS). So headrace reads the data and passes them to ONNX Runtime.
@@ -138,14 +138,14 @@ class ModelFiles:
         return Given(tuple(values.values()), tuple(shared.values()))
 
     def check_unchanged(self) -> None:
-        """Checks that what is read again is what was read before.
+        """Checks that the files have not changed since they were read.
 
         Raises:
             LoadError: FAILED_PRECONDITION, one of its own files has changed.
         """
         changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
         if changed:
-            message = f"{self.model} is not loaded once more: {', '.join(changed)} has changed since it was loaded"
+            message = f"{self.model} is not loaded again: {', '.join(changed)} has changed since it was loaded"
             raise LoadError(Code.FAILED_PRECONDITION, message)
 
     def check_whole(self) -> None:
@@ -156,7 +156,7 @@ class ModelFiles:
         """
         changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
         if changed:
-            raise LoadError(Code.FAILED_PRECONDITION, f"{', '.join(changed)} has changed while it was loaded")
+            raise LoadError(Code.FAILED_PRECONDITION, f"{', '.join(changed)} has changed while the model was loaded")
 
     def _shared(self, tensor: ExternalTensor) -> SharedTensor:
         state = self.states[tensor.file]
@@ -179,8 +179,8 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
         content, zipmaps = without_zipmaps(content)
         for zipmap in zipmaps:
             log.warning(
-                "%s: %s is a list of dictionaries, which no tensor can carry; the tensor behind it is served, with a "
-                "column for each class (%s), as skl2onnx writes it with zipmap=False",
+                "%s: %s is a list of dictionaries, which no tensor can carry; the tensor that it is made from is "
+                "served instead, with a column for each class (%s), as if skl2onnx had been given zipmap=False",
                 model,
                 zipmap.output,
                 ", ".join(zipmap.classes),

@@ -50,7 +50,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     "Tile": (1,),
     "Upsample": (1,),
 }
-"""Operators whose output is as large as the values of some inputs (by number) say, up to all memory."""
+"""Operators with an output whose size is given by the values of some inputs (by number), and may exceed the memory."""
 
 BEAR_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "

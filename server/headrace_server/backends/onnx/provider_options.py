@@ -94,7 +94,8 @@ def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -
         inputs: The shape of each input, None for a dimension that varies.
         most_rows: The most rows of a batch.
 
-    Returns: Nothing if a dimension other than the first varies: TensorRT then builds for each shape as it comes.
+    Returns: Nothing if a dimension other than the first varies: TensorRT then builds for each shape when it first
+        occurs.
     """
     if not all(shape and shape[0] is None and None not in shape[1:] for shape in inputs.values()):
         return {}

@@ -24,7 +24,7 @@ AUTO = "auto"
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 FATAL = 4
-"""ONNX Runtime's severity of fatal errors, which are then all that it logs."""
+"""ONNX Runtime's log level at which it logs fatal errors only."""
 
 GPU_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 
@@ -72,7 +72,8 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
     Args:
         wanted: `auto` alone, or names, the preferred one first.
         available: The providers that this ONNX Runtime was built with.
-        why_not: Asked only of providers for GPUs that are available and might be chosen.
+        why_not: Returns why a provider does not work. Called only for GPU providers that are available and might be
+            chosen.
         keeps_engines: Whether TensorRT's engines are kept. If not, `auto` skips TensorRT, which would take minutes to
             build an engine at every load.
 

@@ -37,7 +37,7 @@ FEW = 64
 """The number of elements of a constant that are read: axes and shapes have no more."""
 
 INT64 = 7
-"""Of onnx.TensorProto.DataType."""
+"""The number of int64 in onnx.TensorProto.DataType."""
 
 _BYTES = 8  # of an element
 

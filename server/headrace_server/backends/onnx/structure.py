@@ -67,7 +67,8 @@ def read_structure(content: Content) -> Structure | None:
     for message in (graph, *functions):
         message.DiscardUnknownFields()  # nothing can be derived from a field that these classes do not have
         data = message.SerializeToString(deterministic=True)
-        # The data do not say where they end, and those of a function may look like nodes.
+        # The length marks where each message ends: the bytes of a function could otherwise be taken for nodes of the
+        # graph.
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return Structure(graph, functions, digest.digest())

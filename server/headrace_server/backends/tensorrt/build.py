@@ -91,7 +91,7 @@ def check_precision(header: OnnxHeader, precision: str) -> None:
 
 
 class Progress(trt.IProgressMonitor):  # type: ignore[misc]
-    """Reports every few seconds how far a build is.
+    """Reports every few seconds how far a build has got.
 
     Args:
         what: What is being built.

@@ -43,7 +43,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a complete file into place, whoever else writes or reads it meanwhile.
+    """Replaces a file atomically, even while other processes write or read it.
 
     Raises:
         OSError: The file cannot be written; an existing file stays.

@@ -68,7 +68,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         """An error with what TensorRT said about it: RESOURCE_EXHAUSTED if memory is missing, otherwise INTERNAL."""
         text = "; ".join(self._take()) or "TensorRT gives no reason"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
-            advice = "fewer instances, a smaller max_batch_size or another GPU would need less"
+            advice = "fewer instances or a smaller max_batch_size would need less memory"
             return ServingError(Code.RESOURCE_EXHAUSTED, f"{what}: {text} ({advice})")
         return ServingError(Code.INTERNAL, f"{what}: {text}" + (f" ({hint})" if hint else ""))
 
@@ -98,7 +98,7 @@ class Tensors:
         inputs: Inputs by name.
         outputs: Outputs by name.
         on_host: Tensors that TensorRT reads or writes in host memory, because shapes depend on them.
-        profiles: Each with the bounds of every input; if no input varies, a single profile that says so.
+        profiles: Each with the bounds of every input; if no input varies, there is a single profile.
     """
 
     inputs: Mapping[str, TensorSpec]

@@ -167,7 +167,7 @@ class Instance:
         """The device address of a tensor with this many bytes."""
         memory = self._memory.setdefault(name, _DeviceMemory(self._device.allocate))
         if memory.size < size or not memory.size:
-            self._drop_graphs()  # they use the old address
+            self._drop_graphs()  # the graphs use the old address
             memory.reserve(size)
         return memory.address
 
@@ -266,7 +266,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
-            let_go(error)  # its frames lead to those of the run, which hold all that the model has on the GPU
+            let_go(error)  # through its frames it refers to all memory that the model has on the GPU
             return 0
         return self.memory.address
 

@@ -33,7 +33,8 @@ def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
     """The files of an archive, in memory, by their names within the version.
 
     Args:
-        stream: Plain bytes, which are read to their end: what authenticates them may notice there that they were cut.
+        stream: Plain bytes, which are read to their end, since only there may the decryption notice that they were
+            truncated.
 
     Raises:
         BadSeal: The archive is damaged, or has a member that is not a file within the version.

@@ -153,7 +153,7 @@ def _refuse(value: Any, dtype: DataType) -> NoReturn:
 
 
 def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None:
-    """Descends to the first error, skipping everything that is right at once, since there may be much of it."""
+    """Descends to the first error. Correct parts are skipped as a whole, since they may be large."""
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
@@ -180,7 +180,7 @@ def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None
 
 
 def first_wrong(start: int, stop: int, is_wrong: Callable[[int, int], bool]) -> int:
-    """The first wrong value among many, found by looking at each twice; `stop` if there is none.
+    """The index of the first wrong value among many, found by bisection; `stop` if there is none.
 
     Args:
         start: The index of the first value.

@@ -50,7 +50,7 @@ def show(value: Any) -> str:
 
 
 class _Excerpt:
-    """Text that stops growing."""
+    """Text that stops growing at a limit."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []

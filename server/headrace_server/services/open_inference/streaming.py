@@ -104,7 +104,7 @@ class Stream:
         await self._unread.put(None)
 
     def _begin(self, request: messages.ModelInferRequest, turn: asyncio.Event) -> asyncio.Event:
-        """Starts to answer a request in its turn; returns the event that begins the next one's turn."""
+        """Starts to answer a request in its turn; returns the event that gives the next request its turn."""
         following = asyncio.Event()
         task = asyncio.create_task(self._answer(request, turn, following))
         self._tasks.add(task)
@@ -146,6 +146,6 @@ class Stream:
 
 
 async def _pass(turn: asyncio.Event, following: asyncio.Event) -> None:
-    """Passes the turn on when it comes."""
+    """Passes the turn on to the next request when it comes."""
     await turn.wait()
     following.set()

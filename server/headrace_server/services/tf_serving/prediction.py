@@ -196,7 +196,7 @@ class PredictionService:
         try:
             for alias, array in results.items():
                 to_proto(array, response.outputs[alias], as_content=self._as_content)
-        except DecodeError as error:  # a tensor that does not fit: integers may take more bytes than in memory
+        except DecodeError as error:  # the message is too large: integers may take more bytes in it than in memory
             raise _too_large(results, self._max_answer_bytes) from error
         return response
 

@@ -23,9 +23,9 @@ from headrace_server.transports.grpc.tls import Followed
 MAX_RECEIVED = "grpc.max_receive_message_length"
 
 LET_GO = 0.5
-"""Seconds between two looks at a stopping server.
+"""Seconds between two checks of a stopping server.
 
-It ends after two looks without a call: all answers have been sent.
+It ends after two checks without a call: all answers have been sent.
 """
 
 

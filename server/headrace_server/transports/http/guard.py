@@ -23,7 +23,7 @@ from headrace_server.services.tf_serving.rest.routes import route as v1_route
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 
 NO_CALL = Need(Action.METADATA)
-"""What a request needs for which its API has no call: the API says so, but only to known callers."""
+"""What a request needs if its API has no such call: the API reports that, but only to known callers."""
 
 
 class Needs:

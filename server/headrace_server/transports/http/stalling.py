@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOKS = 4
-"""The number of looks at a connection within the time limit."""
+"""The number of checks of a connection within the time limit."""
 
 _Mark = tuple[float, int]  # when bytes last arrived, and how many wait to be sent
 

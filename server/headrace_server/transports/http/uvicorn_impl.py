@@ -23,7 +23,7 @@ MAX_HEAD_BYTES = 512 << 10
 
 
 HALF_SECONDS = 1.0
-"""Seconds between two looks for incomplete requests while the server stops."""
+"""Seconds between two checks for incomplete requests while the server stops."""
 
 
 class UvicornTransport:
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def end_halves(self) -> None:
-        """Ends connections whose request is still incomplete at the second look: they have no call in flight."""
+        """Ends connections whose request is still incomplete at the second check: they have no call in flight."""
         known: set[object] = set()
         while True:
             await asyncio.sleep(HALF_SECONDS)

@@ -271,14 +271,14 @@ class TestWrong:
     @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b", "", "./.."])
     def test_a_place_outside_its_folder(self, tmp_path: Path, location: str) -> None:
         text = self.edited(tmp_path, location=location)
-        assert f"tensor 'table' says that its data are in {location!r}, which is not in its folder" in text
+        assert f"tensor 'table' says that its data are in {location!r}, outside the model's folder" in text
 
     @pytest.mark.parametrize(
         ("entries", "text"),
         [
             ({"offset": "-8"}, "the offset of its external data must be a whole number; was '-8'"),
             ({"length": "many"}, "the length of its external data must be a whole number; was 'many'"),
-            ({"length": "4"}, f"has 4 bytes of external data; its shape takes {ROWS * COLUMNS * 4}"),
+            ({"length": "4"}, f"has 4 bytes of external data; its shape needs {ROWS * COLUMNS * 4}"),
             ({"offset": "4"}, "External data of tensor 'table' are out of bounds"),
             ({"offset": "4", "length": None}, "External data of tensor 'table' are out of bounds"),
         ],

@@ -58,10 +58,10 @@ class BodyInput:
 
 
 MAX_TENSORS = 4096
-"""Inputs, and outputs, of a request: each costs microseconds, and the bytes of a name."""
+"""The most inputs, and the most outputs, of a request: each costs microseconds, and the bytes of a name."""
 
 MAX_RANK = 254
-"""Dimensions of an input, as in a TensorProto."""
+"""The most dimensions of an input, as in a TensorProto."""
 
 
 @dataclass(frozen=True, slots=True)
