@@ -124,7 +124,8 @@ class Batch:
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
         """Gives every task its rows of the outputs, as views, and returns the tasks that now have all of theirs.
 
-        A task that is alone in its batch, whole and not padded, gets the outputs unchanged, whatever rows they have.
+        A task that is alone in its batch, whole and not padded, gets the outputs unchanged, regardless of their number
+        of rows.
 
         Args:
             outputs: Arrays by output name, axis 0 as long as that of the joined inputs.

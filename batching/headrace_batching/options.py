@@ -98,7 +98,7 @@ class Options:
 
     @cached_property
     def execution_limit(self) -> int:
-        """The most rows that a batch may have."""
+        """The maximum number of rows of a batch."""
         if self.enable_large_batch_splitting and self.max_execution_batch_size is not None:
             return self.max_execution_batch_size
         return self.max_batch_size

@@ -143,8 +143,8 @@ class Turn(NamedTuple):
 class Queue:
     """Tasks of any number of schedulers, waiting for the batch threads that these share.
 
-    A batch forms only when a thread asks for it, so that it holds everything that has arrived by then. Groups take
-    turns, so that a busy model cannot starve a quiet one.
+    A batch forms only when a thread asks for it, so it contains all tasks that have arrived by then. Groups take turns,
+    so that a busy model cannot starve a quiet one.
 
     Args:
         clock: The clock of tasks' deadlines, in seconds.

@@ -11,8 +11,7 @@ _HARDLY = 1.1
 """If no size fits, sizes that take at most this many times as long as the smallest one are considered."""
 
 _FULL = 0.75
-"""If batches have on average this fraction of the rows of a full one, they are assumed to leave because they are
-full.
+"""Batches are assumed to leave because they are full if they have this fraction of a full one's rows on average.
 """
 
 _OUT_OF_REACH = 2.5
@@ -36,7 +35,7 @@ def candidate_sizes(most: int, allowed: tuple[int, ...] = ()) -> tuple[int, ...]
     """The sizes to consider: those allowed, or all up to 8 and eight in each doubling above.
 
     Args:
-        most: The most rows of a batch.
+        most: The maximum number of rows of a batch.
         allowed: The sizes that batches are padded to; empty if there are none.
     """
     if allowed:

@@ -9,8 +9,7 @@ _TELLING = 3.0
 """The fraction exceeds `_FIRST` only if few answers are late although the objective would have allowed this many."""
 
 _RECOVERY = 2.0
-"""A fraction below `_FIRST` grows after this many seconds in which few answers were late, however few answers there
-were.
+"""A fraction below `_FIRST` grows after this many seconds with few late answers, even if there were few answers.
 
 It grows from `_LEAST` to `_FIRST` in 13 steps: 26 seconds.
 """

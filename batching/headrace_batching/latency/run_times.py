@@ -15,8 +15,7 @@ _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""If a size's runs include this many beyond the percentile on average, its own percentile is used, otherwise that of
-all sizes.
+"""A size with this many runs beyond the percentile on average has its own; otherwise, that of all sizes is used.
 """
 
 _FEW = 8
@@ -44,8 +43,7 @@ _AGREEING = 12
 _FIRST_SPREAD = 1.2
 
 _MOST_SPREAD = 2.0
-"""Slow runs are planned for up to this multiple of the median; longer ones are stalls of the machine, which occur at
-any size.
+"""Slow runs are planned for up to this multiple of the median; longer ones are stalls, which occur at any size.
 """
 
 _GROWTH = 0.8
@@ -172,7 +170,7 @@ class RunTimes:
 
     @property
     def curve(self) -> Curve | None:
-        """What is known; None if nothing is."""
+        """The current estimates; None if nothing has run."""
         return self._curve
 
     def knows(self, size: int) -> bool:

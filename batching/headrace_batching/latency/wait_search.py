@@ -14,7 +14,7 @@ _ENOUGH = 16
 """The number of batches that must have waited before the wait is judged."""
 
 _LONGEST_PAUSE = 64
-"""The most evaluations without another trial after trials have failed."""
+"""The maximum number of evaluations without another trial after trials have failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

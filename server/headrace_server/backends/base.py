@@ -31,7 +31,7 @@ class BackendOptions:
         saved_model_tags: The tags of the SavedModel's graph to load; they must match exactly.
         prefer_tflite_model: Whether a version's `model.tflite` takes precedence over its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
-        signatures: What `model.toml` says of this model's signatures, by name.
+        signatures: What `model.toml` says about this model's signatures, by name.
         tensorrt: Options of TensorRT.
         batching: How the requests for this model become batches; None if each runs alone.
         shared: What models share, mainly weights.
@@ -74,7 +74,7 @@ class Risks:
     Attributes:
         fatal: Operators that have crashed it, or are of a kind that has.
         untried: Operators for which this is unknown.
-        growing: Operators that use as much memory as a request asks for.
+        growing: Operators whose memory use depends on values in a request.
     """
 
     fatal: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ class BatchMemory(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class OnDevices(Protocol, metaclass=Ability):
-    """A backend whose model may lie on GPUs."""
+    """A backend whose model may use GPU memory."""
 
     def device_memory(self) -> Mapping[int, int]:
         """The bytes that the model uses on each GPU, by its number, as far as the backend knows. Any thread."""
@@ -245,7 +245,7 @@ class Triable(Protocol, metaclass=Ability):
 
     @property
     def most_rows(self) -> int | None:
-        """The most rows of a batch; None for any number."""
+        """The maximum number of rows of a batch; None for any number."""
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Like `run`, but the runtime writes nothing to stderr if it refuses the inputs, as it may in a test.

@@ -28,7 +28,7 @@ Predict = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 HANDLER_CLASS = "Handler"
 
-# Each version's module has a name of its own, so that two versions and the modules beside them never conflict.
+# Each version's module has a name of its own, so that two versions and the modules next to them never conflict.
 _NUMBERS = itertools.count(1)
 
 
@@ -37,7 +37,7 @@ class Context:
     """The argument of `initialize`. The property is the one that a TorchServe handler reads.
 
     Attributes:
-        folder: The version's folder, with whatever files the model needs.
+        folder: The version's folder, with all files that the model needs.
     """
 
     folder: Path
@@ -182,7 +182,7 @@ class _Hooks:
 
 
 def _new_module(file: Path) -> ModuleType:
-    """A package for the file's folder, so that `from . import x` finds the modules beside it."""
+    """A package for the file's folder, so that `from . import x` finds the modules next to it."""
     name = f"headrace_model_{next(_NUMBERS)}"
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None  # its name ends in .py

@@ -73,7 +73,7 @@ def _build(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 
 def run(given: dict[str, Any]) -> str:
-    """Builds what the arguments ask for, and returns the text to print.
+    """Builds the plan that the arguments describe, and returns the text to print.
 
     Raises:
         ServingError: The plan cannot be built.

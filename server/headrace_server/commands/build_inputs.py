@@ -28,7 +28,7 @@ def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
         raise invalid(f"{file} is neither an .npz nor an .npy file: {error}") from error
     if isinstance(loaded, np.ndarray):
         if len(signature.inputs) != 1:
-            raise invalid(f"{file} holds one array, and the model has the inputs {', '.join(signature.inputs)}")
+            raise invalid(f"{file} holds one array, but the model has the inputs {', '.join(signature.inputs)}")
         return {alias: _fitting(file, alias, spec, loaded) for alias, spec in signature.inputs.items()}
     with loaded:
         arrays = {name: loaded[name] for name in loaded.files}

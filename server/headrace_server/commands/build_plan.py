@@ -216,7 +216,7 @@ def _sizes(plan: _Plan) -> tuple[int, ...]:
 
 
 def _time(plan: _Plan, inputs: Mapping[str, Array], runs: int, clock: Callable[[], float]) -> Latency:
-    """Times runs whose inputs lie where the server would put a batch: in the backend's own memory."""
+    """Times runs whose inputs are where the server would put a batch: in the backend's own memory."""
     backend = plan.backend
     names = backend.signatures[DEFAULT_SIGNATURE].every_output
     if isinstance(backend, BatchMemory):

@@ -8,7 +8,7 @@ from headrace_protos import DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 LARGEST = 64
-"""The most elements that an example may have: nobody types an image by hand."""
+"""The maximum number of elements of an example: nobody types an image by hand."""
 
 
 def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:

@@ -19,7 +19,7 @@ from headrace_server.models.tfrecord import CorruptRecordError, read_records
 from headrace_server.monitoring.profiles import PROFILE_FILE
 
 MOST_REQUESTS = 10_000
-"""The most requests that a profile is made from; later ones are not read."""
+"""The maximum number of requests that a profile is made from; later ones are not read."""
 
 
 class ProfileError(Exception):

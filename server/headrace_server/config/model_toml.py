@@ -1,4 +1,4 @@
-"""Reads `model.toml`, which lies beside a model's versions and sets that model's runtime, batching and signatures."""
+"""Reads `model.toml`, a file next to a model's versions that sets its runtime, batching and signatures."""
 
 import os
 import tomllib
@@ -106,7 +106,9 @@ class SharingOptions:
         None, "let requests of this model share batches, without testing whether that changes answers", kind=bool
     )
     batch_axis: bool | None = option(
-        None, "whether the first dimension of all inputs and outputs is the batch, whatever is declared", kind=bool
+        None,
+        "whether the first dimension of all inputs and outputs is the batch, even if declared otherwise",
+        kind=bool,
     )
 
 

@@ -23,7 +23,7 @@ CPUS = schedulable_cpus()
 ONLY_TENSORFLOW = "it has a meaning only inside TensorFlow"
 
 MANY_BATCHES = 1_000_000
-"""The number of batches that may wait if nobody has set a limit; the memory for requests is then the limit."""
+"""The number of batches that may wait if no limit is set; the memory for requests is then the limit."""
 
 LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 

@@ -18,7 +18,7 @@ def _are_open(names: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthOptions:
-    """Flags that begin with `auth_`. Without any of them, everybody may call."""
+    """Flags that begin with `auth_`. Without any of them, callers need no credentials."""
 
     keys_file: str = flag("", "file of API keys, as `headrace keys` writes it; read again when it changes")
     policy_file: str = flag(

@@ -1,4 +1,4 @@
-"""Everything that one server counts: the families, the code that counts, and what is read anew for each page."""
+"""All metrics of one server: the families, the code that counts, and the values that are read for each page."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -20,7 +20,7 @@ NOTHING = Now()
 """The state of a version that never waits and never runs."""
 
 AS_EXPECTED = "independent"
-"""The verdict on a signature's rows, shown only for versions that have been called."""
+"""The usual verdict on a signature's rows; it is shown only for versions that have been called."""
 
 READINGS: Mapping[str, nvml.Reading] = {
     "utilization": nvml.utilization,
@@ -29,11 +29,11 @@ READINGS: Mapping[str, nvml.Reading] = {
     "power_milliwatts": nvml.power,
     "temperature_celsius": nvml.temperature,
 }
-"""What is read from each GPU, by the name after `/headrace/gpu_`."""
+"""The values that are read from each GPU; the names of the metrics begin with `/headrace/gpu_`."""
 
 
 class Metrics(Families):
-    """Everything that one server counts, latencies and delays in microseconds. Any thread.
+    """All metrics of one server; latencies and delays are in microseconds. Any thread.
 
     Args:
         gpus: Reads the GPUs.
@@ -232,7 +232,7 @@ class Metrics(Families):
             own.count_reports()
 
     def now(self, *labels: str) -> Now:
-        """What reports the current state of each version, by its model's name and its number."""
+        """What reports a version's current state, given its model's name and its number."""
         with self._lock:
             found = self._servables.get(labels)
         return NOTHING if found is None else found.now

@@ -30,7 +30,7 @@ WARMUPS_SHOWN = 1000
 
 
 class Families:
-    """Every family of series that one server counts, latencies and delays in microseconds. Any thread."""
+    """Every family of series that one server counts; latencies and delays are in microseconds. Any thread."""
 
     def __init__(self) -> None:
         serving, batching, ours = "/tensorflow/serving/", "/tensorflow/serving/batching_session/", "/headrace/"

@@ -22,7 +22,7 @@ def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
 
     Args:
         metrics: The counts.
-        threads: The most batches that run at the same time.
+        threads: The maximum number of batches that run at the same time.
     """
     return (
         *_of_calls(metrics),

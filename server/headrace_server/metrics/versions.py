@@ -144,7 +144,7 @@ class ServableMetrics:
     def refused(self, error: BatchingError) -> None:
         """Counts a refused request, by the name of its error, such as `queue_full`.
 
-        A refusal reported after the version has gone does not bring its series back.
+        A refusal that is reported after the version was unloaded does not bring its series back.
         """
         if self._closed:
             return

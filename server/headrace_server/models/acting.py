@@ -242,7 +242,7 @@ class Acting:
             log.info("model %s version %d, %s: %s%s", name, version, signature, declared, servable.batches(signature))
         try:
             admitted = self._admit(name, version, attempt, servable)
-        except Exception as error:  # nor must a version that a listener cannot serve
+        except Exception as error:  # a version that a listener refuses must not, either
             free(servable)
             release_memory()
             self._load_failed(name, version, attempt, failure_of(error))
@@ -325,7 +325,7 @@ class Acting:
         with self._changed:
             servable = self._models.by_name[name].serving.pop(version)
             self._publish(name)
-            self._models.tell(name)  # somebody may be waiting for the version to leave the map
+            self._models.tell(name)  # a caller may be waiting for the version to leave the map
         if free_in_time(servable):
             log.info("model %s version %d unloaded", name, version)
         self._give_back(name, version)

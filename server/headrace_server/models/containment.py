@@ -20,7 +20,8 @@ TRIAL_SECONDS = 2.0
 """Seconds for testing an unknown model with odd requests, on a machine that has time for it."""
 
 LEAST_RUNS = 20
-"""Odd requests that are tested however long they take: on a busy machine, starting the process may take seconds."""
+"""This many requests are tested even if time is up: on a busy machine, starting the process may take seconds.
+"""
 
 LONGEST_SECONDS = 20.0
 """Seconds after which a test ends even with fewer requests."""
@@ -41,8 +42,8 @@ def risks_of(backend: Backend) -> Risks | None:
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
     """Whether a model must run in a worker process because a request may crash its process.
 
-    It must run in one if one of its operators is known to crash, or if it uses as much memory as a request asks for. A
-    model with an operator for which this is unknown is tested in a process of its own.
+    It must run in one if one of its operators is known to crash, or if values in a request determine how much memory it
+    uses. A model with an operator for which this is unknown is tested in a process of its own.
 
     Args:
         name: The model's name, for the log.

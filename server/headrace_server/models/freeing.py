@@ -1,4 +1,4 @@
-"""Closes versions; a version that cannot be closed in time does not delay whoever waits for it."""
+"""Closes versions; a version that cannot be closed in time does not delay what waits for it."""
 
 import logging
 from threading import Thread
@@ -22,7 +22,7 @@ def free_in_time(servable: Servable) -> bool:
 
 
 def free(servable: Servable) -> None:
-    """Closes a version; if that fails, the version is gone nevertheless."""
+    """Closes a version; an error is only logged."""
     try:
         servable.close()
     except Exception:

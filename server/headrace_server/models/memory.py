@@ -20,7 +20,7 @@ A version counts as 1.2 times its files, so that this fits into the bound as wel
 """
 
 WORTH_BYTES = 64 << 20
-"""The fewest free bytes that are returned; they must also be a quarter of the bytes in use, as these may grow again."""
+"""Fewer free bytes than this, or than a quarter of the bytes in use, are not returned: they may be needed again."""
 
 
 def release() -> None:
@@ -57,7 +57,7 @@ class Remains:
         self._release = release
         self._resident = resident
         self._evicted = 0  # bytes of versions evicted since the last release
-        self._least: int | None = None  # the fewest resident bytes besides the versions since the last release
+        self._least: int | None = None  # the minimum of resident bytes besides the versions since the last release
 
     def add(self, size: int, loaded: int) -> None:
         """Records that a version was evicted; returns free memory to the system if too much has remained.

@@ -16,7 +16,7 @@ MAX_SHAPES = 64
 MAX_ROW_BYTES = 64 << 10
 """The largest row of zeros, in bytes, that is run to learn the shape of an answer without rows.
 
-It limits only rows whose shape the caller chooses: a request without rows is small, whatever row it describes.
+It limits only rows whose shape the caller chooses: a request without rows is small, however large its rows would be.
 """
 
 Run = Callable[[Arrays], Awaitable[Arrays]]

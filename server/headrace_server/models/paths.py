@@ -13,7 +13,7 @@ from headrace_server.stores.base import StoreError
 from headrace_server.stores.uris import STORES, check_installed, is_remote, name_of
 
 SHOWN = 6
-"""The most names of a folder's content that an error lists."""
+"""The maximum number of a folder's entries that an error lists."""
 
 
 def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:

@@ -21,7 +21,7 @@ class Plain:
     Attributes:
         lane: The part of the queue that they join, with all outputs requested.
         signature: The signature that requests are checked against.
-        max_rows: The most rows of a request; None if each runs by itself, whatever its axis 0 is.
+        max_rows: The maximum number of rows of a request; None if each runs by itself, regardless of its axis 0.
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
             answered.
         refused: Counts a refused request.

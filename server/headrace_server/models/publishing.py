@@ -13,7 +13,7 @@ class Publishing:
     """Keeps the versions that serve, and tells the transport which models' calls it may answer by itself. Any thread.
 
     Args:
-        tell: Replaces what the transport knows of one model.
+        tell: Updates the transport's information about one model.
         is_plain: Whether the transport may answer the calls of a model, given by name.
 
     Attributes:

@@ -15,7 +15,7 @@ from headrace_server.models.tfrecord import read_records
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 
 MOST = 16
-"""The most records that are read."""
+"""The maximum number of records that are read."""
 
 
 def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[str, list[Arrays]]:

@@ -1,4 +1,4 @@
-"""Restarts versions that failed to load once their files change: a copy has ended, or a repair was made."""
+"""Loads failed versions again once their files have changed: a copy may be complete, or a file repaired."""
 
 import logging
 

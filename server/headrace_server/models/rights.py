@@ -46,7 +46,7 @@ class ReloadRights:
         )
 
     def check(self, wanted: ModelServerConfig, operators: ModelServerConfig) -> None:
-        """Compares what a caller asks for with what the operator has configured.
+        """Compares the configuration that a caller sends with the operator's.
 
         Raises:
             ServingError: PERMISSION_DENIED, with the flag that would allow it.
@@ -132,7 +132,7 @@ class CodeTrust:
 
     @contextmanager
     def standing_for(self, version: Path, original: Path) -> Iterator[None]:
-        """During a block, trusts a version as much as the one that it is a copy of."""
+        """For the length of a `with` block, trusts a copy of a version as much as the original."""
         with self._lock:
             self._originals[version] = original
         try:

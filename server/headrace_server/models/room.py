@@ -27,8 +27,8 @@ class Bounds:
     """How much may be in memory.
 
     Attributes:
-        models: The most versions; 0 for any number.
-        memory: The most bytes; 0 for any number.
+        models: The maximum number of versions; 0 for any number.
+        memory: The maximum number of bytes; 0 for any number.
     """
 
     models: int = 0
@@ -180,7 +180,7 @@ class Rooms:
 
 
 def least_recently_used(candidates: Iterable[tuple[Item, Servable]]) -> Item | None:
-    """The version to unload: the least recently used, preferably among those that nobody uses now.
+    """The version to unload: the least recently used, preferably among those that no call uses now.
 
     A version that is in use is unloaded once its calls have been answered.
     """

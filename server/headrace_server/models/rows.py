@@ -39,7 +39,7 @@ class Told:
     Attributes:
         batching: Whether requests share batches if they may.
         batched: The setting of `model.toml`; None means that a test decides.
-        any_first_dimension: Whether `batched` applies whatever shapes are declared.
+        any_first_dimension: Whether `batched` applies regardless of the declared shapes.
         padding: How requests whose inputs differ in length can share batches.
     """
 

@@ -127,7 +127,7 @@ class Servable:
 
     @property
     def in_use(self) -> bool:
-        """Whether a call holds the version or waits in its queues. Any thread."""
+        """Whether a call uses the version or waits in its queues. Any thread."""
         return self._leases.taken or self._schedulers.waiting > 0
 
     @property
@@ -166,8 +166,7 @@ class Servable:
     async def run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Computes the outputs of one request, in a batch with others if the model allows it.
 
-        Requests of a signature share one queue, whatever outputs they ask for, and a batch if they ask for the same
-        outputs.
+        All requests of a signature share one queue; those for the same outputs share batches.
 
         Args:
             signature: The name of one of the version's signatures.
@@ -320,7 +319,8 @@ class Servable:
     async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Runs after memory for the outputs has been reserved, if the call's transport wants that.
 
-        The steps of an ensemble reserve it themselves. A request without elements is not run, whatever rows it claims.
+        The steps of an ensemble reserve it themselves. A request without elements is not run, however many rows it
+        claims.
         """
         memory = MEMORY.get()
         if memory is None or isinstance(self._backend, Ensemble) or _has_no_elements(inputs):

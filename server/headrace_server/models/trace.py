@@ -1,4 +1,4 @@
-"""What is recorded of a traced request while it is answered; the spans are created from it later, elsewhere."""
+"""The records of a traced request while it is answered; `monitoring` creates spans from them later."""
 
 import time
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ class State(Enum):
 
     @property
     def on_the_wire(self) -> ModelVersionStatus.State:
-        """The state that callers are told; for them, a version that can be called is available."""
+        """The state that is reported to callers: a version that can be called is reported as available."""
         return ModelVersionStatus.AVAILABLE if self is State.AT_REST else self.value
 
 
@@ -87,7 +87,7 @@ def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) ->
 
 
 def chosen(versions: Collection[int], policy: VersionPolicy) -> list[int]:
-    """The found versions that a model's configuration asks for, the highest first."""
+    """The found versions that a model's configuration selects, the highest first."""
     match policy:
         case Latest(count):
             return sorted(versions, reverse=True)[:count]

@@ -250,7 +250,7 @@ class Models:
             self.changed.notify_all()
 
     def tell(self, name: str) -> None:
-        """Wakes those who wait for a model, and nobody else: thousands of models change while a server starts."""
+        """Wakes only the threads that wait for this model: thousands of models change while a server starts."""
         if self.awaited[name]:
             self.news.notify_all()
 

@@ -1,4 +1,4 @@
-"""Drift: compares sampled rows of a model's inputs and outputs with the profile beside the model.
+"""Drift: compares sampled rows of a model's inputs and outputs with the profile next to the model.
 
 A batch thread only copies the first row of a sampled batch, and no more rows than are worth a millisecond of CPU a
 second; all rows that were copied are compared together when the metrics or the live page ask for it.
@@ -165,7 +165,7 @@ class Watch:
 
 
 class Drift:
-    """Watches every version that has a profile beside it. Any thread.
+    """Watches every version that has a profile next to it. Any thread.
 
     Args:
         ratio: The share of rows that are taken; 0 watches nothing.

@@ -23,7 +23,7 @@ PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 OWN_PATH = "/metrics"
 
 MANY = 100
-"""The number of models up to which each has lines of its own on the page, whatever its state."""
+"""Up to this number of models, each has lines of its own on the page, regardless of its state."""
 
 Page = Callable[[], bytes]
 

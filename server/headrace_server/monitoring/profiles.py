@@ -1,4 +1,4 @@
-"""How much rows differ from a profile of a model's inputs: `profile.json`, which the toolkit writes beside a model."""
+"""How much rows differ from a profile of a model's inputs: `profile.json`, which the toolkit writes next to a model."""
 
 import json
 import math

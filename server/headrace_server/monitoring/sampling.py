@@ -44,7 +44,7 @@ class Sampler:
 
     Args:
         ratio: The share of requests without a traceparent.
-        rate: The most requests per second.
+        rate: The maximum number of requests per second.
         chance: Uniform random numbers from 0 to 1, excluding 1.
         clock: In seconds.
     """

@@ -24,11 +24,11 @@ PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
 WAITING = 4096
-"""The most traces that may wait to be sent, and the most reports; further ones are dropped."""
+"""The maximum number of traces, and of reports, that may wait to be sent; further ones are dropped."""
 
 
 def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
-    """The tracer that a configuration asks for; None for no traces.
+    """The tracer for a configuration; None for no traces.
 
     Args:
         config: The server's configuration.

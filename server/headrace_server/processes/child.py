@@ -32,7 +32,7 @@ class ChildProcess:
     def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM, *, memory: int = 0) -> None:
         self.socket, other = socket.socketpair(type=kind)
         with other:
-            # -P: do not look for modules in the working directory, which anybody may be able to write to.
+            # -P: do not look for modules in the working directory, which other users may be able to write to.
             command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory)]
             self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
         self.socket.setblocking(False)

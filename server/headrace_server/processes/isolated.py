@@ -136,7 +136,7 @@ class IsolatedBackend:
                         raise ServingError(code, text)
                     yield stream.copy(message)
         except TimeoutError as error:
-            self._places.drop(worker)  # it must answer nobody else while it is being ended, which takes a while
+            self._places.drop(worker)  # no other request may use the process while it is being ended
             worker.kill()
             text = f"an answer took more than {seconds:g} s, and its worker process was ended"
             raise self._lost(Code.DEADLINE_EXCEEDED, text) from error

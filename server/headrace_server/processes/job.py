@@ -37,7 +37,7 @@ class Loaded:
         answers_once: Whether it can answer a request once.
         evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
-        most_rows: The most rows of a batch; None for any number.
+        most_rows: The maximum number of rows of a batch; None for any number.
     """
 
     signatures: Mapping[str, Signature]

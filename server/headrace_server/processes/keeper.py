@@ -102,7 +102,7 @@ class Places:
             self._changed.notify()
 
     def drop(self, worker: Worker) -> None:
-        """Closes the free places of a process that has ended; whoever holds another one closes it."""
+        """Closes the free places of a process that has ended; the user of any other place closes it."""
         with self._changed:
             for place in [place for place in self._free if place.worker is worker]:
                 self._free.remove(place)

@@ -42,7 +42,7 @@ class Borrower:
         self._used: list[tuple[int, Message, int]] = []
 
     def take(self, message: Message, numbers: Sequence[int]) -> Arrays:
-        """The arrays of a message, by alias, whose numbers the other side has given them."""
+        """The arrays of a message, by alias, by the numbers that the other side has given them."""
         self._used += [(number, message, index) for index, number in enumerate(numbers)]
         return views(message, self._memory)
 

@@ -1,4 +1,4 @@
-"""Some processes beside the server, started when they are first needed, that run functions on large JSON bodies.
+"""Processes that run functions on large JSON bodies outside the server, started when they are first needed.
 
 The benefit: while one client posts bodies of 9 MB one after the other to a server with grpcio and uvicorn, the p99 of a
 caller over gRPC is 9 ms; it is 390 ms if a thread of the server reads the bodies (two quiet cores, 2026-11-27). The

@@ -17,7 +17,7 @@ MAX_MESSAGE = 192 << 10
 """Bytes; Linux's default size of a socket's buffer is somewhat larger."""
 
 MAX_TEXT = 16 << 10
-"""The most characters of an error that are sent."""
+"""The maximum number of characters of an error that are sent."""
 
 KNOWN_BYTES = 2 << 10
 """The largest message that is remembered."""

@@ -16,7 +16,7 @@ Fail = Callable[[Slot, BaseException], None]
 
 
 def serve_streams(connection: socket.socket, backend: Streaming, fail: Fail) -> None:
-    """Answers the requests that the server opens until the server has gone."""
+    """Answers the requests that the server opens until the server has ended."""
     with suppress(Ended):
         asyncio.run(_Streams(connection, backend, fail).serve())
 
@@ -32,7 +32,7 @@ class _Streams:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Answers until the server has gone."""
+        """Answers until the server has ended."""
         while True:
             message = await self._door.receive_in_loop()
             for descriptor in message.descriptors:  # none if this process may open no more files

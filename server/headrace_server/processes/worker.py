@@ -29,7 +29,7 @@ ENDS_WITHIN = 0.5
 """Seconds between the end of a process's sockets and its own end."""
 
 MAX_LINE = 8 << 10
-"""The most bytes of a line of a model's output that are logged as one line."""
+"""The maximum number of bytes of a model's output that are logged as one line."""
 
 
 class Worker:
@@ -142,7 +142,7 @@ class Worker:
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         lifeline, self._lifeline = os.pipe()
         self._slots.append(Slot(ours, self._memory))
-        # -P: nothing is imported from the working directory, where anybody may have put it.
+        # -P: nothing is imported from the working directory, where other users may have put it.
         command = [sys.executable, "-P", "-m", CHILD, str(theirs.fileno()), str(lifeline)]
         try:
             return subprocess.Popen(

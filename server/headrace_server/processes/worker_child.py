@@ -34,7 +34,7 @@ OUT_OF_MEMORY = 75
 
 
 def main() -> None:
-    """Loads the model that the first message names, and runs it until the server has gone."""
+    """Loads the model that the first message names, and runs it until the server has ended."""
     end_with_server(int(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server handles them
@@ -53,7 +53,7 @@ def end_with_server(lifeline: int) -> None:
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
-        os.read(lifeline, 1)  # there is never anything to read, so the server has already gone
+        os.read(lifeline, 1)  # there is never anything to read, so the server has already ended
         os._exit(0)
 
 
@@ -96,7 +96,7 @@ class _Conversation:
         self.slot = Slot(connection, self._outputs)
 
     def serve(self, backend: Backend) -> None:
-        """Answers until the server has gone."""
+        """Answers until the server has ended."""
         while True:
             message = self.slot.receive()
             kind, content, descriptors = message.kind, message.content, message.descriptors

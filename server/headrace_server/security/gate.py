@@ -64,7 +64,7 @@ class Gate:
     Args:
         ways: How callers authenticate; without any, all are anonymous, and rules refer to them as `anonymous`.
         policy: What callers may do.
-        open_actions: The actions that anybody may do.
+        open_actions: The actions that need no credentials.
         verdicts: Keeps verdicts for the transport.
         audit: The audit log; None if there is none.
     """
@@ -113,7 +113,7 @@ class Gate:
 
         Args:
             visit: The call.
-            action: What the call does; for actions that anybody may do, invalid credentials count as none.
+            action: What the call does; for actions that need no credentials, invalid credentials count as none.
 
         Raises:
             Refused: UNAUTHENTICATED, the credentials are invalid.

@@ -20,7 +20,7 @@ class Action(StrEnum):
         REFLECTION: Read the descriptions of the protocols.
         METRICS: Read the metrics.
         PAGE: Read what the server's page shows.
-        PUBLIC: Read files that are the same on every server; anybody may do so.
+        PUBLIC: Read files that are the same on every server; this needs no credentials.
     """
 
     PREDICT = "predict"
@@ -45,7 +45,7 @@ class Need:
     """What a call needs.
 
     Attributes:
-        action: What the call does; None for calls that nobody may make.
+        action: What the call does; None for calls that are refused to all callers.
         models: The models that it concerns.
     """
 
@@ -58,7 +58,7 @@ class MethodNeed:
     """What the calls of a gRPC method need.
 
     Attributes:
-        action: What the calls do; None for calls that nobody may make.
+        action: What the calls do; None for calls that are refused to all callers.
         models: Returns the models that a request's message concerns.
     """
 

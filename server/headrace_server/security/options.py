@@ -1,4 +1,4 @@
-"""Creates the gate that flags ask for."""
+"""Creates the gate from the flags."""
 
 from pathlib import Path
 

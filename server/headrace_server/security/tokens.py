@@ -28,7 +28,7 @@ REFRESH_SECONDS = 300.0
 """Seconds after which the keys are fetched again, so that a withdrawn key is refused by then."""
 
 PAUSE_SECONDS = 10.0
-"""Seconds between two fetches, whatever tokens say: anybody can send a token with an unknown key."""
+"""The least number of seconds between two fetches, since anybody can send tokens with unknown keys."""
 
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10

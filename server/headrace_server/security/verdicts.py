@@ -1,4 +1,4 @@
-"""Verdicts that a transport keeps, so that it need not ask for each call, and the accounts that they charge."""
+"""Verdicts that a transport keeps, so that it asks the gate less often, and the accounts that they charge."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from headrace_server.security.audit import Lines
 from headrace_server.security.principal import Credentials
 
 MAX_ACCOUNTS = 100_000
-"""The most accounts that are kept; beyond them, the least recently used ones start over."""
+"""The maximum number of accounts that are kept; beyond them, the least recently used ones start over."""
 
 
 @dataclass(frozen=True, slots=True)

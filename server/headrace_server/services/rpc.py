@@ -25,8 +25,8 @@ class Method:
         name: As in the service's .proto file.
         request: The message type that its bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
-        max_fields: The most fields at the top level of a large request: parsing a map's entry of two bytes takes a
-            microsecond. None means any number.
+        max_fields: The maximum number of fields at the top level of a large request: parsing a map's entry of two bytes
+            takes a microsecond. None means any number.
         lasting: Whether an answer is valid until the server's state changes, and the call has no other effect.
     """
 

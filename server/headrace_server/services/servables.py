@@ -44,7 +44,7 @@ class Repository(Servables, Protocol):
 
 
 class OneServable:
-    """A single servable, whatever is requested, with which a service can answer for a version that is not served yet.
+    """Always finds the same servable, so that a service can answer for a version that is not served yet.
 
     Args:
         servable: The servable, which outlives this object.

@@ -31,7 +31,7 @@ class ArchiveStore:
         headers = self._web.head(self._uri)
         tag = headers.get("ETag") or headers.get("Last-Modified") or ""
         if not tag:
-            raise StoreError(f"{self._uri}: neither ETag nor Last-Modified tells one version of it from another")
+            raise StoreError(f"{self._uri}: without an ETag or a Last-Modified header, changes cannot be detected")
         size = int(headers.get("Content-Length") or -1)
         return Listing([RemoteFile(self._name, size, tag, unpack=is_archive(self._name), key=self._uri)])
 

@@ -37,7 +37,7 @@ class Listing:
         files: All files.
         version: The version number of the files if the store has one; None if folders have the numbers, or if there are
             none.
-        settled: Whether nobody can still be writing them.
+        settled: Whether the files are complete; false if something may still be writing them.
     """
 
     files: Sequence[RemoteFile]

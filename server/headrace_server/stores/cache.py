@@ -129,7 +129,7 @@ class Cache:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Writes a file in one step, so that nobody ever sees a part of it."""
+    """Writes a file in one step, so that readers never see a part of it."""
     new = file.with_suffix(".new")
     new.write_bytes(content)
     new.rename(file)

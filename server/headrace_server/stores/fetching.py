@@ -130,7 +130,7 @@ def _read_so_far(part: Path) -> "tuple[hashlib._Hash, int]":
 
 
 def _check_sums(uri: str, folder: Path) -> None:
-    """Compares files with the checksums beside them.
+    """Compares files with the checksums next to them.
 
     Raises:
         StoreError: A file is missing or differs.

@@ -27,7 +27,7 @@ class Found:
 
     Attributes:
         versions: The files of each, with paths below the version's folder.
-        beside: The files beside the versions' folders.
+        beside: The files next to the versions' folders.
     """
 
     versions: Mapping[int, tuple[RemoteFile, ...]]
@@ -139,7 +139,7 @@ class Mirror:
         )
 
     def _bring_beside(self, files: Sequence[RemoteFile]) -> None:
-        """Fetches `model.toml` from beside the versions; no other file there has a meaning."""
+        """Fetches the `model.toml` next to the versions; other files there are ignored."""
         for file in files:
             if file.path == MODEL_FILE:
                 folder = self._fetching.fetch([file])

@@ -145,7 +145,7 @@ class Mirrors:
             if watched.mirror is None:
                 watched.mirror = self._mirror(name, watched)
             changed = watched.mirror.look()
-        except Exception as error:  # whatever happens to a store, the served models must go on
+        except Exception as error:  # any error of a store must leave the served models running
             self._failed(name, watched, error)
             return
         if watched.said:

@@ -14,7 +14,7 @@ from headrace_server.stores.base import CHUNK, StoreError
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 MOST_FILES = 100_000
-"""The most files and folders of an archive."""
+"""The maximum number of files and folders of an archive."""
 
 
 def is_archive(name: str) -> bool:

@@ -16,7 +16,7 @@ TIMEOUT = 30.0
 """Seconds without a byte after which a server counts as unreachable."""
 
 LARGEST_DOCUMENT = 64 << 20
-"""The most bytes of a listing."""
+"""The maximum number of bytes of a listing."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -12,17 +12,17 @@ COPIES = 2
 
 
 class Budget:
-    """The bytes that calls hold. In one event loop.
+    """Counts the memory that calls use, in bytes. In one event loop.
 
-    A call may hold no more than it leaves free for others, so that there is room for later calls. Connections have no
-    share of their own, unlike on the native transport.
+    A call may use no more memory than it leaves free, so that there is room for later calls. Connections have no share
+    of their own, unlike on the native transport.
 
     Args:
-        limit: The most bytes that all calls may hold together.
+        limit: The maximum number of bytes that all calls may use together.
 
     Attributes:
         limit: As the argument.
-        used: The bytes that are held.
+        used: The bytes in use.
         refusals: The total of calls for which too little was left.
     """
 
@@ -32,7 +32,7 @@ class Budget:
         self.refusals = 0
 
     def hold(self, size: int = 0) -> "Held":
-        """What one call holds, which can grow and is released.
+        """The memory of one call, which can grow and must be released.
 
         Raises:
             ServingError: As for `Held.grow`.
@@ -43,7 +43,7 @@ class Budget:
 
 
 class Held:
-    """The bytes that one call holds in a budget until they are released."""
+    """The memory, in bytes, that one call uses until it is released."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -77,7 +77,7 @@ class Held:
         self.size -= size
 
     def reserve(self, size: int) -> None:
-        """Takes memory for outputs that a model is about to compute, and for their message.
+        """Reserves memory for outputs that a model is about to compute, and for their message.
 
         Args:
             size: About how many bytes the outputs will take.
@@ -88,11 +88,11 @@ class Held:
         self._reserved.append(self.take(COPIES * size, self.size))
 
     def apart(self) -> "Part":
-        """What one of several requests on the call holds."""
+        """The memory of one of several requests on the call."""
         return Part(self)
 
     def take(self, size: int, own: int) -> int:
-        """Takes more bytes for a request that holds `own`; returns how many.
+        """Reserves more bytes for a request that has reserved `own` bytes; returns `size`.
 
         Raises:
             ServingError: As for `reserve`.
@@ -106,7 +106,7 @@ class Held:
         return size
 
     def settle(self, size: int) -> None:
-        """Holds an answer of this size in place of all that was reserved.
+        """Replaces everything that was reserved by the memory of an answer of this size.
 
         Raises:
             ServingError: As for `grow`.
@@ -116,12 +116,12 @@ class Held:
         self.grow(size)
 
     def unreserve(self) -> None:
-        """Returns what was reserved first, if anything is reserved."""
+        """Releases the oldest reservation, if there is any."""
         if self._reserved:
             self.shrink(self._reserved.popleft())
 
     def release(self, *_: object) -> None:
-        """Returns all bytes; it may be called again."""
+        """Releases all memory; it may be called again."""
         self._released = True
         self._budget.used -= self.size
         self._reserved.clear()
@@ -135,7 +135,7 @@ class Held:
 
 
 class Part:
-    """What one of several requests on a call holds; it counts as held by the call."""
+    """The memory of one of several requests on a call, which is a part of the call's."""
 
     def __init__(self, call: Held) -> None:
         self._call = call
@@ -146,10 +146,10 @@ class Part:
         self._size += self._call.take(COPIES * size, self._size)
 
     def apart(self) -> "Part":
-        """What one of several requests within it holds."""
+        """The memory of one of several requests within this one."""
         return Part(self._call)
 
     def release(self) -> None:
-        """Returns all bytes; it may be called again."""
+        """Releases all memory; it may be called again."""
         self._call.shrink(self._size)
         self._size = 0

@@ -135,7 +135,7 @@ class Device:
             opened.close()
 
     def size_of(self, address: int) -> int:
-        """Bytes from an address to the end of the allocation that it lies in."""
+        """Bytes from an address to the end of the allocation that contains it."""
         with self._failures():
             base, size = self._driver.mem_get_address_range(address)
         return int(base) + int(size) - address

@@ -8,7 +8,7 @@ from headrace_server.backends.signature import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A reason to doubt that rows are independent, whatever a test has shown.
+    """A reason to doubt that rows are independent, even if a test found no dependence.
 
     Attributes:
         reason: What was found, as the end of a sentence.

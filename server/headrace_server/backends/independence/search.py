@@ -13,7 +13,7 @@ from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_R
 
 _ATTEMPTS = 40  # kinds of inputs that a model may refuse before the search ends
 _MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
-_SHOWN = 200  # the most characters of an error
+_SHOWN = 200  # the maximum number of characters of an error
 
 
 class Found(NamedTuple):

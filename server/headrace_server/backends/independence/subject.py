@@ -27,7 +27,7 @@ class Subject:
         exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.
         evidence: Reasons in the model's description to doubt that rows are independent.
         records: Real requests, which are the best inputs: each has an array with rows for every input.
-        most_rows: The most rows of a batch; None for any number.
+        most_rows: The maximum number of rows of a batch; None for any number.
         padding: How inputs of different lengths may share a batch.
     """
 
@@ -70,7 +70,7 @@ class Runs:
         return ""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The outputs, whatever their rows. Copies are used, since a Python model may write into either later.
+        """The outputs, with any number of rows. Copies are used, since a Python model may write into either later.
 
         Raises:
             Decided: The run has crashed the model's process; further runs would do so again.

@@ -156,7 +156,7 @@ class OnnxBackend:
     Args:
         session: The model.
         signatures: The signatures by name; each names tensors of the graph.
-        on_gpu: What the model has on a GPU, which the backend now owns; None if ONNX Runtime makes the copies.
+        on_gpu: The model's resources on a GPU, which the backend now owns; None if ONNX Runtime makes the copies.
         at_once: How many batches should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         needs: Objects that must live as long as the session.

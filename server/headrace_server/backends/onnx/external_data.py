@@ -1,4 +1,4 @@
-"""The tensors of an ONNX model that lie in files beside it: where each one is, and what it holds."""
+"""The tensors of an ONNX model that are stored in separate files: the location and the values of each."""
 
 import math
 import os
@@ -116,7 +116,7 @@ class ExternalTensor:
 
 @dataclass(frozen=True, slots=True)
 class ExternalData:
-    """What a model holds outside its own file.
+    """The data of a model that are stored outside its own file.
 
     Attributes:
         model: The serialized model, to be loaded together with `tensors`; tensors in inner graphs, and those without a
@@ -283,8 +283,8 @@ def _read_into(target: memoryview, path: Path, offset: int, name: str) -> None:
                 if not count:
                     held = os.fstat(file.fileno()).st_size
                     raise invalid(
-                        f"External data of tensor {name!r} are out of bounds: {path.name} has {held} bytes, "
-                        f"and bytes {offset} to {offset + len(target)} are theirs"
+                        f"External data of tensor {name!r} are out of bounds: they are bytes {offset} to "
+                        f"{offset + len(target)}, and {path.name} has {held} bytes"
                     )
                 done += count
     except OSError as error:

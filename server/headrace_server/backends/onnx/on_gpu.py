@@ -1,4 +1,4 @@
-"""What an ONNX model has on a GPU besides its session: the device, page-locked memory for batches, bound runs."""
+"""The GPU resources of an ONNX model besides its session: the device, page-locked memory for batches, bound runs."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

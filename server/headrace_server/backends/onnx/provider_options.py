@@ -21,7 +21,7 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
     """The options of one provider for one model; none for a provider that does not use the GPU.
 
     Raises:
-        NoDriverError: A share of the GPU's memory was asked for, but there is no GPU.
+        NoDriverError: A share of the GPU's memory was requested, but there is no GPU.
         OSError: The model cannot be read, or a cache folder cannot be created.
     """
     if name == CUDA:
@@ -78,7 +78,7 @@ def memory_limit(options: BackendOptions) -> int:
     """Bytes of GPU memory that a model may use; 0 means no limit.
 
     Raises:
-        NoDriverError: A share of the GPU's memory was asked for, but there is no GPU.
+        NoDriverError: A share of the GPU's memory was requested, but there is no GPU.
     """
     if options.onnxruntime.gpu_memory_limit_mb:
         return options.onnxruntime.gpu_memory_limit_mb << 20
@@ -92,7 +92,7 @@ def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -
 
     Args:
         inputs: The shape of each input, None for a dimension that varies.
-        most_rows: The most rows of a batch.
+        most_rows: The maximum number of rows of a batch.
 
     Returns: Nothing if a dimension other than the first varies: TensorRT then builds for each shape when it first
         occurs.

@@ -167,7 +167,7 @@ class TensorrtBackend:
         return self._signatures
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Runs a batch on the next free instance. The outputs' memory is reused once they are gone."""
+        """Runs a batch on the next free instance. The outputs' memory is reused once nothing refers to them."""
         if self._owned is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
         declared = self._signatures[signature]
@@ -187,7 +187,7 @@ class TensorrtBackend:
 
     @property
     def most_rows(self) -> int | None:
-        """The most rows that the profiles accept."""
+        """The maximum number of rows that the profiles accept."""
         return self._most_rows
 
     def settle(self, batched: Mapping[str, bool]) -> None:
@@ -216,7 +216,7 @@ class TensorrtBackend:
         return self._device_memory
 
     def close(self) -> None:
-        """Frees all GPU and page-locked memory; answers that are still held keep theirs until they are dropped."""
+        """Frees all GPU and page-locked memory, except that of answers in use, which is freed when they are dropped."""
         owned, self._owned = self._owned, None
         if owned is not None:
             owned.close()

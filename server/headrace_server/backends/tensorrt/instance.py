@@ -64,7 +64,7 @@ class Instance:
                 for index in range(len(engine.tensors.profiles)):
                     self._contexts.append(engine.context(index, self._stream))
             except BaseException as error:
-                let_go(error)  # otherwise what they hold would be freed later, when the context is not current
+                let_go(error)  # otherwise their resources would be freed later, when the context is not current
                 self._drop()
                 raise
 
@@ -95,7 +95,7 @@ class Instance:
                 raise
 
     def close(self) -> None:
-        """Frees everything that it has; nothing may be running."""
+        """Frees all its resources; nothing may be running."""
         with self._device:
             self._drop()
 

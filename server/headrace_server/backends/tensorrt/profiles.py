@@ -96,7 +96,7 @@ def fitted(options: Options, most: int, *, graphs: bool) -> Options:
 
     Args:
         options: The operator's parameters.
-        most: The most rows that the engine takes.
+        most: The maximum number of rows that the engine takes.
         graphs: Whether batches should have few sizes: powers of two, if the operator gives none.
     """
     if options.enable_large_batch_splitting:

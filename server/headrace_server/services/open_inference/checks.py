@@ -33,7 +33,7 @@ class Checks:
     Attributes:
         request: The request.
         signature: What the model declares.
-        max_rows: The most rows of a request; 0 for a model that does not batch.
+        max_rows: The maximum number of rows of a request; 0 for a model that does not batch.
     """
 
     request: InferRequest

@@ -25,7 +25,7 @@ class RunError(ServingError):
 
 
 def max_rows(servable: Servable, signature: Signature) -> int:
-    """The most rows of a request, in the form of a ModelConfig's `max_batch_size`: 0 if requests run one by one."""
+    """The maximum number of rows of a request, as in a ModelConfig's `max_batch_size`: 0 if requests run one by one."""
     return servable.batching.max_batch_size if servable.batching is not None and signature.batched else 0
 
 

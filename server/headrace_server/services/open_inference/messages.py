@@ -31,7 +31,7 @@ _SENT = {"int_contents": np.int32, "uint_contents": np.uint32}  # only their low
 
 
 def read_request(message: ModelInferRequest, regions: Regions) -> InferRequest:
-    """What a message asks for, with checks 3 to 7: parameters, duplicate names, contents and raw contents.
+    """Converts a message to a request, with checks 3 to 7: parameters, duplicate names, contents and raw contents.
 
     Raises:
         ServingError: INVALID_ARGUMENT or NOT_FOUND.

@@ -28,7 +28,7 @@ EXTENSIONS = (
     "statistics",
     "logging",
 )
-"""Triton's extensions that work here, whatever is installed."""
+"""Triton's extensions that work here with any installed packages."""
 
 CUDA_EXTENSION = "cuda_shared_memory"
 """The extension that needs pycuda."""

@@ -13,7 +13,7 @@ Content = bytes | bytearray | memoryview | Array | Place
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a request asks for besides its tensors.
+    """The parameters of a request.
 
     Attributes:
         signature: The name of the model's signature; empty for the default.

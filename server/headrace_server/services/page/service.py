@@ -20,7 +20,8 @@ GUARDED_PATHS = (STATE_PATH, OPTIONS_PATH)
 """The paths that say something about this server; the others are files that are the same everywhere."""
 
 FRESH_SECONDS = 0.5
-"""The age up to which an answer is reused: it is computed at most twice a second per model, however many look."""
+"""The age up to which an answer is reused, so that it is computed at most twice a second per model.
+"""
 
 KEPT = 64
 """The number of answers that are kept, each for another model."""

@@ -33,7 +33,7 @@ class Shown:
         transport: The name of the transport.
         metrics: The counters.
         models: The versions.
-        threads: The most batches that run at the same time.
+        threads: The maximum number of batches that run at the same time.
         grpc_port: Returns the gRPC port; 0 if there is none.
         held: Returns what the server holds for callers: `kinds`, `limit`, `refusals`; None if it is not counted.
         more: Functions that return further facts about one version, given the model's name and the version's number.

@@ -1,4 +1,4 @@
-"""What a ModelSpec in a request asks for. TF Serving: server_core.cc, ServableRequestFromModelSpec."""
+"""Reads the model and version from a ModelSpec. TF Serving: server_core.cc, ServableRequestFromModelSpec."""
 
 from typing import Protocol
 
@@ -29,7 +29,7 @@ def require_model_spec(request: HasModelSpec) -> ModelSpec:
 
 
 def asked_version(spec: ModelSpec) -> int | str | None:
-    """The version that a ModelSpec asks for, by number or by label; None for the latest.
+    """The version that a ModelSpec requests, by number or by label; None for the latest.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it names no model.

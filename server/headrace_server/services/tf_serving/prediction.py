@@ -43,7 +43,7 @@ from headrace_server.services.tf_serving.tensors import decoded
 SIGNATURE_DEF = "signature_def"
 
 MAX_PREDICT_FIELDS = 4096
-"""The most inputs, and outputs, that a PredictRequest may name: far more than a model has."""
+"""The maximum number of inputs, and of outputs, that a PredictRequest may name: far more than a model has."""
 
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 
@@ -100,7 +100,7 @@ class PredictionService:
             return self._response(spec, servable, results)
 
     async def lease(self, spec: ModelSpec, deadline: float | None) -> Servable:
-        """Leases the version that a ModelSpec asks for, until the end of the `with` block.
+        """Leases the version that a ModelSpec requests, until the end of the `with` block.
 
         Args:
             spec: The model and the version.

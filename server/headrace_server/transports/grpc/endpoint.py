@@ -40,7 +40,7 @@ ObserveMethod = Callable[[str, str], ObserveCall]
 
 @dataclass(frozen=True, slots=True)
 class CallerBounds:
-    """What a transport may hold for callers.
+    """The limits on what a transport keeps in memory for callers.
 
     Attributes:
         memory: Bytes for all callers together.
@@ -79,9 +79,9 @@ class Endpoint:
         regions: Shared memory, for a transport that reads it itself.
         tracing: Records traced requests; None if there are no traces.
         trace_ratio: The share of requests without a traceparent that a transport marks, if it decides by itself.
-        trace_rate: The most requests per second that it marks.
+        trace_rate: The maximum number of requests per second that it marks.
         identified: Whether the ID of each call is recorded, for the access log.
-        bounds: What a transport that enforces limits may hold for callers.
+        bounds: The limits on memory, for a transport that enforces them.
         gate: Decides which calls are allowed; None allows all.
     """
 
@@ -148,7 +148,7 @@ class Transport(Protocol):
         """Sets the version that each label of each model stands for, and forgets all earlier labels. Any thread."""
 
     def forget_answers(self) -> None:
-        """The server's state has changed: kept answers to lasting methods may no longer be valid. Any thread."""
+        """Drops kept answers to lasting methods, since the server's state has changed. Any thread."""
 
     async def stop(self, grace: float) -> None:
         """Accepts no more calls, and returns when those in flight have ended, or after `grace` seconds."""
@@ -156,7 +156,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeldMemory:
-    """What a transport holds for callers now, in bytes.
+    """The memory that a transport uses for callers now, in bytes.
 
     Attributes:
         by_kind: The bytes by kind of memory.
@@ -171,16 +171,16 @@ class HeldMemory:
 
 @runtime_checkable
 class BoundsMemory(Protocol):
-    """A transport that limits what it holds for callers."""
+    """A transport that limits the memory that it uses for callers."""
 
     @property
     def held(self) -> HeldMemory | None:
-        """What it holds now; None before it has started. Any thread."""
+        """The memory in use; None before the transport has started. Any thread."""
 
 
 @runtime_checkable
 class SharesBudget(Protocol):
-    """A transport whose budget also counts HTTP beside it."""
+    """A transport whose memory budget also covers an HTTP transport."""
 
     budget: Budget
 

@@ -36,7 +36,7 @@ class GrpcioTransport:
         endpoint: The addresses and services.
 
     Attributes:
-        budget: The limit on what it holds for callers, including those of HTTP.
+        budget: The limit on the memory that it uses for callers, including those of HTTP.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -48,7 +48,7 @@ class GrpcioTransport:
 
     @property
     def held(self) -> HeldMemory:
-        """What calls hold, over gRPC and HTTP. Any thread."""
+        """The memory that calls use, over gRPC and HTTP. Any thread."""
         return HeldMemory({"received": self.budget.used}, self.budget.limit, self.budget.refusals)
 
     async def start(self) -> int:
@@ -82,7 +82,7 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # otherwise a client that is gone or hangs would have to confirm the end
+                await self._server.stop(0)  # or a client that has disconnected or hangs would have to confirm the end
             rested = not self._calls.count
         await stopping
         self._expander.close()
@@ -122,7 +122,7 @@ class _Calls:
             self.count += 1
             try:
                 held = self._budget.hold(COPIES * len(data))
-                context.add_done_callback(held.release)  # when its client has received the answer, or has gone
+                context.add_done_callback(held.release)  # when its client has received the answer, or has disconnected
                 MEMORY.set(held)
                 response = await handle(await self._expander.expanded(data, held), context)
                 held.settle(len(response))

@@ -115,7 +115,7 @@ class NativeTransport:
 
     @property
     def held(self) -> HeldMemory | None:
-        """What it holds for callers now; None before it has started. Any thread."""
+        """The memory that it uses for callers; None before it has started. Any thread."""
         if self._server is None:
             return None
         by_kind, limit, refusals = self._server.memory()
@@ -138,7 +138,7 @@ class NativeTransport:
         self._routes.assign_labels(labels)
 
     def forget_answers(self) -> None:
-        """The server's state has changed, and so has what callers are told about it. Any thread."""
+        """Drops kept answers, since the server's state, which they report, has changed. Any thread."""
         for keeper in (self._server, *self._http):
             if keeper is not None:
                 keeper.forget_answers()

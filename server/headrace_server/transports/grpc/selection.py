@@ -73,7 +73,7 @@ def make_queue(name: str) -> TaskQueue:
 
 
 def make_verdicts(name: str, *, audits: bool) -> Verdicts:
-    """What keeps the verdicts, so that the transport need not ask again.
+    """The store of verdicts, so that the transport need not ask the gate again.
 
     Args:
         name: The transport's name.

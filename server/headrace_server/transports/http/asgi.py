@@ -30,7 +30,7 @@ INTAKE_PAUSE = 0.001
 
 
 class _Left(Exception):
-    """The caller is gone."""
+    """The caller has disconnected."""
 
 
 class RestApplication:

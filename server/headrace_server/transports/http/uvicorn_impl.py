@@ -19,7 +19,7 @@ KEEP_ALIVE_SECONDS = 50
 """Seconds that a connection may be idle: longer than the pools of most clients keep one."""
 
 MAX_HEAD_BYTES = 512 << 10
-"""The most bytes of a request's head."""
+"""The maximum number of bytes of a request's head."""
 
 
 HALF_SECONDS = 1.0
@@ -32,7 +32,7 @@ class UvicornTransport:
     Args:
         options: The address and the limits.
         api: Answers the requests.
-        budget: The limit on what it holds for callers.
+        budget: The limit on the memory that it uses for callers.
     """
 
     def __init__(self, options: HttpOptions, api: HttpApi, budget: Budget) -> None:

@@ -58,10 +58,10 @@ class BodyInput:
 
 
 MAX_TENSORS = 4096
-"""The most inputs, and the most outputs, of a request: each costs microseconds, and the bytes of a name."""
+"""The maximum number of inputs, and of outputs, of a request: each costs microseconds, and the bytes of a name."""
 
 MAX_RANK = 254
-"""The most dimensions of an input, as in a TensorProto."""
+"""The maximum number of dimensions of an input, as in a TensorProto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class BodyOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferBody:
-    """What a body asks for.
+    """The content of a request's body.
 
     Attributes:
         id: The ID; empty if there is none.

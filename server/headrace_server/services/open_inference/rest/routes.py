@@ -57,7 +57,7 @@ class Route:
 
 
 def route(method: str, path: str) -> Route | int:
-    """The call that a path and a method ask for, or the status that refuses them: 404 or 405."""
+    """The call for a path and a method, or the status that refuses them: 404 or 405."""
     status = 404
     for call, methods, pattern in _PATTERNS:
         found = pattern.fullmatch(path)

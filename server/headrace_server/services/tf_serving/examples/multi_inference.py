@@ -57,7 +57,7 @@ async def infer(
         servable: The version that they all run on.
         request: Tasks of one model, and the Examples.
         call: How to deliver the answer, and the deadline.
-        check_method: Whether a signature must have been exported for the method asked of it.
+        check_method: Whether a signature must have been exported for the requested method.
 
     Raises:
         ServingError: If one task cannot be done, none is. TF Serving: multi_inference.cc.

@@ -75,10 +75,10 @@ class RequestLogger:
         self._logs: Mapping[str, RequestLog] = {}
 
     def prepare(self, models: Iterable[ModelConfig]) -> Callable[[], None]:
-        """Checks the logs that a configuration asks for; returns a function that puts them into effect.
+        """Checks the request logs in a configuration; returns a function that puts them into effect.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a model asks for an unknown collector, or has an invalid value. TF Serving:
+            ServingError: INVALID_ARGUMENT, a model names an unknown collector, or has an invalid value. TF Serving:
                 server_request_logger.cc has the first text.
         """
         logs = {model.name: self._log(model) for model in models if model.HasField("logging_config")}

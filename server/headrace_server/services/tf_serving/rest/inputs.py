@@ -18,7 +18,7 @@ DTypes = Mapping[str, DataType]
 
 @dataclass(frozen=True, slots=True)
 class PredictBody:
-    """What a body asks for.
+    """The content of a request's body.
 
     Attributes:
         signature_name: As in the body; empty for the default.
@@ -38,7 +38,7 @@ def read_predict(
 
     Args:
         document: The parsed body.
-        signatures: Inputs by the name of their signature; None reads no further than the name.
+        signatures: Inputs by the name of their signature; if None, only the name is read.
         optional: The inputs that a body may leave out, in the same form.
 
     Raises:

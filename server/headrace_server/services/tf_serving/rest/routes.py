@@ -1,4 +1,4 @@
-"""Which call of the REST API a request's method and path ask for."""
+"""Determines the call of the REST API from a request's method and path."""
 
 import re
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Route:
 
 
 def route(method: str, target: str) -> Route:
-    """The call that a path, with its query, and a method ask for.
+    """The call for a path, with its query, and a method.
 
     Raises:
         ServingError: INVALID_ARGUMENT. Its text is empty for a version that is not an int64, as in TF Serving.
