@@ -128,7 +128,7 @@ class Batch:
         of rows.
 
         Args:
-            outputs: Arrays by output name, axis 0 as long as that of the joined inputs.
+            outputs: Arrays by output name, whose axis 0 is as long as that of the joined inputs.
             lock: Held while a task's pieces, which may run on several threads, are combined.
 
         Raises:

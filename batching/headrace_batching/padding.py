@@ -45,7 +45,7 @@ class Padding:
     Attributes:
         inputs: By name.
         values: The pad value of each input, with its dtype, as an array without dimensions.
-        outputs: By name: the positions of the lengths in the outputs, which are cut there.
+        outputs: For each output, by name, the positions of the lengths at which it is cut.
         told_apart: Inputs in which no row may consist only of the pad value; a task with such a row, such as a text
             whose mask is all zeros, is not padded.
         limits: Increasing lengths; tasks whose lengths lie between the same two share a batch.
@@ -102,7 +102,7 @@ class Padding:
         """Compares the outputs of a padded batch with its lengths.
 
         Raises:
-            BatchOutputError: An output does not have a length in its place, so it cannot be cut.
+            BatchOutputError: An output does not have the expected length on an axis, so it cannot be cut.
         """
         for name, array in outputs.items():
             axes = self.outputs.get(name, ())

@@ -62,7 +62,7 @@ class Lane:
         return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
-        """Limits the waiting tasks of all groups to what one group may hold.
+        """Limits the waiting tasks of all groups together to what one group may hold.
 
         Raises:
             QueueFull: There is no room for `rows` more rows.

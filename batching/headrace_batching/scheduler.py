@@ -45,8 +45,8 @@ class Scheduler:
             several at the same time. Its errors reach only the callers whose task, by itself, causes them; a
             `NotRepeated` goes to all callers of the batch.
         options: The batching options.
-        batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as
-            one row, and tasks are run one by one, their arrays as they are.
+        batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as one row,
+            and tasks are run one by one, with unchanged arrays.
         empty: Creates the arrays that several tasks' rows are copied into. `run` may keep them until it returns or
             raises; the scheduler then drops them, so their memory may be reused.
         steady: Whether a run takes about as long as the one before. If so, and runs are fast, headrace_native's queue

@@ -87,7 +87,7 @@ class Task:
         self.future: Any = None  # data that `deliver` needs
         self.outputs: Arrays | None = None
         self.error: Exception | None = None
-        # The queue's data: the arrival, the waiting batch to which it was counted, and how many rows have left the
+        # The queue's data: the arrival, the waiting batch to which it was assigned, and how many rows have left the
         # queue.
         self.arrived = 0.0
         self.slot = 0

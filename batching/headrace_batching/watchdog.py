@@ -62,7 +62,7 @@ class Watchdog:
                 give_up()
 
     def _next_late(self) -> list[Callable[[], None]] | None:
-        """Waits until runs are late, and returns what gives them up; None when the watchdog is closed."""
+        """Waits until runs are late, and returns their `give_up`; None when the watchdog is closed."""
         with self._changed:
             while not self._closed:
                 now = self._clock()

@@ -311,7 +311,7 @@ class Server:
         )
 
     def _make_manager(self, loader: Loader, code: CodeTrust) -> Manager:
-        """Versions that are verified and unsealed first, then loaded, watched, and warmed up."""
+        """Creates the manager, whose versions are verified and unsealed, then loaded, watched, and warmed up."""
         config = self._config
         warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, self._make_prediction), self._metrics)
         load = warmup.after(self._drift.after(loader.load))

@@ -49,8 +49,8 @@ class Margin:
         """Returns the fraction to use from now on.
 
         Args:
-            counted: Answers since the last call, to tasks that arrived after `changed`.
-            late: Those of them that took longer than the objective.
+            counted: The number of answers since the last call to tasks that arrived after `changed`.
+            late: The number of those that took longer than the objective.
             now: The clock, in seconds.
         """
         self._counted = self._counted * _KEPT + counted

@@ -15,7 +15,7 @@ _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""A size with this many runs beyond the percentile on average has its own; otherwise, that of all sizes is used.
+"""A size with this many runs beyond the percentile on average gets a percentile of its own, not that of all sizes.
 """
 
 _FEW = 8
@@ -62,7 +62,7 @@ class Curve:
         typical: The median run of each size, in seconds; never decreasing.
         high: The time within which the objective's share of runs of each size ends, at most twice the median; never
             decreasing.
-        hopeful: The shortest median of each size that the few runs do not rule out; never decreasing.
+        hopeful: A low estimate of the median of each size, lower for sizes with few runs; never decreasing.
     """
 
     sizes: tuple[float, ...]
@@ -212,7 +212,7 @@ class RunTimes:
         return quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD
 
     def _follow_drift(self, curve: Curve, fresh: dict[int, list[tuple[int, float]]], now: float) -> None:
-        """Scales what is known if the last runs agree that it is far too high or too low.
+        """Scales the estimates if the last runs agree that they are far too high or too low.
 
         Sizes that have not run since keep their position relative to the others.
         """

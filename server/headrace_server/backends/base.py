@@ -34,7 +34,7 @@ class BackendOptions:
         signatures: What `model.toml` says about this model's signatures, by name.
         tensorrt: Options of TensorRT.
         batching: How the requests for this model become batches; None if each runs alone.
-        shared: What models share, mainly weights.
+        shared: Objects that models share, mainly weights.
     """
 
     intra_op_threads: int = 0
@@ -134,11 +134,11 @@ class OnDevices(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class ChoosesProvider(Protocol, metaclass=Ability):
-    """A backend whose runtime has more than one way to compute."""
+    """A backend whose runtime has several execution providers."""
 
     @property
     def provider(self) -> str:
-        """The runtime's name of the preferred way, such as CPUExecutionProvider."""
+        """The name of the preferred provider, such as CPUExecutionProvider."""
 
 
 @runtime_checkable
@@ -155,11 +155,11 @@ class FitsBatching(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class Streaming(Protocol, metaclass=Ability):
-    """A backend whose model may answer a request many times."""
+    """A backend whose model may stream several answers to a request."""
 
     @property
     def streams(self) -> bool:
-        """Whether this model answers a request many times."""
+        """Whether this model streams answers."""
 
     @property
     def answers_once(self) -> bool:
@@ -248,7 +248,7 @@ class Triable(Protocol, metaclass=Ability):
         """The maximum number of rows of a batch; None for any number."""
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Like `run`, but the runtime writes nothing to stderr if it refuses the inputs, as it may in a test.
+        """Like `run`, but the runtime writes nothing to stderr if it refuses the inputs, which is normal in a test.
 
         Raises:
             ServingError: As for `run`.

@@ -94,7 +94,7 @@ class CallableBackend:
 
     @property
     def streams(self) -> bool:
-        """Whether the model has a generator `stream`, which answers a request many times."""
+        """Whether the model has a generator `stream`, which yields several answers to a request."""
         return self._generators is not None
 
     @property

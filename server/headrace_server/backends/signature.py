@@ -264,7 +264,7 @@ class Signature:
 
 
 def _is_within(bound: float, array: Array) -> bool:
-    """Whether all numbers are finite and no larger than the bound, whatever their sign; always true for integers."""
+    """Whether all numbers are finite and have absolute values up to the bound; always true for integers."""
     if array.dtype.kind not in "fV" or not array.size:
         return True
     own = array[tuple(slice(1) if step == 0 else slice(None) for step in array.strides)]  # without repeated values

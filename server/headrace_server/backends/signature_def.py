@@ -11,7 +11,8 @@ def read_signature(definition: SignatureDef) -> Signature:
     """What a SignatureDef declares; it is kept unchanged.
 
     Inputs are in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving does not enforce
-    shapes, and with batching on, axis 0 is the batch; here it may be the batch unless an input's shape contradicts it.
+    shapes, and with batching on, axis 0 is the batch; here, axis 0 may be the batch unless an input's shape contradicts
+    that.
     """
     return Signature(
         _specs(sorted(definition.inputs.items(), key=lambda item: item[1].name)),

@@ -102,7 +102,7 @@ class _Interpreter:
         return interpreter
 
     def _forget(self) -> None:
-        """Removes what a run has left behind, since it belongs to a caller; the next run begins like the first one."""
+        """Removes the data of a run, which belong to a caller; the next run begins like the first one."""
         if self._assigns:
             # No method of an interpreter resets the model's variables, so a new interpreter is created, in about 0.6
             # ms.

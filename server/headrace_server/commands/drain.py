@@ -97,5 +97,5 @@ class Ending:
 
 
 def _end_for_certain(seconds: float) -> None:
-    """Makes a C thread end the process and dump all tracebacks if a model still holds the interpreter then."""
+    """Makes a C thread end the process and dump all tracebacks if a model still holds the interpreter lock then."""
     faulthandler.dump_traceback_later(seconds, exit=True)

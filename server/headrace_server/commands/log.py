@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Formats each record as a line with date, time, time zone and level, for each second only once.
+    """Formats each record as a line with date, time, time zone and level; formats the time once per second.
 
     A server that starts with thousands of models writes thousands of lines in a few seconds.
     """

@@ -23,7 +23,7 @@ def _limits_of(group: Path) -> list[str]:
 
 
 def _machine(root: Path) -> int:
-    """Bytes of memory in the machine; 4 GB if it does not say."""
+    """Bytes of memory in the machine; 4 GB if that is unknown."""
     for line in lines(root / "proc/meminfo"):
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) << 10

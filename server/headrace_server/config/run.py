@@ -76,7 +76,7 @@ class ModelConfig:
 class Config:
     """The configuration of one run of the server.
 
-    Each field with a help text is a flag of the same name; TF Serving's names are used where it has the flag.
+    Each field with a help text is a flag of the same name; a flag that TF Serving has, too, has its name.
 
     A field that is a group of options has flags with a prefix; `flags.config_of` makes a `Config` from a command line.
 
@@ -310,8 +310,8 @@ class Config:
     )
     request_memory_mb: int = flag(
         0,
-        "MB that the server may hold for all callers together: requests that are arriving or waiting, and answers "
-        "that have not been read; 0 means a quarter of the container's memory",
+        "MB of memory for all callers together: for requests that are arriving or waiting, and answers that have not "
+        "been read; 0 means a quarter of the container's memory",
         least=0,
     )
     request_expanded_mb: int = flag(256, "largest decompressed gRPC request, in MB; REST's limit is 100", least=1)

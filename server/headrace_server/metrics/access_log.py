@@ -40,7 +40,7 @@ class LoggedMethod:
         self._counts(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls that were not seen one by one; there are none while every call is logged."""
+        """Counts calls that the transport reports together; there are none while every call is logged."""
         self._counts.several(model, code, tally, total)
 
 

@@ -92,7 +92,7 @@ class RestCalls:
         self._latency(self._label(model), code).observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Like `GrpcMethod.several`, but does not count calls whose callers have left, as in `Metrics.rest_call`."""
+        """Like `GrpcMethod.several`, but ignores calls whose callers have disconnected, as `Metrics.rest_call` does."""
         if code != "CANCELLED":
             self._latency(self._label(model), code).add(tally, total)
 

@@ -1,4 +1,4 @@
-"""Reads NVIDIA's management library for numbers about this machine's GPUs on request; none if it is missing."""
+"""Reads figures about this machine's GPUs from NVIDIA's management library; there are none if it is missing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -138,7 +138,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_latency_objective_batch_rows",
         "gauge",
-        "Rows that fill a batch of a model with a latency objective",
+        "Rows of a full batch of a model with a latency objective",
         [Source(metrics.objective_rows, signature)],
     )
 

@@ -49,7 +49,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """What a version counts for each of its runs."""
+    """The counters and histograms that each run of a version changes."""
 
     rows: Histogram
     latency: Histogram
@@ -96,7 +96,7 @@ class ServableMetrics:
         self._answer(api).observe(seconds * 1e6)
 
     def answers(self, observe: CountCalls, api: str) -> Callable[[Tallied], None]:
-        """Returns a cheap way to record plain calls that have been answered; they are counted when runs are.
+        """Returns a cheap function that records answered plain calls; they are counted together with runs.
 
         Args:
             observe: Counts them as calls; a transport passes the same function for all of its routes.

@@ -136,7 +136,7 @@ class Acting:
         return following
 
     def _following_load(self) -> _Action | None:
-        """The next load for a thread that has just ended one, which saves a change of threads."""
+        """The next load for a thread that has just ended one, which saves a switch between threads."""
         self._agenda.look(self._clock.now())
         if not self._loads.limit or self._rooms is not None or self._agenda.next_unload() is not None:
             return None

@@ -1,4 +1,4 @@
-"""Threads that load or unload versions, each of which is kept for the next one."""
+"""Threads that load or unload versions; each thread is kept for the next version."""
 
 import time
 from collections.abc import Callable

@@ -17,7 +17,7 @@ from headrace_server.processes.isolated import IsolatedBackend
 log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 2.0
-"""Seconds for testing an unknown model with odd requests, on a machine that has time for it."""
+"""Seconds for testing an unknown model with odd requests, if the machine is not busy."""
 
 LEAST_RUNS = 20
 """This many requests are tested even if time is up: on a busy machine, starting the process may take seconds.

@@ -68,7 +68,7 @@ class Unready(ServingError):
 
 
 class Ensemble:
-    """A model composed of steps: what a servable needs of a backend, and a run that waits for others' batches.
+    """A model composed of steps: what a servable needs from a backend, and a run that waits for the steps' batches.
 
     Args:
         steps: The steps, in any order.
@@ -137,7 +137,7 @@ class _Run:
         return made[name]
 
     def close(self) -> None:
-        """Cancels what still runs, after a failure or after the caller has left."""
+        """Cancels what still runs, after a failure or after the caller has disconnected."""
         for task in self._begun.values():
             task.cancel()
 

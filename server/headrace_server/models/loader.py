@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
 
 class Loader:
-    """What the manager loads versions with.
+    """Loads versions for the manager.
 
     Args:
         backend: Options of the runtime for every model that has none of its own.

@@ -48,7 +48,7 @@ def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool
 
 
 def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:
-    """Whether a signature's requests can be plain; options that pad tasks need to see each of them.
+    """Whether a signature's requests can be plain; if tasks may be padded, Python must see each of them.
 
     Args:
         signature: The signature.

@@ -153,7 +153,7 @@ class CodeTrust:
 
 
 def _exists(path: str) -> bool:
-    """Like `os.path.exists`, but a path that cannot be seen is an error."""
+    """Like `os.path.exists`, but a path that cannot be accessed is an error."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -55,7 +55,7 @@ class Servable:
         backend: The backend, which the servable now owns.
         threads: The threads that run its batches.
         batching: How requests become batches; None runs every request by itself.
-        verdicts: What is known of the rows of each signature, by name; otherwise the backend's signature decides.
+        verdicts: What is known about the rows of each signature, by name; otherwise the backend's signature decides.
         metrics: Counts what the version does.
         keep_state: Returns what keeps the sequences of a stateful model's signature; None for any other model.
         run_timeout: Seconds after which a run is abandoned; 0 means never.
@@ -122,7 +122,7 @@ class Servable:
 
     @property
     def hangs(self) -> bool:
-        """Whether it answers nothing now: an abandoned run has not ended, or none of its processes is up."""
+        """Whether it cannot answer now: an abandoned run has not ended, or none of its processes is up."""
         return bool(self._schedulers.hanging) or (isinstance(self._backend, MayBeDown) and self._backend.is_down)
 
     @property
@@ -197,7 +197,7 @@ class Servable:
 
     @property
     def streams(self) -> bool:
-        """Whether it may answer a request many times, through `stream`."""
+        """Whether it streams answers, through `stream`."""
         return isinstance(self._backend, Streaming) and self._backend.streams
 
     @property

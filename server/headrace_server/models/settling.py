@@ -75,7 +75,7 @@ class Settling:
             while self._some_unsettled(unsettled, names, since):
                 awaited = unsettled[-1]
                 if given_up():
-                    # The awaited model is probably still on its way; all models are checked only if it is not.
+                    # The awaited model is probably still loading; all models are checked only if it is not.
                     on_their_way = (name for name in chain((awaited,), names) if self._is_on_its_way(name, since))
                     if (on_its_way := next(on_their_way, None)) is None:
                         break

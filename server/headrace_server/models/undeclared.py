@@ -33,7 +33,7 @@ def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) 
 
 
 def _without_last_axis(outputs: Arrays) -> Arrays:
-    """An output whose length turns out to differ is left unchanged."""
+    """The outputs without a last dimension of 1; outputs whose last dimension has another size are unchanged."""
     return {alias: _squeezed(array) for alias, array in outputs.items()}
 
 

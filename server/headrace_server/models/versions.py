@@ -20,7 +20,7 @@ Policy = Callable[[Collection[int], Mapping[int, State]], Load | Unload | None]
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """What is known of one version.
+    """What is known about one version.
 
     Attributes:
         version: Its number.
@@ -51,7 +51,7 @@ class Model:
 
     Attributes:
         aspired: The folders of the versions that are wanted.
-        versions: What is known of every version.
+        versions: What is known about every version.
         serving: The versions in memory that can be called.
         loading: The loads that are not over.
         troubles: What has gone wrong with versions that are not available.

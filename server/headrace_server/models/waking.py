@@ -28,7 +28,7 @@ class Waking:
         self._waited = waited
 
     async def until_found(self, find: Callable[[], T], asleep: NotInMemory, deadline: float | None) -> T:
-        """Returns what `find` returns once the version that it has not found is in memory.
+        """Waits until the missing version is in memory, and then returns what `find` returns.
 
         The version stays in memory until `find` has been called again, so that two calls cannot evict each other's
         version forever.

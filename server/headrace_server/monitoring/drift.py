@@ -190,7 +190,7 @@ class Drift:
         return watch.take
 
     def after(self, load: LoadVersion) -> LoadVersion:
-        """Loads versions in the same way, and watches them from then on."""
+        """Wraps a function that loads versions, so that each version is watched from then on."""
 
         def load_and_watch(name: str, version: int, path: Path) -> Servable:
             servable = load(name, version, path)
@@ -200,7 +200,7 @@ class Drift:
         return load_and_watch
 
     def told(self, name: str, version: int) -> dict[str, Any] | None:
-        """What is known of one version, for the live page."""
+        """What is known about one version, for the live page."""
         watch = self._watches.get((name, str(version)))
         return None if watch is None else watch.told()
 

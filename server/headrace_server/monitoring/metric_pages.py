@@ -78,7 +78,7 @@ def build_info(transport: str) -> Metric:
 
 
 def memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
-    """How much memory a transport holds for callers, the limit, and how often too little was left."""
+    """How much memory a transport uses for callers, the limit, and how often too little was left."""
     kinds, limit, refusals = _held(transport)
     return (
         Gauges("/headrace/request_memory_bytes", ("kind",), kinds),
@@ -88,11 +88,11 @@ def memory_gauges(transport: BoundsMemory) -> tuple[Gauges, ...]:
 
 
 def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
-    """The memory that a transport holds for callers, under the names of headrace's own metrics."""
+    """The memory that a transport uses for callers, under the names of headrace's own metrics."""
     kinds, limit, refusals = _held(transport)
     return (
-        gauge("headrace_request_memory_bytes", "Memory that the server holds for callers, by kind", kinds, ("kind",)),
-        gauge("headrace_request_memory_limit_bytes", "Limit on the memory held for callers, all kinds together", limit),
+        gauge("headrace_request_memory_bytes", "Memory that the server uses for callers, by kind", kinds, ("kind",)),
+        gauge("headrace_request_memory_limit_bytes", "Limit on the memory used for callers, all kinds together", limit),
         gauge(
             "headrace_request_memory_refusals_total",
             "Calls that were refused because too little of this memory was left",
@@ -103,7 +103,7 @@ def memory_metrics(transport: BoundsMemory) -> tuple[Metric, ...]:
 
 
 def held_memory(transport: object) -> dict[str, Any] | None:
-    """The memory that a transport holds for callers, for the live page; None if the transport does not count it."""
+    """The memory that a transport uses for callers, for the live page; None if the transport does not count it."""
     held = transport.held if isinstance(transport, BoundsMemory) else None
     return None if held is None else {"kinds": dict(held.by_kind), "limit": held.limit, "refusals": held.refusals}
 

@@ -142,7 +142,7 @@ class Tracer:
             self._known.update(dict.fromkeys(report.traced, Batch(version, report)))
 
     def _forget(self, oldest: float) -> None:
-        """Drops batches that ran before then, since no trace has asked for them."""
+        """Drops batches that ran before then, since no trace needs them any more."""
         while self._known:
             arrival = next(iter(self._known))
             if self._known[arrival].report.began > oldest:

@@ -21,9 +21,9 @@ class ChildProcess:
     """A process that runs one of headrace's modules, and ends when its socket is closed.
 
     Args:
-        module: The module whose `main` calls `come_up` and is the process.
+        module: The module whose `main` calls `come_up` and then does the process's work.
         kind: The kind of the socket.
-        memory: Bytes that it may use beyond its memory at the start and files; 0 means no limit.
+        memory: Bytes that it may use in addition to its memory at the start and to files; 0 means no limit.
 
     Attributes:
         socket: The socket to the process; it does not block.

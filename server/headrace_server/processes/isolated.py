@@ -59,7 +59,7 @@ class IsolatedBackend:
 
     Attributes:
         runtime: The name of the model's runtime; empty if its backend does not say.
-        streams: Whether the model answers requests many times.
+        streams: Whether the model streams answers.
         answers_once: Whether it can answer a request once.
 
     Raises:
@@ -147,7 +147,7 @@ class IsolatedBackend:
             stream.close()
 
     def _open_stream(self, signature: str, outputs: Sequence[str], placed: Sequence[Placed]) -> tuple[Stream, Worker]:
-        """Asks a process for the answers to a request; the next one if it ended before it could be asked."""
+        """Asks a process for the answers to a request; asks another process if that one has just ended."""
         for _ in range(ASKED_AT_MOST):
             place = self._places.for_stream(PATIENCE)
             if place is None:
@@ -242,7 +242,7 @@ class IsolatedBackend:
 
 
 async def _in_thread(function: Callable[[], T], discard: Callable[[T], object]) -> T:
-    """Runs a function in a thread, which goes on if the caller is cancelled; its result is then discarded."""
+    """Runs a function in a thread, which continues if the caller is cancelled; its result is then discarded."""
     running = asyncio.create_task(asyncio.to_thread(function))
 
     def discard_result(ended: asyncio.Task[T]) -> None:

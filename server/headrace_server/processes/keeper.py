@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 class StreamPlace(NamedTuple):
-    """A place for requests that are answered many times.
+    """A place for requests with streamed answers.
 
     Attributes:
         worker: A process that was up when the place was requested.

@@ -34,7 +34,7 @@ class Borrower:
     """Passes on the arrays of messages, and returns their numbers once nothing here refers to the arrays any more.
 
     Args:
-        memory: Where they are.
+        memory: The memory that they are in.
     """
 
     def __init__(self, memory: MappedMemory) -> None:
@@ -42,7 +42,7 @@ class Borrower:
         self._used: list[tuple[int, Message, int]] = []
 
     def take(self, message: Message, numbers: Sequence[int]) -> Arrays:
-        """The arrays of a message, by alias, by the numbers that the other side has given them."""
+        """The arrays of a message, by alias; the other side has lent them under these numbers."""
         self._used += [(number, message, index) for index, number in enumerate(numbers)]
         return views(message, self._memory)
 

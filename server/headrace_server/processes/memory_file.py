@@ -1,4 +1,4 @@
-"""Values in anonymous files in memory, with which large ones pass between processes without a copy on arrival."""
+"""Passes large values between processes in anonymous memory files, without a copy on arrival."""
 
 import mmap
 import os

@@ -30,11 +30,11 @@ ELEMENT_BYTES = 8
 """The approximate number of bytes of a written element."""
 
 GRACE_SECONDS = 0.5
-"""Seconds that a job may continue after its caller has left: starting a new process takes about as long."""
+"""Seconds that a job may continue after its caller has disconnected: starting a new process takes about as long."""
 
 
 class JsonProcesses:
-    """Runs functions in other processes, the small ones first. In one event loop.
+    """Runs functions in other processes, small jobs first. In one event loop.
 
     Args:
         count: The number of processes for large bodies, besides one that never handles them.
@@ -57,7 +57,7 @@ class JsonProcesses:
             body: The descriptor of a file that is not empty; closed when it is no longer needed.
 
         Raises:
-            ServingError: As the function raises; UNAVAILABLE if the process ended, or could not be started.
+            ServingError: As raised by the function; UNAVAILABLE if the process ended, or could not be started.
         """
         descriptors = [memory_file.pack((function, arguments)), *([] if body is None else [body])]
         job = _Job(descriptors, size)

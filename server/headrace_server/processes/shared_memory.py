@@ -66,7 +66,7 @@ class OwnedMemory:
         return self._sites.empty(shape, dtype)
 
     def place(self, arrays: Arrays) -> tuple[tuple[Placed, ...], list[Array]]:
-        """The locations of arrays, after copying those in other memory, and what to hold while they are used.
+        """The locations of arrays, after copying those in other memory, and the objects to keep alive meanwhile.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, no memory is left.
@@ -91,7 +91,7 @@ class OwnedMemory:
         return number in self._descriptors
 
     def close(self) -> None:
-        """Frees idle memory now, and the rest once it is no longer held."""
+        """Frees idle memory now, and the rest once it is no longer in use."""
         self._sites.clear()
         self._pool.close()
 

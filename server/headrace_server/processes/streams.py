@@ -1,4 +1,4 @@
-"""Requests that a worker process answers many times, each over a socket of its own in an event loop."""
+"""Requests to a worker process with streamed answers, each over a socket of its own in an event loop."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ OPEN_WITHIN = 5.0
 
 
 class WorkerStreams:
-    """The requests that one process answers many times.
+    """The requests with streamed answers of one process.
 
     Args:
         connection: A SOCK_SEQPACKET socket to the process's `streams_child`, which this object now owns.

@@ -1,4 +1,4 @@
-"""The worker process's side of requests that are answered many times: an event loop on a thread of its own."""
+"""The worker process's side of requests with streamed answers: an event loop on a thread of its own."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ def serve_streams(connection: socket.socket, backend: Streaming, fail: Fail) -> 
 
 
 class _Streams:
-    """All requests that are answered many times, in one event loop."""
+    """All requests with streamed answers, in one event loop."""
 
     def __init__(self, connection: socket.socket, backend: Streaming, fail: Fail) -> None:
         self._outputs = OwnedMemory()
@@ -35,7 +35,7 @@ class _Streams:
         """Answers until the server has ended."""
         while True:
             message = await self._door.receive_in_loop()
-            for descriptor in message.descriptors:  # none if this process may open no more files
+            for descriptor in message.descriptors:  # there is none if this process may open no more files
                 task = asyncio.create_task(self._answer(socket.socket(fileno=descriptor)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -93,7 +93,7 @@ class Worker:
         return slot
 
     def open_streams(self) -> WorkerStreams:
-        """Opens a connection for requests that are answered many times, if the model does that.
+        """Opens a connection for requests with streamed answers, if the model streams.
 
         Raises:
             Ended: The process has ended.

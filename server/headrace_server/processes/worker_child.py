@@ -47,7 +47,7 @@ def main() -> None:
 def end_with_server(lifeline: int) -> None:
     """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing then.
 
-    A thread that waits for that would not suffice, since a model may hold the interpreter forever.
+    A thread that waits for that would not suffice, since a model may hold the interpreter lock forever.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
@@ -88,7 +88,7 @@ def _described(backend: Backend) -> Loaded:
 
 
 class _Conversation:
-    """Answers one slot's messages; there is a slot and a thread for each run that may go on at the same time."""
+    """Answers the messages of one slot; each concurrent run has a slot and a thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._outputs = OwnedMemory()
@@ -145,7 +145,7 @@ def _kept(message: Message) -> tuple[str, ...]:
 
 
 def _fail(slot: Slot, error: BaseException, kept: Sequence[str] = ()) -> None:
-    """Reports that a request has failed, and which inputs were kept; ends the process if memory was missing."""
+    """Reports that a request has failed, and which inputs were kept; ends the process if memory has run out."""
     code, text = _status(error)
     slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error), kept)
     if _is_out_of_memory(error):

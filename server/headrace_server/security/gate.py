@@ -128,10 +128,10 @@ class Gate:
             visit.principal = ANONYMOUS
 
     def admit(self, visit: Visit, need: Need) -> None:
-        """Decides whether a call that has entered may continue.
+        """Decides whether a call of a known caller may continue.
 
         Args:
-            visit: The call, which holds its quota until it leaves.
+            visit: The call, which uses its quota until it ends.
             need: What the call needs.
 
         Raises:

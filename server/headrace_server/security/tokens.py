@@ -28,7 +28,7 @@ REFRESH_SECONDS = 300.0
 """Seconds after which the keys are fetched again, so that a withdrawn key is refused by then."""
 
 PAUSE_SECONDS = 10.0
-"""The least number of seconds between two fetches, since anybody can send tokens with unknown keys."""
+"""The minimum number of seconds between two fetches, since anybody can send tokens with unknown keys."""
 
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
@@ -42,7 +42,7 @@ class TokenOptions:
     """Which tokens are accepted.
 
     Attributes:
-        issuer: The `iss` that they must have; without a `jwks_url`, its discovery document is read there.
+        issuer: The `iss` that they must have; without a `jwks_url`, its discovery document is read at this URL.
         audience: One of these must be in the token's `aud`.
         jwks_url: The URL of the issuer's keys; empty to ask its discovery document.
         name_claim: The claim that is the principal's name.

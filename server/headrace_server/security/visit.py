@@ -36,7 +36,7 @@ class Visit:
         return "" if self.principal is None else self.principal.name
 
     def hold(self, account: Account) -> None:
-        """Records that an account has admitted it, until it leaves; a stream counts as one call."""
+        """Records that an account has admitted the call, until it ends; a stream counts as one call."""
         if account in self._accounts:
             account.release()
         else:

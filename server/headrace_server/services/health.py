@@ -20,7 +20,8 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
         answers: Whether a model answers requests; None if there is no model with that name.
         changed: Called whenever the state of the server has changed.
 
-    grpcio's own servicer is not suitable: its watchers delay a drain, and the first one to leave silences the others.
+    grpcio's own servicer is not suitable: its watchers delay a drain, and the first one to disconnect silences the
+    others.
     """
 
     name = "grpc.health.v1.Health"

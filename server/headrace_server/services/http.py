@@ -144,7 +144,7 @@ class HttpAnswer:
         body: The whole body, or its beginning.
         headers: Further headers.
         chunks: Further parts, each sent as soon as it exists; the transport closes the iterator, even if the caller has
-            left. None for a complete answer.
+            disconnected. None for a complete answer.
         keep: The object that counts later GETs of the same path and query, if this answers them all until the server's
             state changes; otherwise None.
     """

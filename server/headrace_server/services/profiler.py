@@ -37,7 +37,7 @@ class ProfilerService:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server."""
-        # Without (de)serialisers grpcio hands over the bytes.
+        # Without (de)serialisers, grpcio passes the bytes unchanged.
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(self._method(name)) for name in METHODS
         }

@@ -30,7 +30,7 @@ class Cache:
 
     Args:
         root: The folder, which is created if missing.
-        most_bytes: The limit on all contents together; 0 means what the disk has.
+        most_bytes: The limit on all contents together; 0 means no limit except the disk's.
     """
 
     def __init__(self, root: Path, most_bytes: int = 0) -> None:

@@ -33,7 +33,7 @@ def open_store(uri: str) -> Store:
     """The store of a URI; its dependencies are imported only now.
 
     Raises:
-        StoreError: The URI, or the environment, lacks something.
+        StoreError: The URI is incomplete, or an environment variable is missing.
     """
     scheme = uri.partition(":")[0]
     if scheme == "hf":

@@ -1,4 +1,4 @@
-"""A limit on the memory that the server holds for callers, for transports other than the native one."""
+"""A limit on the memory that the server uses for callers, for transports other than the native one."""
 
 from collections import deque
 from typing import Self

@@ -1,4 +1,4 @@
-"""Asks the NVIDIA driver for its devices, using only the driver's own library: is there a GPU at all?"""
+"""Asks the NVIDIA driver for its GPUs, using only the driver's own library."""
 
 import ctypes
 

@@ -255,7 +255,7 @@ def _not_all(array: Array, value: Array) -> Array:
 def _cuts(
     padding: Padding, runs: tuple[Arrays, Arrays], added: tuple[Mapping[int, int], Sequence[int]], subject: Subject
 ) -> dict[str, Axes]:
-    """The positions of the lengths in the outputs, learned from what has grown with them.
+    """The positions of the lengths in the outputs, found by what has grown with the inputs.
 
     Raises:
         NotPadded: An output has grown in another way.

@@ -121,7 +121,7 @@ class Runs:
 
 
 def rows_of(inputs: Arrays) -> int:
-    """The number of rows of inputs that all have the same."""
+    """The number of rows of inputs, which is the same for all."""
     return len(next(iter(inputs.values())))
 
 

@@ -72,7 +72,7 @@ def try_padding(
 
     Args:
         subject: The signature and its runs.
-        verdict: What is known of the signature.
+        verdict: What is known about the signature.
         budget: Seconds that the test should take.
         clock: In seconds.
     """

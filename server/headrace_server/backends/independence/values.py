@@ -69,7 +69,8 @@ class Recipe:
 
 
 MAX_ROW_ELEMENTS = 1 << 20
-"""Elements of a row of all inputs: with four open dimensions of 224 each, a row would be 19 GB."""
+"""The maximum number of elements in a row of all inputs: one with four dimensions of 224 would take 19 GB.
+"""
 
 _SIZES = ((5, True), (8, False), (32, False), (64, False), (224, False), (128, False), (16, False))
 _RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2), (0, 1))
@@ -229,7 +230,7 @@ def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, 
 
 
 def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
-    """Elements of a row of all inputs."""
+    """The number of elements in a row of all inputs."""
     every = _inner_sizes(inputs, recipe).values()
     return sum(prod(1 if size is _ROWS else size for size in sizes) for sizes in every)
 

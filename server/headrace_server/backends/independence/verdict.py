@@ -31,7 +31,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of one signature.
+    """What is known about one signature.
 
     Attributes:
         finding: The finding.

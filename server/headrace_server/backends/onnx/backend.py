@@ -201,7 +201,7 @@ class OnnxBackend:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """`serving_default`, and those that the metadata or an operator define."""
+        """`serving_default`, and those that the metadata or `model.toml` define."""
         return self._signatures
 
     @property

@@ -182,7 +182,7 @@ def _free(slot: _Slot) -> None:
 
 
 def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
-    """The inputs or outputs in the CPU's memory of a session on another device; old versions do not say."""
+    """The names of a GPU session's inputs or outputs that are in CPU memory; empty for old versions of ONNX Runtime."""
     if kind == "cpu":
         return set()
     values: Sequence[ort.NodeArg] = getattr(session, f"get_{which}s")()

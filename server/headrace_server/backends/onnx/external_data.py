@@ -131,7 +131,7 @@ class ExternalData:
 
 
 def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
-    """What an ONNX model says about its external data; None if it has none.
+    """The external data of an ONNX model; None if it has none.
 
     Args:
         folder: The folder of the external data.

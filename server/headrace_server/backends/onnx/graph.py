@@ -61,11 +61,11 @@ _BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK"
 
 @dataclass(frozen=True)
 class Graph:
-    """What is known of a model's graph, including inner graphs and functions.
+    """What is known about a model's graph, including inner graphs and functions.
 
     Attributes:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
-        any_rank: Inputs without a declared rank; a scalar has one.
+        any_rank: Inputs without a declared rank; a scalar declares rank 0.
         bears_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
         risks: Its operators with which a request can crash the process.
         evidence: Reasons in its operators to doubt that rows are independent.
@@ -86,7 +86,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
     Args:
         model: The file.
         runtime: The version of ONNX Runtime that runs it.
-        shared: Where models with the same graph find what is known of it; None for a model by itself.
+        shared: The cache in which models with the same graph share what is known about it; None for a model by itself.
 
     Raises:
         OSError: The file cannot be read.
@@ -103,7 +103,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
 
 
 def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
-    """What is known of a structure. It depends on nothing else, so that models of one structure can share it."""
+    """What is known about a structure. It depends on nothing else, so that models of one structure can share it."""
     nodes, inputs = list(structure.graph.node), list(structure.graph.input)
     functions, weights = structure.functions, structure.weights
     sent = {value.name for value in inputs} - weights.keys()
@@ -113,7 +113,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
     followed = list(_followed(nodes, sent, bounded=_BOUNDED))
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
-        steady=not functions and _is_steady(nodes, sent),  # the content of functions is not followed
+        steady=not functions and _is_steady(nodes, sent),  # the content of functions is not analysed
         any_rank=any_rank,
         bears_empty=not functions and all(map(_bears_empty, nodes)),
         risks=_risks(
@@ -190,7 +190,7 @@ class _Divisions:
         )
 
     def _fatal_inside(self, inner: list[Any], integers: set[str], outer: set[str]) -> set[str]:
-        """The divisions in inner graphs. Their inputs are not followed, so each may be an integer of any value."""
+        """The divisions in inner graphs. Their inputs are not analysed, so each may be an integer of any value."""
         made = _names(inner, "output") | outer
         unknown = {name for name in _names(inner, "input") - made if name not in self.weights}
         floats = made - may_be_integers(inner, integers | unknown)
@@ -214,7 +214,7 @@ def _followed(
     """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
 
     Args:
-        nodes: In the order in which they run. What inner graphs do with values is not followed: it may be anything.
+        nodes: In the order in which they run. Inner graphs are not analysed: their values may be anything.
         inputs: The graph's.
         bounded: Operators with outputs that do not depend on values, and the first such output.
     """
@@ -240,7 +240,7 @@ def _full_name(domain: str, name: str) -> str:
 
 
 def _bears_empty(node: Any) -> bool:
-    """A sum of everything is one number. A sum along an axis may have any size if the input has no elements."""
+    """Whether a node can run on arrays without elements. A ReduceSum can if it reduces all axes to one number."""
     sums_all = node.op_type == "ReduceSum" and len(node.input) == 1
     sums_all = sums_all and all(attribute.name == "keepdims" for attribute in node.attribute)
     return node.domain == "" and (node.op_type in BEARS_EMPTY or sums_all)

@@ -74,7 +74,7 @@ class ModelFiles:
         model: The ONNX file.
         states: The snapshot of each of its own files, by path; other files in the folder do not matter.
         content: The serialized model, if it is not loaded directly from its file; otherwise None.
-        external: What lies outside that file; None if nothing does.
+        external: The data outside that file; None if there are none.
         shared: The objects that sessions share.
     """
 

@@ -93,4 +93,4 @@ TRIED = frozenset(
         *(f"{domain}.{name}" for domain in _DOMAINS for name in _DOMAINS[domain].split()),
     )
 )
-"""Operators that have been sent odd requests; those outside ONNX's own domain follow the domain's name."""
+"""Operators that have been sent odd requests; the names of those outside ONNX's own domain begin with the domain."""

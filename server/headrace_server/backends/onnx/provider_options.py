@@ -104,7 +104,7 @@ def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -
 
 
 def engine_key(folder: Path, options: Mapping[str, str]) -> str:
-    """A name for the engines of one model with the same options: ONNX Runtime's own ignores the weights.
+    """A name for the engines of one model with the same options: ONNX Runtime's own name ignores the weights.
 
     Raises:
         OSError: A file of the model cannot be read.

@@ -1,4 +1,4 @@
-"""The signatures of an ONNX model: its graph's inputs and outputs, or those that its metadata or an operator define."""
+"""The signatures of an ONNX model: its graph's inputs and outputs, or those in its metadata or `model.toml`."""
 
 import json
 import logging
@@ -58,7 +58,7 @@ def data_type_of(kind: str) -> DataType:
 
 @dataclass(frozen=True)
 class Found:
-    """The signatures of a model, by name; models that declare the same share them."""
+    """The signatures of a model, by name; models with equal declarations share them."""
 
     by_name: Mapping[str, Signature]
 
@@ -66,11 +66,11 @@ class Found:
 def find_signatures(
     session: ort.InferenceSession, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
 ) -> Found:
-    """Like `signatures_of`, but also decides which have a batch axis; models that declare the same share the result.
+    """Like `signatures_of`, but also decides which have a batch axis; models with equal declarations share the result.
 
     Args:
         session: The loaded model.
-        options: What an operator has set.
+        options: The options from `model.toml` and the flags.
         any_rank: As for `signatures_of`.
         empty: Whether the model may be given arrays without elements.
 
@@ -111,7 +111,7 @@ def signatures_of(
 
     Args:
         session: The loaded model.
-        told: What an operator has set; if empty, the model's metadata decide.
+        told: The signatures in `model.toml`; if empty, the model's metadata decide.
         any_rank: Inputs without a declared rank, which ONNX Runtime describes like scalars; None if unknown, so that
             what looks like a scalar may have any shape.
 
@@ -136,7 +136,7 @@ def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions
     """The outputs that a tensor can carry; the others are not served, and a log line says so.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor can carry none of them, or not the one that an operator's signature
+        ServingError: INVALID_ARGUMENT: a tensor can carry none of them, or not the one that a signature in `model.toml`
             names.
     """
     others = [arg for arg in outputs if arg.type not in _DTYPES]

@@ -1,4 +1,4 @@
-"""Reads an ONNX model without the data of its weights: what thousands of models that differ only in weights share."""
+"""Reads an ONNX model without the data of its weights, which are all that thousands of similar models differ in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Structure:
 
     @property
     def weights(self) -> dict[str, Constant]:
-        """What is known of each weight, by name."""
+        """What is known about each weight, by name."""
         return {weight.name: constant_of(weight) for weight in self.graph.initializer}
 
     @property

@@ -154,7 +154,7 @@ class TensorrtBackend:
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            # This includes what others have allocated and freed meanwhile.
+            # This includes what other users of the GPU have allocated and freed meanwhile.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             self._signatures = {
                 name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()
@@ -173,7 +173,7 @@ class TensorrtBackend:
         declared = self._signatures[signature]
         return self._run(declared, inputs, outputs, pad=declared.batched)
 
-    try_run = run  # TensorRT writes only to headrace's log, and at most why it refuses a shape
+    try_run = run  # TensorRT writes only to headrace's log, and there only why it refuses a shape
 
     @property
     def exact(self) -> bool:
@@ -297,7 +297,7 @@ def _longer(array: Array, rows: int) -> Array:
 
 
 def _named(model: Path, load: Callable[[], T]) -> T:
-    """Loads, and names the file in errors."""
+    """Calls a function that loads a model, and names the model's file in errors."""
     try:
         return load()
     except ServingError as error:

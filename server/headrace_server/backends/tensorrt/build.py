@@ -35,7 +35,7 @@ def build_plan(
     """A serialized engine for the device.
 
     Args:
-        model: An ONNX file, with external data beside it if it has any.
+        model: An ONNX file, with external data next to it if it has any.
         header: What the ONNX file says about itself.
         profiles: The profiles of the engine; empty if no input varies.
         options: Precision and the rest.
@@ -149,7 +149,7 @@ class _Phase:
 
 
 def _network_flags() -> int:
-    """TensorRT 11 and later always build strongly typed networks; earlier versions must be asked to."""
+    """TensorRT 11 and later always build strongly typed networks; earlier versions do so only on request."""
     if int(trt.__version__.partition(".")[0]) >= 11:
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

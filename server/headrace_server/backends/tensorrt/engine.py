@@ -65,7 +65,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
             raise self.failure("TensorRT cannot be started") from error
 
     def failure(self, what: str, hint: str = "") -> ServingError:
-        """An error with what TensorRT said about it: RESOURCE_EXHAUSTED if memory is missing, otherwise INTERNAL."""
+        """An error with TensorRT's messages about it: RESOURCE_EXHAUSTED if memory is missing, otherwise INTERNAL."""
         text = "; ".join(self._take()) or "TensorRT gives no reason"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
             advice = "fewer instances or a smaller max_batch_size would need less memory"
@@ -92,7 +92,7 @@ TensorRT keeps a pointer to it, and ignores any other one while a builder or a r
 
 @dataclass(frozen=True)
 class Tensors:
-    """What an engine reads and writes.
+    """The inputs and outputs of an engine.
 
     Attributes:
         inputs: Inputs by name.

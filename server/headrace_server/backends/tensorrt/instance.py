@@ -118,7 +118,7 @@ class Instance:
         return results
 
     def _prepare(self, context: Any, held: Arrays) -> None:
-        """Tells a context the shapes and all addresses."""
+        """Sets the shapes and all addresses in a context."""
         for name, array in held.items():
             if not context.set_input_shape(name, array.shape):
                 raise self._engine.log.failure(f"input {name} cannot have the shape {list(array.shape)}")

@@ -13,7 +13,7 @@ from headrace_server.errors import ServingError, invalid
 Shape = tuple[int, ...]
 
 MAX_PROFILES = 8
-"""The maximum number of allowed batch sizes with a profile each; if there are more, one profile serves all."""
+"""Up to this many allowed batch sizes get a profile each; if there are more, one profile serves all."""
 
 
 class Bounds(NamedTuple):

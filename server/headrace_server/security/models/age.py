@@ -114,7 +114,7 @@ def _pyrage() -> Any:
 
 @contextmanager
 def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]:
-    """Runs work in a thread with one end of a pipe; the block gets the other end.
+    """Runs `work` in a thread with one end of a pipe; the `with` block gets the other end.
 
     Args:
         work: Reads or writes its end.

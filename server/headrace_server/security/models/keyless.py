@@ -34,7 +34,7 @@ class KeylessOptions:
     trust_root: str = ""
 
     def check(self, where: str = "", prefix: str = "") -> None:
-        """Refuses options of which some are missing.
+        """Refuses an incomplete set of options.
 
         Args:
             where: The beginning of the error.

@@ -67,7 +67,7 @@ def is_base64(value: Any) -> bool:
 
 
 def decode_base64(value: dict[str, Any]) -> bytes:
-    """The bytes of such an object. White space is ignored; padding may be missing, but not partly.
+    """The bytes of such an object. White space is ignored; padding may be missing entirely, but not in part.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it is not base64.

@@ -34,8 +34,7 @@ def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool)
         labels: The labels by index; an index beyond them has none.
         batched: Whether axis 0 is the batch.
 
-    Returns:
-        An object array of bytes, of shape (rows, count) or (count,), or less if a row has fewer elements.
+    Returns: An object array of bytes, of shape (rows, count) or (count,), or smaller if a row has fewer elements.
 
     Raises:
         ServingError: INVALID_ARGUMENT, there are too many values.

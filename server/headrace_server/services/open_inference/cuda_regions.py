@@ -1,6 +1,6 @@
 """Regions of GPU memory, registered by another process's CUDA handle, that requests read and write.
 
-Source for codes and texts: Triton's shared_memory_manager.cc.
+The codes and texts are those of Triton's shared_memory_manager.cc.
 """
 
 import logging

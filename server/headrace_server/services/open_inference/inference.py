@@ -21,7 +21,7 @@ from headrace_server.services.open_inference.request import InferRequest, Wanted
 
 
 class RunError(ServingError):
-    """A request was accepted, but its run, or its wait for one, failed."""
+    """A request was accepted, but failed while it waited or ran."""
 
 
 def max_rows(servable: Servable, signature: Signature) -> int:
@@ -97,7 +97,7 @@ async def infer_many(servable: Servable, request: InferRequest) -> AsyncGenerato
     """The answers to a request, each computed when it is asked for.
 
     Args:
-        servable: The servable, leased until the end, which streams.
+        servable: A servable that streams answers, leased until the last one.
         request: The parsed request.
 
     Raises:
@@ -138,7 +138,7 @@ async def _run(servable: Servable, prepared: _Prepared, call: Call) -> Arrays:
 
 
 def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
-    """The code and the text for a request whose run, or whose wait for one, has failed.
+    """The code and the text for a request that failed while it waited or ran.
 
     Args:
         error: Why.

@@ -9,7 +9,7 @@ from headrace_server.config.run import All, Latest, Specific, VersionPolicy
 from headrace_server.errors import invalid
 
 _CHANGED = ("max_batch_size", "dynamic_batching", "version_policy")
-# Fields that say nothing new or change no answer, and so may be sent back as they were read.
+# Fields that change no answer, or only repeat what the server reports: callers may send them back unchanged.
 _RESTATED = (
     "backend",
     "default_model_filename",

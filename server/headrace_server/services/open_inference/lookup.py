@@ -1,4 +1,4 @@
-"""Finds the servable that a request names. Source for codes and texts: Triton's common.cc and model_lifecycle.cc."""
+"""Finds the servable that a request names. Codes and texts: Triton's common.cc and model_lifecycle.cc."""
 
 import re
 

@@ -1,6 +1,6 @@
 """Converts gRPC messages to requests, and answers to messages.
 
-Source for checks and texts: Triton's infer_handler.cc.
+The checks and texts are those of Triton's infer_handler.cc.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The parameters of a gRPC request and of its tensors. Source for checks and texts: Triton's infer_handler.cc."""
+"""The parameters of a gRPC request and of its tensors. The checks and texts are those of Triton's infer_handler.cc."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +83,7 @@ def read_place(sent: Sent, tensor: str, regions: Regions) -> Place | None:
 
 
 def read_classes(sent: Sent) -> int:
-    """The number of classes that an output is wanted as; 0 means the output itself.
+    """The number of classes that a caller wants instead of an output; 0 means the output itself.
 
     Raises:
         ServingError: INVALID_ARGUMENT.

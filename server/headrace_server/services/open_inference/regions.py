@@ -18,7 +18,7 @@ from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid, not_found
 from headrace_server.services.open_inference.cuda_regions import CudaRegions
 
-FOLDER = Path("/dev/shm")  # where Linux keeps what shm_open opens
+FOLDER = Path("/dev/shm")  # where Linux keeps the objects that shm_open opens
 
 _RESERVED = "triton_python_backend_shm"
 

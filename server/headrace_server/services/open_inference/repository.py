@@ -1,6 +1,6 @@
 """The model repository extension: an index of models, and loading and unloading them by name.
 
-Source for codes and texts: Triton's model_repository_manager.cc and grpc_server.cc.
+The codes and texts are those of Triton's model_repository_manager.cc and grpc_server.cc.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _STATES = {
 
 
 class Configured(Protocol):
-    """What is needed of the configuration; see the docstrings of `models.configuration.Configuration`."""
+    """The part of the configuration that is needed here; see the docstrings of `models.configuration.Configuration`."""
 
     models: Overlay
 
@@ -101,7 +101,7 @@ class ModelRepository:
         self._changing = asyncio.Lock()
 
     def close(self) -> None:
-        """Removes the files that came in calls."""
+        """Removes the files that callers have sent."""
         for folder in self._folders.values():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -163,7 +163,7 @@ class ModelRepository:
             )
 
     def _model(self, name: str, request: LoadRequest) -> ModelConfig:
-        """The model's place, and which of its versions are to be served."""
+        """The model's location, and which of its versions are to be served."""
         if request.files:
             return ModelConfig(name, self._write_files(name, request.files), Latest())
         model = self._configured.models.served(name) or self._configured.models.listed(name)

@@ -19,7 +19,7 @@ class Parameters:
         signature: The name of the model's signature; empty for the default.
         priority: Its priority; None means that of the call.
         timeout: Seconds that it may wait in the queue; None for no limit.
-        empty_final_response: Whether a model that answers many times should send an empty last answer.
+        empty_final_response: Whether a model that streams answers should send an empty last one.
         sequence: Its sequence of a stateful model, and the place in it; None if it has none.
     """
 

@@ -1,4 +1,4 @@
-"""The state from which gRPC and HTTP answer: the models, and what can be administered."""
+"""The state that gRPC and HTTP share: the models, and what can be administered."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from headrace_server.services.open_inference.settings import LogSettings, TraceS
 
 @dataclass(frozen=True, slots=True)
 class OpenInference:
-    """The state from which gRPC and HTTP answer.
+    """The state that gRPC and HTTP share.
 
     Attributes:
         models: The server and its models.
@@ -32,7 +32,7 @@ class OpenInference:
     rights: Rights
 
     def close(self) -> None:
-        """Frees what calls have brought: files and GPU memory."""
+        """Frees what callers have sent or registered: files and GPU memory."""
         self.repository.close()
         self.regions.cuda.unregister("")
 

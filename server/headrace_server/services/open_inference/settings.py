@@ -1,4 +1,4 @@
-"""Trace and log settings, stored and returned as Triton's clients expect. Source for codes and texts: Triton's server.
+"""Trace and log settings, stored and returned as Triton's clients expect. Codes and texts are Triton's.
 
 Only the log level has an effect here, since headrace writes no traces in Triton's format.
 """

@@ -1,8 +1,8 @@
 """ModelStreamInfer: requests and answers on one call. Source: Triton's stream_infer_handler.cc.
 
 The requests run at the same time. Answers of models that answer once are sent in the order of their requests; those of
-a model that answers many times are sent as they are computed. A failed request gets an answer that says so, and the
-stream continues.
+a model that streams are sent as they are computed. A failed request gets an answer that says so, and the stream
+continues.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class StreamAnswer:
     """One answer to a request of a stream.
 
     Attributes:
-        message: The message, without the mark of the last one.
+        message: The message, without the parameter that marks the last answer.
         is_last: Whether no other answer to the request follows.
         is_only: Whether the model answers once, so that the answer must wait for its turn.
     """

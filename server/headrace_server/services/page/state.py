@@ -35,7 +35,8 @@ class Shown:
         models: The versions.
         threads: The maximum number of batches that run at the same time.
         grpc_port: Returns the gRPC port; 0 if there is none.
-        held: Returns what the server holds for callers: `kinds`, `limit`, `refusals`; None if it is not counted.
+        held: Returns the memory that the server uses for callers: `kinds`, `limit`, `refusals`; None if it is not
+            counted.
         more: Functions that return further facts about one version, given the model's name and the version's number.
     """
 
@@ -102,7 +103,7 @@ class PageState:
         return sorted(name for name in self._shown.models.names() if self._statuses(name))
 
     def _statuses(self, name: str) -> list[VersionStatus]:
-        """The versions that exist, come or go, or have failed to load."""
+        """The versions that are loaded, are being loaded or unloaded, or have failed to load."""
         return [status for status in self._shown.models.statuses(name) if not status.has_ended_well]
 
     def _line(self, name: str) -> Json:
@@ -168,7 +169,7 @@ class PageState:
 
 
 def _about(servable: Servable) -> Json:
-    """What is known of a loaded version."""
+    """What is known about a loaded version."""
     options = servable.batching
     return {
         "runtime": servable.runtime,

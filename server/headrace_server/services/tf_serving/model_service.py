@@ -44,7 +44,7 @@ class ModelService:
         self._reloads = ThreadPoolExecutor(1, "reload")
 
     def close(self) -> None:
-        """Discards the reloads that have not begun, and waits for the one that has, which must have been released."""
+        """Discards reloads that have not begun, and waits for the running one, which must no longer wait for models."""
         self._reloads.shutdown(cancel_futures=True)
 
     @property

@@ -51,7 +51,7 @@ def _are_many_strings(tensors: Mapping[str, TensorProto]) -> bool:
 
 def _check(arrays: Arrays, servable: Servable, name: str) -> None:
     signature = servable.signatures[name]
-    signature.check_arrays(signature.complete(arrays))  # not the result: some undeclared shapes are allowed
+    signature.check_arrays(signature.complete(arrays))  # the result is ignored: some undeclared shapes are allowed
     if signature.batched:
         servable.check_rows(name, max((len(array) for array in arrays.values() if array.ndim), default=1))
 
@@ -62,7 +62,7 @@ def _without_strings(tensor: TensorProto) -> Array:
         return to_array(tensor)
     try:
         return np.broadcast_to(_A_STRING, shape_of(tensor))
-    except ValueError as error:  # more elements than numpy counts
+    except ValueError as error:  # more elements than numpy can count
         raise TensorError(str(error)) from error
 
 

@@ -12,7 +12,7 @@ from headrace_server.transports.budget import COPIES, Held
 from headrace_server.transports.grpc.handlers import Handler
 
 LEAVE_COMPRESSED = "grpc.per_message_decompression"
-"""The channel argument that, if it is 0, makes gRPC hand compressed messages over as they are."""
+"""The channel argument that, if it is 0, makes gRPC pass compressed messages on unchanged."""
 
 STARTS = (b"\x1f\x8b\x08", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 """How gzip and zlib data begin, the latter with gRPC's window size.
@@ -49,7 +49,7 @@ class Expander:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="expansion")
 
     async def expanded(self, data: bytes, held: Held) -> bytes:
-        """The message, decompressed if it is compressed; the call then holds that many bytes more.
+        """The message, decompressed if it is compressed; the call's memory then grows by its size.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, it would be larger than the limit, or `held` cannot grow as much.
@@ -146,7 +146,7 @@ def expanding_handler(path: str, handler: Handler) -> Handler:
 
 
 def _expanding(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    parse = deserializer or bytes  # without one, a handler takes the bytes as they are
+    parse = deserializer or bytes  # without a deserialiser, a handler takes the bytes unchanged
 
     def expanding(data: bytes) -> Any:
         if not data.startswith(STARTS):

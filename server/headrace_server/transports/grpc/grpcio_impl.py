@@ -104,7 +104,7 @@ class GrpcioTransport:
 
 
 class _Calls:
-    """Counts the calls in flight and the memory that they hold, and decompresses requests. In one event loop."""
+    """Counts the calls in flight and the memory that they use, and decompresses requests. In one event loop."""
 
     def __init__(self, budget: Budget, expander: Expander) -> None:
         self._budget = budget
@@ -154,7 +154,7 @@ class _Calls:
         return counted
 
     async def _held(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same requests, each of which holds memory until the next one is asked for."""
+        """The same requests, each of which uses memory until the next one is requested."""
         async for data in requests:
             with self._budget.hold(COPIES * len(data)) as held:
                 yield await self._expander.expanded(data, held)

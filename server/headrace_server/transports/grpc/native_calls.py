@@ -199,7 +199,8 @@ async def _run(handler: RpcHandler, exchange: Exchange, message: bytes | None) -
         async for response in responses:
             await exchange.write_bytes(serialise(response))
     finally:
-        # A caller may leave between two responses: the handler's cleanup must not be left to the garbage collector.
+        # A caller may disconnect between two responses: the handler's cleanup must not be left to the garbage
+        # collector.
         if isinstance(responses, AsyncGenerator):
             await responses.aclose()
     exchange.succeed(None)

@@ -43,10 +43,10 @@ _ARGUMENTS = {
 
 
 def check_interface() -> None:
-    """Checks that the installed native package fits this one.
+    """Checks that the installed native package is compatible with this one.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, it does not fit.
+        ServingError: FAILED_PRECONDITION, it is not compatible.
     """
     if native.INTERFACE != INTERFACE:
         text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install one to match"

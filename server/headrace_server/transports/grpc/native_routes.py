@@ -146,7 +146,7 @@ _WITHOUT_A_RUN: dict[type[Exception], tuple[Code, str]] = {
 
 
 class _Failed:
-    """Counts plain calls of one version that failed in the same way, and returns how they end. Any thread.
+    """Counts plain calls of one version that failed in the same way, and returns their code and text. Any thread.
 
     Args:
         name: The model's name.

@@ -59,5 +59,5 @@ class _Noted:
         self.observe(model, code, seconds)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls that were not seen one by one."""
+        """Counts calls that the transport reports together."""
         self.observe.several(model, code, tally, total)

@@ -126,7 +126,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
 
 
 async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
-    """The result, unless the caller leaves first: then the computation is cancelled."""
+    """The result, unless the caller disconnects first: then the computation is cancelled."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:

@@ -40,7 +40,7 @@ class Beside:
     """What is served on the port besides the APIs.
 
     Attributes:
-        servables: Where the model of MLflow's protocol is found, if it is spoken.
+        servables: Where the model of MLflow's protocol is found, if it is served.
         page: The live page; None if there is none.
         tracing: Records traced requests; None if there are no traces.
         gate: Decides which requests are answered; None answers all.

@@ -1,4 +1,4 @@
-"""gzip and deflate (zlib's format) of infer calls over REST, both ways. Source: Triton's data_compressor.h."""
+"""gzip and deflate (zlib's format) for REST's infer requests and answers. Source: Triton's data_compressor.h."""
 
 import gzip
 import zlib

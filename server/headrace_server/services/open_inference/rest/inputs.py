@@ -167,7 +167,7 @@ class _Inputs:
 
 
 def _kind_of_data(tensor: Any, parameters: Mapping[str, Any]) -> str:
-    """The name of the only way in which an input's data are sent, out of three."""
+    """The name of the way in which an input's data are sent; it must be exactly one of three."""
     found = ["data"] if isinstance(tensor, dict) and "data" in tensor else []
     found += [name for name in (BINARY_SIZE, REGION) if name in parameters]
     if len(found) == 1:
@@ -213,7 +213,7 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _few(document: Any, what: str) -> Sequence[Any]:
-    """The inputs or outputs: more than any model has are not read."""
+    """The inputs or outputs of a request; refuses more than any model has."""
     every = items(document, what)
     if len(every) > MAX_TENSORS:
         raise invalid(f"a request must have at most {MAX_TENSORS} {what}; has {len(every)}")

@@ -52,7 +52,7 @@ _LASTING = frozenset(("server", "live", "ready", "models", "metadata", "model_re
 
 @dataclass(frozen=True, slots=True)
 class OpenInferenceRestOptions:
-    """The options of the REST half of the protocol.
+    """The options of the protocol over REST.
 
     Attributes:
         timeout: Seconds that a model may take for a call; None means no limit.

@@ -56,7 +56,7 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
 
 
 def outputs_of(signature: Signature) -> Wanted | None:
-    """The outputs that Classify needs of a signature; None if it cannot classify."""
+    """The outputs that Classify needs from a signature; None if it cannot classify."""
     if not (signature.features or _is_graph(signature)):
         return None
     found = _wanted(signature)

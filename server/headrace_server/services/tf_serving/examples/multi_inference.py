@@ -26,7 +26,7 @@ class Inference:
     """One of the requested inferences, after its checks.
 
     Attributes:
-        method: The method, which decides what the outputs become.
+        method: The method, which determines how the outputs are converted.
         name: The name of its signature.
         signature: It.
         outputs: Aliases of the outputs it needs.

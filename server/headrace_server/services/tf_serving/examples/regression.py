@@ -13,7 +13,7 @@ OUTPUTS = "outputs"
 
 
 def output_of(signature: Signature) -> str | None:
-    """The alias of the output that Regress needs of a signature; None if it cannot regress."""
+    """The alias of the output that Regress needs from a signature; None if it cannot regress."""
     return _wanted(signature) if signature.features or _is_graph(signature) else None
 
 

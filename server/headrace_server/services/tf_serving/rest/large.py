@@ -33,7 +33,7 @@ class JsonWork:
         self._processes = processes
 
     async def read(self, body: Body, convert: Callable[..., T], *arguments: Any) -> T:
-        """The result of a function for the object in a body.
+        """Applies a function to the object in a body, and returns the result.
 
         Args:
             body: The body, whose file is passed on.

@@ -211,7 +211,7 @@ class RestService:
         examples.MergeFromString(serialized)
 
     def _limited(self, delivery: LoopDelivery, api: str) -> AbstractAsyncContextManager[Call]:
-        """A call that ends in time. TF Serving: the limit applies only to the run of the model."""
+        """Applies the time limit to a call. TF Serving: the limit applies only to the run of the model."""
         return limited_call(delivery, self._options.timeout, api)
 
     def _preflight(self, request: HttpRequest) -> HttpAnswer:
