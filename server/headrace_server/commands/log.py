@@ -15,6 +15,9 @@ else:
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
+ACCESS_LOG = "headrace_server.metrics.access_log"
+"""The name of the logger for calls, which is not imported here: other commands start without it."""
+
 
 class JsonFormatter(logging.Formatter):
     """Formats each record as a line of JSON: `time`, `level`, `logger`, `message`, and `exception` if there is one."""
@@ -60,6 +63,8 @@ class StderrHandler(_Handler):
 def log_to_stderr(level: str = "info", form: str = "text") -> None:
     """Sends log lines to stderr, and undoes an earlier call.
 
+    The lines of the access log are written at every level: it has a flag of its own.
+
     Args:
         level: The lowest level that is logged; a value not in LEVELS means `info`.
         form: `text` (each line has date, time, time zone and level) or `json`.
@@ -71,3 +76,4 @@ def log_to_stderr(level: str = "info", form: str = "text") -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root.addHandler(handler)
     root.setLevel(level.upper() if level in LEVELS else "INFO")
+    logging.getLogger(ACCESS_LOG).setLevel(logging.INFO)

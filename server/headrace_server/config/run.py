@@ -301,8 +301,8 @@ class Config:
     log_format: str = flag("text", "format of log lines: text, or json (one object per line)", choices=("text", "json"))
     access_log: bool = flag(
         False,
-        "log every call with its method, model, status code, duration in milliseconds and ID; turns the native fast "
-        "path off",
+        "log every call with its method, model, status code, duration in milliseconds and ID, whatever log_level is; "
+        "turns the native fast path off",
     )
     audit_log: str = flag(
         "",

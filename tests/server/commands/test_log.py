@@ -5,11 +5,14 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+import grpc
 import pytest
 
+from headrace_protos import PredictRequest, PredictResponse
 from tests.conftest import Serve
 from tests.support import models
 from tests.support.calls import PREDICT, Caller, floats, predict_request
+from tests.support.running import START_WITHIN
 
 X = floats([1, 2, 3, 4])
 
@@ -44,6 +47,21 @@ def test_every_call(serving: Serve, tmp_path: Path) -> None:
 
     assert re.search(f"{PREDICT[1:]} model=model code=OK ms=[0-9.]+ id=[0-9a-f]{{16}}$", log, re.MULTILINE)
     assert re.search(f"{PREDICT[1:]} model=nobody code=NOT_FOUND ms=[0-9.]+ id=[0-9a-f]{{16}}$", log, re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_every_call_whatever_the_level(serving: Serve, tmp_path: Path, form: str) -> None:
+    models.linear(tmp_path / "1")
+    path = f"{tmp_path}/s"
+    flags = ("--log_level=error", f"--log_format={form}", f"--grpc_socket_path={path}")
+    process = serving(tmp_path, "--access_log", *flags)
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        call = channel.unary_unary(PREDICT, PredictRequest.SerializeToString, PredictResponse.FromString)
+        call(predict_request({"x": X}), timeout=START_WITHIN, wait_for_ready=True)
+    process.wait_for(re.compile(f"{PREDICT[1:]} model=model code=OK"))
+    process.terminate()
+    process.ended()
+    assert len(process.log) == 1  # nothing else that is less than an error
 
 
 def test_no_call_by_default(serving: Serve, tmp_path: Path) -> None:
