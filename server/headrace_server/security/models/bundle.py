@@ -37,8 +37,8 @@ class Bundle:
         signature: The signature of the encoded payload.
         certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
-        is_keyless: Whether it is by a certificate, and recorded in a transparency log. A log may record a signature by
-            a bare key as well, which needs no entry to be verified.
+        is_logged: Whether it is by a certificate, and recorded in a transparency log. Then it may be a keyless one; a
+            log may also record a signature by a bare key, or by another authority's certificate.
         content: The whole file.
     """
 
@@ -46,7 +46,7 @@ class Bundle:
     signature: bytes
     certificates: tuple[bytes, ...]
     key_hint: str
-    is_keyless: bool
+    is_logged: bool
     content: bytes
 
     @property

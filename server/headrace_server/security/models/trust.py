@@ -39,7 +39,7 @@ class Signers:
         Raises:
             BadSignature: None of the trusted signers made it.
         """
-        if bundle.is_keyless and self._keyless is not None:
+        if self._keyless is not None and bundle.is_logged and not self._is_ours(bundle):
             return read_manifest(self._keyless.verify(bundle.content))
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature
@@ -50,6 +50,13 @@ class Signers:
                 continue
             return read_manifest(bundle.payload)
         raise BadSignature("it was not made with a key that --signature_keys trusts")
+
+    def _is_ours(self, bundle: Bundle) -> bool:
+        """Whether one of the authorities vouches for its certificate, so that it is not a keyless one."""
+        try:
+            return bool(self._authorities and self._signers(bundle))
+        except BadSignature:
+            return False
 
     def _signers(self, bundle: Bundle) -> list[Any]:
         if not bundle.certificates:

@@ -24,7 +24,7 @@ from headrace_server.security.models.signing import manifest_of, sign
 from headrace_server.security.options import make_opener
 from tests.support import models
 from tests.support.running import COMMAND, START_WITHIN
-from tests.support.signing import key_pair
+from tests.support.signing import Chain, key_pair
 from tests.support.sigstore import IDENTITY, ISSUER, Signing, Sigstore
 from tests.support.tools import tool
 
@@ -62,6 +62,30 @@ def test_a_signature_by_a_trusted_identity(service: Sigstore, version: Path, ide
     assert (opened.path / "inner" / "weights.bin").read_bytes() == b"weights"
     assert opened.signed
     opened.close()
+
+
+def test_a_log_may_record_a_signature_by_a_certificate_of_ones_own(
+    service: Sigstore, version: Path, tmp_path: Path
+) -> None:
+    chain = Chain(tmp_path)
+    sign(version, *chain.signer())
+    signature = version / "model.sig"
+    bundle = json.loads(signature.read_bytes())
+    entries = service.bundle(b"{}")["verificationMaterial"]["tlogEntries"]
+    bundle["verificationMaterial"]["tlogEntries"] = entries
+    signature.write_text(json.dumps(bundle))
+
+    opener(service, keys=(str(chain.file),)).open(version).close()
+    (tmp_path / "others").mkdir()
+    others = Chain(tmp_path / "others")
+    assert "its keyless signature is not valid" in refusal(opener(service, keys=(str(others.file),)), version)
+    (version / "model.onnx").write_bytes(b"changed")
+    assert "model.onnx" in refusal(opener(service, keys=(str(chain.file),)), version)
+
+
+def test_keyless_signatures_are_taken_beside_an_authority(service: Sigstore, version: Path, tmp_path: Path) -> None:
+    signed(service, version)
+    opener(service, keys=(str(Chain(tmp_path).file),)).open(version).close()
 
 
 @pytest.mark.parametrize(
