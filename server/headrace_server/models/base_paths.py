@@ -24,10 +24,12 @@ class BasePath:
     Attributes:
         model: The model.
         said: The problem found at the last scan; empty if there was none.
+        is_new: Whether it has not been scanned yet.
     """
 
     model: ModelConfig
     said: str = ""
+    is_new: bool = field(default=True, init=False)
     _path: str = field(init=False)
     _changed_ns: int | None = field(default=None, init=False)
 
@@ -46,7 +48,7 @@ class BasePath:
 
     def look(self) -> tuple[dict[int, Path] | None, str]:
         """The wanted versions that exist, each with its folder, and the problem; None if this cannot be determined."""
-        self._changed_ns = None
+        self.is_new, self._changed_ns = False, None
         try:
             changed = os.stat(self._path).st_mtime_ns
             found = _versions_of(self.model)

@@ -153,7 +153,7 @@ class Configuration:
             since = self._manager.mark()
             self.models.ask(model.name, model)
             self._source.update(self.models.wanted())
-            self._source.poll()
+            self._source.poll([model.name])
             status = self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
             awaited = self._manager.begin_load(model.name)
             return status if awaited is None else awaited.result()

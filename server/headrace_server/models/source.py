@@ -1,7 +1,7 @@
 """Watches each model's base path and announces which versions are aspired."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -17,7 +17,10 @@ LISTED_AT_A_LOOK = 50
 """The number of base paths that each scan lists even if they seem unchanged; with more models, they take turns."""
 
 ASKED_AT_A_LOOK = 500
-"""The number of base paths that each scan checks for changes; with more models, they take turns, to bound the cost."""
+"""The number of base paths that each scan checks for changes; with more models, they take turns, to bound the cost.
+
+New base paths are listed in the next scan, however many there are.
+"""
 
 
 class Source:
@@ -102,13 +105,16 @@ class Source:
             self._updated = True
             self._woken.notify()
 
-    def poll(self) -> None:
-        """Scans every base path once. A path that cannot be read is reported and delays no other.
+    def poll(self, wanted: Collection[str] = ()) -> None:
+        """Scans the base paths once. A path that cannot be read is reported and delays no other.
 
         In TF Serving, a path that cannot be read ends the scan, and the models after it are not updated.
+
+        Args:
+            wanted: The names of models whose base paths are listed even if it is not their turn.
         """
         with self._looking:
-            for base_path in self._to_list():
+            for base_path in self._to_list(wanted):
                 versions, complaint = base_path.look()
                 if complaint and complaint != base_path.said:
                     log.warning(complaint)
@@ -116,23 +122,23 @@ class Source:
                 if versions is not None:
                     self._aspire(base_path.model.name, versions)
 
-    def _to_list(self) -> list[BasePath]:
-        """The base paths that may have changed, and the next ones in turn, in the order of the models."""
-        listed = set(islice(self._listed, LISTED_AT_A_LOOK))
+    def _to_list(self, wanted: Collection[str]) -> list[BasePath]:
+        """The base paths that are new or may have changed, and the next ones in turn, in the order of the models."""
+        listed = {*wanted, *islice(self._listed, LISTED_AT_A_LOOK)}
         asked = set(islice(self._asked, ASKED_AT_A_LOOK))
         return [
             path
             for name, path in self._base_paths.items()
-            if name in listed or (name in asked and path.may_have_changed())
+            if path.is_new or name in listed or (name in asked and path.may_have_changed())
         ]
 
     def _take_turns(self) -> None:
         self._listed, self._asked = cycle(self._base_paths), cycle(self._base_paths)
 
     def _base_path(self, model: ModelConfig) -> BasePath:
-        """The base path of a model that may be watched already; then its reported problem is not reported again."""
+        """The base path of a model, with what is known of it if it is watched already."""
         known = self._base_paths.get(model.name)
-        return BasePath(model, known.said if known is not None and known.model == model else "")
+        return known if known is not None and known.model == model else BasePath(model)
 
     def _watch(self) -> None:
         while self._wait():

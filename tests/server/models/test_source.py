@@ -282,6 +282,38 @@ class TestManyModels:
         found = [dict(looks.look()).get("m299") for _ in range(3)]
         assert {2: tmp_path / "m299" / "2"} in found
 
+    def test_the_first_scan_lists_all_base_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With a period of 0 there is no second scan."""
+        monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 10)
+        monkeypatch.setattr(source, "LISTED_AT_A_LOOK", 10)
+        names = [f"m{index}" for index in range(self.COUNT)]
+        looks = Looks(*[ModelConfig(name, tmp_path) for name in names])
+
+        assert [name for name, _ in looks.look()] == names
+
+    def test_only_new_base_paths_are_listed_after_an_update(
+        self, looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 10)
+        monkeypatch.setattr(source, "LISTED_AT_A_LOOK", 0)
+        models = [ModelConfig(f"m{index}", tmp_path / f"m{index}") for index in range(self.COUNT)]
+        models[250] = ModelConfig("m250", tmp_path / "m7")
+        looks.source.update([*models, ModelConfig("new", tmp_path / "m8")])
+
+        assert looks.look() == [("m250", {1: tmp_path / "m7" / "1"}), ("new", {1: tmp_path / "m8" / "1"})]
+        assert looks.look() == []
+
+    def test_a_wanted_base_path_is_listed_out_of_turn(
+        self, looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(source, "ASKED_AT_A_LOOK", 10)
+        monkeypatch.setattr(source, "LISTED_AT_A_LOOK", 0)
+        (tmp_path / "m250" / "2").mkdir()
+        looks.seen.clear()
+        looks.source.poll(["m250"])
+
+        assert looks.seen == [("m250", {2: tmp_path / "m250" / "2"})]
+
     def test_a_base_path_that_has_just_changed_is_listed_again(self, looks: Looks, tmp_path: Path) -> None:
         """A second change within one tick of the clock would not be visible."""
         (tmp_path / "m250" / "2").mkdir()
