@@ -1,8 +1,8 @@
-//! The allocator of the native half: mimalloc for what is small, the system's for what is large.
+//! The allocator of the native module: mimalloc for small blocks, the system's for large ones.
 //!
-//! A call's objects are allocated on one thread and freed on another, which glibc's malloc does under a lock that both
-//! threads want: with mimalloc a plain Predict takes 30% less CPU. Large buffers stay with the system's allocator, which
-//! returns them at once or when it is trimmed, and whose figures the metrics show.
+//! A call's objects are allocated on one thread and freed on another. In glibc's malloc, the two threads contend for a
+//! lock; with mimalloc, a plain Predict takes 30% less CPU. Large buffers stay with the system's allocator, which
+//! returns their memory to the kernel at once or when it is trimmed, and whose statistics the metrics show.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{copy_nonoverlapping, null_mut};
@@ -12,7 +12,7 @@ use mimalloc::MiMalloc;
 /// The size, in bytes, up to which a block is small: a plain call with a few numbers needs no larger one.
 const SMALL: usize = 4096;
 
-/// Chooses the allocator by size alone, since the size is also known when memory is freed.
+/// Chooses the allocator by size alone, since the size is still known when the block is freed.
 pub struct BySize;
 
 fn is_small(size: usize) -> bool {
@@ -21,7 +21,7 @@ fn is_small(size: usize) -> bool {
 
 // SAFETY: Each block is freed and resized by the allocator that it came from, since `Layout` has the size that it was
 // allocated with.
-#[expect(unsafe_op_in_unsafe_fn, reason = "each function passes on what its caller promises")]
+#[expect(unsafe_op_in_unsafe_fn, reason = "each function relies on what its caller guarantees")]
 unsafe impl GlobalAlloc for BySize {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_small(layout.size()) { MiMalloc.alloc(layout) } else { System.alloc(layout) }
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn zeroed_blocks_of_both_sizes_are_zero() {
         for size in [SMALL, SMALL + 1] {
-            // Fills the memory that is likely to be allocated next.
+            // Overwrites the memory that is likely to be allocated next.
             drop(vec![0xff_u8; size]);
             assert!(vec![0_u8; size].iter().all(|byte| *byte == 0));
         }

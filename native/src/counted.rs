@@ -1,10 +1,10 @@
-//! A waker for tests, which counts how often it is woken.
+//! A waker for tests that counts its wake-ups.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-/// The number of wakes so far.
+/// The number of wake-ups so far.
 #[derive(Default)]
 pub struct Counted(AtomicUsize);
 

@@ -1,4 +1,4 @@
-//! Hands items over to a thread, and wakes it once for many of them, since each wake takes a system call.
+//! Hands items over to a thread, and wakes it once for many of them, since each wake-up takes a system call.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;

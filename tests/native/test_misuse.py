@@ -161,15 +161,15 @@ def lane_options(**values: Any) -> SimpleNamespace:
 @pytest.mark.parametrize("target", [Target(0.0, 0), Target(float("nan"), 1), Target(0.0, 1, start_within=-1.0)])
 def test_an_invalid_target(queue: Any, target: Target) -> None:
     lane = queue.lane(lane_options(), print)
-    with pytest.raises(ValueError, match="is no target"):
+    with pytest.raises(ValueError, match="is not a target"):
         lane.steer(target)
 
 
 def test_a_lane_of_batches_without_rows(queue: Any) -> None:
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="a batch must be allowed at least one row"):
         queue.lane(lane_options(execution_limit=0), print)
 
 
 def test_a_lane_of_which_no_batch_may_run(queue: Any) -> None:
-    with pytest.raises(ValueError, match="never ends"):
+    with pytest.raises(ValueError, match="a lane must be allowed at least one running batch"):
         queue.lane(lane_options(max_running_batches=0), print)

@@ -37,15 +37,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs a function that may hold at most `limit` more bytes at once than are held already.
+/// Runs a function, which may have at most `limit` more bytes allocated at any time than it started with.
 ///
-/// # Panics If it held more.
+/// # Panics If more was allocated.
 pub fn at_most<T>(limit: usize, run: impl FnOnce() -> T) -> T {
     let before = HELD.get();
     MOST.set(before);
     let result = run();
     let held = (MOST.get() - before).max(0) as usize;
-    assert!(held <= limit, "{held} bytes were held at once, of {limit} allowed");
+    assert!(held <= limit, "{held} bytes were allocated at once; the limit is {limit}");
     result
 }
 

@@ -1,5 +1,5 @@
-//! A server's answers, as the client reads them: a decoded Predict output is what prost reads, however the bytes are
-//! cut, and an answer's body is one message or refused.
+//! A server's answers, as the client reads them: a decoded Predict output equals what prost reads, however the bytes
+//! are cut, and an answer's body is either one message or refused.
 
 use headrace_native::fuzzing::{PREFIX, Rope, only_message, percent_decoded, read_outputs};
 use prost::Message;
@@ -16,7 +16,7 @@ pub fn check(data: &[u8]) {
     at_most(8 * data.len() + 1024, || drop(percent_decoded(data)));
 }
 
-/// Checks what is decoded of a message; returns whether anything was.
+/// Checks what is decoded from a message; returns whether anything was decoded.
 pub fn understood(data: &[u8]) -> bool {
     let read = |seed| {
         let message = rope(&cut(data, seed));
@@ -25,7 +25,7 @@ pub fn understood(data: &[u8]) -> bool {
     };
     let whole = read(0);
     if let Some(outputs) = &whole {
-        let response = PredictResponse::decode(data).expect("what is understood is well-formed");
+        let response = PredictResponse::decode(data).expect("an understood answer is well-formed");
         // Of several outputs with the same name, the last one counts.
         for (alias, dtype, shape, bytes) in outputs.iter().rev().take(1) {
             let proto = &response.outputs[alias];

@@ -1,5 +1,5 @@
-//! HTTP/2 frames as they pass: the same ones are seen however the bytes are cut, as the plainest reader sees; and rewriting
-//! an authority puts dashes, and nothing else, into the place of bytes.
+//! HTTP/2 frames of a connection: the observed frames are those that the simplest parser finds, however the bytes are
+//! cut; and rewriting an authority only replaces bytes with dashes.
 
 use headrace_native::fuzzing::{Authority, Frames};
 
@@ -45,7 +45,7 @@ fn plainest(mut frames: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// It keeps only the head of a frame.
+/// Rewrites the authorities. The memory is limited, since only the head of a frame need be remembered.
 fn mend(bytes: &[u8], seed: usize) -> Vec<u8> {
     let mut pieces: Vec<_> = cut(bytes, seed).iter().map(|piece| piece.to_vec()).collect();
     at_most(64, || {

@@ -1,4 +1,4 @@
-//! Classify, Regress and MultiInference: an accepted request is what prost reads, however it is cut, and memory is
+//! Classify, Regress and MultiInference: an accepted request equals what prost reads, however it is cut, and memory is
 //! limited to a multiple of its bytes.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ const SIGNATURES: [&[Input]; 4] = [
     &[("s", Dtype::String, &[None])],
 ];
 const MAX_ROWS: usize = 100;
-/// The most memory for a shared feature, however small the request.
+/// The most memory that a shared feature may take, however small the request is.
 const SHARED: usize = 2 << 20;
 
 #[derive(Clone, PartialEq, Message)]
@@ -142,7 +142,7 @@ fn input_of(message: &[u8], multi: bool) -> Examples {
     } else {
         Request::decode(message).expect("what is plain is well-formed").input
     };
-    input.expect("what is plain has Examples")
+    input.expect("a plain request has Examples")
 }
 
 fn compare(tensors: &Tensors, input: &Examples, signature: &[Input]) {

@@ -1,5 +1,5 @@
-//! gRPC's frames: the same messages however the bytes are cut, the same as the simplest reader finds, and never more
-//! memory than the limit allows.
+//! gRPC's frames: the messages are those that the simplest reader finds, however the bytes are cut, and memory never
+//! exceeds the limit.
 
 use std::io::Read;
 
@@ -13,7 +13,7 @@ use crate::pieces::{Choices, cut};
 const ENCODINGS: [Encoding; 3] = [Encoding::Identity, Encoding::Deflate, Encoding::Gzip];
 const LIMITS: [usize; 4] = [16, 1_000, 65_536, 1 << 20];
 
-/// The memory of a decompression besides the message: a window, tables, and a vector that doubles.
+/// The memory that a decompression takes besides the message: a window, tables, and a vector that doubles its capacity.
 const EXPANDING: usize = 256 * 1024;
 
 /// The result of reading a stream to its end: its messages, and the code of the error that ended it early.
@@ -39,7 +39,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
     for piece in pieces {
         framed.push(piece.clone());
         loop {
-            // A rope with that many pieces, or a decompression that doubles up to its limit.
+            // The rope's list of pieces, and a decompression whose buffer doubles up to its limit.
             let most = pieces.len() * 2 * size_of::<Bytes>() + 4 * limit + EXPANDING;
             match at_most(most, || framed.message()) {
                 Ok(Some(message)) => messages.push(message.into_bytes()),
@@ -52,7 +52,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
     (messages, code)
 }
 
-/// The same from contiguous bytes, one step after the other.
+/// The simplest reader: contiguous bytes, one message after the other.
 fn plainest(mut stream: &[u8], encoding: Encoding, limit: usize) -> Outcome {
     const TOO_LARGE: u8 = 8;
     const MALFORMED: u8 = 13;
@@ -84,7 +84,7 @@ fn plainest(mut stream: &[u8], encoding: Encoding, limit: usize) -> Outcome {
     (messages, code)
 }
 
-/// Byte by byte; returns the code of the error.
+/// Decompresses byte by byte; returns the code of the error.
 fn expanded(mut reader: impl Read, limit: usize) -> Result<Vec<u8>, u8> {
     let (mut message, mut byte) = (Vec::new(), [0]);
     while reader.read(&mut byte).map_err(|_| 13)? == 1 {

@@ -1,4 +1,5 @@
-//! Request headers: the same result as the simplest parser of gRPC's grammar; and any status's text can be read back.
+//! Request headers: the result is that of the simplest parser of gRPC's grammar; and the text of any status can be read
+//! back.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub fn check(data: &[u8]) {
             headers.append(name, value);
         }
     }
-    // An error's text may repeat a header, with three bytes for each of its bytes.
+    // An error's text may repeat a header, percent-encoded as three bytes for each byte.
     at_most(16 * data.len() + 1024, || read(&headers));
     if let Ok(text) = std::str::from_utf8(data) {
         travels(text);
@@ -47,7 +48,7 @@ fn read(headers: &HeaderMap) {
     assert_eq!(said.is_grpc, says);
 }
 
-/// At most eight digits and a unit, computed by way of text and nanoseconds.
+/// The simplest parser of a timeout: at most eight digits and a unit, converted to nanoseconds.
 fn plainest_timeout(headers: &HeaderMap) -> Result<Option<Duration>, u8> {
     const MALFORMED: u8 = 13;
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };

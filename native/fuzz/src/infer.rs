@@ -1,4 +1,4 @@
-//! The plain ModelInfer: an accepted request is what prost reads, however it is cut, and memory is limited to a
+//! The plain ModelInfer: an accepted request equals what prost reads, however it is cut, and memory is limited to a
 //! multiple of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodInfer, read_infer};
@@ -50,7 +50,7 @@ fn read(declared: &Declared, outputs: &[Vec<u8>], message: &[u8], seed: usize) -
 }
 
 fn compare(understood: &UnderstoodInfer, message: &[u8], inputs: &[Input], outputs: &[&str]) {
-    let request = ModelInferRequest::decode(message).expect("what is plain is well-formed");
+    let request = ModelInferRequest::decode(message).expect("a plain request is well-formed");
     assert_eq!(request.model_name.as_bytes(), understood.model);
     assert_eq!(request.id.as_bytes(), understood.id);
     match understood.version {
@@ -64,7 +64,7 @@ fn compare(understood: &UnderstoodInfer, message: &[u8], inputs: &[Input], outpu
     assert!(asked.is_empty() || asked == outputs);
     assert_eq!((request.inputs.len(), request.raw_input_contents.len()), (inputs.len(), inputs.len()));
     for ((name, dtype, datatype, inner), (shape, bytes)) in inputs.iter().zip(&understood.tensors) {
-        let at = request.inputs.iter().position(|input| input.name == *name).expect("each declared input is there");
+        let at = request.inputs.iter().position(|input| input.name == *name).expect("each declared input is present");
         let input = &request.inputs[at];
         assert!(input.parameters.is_empty() && input.contents.is_none());
         assert_eq!(input.datatype, *datatype);

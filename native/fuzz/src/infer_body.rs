@@ -1,5 +1,5 @@
-//! The plain body of an infer over HTTP: an accepted body is what serde_json reads, and memory is limited to a multiple
-//! of its bytes.
+//! The plain body of an infer over HTTP: an accepted body equals what serde_json reads, and memory is limited to a
+//! multiple of its bytes.
 
 use bytes::Bytes;
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodInferBody, read_infer_body};
@@ -32,7 +32,8 @@ pub fn understood(data: &[u8]) -> bool {
     let (inputs, outputs) = choices.one_of(&MODELS);
     let json = body.len() - choices.byte().min(body.len());
     let (declared, body) = (Declared::new(inputs, MAX_ROWS), Bytes::copy_from_slice(body));
-    // Two bytes may expand to eight, in a vector with twice the room, while it moves from one of half the size.
+    // Two bytes may expand to eight, in a vector with twice the needed capacity, which is copied from one of half its
+    // size.
     let read = at_most(24 * body.len() + 32 * 1024, || read_infer_body(&declared, outputs, &body, json));
     if let Some(read) = &read {
         compare(read, &body, json, inputs, outputs);
@@ -41,7 +42,7 @@ pub fn understood(data: &[u8]) -> bool {
 }
 
 fn compare(read: &UnderstoodInferBody, body: &[u8], json: usize, inputs: &[Input], outputs: &[Output]) {
-    let document: Map<String, Value> = serde_json::from_slice(&body[..json]).expect("what is plain is JSON");
+    let document: Map<String, Value> = serde_json::from_slice(&body[..json]).expect("a plain body is JSON");
     assert_eq!(read.id, document.get("id").map_or("", |id| id.as_str().expect("an id is text")));
     assert_eq!(read.binary, binary(&document, outputs));
     let sent = document["inputs"].as_array().expect("inputs are a list");
@@ -96,6 +97,6 @@ fn put(value: &Value, dtype: Dtype, bytes: &mut Vec<u8>) {
                 _ => bytes.extend_from_slice(&text.parse::<i128>().unwrap().to_le_bytes()[..dtype.size()]),
             }
         }
-        _ => panic!("{value} is no value"),
+        _ => panic!("{value} is not a tensor's value"),
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use headrace_native::fuzzing::Rope;
 
-/// Decisions taken from the first bytes of an input; zeros after its end.
+/// Decisions taken from the first bytes of an input; a missing byte counts as zero.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {

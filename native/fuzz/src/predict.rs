@@ -1,5 +1,5 @@
-//! The plain Predict: an accepted request is what prost reads, however it is cut, and memory is limited to a multiple
-//! of its bytes.
+//! The plain Predict: an accepted request equals what prost reads, however it is cut, and memory is limited to a
+//! multiple of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, Understood};
 use prost::Message;
@@ -50,8 +50,8 @@ fn read(declared: &Declared, message: &[u8], seed: usize) -> Option<Understood> 
 }
 
 fn compare(understood: &Understood, message: &[u8], signature: &[Input]) {
-    let request = PredictRequest::decode(message).expect("what is plain is well-formed");
-    let spec = request.model_spec.expect("what is plain names a model");
+    let request = PredictRequest::decode(message).expect("a plain request is well-formed");
+    let spec = request.model_spec.expect("a plain request names a model");
     assert_eq!(spec.name.as_bytes(), understood.name);
     assert_eq!(spec.signature_name.as_bytes(), understood.signature);
     assert_eq!(spec.version.map(|version| version.value), understood.version);

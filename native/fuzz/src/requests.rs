@@ -1,10 +1,10 @@
-//! The plain requests of an HTTP/1.1 connection: each is understood as if it were the first of its connection.
+//! The plain requests of an HTTP/1.1 connection: each is parsed as if it were the connection's first.
 
 use headrace_native::fuzzing::{Next, Requests};
 
 use crate::allocation::at_most;
 
-/// Reads one request after the other, as far as they are plain and complete.
+/// Reads one request after the other, until one is incomplete or not plain.
 pub fn check(data: &[u8]) {
     let mut requests = Requests::default();
     let mut rest = data;
@@ -13,7 +13,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// The size of the request that some bytes begin with, if it is complete, also where fewer of them have come.
+/// The size of the request at the beginning of some bytes, if it is complete. Checks prefixes of the bytes, too.
 fn agreed(requests: &mut Requests, bytes: &[u8]) -> Option<usize> {
     for end in [bytes.len() / 3, bytes.len() / 2] {
         assert_eq!(requests.next(&bytes[..end]), Requests::default().next(&bytes[..end]));

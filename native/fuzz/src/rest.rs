@@ -1,4 +1,4 @@
-//! The plain body of a :predict over REST: an accepted body is what serde_json reads, and memory is limited to a
+//! The plain body of a :predict over REST: an accepted body equals what serde_json reads, and memory is limited to a
 //! multiple of its bytes.
 
 use headrace_native::fuzzing::{Declared, Dtype, UnderstoodBody, read_body};
@@ -30,7 +30,8 @@ pub fn understood(data: &[u8]) -> bool {
     let (mut choices, body) = Choices::of(data, 1);
     let first = choices.one_of(&SIGNATURES);
     let (default, other) = (Declared::new(first, MAX_ROWS), Declared::new(OTHER, MAX_ROWS));
-    // Two bytes may expand to eight, in a vector with twice the room, while it moves from one of half the size.
+    // Two bytes may expand to eight, in a vector with twice the needed capacity, which is copied from one of half its
+    // size.
     let read = at_most(16 * body.len() + 16 * 1024, || read_body(&[("", &default), ("other", &other)], body));
     if let Some(read) = &read {
         compare(read, body, first);
@@ -39,8 +40,8 @@ pub fn understood(data: &[u8]) -> bool {
 }
 
 fn compare(read: &UnderstoodBody, body: &[u8], default: &[Input]) {
-    let document: Map<String, Value> = serde_json::from_slice(body).expect("what is plain is JSON");
-    let name = document.get("signature_name").map_or("", |name| name.as_str().expect("what is plain names it by text"));
+    let document: Map<String, Value> = serde_json::from_slice(body).expect("a plain body is JSON");
+    let name = document.get("signature_name").map_or("", |name| name.as_str().expect("a plain body names it as text"));
     let signature = if name.is_empty() { default } else { OTHER };
     let values = &document[if read.by_row { "instances" } else { "inputs" }];
     assert_eq!(document.len(), 1 + usize::from(document.contains_key("signature_name")));

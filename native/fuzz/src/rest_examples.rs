@@ -1,5 +1,5 @@
-//! The plain body of a :classify or :regress over REST: the Input that it becomes holds what serde_json reads, for a
-//! bounded multiple of its bytes.
+//! The plain body of a :classify or :regress over REST: its Input contains what serde_json reads, and memory is limited
+//! to a multiple of its bytes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::allocation::at_most;
 use crate::examples::{BytesList, Example, Examples, Feature, FloatList, Int64List};
 
-/// What a list in JSON says as one of tf.Example's: the same kind for all its values.
+/// A list in JSON as one of tf.Example's lists, whose values all have the same kind.
 #[derive(Debug, PartialEq)]
 enum Kind {
     Strings(Vec<Vec<u8>>),
@@ -22,11 +22,11 @@ pub fn check(data: &[u8]) {
     understood(data);
 }
 
-/// As `check`; whether it was a plain body.
+/// Like `check`; returns whether the body was plain.
 pub fn understood(data: &[u8]) -> bool {
     let read = at_most(32 * data.len() + 16 * 1024, || read_examples_body(data));
     let Some((signature, input)) = read else { return false };
-    let document: Map<String, Value> = serde_json::from_slice(data).expect("what is plain is JSON");
+    let document: Map<String, Value> = serde_json::from_slice(data).expect("a plain body is JSON");
     let known = ["signature_name", "examples", "context"];
     assert!(document.keys().all(|key| known.contains(&key.as_str())));
     let named = document.get("signature_name").map_or("", |name| name.as_str().expect("a name is text"));
@@ -38,7 +38,7 @@ pub fn understood(data: &[u8]) -> bool {
 
 fn compare(input: &Examples, examples: &Value, context: Option<&Value>) {
     assert_eq!(input.example_list.is_some(), context.is_none());
-    let list = input.example_list.as_ref().or(input.example_list_with_context.as_ref()).expect("one of the two");
+    let list = input.example_list.as_ref().or(input.example_list_with_context.as_ref()).expect("an Input has a list");
     let examples = examples.as_array().expect("Examples are a list");
     assert!(list.examples.len() == examples.len() && !examples.is_empty());
     let known = examples.iter().chain(context);
@@ -61,7 +61,7 @@ fn written(feature: &Feature) -> Kind {
         (Some(BytesList { value }), None, None) => Kind::Strings(value.clone()),
         (None, Some(FloatList { value }), None) => Kind::Floats(value.clone()),
         (None, None, Some(Int64List { value })) => Kind::Integers(value.clone()),
-        _ => panic!("not one kind: {feature:?}"),
+        _ => panic!("values of several kinds: {feature:?}"),
     }
 }
 
@@ -81,7 +81,7 @@ fn string(value: &Value) -> Vec<u8> {
     }
 }
 
-/// Whether it is written with a point or an exponent.
+/// Whether it has a decimal point or an exponent.
 fn is_decimal(value: &Value) -> bool {
     value.is_number() && value.to_string().contains(['.', 'e', 'E'])
 }

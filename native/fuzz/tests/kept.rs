@@ -1,4 +1,4 @@
-//! Runs every target on the stored seeds and on some thousand mutations of them, always the same ones.
+//! Runs every target on the stored seeds and on a few thousand mutations of them, which are the same in every run.
 
 use std::fs;
 use std::path::Path;
@@ -66,13 +66,13 @@ fn seeds_and_mutations() {
 #[test]
 fn real_requests_are_plain() {
     let plain = seeds("predict").iter().filter(|seed| predict::understood(seed)).count();
-    // Two for each signature; the other seeds are not plain.
+    // Two seeds for each signature; the others are not plain.
     assert_eq!(plain, 13);
-    // Every seed of a Predict's answer for the client that is not left to Python.
+    // Every answer to a Predict that the client does not leave to Python.
     assert_eq!(seeds("answers").iter().filter(|seed| answers::understood(seed)).count(), 4);
     // A minimal one, and one with everything: outputs, an id, a version.
     assert_eq!(seeds("infer").iter().filter(|seed| infer::understood(seed)).count(), 8);
-    // As JSON, and as binary data after it.
+    // Each with its data in JSON, and as binary data after the JSON.
     assert_eq!(seeds("infer_body").iter().filter(|seed| infer_body::understood(seed)).count(), 8);
     // For each signature as a list, with a context, and for a MultiInference.
     assert_eq!(seeds("tf_examples").iter().filter(|seed| examples::understood(seed)).count(), 12);

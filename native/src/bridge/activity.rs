@@ -1,4 +1,4 @@
-//! Tells the server's periodic check whether there may be anything to look for, so that an idle server does nothing.
+//! Tells the server's periodic check whether there may be anything to do, so that an idle server does nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +19,7 @@ impl Activity {
         }
     }
 
-    /// Whether anything has happened since the last `take`; the watcher is about to look.
+    /// Whether anything has happened since the last `take`. To be called just before the check.
     pub fn take(&self) -> bool {
         self.noted.swap(false, Ordering::AcqRel)
     }

@@ -30,17 +30,16 @@ pub struct Array {
     dtype: Dtype,
     buffer: Buffer,
     whole: bool,
-    /// Whether it has no dimensions: it is then held with a single dimension.
+    /// Whether it has no dimensions. Its buffer then has a single dimension.
     scalar: bool,
-    /// Strings, as places and the text that contains them.
+    /// Strings: their positions, and the text that contains them.
     strings: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Array {
-    /// Holds an array, which must have this many rows. If no number is given, as for a single task, it may have any
-    /// shape.
+    /// An array, which must have this many rows. If no number is given, as for a single task, it may have any shape.
     ///
-    /// Ignores `array.shape`: what counts is the shape of the buffer, which is read later.
+    /// Ignores `array.shape`, since the shape of the buffer is what is read later.
     pub fn new(
         py: Python<'_>,
         alias: &Bound<'_, PyAny>,
@@ -76,7 +75,7 @@ impl Array {
     }
 }
 
-/// An array's strings, as places and the text that contains them.
+/// An array's strings: their positions, and the text that contains them.
 fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<u8>)> {
     let wrong = || PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"));
     let (mut places, mut text) = (Vec::new(), Vec::new());
@@ -99,7 +98,7 @@ pub struct Answers {
 
 #[pymethods]
 impl Answers {
-    /// Counts them first, so that a caller with an answer finds it counted, and then sends them.
+    /// Counts the answers before it sends them, so that a caller who has an answer finds it in the metrics.
     fn deliver(&self, py: Python<'_>, _tasks: &Bound<'_, PyAny>) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.retain_mut(|task| task.call.claim());

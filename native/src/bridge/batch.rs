@@ -1,5 +1,5 @@
-//! Tasks that leave the queue together: their received bytes are joined without Python, and outputs are encoded
-//! directly for their clients.
+//! Tasks that leave the queue together: their received bytes are joined without Python, and the outputs are encoded
+//! directly as their clients' answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use super::task::NativeTask;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// A batch with at least one task that was decoded here; those come first, followed by Python's.
+/// A batch with at least one task that was decoded here. The tasks decoded here come first, followed by Python's.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Batch {
     native: Mutex<Vec<NativeTask>>,
     python: Py<PyList>,
     lane: Lane,
     native_rows: usize,
-    /// The number of rows of the last piece that has any.
+    /// The number of rows of the last piece with rows.
     last: usize,
     /// How its tasks are padded, and to what lengths; None if all have one shape.
     padded_to: Option<(Arc<Padding>, Lengths)>,
@@ -90,13 +90,13 @@ impl Batch {
         let expected = if self.lone() { None } else { Some(self.padded) };
         let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, expected));
         let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
-            // Errors that Python finds are in TF Serving's words.
+            // If Python finds the error, too, its exception has TF Serving's text.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
         if let Some((padding, longest)) = &self.padded_to
             && let Some(misfit) = arrays.iter().find_map(|array| array.misfit(padding, longest))
         {
-            return Err(PyValueError::new_err(misfit)); // the tasks are still there, to be run in halves
+            return Err(PyValueError::new_err(misfit)); // the batch still has its tasks, and can be split in halves
         }
         let native = self.fitting(py, outputs, &arrays)?;
         let padding = self.padded_to.as_ref().map(|(padding, _)| &**padding);
@@ -170,7 +170,7 @@ impl Batch {
 }
 
 impl Batch {
-    /// `arrivals` are those of `native`, in their order.
+    /// `arrivals` are the times at which the tasks of `native` arrived, in the same order.
     pub fn new(
         py: Python<'_>,
         native: Vec<NativeTask>,
@@ -217,7 +217,8 @@ impl Batch {
         self.sizes.len() == 1 && self.padded == self.rows
     }
 
-    /// The tasks for which an answer can be made, each with the position of its first row; the others get an error.
+    /// The tasks for which an answer can be made, each with the position of its first row. The other tasks get an
+    /// error.
     fn fitting(
         &self,
         py: Python<'_>,
@@ -292,7 +293,7 @@ impl Batch {
 }
 
 /// How tasks that leave the queue together are padded, and to what lengths; None if all have one shape. `pieces` are
-/// Python's.
+/// those of Python's tasks.
 fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
     let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
     let mut lengths: Vec<_> = native.iter().map(|task| task.lengths(&padding)).collect();
@@ -326,8 +327,8 @@ pub fn join_strings<'py>(
     python::names(py)?.string_array.bind(py).call1((PyList::new(py, strings)?, shape))
 }
 
-/// A batch's tasks, taken out while Python code may run, so that no lock is held meanwhile; a second request finds
-/// none.
+/// A batch's tasks, taken out of their mutex so that it is not locked while Python code runs. Anyone else finds no
+/// tasks meanwhile.
 struct Borrowed<'a> {
     tasks: Vec<NativeTask>,
     place: &'a Mutex<Vec<NativeTask>>,

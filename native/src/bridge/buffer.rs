@@ -1,4 +1,4 @@
-//! An array's memory, borrowed from Python: the crate's only `unsafe` besides its allocator.
+//! An array's memory, borrowed from Python. The crate's only `unsafe` code besides its allocator.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::protobuf::Dtype;
 
-/// An array's memory, held: contiguous, of a known dtype.
+/// The contiguous memory of an array with a known dtype, which stays valid as long as this exists.
 pub struct Buffer {
     raw: PyUntypedBuffer,
 }
@@ -50,17 +50,17 @@ impl Buffer {
             return &[];
         }
         // SAFETY: the buffer is contiguous and exported, so its `len_bytes` bytes stay where they are for as long as
-        // `self` lives. An output belongs to the batch thread that holds this: its backend is done with it.
+        // `self` lives. An output belongs to the batch thread that owns `self`; the backend does not use it any more.
         unsafe { std::slice::from_raw_parts(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
 
-    #[expect(clippy::mut_from_ref, reason = "the memory is Python's, and `self` only holds it")]
+    #[expect(clippy::mut_from_ref, reason = "the memory is Python's, and `self` only refers to it")]
     pub fn bytes_mut(&self) -> &mut [u8] {
         if self.raw.len_bytes() == 0 {
             return &mut [];
         }
-        // SAFETY: as above, and writable, as `to_join_in` has checked. Whoever made the array lends it to this batch alone
-        // until the batch has run, and `join` never holds two of these slices at once.
+        // SAFETY: as above, and writable, as `to_join_in` has checked. The array's creator gives it to this batch alone
+        // until the batch has run, and `join` never has two of these slices at once.
         unsafe { std::slice::from_raw_parts_mut(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
 }

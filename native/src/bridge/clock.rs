@@ -1,4 +1,4 @@
-//! The clock of a queue, in seconds: Python's monotonic one, or a function of Python's.
+//! The clock of a queue, in seconds: Python's monotonic clock, or a Python function.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ impl Clock {
         }
     }
 
-    /// The time; not to be called while the queue is locked.
+    /// The current time. Must not be called while the queue is locked.
     pub fn now(&self) -> f64 {
         self.at(Instant::now())
     }

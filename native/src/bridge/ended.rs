@@ -2,14 +2,14 @@
 //!
 //! A client may leave, or its deadline may pass, while its task waits and no batch thread looks at it; and a full queue
 //! refuses calls faster than Python could count them. Every 20 ms, as long as tasks wait or anything else has happened
-//! (`Activity`), the server looks for such calls, answers the late ones, and lets Python count all of them when it next
-//! takes events.
+//! (`Activity`), the server looks for such calls, answers those that are late, and has Python count all of them when it
+//! next takes events.
 //!
 //! The benefit: a deadline is answered within 20 ms even if every batch thread is busy, and a call that a full queue or
-//! a caller's limit refuses takes 15 us of CPU instead of 45 in a Python handler. The cost: the load of one flag per
+//! a caller's limit refuses takes 15 us of CPU instead of 45 in a Python handler. The cost: one atomic load per
 //! answered call.
 //!
-//! Calls that get a kept answer (`Count`) are counted in the same way.
+//! Calls that are answered by repeating an earlier answer (`Count`) are counted in the same way.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::python::names;
 use super::signature::Signature;
 use crate::queue::Full;
 
-/// A task that nothing waits for, or whose deadline has passed, and how long it has waited.
+/// A task whose client has gone, or whose deadline has passed, and how long it has waited.
 pub struct Abandoned {
     pub signature: Arc<Signature>,
     pub late: bool,
@@ -36,18 +36,18 @@ impl Abandoned {
     }
 }
 
-/// Why a call was refused before it waited.
+/// Why a call was refused instead of queued.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     QueueFull,
     /// The call would have missed the latency objective.
     ObjectiveMissed,
-    /// The call's caller has reached a limit.
+    /// The caller has reached a limit.
     Exhausted,
 }
 
 impl Why {
-    /// Why a queue refused it.
+    /// Why a queue refused a call.
     pub fn of(full: &Full) -> Self {
         if matches!(full, Full::Objective) { Self::ObjectiveMissed } else { Self::QueueFull }
     }
@@ -73,7 +73,7 @@ impl Refused {
     }
 }
 
-/// Counts calls that get an answer that is kept.
+/// Counts calls that are answered by repeating an earlier answer.
 pub struct Count {
     /// Called with a list of the seconds that each call took.
     count: Py<PyAny>,
@@ -97,12 +97,12 @@ pub struct EndedCalls {
     answered: Mutex<Vec<Arc<Count>>>,
     abandoned: Mutex<Vec<Abandoned>>,
     refused: Mutex<Vec<Refused>>,
-    /// Noted for each call that is added, and by callers that put a task.
+    /// Notified for each call that is added, and by callers that put a task into a queue.
     pub activity: Activity,
 }
 
 impl EndedCalls {
-    /// Adds a call that was refused before it waited; there may be very many.
+    /// Adds a call that was refused instead of queued. There may be very many.
     pub fn add_refused(&self, signature: &Arc<Signature>, why: Why, seconds: f64) {
         let mut refused = self.refused.lock();
         let same = |known: &&mut Refused| known.why == why && Arc::ptr_eq(&known.signature, signature);
@@ -120,7 +120,7 @@ impl EndedCalls {
         self.activity.note();
     }
 
-    /// Adds a call that got an answer that is kept.
+    /// Adds a call that was answered by repeating an earlier answer.
     pub fn add_answered(&self, count: &Arc<Count>, seconds: f64) {
         let mut all = count.seconds.lock();
         all.push(seconds);
@@ -132,7 +132,7 @@ impl EndedCalls {
         }
     }
 
-    /// Adds calls that nothing waits for; returns whether there is anything to count.
+    /// Adds calls that have been abandoned; returns whether there is anything to count.
     pub fn add_abandoned(&self, more: Vec<Abandoned>) -> bool {
         let mut abandoned = self.abandoned.lock();
         abandoned.extend(more);

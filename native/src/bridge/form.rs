@@ -1,4 +1,4 @@
-//! The result of one look at the queue: a batch of tasks, and those for which it is too late.
+//! Turns what the queue hands out into Python objects: a batch of tasks, and the tasks whose deadline has passed.
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -10,7 +10,8 @@ use super::series::Series;
 use super::task::Task;
 use crate::queue::Piece;
 
-/// Answers the tasks that were decoded here, and returns Python's with their error set.
+/// Fails tasks whose deadline has passed: answers those that were decoded here, and returns Python's with their error
+/// set.
 pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     let tasks = PyList::empty(py);
     for task in expired {
@@ -29,7 +30,7 @@ pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>>
     Ok(tasks)
 }
 
-/// Counts those of the tasks decoded here whose callers have left; Python's tasks are counted in Python.
+/// Counts the tasks that were decoded here and whose callers have left. Python's tasks are counted in Python.
 pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     for task in gone {
         if let Task::Native(mut task) = task
@@ -41,7 +42,8 @@ pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     Ok(())
 }
 
-/// A batch with only Python's tasks is a Python object; any other is ours, and a series if tasks run one by one.
+/// A batch with only Python's tasks is a Python object. Any other is a `Series` if tasks run one by one, otherwise a
+/// `Batch`.
 pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
     let (mut native, own) = (Vec::new(), PyList::empty(py));
     let mut arrivals = Vec::new();

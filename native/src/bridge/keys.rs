@@ -8,7 +8,7 @@ use pyo3::types::PyTuple;
 use super::python::names;
 use crate::queue::{self, Key};
 
-/// Python's keys that are not shapes, each with a token that lives while a task with that key waits.
+/// Python's keys that are not shapes, each with a token that exists while a task with that key waits.
 pub struct Keys(Py<PyAny>);
 
 impl Keys {
@@ -16,8 +16,8 @@ impl Keys {
         Ok(Self(names(py)?.weak_values.call0(py)?))
     }
 
-    /// `()` and tuples of shapes are read; any other key is represented by the number of a token that lives while it is
-    /// used.
+    /// Converts a key. `()` and tuples of shapes are converted as they are; any other key is represented by the number
+    /// of a token, which exists while the key is used.
     pub fn key(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Key> {
         if let Ok(shapes) = key.extract::<Vec<Vec<usize>>>()
             && key.is_instance_of::<PyTuple>()

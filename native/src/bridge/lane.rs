@@ -59,7 +59,7 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).idle
     }
 
-    /// Adds one of Python's tasks; returns whether a wake is due.
+    /// Adds one of Python's tasks; returns whether a batch thread must be woken.
     fn put(&self, py: Python<'_>, task: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Tasks { queue, clock, keys, .. } = &*self.0.tasks;
         let now = clock.now();
@@ -80,7 +80,7 @@ impl Lane {
         let (wait, size, start_within, run_one, run_full) = target;
         let times = [wait, start_within, run_one, run_full];
         if size == 0 || times.into_iter().any(|seconds| seconds.is_nan() || seconds < 0.0) {
-            return Err(PyValueError::new_err(format!("{target:?} is no target")));
+            return Err(PyValueError::new_err(format!("{target:?} is not a target")));
         }
         self.0.tasks.queue.steer(self.0.id, Target { wait, size, start_within, run_one, run_full });
         Ok(())
@@ -109,7 +109,7 @@ impl Lane {
 }
 
 impl Lane {
-    /// Opens a lane of the queue. Only a lane whose runs each take about as long as the one before has `bounds`.
+    /// Opens a lane of the queue. Only a lane whose runs all take about the same time has `bounds`.
     pub fn open(
         tasks: &Arc<Tasks>,
         options: &Bound<'_, PyAny>,
@@ -128,7 +128,7 @@ impl Lane {
         self.0.id
     }
 
-    /// Adds a task that was decoded here; returns whether a wake is due.
+    /// Adds a task that was decoded here; returns whether a batch thread must be woken.
     pub fn put_native(&self, key: Key, entry: Entry<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
         self.0.tasks.queue.put(self.0.id, key, entry, self.0.tasks.clock.at(now))
     }
@@ -149,13 +149,13 @@ impl Lane {
         Ok(PyErr::from_value(error))
     }
 
-    /// Why it is full, in Python's words.
+    /// Why the queue is full, in the text that Python uses.
     pub fn reason(&self, full: &Full) -> String {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
-    /// How a call of this signature ends if its queue is full, and why. `named` returns what the signature's text names,
-    /// given the reason.
+    /// How a call of this signature ends if its queue is full, and why. `named` turns the reason into what the
+    /// signature's text contains.
     pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, Why) {
         let (reason, why) = (self.reason(full), Why::of(full));
         (signature.full(&named(&reason), (why == Why::ObjectiveMissed).then_some(&reason)), why)
@@ -184,10 +184,10 @@ fn rules(options: &Bound<'_, PyAny>, batched: bool, max_batch_bytes: usize) -> P
         one_by_one: !batched,
     };
     if rules.execution_limit == 0 {
-        return Err(PyValueError::new_err("a batch of no rows holds nothing"));
+        return Err(PyValueError::new_err("a batch must be allowed at least one row"));
     }
     if rules.running_limit == 0 {
-        return Err(PyValueError::new_err("a lane of which no batch may run never ends"));
+        return Err(PyValueError::new_err("a lane must be allowed at least one running batch"));
     }
     Ok(rules)
 }

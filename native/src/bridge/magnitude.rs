@@ -15,20 +15,20 @@ pub struct Magnitude {
 const LARGEST_HALF: (f64, u16) = (65504.0, 0x7bff);
 
 impl Magnitude {
-    /// `bound` is finite and positive. Every finite half is within it, whatever it is: all bounds that Python tries
+    /// `bound` is finite and positive. Every finite half is within any bound, since all bounds that Python tries
     /// (`backends/independence/bounded.py`) are larger than the largest half.
     pub fn new(bound: f64) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "what is larger than all floats is limited to them")]
+        #[expect(clippy::cast_possible_truncation, reason = "a bound beyond the largest float is replaced by it")]
         let float = (bound as f32).min(f32::MAX);
         Self { half: LARGEST_HALF.1, float: float.to_bits(), double: bound.to_bits() }
     }
 
-    /// Whether elements of a type are limited.
+    /// Whether elements of this type are limited.
     pub fn limits(dtype: Dtype) -> bool {
         matches!(dtype, Dtype::Half | Dtype::Float | Dtype::Double)
     }
 
-    /// Whether no element is larger, infinite or NaN.
+    /// Whether all elements are within the limit, and none is infinite or NaN.
     pub fn holds(self, dtype: Dtype, elements: &[u8]) -> bool {
         match dtype {
             Dtype::Half => largest(elements, |bytes| u16::from_le_bytes(bytes) & 0x7fff) <= self.half,
@@ -39,7 +39,7 @@ impl Magnitude {
     }
 }
 
-/// The largest of the elements' bits; without a branch, so that many are compared at once.
+/// The largest of the elements' bits. There is no branch, so that many elements are compared at once.
 fn largest<const SIZE: usize, T: Ord + Default>(elements: &[u8], bits: impl Fn([u8; SIZE]) -> T) -> T {
     elements.as_chunks().0.iter().fold(T::default(), |most, bytes| most.max(bits(*bytes)))
 }

@@ -1,5 +1,6 @@
 //! The boundary with `headrace_batching`: its queue, lanes and batches as Python sees them, and the routes of plain
-//! requests. It uses requests that were decoded here through `PendingCall`, and knows no protocol and no transport.
+//! requests. It accesses requests that were decoded here through `PendingCall`, and depends on no protocol and no
+//! transport.
 
 mod activity;
 mod answers;

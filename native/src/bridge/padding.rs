@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use pyo3::prelude::*;
 
-/// For each axis beyond 0, the number of its length; None for an axis that is not padded.
+/// For each axis beyond 0, the index of its length; None for an axis that is not padded.
 type Axes = Vec<Option<usize>>;
 
 /// The fields as Python passes them, by these names.
@@ -31,11 +31,11 @@ struct Padded {
     axes: Axes,
     /// One element.
     value: Vec<u8>,
-    /// Whether a task is left unpadded if a row of this input holds nothing but the pad value.
+    /// Whether a task is left unpadded if a row of this input contains nothing but the pad value.
     told_apart: bool,
 }
 
-/// A task's lengths, by their numbers.
+/// A task's lengths, by their indices.
 pub type Lengths = Vec<usize>;
 
 impl From<PaddingFields> for Padding {
@@ -47,7 +47,8 @@ impl From<PaddingFields> for Padding {
 }
 
 impl Padding {
-    /// A task's lengths; `inner` are the dimensions beyond axis 0 of each input. If two disagree, the first one counts.
+    /// A task's lengths; `inner` are the dimensions beyond axis 0 of each input. If two inputs disagree, the first one
+    /// counts.
     pub fn lengths<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> Lengths {
         let mut lengths = Vec::new();
         for (input, inner) in self.inputs.iter().zip(inner) {
@@ -93,15 +94,15 @@ impl Padding {
         axes.map(|(size, number)| number.map_or(*size, |number| lengths[number])).collect()
     }
 
-    /// Writes an input into its rows of a batch and pads it. The shapes have the same rows; `place` has the shape
-    /// `wide`.
+    /// Writes an input into its rows of a batch and pads it. Both shapes have the same number of rows; `place` has the
+    /// shape `wide`.
     pub fn fill(&self, input: usize, place: &mut [u8], wide: &[usize], elements: &[u8], own: &[usize]) {
         let value = &self.inputs[input].value;
         place.chunks_exact_mut(value.len()).for_each(|element| element.copy_from_slice(value));
         put(place, wide, elements, own, value.len());
     }
 
-    /// An output's shape, rows first, with these lengths; None if it has none of them.
+    /// An output's shape, rows first, with these lengths; None if none of its axes has one of them.
     pub fn cut_shape(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<Vec<usize>> {
         let axes = self.outputs.get(alias).filter(|axes| axes.iter().any(Option::is_some))?;
         let cut = |(at, size): (usize, &usize)| match at.checked_sub(1).and_then(|at| axes.get(at)) {

@@ -1,4 +1,4 @@
-//! The names of `headrace_batching.bridge` that are used from Python.
+//! What is imported from `headrace_batching.bridge`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use super::shared::Shared;
 use crate::protobuf::Dtype;
 
-/// The module's names that are used here, each by its own.
+/// The module's attributes that are used here.
 #[derive(FromPyObject)]
 pub struct Names {
     #[pyo3(attribute("Batch"))]
@@ -52,13 +52,13 @@ pub struct Names {
     pub string_array: Py<PyAny>,
 }
 
-/// Python's names; looked up once.
+/// The module's attributes, looked up once.
 pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
     static NAMES: PyOnceLock<Names> = PyOnceLock::new();
     NAMES.get_or_try_init(py, || module(py)?.extract())
 }
 
-/// What both halves must agree on, with its current values.
+/// The current values of what Python and Rust must agree on.
 pub fn shared(py: Python<'_>) -> PyResult<Shared> {
     module(py)?.getattr("SHARED")?.extract()
 }

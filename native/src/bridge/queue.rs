@@ -1,4 +1,4 @@
-//! The queue as Python sees it: with Python's tasks and those that were decoded here.
+//! The queue as Python sees it. It contains Python's tasks and those that were decoded here.
 
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ impl Queue {
         }
     }
 
-    /// One look at the queue.
+    /// Looks at the queue once.
     fn turn<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyAny>> {
         let turn = self.tasks.queue.turn(now);
         let (names, (formed, expired, wake)) = (python::names(py)?, self.outcome(py, turn)?);
@@ -126,8 +126,8 @@ impl Queue {
 }
 
 impl Queue {
-    /// Runs the waiting task on this thread if it is the only one, nothing else runs, and its lane's runs are fast. Not
-    /// while the interpreter lock, or any other, is held.
+    /// Runs the waiting task on this thread if it is the only one, nothing else runs, and its lane's runs are fast.
+    /// Must not be called while the interpreter lock, or any other lock, is held.
     pub fn run_lone(&self) -> bool {
         let run = |py: Python<'_>| {
             self.run_lone_attached(py).unwrap_or_else(|error| {
@@ -140,12 +140,12 @@ impl Queue {
 
     fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
         let Some((batch, lane)) = self.lone(py)? else { return Ok(false) };
-        // A panic in there would continue as one here, and end every connection of this thread.
+        // A panic in Python would continue as a panic here, and end every connection of this thread.
         let ended =
             python::catch_panic(|| lane.get().execute(py).map_or(Ok(()), |run| run.call1(py, (batch,)).map(drop)));
         lane.get().finish();
         if lane.get().rows() > 0 {
-            self.wake(); // no thread was woken for tasks that arrived meanwhile if the lane was not free
+            self.wake(); // tasks that arrived while the lane was busy woke no thread
         }
         ended.and_then(|ended| ended).map(|()| true)
     }
@@ -158,7 +158,7 @@ impl Queue {
         }
     }
 
-    /// A turn's batch; its tasks that have expired are delivered.
+    /// The batch of one look at the queue. Delivers the tasks that have expired.
     fn delivered<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Option<Formed<'py>>> {
         let (formed, expired, _) = self.outcome(py, turn)?;
         if !expired.is_empty() {
@@ -168,13 +168,14 @@ impl Queue {
     }
 }
 
-/// A batch and its lane, of which Python makes a `headrace_batching.queue.Formed`.
+/// A batch and its lane, from which Python makes a `headrace_batching.queue.Formed`.
 type Formed<'py> = (Bound<'py, PyAny>, Bound<'py, Lane>);
 
 type Outcome<'py> = (Option<Formed<'py>>, Bound<'py, PyList>, f64);
 
 impl Queue {
-    /// A turn's batch, the tasks that have expired and are to be delivered, and when to look again.
+    /// The result of one look at the queue: the batch, the tasks that have expired and are to be delivered, and when to
+    /// look again.
     fn outcome<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Outcome<'py>> {
         let Turn { lane, pieces, expired, gone, wake, .. } = turn;
         form::count_cancelled(py, gone)?;

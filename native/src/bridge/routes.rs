@@ -1,4 +1,4 @@
-//! Where plain requests go: by model, by version, by signature.
+//! Finds the queue of a plain request by its model, version and signature.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use crate::{examples, open_inference};
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
-    /// The signature for calls over REST, which are counted differently; None if JSON has no values of its types.
+    /// The signature for calls over REST, which are counted differently; None if JSON cannot express values of its
+    /// types.
     pub rest: Option<Arc<Signature>>,
     /// How a ModelInfer of the Open Inference Protocol is answered; None if Python must see it.
     pub infer: Option<Arc<Infer>>,
@@ -177,8 +178,8 @@ pub struct Routes {
     default_signature: Vec<u8>,
 }
 
-/// A model's routes as Python passes them: by version, then by signature. A version without a plain signature is
-/// included.
+/// A model's routes as Python passes them: by version, then by signature. A version without a plain signature has an
+/// empty map.
 type Published = FxHashMap<i64, FxHashMap<String, Py<Route>>>;
 
 #[pymethods]
@@ -216,12 +217,12 @@ fn table(routes: FxHashMap<String, Py<Route>>) -> Signatures {
 }
 
 impl Routes {
-    /// The route of a plain request for this model, version and signature; None if it is not plain after all.
+    /// The route of a plain request for this model, version and signature; None if the request is not plain after all.
     pub fn find(&self, spec: &Spec) -> Option<Arc<Route>> {
         self.named(spec.name.bytes()?, spec.version, spec.signature.bytes()?)
     }
 
-    /// The routes of several signatures of one version, which the first one names.
+    /// The routes of several signatures of one version, which is the version in the first of `specs`.
     pub fn several(&self, specs: &[&Spec]) -> Option<Vec<Arc<Route>>> {
         let first = specs.first()?;
         let table = self.table.read();

@@ -19,11 +19,11 @@ use super::task::NativeTask;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// Values up to this size in bytes are encoded and sent while holding the interpreter lock: releasing it would take
+/// Values of up to this many bytes are encoded and sent while the interpreter lock is held: releasing it would take
 /// longer.
 const SMALL: usize = 16 << 10;
 
-/// How long an answer may wait for those of the following runs, from the beginning of its own run.
+/// How long an answer may wait for the answers of the following runs, from the beginning of its own run.
 const HOLD: Duration = Duration::from_micros(100);
 
 /// Tasks that run one by one.
@@ -139,7 +139,7 @@ impl Series {
     }
 }
 
-/// The outputs of one task's run, and the times when its inputs and its outputs existed.
+/// The outputs of one task's run, and the times when its inputs and its outputs were ready.
 fn compute<'py>(
     py: Python<'py>,
     task: &NativeTask,
@@ -155,7 +155,7 @@ fn compute<'py>(
     Ok((outputs.cast_into()?, joined, Instant::now()))
 }
 
-/// The inputs of one task, as they are.
+/// The inputs of one task as arrays, without padding.
 fn join<'py>(py: Python<'py>, task: &NativeTask, empty: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     let joined = PyDict::new(py);
     for (number, (alias, dtype)) in task.signature.inputs.iter().map(Input::named).enumerate() {
@@ -216,7 +216,7 @@ impl Ready {
         }
     }
 
-    /// Counts them and sends their answers, except those that nothing waits for.
+    /// Counts the tasks and sends their answers, except to clients that have gone.
     fn send(&mut self, py: Python<'_>) {
         self.since = None;
         self.tasks.retain_mut(|task| task.call.claim());

@@ -1,4 +1,4 @@
-//! Numbers and texts that both halves must agree on; they are defined in `headrace_batching.bridge`.
+//! Numbers and texts that Python and Rust must agree on; they are defined in `headrace_batching.bridge`.
 
 use pyo3::prelude::*;
 
@@ -32,7 +32,7 @@ impl Pace {
 }
 
 impl Shared {
-    /// Why a queue is full, or a task would be late for its objective, in Python's words.
+    /// Why a queue is full, or a task would miss its objective, in the text that Python uses.
     pub fn reason(&self, full: &Full, objective: &str) -> String {
         match *full {
             Full::Objective => self.too_late.replace("{objective}", objective),
@@ -52,7 +52,7 @@ impl Shared {
     }
 }
 
-/// Puts numbers in the place of their names in braces.
+/// Replaces names in braces with their numbers.
 fn fill(text: &str, numbers: &[(&str, usize)]) -> String {
     let put = |text: String, (name, number): &(&str, usize)| text.replace(&format!("{{{name}}}"), &number.to_string());
     numbers.iter().fold(text.to_owned(), put)

@@ -1,4 +1,4 @@
-//! One signature of one version, for plain requests: what they are checked against, and how they are counted.
+//! One signature of one version: how its plain requests are checked and counted.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::queue::Key;
 /// How many times an answer is in memory while it is encoded: as the model's arrays, and as a message.
 const ANSWER_COPIES: usize = 2;
 
-/// The largest request, in bytes, whose numbers are compared with a bound here. Python handles larger requests, and
-/// those that send a single value for a whole array.
+/// The largest request, in bytes, whose numbers are compared with a bound here. Python compares those of larger
+/// requests, and of requests that send a single value for a whole array.
 const COMPARED: usize = 1 << 20;
 
 /// The checks of one signature's plain requests, and the form of its answers.
@@ -29,11 +29,11 @@ pub struct Signature {
     pub outputs: Arc<[String]>,
     /// Whether axis 0 is the batch; otherwise each request runs by itself, and counts as one row.
     pub batched: bool,
-    /// Whether keys need no shapes: no dimension beyond axis 0 varies, or each request runs by itself.
+    /// Whether keys need no shapes, because no dimension beyond axis 0 varies or each request runs by itself.
     pub one_shape: bool,
     /// How requests whose inputs differ in length are padded to share batches; None if they are not padded.
     pub padding: Option<Arc<Padding>>,
-    /// Requests with a larger number do not share batches; None if there is no such limit.
+    /// The limit beyond which a number keeps its request from sharing a batch; None if there is no such limit.
     pub bound: Option<Magnitude>,
     pub max_rows: usize,
     pub max_send: usize,
@@ -49,7 +49,7 @@ pub struct Signature {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice(NonZeroU64);
 
-/// No selection can be made: the signature has more than 64 outputs, or the request wants none.
+/// The error if no selection can be made: the signature has more than 64 outputs, or the request wants none.
 pub struct NoChoice;
 
 /// Counts calls in the metrics, which Python keeps, and turns an exception into the error of a call.
@@ -155,14 +155,14 @@ impl Signature {
     /// Records the size of an answer.
     pub fn answered_with(&self, bytes: usize, rows: usize) {
         let row = bytes / rows.max(1);
-        // A store takes the cache line from the thread that reads the number for every call, even if it stays the same.
+        // Storing even the same number would invalidate the cache line of the thread that reads it for every call.
         if self.answer_row.load(Ordering::Relaxed) != row {
             self.answer_row.store(row, Ordering::Relaxed);
         }
     }
 
-    /// The status of a call that found the queue full. `named`, the reason, replaces the braces. `missed` is the
-    /// objective that the call would have missed; the text always names it.
+    /// The status of a call that found the queue full. `named`, the reason, replaces the braces. `missed` says which
+    /// objective the call would have missed; the text always contains it.
     pub fn full(&self, named: &str, missed: Option<&str>) -> Status {
         let text = self.full.1.replace("{}", named);
         match missed.filter(|missed| !text.contains(missed)) {

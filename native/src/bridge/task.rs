@@ -20,22 +20,22 @@ use crate::queue::Waits;
 /// A request that was decoded outside the interpreter, together with its way to the client. Only its implementation
 /// knows its protocol and how its answer is written.
 ///
-/// It belongs to the holder of its task: first the queue, then a batch thread. No method except `misfit` may call
+/// It belongs to its task, and so first to the queue, then to a batch thread. No method except `misfit` may call
 /// Python.
 pub trait PendingCall: std::any::Any + Send + Sync {
     /// The dimensions of an input beyond axis 0.
     fn inner(&self, input: usize) -> &[usize];
 
-    /// Writes an input as an array's bytes; `target` has exactly enough room.
+    /// Writes an input as an array's bytes; `target` has exactly their size.
     fn copy_to(&self, input: usize, dtype: Dtype, target: &mut [u8]);
 
     /// Visits the strings of an input in the order of its elements; some protocols have no string inputs.
     fn strings(&self, _input: usize, _visit: &mut dyn FnMut(&[u8])) {}
 
-    /// Whether its client no longer waits.
+    /// Whether its client has gone.
     fn client_gone(&mut self) -> bool;
 
-    /// Whether its client must still be answered; from here on it counts as answered. Called once, before `send` or
+    /// Whether its client must still be answered. From then on, it counts as answered. Called once, before `send` or
     /// `refuse`.
     fn claim(&mut self) -> bool {
         true
@@ -51,7 +51,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         true
     }
 
-    /// Raises the exception that says in Python's words why no answer can be made. Only this method calls Python.
+    /// Raises Python's exception for the reason why no answer can be made. Only this method calls Python.
     fn misfit(
         &self,
         _signature: &Signature,
@@ -91,12 +91,12 @@ impl NativeTask {
         Self { signature, rows, choice: None, call, traced: false, came, abandoned: false }
     }
 
-    /// The task, for a call that wants only these outputs.
+    /// The same task, but only with these outputs in its answer.
     pub fn choosing(self, choice: Option<Choice>) -> Self {
         Self { choice, ..self }
     }
 
-    /// The task, for a call that is traced or not.
+    /// The same task, with or without a trace.
     pub fn traced(self, traced: bool) -> Self {
         Self { traced, ..self }
     }
@@ -111,7 +111,7 @@ impl NativeTask {
         self.came.elapsed().as_secs_f64()
     }
 
-    /// Counts it as failed, and tells its client.
+    /// Counts the task as failed, and tells its client.
     pub fn fail(mut self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         if !self.call.claim() {
             return Ok(());
@@ -125,7 +125,7 @@ impl NativeTask {
     /// means all.
     pub fn fail_misfit(self, py: Python<'_>, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
         let misfit = self.call.misfit(&self.signature, outputs, rows);
-        let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs that fit were refused"));
+        let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs were refused although they fit"));
         self.fail(py, error.value(py))
     }
 
@@ -144,7 +144,7 @@ impl NativeTask {
         self.abandoned || self.call.client_gone()
     }
 
-    /// Ends it once if its client no longer waits, or if it is `late`; a late client is told.
+    /// Ends the task, at most once, if its client has gone, or if it is `late`: then its client is told.
     pub fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         if self.abandoned || !(late || self.call.client_gone()) {
             return None;
@@ -178,7 +178,7 @@ impl Waits for Task {
     fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         match self {
             Self::Native(task) => task.abandon(late),
-            // The handler of the call notices that and counts it.
+            // The call's handler in Python notices and counts this.
             Self::Python(_) => None,
         }
     }

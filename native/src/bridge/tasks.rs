@@ -1,4 +1,4 @@
-//! The waiting tasks of both kinds and their clock: what a queue and its lanes share.
+//! The waiting tasks of Python and Rust, and their clock: what a queue and its lanes share.
 
 use super::clock::Clock;
 use super::ended::Abandoned;
@@ -25,7 +25,7 @@ impl Tasks {
         self.queue.waits()
     }
 
-    /// Tasks decoded here that nothing waits for, each once.
+    /// The tasks decoded here that have been abandoned since the last call.
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.queue.abandoned(self.clock.now())
     }

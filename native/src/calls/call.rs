@@ -1,4 +1,4 @@
-//! A call that Python handles: what Python can read of it, and its commands.
+//! A call that Python handles: what Python can read of it, and the commands that it gets from Python.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,7 +47,7 @@ pub enum Command {
         message: Option<Bytes>,
         status: Status,
         trailers: HeaderMap,
-        /// Counts the calls that get this message, if it may answer equal calls until the server's state changes.
+        /// Set if this message may also answer equal calls until the server's state changes. Counts those calls.
         keep: Option<Py<PyAny>>,
     },
 }
@@ -70,7 +70,7 @@ impl Call {
         &self.state.peer
     }
 
-    /// The client's certificate in DER; empty if it has shown none.
+    /// The client's certificate in DER; empty if the client has sent none.
     #[getter]
     fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.state.identity.certificate())
@@ -133,7 +133,7 @@ impl Call {
     }
 
     fn command(&self, command: Command) {
-        // Fails only if the call has already ended, and then the command has no purpose.
+        // Fails only if the call has already ended, when the command has no purpose.
         let _ = self.state.commands.send(command);
     }
 }

@@ -17,7 +17,7 @@ use crate::grpc::{Messages, ReadError, Status};
 use crate::memory::{self, CallMemory};
 use crate::protobuf::Rope;
 
-/// How many times a message is in memory once Python has it.
+/// The number of copies of a message in memory once Python has it.
 const COPIES: usize = 2;
 
 /// How a call that Python answers ended.
@@ -95,7 +95,7 @@ impl Exchange {
         }
     }
 
-    /// Follows the handler's commands until it has finished, or nothing waits for it.
+    /// Executes the handler's commands until it has finished, or its client has gone.
     async fn follow_commands(
         &mut self,
         messages: &mut Messages,
@@ -154,7 +154,7 @@ impl Exchange {
             End::Refused(status) => Some(status),
         };
         if let Some(status) = status {
-            // Fails only if the caller has gone, and then nobody needs to be told.
+            // Fails only if the caller has gone, when nobody needs to be told.
             let _ = reply.finish(None, &status, HeaderMap::new());
         }
         if self.begun {

@@ -14,17 +14,17 @@ use super::call::{Call, CallState};
 /// The kinds of events; Python has them by the same names.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A call begins; the payload is its only message, or None if messages are requested one by one.
+    /// A call begins. The payload is its only message, or None if Python requests its messages one by one.
     Begin = 0,
     /// The next requested message, or None at the end.
     Message = 1,
     /// A message has been sent.
     Sent = 2,
-    /// Nothing waits for the call any more.
+    /// The call's client has gone.
     Cancelled = 3,
     /// The server has drained.
     Drained = 4,
-    /// Calls have ended that are counted when events are taken.
+    /// There are calls that have ended without Python and are counted when Python takes events.
     Lapsed = 5,
 }
 
@@ -35,7 +35,7 @@ pub struct Event {
     payload: Option<Bytes>,
 }
 
-/// Events for the event loop, which reads a byte from a socket if there are any, and takes all of them.
+/// Events for the event loop. A byte in a socket tells the loop that there are events; it then takes all of them.
 pub struct Inbox<E = Event> {
     events: Mutex<Vec<E>>,
     notify: UnixStream,
@@ -59,7 +59,7 @@ impl<E> Inbox<E> {
         let mut events = self.events.lock();
         events.push(event);
         if events.len() == 1 {
-            // One byte is in the socket at most, so there is room for it.
+            // The socket contains one byte at most, so there is room for it.
             let _ = (&self.notify).write(&[0]);
         }
     }

@@ -26,7 +26,7 @@ pub struct Opening {
     pub traced: Option<Arc<Begun>>,
 }
 
-/// The result of reading the only message of a unary call; None if it has not arrived completely.
+/// The result of reading the only message of a unary call; None if the message has not arrived completely.
 pub type Arrived = Option<Result<Rope, ReadError>>;
 
 /// Returns when a deadline has passed.

@@ -1,7 +1,7 @@
 //! Plain calls: decoded here, added to their queue, and answered without a Python handler.
 //!
-//! On this side, only this file decides whether a call is plain: it must be one of these methods with an uncompressed
-//! answer (`PlainCalls::may_take`), and its message must contain only what its codec and a published route understand
+//! In Rust, only this file decides whether a call is plain: it must be one of these methods with an uncompressed answer
+//! (`PlainCalls::may_take`), and its message must contain only what its codec and a published route understand
 //! (`Understood`). Python handles everything else, valid or not.
 
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use crate::security::{Admission, Admitted, Asked, Verdicts};
 
 /// Handles the plain calls of a server.
 pub struct PlainCalls {
-    /// The numbers of the methods with plain calls; methods that the server does not have are left out.
+    /// The methods that may have plain calls, without those that the server does not have.
     methods: Vec<PlainMethod>,
     names: MethodNames,
-    /// The metadata with which a call lets others go first.
+    /// The metadata that marks a call of low priority.
     low_priority: (HeaderName, HeaderValue),
     routes: Py<Routes>,
     regions: Py<Regions>,
-    /// Who may call; None if anybody may.
+    /// Decides who may call; None if anybody may.
     verdicts: Option<Py<Verdicts>>,
 }
 
@@ -42,7 +42,7 @@ pub struct PlainCalls {
 struct PlainMethod {
     number: usize,
     method: Method,
-    /// What the audit log calls it: its path without the first slash.
+    /// Its name in the audit log: the path without the first slash.
     name: String,
 }
 
@@ -56,7 +56,7 @@ enum Method {
 }
 
 /// Python's settings for plain calls: the methods' full paths, the method names of signatures, and the name and value
-/// of the metadata with which a call lets others go first.
+/// of the metadata that marks a call of low priority.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct PlainFields {
@@ -76,9 +76,9 @@ pub struct PlainFields {
 pub enum Outcome {
     /// The call waits in its queue. `wake` says whether a thread must be woken for it.
     Waits { wake: bool },
-    /// There is no memory for its answer, and its client has been told.
+    /// There is no memory for the call's answer, and its client has been told.
     NoMemory,
-    /// The call was refused, and its client has been told, this many seconds after it arrived.
+    /// The call was refused this many seconds after it arrived, and its client has been told.
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
     /// The call is not plain, or may not share a batch, or its version is being unloaded and may have been replaced.
     ForPython(Rope, SendResponse<Bytes>),
@@ -89,13 +89,13 @@ struct Plain<'a> {
     /// The method's name in the audit log.
     method: &'a str,
     understood: Understood,
-    /// The bytes that one row takes.
+    /// The bytes that one row takes in a batch.
     row_bytes: usize,
     key: Key,
 }
 
 impl PlainCalls {
-    /// `number` is that of a method, by its full path.
+    /// `number` returns the number of a method, given its full path.
     pub fn new(fields: PlainFields, routes: Py<Routes>, number: impl Fn(&str) -> Option<usize>) -> PyResult<Self> {
         let (name, value) = fields.low_priority;
         let wrong = |error: http::Error| PyValueError::new_err(error.to_string());
@@ -141,7 +141,7 @@ impl PlainCalls {
     /// Adds a call to the queue of its route, if it is plain.
     pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>, outbox: &Arc<Outbox>) -> Outcome {
         let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
-        // Only now, because it counts: Python admits the calls that it handles.
+        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let now = Instant::now();
         let admission = self.admission(opening, &plain, now);
         let Plain { understood: Understood { signature, lane, arrays, rows, choice, protocol }, .. } = plain;
@@ -170,7 +170,7 @@ impl PlainCalls {
         match lane.put_native(plain.key, entry, now) {
             Ok(wake) => Outcome::Waits { wake },
             Err((refusal, Task::Native(task))) => turned_away(task, refusal, &lane, opening),
-            Err((_, Task::Python(_))) => unreachable!("a task comes back as it was put"),
+            Err((_, Task::Python(_))) => unreachable!("a refused task is returned unchanged"),
         }
     }
 
@@ -179,7 +179,7 @@ impl PlainCalls {
         let method = self.method(opening)?;
         let understood = self.understand(method.method, message)?;
         let Understood { signature, arrays, rows, choice, .. } = &understood;
-        // Numbers in shared memory may still change before the batch is joined.
+        // Numbers in shared memory may change between a comparison with the bound and the joining of the batch.
         if signature.bound.is_some() && matches!(arrays, Arrays::Shared(_)) {
             return None;
         }
@@ -191,7 +191,7 @@ impl PlainCalls {
         Some(Plain { method: &method.name, understood, row_bytes, key })
     }
 
-    /// Admits a call that arrived at `now`, and notes it in its trace.
+    /// Decides whether to admit a call that arrived at `now`, and records the time in its trace.
     fn admission(&self, opening: &Opening, plain: &Plain<'_>, now: Instant) -> Admission {
         let Understood { signature, lane, rows, .. } = &plain.understood;
         let asked = Asked {
@@ -209,7 +209,7 @@ impl PlainCalls {
         admission
     }
 
-    /// Whether callers must be known: then Python, or one of its verdicts, must see every call.
+    /// Whether callers are checked: then each call must be allowed by Python, or by one of its cached verdicts.
     pub fn is_guarded(&self) -> bool {
         self.verdicts.is_some()
     }
@@ -233,7 +233,7 @@ impl PlainCalls {
         }
     }
 
-    /// 1 for a call that gives way to the others.
+    /// 1 for a call of low priority, otherwise 0.
     fn priority(&self, headers: &HeaderMap) -> usize {
         let (name, low) = &self.low_priority;
         // Compares each name, since a hash lookup is slower.
@@ -241,14 +241,14 @@ impl PlainCalls {
     }
 }
 
-/// Answers a call that is not put into its queue.
+/// Answers a call that does not enter the queue.
 fn refuse(mut admitted: Admitted, code: u8, response: http::Response<()>, mut respond: SendResponse<Bytes>) {
     admitted.give_rows_back();
     admitted.end(code);
     let _ = respond.send_response(response, true); // fails only if the client has gone
 }
 
-/// Ends the call of a task that its lane has refused, or leaves the call to Python.
+/// Ends the call of a task that its lane has refused, or leaves it to Python.
 fn turned_away(task: NativeTask, refusal: Refusal, lane: &Lane, opening: &Opening) -> Outcome {
     let (signature, seconds) = (task.signature.clone(), task.seconds());
     let mut call = Call::of(task);

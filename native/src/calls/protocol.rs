@@ -1,4 +1,5 @@
-//! How each kind of plain call is answered: its response is measured, and then written from the outputs of its batch.
+//! How each kind of plain call is answered: the size of the response is computed, and then the response is written from
+//! the outputs of the batch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,11 +33,11 @@ pub struct Answer {
     pub inference: Arc<Inference>,
     /// The number of Examples.
     pub rows: usize,
-    /// The positions of its outputs, in the order of its sources, among those of the signature that is run.
+    /// For each of the inference's outputs, its position among the outputs of the signature that is run.
     pub outputs: Vec<usize>,
 }
 
-/// A response that has been measured, ready to be written.
+/// A response of known size, ready to be written.
 pub enum Response<'a> {
     Predict(predict::Response<'a>),
     Infer(open_inference::Response<'a>),
@@ -52,7 +53,7 @@ impl Response<'_> {
         }
     }
 
-    /// The largest output, in words.
+    /// A text that describes the largest output.
     pub fn largest(&self) -> String {
         match self {
             Self::Predict(response) => response.largest(),
@@ -71,7 +72,7 @@ impl Response<'_> {
 }
 
 impl Protocol {
-    /// What the error for a full queue names: the reason, or, for a ModelInfer, the request's ID.
+    /// What the error for a full queue contains: the reason, or, for a ModelInfer, the request's ID.
     pub fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),
@@ -80,7 +81,7 @@ impl Protocol {
         }
     }
 
-    /// The response for these rows of a signature's outputs; None if `fits` says so.
+    /// The response for these rows of a signature's outputs; None if the outputs do not fit.
     pub fn response<'a>(
         &'a self,
         signature: &'a Signature,
@@ -134,7 +135,7 @@ impl Protocol {
     }
 }
 
-/// An output of a call's own rows: how many they are, these, and the dimensions beyond axis 0.
+/// A call's own rows of an output: their number, the rows, and the dimensions beyond axis 0.
 struct Own<'a> {
     count: usize,
     rows: Rows<'a>,
@@ -161,8 +162,8 @@ impl Answer {
         self.inference.check.call1(py, (arrays, self.rows)).map(drop)
     }
 
-    /// What the outputs say for these rows; `None` if their shapes are no answer. TF Serving: classifier.cc and
-    /// regressor.cc define the shapes of an answer.
+    /// The result in these rows of the outputs; `None` if the outputs' shapes cannot be an answer. TF Serving:
+    /// classifier.cc and regressor.cc define the shapes of an answer.
     pub fn result<'a>(
         &'a self,
         signature: &Signature,

@@ -1,4 +1,4 @@
-//! Calls that have been answered before, with answers that are valid until the server's state changes.
+//! Keeps answers that are valid until the server's state changes, and repeats them for equal calls.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ struct Question {
     message: Bytes,
 }
 
-/// The last message of a call, and what counts the calls that get it.
+/// The last message of an answer, and the counter of the calls that get it.
 #[derive(Clone)]
 pub struct Answer {
     message: Bytes,
@@ -35,7 +35,7 @@ pub struct Questions {
     kept: Kept<Question, Answer>,
 }
 
-/// A call that Python is answering, and the state in which it was asked.
+/// A call that Python is answering, and the server's state when the call arrived.
 pub struct Asked {
     state: u64,
     question: Question,

@@ -42,17 +42,17 @@ impl Reply {
         }
     }
 
-    /// The stream to write to, after the response's head.
+    /// The stream to write to. Sends the response's head first, if that has not been done.
     fn stream(&mut self) -> Result<&mut SendStream<Bytes>, h2::Error> {
         if self.stream.is_none() {
             let mut response = grpc::compressed_response(self.encoding);
             response.headers_mut().extend(std::mem::take(&mut self.metadata));
             self.stream = Some(self.respond.send_response(response, false)?);
         }
-        Ok(self.stream.as_mut().expect("it has just been made"))
+        Ok(self.stream.as_mut().expect("the stream has just been created"))
     }
 
-    /// Why a message is not sent; None if it may be, after reserving memory for it.
+    /// Reserves memory for a message. Returns why the message must not be sent; None if it may be sent.
     pub fn refuses(&self, message: &Bytes) -> Option<Status> {
         Status::too_large_to_send(message.len(), self.max_send, String::new).or_else(|| {
             let has_room = self.memory.set(Kind::Answers, message.len());
@@ -60,7 +60,7 @@ impl Reply {
         })
     }
 
-    /// Passes a message to the connection, which keeps it until the caller has room for it.
+    /// Passes a message to the connection, which keeps it until the caller can receive it.
     pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
         let Frame { head, tail } = self.encoding.frame(message);
         let count = |bytes| self.memory.count(bytes);
@@ -78,8 +78,8 @@ impl Reply {
         }
     }
 
-    /// Ends the call, with a last message if there is one and it may be sent; returns whether it was sent or there was
-    /// none.
+    /// Ends the call, with a last message if there is one. Returns false if the message may not be sent; the call then
+    /// ends with that error.
     pub fn end(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<bool, h2::Error> {
         match message.as_ref().and_then(|message| self.refuses(message)) {
             Some(refusal) => self.finish(None, &refusal, HeaderMap::new()).map(|()| false),

@@ -27,9 +27,9 @@ pub struct Understood {
 pub enum Arrays {
     /// The positions of the arrays in the message.
     Tensors(predict::Tensors),
-    /// Made from features of the message's Examples.
+    /// Arrays that were made from features of the message's Examples.
     Columns(Vec<Column>),
-    /// In shared memory that the message names.
+    /// Arrays in shared memory that the message names.
     Shared(Vec<SharedTensor>),
 }
 
@@ -48,7 +48,7 @@ impl Arrays {
         (0..inputs).map(|input| self.inner(input))
     }
 
-    /// The bytes that they need besides the message.
+    /// The bytes that the arrays need besides the message.
     pub fn held(&self) -> usize {
         match self {
             Self::Tensors(tensors) => tensors.iter().map(predict::Tensor::held).sum(),
@@ -57,7 +57,7 @@ impl Arrays {
         }
     }
 
-    /// Writes one as an array's bytes; `target` has exactly enough room.
+    /// Writes one array's bytes; `target` has exactly their size.
     pub fn copy_to(&self, message: &Rope, input: usize, dtype: Dtype, target: &mut [u8]) {
         match self {
             Self::Tensors(tensors) => tensors[input].copy_to(message, dtype, target),
@@ -66,7 +66,7 @@ impl Arrays {
         }
     }
 
-    /// Why the request cannot be answered although its batch has run, if so.
+    /// Why the request cannot be answered although its batch has run; None if it can.
     pub fn refusal(&self) -> Option<Status> {
         match self {
             Self::Tensors(_) | Self::Columns(_) => None,
@@ -74,7 +74,7 @@ impl Arrays {
         }
     }
 
-    /// Visits the strings of one.
+    /// Visits the strings of one array.
     pub fn strings(&self, message: &Rope, input: usize, visit: &mut dyn FnMut(&[u8])) {
         match self {
             Self::Tensors(tensors) => tensors[input].strings(message, visit),
@@ -84,7 +84,7 @@ impl Arrays {
     }
 }
 
-/// The method names of signatures, with which a MultiInference says what it asks for.
+/// The method names by which a MultiInference says what each inference is.
 pub struct MethodNames {
     pub classify: String,
     pub regress: String,
@@ -128,8 +128,8 @@ impl Understood {
         Self::of_examples(&route, &request.input, inference, &inference.signature)
     }
 
-    /// Decodes the Examples for one inference of a route, whatever their source: `signature` is the inference's for
-    /// calls of their protocol.
+    /// Decodes Examples for one inference of a route. `signature` is that of the inference for calls over gRPC or over
+    /// REST.
     pub fn of_examples(
         route: &Route,
         input: &examples::Input<'_>,
@@ -145,7 +145,7 @@ impl Understood {
         Some(Self { signature, lane: route.lane.clone(), arrays, rows, choice, protocol })
     }
 
-    /// Parses a plain MultiInference with inferences that one run can serve.
+    /// Parses a plain MultiInference whose inferences one run can serve.
     pub fn multi_inference(routes: &Routes, at: Cursor<'_>, names: &MethodNames) -> Option<Self> {
         let request = examples::MultiRequest::read(at)?;
         let specs: Vec<_> = request.inferences.iter().map(|inference| &inference.spec).collect();
@@ -182,7 +182,7 @@ fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signatur
     let mut columns =
         if examples.serialized { vec![serialized(input)?] } else { columns(input, &signature.inputs, skipped)? };
     if !signature.batched {
-        // Their rows are a dimension like any other.
+        // Without a batch axis, the number of rows is a dimension like any other.
         signature.inputs.iter().all(|own| own.takes_rows(input.rows)).then_some(())?;
         columns.iter_mut().for_each(|column| column.inner.insert(0, input.rows));
     }
@@ -200,7 +200,7 @@ fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>
 /// A requested inference, and its signature.
 type Asked<'a> = (&'a Arc<Examples>, &'a Arc<Inference>);
 
-/// The inferences of a MultiInference, each with another signature.
+/// The inferences of a MultiInference, each with a signature of its own.
 fn asked<'a>(
     routes: &'a [Arc<Route>],
     inferences: &[examples::Inference<'_>],
@@ -228,7 +228,7 @@ fn tensors_of<'a>((examples, inference): &Asked<'a>) -> impl Iterator<Item = &'a
 }
 
 /// The inference whose run serves all; None if several runs are needed. It is chosen as in
-/// `services/tf_serving/examples/multi_inference.py`: among those with the inputs and the outputs, the first one with
+/// `services/tf_serving/examples/multi_inference.py`: of those that have all the inputs and outputs, the first one with
 /// the most outputs.
 fn source(asked: &[Asked<'_>]) -> Option<usize> {
     let of = |each: &Asked<'_>| {

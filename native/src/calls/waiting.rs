@@ -19,7 +19,8 @@ use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope, Writer};
 use crate::security::Admitted;
 
-/// A larger answer has a buffer of its own: it would otherwise keep the bytes of all others alive until it is sent.
+/// A larger answer has a buffer of its own; otherwise it would keep the bytes of all other answers in memory until it
+/// is sent.
 const LARGE: usize = 64 * 1024;
 
 /// A plain call: its message, its arrays, and the way to its client.
@@ -28,7 +29,7 @@ pub struct Call {
     pub arrays: Arrays,
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
-    /// The outbox of its connection's thread; None once the call is in that outbox.
+    /// The outbox of its connection's thread; None once the call is in the outbox.
     pub outbox: Option<Arc<Outbox>>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,
@@ -40,7 +41,7 @@ impl Call {
     /// The call of a task that was created here.
     pub fn of(task: NativeTask) -> Box<Self> {
         let call: Box<dyn std::any::Any> = task.call;
-        call.downcast().expect("it was put here")
+        call.downcast().expect("every task in Rust has a call of this type")
     }
 
     /// Writes a response as a frame, unless it is too large.
@@ -102,7 +103,7 @@ impl bridge::PendingCall for Call {
 
     fn client_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        // If a connection has failed internally, its client is gone.
+        // If the connection has failed internally, its client counts as gone.
         let gone = catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true);
         if gone {
             self.admitted.end(CANCELLED);
@@ -129,7 +130,7 @@ impl bridge::PendingCall for Call {
         }
         let written = match self.protocol.response(signature, outputs, start..start + rows) {
             Some(response) => self.write(&response, signature.max_send, out),
-            None => Err(Box::new(Status::new(INTERNAL, "outputs were taken for others than they are"))),
+            None => Err(Box::new(Status::new(INTERNAL, "the outputs do not fit the answer"))),
         };
         if let Ok(frame) = &written {
             signature.answered_with(frame.len(), rows);

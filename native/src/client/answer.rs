@@ -18,7 +18,7 @@ pub struct Answer {
     pub metadata: HeaderMap,
     /// The message of a successful call.
     pub message: Rope,
-    /// Whether the server had begun to answer, after which the call is not retried.
+    /// Whether the server had begun to answer. Such a call is not retried.
     pub begun: bool,
 }
 
@@ -44,7 +44,7 @@ pub fn status(trailers: &HeaderMap) -> Option<Status> {
     Some(Status { code, text })
 }
 
-/// The meaning of an HTTP status if gRPC's is missing; None if it has none.
+/// The status that an HTTP status stands for if gRPC's is missing; None for HTTP's OK.
 pub fn status_of_http(code: StatusCode) -> Option<Status> {
     if code == StatusCode::OK {
         return None;
@@ -60,7 +60,7 @@ pub fn status_of_http(code: StatusCode) -> Option<Status> {
     Some(Status::new(meaning, format!("Received http2 header with status: {}", code.as_u16())))
 }
 
-/// The meaning of an HTTP/2 error for the call that it has ended.
+/// The status of a call that an HTTP/2 error has ended.
 pub fn status_of_error(error: &h2::Error) -> Status {
     let code = match error.reason() {
         _ if error.is_io() || error.is_go_away() => UNAVAILABLE,

@@ -10,7 +10,7 @@ use super::answer::{Answer, check_length, only_message, status, status_of_error,
 use crate::grpc::Status;
 use crate::protobuf::Rope;
 
-/// Why there is no answer: how the call ends, and the error that ended it.
+/// The error of HTTP/2 that ended the call before there was an answer.
 pub struct Broken(pub h2::Error);
 
 /// Sends a request, whose body is in pieces, and reads the answer, a message of at most `limit` bytes.
@@ -39,7 +39,7 @@ pub async fn attempt(
     })
 }
 
-/// What an answer with only headers says, or one that is not gRPC's.
+/// The answer in the headers, if it consists only of headers or is not gRPC's.
 fn ended_at_once(head: &Response<()>) -> Option<Answer> {
     if status(head.headers()).is_some() {
         return Some(Answer::ended(head.headers().clone()));
@@ -58,12 +58,12 @@ fn answered(body: Rope, trailers: HeaderMap) -> Answer {
     answer
 }
 
-/// Everything that arrives, and the trailers.
+/// The whole body, and the trailers.
 async fn read(mut body: RecvStream, limit: usize) -> Result<(Rope, HeaderMap), Status> {
     let mut came = Rope::default();
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| status_of_error(&error))?;
-        // Only fails for more bytes than have been received.
+        // Fails only for more bytes than have been received.
         let _ = body.flow_control().release_capacity(data.len());
         came.push(data);
         check_length(&came, limit)?;

@@ -21,14 +21,14 @@ use super::target::Target;
 use crate::calls::until;
 use crate::grpc::{CANCELLED, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
 
-/// A connection without activity for this long may have ended unnoticed, since nothing drives it between calls.
+/// A connection that was idle for this long may have ended unnoticed, since nothing drives it between calls.
 const UNSEEN: Duration = Duration::from_millis(1);
 
 /// The settings of a channel.
 pub struct Settings {
     pub target: Target,
     pub authority: Authority,
-    /// Metadata that are sent with every call.
+    /// Metadata that is sent with every call.
     pub metadata: HeaderMap,
     pub retry: Retry,
     /// The largest size of a message, sent or received, in bytes.
@@ -85,13 +85,13 @@ impl Channel {
         self.kept.lock().sender = None;
     }
 
-    /// Returns when it has been closed.
+    /// Returns when the channel has been closed.
     pub async fn closed(&self) {
-        // The sender is only dropped with the channel.
+        // Cannot fail: the sender is dropped only with the channel.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    /// Calls, and retries by the retry policy, until `timeout` has passed.
+    /// Makes a call, with retries by the retry policy, until `timeout` has passed.
     pub async fn call(&self, message: &Message, timeout: Option<Duration>) -> Answer {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         tokio::select! {
@@ -123,7 +123,7 @@ impl Channel {
         }
     }
 
-    /// One attempt; a second one at once if the server says that it has not processed the first.
+    /// Makes one attempt, and a second one at once if the server says that it has not processed the first.
     async fn once(&self, message: &Message, deadline: Option<Instant>, failures: u32) -> Answer {
         let mut first = true;
         loop {

@@ -1,4 +1,4 @@
-//! A socket whose small requests leave together, in one write.
+//! A socket on which small requests are sent together, in one write.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,19 +10,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http2::Socket;
 
-/// A socket that says only after the handshake that it can write several pieces at once.
+/// A socket that reports only after the handshake that it supports vectored writes.
 ///
-/// h2 asks for that during the handshake, to decide which payloads it copies into its buffer, where they leave together
-/// with other frames: those of up to 256 bytes if pieces can be written at once, and of up to 1,024 if not. A longer
-/// payload is a write of its own, which costs more than copying 1,024 bytes. h2 asks again with each write, and should
-/// then write a long payload together with its head.
+/// During the handshake, h2 asks whether writes can be vectored, to decide which payloads it copies into its buffer,
+/// where they are written together with other frames: those of up to 256 bytes if they can, otherwise those of up to
+/// 1,024. A longer payload takes a write of its own, which costs more than copying 1,024 bytes. h2 asks again before
+/// each write; then the answer is yes, so that it writes a long payload together with its head.
 pub struct Gathering {
     socket: Socket,
     has_shaken_hands: Arc<AtomicBool>,
 }
 
 impl Gathering {
-    /// Returns the stream together with the flag that must be set after the handshake.
+    /// Returns the socket, and the flag that must be set after the handshake.
     pub fn new(socket: Socket) -> (Self, Arc<AtomicBool>) {
         let has_shaken_hands = Arc::new(AtomicBool::new(false));
         (Self { socket, has_shaken_hands: has_shaken_hands.clone() }, has_shaken_hands)

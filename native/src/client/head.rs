@@ -48,14 +48,14 @@ fn uri(authority: &Authority, path: &PathAndQuery) -> Uri {
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority.clone());
     parts.path_and_query = Some(path.clone());
-    // It cannot fail: a URI consists of these three parts.
+    // Cannot fail, since a URI consists of these three parts.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// The deadline in the smallest unit that has room for it, rounded up to three digits, as C core does.
+/// The deadline in the smallest unit in which it fits, rounded up to three digits, as gRPC's C core does.
 ///
-/// So calls with one timeout have the same text, which stays in the tables of both sides, and a server waits at most 1%
-/// longer. The client itself ends a call exactly.
+/// So calls with the same timeout send the same text, which stays in the header tables of client and server, and a
+/// server waits at most 1% longer. The client itself ends a call at the exact time.
 fn timeout(left: Duration) -> HeaderValue {
     let units = [(1_000, 'u'), (1_000_000, 'm'), (1_000_000_000, 'S'), (60_000_000_000, 'M')];
     let count = |size: u128| left.as_nanos().div_ceil(size);

@@ -21,5 +21,5 @@ pub use channel::Channel;
 pub use python::{ClientChannel, Failure, new_channel};
 pub use request::{ClientRequest, Message};
 
-/// The interface version for `headrace_client`: raised with every change that it can see.
+/// The interface version that `headrace_client` checks: raised with every change that affects it.
 pub const INTERFACE: u32 = 1;

@@ -19,8 +19,8 @@ pub struct Output {
     pub values: Values,
 }
 
-/// The outputs of an answer; None if any of them is left to Python: strings, arrays without elements, values that stand
-/// for several, dtypes that numpy itself lacks.
+/// The outputs of an answer; None if any of them is left to Python: strings, arrays without elements, single values
+/// that stand for several, dtypes that numpy itself lacks.
 pub fn read(message: &Rope) -> Option<Vec<Output>> {
     let mut at = message.cursor();
     let mut outputs = Vec::new();
@@ -48,7 +48,7 @@ pub fn arrays<'py>(py: Python<'py>, message: &Rope) -> PyResult<Option<Bound<'py
 
 impl Output {
     fn array<'py>(&self, py: Python<'py>, message: &Rope) -> PyResult<Bound<'py, PyAny>> {
-        // The memory of a scalar has no shape to check.
+        // The buffer of a scalar has no shape that could be checked, so its array is created with one dimension.
         let shape = if self.shape.is_empty() { &[1][..] } else { &self.shape };
         let array = numpy(py)?.empty.bind(py).call1((PyTuple::new(py, shape)?, dtype(py, self.dtype)?))?;
         let buffer = Buffer::to_join_in(&array, shape, self.dtype)?;

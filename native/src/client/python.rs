@@ -30,7 +30,7 @@ use crate::calls::{Inbox, metadata_from_python, metadata_to_python};
 /// How often a blocking call lets Python check for signals.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// The settings of a channel for retries and limits.
+/// A channel's settings for retries and limits.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Limits {
@@ -52,8 +52,8 @@ pub struct Failure {
 /// Ended calls for an event loop: each with its number, and whether arrays are wanted.
 type Ended = Inbox<(u64, Answer, bool)>;
 
-/// A connection to one server. Blocking calls drive it themselves, on their own threads; started calls are driven by a
-/// separate thread, which the first of them starts.
+/// A connection to one server. A blocking call drives the connection on its own thread; for started calls, a separate
+/// thread does so, which the first of them starts.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientChannel {
     channel: Arc<Channel>,
@@ -68,7 +68,7 @@ pub struct ClientChannel {
 
 #[pymethods]
 impl ClientChannel {
-    /// A channel to a target; `metadata` is sent with every call. ValueError if the target has an unknown form.
+    /// A channel to a target; `metadata` is sent with every call. Raises ValueError if the target has an unknown form.
     #[new]
     fn new(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: Limits) -> PyResult<Self> {
         Ok(Self {
@@ -88,8 +88,8 @@ impl ClientChannel {
         Target::parse(target).is_some_and(|parsed| Authority::try_from(parsed.authority()).is_ok())
     }
 
-    /// Calls, and waits. Returns a Failure, the answer's bytes or, if the request wants arrays, the outputs by name,
-    /// unless they have a form that is left to Python.
+    /// Makes a call, and waits for its end. Returns a Failure, the answer's bytes or, if the request wants arrays, the
+    /// outputs by name, unless they have a form that is left to Python.
     fn call<'py>(&self, py: Python<'py>, request: &ClientRequest, seconds: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = duration(seconds)?;
         let answer = wait(py, &*self.runtime()?, self.channel.call(&request.message, timeout))?;
@@ -128,7 +128,7 @@ impl ClientChannel {
         Ok(number)
     }
 
-    /// Cancels a started call; it is not reported any more, unless it has already ended.
+    /// Cancels a started call, whose end is then not reported, unless it has already ended.
     fn cancel(&self, number: u64) {
         if let Some(task) = self.started.lock().remove(&number) {
             task.abort();
@@ -141,7 +141,7 @@ impl ClientChannel {
         self.ended.readable().as_raw_fd()
     }
 
-    /// The numbers of calls that have ended since the last time, each with its result.
+    /// The numbers of calls that have ended since the last `take`, each with its result.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>)>> {
         let ended = self.ended.take();
         let mut started = self.started.lock();
@@ -273,7 +273,7 @@ fn failure<'py>(py: Python<'py>, code: u8, text: String, metadata: &HeaderMap) -
     Ok(Bound::new(py, Failure { code, text, metadata })?.into_any())
 }
 
-/// None for a call without a time limit; a time that has already passed becomes the shortest one.
+/// None for a call without a time limit. A negative number counts as 0.
 fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         None => Ok(None),

@@ -23,13 +23,13 @@ pub struct Message {
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientRequest {
     pub message: Message,
-    /// Whether its answer is a PredictResponse that is wanted as arrays.
+    /// Whether its answer is a PredictResponse whose outputs are wanted as arrays.
     pub arrays: bool,
 }
 
 #[pymethods]
 impl ClientRequest {
-    /// A request for a full path. The message is `message`, followed by a Predict's `inputs`, arrays by name.
+    /// A request for a full path. The message is `message`, followed by a Predict's `inputs`, arrays by name. Raises
     /// BufferError for an array that cannot be encoded here: a scalar, or one that is not contiguous or of another
     /// dtype. `arrays` says that the answer is a PredictResponse, whose outputs are wanted as arrays.
     #[new]
@@ -38,7 +38,7 @@ impl ClientRequest {
         let inputs = inputs.map_or_else(|| Ok(Inputs::default()), Inputs::of)?;
         let length = message.len() + inputs.encoded_len();
         if u32::try_from(length).is_err() {
-            return Err(PyValueError::new_err("a message of gRPC has less than 4 GB"));
+            return Err(PyValueError::new_err("a message in gRPC must be smaller than 4 GiB"));
         }
         let path = PathAndQuery::try_from(path).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let mut out = BytesMut::with_capacity(PREFIX + message.len() + inputs.copied_len());

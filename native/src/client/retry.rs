@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Once half of these tokens are used up, there are no more retries.
+/// The initial and largest number of tokens. Calls are retried only while more than half of them are left.
 const MAX_TOKENS: f64 = 100.0;
-/// The tokens that a successful call returns; a failure takes one.
+/// The tokens that a successful call adds; a failure takes one.
 const TOKEN_RATIO: f64 = 0.1;
-/// The share by which a delay is randomly shorter or longer, so that clients do not retry at the same time.
+/// The fraction by which a delay is randomly shortened or lengthened, so that clients do not retry at the same time.
 const JITTER: f64 = 0.2;
 
 /// How often a call is tried, and how long it waits before each retry.
@@ -31,8 +31,8 @@ impl Retry {
         *tokens = (*tokens + TOKEN_RATIO).min(MAX_TOKENS);
     }
 
-    /// Counts a failure, given its number within the call; returns how long to wait before the next attempt, if there
-    /// is one.
+    /// Counts a failure of a call, which is the call's `failures`th; returns how long to wait before the next attempt,
+    /// or None if there must be none.
     pub fn after(&self, failures: u32, random: f64) -> Option<Duration> {
         let mut tokens = self.tokens.lock();
         *tokens = (*tokens - 1.0).max(0.0);

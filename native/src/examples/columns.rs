@@ -1,13 +1,13 @@
 //! Decodes the features of tf.Examples into one array for each input of a signature, with a row for each Example.
 //!
-//! A feature that is missing, or of another kind or length, means that the request is not plain:
-//! `services/tf_serving/examples/decoding.py` has the error for it.
+//! A request with a feature that is missing, or has another kind or length, is not plain:
+//! `services/tf_serving/examples/decoding.py` raises the error for it.
 
 use super::request::Input;
 use crate::predict::{self, Column};
 use crate::protobuf::{Cursor, Dtype, texts, wire};
 
-/// A shared feature is repeated for every Example: if that makes more bytes than this, and many times those of the
+/// A shared feature is repeated for every Example. If that takes more bytes than this, and many times those of the
 /// request, the request is not plain.
 const ENOUGH: usize = 1 << 20;
 const TIMES: usize = 8;
@@ -33,7 +33,7 @@ pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -
             if column.rows == row {
                 column.repeat(shared)?;
             }
-            // If there is more than one row, a feature was named twice, and the last one counts.
+            // More than one row means that the Example names a feature twice.
             (column.rows == row + 1).then_some(())?;
             bytes += column.bytes.len() + column.text.len();
         }
@@ -71,7 +71,7 @@ struct Filling<'a> {
     input: &'a predict::Input,
     /// Its dimensions.
     inner: &'a [Option<usize>],
-    /// The number of elements of the known dimensions, and whether all are known.
+    /// The product of the known dimensions, and whether all dimensions are known.
     known: usize,
     all_known: bool,
     /// The number of elements of the first row.
@@ -117,7 +117,7 @@ impl<'a> Filling<'a> {
             return (size == first).then_some(());
         }
         self.size = Some(size);
-        // If several dimensions vary, their sizes are ambiguous.
+        // If several dimensions vary, their sizes cannot be told from the number of elements.
         let varying = self.inner.iter().filter(|inner| inner.is_none()).count();
         let fits = if self.all_known { size == self.known } else { self.known > 0 && size.is_multiple_of(self.known) };
         (fits && size > 0 && varying <= 1).then_some(())
@@ -140,7 +140,7 @@ fn add_features(mut example: Cursor<'_>, columns: &mut [Filling<'_>]) -> Option<
     if example.left() > 0 {
         return None;
     }
-    let mut next = 0; // Examples mostly have their features in the same order
+    let mut next = 0; // most Examples have their features in the same order
     while features.left() > 0 {
         let (1, wire::LENGTH) = wire::tag(&mut features)? else { return None };
         let (name, feature) = entry(wire::delimited(&mut features)?)?;

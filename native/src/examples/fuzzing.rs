@@ -1,5 +1,4 @@
-//! The decoder of tf.Examples by itself: uses declarations without an interpreter, and returns its result as owned
-//! bytes.
+//! The decoder of tf.Examples by itself: needs no interpreter, and returns its result as owned bytes.
 
 use super::columns::columns;
 use super::request::{Inference, MultiRequest, Request};
@@ -7,8 +6,8 @@ use crate::predict::fuzzing::Declared;
 use crate::predict::{Column, Input as Declaration, Text};
 use crate::protobuf::{Dtype, Rope};
 
-/// The tensors of a signature in the order of their declarations, each with its shape and its bytes; strings have their
-/// length before them.
+/// The tensors of a signature in the order of their declarations, each with its shape and its bytes. Each string is
+/// preceded by its length.
 pub type Tensors = Vec<(Vec<usize>, Vec<u8>)>;
 
 /// Decodes a plain Classify or Regress with these features, for a model and a signature whose names are valid text,

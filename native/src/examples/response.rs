@@ -30,13 +30,13 @@ impl Format {
 /// The classes and scores of each Example, row by row.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
-    /// Strings, as places and the text that contains them.
+    /// Strings: their positions, and the text that contains them.
     pub classes: Option<(&'a [u8], &'a [u8])>,
     /// Floats, little-endian.
     pub scores: Option<&'a [u8]>,
     pub columns: usize,
     pub rows: usize,
-    /// One label for each column, or none; also used if there are classes.
+    /// One label for each column, or none. Used instead of `classes` if there are any.
     pub labels: &'a [Bytes],
 }
 
@@ -79,7 +79,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The bytes of each Class of a row, and its label and score.
+    /// The size in bytes of each Class of a row, and its label and score.
     fn classes(self, row: usize) -> impl Iterator<Item = (usize, &'a [u8], u32)> {
         let sized =
             |(label, score): (&'a [u8], f32)| (label_len(label) + float_len(score.to_bits()), label, score.to_bits());
@@ -146,18 +146,18 @@ impl<'a> Result<'a> {
     }
 }
 
-/// A response that has been measured, and can be written.
+/// A response of known size, ready to be written.
 pub struct Response<'a> {
     parts: Vec<Part<'a>>,
     len: usize,
-    /// Whether it has one result, or a list of them.
+    /// Whether it has a list of results instead of one.
     multi: bool,
 }
 
 struct Part<'a> {
     format: &'a Format,
     result: Result<'a>,
-    /// The bytes of the result, or of the whole part if there are several.
+    /// The size in bytes of the result.
     result_len: usize,
     len: usize,
 }

@@ -1,4 +1,4 @@
-//! How messages are compressed: what the headers agree on, and the compression itself.
+//! How messages are compressed: the negotiation by headers, and the compression itself.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-e
 
 const NOT_SAID: &str = "a message is compressed but grpc-encoding does not say how";
 
-/// The bytes that are decompressed in one step: a millisecond or two, after which other work gets its turn.
+/// The bytes that are decompressed in one step: a millisecond or two, after which other tasks of the thread can run.
 const STEP: usize = 1 << 20;
 
 /// How messages are compressed.
@@ -32,7 +32,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The compression of a request's messages, according to its grpc-encoding.
+    /// The compression of a request's messages, according to its grpc-encoding header.
     pub fn of_request(name: &[u8]) -> Result<Self, Status> {
         Self::named(name).ok_or_else(|| {
             let name = String::from_utf8_lossy(name);

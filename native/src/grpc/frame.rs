@@ -20,7 +20,7 @@ const LIGHT: usize = 2 * 1024;
 
 /// The prefix of the following message.
 pub fn prefix_of(compressed: bool, length: usize) -> [u8; PREFIX] {
-    // A message that is too long for a prefix has been refused before.
+    // A message that is too long for a prefix has been refused earlier.
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [compressed.into(), a, b, c, d]
 }
@@ -73,12 +73,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// Whether its decompression is negligible: a byte expands to a thousand at most.
+    /// Whether its decompression takes negligible time: a byte expands to at most a thousand.
     pub fn is_light(&self) -> bool {
         self.compressed.is_none() || self.data.len() <= LIGHT
     }
 
-    /// The decompression in steps; the message itself if it is not compressed.
+    /// Its decompression in steps; the message itself if it is not compressed.
     pub fn expansion(self, memory: Arc<CallMemory>) -> Result<Expanding, Status> {
         match self.compressed {
             Some((encoding, limit)) => encoding.expansion(self.data, limit, memory).map(Expanding::Steps),
@@ -136,7 +136,7 @@ impl Framed {
         self.received()?.map(Message::expanded).transpose()
     }
 
-    /// The next complete message; the length in its prefix is checked, and allocates nothing.
+    /// The next complete message. The length in its prefix is checked, but nothing is allocated because of it.
     pub fn received(&mut self) -> Result<Option<Message>, Status> {
         let Some((flag, length)) = prefix(&self.bytes) else { return Ok(None) };
         if length > self.limit {

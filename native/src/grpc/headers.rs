@@ -42,7 +42,8 @@ impl Status {
 }
 
 impl Status {
-    /// The response to a call that may be sent again after this many seconds, which clients' automatic retries respect.
+    /// The response to a call that may be sent again after this many seconds. Clients that retry automatically respect
+    /// that.
     pub fn response_for_later(&self, seconds: f64) -> Response<()> {
         let mut response = self.response();
         let milliseconds = (seconds * 1e3).ceil() as u64;
@@ -65,7 +66,7 @@ pub fn response() -> Response<()> {
     response
 }
 
-/// A refusal in HTTP's terms, for clients that do not speak gRPC.
+/// A refusal with an HTTP status, for clients that do not speak gRPC.
 pub fn http_refusal(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -73,10 +74,10 @@ pub fn http_refusal(status: StatusCode) -> Response<()> {
     response
 }
 
-/// The parts of a request's headers that concern gRPC itself.
+/// What gRPC itself needs of a request's headers.
 pub struct CallHeaders {
     pub is_grpc: bool,
-    /// The size in bytes as HTTP/2 counts it.
+    /// The headers' size in bytes, as HTTP/2 counts it.
     size: usize,
     /// The timeout of a call, None if it has none; an error if it is malformed.
     pub timeout: Result<Option<Duration>, Status>,
@@ -85,7 +86,7 @@ pub struct CallHeaders {
 }
 
 impl CallHeaders {
-    /// In one pass over the headers: a lookup of each name would hash it, at several times the cost.
+    /// Reads the headers in one pass: looking each name up would hash it, which costs several times as much.
     pub fn of(headers: &HeaderMap) -> Self {
         const EACH: usize = 32;
         let malformed = || Status::new(INTERNAL, "grpc-timeout is malformed");

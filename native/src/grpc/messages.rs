@@ -34,7 +34,7 @@ pub struct MessageLimits {
     pub expanded: usize,
 }
 
-/// A step of a decompression, on another thread: its state, and its result.
+/// A step of a decompression, on another thread: it returns the state, and the message if it is complete.
 type Step = JoinHandle<(Expansion, Result<Option<Bytes>, Status>)>;
 
 /// Reads the messages of one request.
@@ -44,7 +44,7 @@ pub struct Messages {
     first: Option<Rope>,
     expanding: Option<Step>,
     memory: Arc<CallMemory>,
-    /// Whether a single message is expected, from the beginning to the end of the stream.
+    /// Whether the stream must consist of a single message.
     unary: bool,
     begun: Option<Begun>,
 }
@@ -62,12 +62,12 @@ impl Messages {
         Self { body, framed, first: None, expanding: None, memory, unary, begun: None }
     }
 
-    /// Records that the client owes the rest of a message from now on.
+    /// Records that a message has begun, so that the client must send the rest of it in time.
     pub fn begin(&mut self) {
         self.begun = Some(Begun::new(self.memory.clone()));
     }
 
-    /// The only message of a unary call. The future may be dropped and requested again.
+    /// The only message of a unary call. Cancel safe: the future may be dropped, and the method called again.
     pub async fn only(&mut self) -> Result<Rope, ReadError> {
         if self.first.is_none() {
             self.first = self.next().await?;
@@ -81,7 +81,7 @@ impl Messages {
         }
     }
 
-    /// The next message; None at the end of the stream. The future may be dropped.
+    /// The next message; None at the end of the stream. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
             if self.expanding.is_some() {
@@ -148,7 +148,7 @@ impl Messages {
     }
 }
 
-/// Lets other waiting work run before a step: calls share this thread, and large messages have no precedence.
+/// Lets the thread's other tasks run before a step, so that a large message does not delay other calls.
 fn step(mut expansion: Expansion) -> Step {
     spawn_blocking(move || {
         let came = expansion.step();

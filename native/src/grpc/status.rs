@@ -1,4 +1,4 @@
-//! How a call ends: gRPC's codes, and the messages of this transport.
+//! How a call ends: gRPC's codes, and the error texts of this transport.
 
 use crate::memory::Budget;
 
@@ -36,7 +36,7 @@ impl Status {
         Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
     }
 
-    /// Why a message longer than `limit` is not sent; None for a shorter one. `part` may describe its content.
+    /// Why a message longer than `limit` is not sent; None if it is within the limit. `part` may describe its content.
     pub fn too_large_to_send(length: usize, limit: usize, part: impl FnOnce() -> String) -> Option<Self> {
         let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit}){}", part());
         (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))

@@ -67,7 +67,7 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
 
 /// The answer to a plain call.
 pub enum Answered {
-    /// A success: its body. The headers are those of every answer of the endpoint.
+    /// A success, with its body. The headers are the endpoint's, the same for every answer.
     Well(Bytes),
     Otherwise(Box<Answer>),
 }
@@ -132,7 +132,7 @@ pub fn status_code(status: u16) -> PyResult<StatusCode> {
     StatusCode::from_u16(status).map_err(|error| PyValueError::new_err(format!("{status}: {error}")))
 }
 
-/// Headers as Python names them.
+/// Converts headers from Python.
 pub fn headers(named: Vec<(String, String)>) -> PyResult<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(named.len());
     for (name, value) in named {

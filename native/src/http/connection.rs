@@ -21,8 +21,8 @@ use super::rewound::Rewound;
 use super::stalling::Stalling;
 use crate::http2::{FrameStats, Stream, Watched};
 
-/// How long a connection may be idle: longer than most clients' pools keep one. Also the limit for receiving a
-/// request's head.
+/// How long a connection may be idle: longer than the connection pools of most clients keep one. Also the time limit
+/// for receiving a request's head.
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 
 /// The limit of a request's head in bytes.
@@ -31,9 +31,10 @@ const MAX_HEAD: usize = 512 << 10;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// What answers the requests of a connection.
+/// Answers the requests of a connection.
 pub trait Answers: Clone {
-    /// Begins to answer a plain call of HTTP/1.1 by its path and its small body; None for one that is not plain after all.
+    /// Begins to answer a plain call over HTTP/1.1, given its path and its small body; None if it is not plain after
+    /// all.
     fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<Self>>;
 
     /// The beginning of the head of a successful answer to such a call.
@@ -46,20 +47,21 @@ pub trait Answers: Clone {
     fn is_stopping(&self) -> bool;
 }
 
-/// A call that waits for its answer. Dropping it means that nothing waits for the answer any more.
+/// A call that waits for its answer. Dropping it cancels the call.
 pub trait PlainCall {
-    /// Its answer, which is returned only once; until it is there, the task is pending and will be woken.
+    /// Its answer, which is returned only once. Pending until the answer is ready; then the task is woken.
     fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
 
-    /// The time after which its model has taken too long.
+    /// The time at which its model has taken too long.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Ends the call at its deadline; None if its answer is already on its way.
+    /// Ends the call at its deadline; None if an answer is already being delivered.
     fn expire(&mut self) -> Option<Answered>;
 }
 
-/// Answers the requests of a connection until it ends, its client has been idle for too long, or it has sent nothing
-/// more of a head, or read nothing, for `stall`. When the server stops, requests in flight are answered.
+/// Answers the requests of a connection until it ends, or its client has been idle for too long, or the client has for
+/// `stall` not continued a head that it has begun, or not read an answer. When the server stops, requests in flight are
+/// answered.
 pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answers, stopping: impl Future) {
     let mut stopping = pin!(stopping);
     let first = tokio::select! {
@@ -67,7 +69,7 @@ pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answer
         _ = &mut stopping => return, // there was no request
     };
     let Ok(is_http2) = first else { return };
-    // A broken connection concerns only its client, and has ended its requests.
+    // A broken connection concerns only its client, and its requests have ended with it.
     if is_http2 {
         let service = service_fn(move |request| {
             let answer = answers.clone().answer(request);

@@ -26,17 +26,17 @@ pub struct Endpoint {
     pub too_large: Prepared,
     /// The answer to a call whose model has taken too long.
     pub late: Prepared,
-    /// The code, and the text with `{}` for the alias, for an output without rows in an answer by row.
+    /// The error of an answer by row if an output has no rows: its code, and its text with `{}` for the alias.
     pub scalar: (u8, String),
-    /// The code and the text for an output with another number of rows than those before it; the text names both
-    /// numbers after the alias.
+    /// The error of an answer by row if an output has another number of rows than those before it: its code, and its
+    /// text with `{}` for the alias and the two numbers.
     pub other_rows: (u8, String),
     /// The headers of every answer of the API.
     pub headers: HeaderMap,
     /// The beginning of the head of a successful answer over HTTP/1.1.
     pub head: Vec<u8>,
     pub inbox: Arc<Inbox<Event>>,
-    /// Python's answers to GET requests, by path and query, with the object that counts the calls that get them.
+    /// Python's answers to GET requests, by path and query, each with the object that counts the calls that get it.
     pub kept: Kept<String, (Arc<Prepared>, Arc<Count>)>,
     /// The HTTP status by gRPC's code.
     statuses: Vec<StatusCode>,
@@ -94,7 +94,7 @@ impl HttpEndpoint {
     /// `timeout` is in seconds; `statuses` are HTTP statuses by gRPC's code; an answer is its status, headers and body.
     #[new]
     #[pyo3(signature = (*, max_body, timeout, statuses, headers, too_large, late, scalar, other_rows, infer))]
-    #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
+    #[expect(clippy::too_many_arguments, reason = "Python passes these by name")]
     fn new(
         max_body: usize,
         timeout: Option<f64>,
@@ -138,7 +138,7 @@ impl HttpEndpoint {
         self.0.kept.forget();
     }
 
-    /// All events since the last time: each with a kind, and its request if it has one.
+    /// All events since the last call: each with a kind, and its request if it has one.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events: Vec<Bound<'py, PyTuple>> =
             self.0.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;

@@ -27,8 +27,8 @@ use crate::kept::MAX_QUESTION;
 use crate::memory::{self, CallMemory};
 use crate::security::Identity;
 
-/// Lets Python answer a request; None if there is no memory for it. If it is dropped while it waits, Python is told
-/// that nothing waits any more.
+/// Lets Python answer a request; None if there is no memory for it. If the future is dropped while it waits, Python is
+/// told that the request has been cancelled.
 pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Identity>), body: Body) -> Option<Answer> {
     let asked = question(&head, &body).map(|target| (endpoint.kept.state(), target.to_owned()));
     if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {
@@ -106,7 +106,7 @@ enum Came {
     Pieces(UnboundedReceiver<Bytes>),
 }
 
-/// Something waits for Python's answer to a request.
+/// A request that waits for Python's answer.
 struct Waiting {
     inbox: Arc<Inbox<Event>>,
     request: Arc<Request>,
@@ -169,7 +169,7 @@ impl Event {
     }
 }
 
-/// A request for Python. Its owner, a reference for Python's own use, is dropped when the request is answered.
+/// A request for Python. Python may store any object as its `owner`, which is dropped when the request is answered.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct HttpRequest(Arc<Request>);
 
@@ -192,8 +192,8 @@ impl HttpRequest {
         self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
     }
 
-    /// The headers by name. If a name appears several times, the last value counts; several credentials are all kept,
-    /// and are then invalid.
+    /// The headers by name. If a name appears several times, the last value counts. Several credentials are all kept,
+    /// so that they are refused as invalid.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);
@@ -210,7 +210,7 @@ impl HttpRequest {
         Ok(headers)
     }
 
-    /// The client's certificate in DER; empty if it has shown none.
+    /// The client's certificate in DER; empty if the client has sent none.
     #[getter]
     fn certificate<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.0.identity.certificate())
@@ -232,7 +232,7 @@ impl HttpRequest {
         match std::mem::replace(&mut *self.0.body.lock(), Held::Taken) {
             Held::Memory(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
             Held::File(file) => Ok(file.into_raw_fd().into_pyobject(py)?.into_any()),
-            Held::Taken => Err(PyRuntimeError::new_err("the body has been taken before")),
+            Held::Taken => Err(PyRuntimeError::new_err("the body has already been taken")),
         }
     }
 
@@ -247,7 +247,7 @@ impl HttpRequest {
         drop(before);
     }
 
-    /// Answers it, once; `keep` as in `Call.finish`.
+    /// Answers the request, once; `keep` is as in `Call.finish`.
     #[pyo3(signature = (status, headers, body, keep=None))]
     fn answer(
         &self,
@@ -272,7 +272,7 @@ impl HttpRequest {
     /// The next piece of the body.
     fn send(&self, piece: PyBackedBytes) {
         if let Some(pieces) = &*self.0.pieces.lock() {
-            // Fails only if nothing waits any more.
+            // Fails only if the client has gone.
             let _ = pieces.send(Bytes::from_owner(piece));
         }
     }
@@ -288,7 +288,7 @@ impl HttpRequest {
     fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Py<PyAny>>) -> PyResult<()> {
         let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body, keep };
         if let Some(waiting) = self.0.reply.lock().take() {
-            // Fails only if nothing waits for the answer any more.
+            // Fails only if the client has gone.
             let _ = waiting.send(reply);
         }
         Ok(())

@@ -18,16 +18,16 @@ use tokio::time::timeout;
 
 use crate::memory::{CallMemory, Kind};
 
-/// A body up to this size is parsed on its connection's thread: a tenth of a millisecond.
+/// A body of up to this size is parsed on its connection's thread, which takes a tenth of a millisecond.
 pub const SMALL: usize = 64 << 10;
 
-/// The most bytes that are reserved for a body before it has arrived: unwritten memory costs nothing.
+/// The most bytes that are allocated for a body before it has arrived: memory that is never written costs nothing.
 const RESERVED: usize = 64 << 20;
 
 /// TF Serving: gzip_zlib.h has this limit for a body that was compressed.
 const MAX_INFLATED: u32 = 100 << 20;
 
-/// The time without a byte after which a stopping server no longer waits.
+/// How long a stopping server waits for the next byte.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// A body as it was sent.
@@ -39,7 +39,7 @@ pub struct Body {
     pub memory: Arc<CallMemory>,
 }
 
-/// The largest size of a body, and the longest time in which nothing of it arrives.
+/// The largest size of a body, and the longest time between two of its pieces.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub size: usize,
@@ -56,7 +56,7 @@ pub enum Missing {
 }
 
 impl Body {
-    /// Writes it to an anonymous file in memory, for passing it to another process.
+    /// Writes the body to an anonymous file in memory, so that it can be passed to another process.
     pub fn into_file(self) -> io::Result<OwnedFd> {
         let mut file = File::from(rustix::fs::memfd_create("headrace", MemfdFlags::CLOEXEC)?);
         file.write_all(&self.bytes)?;
@@ -79,8 +79,9 @@ impl Body {
         Ok(Self { bytes, is_gzip, memory })
     }
 
-    /// Frees its bytes. Those of a large one are freed on another thread: giving so many pages back takes a millisecond.
-    /// Until then their memory stays reserved, even if the call has ended: that thread may first parse other bodies.
+    /// Frees the bytes. Those of a large body are freed on another thread, since returning so many pages to the kernel
+    /// takes a millisecond. Until then, their memory stays reserved even if the call has ended, as that thread may
+    /// first parse other bodies.
     pub fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes.len() > SMALL {
@@ -89,14 +90,14 @@ impl Body {
         }
     }
 
-    /// Its content; None if it is compressed and invalid or too large.
+    /// The content of the body; None if it is compressed and invalid or too large.
     pub fn content(&self) -> Option<Bytes> {
         if !self.is_gzip {
             return Some(self.bytes.clone());
         }
         let size = gzip_size(&self.bytes).filter(|size| *size <= MAX_INFLATED)?;
         if !self.memory.set(Kind::Expanded, size as usize) {
-            return None; // Python is asked instead, and finds the same
+            return None; // Python finds the same, and refuses the request
         }
         let mut content = Vec::new();
         GzDecoder::new(&*self.bytes).take(u64::from(size) + 1).read_to_end(&mut content).ok()?;
@@ -109,14 +110,14 @@ fn gzip_size(data: &[u8]) -> Option<u32> {
     data.last_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// Whether a client waits for permission to send a body.
+/// Whether a client waits for `100 Continue` before it sends a body.
 fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     let waits = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
     waits && length().is_some_and(|length| length > most as u64)
 }
 
-/// The next piece of a body, unless the client has done nothing for too long, or the server stops.
+/// The next piece of a body; an error if the client has sent nothing for too long, or the server stops.
 async fn next(incoming: &mut Incoming, bounds: Bounds, stopping: &impl Fn() -> bool) -> Result<Option<Piece>, Missing> {
     let began = Instant::now();
     let step = bounds.stall.map_or(STALLED, |stall| stall.min(STALLED));
@@ -153,7 +154,7 @@ async fn collect(
             return Err(Missing::NoMemory);
         }
         if first.is_empty() && whole.is_empty() {
-            first = piece; // the only one of most bodies, which is not copied
+            first = piece; // most bodies have one piece, which is not copied
             continue;
         }
         if whole.is_empty() {

@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// The receiver of the pieces. If it is dropped before `over`, Python is told that nothing waits any more.
+/// Where Python is told what happens to the pieces. If it is dropped before `over`, Python is told that the client has
+/// gone.
 pub trait Waits: Send {
     /// Tells Python that a piece has been sent.
     fn piece_sent(&self);
@@ -14,7 +15,7 @@ pub trait Waits: Send {
     fn over(&mut self);
 }
 
-/// The pieces of a body. If it is dropped before its end, Python is told that nothing waits for them.
+/// The pieces of a body. If it is dropped before the end, Python is told that the client has gone.
 pub struct Pieces {
     coming: UnboundedReceiver<Bytes>,
     waiting: Box<dyn Waits>,

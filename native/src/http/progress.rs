@@ -1,5 +1,5 @@
-//! The progress of an HTTP/1 connection with a request: shared by the code that reads bytes and the code that handles
-//! requests.
+//! How far an HTTP/1 connection is with a request. The code that reads bytes and the code that handles requests share
+//! it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const RESTS: u8 = 0;
 const HEAD_BEGUN: u8 = 1;
 const IS_ANSWERED: u8 = 2;
 
-/// The state of a connection. One thread.
+/// The state of a connection, to be used by one thread.
 #[derive(Clone, Default)]
 pub struct Progress(Arc<AtomicU8>);
 
@@ -22,28 +22,28 @@ impl Progress {
         let _ = self.0.compare_exchange(RESTS, HEAD_BEGUN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A request's head is complete; until the answer's content has been sent, its client need not send anything.
+    /// A request's head is complete. The client need not send anything until the answer has been sent.
     pub fn is_answered(&self) {
         self.0.store(IS_ANSWERED, Ordering::Relaxed);
     }
 
-    /// The answer is gone.
+    /// The answer has been sent.
     pub fn rests(&self) {
         self.0.store(RESTS, Ordering::Relaxed);
     }
 
-    /// Whether its client has begun a head, and owes the rest of it.
+    /// Whether the client has sent a part of a head.
     pub fn in_head(&self) -> bool {
         self.0.load(Ordering::Relaxed) == HEAD_BEGUN
     }
 
-    /// The content of the answer to the request.
+    /// Wraps the content of the answer, so that its end is noticed.
     pub fn until_gone<B>(self, content: B) -> Watched<B> {
         Watched { content, progress: self }
     }
 }
 
-/// An answer's content; the connection is idle again when it has been sent.
+/// An answer's content. When it has been sent, the connection is idle again.
 pub struct Watched<B> {
     content: B,
     progress: Progress,

@@ -1,4 +1,4 @@
-//! A stream that returns bytes which have been read from it once more.
+//! A stream that returns bytes which have already been read from it a second time.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream, and the bytes of it that are to be read once more.
+/// A stream, and the bytes that are to be returned before it is read.
 pub struct Rewound<S> {
     read: Bytes,
     stream: S,
@@ -28,7 +28,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         into.put_slice(&self.read[..count]);
         self.read.advance(count);
         if self.read.is_empty() {
-            self.read = Bytes::new(); // its memory is not needed any more
+            self.read = Bytes::new(); // frees the memory
         }
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,5 @@
-//! Breaks a connection whose client has read nothing of its answer, or sent nothing more of a head, for too long; and
-//! lets the other connections of a thread have their turn while one of them sends a large body.
+//! Breaks a connection whose client has for too long read nothing of its answer, or not continued a head; and lets the
+//! other connections of a thread run while one of them sends a large body.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::progress::Progress;
 use crate::http2::{Stall, Turn};
 
-/// The most bytes that a connection reads before all others have had their turn: a tenth of a millisecond.
+/// The most bytes that a connection reads before the others of its thread may run: a tenth of a millisecond.
 const TURN: usize = 128 << 10;
 
 /// A stream with a time limit for writes, and for reads in the middle of an HTTP/1 head.
@@ -31,14 +31,14 @@ impl<S: AsyncWrite + Unpin> Stalling<S> {
 }
 
 impl<S: AsyncRead + Unpin> Stalling<S> {
-    /// Reads no more than is left of a turn.
+    /// Reads at most the bytes that are left of the connection's turn.
     fn read_in_turn(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (left, before) = (ready!(self.turn.poll(context)), into.filled().len());
         let stream = Pin::new(&mut self.stream);
         let read = if into.remaining() <= left {
             stream.poll_read(context, into)
         } else {
-            // Only large buffers are cleared, which large bodies have.
+            // Clearing the buffer first is rarely needed: only large bodies have buffers of this size.
             let mut part = ReadBuf::new(into.initialize_unfilled_to(left));
             let read = stream.poll_read(context, &mut part);
             let count = part.filled().len();

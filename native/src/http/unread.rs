@@ -1,4 +1,4 @@
-//! Counts answers as memory of their clients until they have read them.
+//! Counts an answer as memory of its client until the client has read it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// The bytes, with memory reserved until they are sent; None if too little is left.
+    /// Reserves memory for the bytes until they have been sent; None if too little is left.
     pub fn hold(bytes: Bytes, memory: Arc<CallMemory>) -> Option<Bytes> {
         memory.drop_request();
         memory.set(Kind::Answers, bytes.len()).then(|| Bytes::from_owner(Self { bytes, _memory: memory }))

@@ -1,13 +1,14 @@
 //! Rewrites an `:authority` that is not a host, so that h2 accepts it, as gRPC's own servers do.
 //!
 //! gRPC's C clients (C++, Python and others) send the path of a UNIX socket with `%2F` for every slash, and a list of
-//! addresses (`ipv4:10.0.0.1:8500,10.0.0.2:8500`) as it is. Neither is a valid host in a URI, and h2 resets the stream.
-//! Here every character that does not belong into a host and a port becomes a dash, in place. Only headers that are not Huffman-coded are rewritten, which is how those clients send this one.
-//! Every other header passes as it is, and what is malformed is left for h2 to refuse.
+//! addresses (`ipv4:10.0.0.1:8500,10.0.0.2:8500`) as it is. Neither is a valid host in a URI, so h2 resets the stream.
+//! Here every character that does not belong in a host and a port is overwritten with a dash. Only headers without
+//! Huffman coding are rewritten, which is how those clients send this one. Every other header passes unchanged, and
+//! malformed bytes are left for h2 to refuse.
 //!
-//! The benefit: such calls of grpcio, each of which is reset with PROTOCOL_ERROR without it. A client keeps its
-//! authority, so a connection whose first call has a valid one is not looked at any more (`is_done`). This can go when
-//! h2 accepts such authorities (hyperium/h2 pull request 487, still open).
+//! The benefit: without this file, each such call of grpcio is reset with PROTOCOL_ERROR. A client keeps its authority,
+//! so a connection whose first call has a valid one is not inspected any further (`is_done`). The file can be removed
+//! when h2 accepts such authorities (hyperium/h2 pull request 487, still open).
 
 use super::frames::PREFACE;
 
@@ -20,16 +21,16 @@ const PRIORITY: u8 = 32;
 
 /// Follows the frames of a connection, from its first byte on.
 pub struct Authority {
-    /// Bytes to leave alone: of the preface, or of a payload.
+    /// The number of bytes to skip: of the preface, or of a payload.
     skip: usize,
     head: Vec<u8>,
-    /// Bytes of headers, and then of padding, that are left in this frame.
+    /// The bytes of headers, and of the padding after them, that are left in this frame.
     fragment: usize,
     padding: usize,
     /// Whether the length of the padding comes next.
     padded: bool,
     block: Block,
-    /// The heads that have begun.
+    /// The number of heads that have begun.
     heads: usize,
 }
 
@@ -101,7 +102,7 @@ impl Authority {
         self.head.clear();
     }
 
-    /// Skips the priority of a frame whose head has just been read, and says how long it is.
+    /// Skips the priority fields of a frame whose head has just been read; returns their length.
     fn skip_priority(&mut self) -> usize {
         self.skip = if self.head[4] & PRIORITY != 0 { 5 } else { 0 };
         self.skip
@@ -126,7 +127,7 @@ struct Block {
     colons: usize,
     /// Whether the authority is in the brackets of an IPv6 address.
     bracketed: bool,
-    /// Whether an authority was not a host and a port.
+    /// Whether an authority was anything but a host and a port.
     invalid: bool,
 }
 
@@ -147,7 +148,7 @@ impl Block {
                     _ => self.text(name, plain, 0, length),
                 }
             }
-            // No header of such a length is taken.
+            // No server accepts a header of such a length.
             State::MoreLength { shift: 21.., .. } | State::Lost => State::Lost,
             State::MoreLength { name, plain, length, shift } => {
                 let length = length + (usize::from(value & 127) << shift);
@@ -167,7 +168,7 @@ impl Block {
         }
     }
 
-    /// Rewrites the byte at a place of an authority.
+    /// Rewrites the byte at one position of an authority.
     fn rewrite(&mut self, byte: &mut u8, at: usize) {
         if at == 0 {
             (self.colons, self.bracketed) = (0, *byte == b'[');
@@ -206,7 +207,7 @@ impl Block {
         }
     }
 
-    /// At a place of a text, which may be its end.
+    /// The state at one position of a text, which may be its end.
     fn text(&mut self, name: bool, plain: bool, at: usize, length: usize) -> State {
         match (at < length, name) {
             (true, _) => State::Text { name, plain, at, length },
@@ -229,7 +230,7 @@ mod tests {
         frame
     }
 
-    /// Mends a connection in pieces of each size.
+    /// Rewrites a connection's bytes in pieces of every size.
     fn rewritten(frames: &[Vec<u8>]) -> Vec<u8> {
         let whole = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
         let rewritten = |size| {

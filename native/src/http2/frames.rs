@@ -1,4 +1,4 @@
-//! Observes the frames of a connection: where each begins, and what is counted.
+//! Observes the frames of a connection: finds where each begins, and counts some of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -8,7 +8,7 @@ pub const PREFACE: usize = 24;
 /// The bytes of a frame's head.
 const HEAD: usize = 9;
 
-/// What has passed since the last check, and whether to tell the client that it sends too many pings.
+/// The frames that have passed since the last check, and whether to tell the client that it sends too many pings.
 #[derive(Default)]
 pub struct FrameStats {
     pings: AtomicU32,
@@ -27,21 +27,22 @@ impl FrameStats {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// The number of pings since the last time, and whether headers or data have been written since there were any.
+    /// The number of pings since the last call, and whether headers or data have been written since there last were
+    /// any.
     pub fn take(&self) -> (u32, bool) {
         let pings = self.pings.load(Ordering::Relaxed);
         if pings == 0 {
-            return (0, false); // earlier writes are forgotten when they matter
+            return (0, false); // the flag is reset with the next ping
         }
         (self.pings.swap(0, Ordering::Relaxed), self.answered.swap(false, Ordering::Relaxed))
     }
 
-    /// Makes the next read tell the client that it sends too many pings, and be the last one.
+    /// Makes the next read tell the client that it sends too many pings, and end the connection.
     pub fn end_for_pings(&self) {
         self.too_many_pings.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connection ends because of its pings.
+    /// Whether the connection ends because of too many pings.
     pub fn too_many_pings(&self) -> bool {
         self.too_many_pings.load(Ordering::Relaxed)
     }

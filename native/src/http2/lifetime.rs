@@ -22,7 +22,7 @@ use super::watched::Watched;
 /// The shortest time between two pings of a client without a call in flight, if it may not ping then.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
 
-/// The limits that may end a connection before its client does. A time of None never comes.
+/// The limits that may end a connection before its client does. A time of None means no limit.
 #[derive(Clone, Debug)]
 pub struct LifetimeLimits {
     pub keepalive_time: Option<Duration>,
@@ -38,7 +38,7 @@ pub struct LifetimeLimits {
 /// The action that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Accept no more calls; those in flight may end.
+    /// Accept no more calls; calls in flight may finish.
     Drain,
     /// Close at once.
     Close,
@@ -103,7 +103,7 @@ impl Lifetime {
         }
     }
 
-    /// Ready when it is old enough to drain, and again when that has taken too long.
+    /// Ready when the connection is old enough to be drained, and again when draining has taken too long.
     fn poll_age(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(age) = &mut self.age else { return Poll::Pending };
         ready!(age.as_mut().poll(context));
@@ -120,7 +120,8 @@ fn again(timer: &mut Pin<Box<Sleep>>, time: Duration) {
     timer.as_mut().reset((Instant::now() + time).into());
 }
 
-/// A tenth more or less, so that connections made at the same time do not end at the same time.
+/// A duration that is randomly up to a tenth longer or shorter, so that connections made at the same time do not end at
+/// the same time.
 fn spread(time: Duration) -> Duration {
     let chance = (RandomState::new().hash_one(0) % 1024) as u32;
     time * 9 / 10 + time * chance / (5 * 1024)
@@ -183,7 +184,8 @@ impl Idle {
     }
 }
 
-/// Counts a caller's pings as gRPC does: those that come too soon, since headers or data were last sent to it.
+/// Counts the pings of a client that come too soon, as gRPC does. The count restarts whenever headers or data are sent
+/// to the client.
 #[derive(Default)]
 struct Pings {
     last: Option<Instant>,

@@ -1,11 +1,12 @@
-//! Reading ahead: h2 asks for one frame at a time, and a read of 16 KB costs the kernel as much as one of 128 KB.
+//! Reading ahead: h2 reads one frame at a time, although a read of 128 KB costs the kernel no more than one of 16 KB.
 //!
-//! A connection that got all that it asked for reads 128 KB into a buffer at once, and serves h2's next reads from there.
-//! The thread lends the buffer to one connection after the other, so that idle ones hold none. Small requests never come
-//! here: their reads get less than they ask for.
+//! After a read that filled h2's buffer, the connection reads 128 KB at once, and serves h2's next reads from there.
+//! The thread lends these buffers to its connections, so that idle connections have none. Small requests never cause
+//! this: their reads return less than was asked for.
 //!
-//! The benefit: images of 602 KB, 8 calls in flight, take 337 us of CPU each instead of 430 (the ratio of the medians
-//! of 8 alternating runs was 1.23, on two busy cores, 2026-11-27). It was 313 instead of 437 us on quiet ones.
+//! The benefit: a call with an image of 602 KB, with 8 calls in flight, takes 337 us of CPU instead of 430 (the ratio
+//! of the medians of 8 alternating runs was 1.23, on two busy cores, 2026-11-27). On quiet cores it was 313 us instead
+//! of 437.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,21 +17,21 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::turn::Turn;
 
-/// The bytes that are read at once: few enough to be still in the cache when they are copied.
+/// The bytes that are read at once: few enough to be in the cache still when they are copied.
 const SIZE: usize = 128 << 10;
 
-/// After reading this many bytes without a pause, a connection yields so that its pending writes are flushed, and others
-/// have their turn.
+/// After reading this many bytes without a pause, a connection yields, so that its pending writes are flushed and other
+/// connections can run.
 const TURN: usize = 512 << 10;
 
-/// The buffers that a thread keeps. Only connections that have read more than was requested hold one.
+/// The number of spare buffers that a thread keeps. Only connections that have read more than was requested have one.
 const KEPT: usize = 4;
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What one connection has read ahead, if anything.
+/// The bytes that one connection has read ahead.
 #[derive(Default)]
 pub struct ReadAhead {
     buffer: Option<Box<[u8]>>,
@@ -42,7 +43,7 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Like `AsyncRead::poll_read` of the stream, but with pauses if bytes arrive without end.
+    /// Like `AsyncRead::poll_read` of the stream, but with a pause after every `TURN` bytes.
     pub fn poll_read(
         &mut self,
         stream: Pin<&mut impl AsyncRead>,
@@ -114,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the requested number of bytes while there are some, then is pending.
+    /// A stream that returns as many bytes as are requested until none is left, and is pending then.
     struct Source {
         bytes: Vec<u8>,
         reads: usize,

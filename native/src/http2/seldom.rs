@@ -1,14 +1,14 @@
 //! Polls the rare events of a connection only after one of them has happened.
 //!
 //! A connection's task runs at least twice per call: once to read the call, and once to write its answer. Each time, it
-//! would ask its timers whether they have fired, and the server whether it is stopping. With a thousand connections,
-//! this state is in no cache, and fetching it from memory takes time.
+//! would poll its timers, and check whether the server is stopping. With a thousand connections, the state for that is
+//! in no cache, and fetching it from memory takes time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Whether there may be something new since the last poll.
+/// Whether anything may have happened since the last poll.
 pub struct Seldom {
     news: Arc<News>,
     waker: Waker,
@@ -34,7 +34,7 @@ impl Seldom {
         if !self.news.come.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        // Cleared before polling, so that whatever happens from now on counts as new.
+        // Cleared before polling, so that nothing that happens during the poll is missed.
         self.news.come.swap(false, Ordering::Acquire);
         let outcome = poll(&mut Context::from_waker(&self.waker));
         if outcome.is_ready() {
@@ -85,7 +85,7 @@ mod tests {
         waker.wake();
         assert_eq!(task.wakes(), 1);
         assert_eq!(poll(&mut seldom, Poll::Ready(())).0, 2);
-        assert_eq!(poll(&mut seldom, Poll::Pending).0, 3, "what was ready is asked again");
+        assert_eq!(poll(&mut seldom, Poll::Pending).0, 3, "after Ready, it polls again");
         assert_eq!(poll(&mut seldom, Poll::Pending).0, 3);
     }
 

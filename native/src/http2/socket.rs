@@ -1,4 +1,4 @@
-//! Sources of connections: TCP and UNIX sockets.
+//! Listening TCP and UNIX sockets, and the connections that they accept.
 
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
@@ -53,7 +53,7 @@ impl Address {
         Ok(Self::Tcp(listening(socket, &address.into())?.into()))
     }
 
-    /// An existing socket is replaced, as by gRPC; any other kind of file is left alone, and an error.
+    /// An existing socket is replaced, as gRPC does; for any other kind of file, this is an error.
     fn unix(path: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
             fs::remove_file(path)?;
@@ -87,7 +87,7 @@ fn listening(socket: Raw, address: &SockAddr) -> io::Result<Raw> {
     Ok(socket)
 }
 
-/// The file of a UNIX socket, which is removed with it unless another socket has taken its place.
+/// The file of a UNIX socket. Dropping this removes the file, unless it now belongs to another socket.
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
@@ -102,7 +102,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // A file that remains is replaced by the next server.
+            // If this fails, the next server replaces the file.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -115,7 +115,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// Accepts connections.
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "its end is what it is for")] SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "only its drop has a purpose")] SocketFile),
 }
 
 impl Listener {
@@ -124,7 +124,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
-                // If this fails, small answers are only late.
+                // If this fails, small answers are merely delayed.
                 let _ = socket.set_nodelay(true);
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };

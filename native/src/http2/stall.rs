@@ -23,8 +23,8 @@ impl Stall {
         Self { limit, since: None, timer: Timer::default() }
     }
 
-    /// Passes on the result of a read or a write; an error if it has waited too long. Only waits `midway` count: in the
-    /// middle of something that the client owes.
+    /// Returns the result of a read or a write, or an error if it has waited too long. A wait counts only if it is
+    /// `midway`: in the middle of something that the client must send or read.
     pub fn timed<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -44,15 +44,15 @@ impl Stall {
     }
 }
 
-/// The end of a wait, which may be set later with each wait.
+/// A timer for a wait, whose end may move to a later time with each poll.
 ///
-/// The timer is kept from one wait to the next, and set again only when it fires: most waits are short, and resetting a
-/// timer again and again costs more than one check.
+/// The sleep is kept from one wait to the next, and reset only when it fires: most waits are short, and resetting a
+/// sleep for each costs more than one check.
 #[derive(Default)]
 pub struct Timer(Option<(Pin<Box<Sleep>>, Seldom)>);
 
 impl Timer {
-    /// Ready once `until` has passed. It must be no earlier than that of the previous call, since the sleep is never
+    /// Ready once `until` has passed. `until` must be no earlier than in the previous call, since the sleep is never
     /// shortened.
     pub fn poll(&mut self, context: &mut Context<'_>, until: Instant) -> Poll<()> {
         let (sleep, fires) = self.0.get_or_insert_with(|| (Box::pin(sleep_until(until.into())), Seldom::default()));
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
-    /// tokio's resources are all pending until the task is polled again once it has used many of them.
+    /// When a task has used up tokio's budget, all of tokio's resources are pending until the task is polled again.
     #[tokio::test]
     async fn a_wait_ends_that_began_when_the_task_had_used_up_its_turn() {
         let (mut timer, until, mut has_begun) = (Timer::default(), Instant::now() + LIMIT, false);

@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::socket::{Socket, either};
 use super::tls::HTTP2;
 
-/// How long to wait if a client has sent a single letter.
+/// How long to wait before looking again at a client that has sent a single letter.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const LOOKS: u32 = 1_000;
 
@@ -23,7 +23,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The client's own certificate in DER; None if it has shown none.
+    /// The client's certificate in DER; None if the client has sent none.
     pub fn certificate(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,

@@ -1,4 +1,4 @@
-//! TLS: certificates that follow a file, and handshakes.
+//! TLS: certificates that are read again when their file changes, and handshakes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -79,7 +79,7 @@ fn client_verifier(authority: &str, provider: Arc<CryptoProvider>) -> Result<Arc
     Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
 }
 
-/// Requires a certificate and trusts none, as gRPC does if clients must show one and no authority is given.
+/// Requires a certificate but trusts none, as gRPC does if clients must send one and no authority is configured.
 #[derive(Debug)]
 struct Nobody(WebPkiSupportedAlgorithms);
 
@@ -120,7 +120,7 @@ impl ClientCertVerifier for Nobody {
     }
 }
 
-/// Distinguishes the states of a file; None if there is no file.
+/// What differs between two states of a file; None if there is no file.
 type State = Option<(u64, i64, i64, u64)>;
 
 /// The TLS settings of an address, from Python.
@@ -138,7 +138,7 @@ impl Tls {
     }
 }
 
-/// The certificates in a file, as it is when a client connects.
+/// The certificates in a file, with its content at the time when a client connects.
 pub struct Certified {
     path: PathBuf,
     changed: Py<PyAny>,
@@ -161,8 +161,8 @@ impl Certified {
         let state = self.state();
         if *seen != Some(state) {
             let this = self.clone();
-            // The interpreter may be busy, and connections must not wait for it. If this client does not wait, the
-            // result is kept for the next one.
+            // Python is called on another thread, since connections must not wait for a busy interpreter. If this
+            // client goes away meanwhile, the result is kept for the next one.
             let _ = tokio::task::spawn_blocking(move || this.ask()).await;
             *seen = Some(state);
         }

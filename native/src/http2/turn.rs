@@ -1,4 +1,4 @@
-//! Lets the other connections of a thread have their turn while one of them sends more and more.
+//! Lets the other connections of a thread run while one of them sends without a pause.
 
 use std::future::Future;
 use std::pin::pin;
@@ -6,25 +6,26 @@ use std::task::{Context, Poll};
 
 use tokio::task::yield_now;
 
-/// The bytes that a connection has read since it last had to wait. After `MOST` of them, it pauses.
+/// The bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it pauses.
 #[derive(Default)]
 pub struct Turn<const MOST: usize> {
     read: usize,
 }
 
 impl<const MOST: usize> Turn<MOST> {
-    /// The bytes that are left of the turn, at least one. Pending once when it is over; then the next one begins.
+    /// The bytes that are left of the turn, at least one. At the end of the turn, it is pending once; then the next
+    /// turn begins.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         if self.read < MOST {
             return Poll::Ready(MOST - self.read);
         }
         self.read = 0;
-        // The task is woken after the sockets of the others have been looked at. Waking it at once would not do: then
-        // tokio first polls it some dozen times more.
+        // The task is woken after tokio has checked the other connections' sockets. If it were woken at once, tokio
+        // would first poll it dozens of times more.
         pin!(yield_now()).poll(context).map(|()| MOST)
     }
 
-    /// Counts the bytes of a read. One that has to wait ends the turn.
+    /// Counts the bytes of a read. A read that has to wait starts a new turn.
     pub fn count<T>(&mut self, read: &Poll<T>, bytes: usize) {
         self.read = if read.is_ready() { self.read + bytes } else { 0 };
     }

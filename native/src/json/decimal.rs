@@ -2,7 +2,7 @@
 //! needed.
 //!
 //! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double.
-//! The digits here are computed exactly: for most floats in `float.rs`, for all others with whole numbers of 128 bits.
+//! The digits are computed exactly: in `float.rs` for most floats, and here with integers of 128 bits for the others.
 //! The few numbers that do not fit are left to the standard library, which is slower.
 
 use bytes::{BufMut, BytesMut};
@@ -13,10 +13,10 @@ use super::float::write_float;
 /// The number of digits to try first.
 const SHORT: u32 = 6;
 
-/// Numbers of a smaller power of ten may be subnormal floats, which have fewer digits.
+/// Numbers with a smaller power of ten may be subnormal floats, which have fewer digits.
 const LEAST_NORMAL: i32 = -37;
 
-/// Powers of five that fit into 128 bits together with the 24 bits of a float.
+/// Powers of five whose products with a float's 24 bits fit into 128 bits.
 const FIVES: [u128; 56] = powers();
 
 const fn powers() -> [u128; 56] {
@@ -29,14 +29,14 @@ const fn powers() -> [u128; 56] {
     table
 }
 
-/// A number of either size.
+/// A float or a double.
 pub trait Decimal: Copy {
-    /// The number of digits that distinguishes any two values.
+    /// The number of digits that distinguish any two values.
     const DIGITS: u32;
 
     fn widened(self) -> f64;
 
-    /// Whether a double rounds to this number.
+    /// Whether this number is the one nearest to a double.
     fn is_nearest(self, double: f64) -> bool;
 
     /// Writes a number if there is a faster way for it; returns the number of bytes.
@@ -111,7 +111,7 @@ fn put_any(number: impl Decimal, out: &mut [u8; LONGEST]) -> usize {
     text.size
 }
 
-/// The digits that a number, whose size this is, is written with.
+/// The digits with which a number is written; `size` is its absolute value.
 fn rounded(number: impl Decimal, size: f64) -> Rounded {
     let long = Rounded::of(size, digits_of(number));
     if !long.may_be_short() {
@@ -160,13 +160,14 @@ impl Rounded {
 
     fn slowly(value: f64, count: u32) -> Self {
         let text = format!("{value:.*e}", count as usize - 1);
-        let (mantissa, power) = text.split_once('e').expect("it is written with an exponent");
+        let (mantissa, power) = text.split_once('e').expect("the format has an exponent");
         let digits = mantissa.bytes().filter(u8::is_ascii_digit);
         let digits = digits.fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
-        Self { digits, count, power: power.parse().expect("its exponent is a number") }
+        Self { digits, count, power: power.parse().expect("an exponent is a number") }
     }
 
-    /// Whether fewer digits might read back as the same number, judging by how close all of its digits are to so few.
+    /// Whether the number might also be written with `SHORT` digits: whether its digits are close enough to such a
+    /// number.
     ///
     /// The number and its shortest form then differ by at most half the distance between two neighbouring numbers. That
     /// is 60 units of the last of nine digits of a float, and 12 units of the last of seventeen digits of a double.
@@ -225,7 +226,7 @@ impl Rounded {
 
 const ZEROS: &[u8; 17] = &[b'0'; 17];
 
-/// The text of one number, as far as it has been written.
+/// The text of one number, of which `size` bytes have been written.
 struct Text<'a> {
     bytes: &'a mut [u8; LONGEST],
     size: usize,
@@ -255,7 +256,7 @@ pub fn least_power(exponent: i32) -> i32 {
     ((i64::from(exponent) * 315_653) >> 20) as i32
 }
 
-/// A number times a power of ten: its integer part, and how the remainder compares to a half.
+/// A number times a power of ten: its integer part, and how the fractional part compares to a half.
 struct Scaled {
     whole: u128,
     rest: std::cmp::Ordering,
@@ -307,7 +308,7 @@ fn left(number: u128, by: i32) -> Option<u128> {
 pub mod tests {
     use super::*;
 
-    /// Writes a float in the way that works for all floats.
+    /// Writes a float by the method that works for all floats.
     pub fn written_exactly(value: f32) -> String {
         let mut text = [0; LONGEST];
         let size = put_any(value, &mut text);

@@ -10,7 +10,7 @@ const LEAST: u64 = MOST / 10;
 /// The smallest power of ten of a number that is written without an exponent.
 const LEAST_POWER: i32 = -4;
 
-/// If six of the nine digits are enough, the nine are close to a multiple of this.
+/// If six digits are enough, the number of nine digits is close to a multiple of this.
 const SIX: u64 = 1_000;
 
 const FIVES: [u64; 13] = {
@@ -24,7 +24,7 @@ const FIVES: [u64; 13] = {
 };
 
 /// Writes a float that needs more than six digits and no exponent, as `%.9g` does; returns the number of bytes. None
-/// for any other float, and for some of these, which the caller must write in another way.
+/// for any other float, and for some of these; the caller must write them by another method.
 #[inline(always)]
 pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
     let (digits, power) = nine_digits(value.abs())?;
@@ -124,7 +124,7 @@ mod tests {
     fn floats_are_those_of_exact_arithmetic() {
         let mut quick = 0;
         for seed in 0..300_000_u32 {
-            // Covers all magnitudes that are written here, and some beyond them.
+            // Covers all magnitudes that are written by this method, and some beyond them.
             let bits = 0x3800_0000 + seed.wrapping_mul(2_654_435_761) % (0x4f00_0000 - 0x3800_0000);
             for value in [f32::from_bits(bits), -f32::from_bits(bits)] {
                 let mut text = [0; LONGEST];

@@ -1,8 +1,8 @@
-//! The plain requests of an HTTP/1.1 connection, which are read and answered without hyper: calls whose bodies are small
-//! and whose heads say nothing unusual.
+//! The plain requests of an HTTP/1.1 connection, which are read and answered without hyper: calls with small bodies and
+//! without unusual headers.
 //!
-//! The benefit: a :predict of one row takes a third fewer instructions. The bytes of the first request that is not
-//! plain go to hyper, and so does everything that follows on the connection.
+//! The benefit: a :predict of one row takes a third fewer instructions. The first request that is not plain goes to
+//! hyper, and so does everything that follows on the connection.
 
 mod head;
 mod request;
@@ -29,7 +29,7 @@ use crate::http2::{Seldom, Stream, Timer};
 pub struct Plain {
     stream: Stalling<Stream>,
     progress: Progress,
-    /// What has been read of requests that are not answered yet: so many bytes of it.
+    /// The bytes that have been read of requests without an answer: the first `filled` bytes.
     buffer: Vec<u8>,
     filled: usize,
     requests: Requests,
@@ -37,13 +37,13 @@ pub struct Plain {
     late: Timer,
     keep_alive: Duration,
     since: Instant,
-    /// Looks whether the server stops.
+    /// Polls whether the server is stopping.
     stop: Seldom,
     out: Vec<u8>,
 }
 
 impl Plain {
-    /// Creates it for a connection of which nothing has been read, and which may be idle for `keep_alive`.
+    /// A connection of which nothing has been read, and which may be idle for `keep_alive`.
     pub fn new(stream: Stalling<Stream>, progress: Progress, keep_alive: Duration) -> Self {
         Self {
             stream,
@@ -89,15 +89,15 @@ impl Plain {
             let last = answers.is_stopping();
             self.send(answered, answers.head(), last).await.ok()?;
             if last {
-                let _ = self.stream.shutdown().await; // its client may have gone
+                let _ = self.stream.shutdown().await; // the client may have gone
                 return None;
             }
             self.rest();
         }
     }
 
-    /// Waits for more bytes, but not beyond the time for a whole request. False where the client has gone, that time is
-    /// over, or the server stops and no request has begun.
+    /// Waits for more bytes, but not beyond the time limit for a whole request. Returns false if the client has gone,
+    /// the time is over, or the server stops and no request has begun.
     async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> bool {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
@@ -149,7 +149,7 @@ impl Plain {
         }
     }
 
-    /// Forgets a request that has been understood; what has come behind it is kept.
+    /// Removes a request of this size from the buffer, and keeps what follows it.
     fn drop_request(&mut self, size: usize) {
         self.buffer.copy_within(size..self.filled, 0);
         self.filled -= size;
@@ -159,7 +159,7 @@ impl Plain {
         }
     }
 
-    /// A request has been answered.
+    /// To be called when a request has been answered.
     fn rest(&mut self) {
         self.since = Instant::now();
         self.progress.rests();
@@ -191,7 +191,7 @@ impl Plain {
             self.stream.write_all(&self.out).await?;
             self.stream.write_all(&body).await?;
         }
-        // TLS keeps what the socket has no room for.
+        // TLS buffers what the socket does not take.
         self.stream.flush().await
     }
 }

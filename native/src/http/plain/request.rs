@@ -1,4 +1,4 @@
-//! Finds a plain request at the beginning of what has been read.
+//! Finds a plain request at the beginning of the bytes that have been read.
 
 use std::ops::Range;
 
@@ -11,18 +11,18 @@ pub const MAX_HEAD: usize = 8 << 10;
 
 const MAX_HEADERS: usize = 24;
 
-/// What the bytes that have been read begin with.
+/// What is at the beginning of the bytes that have been read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// The path of a plain request, its body, and the bytes of both and the head.
+    /// A plain request: its path, its body, and the size of its head and body in bytes.
     Request(&'a str, &'a [u8], usize),
-    /// More bytes must come. The number is the size of the whole request, or 0 if that is not known yet.
+    /// An incomplete request. The number is the size of the whole request, or 0 if that is not known yet.
     Partial(usize),
     Unusual,
 }
 
-/// Finds plain requests. Most clients send the same head again and again, with another length. So a head is compared
-/// with the last one, and parsed only if more than its length differs.
+/// Finds plain requests. Most clients send the same head again and again, with only the body's length changed. So a
+/// head is compared with the last one, and parsed only if more than the length differs.
 #[derive(Default)]
 pub struct Requests {
     path: String,
@@ -33,7 +33,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// What some bytes begin with: a request, a part of one, or something unusual.
+    /// What is at the beginning of some bytes: a request, a part of one, or something unusual.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Next<'a> {
         if let Some((head, size)) = self.again(bytes) {
             return with_body(&self.path, bytes, head, size);
@@ -46,7 +46,7 @@ impl Requests {
         with_body(head.path, bytes, head.end, head.size)
     }
 
-    /// If a head differs from the last one only in its length: its size, and that length.
+    /// The size of a head, and the length that it states, if it differs from the last head only in that length.
     fn again(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let rest = bytes.strip_prefix(self.before.as_slice()).filter(|_| !self.after.is_empty())?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -66,7 +66,7 @@ impl Requests {
     }
 }
 
-/// A request with a head of this size, if its body has come.
+/// A request with a head of this size, if its body has arrived.
 fn with_body<'a>(path: &'a str, bytes: &'a [u8], head: usize, size: usize) -> Next<'a> {
     match bytes.get(head..head + size) {
         Some(body) => Next::Request(path, body, head + size),
@@ -84,7 +84,7 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// The head that some bytes begin with, unless it is not plain or not complete.
+    /// The head at the beginning of some bytes; None if it is not plain or not complete.
     fn parse(bytes: &'a [u8]) -> Result<Self, Next<'a>> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
@@ -103,12 +103,12 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The length of a body, as its head says; None if the head has an unusual header.
+/// The length of the body, as the head states it; None if the head has an unusual header.
 fn length<'a>(headers: &[httparse::Header<'a>]) -> Option<&'a [u8]> {
     let mut length = None;
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        // Looks at the length of a name first, since most headers have other lengths.
+        // Compares the length of a name first, since most headers have other lengths.
         match header.name.len() {
             14 if is("content-length") => length = Some(Some(header.value).filter(|_| length.is_none())?),
             10 if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") => return None,
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// How a new connection reads some text.
+    /// The result of a text as the first on its connection.
     fn first(text: &str) -> Kind {
         kind(&mut Requests::default(), text.as_bytes())
     }
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(first(&format!("{head}{{")), Err(Some(head.len() + 2)));
     }
 
-    /// Whatever a connection has sent before, a request is read as on a new connection.
+    /// A request is read as on a new connection, whatever the connection has sent before.
     #[test]
     fn a_head_is_read_as_if_it_were_the_first() {
         let heads = [

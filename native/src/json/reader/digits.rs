@@ -17,7 +17,7 @@ pub fn eight_digits(text: [u8; 8]) -> Option<u64> {
     (other_than_digits(text) == 0).then(|| joined(text ^ ZEROS))
 }
 
-/// The value and the number of the digits that some text begins with.
+/// The value of the digits at the beginning of a text, and their number.
 #[inline(always)]
 pub fn few_digits(text: [u8; 8]) -> (u64, usize) {
     let text = u64::from_le_bytes(text);
@@ -42,7 +42,8 @@ fn other_than_digits(text: u64) -> u64 {
 
 /// The number with these eight digits, of which the first is in the lowest byte.
 fn joined(digits: u64) -> u64 {
-    // Neighbours are combined: the first is multiplied by ten, then by a hundred, then by ten thousand.
+    // Neighbours are combined in three steps: the first of each pair is multiplied by ten, then by a hundred, then by
+    // ten thousand.
     let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
     (fours * 10_000 + (fours >> 32)) & 0xffff_ffff

@@ -1,4 +1,5 @@
-//! Parses JSON that every parser treats alike; anything that parsers differ on is None, for a more careful parser.
+//! Parses JSON that every parser treats alike. Anything that parsers treat differently yields None, and is left to a
+//! more careful parser.
 
 mod digits;
 mod numbers;
