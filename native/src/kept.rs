@@ -1,7 +1,8 @@
-//! Keeps answers that are valid until the server's state changes, so that Python is not asked the same twice.
+//! Keeps answers that are valid until the server's state changes, so that Python need not answer the same question
+//! twice.
 //!
-//! Python says which answers these are, and when its state has changed. An answer is kept only if the state is still
-//! the one in which the question was asked, since the answer may depend on the state.
+//! Python says which answers these are, and when its state has changed. An answer is kept only if the state has not
+//! changed since the question was asked, since the answer may depend on the state.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use parking_lot::RwLock;
 /// The maximum length of a question in bytes.
 pub const MAX_QUESTION: usize = 1 << 10;
 
-/// The maximum number of kept answers, and of their bytes; if there are more, all are dropped.
+/// The maximum number of kept answers, and the maximum of their bytes in all. Beyond either, all answers are dropped.
 const MAX_ANSWERS: usize = 1000;
 const MAX_BYTES: usize = 8 << 20;
 
@@ -34,7 +35,7 @@ impl<Q, A> Default for Kept<Q, A> {
 }
 
 impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
-    /// The number of the state in which a question is asked.
+    /// The number of the current state, to be noted when a question is asked.
     pub fn state(&self) -> u64 {
         self.table.read().state
     }

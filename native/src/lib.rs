@@ -32,12 +32,12 @@ use pyo3::types::PyFrozenSet;
 
 use crate::calls::Kind;
 
-// The fuzz targets bring an allocator that counts.
+// The fuzz targets define an allocator of their own, which counts.
 #[cfg(not(feature = "fuzzing"))]
 #[global_allocator]
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
-/// The interface version for `headrace`: raised with every change that the Python side sees.
+/// The interface version that `headrace` checks: raised with every change that affects the Python side.
 const INTERFACE: u32 = 24;
 
 #[pymodule]

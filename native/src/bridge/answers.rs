@@ -77,7 +77,7 @@ impl Array {
 
 /// An array's strings: their positions, and the text that contains them.
 fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<u8>)> {
-    let wrong = || PyTypeError::new_err(format!("output {alias} is of a dtype that its signature does not declare"));
+    let wrong = || PyTypeError::new_err(format!("output {alias} has a dtype that its signature does not declare"));
     let (mut places, mut text) = (Vec::new(), Vec::new());
     for item in array.call_method0("ravel")?.call_method0("tolist")?.cast::<PyList>()? {
         let put = match (item.cast::<PyString>(), item.cast::<PyBytes>()) {

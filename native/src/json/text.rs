@@ -5,12 +5,12 @@ use bytes::{BufMut, BytesMut};
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 const LOWER: &[u8; 16] = b"0123456789abcdef";
 
-/// Writes a JSON string; only characters that must be escaped are.
+/// Writes a JSON string, and escapes only the characters that must be escaped.
 pub fn write_string(text: &[u8], out: &mut BytesMut) {
     write_with(text, UPPER, out);
 }
 
-/// Writes a string in the format of Python's writers, whose escapes are in lower case.
+/// Writes a string as Python's writers do, with escapes in lower case.
 pub fn write_compact_string(text: &str, out: &mut BytesMut) {
     write_with(text.as_bytes(), LOWER, out);
 }
@@ -46,7 +46,7 @@ fn write_escaped(byte: u8, hex: &[u8; 16], out: &mut BytesMut) {
     out.put_slice(&[b'\\', letter]);
 }
 
-/// Writes the start of a line within this many objects and arrays.
+/// Starts a new line, indented for this many enclosing objects and arrays.
 pub fn write_line(level: usize, out: &mut BytesMut) {
     out.put_u8(b'\n');
     out.put_bytes(b' ', 4 * level);

@@ -6,8 +6,8 @@ use fastrand::Rng;
 
 /// The times at which the calls of one thread begin, relative to the start of its load.
 pub enum Arrivals {
-    /// At every multiple of `interval` after `first`: computed from a count, not summed up, so that rounding loses
-    /// none.
+    /// At `first`, and every `interval` after it. Each time is computed from a count, not summed up, so that rounding
+    /// errors do not accumulate.
     Constant { first: f64, interval: f64, begun: u32, end: f64 },
     /// A Poisson process: exponential gaps with this mean.
     Poisson { next: f64, mean: f64, end: f64, random: Rng },
@@ -16,8 +16,7 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// At `rate` calls per second in all, of which this thread, given its index and the number of threads, makes its
-    /// share.
+    /// One thread's share of `rate` calls per second, given the thread's index and the number of threads.
     pub fn constant(rate: f64, (thread, threads): (usize, usize), seconds: f64) -> Self {
         Self::Constant { first: thread as f64 / rate, interval: threads as f64 / rate, begun: 0, end: seconds }
     }

@@ -18,7 +18,7 @@ use super::record::{Outcome, Record};
 use crate::client::{Answer, Channel};
 use crate::grpc::UNAVAILABLE;
 
-/// Calls that are due within this time begin together: waking up for each would cost more than the calls.
+/// Calls that are due within this time begin together: waking up for each of them would cost more than the calls.
 const TOGETHER: Duration = Duration::from_micros(20);
 
 /// How long a caller pauses after a call that did not reach the server.
@@ -41,7 +41,7 @@ pub struct Spent {
     pub wall: f64,
 }
 
-/// A call that is to begin.
+/// A call that is to begin at a planned time.
 struct Due {
     at: Instant,
     kind: usize,
@@ -87,7 +87,7 @@ pub async fn run(part: Part) -> Result<Spent, String> {
     };
     tokio::select! {
         done = load => done?,
-        // The sender is only dropped with the load.
+        // Cannot fail: the sender is dropped only with the load.
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
     Ok(spent.read())
@@ -100,7 +100,8 @@ async fn closed_loop(callers: &Arc<Callers>) {
     for number in 0..plan.share(plan.concurrency, callers.part.number) {
         let callers = callers.clone();
         all.spawn(async move {
-            // Each caller keeps its connection: answers that come together are followed by calls that leave together.
+            // Each caller keeps its connection, so that answers which arrive together are followed by calls which are
+            // sent together.
             let channel = number % callers.part.channels.len();
             while callers.start.elapsed() < callers.part.plan.length() {
                 let kind = callers.choose();
@@ -133,7 +134,7 @@ impl Callers {
         if self.part.kinds.len() == 1 { 0 } else { self.chooser.lock().choose(&self.part.kinds) }
     }
 
-    /// Makes a call on a task of its own; if too many are in flight, as soon as one of them has ended.
+    /// Makes a call on a task of its own. If too many calls are in flight, it begins as soon as one of them has ended.
     fn begin(self: &Arc<Self>, due: Due) {
         let plan = &self.part.plan;
         if self.busy.load(Ordering::Relaxed) >= plan.share(plan.concurrency, self.part.number) {
@@ -153,7 +154,7 @@ impl Callers {
         });
     }
 
-    /// Makes a call: one of a closed loop on its caller's own channel, one of an open loop on each channel in turn.
+    /// Makes a call: in a closed loop on the caller's own channel, in an open loop on the channels in turn.
     async fn call(&self, due: &Due, own_channel: Option<usize>) {
         let part = &self.part;
         let closed = own_channel.is_some();
@@ -165,7 +166,8 @@ impl Callers {
         part.record.begin();
         let answer = channel.call(message, Some(part.plan.timeout())).await;
         let ended = Instant::now();
-        // Calls of a closed loop count by their end, those of an open loop by their planned start.
+        // Whether a call belongs to the measurement depends on its end in a closed loop, and on its planned start in an
+        // open one.
         let counted = (if closed { ended } else { due.at }).saturating_duration_since(self.start);
         part.record.end(&Outcome {
             kind: due.kind,
@@ -182,7 +184,7 @@ impl Callers {
     }
 }
 
-/// Whether no server has begun to answer: a full queue is also UNAVAILABLE, but then a server has answered.
+/// Whether the call has not reached a server. A full queue is also UNAVAILABLE, but then a server has answered.
 fn not_reached(answer: &Answer) -> bool {
     answer.status.code == UNAVAILABLE && !answer.begun
 }

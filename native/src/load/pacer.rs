@@ -1,4 +1,4 @@
-//! Waits with an accuracy of some 10 us, while tokio's own timers have milliseconds.
+//! Waits with an accuracy of about 10 us, while tokio's own timers have milliseconds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ pub struct Pacer(AsyncFd<OwnedFd>);
 
 impl Pacer {
     /// Creates it in the current runtime.
-    #[expect(deprecated, reason = "an OwnedFd keeps the promise that its successor asks callers for")]
+    #[expect(deprecated, reason = "the function's successor requires what an OwnedFd guarantees")]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self(AsyncFd::new(timer)?))

@@ -19,7 +19,7 @@ pub struct Plan {
     /// Calls per second; 0 for a closed loop, unless there are `times`.
     rate: f64,
     poisson: bool,
-    /// When calls begin, in seconds, and the kind of each; only for a recorded load.
+    /// When calls begin, in seconds, and the kind of each call. Used only for a recorded load.
     times: Vec<f64>,
     order: Vec<usize>,
     /// The seconds of the warm-up, and of the measurement.
@@ -58,7 +58,7 @@ impl Plan {
         Some(poisson.unwrap_or_else(|| Arrivals::constant(self.rate, share, seconds)))
     }
 
-    /// A thread's part of a number, at least 1.
+    /// A thread's share of a number, at least 1.
     pub fn share(&self, of: usize, thread: usize) -> usize {
         (of / self.threads + usize::from(thread < of % self.threads)).max(1)
     }
@@ -74,7 +74,7 @@ fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// Requests of one kind, which take turns.
+/// The requests of one kind, which are sent in turn.
 pub struct Kind {
     weight: f64,
     messages: Vec<Message>,

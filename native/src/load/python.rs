@@ -37,12 +37,12 @@ pub struct Load {
 
 #[pymethods]
 impl Load {
-    /// A load on a target. Each kind is a weight and requests, which take turns.
+    /// A load on a target. Each kind is a weight and a list of requests, which are sent in turn.
     #[new]
     fn new(target: String, kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>, plan: Plan) -> PyResult<Self> {
         let kinds: Vec<_> = kinds.iter().map(|(weight, requests)| Kind::new(*weight, requests)).collect();
         if kinds.is_empty() || kinds.iter().any(Kind::is_empty) {
-            return Err(PyValueError::new_err("a load has a kind of request, and each kind has a request"));
+            return Err(PyValueError::new_err("a load needs a kind of request, and each kind a request"));
         }
         if plan.threads == 0 || plan.connections == 0 || plan.concurrency == 0 {
             return Err(PyValueError::new_err("threads, connections and concurrency must be at least 1"));
@@ -65,7 +65,7 @@ impl Load {
     fn start(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
         let mut threads = self.threads.lock();
         if self.started.lock().replace(Instant::now()).is_some() {
-            return Err(PyRuntimeError::new_err("the load has been started before"));
+            return Err(PyRuntimeError::new_err("the load has already been started"));
         }
         let mut running = Vec::new();
         for (number, record) in self.records.iter().enumerate() {
@@ -98,7 +98,7 @@ impl Load {
         )
     }
 
-    /// Waits for at most this many seconds; returns whether it has ended.
+    /// Waits for at most this many seconds; returns whether the load has ended.
     fn wait(&self, py: Python<'_>, seconds: f64) -> bool {
         let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
         py.detach(|| {
@@ -114,9 +114,9 @@ impl Load {
         self.stopped.send_replace(true);
     }
 
-    /// The results, once it has ended: the kinds, each with `latency`, `failures`, `codes` and `bytes`; `lag`; `texts`
-    /// by code; `cpu` and `wall` of each thread, in seconds. Latencies are pairs of nanoseconds and counts.
-    /// ConnectionError if it could not connect.
+    /// The results, once the load has ended: the kinds, each with `latency`, `failures`, `codes` and `bytes`; `lag`;
+    /// `texts` by code; `cpu` and `wall` of each thread, in seconds. Latencies are pairs of nanoseconds and counts.
+    /// Raises ConnectionError if the load could not connect.
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let spent = py.detach(|| self.joined()).map_err(PyConnectionError::new_err)?;
         let kept = Kept::sum(self.kinds.len(), &self.records);

@@ -19,11 +19,11 @@ const CODES: usize = 17;
 
 /// The latencies and the codes of calls of one kind.
 pub struct Outcomes {
-    /// The times from the due time of a call to its end, for successful calls.
+    /// For successful calls: the time from when the call was due to its end.
     pub latency: Histogram<u64>,
-    /// The times from sending a call to its end, for failed calls.
+    /// For failed calls: the time from sending the call to its end.
     pub failures: Histogram<u64>,
-    /// How many ended with each code.
+    /// The number of calls that ended with each code.
     pub codes: [u64; CODES],
     /// The bytes of the answers of successful calls.
     pub bytes: u64,
@@ -33,13 +33,13 @@ pub struct Outcomes {
 pub struct Kept {
     /// By kind.
     pub kinds: Vec<Outcomes>,
-    /// The times from when calls were due until they began.
+    /// The time from when each call was due until it began.
     pub lag: Histogram<u64>,
     /// The first error text of each code.
     pub texts: Vec<(u8, String)>,
 }
 
-/// The results of calls, and their numbers so far, which any thread may read meanwhile.
+/// The results of calls, and the numbers of calls so far, which any thread may read at any time.
 pub struct Record {
     pub kept: Mutex<Kept>,
     pub begun: AtomicU64,
@@ -56,7 +56,7 @@ pub struct Outcome<'a> {
     /// The time since the call was sent.
     pub took: Duration,
     pub bytes: usize,
-    /// Whether it belongs to the measurement, not to the time before or after.
+    /// Whether the call belongs to the measurement, not to the time before or after it.
     pub measured: bool,
 }
 
@@ -126,7 +126,7 @@ impl Record {
 
 fn histogram() -> Histogram<u64> {
     // The bounds are valid.
-    Histogram::new_with_bounds(LEAST, MOST, DIGITS).expect("the bounds are right")
+    Histogram::new_with_bounds(LEAST, MOST, DIGITS).expect("the bounds are valid")
 }
 
 fn nanoseconds(time: Duration) -> u64 {

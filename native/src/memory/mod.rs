@@ -1,7 +1,8 @@
-//! The memory that the server holds for clients: one budget for all, a share of it per connection, by kind.
+//! Limits the memory that the server uses for clients: there is one budget for all clients, and each connection has a
+//! share of it.
 //!
-//! A connection may take as much as it leaves free: a single one gets half of the budget, and if two want everything,
-//! each gets a third. So there is always room for another one.
+//! A connection may take as much as it leaves free: a single connection gets half of the budget, and if two want
+//! everything, each gets a third. So there is always room for another connection.
 
 mod outgoing;
 
@@ -16,7 +17,7 @@ pub const KINDS: [&str; 4] = ["calls", "received", "expanded", "answers"];
 /// The purpose of memory.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A call except its message: its stream, its headers.
+    /// A call without its message: its stream and its headers.
     Calls = 0,
     /// Received requests, until their batch has run.
     Received = 1,
@@ -28,8 +29,8 @@ pub enum Kind {
 
 type ByKind = [AtomicUsize; KINDS.len()];
 
-/// An amount this small is only returned when its call has ended, since two threads that count the same bytes would
-/// contend.
+/// An amount this small is only returned when its call has ended: if two threads often wrote the same counter, they
+/// would contend.
 const LITTLE: usize = 4 << 10;
 
 /// The limit for all clients together, in bytes.
@@ -48,7 +49,7 @@ impl Budget {
         self.limit
     }
 
-    /// The bytes held now, by kind.
+    /// The bytes in use now, by kind.
     pub fn by_kind(&self) -> [usize; KINDS.len()] {
         self.kinds.each_ref().map(|used| used.load(Ordering::Relaxed))
     }
@@ -57,7 +58,7 @@ impl Budget {
         self.kinds.iter().fold(0, |sum, used| sum.saturating_add(used.load(Ordering::Relaxed)))
     }
 
-    /// How often too little was left.
+    /// How often memory was refused because too little was left.
     pub fn refusals(&self) -> u64 {
         self.refusals.load(Ordering::Relaxed)
     }
@@ -67,11 +68,11 @@ impl Budget {
 pub struct Share {
     budget: Arc<Budget>,
     used: AtomicUsize,
-    /// What waits for the client to read it.
+    /// The answers that wait for the client to read them.
     pub outgoing: Outgoing,
     /// The bytes of requests received so far.
     pub came: AtomicUsize,
-    /// The number of partly received messages.
+    /// The number of messages that have been received in part.
     pub begun: AtomicUsize,
 }
 
@@ -99,7 +100,7 @@ impl Share {
     }
 }
 
-/// One call's part, which is returned when nothing needs it any more. Any thread.
+/// The memory of one call, which is returned when this is dropped. Any thread.
 pub struct CallMemory {
     share: Arc<Share>,
     held: ByKind,
@@ -119,7 +120,7 @@ impl CallMemory {
         taken
     }
 
-    /// Holds at least this many bytes of a kind, or slightly more, if they are available.
+    /// Changes how many bytes of a kind the call has: to this many or slightly more, if they are available.
     pub fn set(&self, kind: Kind, bytes: usize) -> bool {
         let held = self.held[kind as usize].load(Ordering::Relaxed);
         if bytes > held {
@@ -166,7 +167,7 @@ impl Drop for CallMemory {
     }
 }
 
-/// A partly received message, as long as this lives.
+/// Counts a message that has been received in part, until this is dropped.
 pub struct Begun(Arc<CallMemory>);
 
 impl Begun {
@@ -199,7 +200,7 @@ mod tests {
     fn a_connection_leaves_as_much_as_it_takes() {
         for connections in 1..5 {
             let calls = calls(1200, connections);
-            // The calls take turns, as those of clients do.
+            // The calls grow in turn, as those of real clients do.
             let mut rounds = 0;
             while calls.iter().filter(|call| call.grow(Kind::Received, 1)).count() > 0 {
                 rounds += 1;

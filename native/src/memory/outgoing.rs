@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::CallMemory;
 
-/// The unread bytes above which a client's next calls wait. One answer may be larger.
+/// The number of unread bytes beyond which a client's next calls wait. A single answer may be larger.
 const ENOUGH: usize = 16 << 20;
 
 /// An answer's memory besides its bytes: a stream, its trailers, its entry in a queue.
@@ -18,7 +18,7 @@ const STREAM: usize = 1024;
 /// The number of calls that may wait in this way; a client that keeps calling without reading gets an error.
 const MOST_HELD: usize = 1000;
 
-/// Counts the bytes that the HTTP/2 library buffers for a client. Any thread.
+/// Counts the bytes that h2 buffers for a client. Any thread.
 #[derive(Default)]
 pub struct Outgoing {
     answered: Apart,
@@ -27,13 +27,14 @@ pub struct Outgoing {
     room: Notify,
 }
 
-/// A counter on a cache line of its own: batch threads write one, and the connection's thread the other.
+/// A counter on a cache line of its own: batch threads write one of the two counters, and the connection's thread the
+/// other.
 #[derive(Default)]
 #[repr(align(64))]
 struct Apart(AtomicUsize);
 
 impl Outgoing {
-    /// What waits for the client now, and what has been sent so far, in bytes.
+    /// How many bytes now wait for the client, and how many have been sent so far.
     pub fn progress(&self) -> (usize, usize) {
         let left = self.left.0.load(Ordering::Relaxed);
         (self.answered.0.load(Ordering::Relaxed).wrapping_sub(left), left)
@@ -45,13 +46,14 @@ impl Outgoing {
 }
 
 impl CallMemory {
-    /// The same bytes, counted until they have been sent or discarded; until then the call's memory is held.
+    /// The same bytes, which count as unread, and keep the call's memory reserved, until they have been sent or
+    /// discarded.
     pub fn count(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         self.share.outgoing.answered.0.fetch_add(STREAM + bytes.len(), Ordering::Relaxed);
         Bytes::from_owner(Counted { bytes, memory: self.clone() })
     }
 
-    /// A place to wait in, unless all are taken.
+    /// A place for a waiting call; None if all are taken.
     pub fn hold(self: &Arc<Self>) -> Option<Place> {
         let place = Place(self.clone());
         (self.share.outgoing.held.fetch_add(1, Ordering::Relaxed) < MOST_HELD).then_some(place)
@@ -90,7 +92,7 @@ impl Place {
         let outgoing = &self.0.share.outgoing;
         loop {
             let mut room = pin!(outgoing.room.notified());
-            // Notifications count from here on, so that none is missed between the check and the wait.
+            // Notifications are received from here on, so that none is missed between the check and the wait.
             room.as_mut().enable();
             if !outgoing.is_full() {
                 return;

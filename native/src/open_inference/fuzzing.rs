@@ -28,7 +28,7 @@ pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> O
     let (Tensors::Raw(tensors), rows) =
         Tensors::of(&request, &declared.inputs, declared.max_rows, &Regions::default())?
     else {
-        return None; // there is no region
+        return None; // there are no regions, so this cannot happen
     };
     Some(UnderstoodInfer {
         model: request.model.to_vec(),
@@ -38,7 +38,7 @@ pub fn read_infer(declared: &Declared, outputs: &[Vec<u8>], message: &Rope) -> O
     })
 }
 
-/// A decoded body; the tensors as in `UnderstoodInfer`, and which outputs are wanted as binary data.
+/// A decoded body: the tensors as in `UnderstoodInfer`, and which outputs are wanted as binary data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnderstoodInferBody {
     pub id: String,

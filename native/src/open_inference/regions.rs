@@ -1,4 +1,5 @@
-//! Regions of system shared memory that callers have registered, and the parts of them that hold a request's tensors.
+//! Regions of system shared memory that callers have registered, and the parts of them that contain a request's
+//! tensors.
 //!
 //! A region is read through its file, not through a mapping: if another process shrinks the object, the kernel then
 //! returns fewer bytes, while access to a mapping beyond the end would crash this process with SIGBUS.
@@ -53,7 +54,7 @@ impl Regions {
 }
 
 impl Regions {
-    /// A part of an existing region; None if there is no such region or part, or the object has been shrunk.
+    /// A part of a region; None if there is no such region or part, or if the shared memory object has been shrunk.
     pub fn part(&self, name: &[u8], offset: u64, size: usize) -> Option<Part> {
         let region = self.0.read().get(name)?.clone();
         let end = offset.checked_add(size as u64).filter(|end| *end <= region.size)?;
@@ -72,15 +73,15 @@ pub struct Part {
 }
 
 impl Part {
-    /// Reads it; bytes that no longer exist read as zeros, and the request must be refused.
+    /// Reads the bytes. If some no longer exist, the target is filled with zeros, and the request must be refused.
     pub fn copy_to(&self, target: &mut [u8]) {
         if self.region.file.read_exact_at(target, self.offset).is_err() {
-            target.fill(0); // the earlier content of this memory must not get into a batch
+            target.fill(0); // otherwise the previous content of this memory would get into a batch
             self.was_short.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Why its request cannot be answered, if so.
+    /// Why the request cannot be answered; None if it can.
     pub fn refusal(&self) -> Option<Status> {
         let text = || format!("shared memory region '{}' is smaller than when it was registered", self.region.name);
         self.was_short.load(Ordering::Relaxed).then(|| Status::new(INVALID_ARGUMENT, text()))

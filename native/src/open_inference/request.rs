@@ -4,7 +4,7 @@ use super::{Part, Regions, datatype};
 use crate::predict::{self, Input, Tensor};
 use crate::protobuf::{Cursor, Dtype, Values, wire};
 
-/// A request with more inputs than this is not plain: each takes a few bytes of a request and many more in memory.
+/// A request with more inputs than this is not plain: each takes only a few bytes of a request but many more in memory.
 const MAX_INPUTS: usize = 64;
 const MAX_RANK: usize = 8;
 
@@ -62,7 +62,7 @@ pub enum Tensors {
 }
 
 impl Tensors {
-    /// The tensors of a request, and its rows; None unless all fit.
+    /// The tensors of a request, and its rows; None unless all fit their declarations.
     pub fn of(request: &Request<'_>, declared: &[Input], max_rows: usize, regions: &Regions) -> Option<(Self, usize)> {
         if request.inputs.len() != declared.len() {
             return None;
@@ -79,7 +79,7 @@ impl Tensors {
     }
 }
 
-/// The result for each input, in the order of their declarations, and their common number of rows.
+/// What `make` returns for each input, in the order of the declarations, and the inputs' common number of rows.
 fn in_order<T, Several: Extend<T> + Default>(
     request: &Request<'_>,
     declared: &[Input],
@@ -146,7 +146,7 @@ impl<'a> InputTensor<'a> {
         let (rows, inner, count) = self.shape(input)?;
         let Shared { region, offset, size } = self.shared?;
         let bytes = count.checked_mul(input.dtype.size())?;
-        // A bool or a string would need a check of every byte.
+        // Bools and strings are not plain, since every byte of them would have to be checked.
         let is_plain = size == Some(bytes as u64) && !matches!(input.dtype, Dtype::Bool | Dtype::String);
         let part = regions.part(region?, offset.unwrap_or_default(), bytes).filter(|_| is_plain)?;
         Some((SharedTensor { part, inner: inner.to_vec() }, rows))

@@ -24,7 +24,7 @@ impl Format {
     }
 }
 
-/// A ModelInferResponse that has been measured, and can be written.
+/// A ModelInferResponse of known size, ready to be written.
 pub struct Response<'a> {
     format: &'a Format,
     id: &'a [u8],
@@ -55,7 +55,7 @@ impl<'a> Response<'a> {
         self.len
     }
 
-    /// The largest output, in the words that the services in Python use, too.
+    /// A text about the largest output, which the services in Python use, too.
     pub fn largest(&self) -> String {
         let largest = self.tensors.iter().max_by_key(|tensor| tensor.rows.bytes.len());
         largest.map_or_else(String::new, |tensor| {
@@ -71,7 +71,7 @@ impl<'a> Response<'a> {
             tensor.describe(out);
         }
         for tensor in &self.tensors {
-            // Also for an empty one: there is an entry for every output.
+            // Written even if it is empty: there is an entry for every output.
             out.field(6, tensor.rows.bytes.len());
             out.slice(tensor.rows.bytes);
         }

@@ -1,5 +1,4 @@
-//! The plain Predict's decoder by itself: uses declarations without an interpreter, and returns its result as owned
-//! bytes.
+//! The plain Predict's decoder by itself: needs no interpreter, and returns its result as owned bytes.
 
 use super::request::{Input, Request, Tensor, Version, tensors};
 use crate::protobuf::{Dtype, Rope};
@@ -10,8 +9,8 @@ pub struct Declared {
     pub max_rows: usize,
 }
 
-/// A decoded request; the tensors in the order of their declarations, each with its shape and its bytes; strings have
-/// their length before them.
+/// A decoded request: the tensors in the order of their declarations, each with its shape and its bytes. Each string is
+/// preceded by its length.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Understood {
     pub name: Vec<u8>,
@@ -34,7 +33,7 @@ impl Declared {
     /// Decodes a plain request for a model and a signature whose names are valid text, like those of all served models.
     pub fn read(&self, message: &Rope) -> Option<Understood> {
         let request = Request::read(message.cursor())?;
-        // A route knows which outputs there are.
+        // A request that names outputs cannot be checked without a route.
         request.wanted.is_empty().then_some(())?;
         let (name, signature) = (request.spec.name.bytes()?, request.spec.signature.bytes()?);
         std::str::from_utf8(name).and(std::str::from_utf8(signature)).ok()?;
@@ -68,7 +67,7 @@ fn read(message: &Rope, input: &Input, tensor: &Tensor, rows: usize) -> (Vec<usi
     (shape, bytes)
 }
 
-/// The number of a version; None for a label, which only a route knows.
+/// The number of a version; None for a label, whose version only the routes know.
 fn number(version: Version<'_>) -> Option<Option<i64>> {
     match version {
         Version::Latest => Some(None),

@@ -18,14 +18,14 @@ impl Input {
         Some(Self { alias: alias.into_bytes(), dtype: Dtype::of_number(number)?, inner })
     }
 
-    /// Whether axis 0 may have this size, if it is not the batch axis but declared like any other.
+    /// Whether axis 0 may have this size, for a signature without a batch axis.
     pub fn takes_rows(&self, rows: usize) -> bool {
         self.inner.first().is_some_and(|declared| declared.is_none_or(|declared| declared == rows))
     }
 
     /// The input's alias and type.
     pub fn named(&self) -> (&str, Dtype) {
-        // The alias was text when it was declared.
+        // The alias is valid UTF-8, since it was declared as a string.
         (std::str::from_utf8(&self.alias).unwrap_or_default(), self.dtype)
     }
 }
@@ -39,10 +39,10 @@ pub struct Tensor {
 /// The tensors of a request.
 pub type Tensors = SmallVec<[Tensor; 1]>;
 
-/// The positions in the message.
+/// The positions of a tensor's values in the message.
 pub enum Contents {
     Numbers(Values),
-    /// The places of strings.
+    /// The positions of strings.
     Strings(Vec<u8>),
 }
 
@@ -52,7 +52,7 @@ impl Tensor {
         Self { values: Contents::Numbers(values), inner: SmallVec::from_slice(inner) }
     }
 
-    /// The bytes that it takes in addition to its message.
+    /// The bytes that it takes in memory besides its message.
     pub fn held(&self) -> usize {
         match &self.values {
             Contents::Numbers(_) => 0,
@@ -60,7 +60,7 @@ impl Tensor {
         }
     }
 
-    /// Writes its numbers as an array's bytes; `target` has exactly enough room.
+    /// Writes its numbers as an array's bytes; `target` has exactly their size.
     pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
         if let Contents::Numbers(values) = &self.values {
             values.copy_to(message, dtype, target);
@@ -109,7 +109,7 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize
         let (_, proto) = named.next()?;
         let proto = TensorProto::read(proto.clone())?;
         let Some(max_rows) = max_rows else {
-            // A scalar's memory has no shape to borrow.
+            // A scalar is not plain, since its buffer has no shape.
             let (dims, rank) = proto.shape.filter(|(_, rank)| *rank > 0)?;
             tensors.push(input.read(&proto, &dims[..rank], 1)?);
             rows = Some(1);
@@ -127,7 +127,7 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize
 }
 
 impl Input {
-    /// A tensor with this many rows of these dimensions that fits this declaration.
+    /// The tensor in `proto`, with this many rows of these dimensions; None if it does not fit this declaration.
     fn read(&self, proto: &TensorProto<'_>, inner: &[usize], rows: usize) -> Option<Tensor> {
         if proto.dtype != Some(self.dtype) {
             return None;
@@ -310,10 +310,11 @@ fn int64(mut at: Cursor<'_>) -> Option<i64> {
     (at.left() == 0).then_some(value)
 }
 
-/// A request with more inputs than this is not plain: an input takes four bytes of a request and a hundred in memory.
+/// A request with more inputs than this is not plain: an input can be four bytes in a request but takes a hundred in
+/// memory.
 const MAX_INPUTS: usize = 64;
 
-/// If a model has more outputs than this, requests that select some are not plain.
+/// If a model has more outputs than this, requests that name outputs are not plain.
 const MAX_OUTPUTS: usize = 64;
 
 /// A plain PredictRequest: a ModelSpec, inputs, and perhaps names of outputs.

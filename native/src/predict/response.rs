@@ -16,7 +16,7 @@ pub struct Output<'a> {
     pub bytes: &'a [u8],
     /// The text that contains the elements, if they are strings.
     pub text: &'a [u8],
-    /// Whether one task gets all of it, whatever its rows.
+    /// Whether one task gets the whole output, whatever its number of rows.
     pub whole: bool,
 }
 
@@ -56,10 +56,10 @@ fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
     })
 }
 
-/// A PredictResponse that has been measured, and can be written.
+/// A PredictResponse of known size, ready to be written.
 pub struct Response<'a> {
     format: &'a Format,
-    /// Each output's alias, its rows, and their bytes.
+    /// Each output's alias, its rows, and their size in bytes.
     tensors: SmallVec<[(&'a str, Rows<'a>, usize); 1]>,
     len: usize,
 }
@@ -83,7 +83,7 @@ impl<'a> Response<'a> {
         self.len
     }
 
-    /// The largest output, in the words that the services in Python use, too.
+    /// A text about the largest output, which the services in Python use, too.
     pub fn largest(&self) -> String {
         let largest = self.tensors.iter().max_by_key(|(_, rows, _)| rows.size());
         largest.map_or_else(String::new, |(alias, rows, _)| format!("; output {alias} alone has {} bytes", rows.size()))

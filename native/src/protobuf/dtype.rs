@@ -13,7 +13,7 @@ pub enum Dtype {
     Uint8,
     Int16,
     Int8,
-    /// Strings of any length: an element is the place of one (`texts`).
+    /// Strings of any length: an element is the position of one (`texts`).
     String,
     Int64,
     Bool,
@@ -90,7 +90,7 @@ impl Dtype {
         self.row().2
     }
 
-    /// numpy's name of it.
+    /// numpy's name of the type.
     pub fn name(self) -> &'static str {
         match self {
             Float => "f4",
@@ -114,7 +114,7 @@ impl Dtype {
         self.row().3
     }
 
-    /// Whether the `*_val` field holds the array's bytes as they are.
+    /// Whether the `*_val` field contains the array's bytes unchanged.
     pub fn raw(self) -> bool {
         matches!(self, Float | Double)
     }

@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes};
 /// A sequence of bytes in several pieces, none of them copied.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
-    // One piece is by far the most common case, and costs no allocation.
+    // A single piece is by far the most common case, and needs no allocation.
     first: Bytes,
     rest: Vec<Bytes>,
     len: usize,
@@ -86,10 +86,10 @@ impl Rope {
                 return;
             }
         }
-        debug_assert_eq!(done, target.len(), "the rope is shorter than its reader believes");
+        debug_assert_eq!(done, target.len(), "the rope is shorter than its reader assumed");
     }
 
-    /// All of it in one piece, copied only if it is in several.
+    /// The whole sequence in one piece, copied only if there are several.
     pub fn into_bytes(self) -> Bytes {
         if self.rest.is_empty() {
             return self.first;
@@ -155,7 +155,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A cursor over only the next `len` bytes, which this one skips.
+    /// A cursor over only the next `len` bytes; this cursor skips them.
     pub fn within(&mut self, len: usize) -> Option<Cursor<'a>> {
         let mut inner = self.clone();
         self.skip(len)?;

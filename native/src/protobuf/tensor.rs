@@ -18,7 +18,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// The values of `tensor_content`; None unless there are exactly `count` that can be used unchecked.
+    /// The values of `tensor_content`; None unless there are exactly `count`, of a type that needs no check.
     pub fn content(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
         if dtype == String || at.left() != count.checked_mul(dtype.size())? {
             return None;
@@ -44,13 +44,13 @@ impl Values {
         (at.left() == 0).then_some(values)
     }
 
-    /// Writes them as an array's bytes; `target` has exactly enough room.
+    /// Writes the values as an array's bytes; `target` has exactly their size.
     pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
         if self.raw {
             return message.copy_to(self.start, target);
         }
         let mut at = message.cursor();
-        // `packed` has read all of them before.
+        // Cannot fail, since `packed` has already read all values.
         let _ = at.skip(self.start);
         for item in target.chunks_exact_mut(dtype.size()) {
             let value = wire::varint(&mut at).unwrap_or_default();
@@ -60,8 +60,8 @@ impl Values {
     }
 }
 
-/// Some rows of an output, to be written as a TensorProto; without a number of rows, all of it, and `inner` is its
-/// shape.
+/// Some rows of an output, to be written as a TensorProto. Without a number of rows, it is the whole output, and
+/// `inner` is its shape.
 pub struct Rows<'a> {
     pub dtype: Dtype,
     pub rows: Option<usize>,
@@ -94,7 +94,8 @@ impl<'a> Rows<'a> {
         head + wire::field_len(self.field(as_content), self.values_len(as_content))
     }
 
-    /// Writes the TensorProto. TF Serving: every dimension, and all values in the `*_val` field unless told otherwise.
+    /// Writes the TensorProto. TF Serving: with every dimension, and with all values in the `*_val` field unless
+    /// configured otherwise.
     pub fn encode(&self, as_content: bool, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if self.bytes.is_empty() {
@@ -117,7 +118,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes the TensorProto of numbers up to their bytes, which must follow.
+    /// Writes the TensorProto of numbers up to their bytes, which the caller must append.
     pub fn encode_before_content(&self, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if !self.bytes.is_empty() {

@@ -1,18 +1,18 @@
-//! String elements: each is the place of its bytes in a text, while numbers are stored directly.
+//! String elements: an element is the position of a string's bytes in a text.
 
 use super::rope::Rope;
 
-/// The bytes of an element: the offset of the string, and its length, in 32 bits each.
+/// The size in bytes of an element: the string's offset and its length, with 32 bits each.
 pub const SPAN: usize = 8;
 
-/// Adds the place of a string; None if it does not fit into 32 bits.
+/// Adds the position of a string; None if it does not fit into 32 bits.
 pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
     spans.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
     spans.extend_from_slice(&u32::try_from(len).ok()?.to_le_bytes());
     Some(())
 }
 
-/// Adds a string to a text, and its place.
+/// Adds a string to a text, and its position to the elements.
 pub fn put_text(string: &[u8], spans: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
     put_span(text.len(), string.len(), spans)?;
     text.extend_from_slice(string);
@@ -30,7 +30,7 @@ pub fn strings<'a>(places: &'a [u8], text: &'a [u8]) -> impl ExactSizeIterator<I
     spans(places).map(|(start, len)| text.get(start..start + len).unwrap_or_default())
 }
 
-/// Strings within a message, in the order of their places.
+/// Visits strings within a message, in the order of their positions.
 pub fn visit(places: &[u8], message: &Rope, visit: &mut dyn FnMut(&[u8])) {
     let mut at = message.cursor();
     let mut joined = Vec::new();

@@ -1,11 +1,10 @@
-//! Writes messages: short parts are collected first, since every write to a buffer of bytes costs some forty
-//! instructions.
+//! Writes messages. Short parts are collected first, since every write to a `BytesMut` costs some forty instructions.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{LENGTH, VARINT_ROOM};
 
-/// The bytes that are collected: the heads of a response's only output, its name and its shape.
+/// The bytes that are collected: enough for the name, the shape and the field heads of a response's only output.
 const ROOM: usize = 64;
 
 /// Writes a message into a buffer; the collected bytes are written when it is dropped.

@@ -18,7 +18,7 @@ pub enum Key {
     /// The wanted outputs, a bit for each, and shapes as above: for tasks that are decoded outside the interpreter and
     /// want only some of the outputs.
     Chosen(u64, Vec<usize>),
-    /// Another key of Python's, by the token that stands for it.
+    /// Any other key from Python, represented by a token.
     Other(Token),
 }
 
@@ -44,17 +44,18 @@ impl Hash for Token {
 pub trait Waits: Sized {
     type Abandoned;
 
-    /// Whether nothing waits for its answer any more. Under the queue's lock.
+    /// Whether its client has gone. Called under the queue's lock.
     fn gone(&mut self) -> bool;
 
-    /// What must be reported of a task that nothing waits for, the first time this is found; `late` if its deadline has
-    /// passed. Under the queue's lock, without the interpreter's.
+    /// Abandons the task if its client has gone or if it is `late`, with a deadline that has passed. Returns what must
+    /// be reported of it, and None if there is nothing to report or it has been reported before. Called under the
+    /// queue's lock, without the interpreter lock.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
     /// Whether it may leave the queue together with others that run one by one.
     fn in_series(&self) -> bool;
 
-    /// Another reference to it for some of its rows; None for a task that is only run as a whole.
+    /// Another reference to the task, for some of its rows; None for a task that is only run as a whole.
     fn share(&self) -> Option<Self>;
 }
 

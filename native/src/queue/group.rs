@@ -8,10 +8,10 @@ use super::entry::{Entry, PRIORITIES, Waits};
 use super::lane::{Lane, Refusal, Rules};
 use super::turn::Turn;
 
-/// The most tasks that leave the queue together to run one by one: some hundred microseconds.
+/// The most tasks that leave the queue together to run one by one, which takes a few hundred microseconds.
 const MOST_IN_SERIES: usize = 16;
 
-/// Waiting tasks of one key. Under the queue's lock.
+/// Waiting tasks of one key. Used under the queue's lock.
 pub struct Group<T> {
     pub tasks: [VecDeque<Entry<T>>; PRIORITIES],
     slots: HashMap<u64, usize, FxBuildHasher>,
@@ -29,7 +29,7 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// The one task, if there are no more.
+    /// The only task; None if there are several or none.
     pub fn lone(&self) -> Option<&Entry<T>> {
         let mut tasks = self.tasks.iter().flatten();
         tasks.next().filter(|_| tasks.next().is_none())
@@ -47,7 +47,8 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().position(|tasks| !tasks.is_empty()).unwrap_or(PRIORITIES)
     }
 
-    /// TF Serving: tasks are counted to waiting batches in order of arrival, and so many of these may wait.
+    /// Assigns a task to a waiting batch, or refuses it. TF Serving: tasks are assigned in order of arrival, and the
+    /// number of waiting batches is limited.
     pub fn admit(&mut self, rows: usize, rules: &Rules) -> Result<u64, Refusal> {
         let mut opened = self.slots.get(&self.last_slot).copied().unwrap_or(0);
         if opened + rows > rules.execution_limit && !rules.splitting {
@@ -73,7 +74,8 @@ impl<T: Waits> Group<T> {
 }
 
 impl<T: Waits> Group<T> {
-    /// Several tasks of a lane whose tasks run one by one: as many as are brief, and may leave together.
+    /// Takes several tasks of a lane whose tasks run one by one: as long as their runs are brief, and they may leave
+    /// together.
     pub fn take_series(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         self.take(now, lane, turn);
         let mut largest = turn.size;
@@ -98,8 +100,9 @@ impl<T: Waits> Group<T> {
             && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
     }
 
-    /// The next batch. A task that does not fit ends the batch, unless it can be split, or is the first one and larger
-    /// than an objective's batches. A task with which the joined inputs would exceed the limit in bytes also ends it.
+    /// Takes the next batch. A task that does not fit ends the batch, unless it can be split, or it is the first task
+    /// and larger than the batches for a latency objective. A task with which the joined inputs would exceed the limit
+    /// in bytes also ends the batch.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         let (rules, limit) = (&lane.rules, lane.size());
         let mut room = limit;
@@ -134,7 +137,7 @@ impl<T: Waits> Group<T> {
         }
     }
 
-    /// Takes so many rows of a task that has more. Returns false if the task must run as a whole.
+    /// Takes `rows` rows of a task that has more. Returns false if the task must run as a whole.
     fn cut(&mut self, waiting: &mut Entry<T>, rows: usize, turn: &mut Turn<T>) -> bool {
         let Some(piece) = waiting.split(rows) else { return false };
         self.leave(waiting.slot, rows);

@@ -1,4 +1,4 @@
-//! One scheduler's part of the queue: its rules, its bound on what may wait, and what runs.
+//! One scheduler's part of the queue: its rules, its limit on waiting tasks, and its running batches.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The refusal of a task that would need one waiting batch too many; `batches` wait.
+    /// The refusal of a task that would need another batch when too many, `batches`, already wait.
     pub fn full(&self, batches: usize) -> Refusal {
         Refusal::Full(Full::Batches { waiting: batches, most: self.enqueued_limit })
     }
@@ -41,10 +41,10 @@ pub enum Refusal {
 /// Why a queue is full, in numbers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Full {
-    /// This many batches wait, and no more may.
+    /// `waiting` batches wait, and no more than `most` may.
     Batches { waiting: usize, most: usize },
-    /// A task has more rows than there is room for. `open` is the number of rows of the batch that is not full yet,
-    /// `size` that of a full batch.
+    /// A task has more rows than there is room for. `open` is the number of rows in the batch that is not full yet, and
+    /// `size` the number in a full batch.
     Rows { rows: usize, capacity: usize, waiting: usize, most: usize, open: usize, size: usize },
     /// A task could not be answered within the latency objective.
     Objective,
@@ -104,12 +104,12 @@ impl Lane {
         self.groups == 0 && self.pace.running == 0
     }
 
-    /// Whether one more batch of it may run.
+    /// Whether one more batch of the lane may run.
     pub fn free(&self) -> bool {
         self.pace.running < self.rules.running_limit && !(self.rules.one_by_one && self.pace.is_briefly_busy())
     }
 
-    /// Limits the waiting tasks of all groups to what one group may hold.
+    /// Limits the waiting rows of all groups together to the number that one group may have.
     pub fn check_bound(&self, rows: usize) -> Result<(), Refusal> {
         let (size, most) = (self.rules.execution_limit, self.rules.enqueued_limit);
         let capacity = most.saturating_mul(size) - self.rows;

@@ -1,4 +1,4 @@
-//! The waiting tasks, handed to a batch thread many at a time. Knows neither Python nor any protocol.
+//! The waiting tasks, handed to a batch thread many at a time. Independent of Python and of any protocol.
 
 mod entry;
 mod group;
@@ -31,7 +31,7 @@ pub use target::Target;
 pub use turn::Turn;
 
 thread_local! {
-    /// What wakes this thread while it sleeps in `wait`.
+    /// Wakes this thread while it sleeps in `wait`.
     static WAKE_UP: Arc<Condvar> = Arc::default();
 }
 
@@ -47,7 +47,7 @@ impl<T: Waits> Queue<T> {
         Self { state: Mutex::new(State::new()), drained: Condvar::new() }
     }
 
-    /// The bounds are those of a lane whose runs take about as long as the one before.
+    /// Only a lane whose runs all take about the same time has bounds.
     pub fn open_lane(&self, rules: Rules, bounds: Option<Bounds>) -> LaneId {
         let mut state = self.state.lock();
         let id = state.next_lane;
@@ -75,7 +75,7 @@ impl<T: Waits> Queue<T> {
         let group = place.or_insert_with(Group::new);
         match group.admit(rows, &own.rules) {
             Ok(slot) => entry.slot = slot,
-            // A group that is new has room.
+            // Only an existing group refuses: a new one has room.
             Err(refusal) => return Err((refusal, entry.task)),
         }
         entry.arrived = now;
@@ -89,7 +89,8 @@ impl<T: Waits> Queue<T> {
         self.state.lock().call_one();
     }
 
-    /// Waits until a batch is due; false once the queue is closed and empty. Not with the interpreter lock held.
+    /// Waits until a batch is due; returns false once the queue is closed and empty. Must not be called while the
+    /// interpreter lock is held.
     pub fn wait(&self, clock: impl Fn() -> f64) -> bool {
         loop {
             let now = clock();
@@ -117,7 +118,7 @@ impl<T: Waits> Queue<T> {
             }
             None => wake_up.wait(state),
         }
-        state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // it may not have been called
+        state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up by itself
     }
 
     /// Whether a single task waits, its batch is due, nothing runs, and its lane's runs are fast.
@@ -131,7 +132,7 @@ impl<T: Waits> Queue<T> {
         state.is_lone(now).then(|| self.look(&mut state, now))
     }
 
-    /// One look at the queue: takes the batch that is due, if any.
+    /// Looks at the queue once: takes the batch that is due, if there is one.
     pub fn turn(&self, now: f64) -> Turn<T> {
         self.look(&mut self.state.lock(), now)
     }
@@ -155,11 +156,11 @@ impl<T: Waits> Queue<T> {
             lane.groups -= 1;
             turn.spent = Some(key.1);
         } else {
-            state.groups.insert(key, group); // after all others, since they take turns
+            state.groups.insert(key, group); // last, since the groups take turns
         }
         let free = |(lane, _): &(LaneId, Key)| state.lanes.get(lane).is_some_and(Lane::free);
         if state.idle > 0 && state.groups.keys().any(free) {
-            state.call_one(); // what is left may be a batch for another thread
+            state.call_one(); // another batch may be due, for another thread
         }
         if turn.lane.is_none() {
             self.drained.notify_all();
@@ -167,7 +168,7 @@ impl<T: Waits> Queue<T> {
         turn
     }
 
-    /// Finds tasks that nothing waits for. They leave the queue when the next batch forms.
+    /// Finds tasks that are to be abandoned. They leave the queue when the next batch forms.
     pub fn abandoned(&self, now: f64) -> Vec<T::Abandoned> {
         let mut state = self.state.lock();
         let waiting = state.groups.values_mut().flat_map(|group| group.tasks.iter_mut().flatten());
@@ -190,18 +191,18 @@ impl<T: Waits> Queue<T> {
         }
         self.drained.notify_all();
         if state.closed {
-            state.call_all(); // a thread that waits for a lane to be free may find that it was the last
+            state.call_all(); // this may have been the last batch, so that sleeping threads can end
         }
     }
 
-    /// Records how long a run of one of a lane's tasks took, and the task's size, if they run one by one.
+    /// For a lane whose tasks run one by one: records how long the run of one task took, and the task's size.
     pub fn ran(&self, lane: LaneId, seconds: f64, size: usize) {
         if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
             lane.pace.ran(seconds, size);
         }
     }
 
-    /// Threads that wait for a batch.
+    /// The number of threads that wait for a batch.
     pub fn idle(&self) -> usize {
         self.state.lock().idle
     }
@@ -214,7 +215,7 @@ impl<T: Waits> Queue<T> {
         }
     }
 
-    /// From now on, forms batches of the lane and accepts its tasks as the target says.
+    /// Sets the target by which the lane forms batches and accepts tasks.
     pub fn steer(&self, lane: LaneId, target: Target) {
         let mut state = self.state.lock();
         let Some(lane) = state.lanes.get_mut(&lane) else { return };
@@ -224,7 +225,8 @@ impl<T: Waits> Queue<T> {
         }
     }
 
-    /// Accepts no more tasks of the lane, runs the waiting ones at once, and returns when the last batch has ended.
+    /// Accepts no more tasks of the lane, makes the waiting ones due at once, and returns when the last batch has
+    /// ended.
     pub fn close_lane(&self, lane: LaneId) {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.get_mut(&lane) {
@@ -236,7 +238,7 @@ impl<T: Waits> Queue<T> {
         state.lanes.remove(&lane);
     }
 
-    /// Accepts no more tasks at all; the waiting ones are due at once.
+    /// Accepts no more tasks at all, and makes the waiting ones due at once.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;

@@ -1,6 +1,7 @@
 //! How long the runs of one lane take, which decides whether waking a thread for the next one is worthwhile.
 
-/// What counts as a fast run, and how fast a lane gains and loses trust; without it, a lane is never fast. Seconds.
+/// What counts as a fast run, in seconds, and how quickly a lane gains and loses trust. A lane without bounds never
+/// counts as fast.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub quick: f64,
@@ -10,27 +11,28 @@ pub struct Bounds {
     pub lost: usize,
 }
 
-/// The factor by which the shortest run grows with each further run, so that a single one does not count forever.
+/// The factor by which the recorded shortest duration grows with each further run, so that a single short run is
+/// forgotten in time.
 const FORGET: f64 = 1.02;
 
-/// The fraction of a fast run's time that a brief one takes at most.
+/// The longest duration of a brief run, as a fraction of that of a fast run.
 const BRIEF: f64 = 0.2;
 
-/// How long the runs of one lane take. A size is in bytes of input and only used for comparison: that a small batch was
-/// fast says nothing about a larger one. Runs that overlap count as one, as long as all of them and as large as the
-/// largest.
+/// How long the runs of one lane take. Sizes are in bytes of input, and only compared: that a small batch was fast says
+/// nothing about a larger one. Runs that overlap count as one run, from the first beginning to the last end, with the
+/// size of the largest.
 pub struct Pace {
     bounds: Option<Bounds>,
     pub running: usize,
     began: f64,
-    /// The size of the largest run since then.
+    /// The size of the largest run since `began`.
     size: usize,
-    /// The number of runs in the longest turn since then.
+    /// The number of runs in the longest turn since `began`.
     runs: usize,
     trust: usize,
     /// The size of the largest run that was fast.
     most: usize,
-    /// The duration of a single run, the shortest recent one; 0 before there was one.
+    /// The shortest recent duration of a single run; 0 before the first.
     each: f64,
     /// The size of the largest task whose run, timed individually, was brief.
     briefest: usize,
@@ -47,7 +49,7 @@ impl Pace {
 
     /// Records a single run, as in `Series`: its duration, and the size of its task.
     ///
-    /// The shortest recent run counts: longer ones had a thread that had to wait.
+    /// The shortest recent duration counts, since in longer runs the thread had to wait.
     pub fn ran(&mut self, seconds: f64, size: usize) {
         self.each = if self.each == 0.0 { seconds } else { seconds.min(self.each * FORGET) };
         if self.bounds.is_some_and(|bounds| seconds <= bounds.quick * BRIEF) {
@@ -55,19 +57,18 @@ impl Pace {
         }
     }
 
-    /// Whether runs of tasks of this size are so short that two at the same time would rather wait for the interpreter
-    /// than run.
+    /// Whether runs of tasks of this size are so short that two at the same time would mostly wait for the interpreter.
     pub fn brief(&self, size: usize) -> bool {
         let is_brief = |bounds: Bounds| self.each > 0.0 && self.each <= bounds.quick * BRIEF;
         self.bounds.is_some_and(is_brief) && size <= self.briefest
     }
 
-    /// Whether one turn of such runs is under way, so that another one would only contend with it.
+    /// Whether a turn of such runs is under way, with which another turn would only contend.
     pub fn is_briefly_busy(&self) -> bool {
         self.running > 0 && self.brief(self.size)
     }
 
-    /// A turn begins: this many runs, one after the other, the largest of that size.
+    /// Records that a turn begins: `runs` runs, one after the other, of which the largest has this size.
     pub fn begin(&mut self, now: f64, size: usize, runs: usize) {
         if self.running == 0 {
             (self.began, self.size, self.runs) = (now, 0, 0);

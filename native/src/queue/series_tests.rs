@@ -1,4 +1,4 @@
-//! Which tasks leave together if they run one by one: those with brief runs, and no others.
+//! Tests which tasks leave together if they run one by one: those with brief runs, and no others.
 
 use super::tests::{BOUNDS, Bench, Patient, QUICK};
 use super::*;
@@ -27,11 +27,11 @@ fn brief_ones_leave_together_and_one_turn_at_a_time() {
     let mut bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
     put(&bench, lane, many(20));
-    assert_eq!(bench.batch(), Some(1), "nothing is known of them yet");
+    assert_eq!(bench.batch(), Some(1), "nothing is known of their runs yet");
     bench.queue.ran(lane, BRIEF, 1);
     bench.finish(lane, BRIEF);
     assert_eq!(bench.batch(), Some(16));
-    assert_eq!(bench.batch(), None, "another would wait for the interpreter");
+    assert_eq!(bench.batch(), None, "another turn would wait for the interpreter");
     bench.finish(lane, 16.0 * BRIEF);
     assert_eq!(bench.batch(), Some(3));
 }
@@ -56,7 +56,7 @@ fn a_larger_one_leaves_alone() {
     assert_eq!(bench.batch(), Some(2));
     assert_eq!(bench.batch(), None);
     bench.queue.finish(lane, bench.now);
-    assert_eq!([bench.batch(), bench.batch()], [Some(1), Some(2)], "it keeps none of the others");
+    assert_eq!([bench.batch(), bench.batch()], [Some(1), Some(2)], "the others can still leave");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The state under the queue's lock: the waiting groups, the sleeping threads, and the decision which group is next.
+//! The state under the queue's lock: the waiting groups and the sleeping threads. Decides which group is next.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl<T> State<T> {
         }
     }
 
-    /// Wakes the thread that fell asleep last: its core is awake, and its data are in the caches.
+    /// Wakes the thread that fell asleep last: its core is still awake, and its data is in the caches.
     pub fn call_one(&mut self) {
         if let Some(sleeper) = self.asleep.pop() {
             sleeper.notify_one();
@@ -66,7 +66,7 @@ impl<T: Waits> State<T> {
 pub fn choose<T: Waits>(state: &State<T>, now: f64) -> (Option<usize>, f64) {
     let (mut second, mut wake) = (None, f64::INFINITY);
     for (index, ((lane, _), group)) in state.groups.iter().enumerate() {
-        // A lane that is not free is checked again by the thread that ends one of its batches.
+        // A lane that is not free is checked again when one of its batches ends.
         let Some(lane) = state.lanes.get(lane).filter(|lane| lane.free()) else { continue };
         let due = group.due(lane);
         if due > now {

@@ -1,5 +1,5 @@
 //! The target of a lane for a latency objective, and whether a task can still be in time. `headrace_batching.latency`
-//! decides it several times per second, and its `target.py` has the same rules.
+//! sets the target several times per second, and its `target.py` has the same rules.
 
 /// How a lane forms its batches, and which tasks it accepts. Times are in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The expected duration of a batch, on the line through those of one row and of a full batch.
+    /// The expected duration of a batch, interpolated linearly between that of one row and that of a full batch.
     pub fn run_of(&self, rows: usize) -> f64 {
         if self.size <= 1 {
             return self.run_full * rows as f64;
@@ -40,7 +40,7 @@ impl Slots {
         self.ends.insert(self.ends.partition_point(|other| *other <= end), end);
     }
 
-    /// A batch has ended: the one that was expected to end first.
+    /// A batch has ended: removes the one that was expected to end first.
     pub fn end(&mut self) {
         if !self.ends.is_empty() {
             self.ends.remove(0);

@@ -1,4 +1,5 @@
-//! Which single tasks run on the thread that received them: those for which this is faster than waking another thread.
+//! Tests which single tasks run on the thread that received them: those for which this is faster than waking another
+//! thread.
 
 use super::*;
 
@@ -7,7 +8,7 @@ const SLOW: f64 = 0.002;
 pub const BOUNDS: Bounds = Bounds { quick: QUICK, slow: SLOW, most: 16, enough: 8, lost: 4 };
 const RUNS: [f64; 8] = [QUICK / 2.0; 8];
 
-/// A task whose client waits until the test makes it leave.
+/// A task whose client waits until the test sets `gone`.
 #[derive(Default)]
 pub struct Patient {
     pub gone: bool,
@@ -149,7 +150,7 @@ fn not_larger_than_what_has_been_quick() {
     bench.finish(lane, QUICK / 2.0);
     bench.put(lane, 3);
 
-    assert_eq!(bench.lone(), Some(3), "it has been, by now");
+    assert_eq!(bench.lone(), Some(3), "enough runs have been fast by now");
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn not_beside_another() {
     bench.put(lane, 1);
     bench.put(other, 1);
 
-    assert_eq!(bench.lone(), None, "the other is of another lane");
+    assert_eq!(bench.lone(), None, "two tasks wait, in two lanes");
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn not_after_its_deadline() {
     bench.run(lane, &RUNS, 1);
     bench.put_until(lane, 1, Some(bench.now));
 
-    let turn = bench.queue.take_lone(bench.now).expect("it is looked at");
+    let turn = bench.queue.take_lone(bench.now).expect("the expired task is returned");
     assert_eq!((rows(&turn), turn.expired.len()), (None, 1));
 }
 

@@ -13,7 +13,7 @@ pub struct Turn<T> {
     pub expired: Vec<T>,
     pub gone: Vec<T>,
     pub wake: f64,
-    /// Belongs to a group that no longer exists. Python code that runs when it is dropped must not run while the queue
+    /// The key of a group that no longer exists. Dropping it can run Python code, which must not happen while the queue
     /// is locked.
     pub spent: Option<Key>,
 }

@@ -21,19 +21,19 @@ use crate::memory::CallMemory;
 use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
 
-/// The approximate bytes of an answer besides its values.
+/// The approximate size of an answer without its values.
 const ENVELOPE: usize = 64;
 
-/// Where an answer is delivered: created by the connection, which waits for it, and filled by the task.
+/// Where an answer is delivered. The connection creates it and waits for the answer; the task fills it.
 pub struct Mailbox {
     state: Mutex<State>,
     connection: Arc<Connection>,
 }
 
-/// What answers the calls of a connection.
+/// What the calls of a connection need to be answered.
 pub struct Connection {
     pub endpoint: Arc<Endpoint>,
-    /// Wakes the tasks of the connection's thread.
+    /// Wakes tasks on the connection's thread.
     pub wakes: Arc<Handover<Waker>>,
 }
 
@@ -46,7 +46,7 @@ enum State {
     Claimed(Option<Waker>),
     /// The answer, and the gRPC code with which the call ended.
     Full(Answered, u8),
-    /// Nobody waits.
+    /// The answer has been taken, or nobody waits for it.
     Closed,
 }
 
@@ -59,7 +59,7 @@ impl Mailbox {
         &self.connection.endpoint
     }
 
-    /// The answer and gRPC's code of how the call ended, once.
+    /// The answer, and the gRPC code with which the call ended. Ready only once.
     pub fn poll(&self, context: &Context<'_>) -> Poll<(Answered, u8)> {
         let mut state = self.state.lock();
         match std::mem::take(&mut *state) {
@@ -74,7 +74,7 @@ impl Mailbox {
         Poll::Pending
     }
 
-    /// Gives up; returns whether no answer is on its way yet.
+    /// Stops waiting; returns false if an answer is already being delivered.
     pub fn close(&self) -> bool {
         let mut state = self.state.lock();
         let waits = matches!(*state, State::Empty | State::Awaited(_));
@@ -88,7 +88,7 @@ impl Mailbox {
         matches!(*self.state.lock(), State::Closed)
     }
 
-    /// Whether the answer may be delivered; if so, it must be.
+    /// Whether the answer may be delivered. If so, the caller must deliver one.
     pub fn claim(&self) -> bool {
         let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {
@@ -99,14 +99,14 @@ impl Mailbox {
         matches!(*state, State::Claimed(_))
     }
 
-    /// No answer will come.
+    /// Puts an error, because no answer will be delivered.
     pub fn abandon(&self) {
         if !matches!(*self.state.lock(), State::Full(..) | State::Closed) {
             self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()).into(), INTERNAL);
         }
     }
 
-    /// `code` is gRPC's code of how the call ended.
+    /// Delivers an answer; `code` is the gRPC code with which the call ended.
     pub fn put(&self, answered: Answered, code: u8) {
         let mut state = self.state.lock();
         let before = match *state {
@@ -169,7 +169,7 @@ impl Call {
         match &self.reply {
             Reply::Outputs { by_row } => self.write_outputs(outputs, &rows, *by_row),
             Reply::Results(answer) => {
-                let taken = || Status::new(INTERNAL, "outputs were taken for others than they are");
+                let taken = || Status::new(INTERNAL, "the outputs do not fit the answer");
                 answer.result(signature, outputs, &rows).map(write_results).ok_or_else(taken)
             }
         }
@@ -177,7 +177,7 @@ impl Call {
 
     fn write_outputs(&self, outputs: &[Output<'_>], rows: &Range<usize>, by_row: bool) -> Result<BytesMut, Status> {
         if let Some(output) = outputs.iter().find(|output| !is_written(output.dtype)) {
-            let text = format!("output {} is of a dtype that its signature does not declare", output.alias);
+            let text = format!("output {} has a dtype that its signature does not declare", output.alias);
             return Err(Status::new(INTERNAL, text));
         }
         let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, rows)).collect();

@@ -9,13 +9,13 @@ use crate::protobuf::{Dtype, texts};
 /// TF Serving: an object with only this key is a string, as base64.
 pub const BASE64_KEY: &[u8] = b"b64";
 
-/// Whether the first key of the next object is a string's.
+/// Whether the next object is a string as base64, judging by its first key.
 pub fn is_base64(reader: &Reader<'_>) -> bool {
     let mut ahead = reader.clone();
     ahead.expect(b'{').and_then(|()| ahead.string()) == Some(BASE64_KEY)
 }
 
-/// One element. TF Serving: json_tensor.cc reads narrow integers as those of 32 bits, and truncates them.
+/// Reads one element. TF Serving: json_tensor.cc reads narrow integers as integers of 32 bits, and truncates them.
 pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
         Dtype::Float => put(bytes, reader.single()?.to_le_bytes()),
@@ -27,7 +27,7 @@ pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) 
         Dtype::Int16 => put(bytes, (narrow(reader)? as i16).to_le_bytes()),
         Dtype::Int8 | Dtype::Uint8 => put(bytes, (narrow(reader)? as u8).to_le_bytes()),
         Dtype::Bool => put(bytes, [u8::from(reader.boolean()?)]),
-        // JSON has no values of the first two types; strings are read by `put_string`.
+        // JSON cannot express the first two types; strings are read by `read_string`.
         Dtype::Uint16 | Dtype::Half | Dtype::String => None,
     }
 }

@@ -1,7 +1,8 @@
 //! Translates the body of a :classify or :regress into the Input that a gRPC client would send, so that one decoder
 //! reads both.
 //!
-//! A body that is not plain, valid or not, is None: `services/tf_serving/rest/examples.py` answers it, with TF Serving's texts.
+//! A body that is not plain gives None, whether it is valid or not. `services/tf_serving/rest/examples.py` then answers
+//! it, with TF Serving's error texts.
 
 use bytes::{BufMut, BytesMut};
 use rustc_hash::FxHashSet;
@@ -48,11 +49,11 @@ impl<'a> ExamplesBody<'a> {
 struct List<'a> {
     list: BytesMut,
     field: u32,
-    /// The entries of the Example that is being read, and their names: decoders differ on which of two equal names
-    /// counts.
+    /// The entries of the Example that is being read, and their names. A name that appears twice is not plain, since
+    /// decoders differ on which of the two counts.
     features: BytesMut,
     names: FxHashSet<&'a [u8]>,
-    /// The values of one feature: numbers, or strings in the format of their list.
+    /// The values of one feature: numbers, or strings encoded as fields of their list.
     numbers: BytesMut,
     strings: BytesMut,
     /// One string.
@@ -60,7 +61,7 @@ struct List<'a> {
 }
 
 impl<'a> List<'a> {
-    /// The Examples that `write` adds, each in this field.
+    /// Returns the Examples that `write` adds, each as a field with this number.
     fn write(&mut self, field: u32, write: impl FnOnce(&mut Self) -> Option<()>) -> Option<BytesMut> {
         self.field = field;
         write(self)?;

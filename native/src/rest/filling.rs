@@ -6,7 +6,7 @@ use crate::json::Reader;
 use crate::predict::{Column, Input};
 use crate::protobuf::Dtype;
 
-/// The most bytes that are reserved for a row before it has been read.
+/// The most bytes that are allocated for a row before it has been read.
 const RESERVED: usize = 4 << 10;
 
 /// A column that is being read.
@@ -28,7 +28,7 @@ impl<'a> Filling<'a> {
         Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })
     }
 
-    /// All rows, as one list.
+    /// Reads all rows, as one list.
     pub fn whole(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         match self.inner.len() {
             0 => self.rows = self.elements(reader)?,
@@ -37,7 +37,7 @@ impl<'a> Filling<'a> {
         Some(())
     }
 
-    /// The value of one row.
+    /// Reads one row.
     pub fn row(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         self.rows += 1;
         if self.inner.is_empty() {
@@ -50,7 +50,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Lists within a row, from this level on.
+    /// Reads the lists within a row, from this level on; returns their number.
     fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
         let size = match level + 1 == self.inner.len() {
             true => self.elements(reader)?,
@@ -70,9 +70,9 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// All dimensions are known once there is a row; nested lists are never empty.
+    /// The filled column. All dimensions are known once there is a row, since nested lists are never empty.
     ///
-    /// Rows are a dimension like any other if they have been skipped.
+    /// If the first dimension was skipped in the declaration, the number of rows becomes a dimension of the column.
     pub fn filled(self, skipped: usize) -> Column {
         let rows = (skipped > 0).then_some(self.rows);
         Column {

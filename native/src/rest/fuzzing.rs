@@ -1,4 +1,4 @@
-//! The readers of plain bodies by themselves: they use declarations without an interpreter, and return their results.
+//! The readers of plain bodies by themselves: they need no interpreter, and return owned results.
 
 use super::examples::ExamplesBody;
 use super::inputs::{Body, Declares};
@@ -35,8 +35,8 @@ pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<Unders
     Some(UnderstoodBody { by_row, rows, columns })
 }
 
-/// Understands the plain body of a :classify or :regress: the name of its signature, which is text as all that are served
-/// are, and an Input.
+/// Decodes the plain body of a :classify or :regress: the name of its signature, which must be valid text like those of
+/// all served models, and its Input.
 pub fn read_examples_body(data: &[u8]) -> Option<(&str, Vec<u8>)> {
     let body = ExamplesBody::read(data)?;
     Some((std::str::from_utf8(body.signature).ok()?, body.input.into_bytes().to_vec()))

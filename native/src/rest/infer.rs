@@ -24,7 +24,7 @@ pub struct Call {
     pub common: Arc<Common>,
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
-    /// The answer's body and how much of it is JSON, or the error, once it is encoded.
+    /// The answer's body and how many bytes of it are JSON, or the error, once it is encoded.
     pub encoded: Option<Result<(Bytes, Option<usize>), Status>>,
 }
 
@@ -78,7 +78,7 @@ impl PendingCall for Call {
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
         let wanted: Vec<_> = outputs.iter().map(|output| (output.clone(), self.is_binary(output.alias))).collect();
         let written = self.common.format.write(&self.body.id, &wanted, &(start..start + rows));
-        let undeclared = || Status::new(INTERNAL, "an output is of a dtype that its signature does not declare");
+        let undeclared = || Status::new(INTERNAL, "an output has a dtype that its signature does not declare");
         self.encoded = Some(written.ok_or_else(undeclared).and_then(|(body, json)| {
             signature.answered_with(body.len(), rows);
             let no_memory = || Status::no_memory(self.memory.share().budget());

@@ -1,20 +1,21 @@
 //! Parses the body of a plain :predict into arrays, without an object for each number: rows under `instances`, or whole
 //! inputs under `inputs`.
 //!
-//! A body that is not plain, valid or not, is None: `services/tf_serving/rest/inputs.py` answers it, with TF Serving's texts.
+//! A body that is not plain gives None, whether it is valid or not. `services/tf_serving/rest/inputs.py` then answers
+//! it, with TF Serving's error texts.
 
 use super::elements::is_base64;
 use super::filling::Filling;
 use crate::json::{Reader, once};
 use crate::predict::{Column, Input};
 
-/// How a body's values are read.
+/// What must be known of a signature to read a body's values.
 pub trait Declares {
     fn inputs(&self) -> &[Input];
 
     fn max_rows(&self) -> usize;
 
-    /// Whether axis 0 is the batch; otherwise inputs are declared with it, and a request counts as one row.
+    /// Whether axis 0 is the batch. If not, the inputs' declarations include axis 0, and a request counts as one row.
     fn batched(&self) -> bool;
 }
 
@@ -35,7 +36,8 @@ struct Place<'a> {
 impl<S: Declares> Body<S> {
     /// `find` returns a signature by its name, which is empty for the default.
     ///
-    /// The name may come after the values: then they are read for the default signature, and again for the right one.
+    /// If the name comes after the values, the values are read for the default signature first, and then again for the
+    /// right one.
     pub fn read(data: &[u8], find: impl Fn(&[u8]) -> Option<S>) -> Option<Self> {
         let mut reader = Reader::new(data);
         let (mut name, mut read) = (None, None);
@@ -105,7 +107,7 @@ fn read_record<'a>(
     let rows = columns.first()?.rows;
     reader.object(|alias, reader| {
         let column = columns.iter_mut().find(|column| column.input.alias == alias)?;
-        // If an input is named twice, the first one counts, which Python handles.
+        // A row that names an input twice is left to Python, where the first value counts.
         (column.rows == rows).then_some(())?;
         read(column, reader)
     })?;
@@ -137,7 +139,7 @@ mod tests {
         Input { alias: alias.into(), dtype, inner: inner.to_vec() }
     }
 
-    /// Signatures: the default one is a float `x` of two per row, `s` a bool and a byte, `any` nested lists.
+    /// Signatures: the default one has an input `x` with two floats per row, `s` a bool and a byte, `any` nested lists.
     fn find(name: &[u8]) -> Option<Declared> {
         let inputs = match name {
             b"" => vec![input("x", Dtype::Float, &[Some(2)])],
@@ -183,7 +185,7 @@ mod tests {
             assert_eq!(read(text).map(|read| read.2), Some(columns.clone()), "{text}");
         }
         let behind = |values: &str| read(&format!("{{\"instances\":{values},\"signature_name\":\"any\"}}"));
-        assert_eq!(behind("[[1,2]]"), None, "one list too few for the signature that it names");
+        assert_eq!(behind("[[1,2]]"), None, "a list is missing for the signature that the body names");
         assert!(behind("[[[1]]]").is_some_and(|read| read.2[0].inner == [1, 1]));
     }
 

@@ -12,13 +12,13 @@ use crate::json::{LONGEST, put_decimal, write_decimal, write_line, write_string}
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};
 
-/// The approximate bytes of an element, including the separator.
+/// The approximate size of an element, including the separator.
 const TEXT: usize = 16;
 
 /// TF Serving: a string output whose alias ends with this is answered as base64, under this key.
 const BYTES_SUFFIX: &str = "_bytes";
 
-/// Whether JSON has values of a type.
+/// Whether JSON can express values of a type.
 pub fn is_written(dtype: Dtype) -> bool {
     !matches!(dtype, Dtype::Half | Dtype::Uint16)
 }
@@ -48,7 +48,7 @@ impl<'a> Part<'a> {
         self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size()) + 2 * self.rows.text.len()
     }
 
-    /// The number of its rows, and their shape.
+    /// The number of the output's rows, and the shape of a row.
     fn split(&self) -> Result<(usize, &'a [usize]), Misfit<'a>> {
         if let Some(rows) = self.rows.rows {
             return Ok((rows, self.rows.inner));
@@ -57,7 +57,7 @@ impl<'a> Part<'a> {
         Ok((*rows, inner))
     }
 
-    /// One of its rows, on one line.
+    /// Writes one of its rows, on one line.
     fn write_row(&self, inner: &[usize], row: usize, several: bool, out: &mut BytesMut) {
         let size = inner.iter().product::<usize>() * self.rows.dtype.size();
         let bytes = &self.rows.bytes[row * size..(row + 1) * size];
@@ -65,7 +65,7 @@ impl<'a> Part<'a> {
         self.lists(None, depth).write(inner, bytes, out);
     }
 
-    /// The whole output as one value, at this nesting level; each element on a line of its own.
+    /// Writes the whole output as one value, at this nesting level, with each element on a line of its own.
     fn write_whole(&self, level: usize, out: &mut BytesMut) {
         let shape: Vec<_> = self.rows.rows.into_iter().chain(self.rows.inner.iter().copied()).collect();
         self.lists(Some(level), level + shape.len()).write(&shape, self.rows.bytes, out);
@@ -79,7 +79,7 @@ impl<'a> Part<'a> {
 
 /// Writes the body that answers a :predict: `predictions`, by row, or `outputs`, each as a whole.
 ///
-/// Writes nothing if rows are wanted and the outputs have different numbers of them.
+/// Writes nothing if the answer is by row and the outputs have different numbers of rows.
 pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut BytesMut) -> Result<(), Misfit<'a>> {
     if by_row {
         return write_rows(parts, out);
@@ -144,7 +144,7 @@ pub fn write_error(text: &str, out: &mut BytesMut) {
     out.put_slice(b"\n}");
 }
 
-/// The opening brace of an object, and the name of its first member.
+/// Writes the opening brace of an object, and the name of its first member.
 pub(super) fn write_member(level: usize, name: &[u8], out: &mut BytesMut) {
     out.put_u8(b'{');
     write_name(level + 1, name, out);
@@ -227,7 +227,7 @@ impl Lists<'_> {
     }
 }
 
-/// Writes a list of floats on one line; many of them are collected before they are added to the output.
+/// Writes a list of floats on one line. Their text is collected and added to the output in large parts.
 fn write_floats(bytes: &[u8], out: &mut BytesMut) {
     const TOGETHER: usize = 16 * LONGEST;
     let mut text = [b'['; TOGETHER];
@@ -241,7 +241,7 @@ fn write_floats(bytes: &[u8], out: &mut BytesMut) {
             text[size..size + 2].copy_from_slice(b", ");
             size += 2;
         }
-        let place = text[size..].first_chunk_mut().expect("there is room for any");
+        let place = text[size..].first_chunk_mut().expect("there is room for any number");
         size += put_decimal(f32::from_le_bytes(*element), place);
     }
     text[size] = b']';
@@ -260,12 +260,12 @@ fn write_number(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
         Dtype::Uint32 => write_integer(u32::from_le_bytes(element(bytes)), out),
         Dtype::Uint64 => write_integer(u64::from_le_bytes(element(bytes)), out),
         Dtype::Bool => out.put_slice(if bytes == [0] { b"false" } else { b"true" }),
-        Dtype::Half | Dtype::Uint16 | Dtype::String => debug_assert!(false, "`is_written` says so"),
+        Dtype::Half | Dtype::Uint16 | Dtype::String => debug_assert!(false, "`is_written` excludes these types"),
     }
 }
 
 fn element<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
-    bytes.try_into().expect("an element is as large as its type")
+    bytes.try_into().expect("an element has the size of its type")
 }
 
 fn write_integer(value: impl itoa::Integer, out: &mut BytesMut) {

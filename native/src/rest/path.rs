@@ -1,4 +1,4 @@
-//! Which plain call a path asks for, if it has the usual form.
+//! Parses the path of a plain call, if it has the usual form.
 
 use crate::predict::Version;
 
@@ -18,8 +18,8 @@ pub enum Verb {
 }
 
 impl<'a> ModelPath<'a> {
-    /// Parses the path of a :predict, :classify or :regress. None for any other call, and for one with unusual
-    /// characters: `services/tf_serving/rest/routes.py` knows them all.
+    /// Parses the path of a :predict, :classify or :regress. None for any other path, and for one with unusual
+    /// characters: `services/tf_serving/rest/routes.py` handles them all.
     pub fn of_call(path: &'a str) -> Option<(Self, Verb)> {
         let (named, verb) = path.strip_prefix("/v1/models/")?.rsplit_once(':')?;
         let verb = match verb {
@@ -41,12 +41,12 @@ impl<'a> ModelPath<'a> {
         Some((asked?, verb))
     }
 
-    /// Parses the path of an infer, in the same way: `services/open_inference/rest/routes.py` knows them all.
+    /// Parses the path of an infer in the same way: `services/open_inference/rest/routes.py` handles all other paths.
     pub fn of_infer(path: &'a str) -> Option<Self> {
         Self::numbered(path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?, b"/%")
     }
 
-    /// The version by its number, if it is named.
+    /// Parses the version's number, if the path has one.
     fn numbered(named: &'a str, unusual: &[u8]) -> Option<Self> {
         let (model, version) = match named.split_once("/versions/") {
             Some((model, digits)) => (model, Version::Number(number(digits)?)),
@@ -60,7 +60,7 @@ impl<'a> ModelPath<'a> {
     }
 }
 
-/// Whether a name is present, and has none of these characters.
+/// Whether a name is not empty, and has none of these characters.
 fn is_plain(name: &str, unusual: &[u8]) -> bool {
     !name.is_empty() && !name.bytes().any(|byte| unusual.contains(&byte))
 }

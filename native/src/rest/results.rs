@@ -1,4 +1,4 @@
-//! Writes classes with scores, and values, as the body of an answer, as in `services/tf_serving/rest/outputs.py`.
+//! Writes classes with scores, or values, as the body of an answer, as in `services/tf_serving/rest/outputs.py`.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,7 @@ use super::outputs::write_member;
 use crate::examples::{Result, Table};
 use crate::json::{write_decimal, write_line, write_string};
 
-/// The approximate bytes of a pair of a label and a score, without the label, or of a value.
+/// The approximate size of a value, or of a pair of a label and a score without the label.
 const ELEMENT: usize = 24;
 
 /// The body that answers a :classify or a :regress.

@@ -1,4 +1,4 @@
-//! What one caller may use: calls and rows per second, and calls at once.
+//! What one caller may use: calls and rows per second, and concurrent calls.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,9 +10,9 @@ use super::admitted::Admitted;
 
 /// What one caller may use. Zero means that there is no limit.
 ///
-/// Each bucket fills at its rate, up to what one second brings (at least one). A call is admitted while neither bucket
-/// is empty, and then takes what it needs, so a bucket may be overdrawn: a call with many rows is admitted, and the
-/// calls after it wait longer. `security/account.py` does the same in Python.
+/// There is a token bucket for calls and one for rows. Each fills at its rate, up to the tokens of one second (at least
+/// one). A call is admitted if both buckets have a token, and then takes what it needs, so a bucket may be overdrawn: a
+/// call with many rows is admitted, and the calls after it wait longer. `security/account.py` does the same in Python.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Account(Arc<Limits>);
 
@@ -30,19 +30,19 @@ struct State {
     running: usize,
 }
 
-/// What an admitted call was charged. It counts as running until this is dropped.
+/// What an admitted call was charged. The call counts as running until this is dropped.
 pub struct Charged {
     limits: Arc<Limits>,
     rows: usize,
 }
 
 impl Charged {
-    /// Takes back the rows, of which none is run.
+    /// Returns the tokens of the call's rows, because none of them is run.
     pub fn give_rows_back(&mut self) {
         self.limits.state.lock().rows += std::mem::take(&mut self.rows) as f64;
     }
 
-    /// Takes back the call.
+    /// Returns the token of the call.
     pub fn give_call_back(&self) {
         self.limits.state.lock().calls += 1.0;
     }
@@ -67,7 +67,8 @@ impl Account {
         Self(Arc::new(Limits { calls: calls_per_second, rows: rows_per_second, concurrent: concurrent_calls, state }))
     }
 
-    /// Admits a call, which counts as running until `release`: None, or the seconds to wait before a retry.
+    /// Admits a call, which counts as running until `release`, and returns None; or returns the seconds to wait before
+    /// a retry.
     fn admit(&self) -> Option<f64> {
         self.0.admit(0, Instant::now())
     }
@@ -84,7 +85,7 @@ impl Account {
 }
 
 impl Account {
-    /// Admits a call of so many rows, or says after how many seconds to try again.
+    /// Admits a call with this many rows, or returns after how many seconds to try again.
     pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
         let charged = || Charged { limits: self.0.clone(), rows };
         self.0.admit(rows, now).map_or_else(|| Ok(Admitted::charged(charged())), Err)
@@ -93,7 +94,8 @@ impl Account {
 
 impl Limits {
     fn admit(&self, rows: usize, now: Instant) -> Option<f64> {
-        /// Seconds after which a client with too many concurrent calls may try again: when one ends is not known.
+        /// The seconds after which a client with too many concurrent calls may try again. When one of them ends is not
+        /// known.
         const SOON: f64 = 0.1;
         let mut state = self.state.lock();
         let seconds = now.saturating_duration_since(state.filled).as_secs_f64();

@@ -10,7 +10,7 @@ use super::audit::Record;
 use crate::grpc::CANCELLED;
 use crate::traces::{Begun, Trace};
 
-/// A call, which counts as running until this is dropped, and what is recorded when it ends.
+/// An admitted call, which counts as running until this is dropped, and what is recorded when it ends.
 ///
 /// The code that answers the client calls `end`. If this is dropped before that, the client has left.
 #[derive(Default)]
@@ -31,7 +31,7 @@ impl Admitted {
         Self { charged: Some(charged), ending: None }
     }
 
-    /// Takes back what was charged, because the code that takes over the call will admit it again.
+    /// Returns what was charged, because the code that takes over the call will admit it again.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.ending = None;
@@ -54,7 +54,8 @@ impl Admitted {
         }
     }
 
-    /// Records the call from now on if it is traced; `queued` returns the time when it joins its queue, by both clocks.
+    /// Begins the record of the call if it is traced. `queued` returns the time when it joins its queue, by the
+    /// system's clock and by the queue's.
     pub fn trace(&mut self, begun: Option<&Arc<Begun>>, model: &Arc<str>, queued: impl FnOnce() -> (Instant, f64)) {
         if let Some(begun) = begun {
             self.ending.get_or_insert_default().trace = Some(begun.trace(model.clone(), queued()));
@@ -69,7 +70,7 @@ impl Admitted {
         self
     }
 
-    /// Takes back the rows of a call that has been refused after all: none of them is run.
+    /// Returns the rows of a call that has been refused after all, so that none of them is run.
     pub fn give_rows_back(&mut self) {
         if let Some(charged) = &mut self.charged {
             charged.give_rows_back();

@@ -1,7 +1,7 @@
 //! The audit log's lines about calls that end without Python, which writes them into its file.
 //!
-//! A line says the same as one of `security/audit.py`. It exists before the caller gets its answer, and Python takes all
-//! lines that wait at the same time.
+//! A line has the format of `security/audit.py`. It is added before the caller gets its answer, and Python takes all
+//! waiting lines at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,8 @@ use pyo3::types::PyBytes;
 
 use crate::json::write_compact_string;
 
-/// Bytes of lines that may wait. Beyond them calls are left to Python, which writes each line before the call ends.
+/// The most bytes of lines that may wait. Beyond that, calls are left to Python, which writes each line before the call
+/// ends.
 const MOST: usize = 16 << 20;
 
 /// The names of gRPC's codes, by number.
@@ -67,7 +68,7 @@ impl AuditLines {
         (!text.is_empty()).then(|| PyBytes::new(py, &text))
     }
 
-    /// No lines will be waited for.
+    /// Ends the waiting for lines.
     fn close(&self) {
         self.0.waiting.lock().closed = true;
         self.0.come.notify_all();
@@ -81,7 +82,7 @@ impl AuditLines {
 }
 
 impl Lines {
-    /// Whether so many lines wait that no more may be added.
+    /// Whether too many lines wait for more to be added.
     pub fn is_full(&self) -> bool {
         self.waiting.lock().text.len() > MOST
     }
@@ -95,7 +96,7 @@ impl Lines {
     }
 }
 
-/// What the log calls a caller and a model, both as JSON.
+/// The names of a caller and a model in the log, both as JSON.
 pub struct Names {
     pub who: String,
     pub model: String,
@@ -110,7 +111,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Creates the record of a call that has just arrived. `peer` is empty if its address is not known.
+    /// Creates the record of a call that has just arrived. `peer` is the client's address, or empty if that is not
+    /// known.
     pub fn new(lines: &Arc<Lines>, names: &Names, method: &str, peer: &str, rows: usize) -> Self {
         let mut about = BytesMut::with_capacity(256);
         about.put_slice(b"\"who\": ");
@@ -138,7 +140,7 @@ impl Record {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let milliseconds = self.came.elapsed().as_secs_f64() * 1e3;
         let code = CODES.get(usize::from(code)).unwrap_or(&"UNKNOWN");
-        let about = std::str::from_utf8(&self.about).unwrap_or_default(); // it was written from strings
+        let about = std::str::from_utf8(&self.about).unwrap_or_default(); // it consists of strings
         let line = format!(
             "{{\"ts\": \"{}\", {about}, \"rows\": {}, \"code\": \"{code}\", \"ms\": {milliseconds:.3}}}\n",
             timestamp(now),

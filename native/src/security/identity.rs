@@ -1,4 +1,4 @@
-//! What a connection shows about its client: the client's certificate, and the credentials of each call.
+//! How the client of a connection identifies itself: by its certificate, and by the credentials of each call.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -13,9 +13,9 @@ pub type Digest = [u8; 32];
 /// The client at the other end of a connection.
 #[derive(Default)]
 pub struct Identity {
-    /// The client's own certificate, in DER; empty if it has shown none.
+    /// The client's certificate, in DER; empty if the client has sent none.
     certificate: Vec<u8>,
-    /// The header of the last call and its digest: a connection's calls mostly have the same one.
+    /// The header of the last call, and its digest. Most calls of a connection have the same header.
     last: Mutex<Option<(HeaderValue, Digest)>>,
 }
 
@@ -48,7 +48,7 @@ impl Identity {
     }
 }
 
-/// The digest of a certificate and an authorization header; an empty one counts as missing.
+/// The digest of a certificate and an authorization header. An empty header counts as missing.
 pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     let mut context = Context::new(&SHA256);
     context.update(&certificate.len().to_le_bytes());
@@ -59,8 +59,9 @@ pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     digest
 }
 
-/// Takes the same time wherever the first difference is: several callers may share a connection, behind a proxy. If the
-/// client refers to an entry of HPACK's table, as those in Go and Java do, both are the same bytes in memory.
+/// Compares in a time that does not depend on where the first difference is, since several callers may share a
+/// connection, behind a proxy. If the client refers to an entry of HPACK's table, as clients in Go and Java do, both
+/// are the same bytes in memory.
 fn equal(one: &HeaderValue, other: &HeaderValue) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     if std::ptr::eq(one, other) {

@@ -1,8 +1,8 @@
 //! Who may call what, as Python has decided: verdicts by credentials and model, and what each caller may still use.
 //!
-//! Nothing is decided here. A plain call is answered without Python only if Python has stored a verdict that allows it;
-//! over gRPC, the answer is a refusal if a limit that the verdict names is reached. Every other call goes to Python, which
-//! decides, refuses, and stores the verdict for the next call.
+//! No decision is made here. A plain call is answered without Python only if Python has stored a verdict that allows
+//! it. Over gRPC, the call is also refused here if it reaches a limit that the verdict names. Every other call goes to
+//! Python, which decides, refuses, and stores the verdict for the next call.
 
 mod account;
 mod admitted;

@@ -13,7 +13,7 @@ use super::admitted::Admitted;
 use super::audit::{AuditLines, Lines, Names, Record};
 use super::identity::{Digest, Identity, digest};
 
-/// The maximum number of kept verdicts; if there would be more, all are dropped, and Python is asked again.
+/// The maximum number of kept verdicts. When it would be exceeded, all verdicts are dropped, and Python is asked again.
 const MOST: usize = 1 << 16;
 
 /// Python's verdict about a client and a model.
@@ -21,7 +21,7 @@ struct Verdict {
     /// When the credentials expire; None for never.
     expires: Option<Instant>,
     account: Option<Py<Account>>,
-    /// Whether its calls give way to the others.
+    /// Whether its calls have low priority.
     low: bool,
     /// The text of the refusal if the account admits no call.
     exhausted: String,
@@ -34,15 +34,15 @@ pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
     pub model: &'a str,
     pub rows: usize,
-    /// What the audit log calls the method.
+    /// The method's name in the audit log.
     pub method: &'a str,
-    /// Where the caller is; empty if that is not known.
+    /// The caller's address; empty if it is not known.
     pub peer: &'a str,
 }
 
 /// Whether a call is admitted, by Python's verdict about its caller.
 pub enum Admission {
-    /// The call is admitted; the second value says whether it lets others go first.
+    /// The call is admitted; the second value says whether it has low priority.
     Admitted(Admitted, bool),
     /// Its caller has reached a limit, and may try again after this many seconds.
     Exhausted { text: String, seconds: f64, refused: Admitted },
@@ -65,7 +65,7 @@ struct Table {
 #[derive(Default)]
 pub struct Verdicts {
     table: RwLock<Table>,
-    /// Where the audit log's lines go; None if there is no such log.
+    /// Where the audit log's lines go; None if there is no audit log.
     lines: Option<Arc<Lines>>,
 }
 
@@ -76,16 +76,16 @@ impl Verdicts {
         Self { table: RwLock::default(), lines: lines.map(|own| own.lines().clone()) }
     }
 
-    /// To be read before the facts that a verdict is based on.
+    /// Must be read before the facts that a verdict is based on.
     #[getter]
     fn generation(&self) -> u64 {
         self.table.read().generation
     }
 
-    /// Allows calls with these credentials to run a model, for a number of seconds or forever; does nothing if all
-    /// verdicts have been forgotten since `generation`.
+    /// Allows calls with these credentials to run a model, for a number of seconds or forever. Does nothing if all
+    /// verdicts have been dropped since `generation` was read.
     #[pyo3(signature = (generation, credentials, model, *, seconds, account, low, exhausted, names))]
-    #[expect(clippy::too_many_arguments, reason = "a record that Python fills by name")]
+    #[expect(clippy::too_many_arguments, reason = "Python passes these by name")]
     fn put(
         &self,
         generation: u64,
@@ -116,7 +116,7 @@ impl Verdicts {
         }
     }
 
-    /// Drops all verdicts: a key, the policy, or what tokens are checked against has changed.
+    /// Drops all verdicts, because a key, the policy, or what tokens are checked against has changed.
     fn clear(&self) {
         let mut table = self.table.write();
         let before = std::mem::take(&mut table.callers);
@@ -156,7 +156,7 @@ impl Verdicts {
         }
     }
 
-    /// What the audit log says of a call, with this many rows that are run.
+    /// The audit log's record of a call of which this many rows are run.
     fn record(&self, asked: &Asked<'_>, verdict: &Verdict, rows: usize) -> Option<Record> {
         self.lines.as_ref().map(|lines| Record::new(lines, &verdict.names, asked.method, asked.peer, rows))
     }
@@ -220,7 +220,8 @@ mod tests {
         assert!(matches!(admit(&verdicts, &shown("Bearer a"), "m"), Admission::Unknown));
     }
 
-    /// Measures what it adds to a call: `cargo test --release --no-default-features -- --ignored --nocapture cost`.
+    /// Measures the time that the check adds to a call: `cargo test --release --no-default-features -- --ignored
+    /// --nocapture cost`.
     #[test]
     #[ignore = "it measures"]
     fn cost() {

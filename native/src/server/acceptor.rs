@@ -1,4 +1,4 @@
-//! How connections come to the threads that own them, and how both end.
+//! Gives connections to the threads that own them, and ends both.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,7 +21,8 @@ use crate::calls::{Event, Kind};
 use crate::http::{self, Endpoint};
 use crate::http2::{Accepted, Address};
 
-/// How often the server looks for calls that have ended unnoticed, and for threads that never become idle.
+/// The interval of the periodic check, which looks for calls that have ended unnoticed, and for threads that never
+/// become idle.
 const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// A connection that has just been accepted.
@@ -56,7 +57,7 @@ pub async fn accept_all(
     endpoints.iter().for_each(|endpoint| endpoint.inbox.push(http::Event::drained()));
 }
 
-/// Accepts connections until the server is told to stop; returns the HTTP endpoints.
+/// Accepts connections at all addresses until the server is told to stop; returns the HTTP endpoints.
 async fn accept_until<T>(
     stopped: impl Future<Output = T>,
     addresses: &mut UnboundedReceiver<(Address, Service)>,
@@ -105,7 +106,7 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
                 // Fails only if the server is ending.
                 let _ = fewest.arrivals.send((accepted, service.clone()));
             }
-            // Probably out of file descriptors: there will be some when a connection has ended.
+            // Probably out of file descriptors, of which some are freed when a connection ends.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -125,7 +126,7 @@ pub async fn run_thread(
     let outbox = thread.outbox.clone();
     tokio::spawn(async move { outbox.run().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
-        // With only one core, a spinning thread blocks the others that it waits for.
+        // With only one core, a spinning thread would block the threads that it waits for.
         let thread = thread.clone();
         tokio::spawn(async move { thread.busy_poll.run().await });
     }

@@ -1,4 +1,4 @@
-//! Single calls: a connection thread runs them itself, and looks for the next one before it sleeps.
+//! Single calls: a connection thread runs such a call itself, and polls for the next one before it sleeps.
 //!
 //! # The problem
 //!
@@ -9,20 +9,20 @@
 //!
 //! # What happens here
 //!
-//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). The wake itself
-//!    waits until everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so that
-//!    calls which arrive together become one batch. Reading may go on for long, so the server also calls `wake_at_last`
-//!    every 20 ms.
+//! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). It wakes that
+//!    thread when everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so
+//!    that calls which arrive together become one batch. Reading may go on for a long time, so the server also calls
+//!    `wake_at_last` every 20 ms.
 //! 2. Before it wakes a batch thread, the thread asks the queue for a *lone* task (`Queue::run_lone`): exactly one task
 //!    waits, its batch is due, no batch runs, and its lane's runs are known to be fast. Such a task is run at once, on
-//!    this thread. This keeps the thread from its connections meanwhile, which is why only fast lanes may do so. A lane
-//!    becomes fast through trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points are enough,
-//!    and slower runs cost points, or all of them. Only backends whose runs take about as long as the one before are
-//!    trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
+//!    this thread. Meanwhile, the thread cannot serve its connections, which is why this is limited to fast lanes. A
+//!    lane becomes fast by earning trust (`queue/pace.rs`): each run that ends within 0.2 ms earns one point, 8 points
+//!    are enough, and slower runs cost some or all of the points. Only backends whose runs all take about the same time
+//!    are trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
 //! 3. After a lone call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that
-//!    client is likely to call again at once. How often it polls in vain is bounded: each time that no call came,
-//!    `Patience` doubles the number of calls after which it does not poll, up to 256. It does not poll on a machine with
-//!    one core, where it would keep the client from running.
+//!    client is likely to call again at once. How often it polls in vain is limited: each time that no call came,
+//!    `Patience` doubles the number of lone calls after which the thread does not poll, up to 256. On a machine with
+//!    one core, it never polls, since that would keep the client from running.
 //!
 //! # The benefit
 //!
@@ -33,8 +33,8 @@
 //!   instead of 113. The target of 100 us for one caller depends on it.
 //! - Polling: no measurable difference (the ratio of the rates was 0.99) on these busy cores, which never slept deeply;
 //!   with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with another change, it
-//!   took the median from 188 to 88 us (2026-11-26). If it gains nothing on an idle machine whose cores do not enter deep
-//!   sleep states, remove it.
+//!   lowered the median from 188 to 88 us (2026-11-26). If it gains nothing on an idle machine whose cores do not enter
+//!   deep sleep states, it should be removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,14 +44,14 @@ use tokio::sync::Notify;
 
 use super::shared::Shared;
 
-/// How long a thread looks for the next call. A client that has waited for its answer calls again within this time, or
-/// takes a break.
+/// How long a thread polls for the next call. A client that has waited for its answer usually calls again within this
+/// time, or not for a while.
 const SPAN: Duration = Duration::from_micros(200);
 
 /// The maximum number of calls without polling after polling in vain.
 const MOST_SKIPPED: u32 = 256;
 
-/// One connection thread's part in the batching: it wakes batch threads, or runs a lone call itself.
+/// A connection thread's part in batching: it wakes batch threads, or runs a lone call itself.
 pub struct BusyPoll {
     shared: Arc<Shared>,
     wake_due: AtomicBool,
@@ -63,8 +63,8 @@ impl BusyPoll {
         Self { shared, wake_due: AtomicBool::new(false), answered: Notify::new() }
     }
 
-    /// A task has been put into the queue. If a batch thread must be woken for it, that happens when everything that
-    /// has arrived has been read: by then, the batch is as large as it will be.
+    /// To be called when a task has been put into the queue. If a batch thread must be woken for it (`wake`), that
+    /// happens once everything that has arrived has been read: by then, the batch is as large as it will get.
     pub fn task_waits(&self, wake: bool) {
         if wake {
             self.wake_due.store(true, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl BusyPoll {
         self.shared.ended.activity.note();
     }
 
-    /// Wakes the thread even though more is being read, which may go on for long. Any thread.
+    /// Wakes the batch thread although this thread is still reading, which may go on for a long time. Any thread.
     pub fn wake_at_last(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
             self.shared.queue.get().tasks.wake();
@@ -126,7 +126,7 @@ impl BusyPoll {
     }
 }
 
-/// What one thread has learned about its clients.
+/// Decides whether to poll, by how often polling has been in vain.
 #[derive(Default)]
 pub struct Patience {
     skip: u32,
@@ -134,14 +134,14 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// A lone call has been answered: returns whether to poll for the next one.
+    /// To be called when a lone call has been answered; returns whether to poll for the next one.
     pub fn lasts(&mut self) -> bool {
         let lasts = self.skipped >= self.skip;
         self.skipped = if lasts { 0 } else { self.skipped + 1 };
         lasts
     }
 
-    /// Records whether polling found a call. Polling in vain stays rare, whatever the clients do.
+    /// Records whether polling found a call, so that polling in vain stays rare whatever the clients do.
     pub fn learn(&mut self, came: bool) {
         self.skip = if came { 0 } else { (2 * self.skip + 1).min(MOST_SKIPPED) };
     }

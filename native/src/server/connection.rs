@@ -26,10 +26,11 @@ const LET_GO: Duration = Duration::from_millis(500);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
-/// Calls that arrive together with their cancellation: a client that abandons a fan-out is not yet an attacker.
+/// The number of calls that may arrive together with their cancellation, so that a client which abandons many calls at
+/// once is not treated as an attacker.
 const CANCELLED_AT_ONCE: usize = 200;
-/// The factor by which received metadata may exceed the limit of a call: they are read to be refused in gRPC's words,
-/// while h2 ends a connection over more.
+/// The factor by which metadata may exceed a call's limit and still be read, so that the call is refused with gRPC's
+/// error. If there is even more, h2 ends the connection.
 const METADATA_HEARD: u32 = 16;
 
 /// Serves a connection until its client closes it, it breaks, or it has lived long enough.
@@ -65,12 +66,12 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
         Some((client, handshake(limits, stream, stats.clone()).await?))
     };
     if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
-        // A connection's failure concerns only its client, and has ended its calls.
+        // A connection's failure concerns only its client, and its calls have ended with it.
         let _ = serve(&client, http2, stats, stop).await;
     }
 }
 
-/// The result of a handshake; None if it takes too long, or the server stops: the client has called nothing yet.
+/// The result of a handshake; None if it takes too long, or the server stops, which costs no call since none has begun.
 async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits, stop: &Stop) -> Option<T> {
     let within = limits.stall.map_or(HANDSHAKE_WITHIN, |stall| stall.min(HANDSHAKE_WITHIN));
     tokio::select! {
@@ -79,8 +80,8 @@ async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits,
     }
 }
 
-/// Completes the TLS handshake, if there is one. None for a client that may not connect; `http1` is whether it may
-/// speak HTTP/1 instead of HTTP/2.
+/// Completes the TLS handshake, if there is one. Returns None for a client that may not connect. `http1` says whether
+/// the client may speak HTTP/1 instead of HTTP/2.
 async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -> Option<Stream> {
     let socket = accepted.enter().ok()?;
     Some(match tls {
@@ -103,16 +104,16 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .ok()
 }
 
-/// Monitors whether a client does its part: send the rest of a message, or read an answer.
+/// Monitors whether a client does what it must do: send the rest of a message, or read an answer.
 struct Stall<'a> {
     client: &'a Client,
     limit: Duration,
-    /// What the client owed at the last check, and what it had done by then.
+    /// The result of `Client::owes` at the last check.
     seen: (bool, bool, (usize, usize)),
     since: Instant,
 }
 
-/// Checks within the time for which a client may be inactive.
+/// The number of checks within the time for which a client may be inactive.
 const LOOKS: u32 = 4;
 
 /// The time limit for a client that may be inactive forever.
@@ -142,7 +143,7 @@ impl<'a> Stall<'a> {
     }
 }
 
-/// What happens to a connection besides its calls.
+/// What can happen to a connection besides its calls.
 enum Event {
     Due(Due),
     /// It is time to check whether the client is active.
@@ -153,8 +154,8 @@ enum Event {
     LetGo,
 }
 
-/// Ends a connection without calls while its server stops: its client may be gone or hung, and would have to
-/// acknowledge the end.
+/// Ends a connection without calls while its server stops. An orderly end would need the client's acknowledgement, but
+/// the client may have gone or hang.
 struct LettingGo {
     timer: Pin<Box<Sleep>>,
     /// Whether there was no call at the last check.

@@ -1,4 +1,4 @@
-//! What happens to each call of a connection: begun at once if its message has arrived, refused, or held back.
+//! Handles each new call of a connection: begins it at once if its message has arrived, delays it, or refuses it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,12 +18,12 @@ use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
 use crate::traces::Method as Traced;
 
-/// Bytes of a request that is not gRPC that are read before it is refused.
+/// The most bytes that are read of a request that is not gRPC, before it is refused.
 const ENOUGH: usize = 64 << 10;
-/// The approximate bytes of a call besides its message and its answer, and of each of its headers.
+/// The approximate size of a call without its message and its answer, and that of each of its headers.
 const CALL: usize = 2 << 10;
 const HEADER: usize = 128;
-const NOT_GRPC: &[u8] = b"This port speaks gRPC, and this is none: POST with content-type application/grpc.\n";
+const NOT_GRPC: &[u8] = b"This port accepts only gRPC: a POST with the content-type application/grpc.\n";
 
 /// The client at the other end of a connection.
 pub struct Client {
@@ -39,7 +39,8 @@ impl Client {
         Self { address, identity: Arc::new(identity), thread, share }
     }
 
-    /// What it owes: whether it has to send or to read something, and how much of both it has done so far.
+    /// Whether the client has to send something, whether it has to read something, and how many bytes it has sent and
+    /// read so far.
     pub fn owes(&self) -> (bool, bool, (usize, usize)) {
         let (waiting, left) = self.share.outgoing.progress();
         let sends = self.share.begun.load(Ordering::Relaxed) > 0;
@@ -50,8 +51,8 @@ impl Client {
     pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
-            // The call was sent before the client knew that this server is stopping; gRPC sends it again to another
-            // server.
+            // The client has sent the call before it knew that this server is stopping. gRPC sends such a call again,
+            // to another server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }
@@ -119,8 +120,8 @@ impl Client {
     }
 }
 
-/// A call of a client that has too many unread answers. Its message is not read, so that the client can meanwhile send
-/// no more than the connection's window.
+/// Delays a call of a client that has too many unread answers. Its message is not read, so that the client can
+/// meanwhile send no more than the connection's window.
 async fn hold(
     place: Place,
     thread: Arc<ConnectionThread>,
@@ -140,7 +141,7 @@ async fn hold(
     }
 }
 
-/// Answers, in HTTP's words, a client that does not speak gRPC, when all or enough of its request has arrived.
+/// Answers a client that does not speak gRPC with an HTTP error, when its request has arrived, or enough of it.
 async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut received = 0;
     while let Some(data) = body.data().await {
@@ -155,7 +156,7 @@ async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> R
     stream.send_data(Bytes::from_static(NOT_GRPC), true)
 }
 
-/// A call whose only message has not completely arrived yet.
+/// Handles a call whose only message has not completely arrived yet.
 async fn dispatch_late(
     thread: Arc<ConnectionThread>,
     opening: Opening,

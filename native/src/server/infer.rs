@@ -26,7 +26,7 @@ struct Understood {
 }
 
 impl Rest {
-    /// The answer to a plain infer, of a POST without a query; None for any other request.
+    /// The answer to a plain infer, which is a POST without a query; None for any other request.
     pub(super) async fn infer(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let asked = ModelPath::of_infer(head.uri.path()).filter(|_| !is_encoded(&head.headers))?;
@@ -35,7 +35,7 @@ impl Rest {
         let understood = if json <= SMALL {
             read(shared, &asked, body, json)?
         } else {
-            // Other requests share this thread.
+            // A large body is parsed on another thread, since other requests share this one.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, &ModelPath::of_infer(path.path())?, &body, json)).await.ok()??
         };
@@ -54,7 +54,7 @@ impl Rest {
         let inner = || body.tensors.iter().map(|tensor| &*tensor.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
-        // Only now, because it counts: Python admits the calls that it handles.
+        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let (admitted, low) = self.admit(headers, "HTTP infer", signature, body.rows)?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
@@ -79,7 +79,7 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     names_one(CONTENT_ENCODING) || names_one(ACCEPT_ENCODING)
 }
 
-/// How many bytes of a body of this size are JSON.
+/// How many bytes of a body of this size are JSON, according to the headers.
 fn json_size(headers: &HeaderMap, size: usize) -> Option<usize> {
     let mut said = headers.get_all(JSON_SIZE).iter();
     let Some(value) = said.next() else { return Some(size) };

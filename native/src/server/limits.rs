@@ -30,7 +30,7 @@ struct Arguments {
     stall_ms: u64,
 }
 
-/// The limits of one server, as they are used.
+/// The limits of one server, in the form in which they are used.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub max_receive_message: usize,
@@ -38,11 +38,11 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     pub max_metadata_size: u32,
     pub compression: Encoding,
-    /// The bytes that all clients together may make the server hold.
+    /// The bytes of memory that the server uses for all clients together.
     pub request_memory: usize,
     /// The size limit of a compressed request after decompression.
     pub max_expanded: usize,
-    /// How long a connection that owes something may be inactive.
+    /// How long a client may be inactive when it has to send or read something.
     pub stall: Option<Duration>,
     pub lifetime: LifetimeLimits,
 }
@@ -53,7 +53,7 @@ impl Limits {
     }
 }
 
-/// gRPC's largest number of milliseconds means no limit.
+/// A duration; None, no limit, for gRPC's largest number of milliseconds.
 fn milliseconds(count: u64) -> Option<Duration> {
     (count < i32::MAX as u64).then(|| Duration::from_millis(count))
 }

@@ -73,7 +73,7 @@ impl Server {
         let _ = self.shared.traces.set(Arc::new(Traces::new(ratio, rate))); // fails only if it is set twice
     }
 
-    /// The records of traced calls that have ended without Python since the last time.
+    /// The records of traced calls that have ended without Python since the last call of this.
     fn take_traces(&self) -> Vec<Record> {
         self.shared.traces.get().map(|traces| traces.take()).unwrap_or_default()
     }
@@ -101,7 +101,7 @@ impl Server {
             let parked = thread.clone();
             let runtime = Builder::new_current_thread()
                 .enable_all()
-                .max_blocking_threads(1) // it decompresses and parses large messages, one after the other
+                .max_blocking_threads(1) // decompresses and parses large messages, one after the other
                 .thread_name(format!("expander-{number}"))
                 .on_thread_start(let_others_go_first)
                 .on_thread_park(move || parked.busy_poll.on_park())
@@ -111,7 +111,7 @@ impl Server {
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let listening = self.listening.lock().take();
-        let listening = listening.ok_or_else(|| PyRuntimeError::new_err("the server has been started before"))?;
+        let listening = listening.ok_or_else(|| PyRuntimeError::new_err("the server has already been started"))?;
         let accepting = accept_all(listening, handles, self.shared.clone(), self.stop.subscribe(), ended);
         running.push(spawn("transport", runtime, accepting)?);
         Ok(())
@@ -121,7 +121,7 @@ impl Server {
         self.shared.handlers.inbox.readable().as_raw_fd()
     }
 
-    /// All events since the last time.
+    /// All events since the last call.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.shared.ended.count(py)?;
         let events: Vec<Bound<'py, PyTuple>> = self
@@ -148,7 +148,7 @@ impl Server {
         Ok(())
     }
 
-    /// The memory that the server holds for callers: bytes by kind, the limit, and how often too little was left.
+    /// The memory that the server uses for clients: bytes by kind, the limit, and how often memory was refused.
     fn memory(&self) -> (Vec<(&'static str, usize)>, usize, u64) {
         let budget = &self.shared.budget;
         (KINDS.into_iter().zip(budget.by_kind()).collect(), budget.limit(), budget.refusals())
@@ -167,13 +167,13 @@ impl Server {
         let address = Address::take(address)?;
         let port = address.port()?;
         let service = Service { tls: tls.map(|tls| tls.get().0.clone()), protocol };
-        // Fails only if the server has ended, so that there is nobody to serve.
+        // Fails only if the server has ended.
         let _ = self.addresses.send((address, service));
         Ok(port)
     }
 }
 
-/// Lowers the priority of this thread, if the system has priorities of threads.
+/// Lowers the priority of this thread, if the system has priorities for threads.
 fn let_others_go_first() {
     const LOWER: i32 = 10;
     // This fails if the priority is already as low.
@@ -185,7 +185,7 @@ fn spawn(
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    // Attached to the interpreter as long as it lives, because attaching for every task would be expensive.
+    // The thread stays attached to the interpreter, because attaching for every task would be expensive.
     let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
     thread::Builder::new().name(name.into()).spawn(serve)
 }

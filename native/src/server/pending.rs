@@ -17,7 +17,7 @@ use crate::queue::{Entry, Key, Refusal};
 use crate::rest::{self, Mailbox};
 use crate::security::Admitted;
 
-/// The API whose format and texts a call is answered with.
+/// The API that a call belongs to, which determines the format of its answer and its error texts.
 pub(super) enum Api {
     TfServing,
     /// The Open Inference Protocol, with the request's ID.
@@ -66,7 +66,7 @@ pub(super) struct Place {
     pub row_bytes: usize,
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
-    /// Whether the call lets others go first.
+    /// Whether the call has low priority.
     pub low: bool,
 }
 
@@ -78,7 +78,8 @@ pub struct Pending {
     mailbox: Arc<Mailbox>,
     came: Instant,
     deadline: Option<Instant>,
-    /// The status of a call that was not put into the queue, and why; None for a lack of memory, which is not counted.
+    /// The status of a call that was not put into the queue, and the reason; the reason is None for a lack of memory,
+    /// which is not counted.
     refused: Option<(Status, Option<Why>)>,
     admitted: Admitted,
 }
@@ -90,9 +91,9 @@ impl Pending {
         Self { rest, api, signature, mailbox, came, deadline: None, refused: None, admitted }
     }
 
-    /// Puts a call that answers into the mailbox into its queue.
+    /// Creates a call, which delivers its answer to the mailbox, and puts it into its queue.
     ///
-    /// None if the version is being unloaded: there may already be another one.
+    /// None if the version is being unloaded, as another version may already have taken its place.
     pub(super) fn put(
         mut self,
         place: Place,
@@ -109,7 +110,8 @@ impl Pending {
         let call = call(self.mailbox.clone());
         let task = NativeTask::new(self.signature.clone(), rows, call, self.came);
         let task = task.choosing(choice).traced(self.rest.traced.is_some());
-        // The deadline only matters to a waiting client: a call that nothing waits for leaves the queue by itself.
+        // The queue need not know the deadline: once the client stops waiting at the deadline, the call leaves the
+        // queue.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, usize::from(low));
         self.deadline = self.rest.endpoint().timeout.map(|timeout| now + timeout);
         match lane.put_native(key, entry, now) {
@@ -132,7 +134,7 @@ impl Pending {
         self.refused = Some((status, why));
     }
 
-    /// Records how it ended, with this code of gRPC.
+    /// Records the gRPC code with which the call ended.
     fn ended(&mut self, answered: Answered, code: u8) -> Answered {
         self.admitted.answered_with(answered.status());
         self.admitted.end(code);

@@ -1,4 +1,4 @@
-//! What happens to each request of an HTTP port: a plain call goes into its queue, everything else to Python.
+//! Handles each request of an HTTP port: puts a plain call into its queue, and gives everything else to Python.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -30,7 +30,7 @@ use crate::traces::{Begun, Method};
 #[derive(Clone)]
 pub struct Rest {
     common: Arc<Common>,
-    /// The trace of the one request that this answers, if the request is traced.
+    /// The trace of the request that this answers, if the request is traced.
     pub(super) traced: Option<Arc<Begun>>,
 }
 
@@ -87,7 +87,7 @@ impl Declares for Target {
 }
 
 impl Rest {
-    /// Creates it for the client of a connection.
+    /// A new one, for the client of a connection.
     pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>, identity: Identity) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
         let connection = Arc::new(Connection { endpoint, wakes: thread.wakes.clone() });
@@ -153,7 +153,7 @@ impl Rest {
         let plain = if body.bytes.len() <= SMALL && !body.is_gzip {
             read(shared, (asked, verb), &body.content()?)?
         } else {
-            // Other requests share this thread.
+            // A large body is parsed on another thread, since other requests share this one.
             let (shared, body, path) = (shared.clone(), body.clone(), head.uri.clone());
             spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body.content()?)).await.ok()??
         };
@@ -162,9 +162,9 @@ impl Rest {
         Some(pending.answer().await)
     }
 
-    /// Admits a call with this many rows, and returns whether it lets others go first; None if Python must decide.
+    /// Admits a call with this many rows, and returns whether it has low priority; None if Python must decide.
     ///
-    /// `method` is what the audit log calls it.
+    /// `method` is the method's name in the audit log.
     pub(super) fn admit(
         &self,
         headers: &HeaderMap,
@@ -191,8 +191,8 @@ impl Rest {
         rest::refusal(self.endpoint(), &Status::no_memory(self.budget()))
     }
 
-    /// Puts a call into its queue. None if Python must handle the call: it may share no batch, Python must decide whether
-    /// to admit it, or its version is being unloaded and another one may serve the model.
+    /// Puts a call into its queue. None if Python must handle the call: it may not share a batch, Python must decide
+    /// whether to admit it, or its version is being unloaded and another one may already serve the model.
     fn put(
         &self,
         headers: &HeaderMap,
@@ -205,7 +205,7 @@ impl Rest {
         let inner = || columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
-        // Only now, because it counts: Python admits the calls that it handles.
+        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let (admitted, low) = self.admit(headers, method_name(verb), &signature, rows)?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         pending.put(Place { lane, key, rows, row_bytes, choice, low }, memory.clone(), |mailbox| {
@@ -214,7 +214,7 @@ impl Rest {
     }
 }
 
-/// What the audit log calls a method, as `audited` in `transports/http/observing.py` does.
+/// The name of a method in the audit log, as in `audited` of `transports/http/observing.py`.
 fn method_name(verb: Verb) -> &'static str {
     match verb {
         Verb::Predict => "HTTP predict",
@@ -224,7 +224,7 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// No call is plain if callers must be known or requests may be traced, since headers then matter.
+    /// No call is plain if callers are checked or requests may be traced, since the headers must be read then.
     fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;
@@ -253,7 +253,7 @@ impl Answers for Rest {
     }
 }
 
-/// What a body asks of a model.
+/// Reads the body of a call.
 fn read(shared: &Shared, (asked, verb): (ModelPath<'_>, Verb), content: &[u8]) -> Option<Plain> {
     match verb {
         Verb::Predict => read_predict(shared, &asked, content),
@@ -279,8 +279,8 @@ fn read_examples(
 ) -> Option<Plain> {
     let body = ExamplesBody::read(content)?;
     let route = shared.plain.routes().named(asked.model.as_bytes(), asked.version, body.signature)?;
-    // A graph that parses Examples itself sees the order in which their features were written, and Python has an order
-    // of its own.
+    // A graph that parses serialized Examples itself is left to Python, which writes an Example's features in another
+    // order.
     let inference = inference(route.examples.as_ref().filter(|examples| !examples.serialized)?)?;
     let input = Input::read(body.input.cursor())?;
     let understood = Understood::of_examples(&route, &input, inference, inference.rest.as_ref()?)?;

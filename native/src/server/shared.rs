@@ -20,7 +20,7 @@ pub type Stop = watch::Receiver<Option<Duration>>;
 
 /// Waits until the server is told to stop; returns how long calls in flight may take to end.
 pub async fn stopped(mut stop: Stop) -> Duration {
-    // Fails if the server is gone, and nothing waits any more.
+    // Fails only if the server has gone, when no call needs time to end.
     stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()
 }
 
@@ -63,13 +63,13 @@ impl Shared {
         })
     }
 
-    /// Begins the trace of a request with these headers, if it is traced; marks the headers.
+    /// Begins the trace of a request with these headers, if it is to be traced, and marks the headers.
     pub fn traced(&self, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
         self.traces.get()?.begin(headers, method)
     }
 
-    /// Looks for plain Predicts that nothing waits for, and lets ended calls be counted; returns whether tasks still
-    /// wait.
+    /// Looks for plain calls that are to be abandoned, and has Python count the calls that have ended; returns whether
+    /// tasks still wait.
     pub fn look_for_ended(&self) -> bool {
         let tasks = &self.queue.get().tasks;
         if self.ended.add_abandoned(tasks.abandoned()) {

@@ -13,7 +13,7 @@ use crate::handover::Handover;
 pub struct ConnectionThread {
     pub shared: Arc<Shared>,
     pub busy_poll: BusyPoll,
-    /// Wakes its connections whose answers over HTTP have arrived.
+    /// Wakes the tasks of its HTTP connections whose answers are ready.
     pub wakes: Arc<Handover<Waker>>,
     /// Sends the answers of its gRPC connections.
     pub outbox: Arc<Outbox>,

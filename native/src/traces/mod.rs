@@ -29,8 +29,8 @@ impl Traces {
         Self { sampler: Sampler::new(ratio, rate), ended: Mutex::default() }
     }
 
-    /// Begins the trace of a request that has just arrived, if it is traced. Marks its headers, so that Python records
-    /// the request if it gets it.
+    /// Begins the trace of a request that has just arrived, if it is to be traced. Marks the headers, so that Python
+    /// records the request if it is given to Python.
     pub fn begin(self: &Arc<Self>, headers: &mut HeaderMap, method: impl FnOnce() -> Method) -> Option<Arc<Begun>> {
         let parent = self.sampler.mark(headers)?;
         Some(Arc::new(Begun::new(self.clone(), parent, headers, method())))

@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use super::{Parent, Traces};
 
-/// W3C Trace Context: the header with the states of other tracing systems, and the most characters of it that are kept.
+/// W3C Trace Context: the header with the states of other tracing systems, and the longest value of it that is kept.
 const STATE: &str = "tracestate";
 const LONGEST_STATE: usize = 512;
 
@@ -36,13 +36,14 @@ impl Begun {
         Self { traces, parent, state, method, came: Instant::now() }
     }
 
-    /// The trace of the request as a call; `queued` is the time when it joins its queue, by both clocks.
+    /// The trace of the request as a call of a model; `queued` is the time when it joins its queue, by the system's
+    /// clock and by the queue's.
     pub fn trace(self: &Arc<Self>, model: Arc<str>, queued: (Instant, f64)) -> Trace {
         Trace { begun: self.clone(), model, queued, waits: true, status: None }
     }
 }
 
-/// The states of other tracing systems; empty if there are none, or too many to keep.
+/// The states of other tracing systems; empty if there are none, or if they are too long to keep.
 fn state(headers: &HeaderMap) -> String {
     let parts: Option<Vec<_>> = headers.get_all(STATE).iter().map(|value| value.to_str().ok()).collect();
     parts.map(|parts| parts.join(",")).filter(|state| state.len() <= LONGEST_STATE).unwrap_or_default()
@@ -60,7 +61,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Records that the call was refused by its queue, or before.
+    /// Records that the call was refused, so that it never waited in a queue.
     pub fn is_refused(&mut self) {
         self.waits = false;
     }

@@ -1,4 +1,4 @@
-//! Decides by its headers whether a request is traced, before anything of it is decoded.
+//! Decides by the headers whether a request is traced, before anything of it is decoded.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::Parent;
 
-/// The header that tells Python that a request is traced; a client's own one is removed.
+/// The header that tells Python that a request is traced. If a client sends it, it is removed.
 const MARK: &str = "headrace-traced";
 
 /// W3C Trace Context's header with the caller's span.
@@ -17,7 +17,7 @@ const PARENT: &str = "traceparent";
 pub struct Sampler {
     ratio: f64,
     rate: f64,
-    /// How many more may be sampled now, and the time of that number.
+    /// How many more requests may be sampled, and when that number was computed.
     room: Mutex<(f64, Instant)>,
 }
 
@@ -26,8 +26,8 @@ impl Sampler {
         Self { ratio, rate, room: Mutex::new((rate, Instant::now())) }
     }
 
-    /// Marks the headers of a request if it is traced, and returns the caller's span, if there is one. None if the
-    /// request is not traced.
+    /// Decides whether a request is traced. If so, marks its headers, and returns the caller's span if there is one;
+    /// otherwise returns None.
     pub fn mark(&self, headers: &mut HeaderMap) -> Option<Option<Parent>> {
         let (mut parent, mut forged) = (None, false);
         // All names are compared, since two hash lookups would take longer.

@@ -16,7 +16,7 @@ pub struct Reader<'a> {
     pause: usize,
 }
 
-/// The bytes between two pauses: some tenths of a millisecond. Otherwise Linux may let a thread run for several
+/// The bytes between two pauses: a few tenths of a millisecond. Without pauses, Linux may let a thread run for several
 /// milliseconds while others wait for its core, whatever its priority.
 const STRETCH: usize = 64 << 10;
 
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips a list or an object without checking it: it is checked when it is read later.
+    /// Skips a list or an object without checking it, since it is checked when it is read later.
     pub fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {

@@ -7,23 +7,23 @@ use crate::json::TENS;
 /// A number of digits that always fits into 64 bits.
 const FITTING: usize = 19;
 
-/// The number of bytes that are looked at together: a number of the usual form, and the byte after it.
+/// The number of bytes that are inspected at once: a number of the usual form, and the byte after it.
 const AHEAD: usize = 40;
 
 /// The most digits before the point of a number of the usual form.
 const USUALLY_WHOLE: usize = 8;
 
-/// A larger exponent may make a number infinite or zero.
+/// The largest exponent that is accepted: a larger one may make a number infinite or zero.
 const MAX_EXPONENT: i32 = 280;
 
-/// A number, by its spelling.
+/// A number, which is an integer or a decimal by the way it is written.
 pub enum Number {
     Whole(Integer),
     /// A number with a point or an exponent.
     Decimal(f64),
 }
 
-/// An integer of at most 64 bits, and its sign.
+/// An integer with a sign, and a magnitude of at most 64 bits.
 pub struct Integer {
     pub negative: bool,
     pub magnitude: u64,
@@ -45,7 +45,7 @@ impl Integer {
 }
 
 impl Reader<'_> {
-    /// A number that is written as an integer. A zero with a sign is refused, since parsers differ on it.
+    /// A number that is written as an integer. A zero with a minus sign is refused, since parsers treat it differently.
     pub fn integer(&mut self) -> Option<Integer> {
         let negative = self.sign()?;
         let (magnitude, digits) = self.whole()?;
@@ -63,13 +63,13 @@ impl Reader<'_> {
         self.value(&written).map(Number::Decimal)
     }
 
-    /// A number as the nearest double. An integer zero with a sign is refused.
+    /// A number as the nearest double. An integer zero with a minus sign is refused.
     pub fn decimal(&mut self) -> Option<f64> {
         let written = self.written()?;
         self.value(&written)
     }
 
-    /// The float that the nearest double rounds to. An integer zero with a sign is refused.
+    /// The float that the nearest double rounds to. An integer zero with a minus sign is refused.
     pub fn single(&mut self) -> Option<f32> {
         let written = self.written()?;
         let value = match written.nearly().filter(|value| rounds_alike(*value)) {
@@ -87,7 +87,7 @@ impl Reader<'_> {
     }
 
     /// Does the same for a number of the usual form: one without an exponent and with few digits, which is not at the
-    /// very end of the document. Returns None for any other number, and does not read it.
+    /// very end of the document. For any other number, returns None and leaves the position unchanged.
     #[inline(always)]
     fn usual(&mut self) -> Option<Written> {
         let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;
@@ -148,26 +148,26 @@ impl Reader<'_> {
         (!is_signed_zero).then_some(Written { negative, mantissa, exponent, whole, fits: digits <= FITTING, start })
     }
 
-    /// What was read last, as the nearest double.
+    /// The number that was read last, as the nearest double.
     fn value(&self, written: &Written) -> Option<f64> {
         let value = written.exactly().or_else(|| self.nearest(written))?;
         Some(written.signed(value))
     }
 
-    /// The nearest double to what was read last without its sign, unless it is infinite.
+    /// The double nearest to the number that was read last, without its sign; None if it is infinite.
     fn nearest(&self, written: &Written) -> Option<f64> {
         let text = std::str::from_utf8(&self.data[written.start..self.at]).ok()?;
         text.parse().ok().filter(|value: &f64| value.is_finite())
     }
 
-    /// Whether there is a minus sign, which is read.
+    /// Reads a minus sign if there is one; returns whether there was.
     fn sign(&mut self) -> Option<bool> {
         let negative = self.peek()? == b'-';
         self.at += usize::from(negative);
         Some(negative)
     }
 
-    /// Digits without a superfluous leading zero: their value, if there are few, and their number.
+    /// Digits without a superfluous leading zero: their value, which is right if they are few, and their number.
     fn whole(&mut self) -> Option<(u64, usize)> {
         let from = self.at;
         let value = self.digits(0);
@@ -214,12 +214,12 @@ struct Written {
 }
 
 impl Written {
-    /// The nearest double, where one step of exact numbers gives it.
+    /// The nearest double; None unless one operation on exact numbers yields it.
     fn exactly(&self) -> Option<f64> {
         if self.mantissa > 1 << 53 { None } else { self.nearly() }
     }
 
-    /// A double that is at most one away from the nearest: the mantissa is rounded, and then what comes of it.
+    /// The nearest double or one of its neighbours: the mantissa is rounded, and then the result of the operation.
     fn nearly(&self) -> Option<f64> {
         let power = TENS.get(self.exponent.unsigned_abs() as usize).filter(|_| self.fits)?;
         let mantissa = self.mantissa as f64;
@@ -231,8 +231,8 @@ impl Written {
     }
 }
 
-/// Adds the digits at a position, at most 24 of them, to those of `mantissa`, and returns the position after them. None if
-/// the text ends before that.
+/// Appends the digits at a position, at most 24 of them, to those of `mantissa`; returns the mantissa and the position
+/// after the digits. None if the text ends first.
 #[inline(always)]
 fn fraction(text: &[u8; AHEAD], from: usize, mut mantissa: u64) -> Option<(u64, usize)> {
     let mut at = from;
@@ -247,7 +247,7 @@ fn fraction(text: &[u8; AHEAD], from: usize, mut mantissa: u64) -> Option<(u64, 
     Some((mantissa, at))
 }
 
-/// Whether all doubles that are at most three away from this one round to the same float, which is a normal one.
+/// Whether this double and the three doubles on either side of it all round to the same float, which must be normal.
 fn rounds_alike(value: f64) -> bool {
     const REST: u64 = (1 << 29) - 1;
     const HALF: u64 = 1 << 28;
@@ -259,7 +259,7 @@ fn rounds_alike(value: f64) -> bool {
 mod tests {
     use super::*;
 
-    /// Reads a number at the end of a document, and again with more text after it, where another function reads it.
+    /// Reads a number at the end of a document, and again with more text after it, which takes another path.
     fn decimal(text: &str) -> Option<f64> {
         let mut reader = Reader::new(text.as_bytes());
         let last = reader.decimal().filter(|_| reader.peek().is_none());
@@ -301,7 +301,8 @@ mod tests {
         }
     }
 
-    /// As `"{mantissa}e{exponent}"` and as digits around a point, of all sizes, from a linear congruential generator.
+    /// Numbers of all sizes, from a linear congruential generator: as `"{mantissa}e{exponent}"`, and as digits with a
+    /// decimal point.
     fn texts() -> impl Iterator<Item = String> {
         let seeds = std::iter::successors(Some(1_u64), |seed| {
             Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))

@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// The character of one UTF-16 code unit, or of two; half a pair has none.
+    /// The character of one UTF-16 code unit, or of two; None for half a surrogate pair.
     fn scalar(&mut self) -> Option<char> {
         let first = self.code_unit()?;
         if !matches!(first, 0xd800..=0xdbff) {

@@ -1,7 +1,7 @@
 //! A plain answer's body: JSON that describes each output, followed by the bytes of those that are wanted as binary
 //! data.
 //!
-//! It is byte for byte what `services/open_inference/rest/outputs.py` writes.
+//! The body equals that of `services/open_inference/rest/outputs.py` byte for byte.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::open_inference::datatype;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows};
 
-/// The approximate bytes of a value as text, and of an answer or an output besides its values.
+/// The approximate size of a value as text, and that of an answer or an output without its values.
 const TEXT: usize = 20;
 const ENVELOPE: usize = 128;
 
@@ -38,7 +38,7 @@ impl Format {
 
     /// An answer with these rows of each output; `binary` says which of them are wanted as binary data.
     ///
-    /// None if an output that is not wanted as binary data has a type without values in JSON.
+    /// None if an output that is wanted as JSON has a type that JSON cannot express.
     pub fn write(&self, id: &str, outputs: &[(Output<'_>, bool)], rows: &Range<usize>) -> Option<Written> {
         let mut parts: Vec<_> =
             outputs.iter().map(|(output, binary)| (output.alias, output.rows(rows), *binary)).collect();
@@ -47,7 +47,7 @@ impl Format {
         out.put_u8(b'{');
         if !id.is_empty() {
             out.put_slice(b"\"id\":\"");
-            out.put_slice(id.as_bytes()); // it was sent as JSON, without escapes
+            out.put_slice(id.as_bytes()); // needs no escapes: it was sent as JSON without any
             out.put_slice(b"\",");
         }
         out.put_slice(&self.model);

@@ -8,11 +8,12 @@ use crate::open_inference::datatype;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// A body with more inputs or outputs than this is not plain: each takes a few bytes of a body and many more in memory.
+/// A body with more inputs or outputs than this is not plain: each takes only a few bytes of a body but many more in
+/// memory.
 const MAX_TENSORS: usize = 64;
 const MAX_RANK: usize = 8;
 
-/// The most bytes that are reserved for a tensor's values before they have been read.
+/// The most bytes that are allocated for a tensor's values before they have been read.
 const RESERVED: usize = 4 << 10;
 
 /// An output that a signature declares.
@@ -92,7 +93,8 @@ impl<'a> Sent<'a> {
         declared.iter().zip(&binary).all(has_values).then_some(binary)
     }
 
-    /// The tensors in the order of their declarations, and their rows; None unless all fit, and nothing is left over.
+    /// The tensors in the order of their declarations, and their rows; None unless all fit their declarations, and no
+    /// bytes are left over.
     fn tensors(self, data: &Bytes, json: usize, declared: &[Input]) -> Option<(Vec<Tensor>, usize)> {
         (self.inputs.len() == declared.len()).then_some(())?;
         let (mut at, mut rows) = (json, None);
@@ -119,11 +121,11 @@ struct SentInput<'a> {
 
 /// The values of an input.
 enum Values<'a> {
-    /// Already parsed, as elements of a type.
+    /// JSON that has been parsed as elements of this type.
     Read(Dtype, Vec<u8>),
-    /// In JSON, before the name that determines their type.
+    /// JSON that has not been parsed, since it comes before the name that determines its type.
     Ahead(Reader<'a>),
-    /// This many bytes after the JSON.
+    /// Binary data: this many bytes after the JSON.
     Behind(usize),
 }
 
@@ -142,7 +144,7 @@ impl<'a> SentInput<'a> {
         Some(Self { name: name?, datatype: datatype?, dims, rank, values: values? })
     }
 
-    /// The input as a tensor that fits a declaration, and its rows; binary data start at the position `at`, which is
+    /// The input as a tensor that fits a declaration, and its rows; Binary data starts at the position `at`, which is
     /// advanced.
     fn fit(self, input: &Input, data: &Bytes, at: &mut usize) -> Option<(Tensor, usize)> {
         let (&rows, inner) = self.dims[..self.rank].split_first()?;

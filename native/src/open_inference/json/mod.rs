@@ -1,7 +1,7 @@
 //! The JSON of a plain infer, with binary data after it: from a body to arrays, and from rows of outputs to a body.
 //!
 //! A body that is not plain gives None, whether it is valid or not. `services/open_inference/rest/` then answers it,
-//! with Triton's texts.
+//! with Triton's error texts.
 
 mod answer;
 mod body;

@@ -22,7 +22,7 @@ fn read_list(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>, depth: 
     reader.list(element).map(drop)
 }
 
-/// One element. Triton: a number is read with 64 bits, of which a narrower type gets the lower ones.
+/// Reads one element. Triton: a number is read as 64 bits, and a narrower type gets the lower ones.
 fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
         Dtype::Float => bytes.extend_from_slice(&reader.single()?.to_le_bytes()),
@@ -34,7 +34,7 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
         Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
             bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
         }
-        // JSON has no values of the first two types; strings are left to Python.
+        // JSON cannot express half floats, and strings are left to Python.
         Dtype::Half | Dtype::String => return None,
     }
     Some(())
