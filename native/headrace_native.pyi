@@ -1,4 +1,4 @@
-"""The native transport: HTTP on threads of its own, and calls that reach the event loop as events."""
+"""The native transport: serves gRPC and HTTP on threads of its own, and passes calls to the event loop as events."""
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -50,7 +50,7 @@ class ClientRequest:
         arrays: Whether the answer is a PredictResponse whose outputs are wanted as arrays.
 
     Raises:
-        BufferError: An array cannot be written here: it is a scalar, is not contiguous, or has another dtype.
+        BufferError: An array cannot be encoded here: it is a scalar, is not contiguous, or has another dtype.
         ValueError: The path is invalid, or numpy does not share the memory of arrays with such a dtype.
     """
 
@@ -75,7 +75,7 @@ class ClientChannel:
 
     Args:
         target: A target in gRPC's syntax.
-        metadata: Metadata that are sent with every call.
+        metadata: Metadata that is sent with every call.
         limits: The limits on retries and sizes.
 
     Raises:
@@ -103,7 +103,7 @@ class ClientChannel:
         """The descriptor of a socket that is readable when started calls have ended."""
 
     def take(self) -> list[tuple[int, Any]]:
-        """The started calls that have ended since the last time: their numbers and results."""
+        """The started calls that have ended since the last call of this: their numbers and results."""
 
     def close(self) -> None:
         """Ends the calls in flight with CANCELLED, and closes the connection."""
@@ -163,7 +163,7 @@ class Load:
 
     def __init__(self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan) -> None: ...
     def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Starts the load, only once; the metadata are sent with every call."""
+        """Starts the load, only once; the metadata is sent with every call."""
 
     def progress(self) -> tuple[float, int, int, int]:
         """The seconds since the start, and the numbers of calls that have begun, ended, and failed."""
@@ -182,14 +182,14 @@ class Load:
         """
 
 class Certificates:
-    """A key and certificates as PEM texts, and whether clients must show a certificate.
+    """A key and certificates as PEM texts, and whether clients must send a certificate.
 
     Args:
         key: The server's key, not encrypted.
-        certificate: The server's certificate, and those that vouch for it.
-        authority: The authorities whose certificates clients may show. If it is empty and clients must show one, no
-            client can connect.
-        client_verify: Whether clients must show a certificate.
+        certificate: The server's certificate chain.
+        authority: The authorities that may have signed clients' certificates. If this is empty and clients must send a
+            certificate, no client can connect.
+        client_verify: Whether clients must send a certificate.
 
     Raises:
         ValueError: One of them cannot be used.
@@ -227,19 +227,19 @@ class PlainFields(TypedDict):
     """The full path of MultiInference."""
 
     classify_name: str
-    """The method name with which a MultiInference asks for classes."""
+    """The method name of a classification in a MultiInference."""
 
     regress_name: str
-    """The method name with which a MultiInference asks for values."""
+    """The method name of a regression in a MultiInference."""
 
     low_priority: tuple[str, str]
-    """The name and the value of the metadata with which a call lets other calls go first."""
+    """The name and the value of the metadata that marks a call of low priority."""
 
     regions: Regions
     """The regions of shared memory that plain requests may name."""
 
     verdicts: Verdicts | None
-    """The callers whose plain calls need no check by Python; None if nobody's calls do."""
+    """The verdicts by which plain calls need no check by Python; None if no call needs a check."""
 
 class Account:
     """What one caller may use; see `headrace_server.security.account.Account`. Any thread."""
@@ -254,10 +254,10 @@ class AuditLines:
 
     def __init__(self) -> None: ...
     def take(self) -> bytes | None:
-        """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
+        """Waits for lines, and returns all, with their line feeds; None once this is closed and all lines are taken."""
 
     def close(self) -> None:
-        """Says that no more lines will come."""
+        """Ends the waiting for lines."""
 
 class Verdicts:
     """Which callers may run which models without a check by Python, until all verdicts are forgotten. Any thread.
@@ -269,7 +269,7 @@ class Verdicts:
     def __init__(self, lines: AuditLines | None) -> None: ...
     @property
     def generation(self) -> int:
-        """The number of times that verdicts were forgotten; to be read before the facts that a verdict is based on."""
+        """How often verdicts were forgotten. Must be read before the facts that a verdict is based on."""
 
     def put(
         self,
@@ -347,7 +347,7 @@ class Server:
         """Listens at an address for HTTP/1.1 and HTTP/2; returns the port."""
 
     def sample_traces(self, ratio: float, rate: float) -> None:
-        """Traces a share of all requests, and those whose callers trace them. Called once, before the server starts.
+        """Traces a share of all requests, and those that their callers trace. Called at most once, before `start`.
 
         Traced requests that Python has to answer are marked with the header `headrace-traced`.
 
@@ -357,7 +357,7 @@ class Server:
         """
 
     def take_traces(self) -> list[_TraceRecord]:
-        """The records of traced calls that have ended without Python since the last time. Any thread."""
+        """The records of traced calls that have ended without Python since the last call of this. Any thread."""
 
     def start(self, threads: int) -> None:
         """Accepts connections, and serves them on this many threads."""
@@ -366,10 +366,10 @@ class Server:
         """The descriptor of a socket that is readable when there are events."""
 
     def take(self) -> list[tuple[int, Call | None, bytes | None]]:
-        """All events since the last time: each with its kind, its call, and, for BEGIN and MESSAGE, a message."""
+        """All events since the last call of this: each with its kind, its call, and a message for BEGIN and MESSAGE."""
 
     def memory(self) -> tuple[list[tuple[str, int]], int, int]:
-        """The memory held for callers: bytes by kind, the limit, and the number of calls refused for lack of it."""
+        """The memory used for callers: bytes by kind, the limit, and how often memory was refused."""
 
     def forget_answers(self) -> None:
         """Forgets the answers that were kept until the server's state changes, because it has changed. Any thread."""
@@ -384,7 +384,7 @@ class Call:
     """A call that Python answers, in the event loop."""
 
     owner: Any
-    """Any object that Python wants to find again when an event names the call; None once the call has ended."""
+    """Any object that Python needs when an event refers to the call; None once the call has ended."""
 
     @property
     def method(self) -> int:
@@ -396,7 +396,7 @@ class Call:
 
     @property
     def certificate(self) -> bytes:
-        """The client's certificate in DER; empty if the client has shown none."""
+        """The client's certificate in DER; empty if the client has sent none."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -424,8 +424,8 @@ class Call:
     ) -> None:
         """Ends the call, with a last message if there is one.
 
-        If the message answers every call of the same method with an equal request until the server's state changes,
-        `keep` is called from time to time with the seconds taken by each call that got this message.
+        With `keep`, the message also answers every call of the same method with an equal request, until the server's
+        state changes. `keep` is called from time to time with the seconds that each of these calls took.
         """
 
 class InferAnswers(TypedDict):
@@ -450,9 +450,10 @@ class HttpEndpoint:
         headers: The headers of the answers to plain calls.
         too_large: The answer to a larger body: a status, headers, and a body.
         late: The answer to a plain call whose model takes too long.
-        scalar: The code, and the text with `{}` for the alias, for an output without rows in a row-by-row answer.
-        other_rows: The code and the text for an output with another number of rows than those before it; after the
-            alias, the text names its rows and those expected.
+        scalar: The error of a row-by-row answer if an output has no rows: its code, and its text with `{}` for the
+            alias.
+        other_rows: The error of a row-by-row answer if an output has another number of rows than those before it: its
+            code, and its text with `{}` for the alias, the number of rows and the expected number.
         infer: How plain calls of the Open Inference Protocol are answered.
 
     Raises:
@@ -479,13 +480,13 @@ class HttpEndpoint:
         """See `Server.forget_answers`."""
 
     def take(self) -> list[tuple[int, HttpRequest | None]]:
-        """All events since the last time: BEGIN, SENT or CANCELLED with a request, or DRAINED."""
+        """All events since the last call of this: BEGIN, SENT or CANCELLED with a request, or DRAINED."""
 
 class HttpRequest:
     """A request that Python answers, in the event loop."""
 
     owner: Any
-    """Any object that Python wants to find again when an event names the request; None once it has been answered."""
+    """Any object that Python needs when an event refers to the request; None once the request has been answered."""
 
     @property
     def method(self) -> str: ...
@@ -503,7 +504,7 @@ class HttpRequest:
 
     @property
     def certificate(self) -> bytes:
-        """The client's certificate in DER; empty if the client has shown none."""
+        """The client's certificate in DER; empty if the client has sent none."""
 
     @property
     def size(self) -> int:
@@ -511,13 +512,13 @@ class HttpRequest:
 
     @property
     def is_gzip(self) -> bool:
-        """Whether the body says that it is compressed."""
+        """Whether the headers say that the body is compressed."""
 
     def take_body(self) -> bytes | int:
-        """Takes the body, only once: its bytes, or the descriptor of a file that holds them, which the caller closes.
+        """Takes the body, only once: its bytes, or the descriptor of a file with them, which the caller closes.
 
         Raises:
-            RuntimeError: The body has been taken before.
+            RuntimeError: The body has already been taken.
         """
 
     def answer(
@@ -565,7 +566,7 @@ class Queue:
     def wake(self) -> None: ...
     def take(self) -> TaskFormed | None: ...
     def turn(self, now: float) -> Turn:
-        """One look at the queue at time `now`."""
+        """Looks at the queue once, at time `now`."""
 
     def close(self) -> None: ...
 
@@ -628,7 +629,7 @@ class RouteFields(TypedDict):
     """The most bytes of an answer."""
 
     as_content: bool
-    """Whether answers carry `tensor_content`."""
+    """Whether answers have their values in `tensor_content`."""
 
     full: tuple[int, str]
     """The code, and the text with `{}` for the reason, for a full queue."""
@@ -638,13 +639,13 @@ class RouteFields(TypedDict):
 
     answered: _Answered
     """Called for calls that the model has answered, with the number of latencies in each bucket and their sum in
-    microseconds. It must not raise or take long, since the answers are sent when it returns."""
+    microseconds. It must not raise, and must return quickly, since the answers are sent after it."""
 
     failed: _Failed
     """Called for calls that have failed, with their error and the same numbers; returns their code and text."""
 
     rest: tuple[_Answered, _Failed] | None
-    """`answered` and `failed` for calls over REST; None if JSON has no values of the signature's types."""
+    """`answered` and `failed` for calls over REST; None if JSON cannot express values of the signature's types."""
 
     infer: InferFields | None
     """How a ModelInfer is answered; None if Python must see it."""
@@ -662,11 +663,11 @@ class PaddingFields(TypedDict):
     """A `headrace_batching.padding.Padding`."""
 
     inputs: Sequence[tuple[Sequence[int | None], bytes, bool]]
-    """For each input of the signature, in order: the numbers of the lengths of its axes beyond 0, the bytes of its pad
-    value, and whether a task is not padded if a row of this input holds only pad values."""
+    """For each input of the signature, in order: the indices of the lengths of its axes beyond 0, the bytes of its pad
+    value, and whether a task is not padded if a row of this input contains only pad values."""
 
     outputs: Mapping[str, Sequence[int | None]]
-    """For each output: the numbers of the lengths of its axes beyond 0."""
+    """For each output: the indices of the lengths of its axes beyond 0."""
 
     limits: Sequence[int]
     """Increasing limits; inputs whose lengths lie between the same two share a batch."""
@@ -748,7 +749,7 @@ class Routes:
 
     def __init__(self, default_signature: str) -> None: ...
     def publish(self, name: str, latest: int, versions: Mapping[int, Mapping[str, Route]]) -> None:
-        """Replaces a model's routes, by version and signature. Versions without a plain signature are included."""
+        """Replaces a model's routes, by version and signature. Versions without a plain signature have an empty map."""
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replaces the labels of all models: the version of each label of each model."""

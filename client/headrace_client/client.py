@@ -29,7 +29,8 @@ class Client(Connection[Channel]):
     "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
     here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
     again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
-    installed and supports the arguments; it supports no TLS, no proxies, no hedging, and only the options on sizes.
+    installed and supports the arguments. headrace-native supports no TLS, no proxies, no hedging, and only the options
+    on sizes.
 
     A context manager. It connects at the first call; no call may follow `close`.
     Raises ValueError for a `transport` that does not support the arguments.
@@ -118,7 +119,7 @@ class Client(Connection[Channel]):
         return self._send(request.status(request.model_spec(model, version)), timeout)
 
     def _learn(self, wanted: Wanted, timeout: float | None) -> None:
-        """Asks what a model declares; if that fails, what was known before is kept."""
+        """Asks the server what a model declares. If that fails, the last known declaration is kept."""
         with suppress(ServerError):
             metadata = self.metadata(wanted.model, version=wanted.version, label=wanted.label, timeout=timeout)
             self._declared.learn(wanted, metadata)

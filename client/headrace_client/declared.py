@@ -25,8 +25,8 @@ class Wanted:
 class Declared:
     """The signatures of models that have refused a request of this client. Any number of threads.
 
-    numpy creates float64 arrays where most models take float32. TF Serving refuses such an array; here it is rounded
-    and sent again, and later ones are rounded at once. Integers are narrowed where every value fits.
+    numpy creates float64 arrays where most models take float32. TF Serving refuses such an array; the client then
+    rounds it and sends it again, and rounds later ones at once. Integers are narrowed if every value fits.
 
     Args:
         convert: Whether arrays are converted at all; if not, models are asked only to explain a refusal.

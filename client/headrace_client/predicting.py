@@ -65,7 +65,7 @@ class Many:
         return any(ask(self._inputs[place], self.calls[place], error) for place, error in self._refused())
 
     def again(self) -> dict[int, PredictCall]:
-        """Return the calls to make once more, by their places; explains the refusals of the others."""
+        """Return the calls to make once more, by their positions; explains the refusals of the others."""
         calls = {}
         for place, error in self._refused():
             try:
@@ -75,7 +75,7 @@ class Many:
         return calls
 
     def take(self, again: Mapping[int, PredictCall], answers: Sequence[Outputs | ServerError]) -> None:
-        """Store the results of the repeated calls in their places."""
+        """Store the results of the repeated calls at their positions."""
         for place, answer in zip(again, answers, strict=True):
             self.answers[place] = answer
 

@@ -113,7 +113,7 @@ class Hedge:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a signature; None stands for an open dimension, or an open shape.
+    """One input or output of a signature; None means an open dimension, or an open shape.
 
     Strings have the dtype object, like the arrays that `predict` returns. TF Serving: the signatures also include
     entries that are not tensors, such as the operation that initialises a SavedModel; their dtype is None.

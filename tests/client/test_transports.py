@@ -65,7 +65,7 @@ def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "headrace_native")
 
     assert is_grpcio()
-    with pytest.raises(ValueError, match="speaks client interface 0"):
+    with pytest.raises(ValueError, match="has client interface 0"):
         Client("localhost:1", transport="native")
 
 

@@ -41,7 +41,7 @@ def test_the_largest_of_several_outputs() -> None:
 def test_outputs_of_another_name_or_shape_are_refused() -> None:
     with pytest.raises(ToolkitError, match="output y is missing; there are z"):
         compare({"y": np.zeros(2)}, {"z": np.zeros(2)})
-    with pytest.raises(ToolkitError, match=r"output y has the shape \[3\], and the source answers \[2\]"):
+    with pytest.raises(ToolkitError, match=r"output y has the shape \[3\], and the source's has \[2\]"):
         compare({"y": np.zeros(2)}, {"y": np.zeros(3)})
 
 

@@ -134,14 +134,14 @@ ARRAY = npy("{'descr':'<f4','fortran_order':False,'shape':(2,)}", bytes(8))
 HUGE = npy("{'descr':'<f4','fortran_order':False,'shape':(1000000000000,64)}")
 
 HOSTILE_FILES = [
-    ("rows.npy", HUGE, "the memory of this machine is not enough"),
-    ("rows.npz", archive(x=HUGE), "the memory of this machine is not enough"),
+    ("rows.npy", HUGE, "this machine has too little memory"),
+    ("rows.npz", archive(x=HUGE), "this machine has too little memory"),
     ("rows.npy", npy("{'descr':'<f4','fortran_order':False,'shape':(-3,)}"), "is not a .npy file"),
     ("rows.npy", npy("__import__('os').system('touch was_run')"), "is not a .npy file: malformed node"),
     ("rows.npy", npy("[" * 9000), "is not a .npy file"),
     ("rows.npy", npy("(" * 5000 + ")" * 5000), "is not a .npy file"),
-    ("rows.npz", archive(x=b"text"), "it holds 'x', which is no array"),
-    ("rows.npz", archive(x=pickle.dumps(1)), "it holds 'x', which is no array"),
+    ("rows.npz", archive(x=b"text"), "it contains 'x', which is not an array"),
+    ("rows.npz", archive(x=pickle.dumps(1)), "it contains 'x', which is not an array"),
     ("rows.npz", changed(archive(x=ARRAY), 8, b"\x01"), "is encrypted"),
     ("rows.npz", changed(archive(x=ARRAY), 10, b"\x4d"), "is not a .npz file"),
     ("rows.npz", archive(x=ARRAY)[:-30], "is not a .npz file"),

@@ -217,7 +217,7 @@ def test_rows_used_for_calibration_and_measurement_cause_a_warning(made: Path) -
     data = Data.read(made / "cnn" / "test.npz", "y")
     recipe = Recipe.of({"data": {"calibration": str(made / "cnn" / "test.npz")}, "timing_seconds": 0.05}, made)
     result = optimize(load(made / "cnn.onnx"), data, recipe)
-    assert "540 of the 540 rows measured on are calibrated on, too" in result.report.warnings[0]
+    assert "540 of the 540 measured rows are calibrated on, too" in result.report.warnings[0]
 
 
 def test_calibration_rows_must_be_finite(made: Path) -> None:

@@ -97,8 +97,8 @@ def test_a_missing_mlflow_is_named(base: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("digits/2", "image", "--as=docker"), "digits/2 is no version's folder: name one, as in models/digits/1"),
-        (("digits", "image", "--as=docker"), "digits is no version's folder"),
+        (("digits/2", "image", "--as=docker"), "digits/2 is not a version's folder: name one, as in models/digits/1"),
+        (("digits", "image", "--as=docker"), "digits is not a version's folder"),
         (("digits/1", "digits", "--as=docker"), "digits exists and is not empty: name another folder"),
         (("digits/1", "file/image", "--as=docker"), "file/image cannot be written: "),
     ],

@@ -1,4 +1,4 @@
-"""Compares published versions; all others are compared with the first one."""
+"""Compares published versions with each other: the first one with all others."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
     Args:
         places: Folders of versions, or ONNX or TFLite files.
         data: The rows; None means random rows.
-        recipe: The metric, the seed, and the time for timing; the other fields are not used.
+        recipe: The metric, the seed, and the CPU time for timing; the other fields are not used.
         progress: Called with the progress.
 
     Raises:

@@ -42,7 +42,7 @@ def compare(expected: Arrays, got: Arrays) -> tuple[Difference, ...]:
             raise ToolkitError(f"output {name} is missing; there are {', '.join(got)}")
         if got[name].shape != array.shape:
             raise ToolkitError(
-                f"output {name} has the shape {list(got[name].shape)}, and the source answers {list(array.shape)}"
+                f"output {name} has the shape {list(got[name].shape)}, and the source's has {list(array.shape)}"
             )
     return tuple(_difference(name, array, got[name]) for name, array in expected.items())
 

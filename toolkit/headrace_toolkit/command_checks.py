@@ -1,4 +1,4 @@
-"""Refuses paths on the command line that cannot be meant, before any work."""
+"""Refuses impossible paths on the command line, before any work is done."""
 
 import errno
 import os

@@ -20,7 +20,7 @@ _INTERRUPTED = "interrupted"
 
 
 def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """Runs a command of `command_runs`, whose code is imported only then, and ends it as this module promises."""
+    """Runs a function of `command_runs`, which is imported only then, and ends it as described above."""
 
     def run(parser: argparse.ArgumentParser, values: Values) -> int:
         del parser
@@ -32,7 +32,7 @@ def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
             except Exception as error:
                 if not came:
                     return _end(_sentence(error))
-                # C code that was running when the signal came replaces its exception with one of its own.
+                # C code that a signal interrupts may replace the signal's exception with one of its own.
                 if came[0] == signal.SIGINT:
                     return _end(_INTERRUPTED, 128 + signal.SIGINT)
                 raise SystemExit(128 + came[0]) from error
@@ -47,12 +47,12 @@ def _run(function: str, values: Values) -> int:
     from headrace_toolkit import command_runs
 
     status: int = getattr(command_runs, function)(values)
-    sys.stdout.flush()  # here, and not at Python's exit, which would print a traceback
+    sys.stdout.flush()  # if this failed at Python's exit, a traceback would be printed
     return status
 
 
 def _sentence(error: Exception) -> str:
-    """What an error says to the user; empty for nothing."""
+    """The text of an error for the user; empty if none is to be printed."""
     if isinstance(error, ToolkitError):
         return str(error)
     if isinstance(error, BrokenPipeError):  # the reader of the table, such as `head`, has ended
@@ -62,7 +62,7 @@ def _sentence(error: Exception) -> str:
         said = error.strerror or first_line(error)
         return f"{error.filename}: {said}" if error.filename else f"a file cannot be read or written: {said}"
     if isinstance(error, MemoryError):
-        return f"the memory of this machine is not enough: {first_line(error)}"
+        return f"this machine has too little memory: {first_line(error)}"
     return _fault(error)
 
 
@@ -86,7 +86,7 @@ def _fault(error: Exception) -> str:
 
 
 def _check_text(values: Values) -> None:
-    """Refuses names that are not UTF-8, which reports and cards cannot hold.
+    """Refuses names that are not UTF-8, since reports and cards cannot contain them.
 
     Raises:
         ToolkitError: A name is not UTF-8.
@@ -98,7 +98,7 @@ def _check_text(values: Values) -> None:
                     text.encode()
                 except UnicodeEncodeError as error:
                     raise ToolkitError(
-                        f"{os.fsencode(text)!r}: names must be UTF-8, since reports and cards hold them"
+                        f"{os.fsencode(text)!r}: names must be UTF-8, since reports and cards contain them"
                     ) from error
 
 

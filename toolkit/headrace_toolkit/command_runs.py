@@ -123,7 +123,7 @@ def run_tune(given: Values) -> int:
         for file in tuned.write(found):
             print(f"written: {file}")
     else:
-        print(f"\n{tuned.MODEL_TOML}:\n\n{tuned.model_toml(found)}\nnothing was written: --write does")
+        print(f"\n{tuned.MODEL_TOML}:\n\n{tuned.model_toml(found)}\nnothing was written; --write writes these files")
     return 0
 
 

@@ -121,7 +121,7 @@ class Data:
             raise ToolkitError(f"{self.name}: {len(rows)} {purpose} rows are not finite: rows {_listed(rows)}")
 
     def shared_with(self, other: "Data") -> int:
-        """The number of these rows that the other data contain, too."""
+        """The number of these rows that are also in the other data."""
         known = set(other.row_keys())
         return sum(key in known for key in self.row_keys())
 

@@ -1,4 +1,4 @@
-"""Reads the arrays of .npz, .npy and .csv files, which may come from strangers."""
+"""Reads the arrays of .npz, .npy and .csv files, which need not be trusted."""
 
 import csv
 import math
@@ -29,7 +29,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     if suffix not in (".npz", ".npy", ".csv"):
         raise ToolkitError(f"{path}: data is read from .npz, .npy and .csv files, and from file.py:function")
     try:
-        if path.exists() and not path.is_file():  # a named pipe would be waited for
+        if path.exists() and not path.is_file():  # opening a named pipe would block
             raise ToolkitError(f"{path} is not a file")
         return _read_table(path) if suffix == ".csv" else _read_numpy(path)
     except FileNotFoundError as error:
@@ -54,7 +54,7 @@ def _read_numpy(path: Path) -> dict[str, Array]:
     except (OSError, ToolkitError):
         raise
     except MemoryError as error:
-        raise ToolkitError(f"{path}: the memory of this machine is not enough: {first_line(error)}") from error
+        raise ToolkitError(f"{path}: this machine has too little memory: {first_line(error)}") from error
     except Exception as error:  # what malicious bytes may raise in NumPy, in Python's parser, in zipfile and zlib
         if "pickle" in str(error):
             raise ToolkitError(
@@ -64,12 +64,12 @@ def _read_numpy(path: Path) -> dict[str, Array]:
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise ToolkitError(f"{path} is not a .npz file: it holds {name!r}, which is no array")
+            raise ToolkitError(f"{path} is not a .npz file: it contains {name!r}, which is not an array")
     return arrays
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses an archive whose declared size does not fit into memory: a few kilobytes can hold terabytes."""
+    """Refuses an archive whose declared size does not fit into memory: a few kilobytes can expand to terabytes."""
     size = sum(member.file_size for member in archive.infolist())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > memory:

@@ -29,7 +29,8 @@ class Importance:
 
     Attributes:
         name: The input and the position of the value: `x[3]`.
-        mean: How much worse the metric is without it, in the metric's unit: 0.01 is one percentage point of a share.
+        mean: How much worse the metric is when the feature is shuffled, in the metric's unit: 0.01 is one percentage
+            point of a share.
         deviation: The standard deviation over the repeats.
     """
 
@@ -182,7 +183,7 @@ class _Model:
         return in_parts(self._model.run, self._model.signature, self._layout.inputs_of(table), in_silence)
 
     def score(self, table: Array, labels: Array) -> float:
-        """The metric; higher is better. The labels are the metric's own."""
+        """The metric; higher is better. `labels` is not used, since the metric has the labels."""
         del labels
         value = self._grounds.metric.score(self.answers(table))
         return -value if self._grounds.metric.lower_is_better else value

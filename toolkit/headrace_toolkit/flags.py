@@ -75,7 +75,7 @@ def whole(flag: str, least: int, most: int | None = None) -> Read:
 
 
 def _digits(text: str) -> int | None:
-    """The number that ASCII digits write, as many as Python converts; None for any other text."""
+    """The number in a text of ASCII digits; None for any other text, or for more digits than Python converts."""
     try:
         return int(text) if text.isascii() and text.isdigit() else None
     except ValueError:
@@ -217,7 +217,7 @@ SEARCH = (
         names=("--train",),
         metavar="FILE",
         help="rows to train on, with labels of the same name: a PyTorch module from file.py:function is then tried "
-        "with fewer channels, too, and calibrated on some of them (default: nothing is trained)",
+        "with fewer channels, too, and some of the rows are used for calibration (default: nothing is trained)",
     ),
     Flag(
         names=("--max_drop",),

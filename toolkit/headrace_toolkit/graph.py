@@ -89,7 +89,7 @@ def not_finite(model: Any, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def strip(model: Any) -> None:
-    """Removes notes of nodes, values and functions, since exporters write paths of the machine there.
+    """Removes the notes on nodes, values and functions, since exporters write paths of their machine into them.
 
     Changes `model`.
     """

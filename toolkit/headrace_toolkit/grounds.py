@@ -138,7 +138,7 @@ def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
     """Warns if rows to measure on were also calibrated or trained on."""
     if shared := measured.shared_with(seen):
         told.warnings.append(
-            f"{shared} of the {len(measured)} rows measured on are {what} on, too: what is measured on them "
+            f"{shared} of the {len(measured)} measured rows are {what} on, too: what is measured on them "
             "says little about other rows"
         )
 
@@ -157,7 +157,7 @@ def _divide(data: Data, plan: Plan, division: _Division) -> tuple[Data, Data | N
     else:
         measured, calibration = data.split(options.calibration, plan.seed)
         if len(calibration) < options.calibration and options.calibration != DataOptions().calibration:
-            told.warnings.append(f"{data.name} has {len(data)} rows: {len(calibration)} of them are calibrated on")
+            told.warnings.append(f"{data.name} has {len(data)} rows: {len(calibration)} of them are for calibration")
     if not len(calibration):
         return data, None
     return measured, replace(calibration, labels=None)

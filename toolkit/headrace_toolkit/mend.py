@@ -55,5 +55,5 @@ def _declare(file: Path, names: list[str]) -> None:
             dimension = value.type.tensor_type.shape.dim[0]
             dimension.Clear()
             dimension.dim_param = BATCH
-    del model.graph.value_info[:]  # they may repeat the mistake; ONNX Runtime infers them again
+    del model.graph.value_info[:]  # inner values may repeat the mistake; ONNX Runtime infers their shapes again
     onnx.save(model, str(file))

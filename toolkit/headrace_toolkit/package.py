@@ -61,10 +61,10 @@ def package(place: str, target: str, kind: str) -> tuple[str, ...]:
 def _check(version: Path, folder: Path, place: str) -> None:
     if not (version / MODEL_FILE).is_file() or not version.absolute().name.isdigit():
         raise ToolkitError(
-            f"{place} is no version's folder: name one, as in models/digits/1, with a {MODEL_FILE} in it"
+            f"{place} is not a version's folder: name one, as in models/digits/1, with a {MODEL_FILE} in it"
         )
     if not _NAME.fullmatch(version.absolute().parent.name):
-        raise ToolkitError(f"{place}: {version.absolute().parent.name!r} is no name for a model that an image can have")
+        raise ToolkitError(f"{place}: an image cannot have a model with the name {version.absolute().parent.name!r}")
     if changed := changed_files(place):
         raise ToolkitError(changed[0])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

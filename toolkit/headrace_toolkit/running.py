@@ -17,7 +17,7 @@ Run = Callable[[Arrays], Arrays]
 _OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
 _ON_CPU: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
-"""Turns off the fallback, which for a damaged model prints that it tries the same provider again."""
+"""Turns off the fallback, which only prints, for a damaged model, that it tries the same provider again."""
 
 PART = 128
 """The number of rows per run, if there are more."""
@@ -78,7 +78,7 @@ def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[
     rows = len(next(iter(inputs.values())))
     size = rows_at_once(signature) or PART
     if rows % size and rows_at_once(signature):
-        raise ToolkitError(f"{rows} rows cannot be run {size} at a time, as the model's fixed first dimension asks")
+        raise ToolkitError(f"{rows} rows cannot be run {size} at a time, as the model's fixed first dimension requires")
     parts: list[Arrays] = []
     for start in range(0, rows, size):
         parts.append(run({name: array[start : start + size] for name, array in inputs.items()}))

@@ -38,7 +38,7 @@ AS_FAST = 1.1
 CLIPPING = 2.0
 """Static int8 is preferred to dynamic int8 only if it is this many times as fast.
 
-It clips values outside the range of its calibration rows, and for models with only matrix products its largest
+Static int8 clips values outside the range of its calibration rows, and for models with only matrix products its largest
 difference is ten to twenty times as large.
 """
 

@@ -68,7 +68,7 @@ class Table:
         """A finite number."""
         value = self._take(key, default)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):  # a whole number that no float holds
+            with contextlib.suppress(OverflowError):  # a whole number beyond the largest float
                 if math.isfinite(value) and least <= value <= most:
                     return float(value)
         span = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
@@ -154,5 +154,5 @@ def _shown(value: Any) -> str:
     shortened.maxstring = shortened.maxother = shortened.maxlong = 80
     try:
         return shortened.repr(value)
-    except ValueError:  # more digits than Python writes
+    except ValueError:  # more digits than Python converts to text
         return "a number of thousands of digits"

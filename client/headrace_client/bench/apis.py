@@ -100,10 +100,10 @@ class Infer:
 
 
 def choose(name: str, server: Server, model: str, signature: str, version: int | None) -> Api:
-    """The API with that name; for `auto`, the one by which the server knows the model.
+    """The API with that name; for `auto`, the first one through which the server describes the model.
 
     Raises:
-        BenchError: The server knows the model by neither.
+        BenchError: The server describes the model through neither.
     """
     predict, infer = Predict(signature, version), Infer(version)
     if name != "auto":

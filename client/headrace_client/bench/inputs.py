@@ -12,7 +12,7 @@ from headrace_client.bench.errors import BenchError
 from headrace_client.request import Signature, TensorSpec
 
 OPEN_SIZE = 16
-"""The size that random inputs have in a dimension that a model leaves open, except in the rows."""
+"""The size of random inputs in each dimension that a model leaves open, other than the rows."""
 
 MOST_REQUESTS = 16
 _MOST_BYTES = 64 << 20

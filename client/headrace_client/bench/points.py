@@ -11,9 +11,9 @@ from headrace_client.bench.settings import Stage
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 BUSY = 0.85
-"""The share of its time beyond which a thread of the load generator may limit the load."""
+"""A thread of the load generator that is busy for a larger share of its time may limit the load."""
 LATE = 0.001
-"""The delay in seconds of calls' starts, at the 99th percentile, from which it is reported."""
+"""Late starts of calls are reported if their 99th percentile, in seconds, is larger than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Point:
         kinds: The calls by kind.
         lag: The times from the planned start of calls to the actual one.
         texts: The first error message for each code.
-        cpu: The seconds that the load generator's threads have computed.
-        busy: The share of its time that the busiest thread computed.
+        cpu: The CPU seconds of the load generator's threads.
+        busy: The share of its time for which the busiest thread computed.
         calls: The number of all calls, including those of the warm-up.
         limit: The seconds beyond which an answer does not count as good; None means any.
     """
@@ -102,7 +102,7 @@ class Point:
         if self.stage.kind != "closed" and late is not None and late > LATE:
             return (
                 f"1 call in 100 began {late * 1e3:,.1f} ms late or later: this machine, or the server's "
-                f"backlog, kept the load generator from sending in time (the latencies include it)"
+                f"backlog, kept the load generator from sending in time (the latencies include this delay)"
             )
         return ""
 

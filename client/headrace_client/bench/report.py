@@ -13,7 +13,7 @@ COLUMNS = ("load", "calls/s", "p50", "p90", "p99", "p99.9", "max", "failed", "ow
 
 
 def table(points: Sequence[Point]) -> str:
-    """A row for each point, with latencies in milliseconds; below the rows, the failures and the doubts."""
+    """A row for each point, with latencies in milliseconds; then the failures, and warnings about the results."""
     limit = points[0].limit
     servers = servers_of(points)
     heads = [*(("server",) if len(servers) > 1 else ()), *COLUMNS]

@@ -67,7 +67,7 @@ class RestConnection:
 
 
 class RestServer:
-    """A server that is asked before a load begins what its models take.
+    """A server that is asked, before a load begins, which inputs its models take.
 
     Args:
         target: A host and a port, such as `localhost:8501` or `http://localhost:8501`.
@@ -132,7 +132,7 @@ class RestPredict:
         """The content of the model's metadata.
 
         Raises:
-            BenchError: The server does not know it, or does not answer.
+            BenchError: The server does not know the model, or does not answer.
         """
         document = server.get(f"/v1/models/{quote(model)}{self._version}/metadata")
         try:
@@ -166,7 +166,7 @@ class RestInfer:
         """The content of the model's metadata.
 
         Raises:
-            BenchError: The server does not know it, or does not answer.
+            BenchError: The server does not know the model, or does not answer.
         """
         document = server.get(f"/v2/models/{quote(model)}{self._version}")
         try:

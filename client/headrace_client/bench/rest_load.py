@@ -1,7 +1,7 @@
 """A load over REST with the interface of `headrace_native.Load`: Python threads with one connection each.
 
-It is simple and slow: it uses about ten times as much CPU per call as the native loop, and a report says so if that is
-the limit.
+It is simple and slow: it uses about ten times as much CPU per call as the native loop. If that limits the load, the
+report says so.
 """
 
 import random
@@ -54,7 +54,7 @@ class RestLoad:
         self._spent = (0.0, 0.0)
 
     def start(self, metadata: Sequence[tuple[str, str]]) -> None:
-        """Starts the load, once; the metadata are sent with every request as headers."""
+        """Starts the load, once; the metadata is sent with every request, as headers."""
         closed = not self._plan["times"] and self._plan["rate"] <= 0
         callers = min(self._plan["concurrency"], MOST_THREADS)
         work = self._call_again if closed else self._call_when_due
@@ -121,7 +121,7 @@ class RestLoad:
         for offset, kind in self._arrivals():
             due = self._start + offset
             with self._lock:
-                # Not a plain sleep, because `stop` ends it.
+                # Not a plain sleep, so that `stop` can end it.
                 self._lock.wait_for(lambda: self._stopping, max(0.0, due - time.perf_counter()))
                 if self._stopping:
                     return

@@ -1,4 +1,4 @@
-"""A server that is asked before a load begins whether it answers and what its models take."""
+"""A server that is asked, before a load begins, whether it answers and which inputs its models take."""
 
 import sys
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Server:
 
     Args:
         target: gRPC's.
-        metadata: Metadata that are sent with every call.
+        metadata: Metadata that is sent with every call.
         timeout: The timeout of a call in seconds.
 
     Raises:

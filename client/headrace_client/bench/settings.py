@@ -54,7 +54,7 @@ class Settings:
         threads: The threads of the load generator.
         rounds: How often each stage is measured; the median counts.
         seed: The seed of random numbers.
-        metadata: Metadata that are sent with every call.
+        metadata: Metadata that is sent with every call.
     """
 
     servers: tuple[str, ...]

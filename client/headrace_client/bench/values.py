@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from headrace_client.bench.errors import BenchError
 
 MOST_RATE = 10_000_000.0
-"""Calls per second that certainly exceed any machine."""
+"""More calls per second than any machine can make."""
 
 _HEADER = re.compile(r"[A-Za-z0-9_.-]+")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}

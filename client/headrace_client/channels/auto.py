@@ -16,7 +16,7 @@ TRANSPORTS = ("auto", "native", "grpcio")
 
 _KNOWN_OPTIONS = {"grpc.max_receive_message_length", "grpc.max_send_message_length"}
 _LISTS = ("ipv4:", "ipv6:")
-"""gRPC's names of lists, also of one address, which only grpcio reads."""
+"""gRPC's names for lists of addresses, even of one address, which only grpcio supports."""
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_GRPC_PROXY = "no_grpc_proxy"
@@ -73,7 +73,7 @@ def _obstacle(settings: Settings) -> str:
 
     found = getattr(headrace_native, "CLIENT_INTERFACE", 0)
     if found != INTERFACE:
-        reason = f"headrace-native speaks client interface {found} and this client {INTERFACE}: install one to match"
+        reason = f"headrace-native has client interface {found}, not {INTERFACE} as this client: install one to match"
         log.warning("calls are carried by grpcio: %s", reason)
         return reason
     if settings.hedge is not None:

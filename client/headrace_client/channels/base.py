@@ -1,6 +1,6 @@
 """The protocols of channels, and their settings."""
 
-# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -65,7 +65,7 @@ class AsyncChannel(Protocol):
 
 
 async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:
-    """Send the calls 0 to `count`, some at a time; return the result of each, in order: an answer or a ServerError."""
+    """Send `count` calls, up to `in_flight` at a time; return their results in order: answers or ServerErrors."""
     answers: list[Any] = [None] * count
     places = iter(range(count))
 

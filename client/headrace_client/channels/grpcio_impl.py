@@ -1,6 +1,6 @@
 """Channels of grpcio."""
 
-# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
 # ruff: noqa: ASYNC109
 
 import json
@@ -104,7 +104,7 @@ class AsyncGrpcioChannel:
 
 
 def channel_options(settings: Settings) -> list[tuple[str, Any]]:
-    """Return gRPC's channel arguments: the defaults of both clients, under the user's own `options`."""
+    """Return gRPC's channel arguments: the defaults of both clients, overridden by the user's `options`."""
     defaults = {
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,
@@ -115,7 +115,7 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
 
 
 def _authority(settings: Settings) -> dict[str, Any]:
-    """The first of a list of addresses: gRPC itself would send the whole list, which HTTP/2 does not allow."""
+    """The first of a list of addresses as the authority. gRPC itself would send the list, which HTTP/2 forbids."""
     kind, _, addresses = settings.target.partition(":")
     if kind == "dns" or not has_addresses(settings.target) or "grpc.ssl_target_name_override" in dict(settings.options):
         return {}
@@ -123,7 +123,7 @@ def _authority(settings: Settings) -> dict[str, Any]:
 
 
 def _balanced(target: str) -> dict[str, Any]:
-    """Each address in turn if there are several; by default, gRPC sends every call to the first."""
+    """Uses several addresses in turn; by default, gRPC sends every call to the first."""
     return {"loadBalancingConfig": [{"round_robin": {}}]} if has_addresses(target) else {}
 
 

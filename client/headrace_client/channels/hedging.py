@@ -1,10 +1,10 @@
 """Hedged calls over grpcio: a call that takes long is sent again, and the first attempt that is answered counts.
 
 gRPC for Python ignores a `hedgingPolicy` in a service config (seen with grpcio 1.85), so the attempts are made here.
-What an attempt's end means is gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".
+The rules are gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".
 """
 
-# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -70,11 +70,11 @@ class _Attempts:
 
     @property
     def patience(self) -> float | None:
-        """Seconds after which to ask for another attempt; None if there will be none."""
+        """The seconds to wait before the next attempt; None if there will be none."""
         return self._hedge.delay if self._left else None
 
     def add(self) -> bool:
-        """Return whether another attempt is to be made now; it counts as made."""
+        """Return whether another attempt is to be made now. If so, it is counted."""
         if not (self._left and self._budget.spend()):
             self._left = 0
             return False

@@ -1,6 +1,6 @@
 """Channels of headrace-native: HTTP/2 in Rust, and conversion of a Predict's arrays outside the interpreter."""
 
-# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -21,7 +21,7 @@ _UNBOUNDED = sys.maxsize
 
 
 class CallError(grpc.RpcError):
-    """How a call over headrace-native failed, with the methods of a grpc.Call."""
+    """The failure of a call over headrace-native, with the methods of a grpc.Call."""
 
     def __init__(self, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
         super().__init__(code, details)
@@ -121,7 +121,7 @@ class AsyncNativeChannel:
         try:
             return await waiting
         finally:
-            # Only a call that nothing waits for is still here.
+            # A call that has ended is no longer in the dictionary: this one is being cancelled.
             if self._waiting.pop(number, None) is not None:
                 self._channel.cancel(number)
 

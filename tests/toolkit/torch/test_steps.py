@@ -233,4 +233,4 @@ def test_a_remaining_batch_of_one_row_does_not_fail(optimized: Optimized, folder
 def test_training_on_the_measured_rows_causes_a_warning(optimized: Optimized) -> None:
     step = {"kind": "prune", "finetune": {"epochs": 1, "train": "test.npz"}}
     result = optimized("trained", step=[step])
-    assert any("540 of the 540 rows measured on are trained on, too" in text for text in result.report.warnings)
+    assert any("540 of the 540 measured rows are trained on, too" in text for text in result.report.warnings)

@@ -16,10 +16,12 @@ import numpy as np
 from headrace_toolkit.errors import ToolkitError, first_line
 
 _SECONDS, _BYTES_A_SECOND = 20, 200_000
-"""CPU time for a file: so much, and one second more for so many bytes. Whole files are read at 4 MB a second."""
+"""The CPU seconds allowed for a file: a constant, and one more for this many bytes. Intact files are read at 4 MB per
+second.
+"""
 
 _MEMORY, _MEMORY_A_BYTE = 2 << 30, 100
-"""Bytes of memory for a file: so many, and so many more for each byte of the file."""
+"""The bytes of memory allowed for a file: a constant, and this many more for each byte of the file."""
 
 _REFUSED = 3
 """The exit status of the process if the library raised an exception; the first line of the text is on stdout."""
@@ -82,7 +84,7 @@ def _try_lightgbm(file: Path) -> None:
 
     booster = lightgbm.Booster(model_file=str(file))
     columns = booster.num_feature()
-    dumped = booster.dump_model()  # visits every node; a cycle of nodes ends in a crash
+    dumped = booster.dump_model()  # visits every node, so a cycle of nodes ends in a crash
     _check_columns((tree["tree_structure"] for tree in dumped["tree_info"]), columns)
     booster.predict(_rows(columns))
 

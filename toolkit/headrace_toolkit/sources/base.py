@@ -35,7 +35,7 @@ class SourceOptions:
 
     Attributes:
         inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
-            that has inputs of its own refuses others.
+            that records its inputs refuses them.
         outputs: Names for the outputs, in order; empty means the source's own.
         build: `file.py:function` that makes the module for the weights of a state dict.
         trust_pickle: Whether files that run their author's code may be loaded.

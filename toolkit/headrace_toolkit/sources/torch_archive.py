@@ -25,7 +25,7 @@ _OF_WEIGHTS = (
 _NAMED_OF_WEIGHTS = re.compile(
     r"_rebuild_\w+|Tensor|Parameter|\w*Storage|OrderedDict|float\d+|bfloat16|u?int\d+|bool|Size|device|_set_obj_state"
 )
-"""The names that it uses of them."""
+"""The names in these modules that such a pickle uses."""
 
 _ARITHMETIC = ("_operator.", "operator.")
 _OPERATORS = frozenset(
@@ -133,7 +133,7 @@ def _payloads(config: str, told: Any) -> Iterator[str]:
 
 
 def _of_program(model: str, value: Any) -> Iterator[str]:
-    """The problem with the operators and sizes anywhere in a program."""
+    """The problems with operators and sizes anywhere in a program."""
     if isinstance(value, list):
         for item in value:
             yield from _of_program(model, item)

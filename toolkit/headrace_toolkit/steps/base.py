@@ -21,7 +21,7 @@ class Needs:
     """What a step needs in addition to the model.
 
     Attributes:
-        rows: Rows to calibrate on, which are then not used for measuring. A step that needs them fails without.
+        rows: Rows to calibrate on, which are then not used for measuring. A step that needs them fails without them.
         module: The framework's module, which only a `Trainable` source has.
     """
 

@@ -71,6 +71,6 @@ def outliers(data: Data) -> tuple[str, ...]:
             some = ", ".join(map(str, far[:5])) + (" and others" if len(far) > 5 else "")
             sentences.append(
                 f"calibration row{'s' if len(far) > 1 else ''} {some}: {name} reaches {reach.max() / usual:.0f} times "
-                "the largest value of the usual row"
+                "the largest value of a typical row"
             )
     return tuple(sentences)

@@ -28,7 +28,7 @@ class Channels:
         by: Which ones are removed: those with the smallest `magnitude` of weights, those least used (`activation`), or
             any (`random`).
         round_to: The number of remaining channels is a multiple of this, if there are that many.
-        ignore: Names of modules that keep theirs. The last layer always keeps its own.
+        ignore: Names of modules that keep their channels. The last layer always keeps its channels.
         finetune: How the module is trained afterwards; None skips this, which costs much accuracy.
     """
 
@@ -46,7 +46,7 @@ class Channels:
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
 
     def run(self, work: Work) -> Made:
-        """The smaller module, exported at once, since no class could load its weights.
+        """The smaller module, exported at once, since there is no class that could load its weights.
 
         Raises:
             ToolkitError: It is not a PyTorch module, torch-pruning does not support it, or it cannot be trained.

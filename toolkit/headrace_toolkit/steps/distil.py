@@ -30,7 +30,7 @@ class Distil:
         student: `file.py:function`, which returns a PyTorch module.
         alpha: The weight of the teacher's answers relative to the labels.
         temperature: How much the teacher's answers are smoothed.
-        how: Epochs, rows, rate.
+        how: The epochs, the rows to train on, and the learning rate.
     """
 
     student: str

@@ -17,7 +17,9 @@ _LEAST_OPSET = 13  # QuantizeLinear with one scale for each row
 _AXES_AS_INPUT = 18  # of ReduceMax
 
 _MIDDLE = 128
-"""The unsigned byte for 0 in rows of both signs; it is 0 if no value is negative, which doubles the number of steps."""
+"""The byte that stands for 0 in an activation that may be negative. In any other, byte 0 does, which doubles the
+resolution.
+"""
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "Exp", "Softplus", "HardSigmoid")
 

@@ -31,7 +31,7 @@ class Finetune:
         epochs: The number of passes over the rows.
         train: A file of rows to train on; empty means those of the recipe.
         rate: Adam's initial learning rate; it rises to three times that, and falls to nearly 0 at the end.
-        batch: The rows of a step.
+        batch: The number of rows in each step of the optimizer.
         function: `file.py:function`, called with the module, which it trains in place, instead of the built-in
             training.
     """
@@ -183,7 +183,7 @@ def loss_of(source: ModuleSource, rows: Data) -> Loss:
         answers = torch.from_numpy(source.run(rows.inputs)[name])
         return lambda outputs, which: ((output_of(outputs, source, name) - answers[which]) ** 2).mean()
     if rows.labels.dtype.kind not in "iuf":
-        raise ToolkitError(f"{rows.name}: labels must be numbers to train on: give classes from 0 on")
+        raise ToolkitError(f"{rows.name}: labels must be numbers for training: give classes from 0 on")
     if rows.labels.dtype.kind == "f":
         wanted = torch.from_numpy(rows.labels.astype(np.float32))
         return lambda outputs, which: ((output_of(outputs, source, name).reshape(-1) - wanted[which]) ** 2).mean()
