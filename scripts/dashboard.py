@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def rate(metric: str, *labels: str, extra: str = "") -> str:
-    """The increase per second of a model's counters, by labels; summed over all others."""
+    """The increase per second of a model's counters, by these labels and summed over all other labels."""
     selected = f'model=~"$model"{"," if extra else ""}{extra}'
     return f"sum by ({', '.join(labels)}) (rate({metric}{{{selected}}}[$__rate_interval]))"
 

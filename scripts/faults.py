@@ -1,4 +1,4 @@
-"""Writes docs/operations/faults.md: a hang, a crash and a leak in each backend, next to a model that must not notice.
+"""Writes docs/operations/faults.md: how a hang, a crash and a leak in each backend affect another model.
 
 python -m scripts.faults
 """

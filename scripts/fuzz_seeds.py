@@ -24,7 +24,7 @@ from headrace_protos.wire import varint
 
 _SEEDS = Path(__file__).parents[1] / "native" / "fuzz" / "seeds"
 
-# In the same order as in the targets: signatures, then element types.
+# The order is that of the targets: signatures, then element types.
 _SIGNATURES: list[dict[str, tuple[type, tuple[int, ...]]]] = [
     {"x": (np.float32, (4,))},
     {"x": (np.float32, (3,))},

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compared(folder: Path, tools: dict[str, Tool], rounds: int, seconds: int) -> Iterator[Compared]:
     with _served(folder, "digits", _DIGITS, "image") as (target, message):
         for stage in (Stage("closed", 64), Stage("constant", 5000)):
-            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # the others would be the limit
+            only = {"h2load": tools["h2load"]} if "h2load" in tools else {}  # the other tools would limit the load
             yield from _case(Case("digits", target, message, stage), only, rounds, seconds)
     version = folder / "slow" / "1"
     version.mkdir(parents=True)
@@ -209,13 +209,14 @@ def _perf_analyzer(program: str, case: Case, count: int) -> float:
     shape = f"--concurrency-range={stage.value:g}"
     if stage.kind == "constant":
         shape = f"--request-rate-range={stage.value:g}"
-    # No number of requests: perf_analyzer would divide it by a time that includes a second without requests.
+    # The number of requests is not set: perf_analyzer would divide it by a time that includes a second without
+    # requests.
     windows = [f"--measurement-interval={WINDOW_MS}", "--stability-percentage=50"]
     call = ["-m", case.model, "-u", case.target, "-i", "grpc", "--shape=x:1,64", *windows, shape]
     said = _said([*shlex.split(program), *call])
     done = _PERF_ANALYZER.search(said)
     if done is None:
-        raise SystemExit(f"perf_analyzer said something else:\n{said}")
+        raise SystemExit(f"the output of perf_analyzer has another form:\n{said}")
     return float(done[1])
 
 

@@ -14,7 +14,7 @@ from scripts.bench.process import Server, running
 from scripts.versions import PREDICT, models, predict_request, reload, states, write_version
 
 CYCLES, WARM = 100, 10
-WINDOW = 10  # cycles per median: a single reading is off by some MB, either way
+WINDOW = 10  # cycles per median: a single reading is a few MB too high or too low
 LIMIT = 1.05
 PATIENCE = 30.0
 REPORT = Path(__file__).parents[1] / "docs" / "operations" / "load_cycles.md"

@@ -65,8 +65,8 @@ loading threads took 1.5 to 1.7 times the CPU time of one, and no less time, so 
 thread. This is why 1.3 times the fastest bare sessions is not reached.
 
 Bare sessions with the defaults are not a reliable reference: 2,000 took 1.1, 1.4 and 18.3 s in three runs on this
-machine, and minutes beside other programs, since the threads of new pools spin. The server took 5.0, 5.9 and 4.9 s
-beside them: 0.27 to 4.5 times as long.
+machine, and minutes while other programs ran, since the threads of new pools spin. The server took 5.0, 5.9 and 4.9 s
+in the same three runs: 0.27 to 4.5 times as long.
 """
 """An explanation of the figures; its times were measured once, by timers around the steps of a load."""
 

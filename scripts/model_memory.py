@@ -41,7 +41,7 @@ class Hot:
 
     Attributes:
         alone: Without other calls.
-        busy: Beside a program that keeps a core busy.
+        busy: While another program keeps a core busy.
         beside: While the other models are called.
     """
 
@@ -176,7 +176,7 @@ def _keep_calling(address: str, stop: EventClass, sent: Connection) -> None:
 
 
 def _keep_a_core_busy(seconds: float) -> None:
-    """Copies as many bytes as a model has, again and again, in a process that lets others go first."""
+    """Copies as many bytes as a model has, again and again, in a process of the lowest priority."""
     process = get_context("spawn").Process(target=_copy, args=(seconds,))
     process.start()
     process.join()
@@ -211,7 +211,7 @@ def report(machine: str, calls: int, result: Result) -> str:
         f"| {what} | {len(seconds):,} | {_milliseconds(seconds, 50)} | {_milliseconds(seconds, 99)} |"
         for what, seconds in (
             ("without other calls", result.hot.alone),
-            ("beside another program, with `nice` 19, that keeps a core busy by copying 20 MB", result.hot.busy),
+            ("while another program, with `nice` 19, keeps a core busy by copying 20 MB", result.hot.busy),
             ("while models are loaded and unloaded", result.hot.beside),
         )
     )

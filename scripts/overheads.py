@@ -42,8 +42,8 @@ CALLERS, CONNECTIONS = 64, 4
 WARMUP_TURN = 0.5
 
 _NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
-"""For a normal distribution: the ratio of its standard deviation to the median distance from its median, and the ratio
-of the standard error of its median to that of its mean."""
+"""For a normal distribution: its standard deviation divided by the median distance from its median, and the standard
+error of its median divided by that of its mean."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"

@@ -37,7 +37,7 @@ void WriteFloat(float value, Writer* writer) {
   writer->RawValue(text, size, rapidjson::kNumberType);
 }
 
-// Reads the floats of all rows; returns false if the body is not made of rows of numbers.
+// Reads the floats of all rows; returns false if the body does not consist of rows of numbers.
 bool ReadRows(const rapidjson::Document& document, std::vector<float>* values, size_t* rows) {
   if (!document.IsObject()) return false;
   const auto member = document.FindMember("instances");

@@ -1,7 +1,7 @@
 // A bare grpc++ responder: decodes each kind of call, answers it with a message of the right shape, and runs no model.
 //
-// Usage: responder PORT OUTPUTS, where OUTPUTS is the number of floats per row of the answer. The server is grpc++'s default
-// synchronous one, on loopback; SIGTERM ends it.
+// Usage: responder PORT OUTPUTS, where OUTPUTS is the number of floats per row of the answer. The server is grpc++'s
+// synchronous one with its defaults, on loopback; SIGTERM ends it.
 
 #include <grpcpp/grpcpp.h>
 

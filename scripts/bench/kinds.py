@@ -51,11 +51,11 @@ class Kind:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, with the servers taking turns, or a line about what is missing."""
+    """Print a table of medians, measured with the servers in turn, or a line about what is missing."""
     options = parser_of("kinds", __doc__).parse_args(arguments)
     missing = "h2load" if h2load_version() is None else grpcpp.missing()
     if missing:
-        print(f"every kind of call is not measured: {missing} not found", file=sys.stderr)
+        print(f"the kinds of calls are not measured: {missing} not found", file=sys.stderr)
         return 0
     print(f"Load average at the start: {os.getloadavg()[0]:.1f}.\n")
     measured = ((kind.name, _measure(kind, options.rounds, options.seconds)) for kind in kinds())

@@ -21,14 +21,14 @@ from .scaling import BUSY, IDLE, MODELS, Scaling
 from .targets import Verdict, scaling_verdicts, verdicts
 
 _METHOD = """\
-Each figure is the median over the rounds ({rounds}); in a round every server takes its turn, started afresh, alone
-with h2load on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model and half
-for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per request.
-Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so it includes
-the wait for earlier calls. h2load counts a gRPC error as a success, so the bytes of all answers are counted, and
-headrace's values are compared with the runtime's before and after. The bare responders, "no model", decode the request
-and answer zeros of the right shape. headrace has one batch thread, and like the bare loop it runs each batch on one
-thread; its CPU includes the inference.
+Each figure is the median over the rounds ({rounds}); in a round, each server is started anew, and measured with only
+h2load running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
+and half for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per
+request. Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so it
+includes the wait for earlier calls. h2load counts a gRPC error as a success, so the bytes of all answers are counted,
+and headrace's values are compared with the runtime's before and after. The bare responders, "no model", decode the
+request and answer zeros of the right shape. headrace has one batch thread, and like the bare loop it runs each batch
+on one thread; its CPU includes the inference.
 """
 
 

@@ -44,7 +44,7 @@ LOADS = (Load(1, 64), Load(1, 1), Load(256, 64))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, with the servers taking turns; return 2 if something that it needs is missing."""
+    """Print a table of medians, measured with the servers in turn; return 2 if something that it needs is missing."""
     options = parser_of("rest", __doc__).parse_args(arguments)
     if h2load_version() is None or shutil.which("g++") is None:
         print("this needs h2load (nghttp2-client), g++, libevent-dev and rapidjson-dev", file=sys.stderr)

@@ -29,7 +29,7 @@ REFUSED_WITHIN = 0.005
 """Seconds within which 99 of 100 refusals must arrive."""
 
 LEAST_GOODPUT = 0.95
-"""The minimum of `_least`: the share of the possible answers in time, at the worst step."""
+"""The smallest allowed result of `_least`."""
 
 MODEL_OF = Model(noise=0.0, stalls=0.0)
 """The timing of the served model: it sleeps, which leaves the CPUs to the client."""
@@ -288,10 +288,10 @@ def _row(steps: Sequence[Step]) -> str:
 
 
 def _least(runs: dict[str, list[Step]]) -> float:
-    """The smallest share, over all steps, of the answers in time that the objective could have had.
+    """The answers in time with the objective, as a share of those that were possible, at the worst step.
 
-    It could have had as many as the best setting, or one for each request, if fewer requests came than to that setting:
-    arrivals are random.
+    Those of the best fixed setting were possible, or as many as requests came, if those were fewer: arrivals are
+    random.
     """
     others = [run for name, run in runs.items() if name != OBJECTIVE]
     best = [max((run[place].good_rate for run in others), default=0.0) for place in range(len(runs[OBJECTIVE]))]

@@ -25,7 +25,7 @@ MOST_GROWTH = 16 << 20
 """The bytes that the server may grow by once all streams run."""
 
 MOST_SECONDS = 0.1
-"""The seconds allowed between a caller's leaving and the end of its generator."""
+"""The seconds allowed from when a caller leaves until its generator ends."""
 
 _MODEL = '''
 """Counts, and notes when a count ends before its time."""

@@ -24,13 +24,13 @@ from .watch import Watch
 
 CHANNELS = 4
 HOSTILE_EVERY = 0.05
-"""Seconds between two calls of a hostile caller, so that most of the machine is left to the others."""
+"""Seconds between two calls of a hostile caller: enough to leave most of the machine to the other callers."""
 END_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """The seconds for which callers call, and the pause of each between two calls."""
+    """The duration of the load, and the pause of each caller between two calls, in seconds."""
 
     seconds: float
     pause: float
@@ -57,7 +57,7 @@ def main() -> int:
         with running(partial(command, folder, way), folder / "log") as server:
             outcome = asyncio.run(_soaked(server, replace(way, port=server.port), load))
         panics = [line for line in (folder / "log").read_text().splitlines() if "panicked" in line]
-    how = f"Over {options.over.upper()}; commit {_commit()}; at the same time ran {options.beside}."
+    how = f"Over {options.over.upper()}; commit {_commit()}; also running on the machine: {options.beside}."
     text = report([how, *machine], outcome, panics)
     if options.report:
         options.report.write_text(text)
@@ -71,7 +71,7 @@ async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
         channels = [await stack.enter_async_context(way.channel()) for _ in range(CHANNELS)]
         good = callers.Target(channels, way)
         await _reached(way)
-        # Resources that the very first call opens stay open.
+        # The first calls come before the first reading, since the server keeps the resources that they open.
         await callers.plain(good, tally)
         await callers.rest(good, tally)
         before = watch.look()

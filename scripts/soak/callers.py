@@ -30,7 +30,7 @@ METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 DEADLINE = 20.0
 """The seconds that a call without a tight deadline may take."""
 SLACK = 60.0
-"""Seconds after its deadline at which a call counts as stuck: a busy machine may delay either side by ten."""
+"""A call is stuck this many seconds after its deadline: a busy machine may delay either side by ten."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ async def metadata(target: Target, tally: Tally) -> None:
 
 
 async def cancels(target: Target, tally: Tally) -> None:
-    """Cancels while the call is on its way, waits, or is answered."""
+    """Cancels the call while it is sent, queued, or answered."""
     call = target.predict()(_request(_rows()), timeout=DEADLINE)
     await asyncio.sleep(random.uniform(0, 0.005))
     call.cancel()

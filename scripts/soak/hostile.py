@@ -1,4 +1,4 @@
-"""Careless and hostile callers, on bare sockets: no answer of theirs is checked, only the server."""
+"""Careless and hostile callers, on bare sockets. Their answers are not checked, only the server's health."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ Caller = Callable[[Target, Tally], Awaitable[None]]
 
 
 class Line:
-    """A connection that is closed at the end, every other time rudely, by a reset."""
+    """A connection that is closed at the end, every second time abruptly, by a reset."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
@@ -119,7 +119,7 @@ async def end_of(line: Line, stream: int) -> None:
 
 
 async def reads_slowly(target: Target, tally: Tally) -> None:
-    """Requests large answers, and lets a kilobyte of each through now and then."""
+    """Requests large answers, and accepts a kilobyte of each from time to time."""
     async with Line(target.route) as line:
         await line.say(opened(window=0) + b"".join(call(stream, target.large) for stream in range(1, 40, 2)))
         for _ in range(20):
@@ -130,7 +130,7 @@ async def reads_slowly(target: Target, tally: Tally) -> None:
 
 
 async def reads_nothing(target: Target, tally: Tally) -> None:
-    """Requests large answers without end, and never lets any through."""
+    """Requests more and more large answers, and accepts nothing of them."""
     async with Line(target.route) as line:
         await line.say(opened(window=0))
         for start in range(1, 2_000, 200):
@@ -140,7 +140,7 @@ async def reads_nothing(target: Target, tally: Tally) -> None:
 
 
 async def babbles(target: Target, tally: Tally) -> None:
-    """Sends nonsense of a random kind."""
+    """Sends malformed bytes of a random kind."""
     name, data = random.choice(_nonsense(target))
     async with Line(target.route) as line:
         await line.say(data)

@@ -8,11 +8,11 @@ from .tally import Tally
 from .watch import Reading, growth
 
 WARM = 0.5
-"""The share of the time after which memory must not grow: before that, the threads' heaps reach their size."""
+"""The share of the run after which memory must not grow any more. Before that, the threads' heaps reach their size."""
 POOLED = 1
 """The number of threads by which pools may have grown in the last quarter."""
 GROWTH = 0.01
-"""The share of its memory that a server may grow by after that, according to a fitted line."""
+"""The share of its memory by which a server may grow after that time, according to a fitted line."""
 
 _WHAT = """\
 Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport is called

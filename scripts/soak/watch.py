@@ -1,4 +1,4 @@
-"""Records what a server holds, from time to time: memory, files, threads, waiting rows."""
+"""Records a server's resources from time to time: memory, files, threads, waiting rows."""
 
 import asyncio
 import re

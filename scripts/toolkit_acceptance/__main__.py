@@ -37,7 +37,7 @@ CHECKS: Mapping[int, Callable[[Scene], str]] = {
     23: serving.start_up,
     24: steps.memory,
 }
-"""The checks, by their numbers in the toolkit's specification; each returns what it saw, or raises AssertionError."""
+"""The checks, by their numbers in the toolkit's specification; each returns a description, or raises AssertionError."""
 
 
 def main() -> int:
