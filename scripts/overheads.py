@@ -62,8 +62,8 @@ class Variant:
     """A server that does something besides answering.
 
     Attributes:
-        name: What it does.
-        limit: The share of the CPU time that it may cost.
+        name: What the server does besides answering.
+        limit: The share of the CPU time that this may cost.
         base: The base path of its model.
         flags: Its additional flags.
         viewers: How many browsers look at its page.

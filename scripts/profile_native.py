@@ -34,7 +34,7 @@ the innermost function on its stack whose part is known, so a copy counts for th
 
 @dataclass(frozen=True)
 class Profile:
-    """The samples of the server, and the CPU of a request meanwhile: microseconds, and the part in user space."""
+    """The samples of the server; and the CPU microseconds of a request at the time, and the part in user space."""
 
     groups: Counter[str]
     functions: Counter[tuple[str, str]]

@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Round:
-    """The same load without and with the REST callers."""
+    """The results of the same load, without and with the REST callers."""
 
     quiet: Sample
     beside: Sample

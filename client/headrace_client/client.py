@@ -125,7 +125,7 @@ class Client(Connection[Channel]):
             self._declared.learn(wanted, metadata)
 
     def close(self) -> None:
-        """Close the connection; calls in progress in other threads end CANCELLED. Closing twice is fine."""
+        """Close the connection; calls in progress in other threads end with CANCELLED. Closing twice is fine."""
         self._closed = True
         self._channel.close()
 

@@ -29,7 +29,7 @@ class Declared:
     rounds it and sends it again, and rounds later ones at once. Integers are narrowed if every value fits.
 
     Args:
-        convert: Whether arrays are converted at all; if not, models are asked only to explain a refusal.
+        convert: Whether arrays are converted at all; if not, models' declarations only serve to explain a refusal.
     """
 
     def __init__(self, *, convert: bool) -> None:

@@ -13,7 +13,7 @@ def is_serving(target: str, *, timeout: float = 3.0) -> bool:
     """Whether a server answers that every configured model has a version ready.
 
     Returns false if the server says otherwise, has no health service, cannot be reached, or takes longer than `timeout`
-    seconds. `target` is gRPC's; nothing is encrypted.
+    seconds. `target` is a gRPC target; nothing is encrypted.
     """
     with grpc.insecure_channel(target) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_CHECK)

@@ -35,7 +35,7 @@ class Predicting:
         return request.predict(spec, self.declared.fitted(wanted, inputs), self.outputs)
 
     def should_ask(self, inputs: Inputs, call: PredictCall, error: ServerError) -> bool:
-        """Return whether the model's declaration may explain a refusal, and must be asked for first."""
+        """Return whether the model's declaration may explain a refusal, and must be requested first."""
         return self.declared.should_ask(self.wanted, error, converted=not request.same_dtypes(inputs, _sent(call)))
 
     def again(self, inputs: Inputs, call: PredictCall, error: ServerError) -> PredictCall:
@@ -60,7 +60,7 @@ class Many:
         self.answers: list[Outputs | ServerError] = []
 
     def should_ask(self) -> bool:
-        """Return whether the model must be asked what it declares before refused calls are made again."""
+        """Return whether the model's declaration must be requested before refused calls are made again."""
         ask = self._predicting.should_ask
         return any(ask(self._inputs[place], self.calls[place], error) for place, error in self._refused())
 

@@ -86,11 +86,11 @@ RETRY = Retry()
 class Hedge:
     """When a call is sent a second time although the first attempt may still be answered.
 
-    A call without an answer after `delay` seconds is sent again, to the next server if the target stands for several,
-    until there are `attempts` of them: 2 to 5. The first answer counts, and the other attempts are cancelled. An
-    attempt that ends with UNAVAILABLE is followed by the next one at once; any other failure is the call's. At most a
-    `share` of the calls are sent again, after a few at the start, so that hedging never doubles the load of servers
-    that are slow because they are full.
+    A call without an answer after `delay` seconds is sent again, to the next server if the target has several, until
+    there are `attempts` attempts: 2 to 5. The first answer counts, and the other attempts are cancelled. An attempt
+    that ends with UNAVAILABLE is followed by the next one at once; any other failure is the call's. At most a `share`
+    of the calls are sent again, after a few at the start, so that hedging never doubles the load of servers that are
+    slow because they are full.
 
     Raises ValueError for a number out of its range.
     """

@@ -1,8 +1,8 @@
 //! Keeps answers that are valid until the server's state changes, so that Python need not answer the same question
 //! twice.
 //!
-//! Python says which answers these are, and when its state has changed. An answer is kept only if the state has not
-//! changed since the question was asked, since the answer may depend on the state.
+//! Python decides which answers these are, and reports when the state has changed. An answer is kept only if the state
+//! has not changed since the question was asked, since the answer may depend on the state.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

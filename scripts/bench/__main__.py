@@ -26,7 +26,7 @@ _NAMES = [*(case.name for case in CASES), _SCALING, _OPEN_INFERENCE]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write `benchmarks.png` and `README.md`, and print the latter; return 2 if h2load is missing."""
+    """Measure, write `benchmarks.png` and `README.md`, and print the page; return 2 if h2load is missing."""
     options = _parser().parse_args(arguments)
     if h2load_version() is None:
         print("h2load not found: install nghttp2-client", file=sys.stderr)

@@ -30,9 +30,9 @@ class Budget:
 class Sample:
     """One server under one load, once.
 
-    `cpu_us` is the server's user and system time per request, `user_us` the former alone; `latency_us` the 50th, 90th
-    and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all unrelated processes, in cores;
-    `batches` the number of batches by range of rows, from headrace's log.
+    `cpu_us` is the server's user and system time per request, and `user_us` the user time alone; `latency_us` the 50th,
+    90th and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all unrelated processes, in
+    cores; `batches` the number of batches by range of rows, from headrace's log.
     """
 
     requests_per_second: float

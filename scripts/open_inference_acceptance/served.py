@@ -46,7 +46,7 @@ class Models:
 
     @contextmanager
     def served(self, *flags: str) -> Iterator[Server]:
-        """Serve them all until the end of the block; the `log` of the yielded object is complete after it."""
+        """Serve all models until the end of the block. After that, the `log` of the yielded object is complete."""
         config = ModelServerConfig()
         for base in sorted(self.folder.iterdir()):
             config.model_config_list.config.add(name=base.name, base_path=str(base), model_platform="tensorflow")

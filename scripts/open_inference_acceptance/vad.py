@@ -46,7 +46,7 @@ def check(folder: Path, silero: Path | None) -> str:
 
     Args:
         folder: An empty folder.
-        silero: A Python in which silero-vad is installed.
+        silero: A Python interpreter with the package silero-vad.
 
     Raises:
         Skipped: `silero` is not set.

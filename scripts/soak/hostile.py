@@ -130,7 +130,7 @@ async def reads_slowly(target: Target, tally: Tally) -> None:
 
 
 async def reads_nothing(target: Target, tally: Tally) -> None:
-    """Requests more and more large answers, and accepts nothing of them."""
+    """Requests more and more large answers, and never reads any."""
     async with Line(target.route) as line:
         await line.say(opened(window=0))
         for start in range(1, 2_000, 200):

@@ -216,7 +216,7 @@ def _run(recipe: Recipe, given: Values) -> int:
     if publishes and not result.failed:
         published = result.publish(recipe.output.base, recipe.output.version, key=given.get("sign", ""))
     report = replace(result.report, verdict=_verdict(result, published))
-    print(report.table())  # first, since the version is published even if a file cannot be written
+    print(report.table())  # printed first, since the version is already published even if writing a file fails
     _write_reports(report, given)
     if "batching_file" in given and report.suggested is not None:
         _write(given["batching_file"], report.suggested.setting.text().encode())

@@ -48,7 +48,7 @@ class Data:
 
         Args:
             source: The file, or the function.
-            labels: The name of the array, or of the column, that holds the labels; empty for none.
+            labels: The name of the array, or of the column, with the labels; empty for none.
 
         Raises:
             ToolkitError: The source cannot be read, or its arrays do not fit each other.

@@ -49,7 +49,7 @@ class Explanation:
         value: The metric of the unchanged rows.
         rows: The number of rows.
         repeats: How often each feature was shuffled.
-        features: All of them, the most important first.
+        features: All features, the most important first.
         told: Messages for the user.
     """
 

@@ -146,7 +146,7 @@ ROWS = (
         help="rows to compare and measure on: .npz with an array for each input, .npy, .csv, or file.py:function that "
         "returns a dictionary of arrays (default: random rows)",
     ),
-    Flag(names=("--labels",), metavar="NAME", help="array or column of that file that holds the labels"),
+    Flag(names=("--labels",), metavar="NAME", help="array or column of that file with the labels"),
     Flag(
         names=("--metric",),
         metavar="NAME",
@@ -294,7 +294,7 @@ TUNE = (
     ),
     _switch(
         "write",
-        "write model.toml beside the version and batching_params.pbtxt into it, where there are none (default: false)",
+        "write model.toml beside the version and batching_params.pbtxt into it, unless they exist (default: false)",
     ),
 )
 

@@ -16,7 +16,7 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
 _EMBEDDED = 1_900_000_000
-"""The size of weights in bytes up to which a single file holds them; protobuf's limit is 2 GiB."""
+"""The largest size in bytes of weights that are stored in a single file; protobuf's limit is 2 GiB."""
 
 _QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger",
               "MatMulNBits")  # fmt: skip
@@ -44,7 +44,7 @@ def read(file: Path) -> Any:
 
 
 def save(model: Any, folder: Path) -> Path:
-    """Writes a model with all weights in memory as `model.onnx`; above protobuf's limit, with a data file beside it."""
+    """Writes a model with its weights in memory as `model.onnx`, and a data file if they exceed protobuf's limit."""
     onnx = require("onnx", "ONNX models", "toolkit")
     file = folder / MODEL_FILE
     if model.ByteSize() > _EMBEDDED:
@@ -150,7 +150,7 @@ class Facts:
 
     @cached_property
     def quantized(self) -> bool:
-        """Whether it already holds quantized operators."""
+        """Whether the model already has quantized operators."""
         return any(self.operators[name] for name in _QUANTIZED)
 
     @property
@@ -165,7 +165,7 @@ class Facts:
 
     @property
     def transformer(self) -> bool:
-        """Whether it looks like a transformer: matrix products with a softmax between them, and no convolution."""
+        """Whether this looks like a transformer: matrix products with a softmax between them, and no convolution."""
         return self.products > 0 and self.operators["Softmax"] > 1 and self.convolutions == 0
 
     @property

@@ -127,7 +127,7 @@ def settle(
 
 
 def _note_unused(data: Data, source: Source, told: Told) -> None:
-    """If labels are missing, notes the arrays that are not inputs: one of them may hold the labels."""
+    """If labels are missing, notes the arrays that are not inputs: one of them may be the labels."""
     unused = [name for name in data.inputs if name and name not in source.signature.inputs]
     if data.labels is None and unused and set(source.signature.inputs) <= set(data.inputs):
         what = "is no input" if len(unused) == 1 else "are no inputs"

@@ -100,7 +100,7 @@ def open_lite(content: bytes, name: str) -> Any:
 
 
 def write_aliases(content: bytes, signature: Signature, aliases: Aliases) -> bytes:
-    """The same file with a SignatureDef in its metadata, so that the server knows the tensors by their aliases.
+    """A TFLite file with a SignatureDef added to its metadata, so that the server knows the tensors by their aliases.
 
     Args:
         content: The file's bytes.

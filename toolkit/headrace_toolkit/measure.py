@@ -40,7 +40,7 @@ def size_in_files(
     """Measures a model that consists of some files.
 
     Args:
-        files: All of them.
+        files: All files of the model.
         load: Opens the model.
         clock: Returns seconds.
     """

@@ -183,7 +183,7 @@ class _Run:
         return ""
 
     def _mixing(self, last: Variant, verdict: Verdict) -> str:
-        """Why a model whose rows a step has mixed must not be published; empty if there is none."""
+        """Why a model must not be published whose rows a step has mixed; empty if it may be."""
         if verdict.finding is not Finding.DEPENDENT or not self._recipe.output.batch:
             return ""
         return f"{last.line.name} mixes the rows of a batch: {verdict.reason}: nothing is published"

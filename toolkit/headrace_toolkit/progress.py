@@ -33,7 +33,7 @@ class Bars:
         self._bars = bars
 
     def step(self, name: str) -> AbstractContextManager[Advance]:
-        """A bar of its own."""
+        """A new bar for the step."""
         return _Bar(self._bars, name)
 
 

@@ -41,7 +41,7 @@ class Contents:
 
 
 def publish(base: Path, contents: Contents, version: int = 0) -> Path:
-    """Writes a version beside the others, syncs it, and renames it into place.
+    """Writes a version next to the other versions, syncs it to disk, and renames it into place.
 
     Leftovers of an earlier, killed run are removed first.
 
@@ -177,7 +177,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds a folder's lock; the kernel releases it when the process ends for any reason.
 
     Raises:
-        BlockingIOError: Another process holds it, and this one must not wait.
+        BlockingIOError: Another process has the lock, and this one must not wait.
     """
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

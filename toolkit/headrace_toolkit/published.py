@@ -25,7 +25,7 @@ class Model(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """Its inputs and outputs."""
+        """The model's inputs and outputs."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run over all rows."""
@@ -75,7 +75,7 @@ def model_of(place: str) -> Path:
     """The model's file in a version's folder, or the file itself.
 
     Raises:
-        ToolkitError: The folder holds no model.
+        ToolkitError: The folder has no model in it.
     """
     path = Path(place)
     if not path.is_dir():

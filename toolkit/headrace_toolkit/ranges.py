@@ -7,7 +7,7 @@ MOST_SECONDS = 3600.0
 """CPU seconds for timing."""
 
 LARGEST_SEED = (1 << 32) - 1
-"""What NumPy's, scikit-learn's and PyTorch's generators all accept."""
+"""The largest seed that NumPy's, scikit-learn's and PyTorch's generators all accept."""
 
 LARGEST_VERSION = (1 << 63) - 1
 """The version of a model is an int64 in TF Serving's messages."""

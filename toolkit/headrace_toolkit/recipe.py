@@ -25,8 +25,8 @@ class DataOptions:
     Attributes:
         rows: A file, or `file.py:function`; empty means none, so that inputs are random.
         labels: The array with the labels; empty if there is none.
-        calibration: How many rows are used for calibration instead of measuring, at most half of them, or are taken
-            from the training rows if there are any; or another file.
+        calibration: The number of rows that are used for calibration instead of measuring, at most half of all rows. If
+            there are training rows, they are taken from those. Or the name of another file of rows.
         train: A file of rows to train on, with labels of the same name; empty if there are none.
         metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for what fits the labels.
         output: The output for the metric; if empty, one is chosen.
@@ -59,7 +59,7 @@ class Output:
     """Where to.
 
     Attributes:
-        base: The model's base path, which holds its numbered versions; empty publishes nothing.
+        base: The model's base path, with its numbered versions; empty publishes nothing.
         version: The version's number; 0 means one more than the highest.
         target: The machine that will run it: `x86` takes 7-bit weights, `vnni` and `arm64` 8-bit weights, `gpu` half
             floats.

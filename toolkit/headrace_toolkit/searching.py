@@ -1,4 +1,4 @@
-"""Runs a search: creates the candidates, measures them in turn, and says why each is kept or not."""
+"""Runs a search: creates the candidates, measures them in turn, and records why each is kept or not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class _Searching:
         return made.get(winner), [lines[name] for name in self._names if name in lines]
 
     def _candidates(self, before: Variant) -> Iterator[tuple[str, Step, str]]:
-        """Each candidate, its step, and why it is not worth trying."""
+        """Each candidate, its step, and why it is not worth trying; the reason is empty if it is."""
         workshop = self._workshop
         given = Circumstances(calibrated=workshop.grounds.calibration is not None, target=workshop.recipe.output.target)
         facts = Facts.of(before.file)

@@ -180,7 +180,7 @@ def _aliases(interpreter: Any, source: Source) -> tuple[Aliases, dict[str, str]]
 
 
 def _paired(what: str, wanted: list[str], found: list[str]) -> dict[str, str]:
-    """For each of the source's names, the file's: the same, or that at its position (`output_0`, `output_1`)."""
+    """Maps the source's names to the file's: the same name, or that at the same position (`output_0`, `output_1`)."""
     if set(wanted) == set(found):
         return {name: name for name in wanted}
     if len(wanted) != len(found):

@@ -82,8 +82,8 @@ class Load:
 
     Attributes:
         offered: The requests per second.
-        good: Those of them that were answered within the objective.
-        refused: Those of them that were refused at once.
+        good: The requests per second that were answered within the objective.
+        refused: The requests per second that were refused at once.
         latency: The latency of the answers, at the objective's percentile, in seconds.
         rows: The mean number of rows per batch.
     """

@@ -72,7 +72,7 @@ class Load:
     """Calls of one row each, a fixed number of which is in flight: when one is answered, the next begins.
 
     Attributes:
-        calls: The number in flight.
+        calls: The number of calls in flight.
         rows: The inputs of one call each, used in turn.
         seconds: The duration of a measurement.
         clock: Returns seconds.

@@ -41,7 +41,7 @@ class Variant:
         return self.line.time[max(self.line.time)]
 
     def with_line(self, **changes: object) -> "Variant":
-        """The same with some attributes of its line changed."""
+        """A copy of the variant with some attributes of its line changed."""
         return replace(self, line=replace(self.line, **changes))  # type: ignore[arg-type]
 
 
@@ -119,12 +119,12 @@ def timed(
         grounds: The rows.
         seconds: The CPU seconds for the timing of one number of rows, for all variants together.
 
-    Returns: All of them with their times.
+    Returns: All variants with their times.
     """
     if not variants:  # a ratio to itself
         return base.with_line(time=dict.fromkeys(_counts(base.model.signature), 1.0)), []
     every = (base, *variants)
-    # The sessions themselves, without what `OnnxModel.run` adds.
+    # The bare sessions, so that what `OnnxModel.run` adds is not measured.
     runs = [partial(each.model.session.run, list(each.model.signature.outputs)) for each in every]
     ratios = time_ratios(runs, base.model.signature, grounds, seconds)
     first, *others = [v.with_line(time=r) for v, r in zip(every, ratios, strict=True)]

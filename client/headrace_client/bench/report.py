@@ -75,7 +75,7 @@ def notes(points: Sequence[Point]) -> list[str]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Formatted as `1.23 ms`; a dash if there is no value."""
+    """A time, formatted as `1.23 ms`; a dash if there is no value."""
     if seconds is None:
         return "-"
     number = seconds * 1e3

@@ -93,7 +93,7 @@ def read(given: Mapping[str, object]) -> Settings:
     log = Path(single["log"]) if "log" in single else None
     models = _models(_several(told, "model"))
     if not models and log is None:
-        raise BenchError("--model must name the model to call, unless --log holds requests")
+        raise BenchError("--model must name the model to call, unless --log has requests")
     read: dict[str, object] = {}
     for flag in ("seconds", "warmup", "timeout", "limit"):
         if flag in single:
@@ -107,7 +107,7 @@ def read(given: Mapping[str, object]) -> Settings:
         raise BenchError("--compare names both servers; no other can be given")
     api = values.choice("api", single.get("api", "auto"), APIS)
     if api.startswith("rest-") and log is not None:
-        raise BenchError("--log holds requests of gRPC, which cannot be sent over REST")
+        raise BenchError("--log has gRPC requests, which cannot be sent over REST")
     default = "localhost:8501" if api.startswith("rest-") else "localhost:8500"
     return Settings(
         servers=tuple(_several(told, "compare")) or (single.get("server", default),),

@@ -78,7 +78,7 @@ def choice(flag: str, text: str, choices: Sequence[str]) -> str:
     """A text that must be one of the given words.
 
     Raises:
-        BenchError: The text is none of them.
+        BenchError: The text is none of the given words.
     """
     if text not in choices:
         raise BenchError(f"--{flag} must be one of {', '.join(choices)}; was {text}")

@@ -22,7 +22,7 @@ class Kind:
         name: The name in reports.
         weight: The relative frequency of the kind.
         requests: `headrace_native.ClientRequest`s, or `RestRequest`s, which are sent in turn.
-        bytes: The size of one of them.
+        bytes: The size of one request.
     """
 
     name: str

@@ -47,7 +47,7 @@ class Channel(Protocol):
 
 
 class AsyncChannel(Protocol):
-    """Calls on the event loop in which the first of them is made."""
+    """Calls on an event loop: the one in which the first call is made."""
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Make a call and return its answer; raises ServerError."""

@@ -156,6 +156,6 @@ def _result(call: Call[Any], begun: Any) -> Any:
 def failed(error: grpc.RpcError) -> ServerError:
     """The error that callers of the clients see.
 
-    It is raised from the cause without the cause's traceback, which would show grpcio's own code first.
+    The cause is set without its traceback, which would show grpcio's own code first.
     """
     return ServerError(error.code(), error.details() or "")

@@ -136,11 +136,11 @@ fn read(declared: &Declared, multi: bool, message: &[u8], seed: usize) -> Option
 
 fn input_of(message: &[u8], multi: bool) -> Examples {
     let input = if multi {
-        let request = MultiRequest::decode(message).expect("what is plain is well-formed");
+        let request = MultiRequest::decode(message).expect("a plain request is well-formed");
         assert!(request.tasks.iter().all(|task| task.model_spec.is_some()));
         request.input
     } else {
-        Request::decode(message).expect("what is plain is well-formed").input
+        Request::decode(message).expect("a plain request is well-formed").input
     };
     input.expect("a plain request has Examples")
 }

@@ -108,7 +108,7 @@ impl TensorProto {
             19 => narrow(&mut self.half_val.iter().map(|value| *value as u64)),
             22 => narrow(&mut self.uint32_val.iter().map(|value| u64::from(*value))),
             23 => narrow(&mut self.uint64_val.iter().copied()),
-            other => panic!("{other} is no plain dtype"),
+            other => panic!("{other} is not a plain dtype"),
         }
     }
 }

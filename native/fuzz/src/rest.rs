@@ -75,7 +75,7 @@ fn put_element(value: &Value, dtype: Dtype, bytes: &mut Vec<u8>) {
     if dtype == Dtype::Bool {
         return bytes.push(value.as_bool().expect("a bool").into());
     }
-    // Its digits as they were sent.
+    // The number's digits, as they were sent.
     let text = value.as_number().expect("a number").to_string();
     let whole = || text.parse::<i128>().expect("a whole number");
     match dtype {

@@ -78,6 +78,6 @@ fn real_requests_are_plain() {
     assert_eq!(seeds("tf_examples").iter().filter(|seed| examples::understood(seed)).count(), 12);
     // Four for each model.
     assert_eq!(seeds("rest").iter().filter(|seed| rest::understood(seed)).count(), 20);
-    // For each signature with numbers and with lists of them, and with a context; the last one repeats a name.
+    // For each signature: with numbers, with lists of numbers, and with a context. The last seed repeats a name.
     assert_eq!(seeds("rest_examples").iter().filter(|seed| rest_examples::understood(seed)).count(), 12);
 }

@@ -53,13 +53,13 @@ impl Array {
         let dtype = buffer.dtype().unwrap_or(Dtype::String);
         let held = buffer.shape().first();
         if rows.is_some() && held != rows.as_ref() {
-            return Err(PyTypeError::new_err(format!("output {alias} holds {held:?} rows, expected {rows:?}")));
+            return Err(PyTypeError::new_err(format!("output {alias} has {held:?} rows, expected {rows:?}")));
         }
         let scalar = scalar && buffer.shape() == [1];
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar, strings })
     }
 
-    /// Why a padded batch's output cannot be cut; None if it can. `longest` holds the lengths to which the batch was
+    /// Why a padded batch's output cannot be cut; None if it can. `longest` has the lengths to which the batch was
     /// padded.
     pub fn misfit(&self, padding: &Padding, longest: &Lengths) -> Option<String> {
         padding.misfit(&self.alias, self.buffer.shape(), longest)

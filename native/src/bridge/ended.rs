@@ -139,7 +139,7 @@ impl EndedCalls {
         !abandoned.is_empty() || !self.refused.lock().is_empty() || !self.answered.lock().is_empty()
     }
 
-    /// Counts them all, each once.
+    /// Counts all of these calls, each once.
     pub fn count(&self, py: Python<'_>) -> PyResult<()> {
         let abandoned = std::mem::take(&mut *self.abandoned.lock());
         let refused = std::mem::take(&mut *self.refused.lock());

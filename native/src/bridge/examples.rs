@@ -18,7 +18,7 @@ pub struct Examples {
     pub multi: Arc<Signature>,
     /// The model's names of its outputs, in their order.
     pub tensors: Vec<String>,
-    /// Equal for signatures of a version that have the same inputs.
+    /// A number that is equal for signatures of a version with the same inputs.
     pub inputs: usize,
     /// Whether the single input takes serialized Examples; otherwise the inputs are their features.
     pub serialized: bool,
@@ -104,7 +104,7 @@ impl Inference {
             |answered, failed| counted_by(signature, Counter::new(signature.counter.bounds.clone(), answered, failed));
         let source = |alias: String| {
             let output = signature.outputs.iter().position(|output| *output == alias);
-            let output = output.ok_or_else(|| PyValueError::new_err(format!("there is no output {alias}")))?;
+            let output = output.ok_or_else(|| PyValueError::new_err(format!("the signature has no output {alias}")))?;
             Ok::<_, PyErr>(Source { alias, output })
         };
         Ok(Self {

@@ -75,7 +75,7 @@ impl Lane {
         queue.put(self.0.id, key, entry, now).or_else(|(refusal, _)| Err(self.exception(py, &refusal)?))
     }
 
-    /// From now on, forms batches and accepts tasks as a `headrace_batching.latency.target.Target` says.
+    /// Sets the target by which the lane forms batches and accepts tasks: a `headrace_batching.latency.target.Target`.
     fn steer(&self, target: (f64, usize, f64, f64, f64)) -> PyResult<()> {
         let (wait, size, start_within, run_one, run_full) = target;
         let times = [wait, start_within, run_one, run_full];

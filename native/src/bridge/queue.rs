@@ -126,7 +126,7 @@ impl Queue {
 }
 
 impl Queue {
-    /// Runs the waiting task on this thread if it is the only one, nothing else runs, and its lane's runs are fast.
+    /// Runs the waiting task on this thread if no other task waits, no batch runs, and the runs of its lane are fast.
     /// Must not be called while the interpreter lock, or any other lock, is held.
     pub fn run_lone(&self) -> bool {
         let run = |py: Python<'_>| {

@@ -53,7 +53,7 @@ impl Series {
         self.waiting.lock().len()
     }
 
-    /// Runs and answers them. If one fails, raises its exception, and keeps the tasks after it.
+    /// Runs and answers the tasks. If one fails, raises its exception, and keeps the tasks after it.
     fn run(
         &self,
         py: Python<'_>,
@@ -204,7 +204,7 @@ struct Ready {
     tasks: Vec<NativeTask>,
     /// The buffer that their answers are written into.
     bytes: BytesMut,
-    /// When the run of the first of them began.
+    /// When the run of the first of these tasks began.
     since: Option<Instant>,
 }
 

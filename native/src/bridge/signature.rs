@@ -146,8 +146,8 @@ impl Signature {
         self.batched.then_some(self.max_rows)
     }
 
-    /// Estimates the memory, in bytes, that an answer with this many rows takes until it is encoded. It is 0 before the
-    /// first answer.
+    /// Estimates the memory, in bytes, that an answer with this many rows takes until it is encoded; 0 before the first
+    /// answer.
     pub fn expected_answer(&self, rows: usize) -> usize {
         self.answer_row.load(Ordering::Relaxed).saturating_mul(rows).saturating_mul(ANSWER_COPIES)
     }

@@ -121,8 +121,8 @@ impl NativeTask {
         Ok(())
     }
 
-    /// Fails the task with the reason why no answer can be made from the outputs. `rows` are its own rows of them; None
-    /// means all.
+    /// Fails the task with the reason why no answer can be made from the outputs. `rows` are the task's rows of the
+    /// outputs; None means all.
     pub fn fail_misfit(self, py: Python<'_>, outputs: &Bound<'_, PyDict>, rows: Option<Range<usize>>) -> PyResult<()> {
         let misfit = self.call.misfit(&self.signature, outputs, rows);
         let error = misfit.err().unwrap_or_else(|| PyTypeError::new_err("outputs were refused although they fit"));

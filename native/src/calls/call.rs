@@ -133,7 +133,7 @@ impl Call {
     }
 
     fn command(&self, command: Command) {
-        // Fails only if the call has already ended, when the command has no purpose.
+        // Fails only if the call has already ended, so that the command has no purpose.
         let _ = self.state.commands.send(command);
     }
 }

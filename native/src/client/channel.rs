@@ -172,7 +172,7 @@ impl Channel {
         kept.sender.clone().map(|sender| (sender, kept.number))
     }
 
-    /// Lets the connection read what has arrived since the last call, possibly its end.
+    /// Lets the connection read what has arrived since the last call. That may be the connection's end.
     async fn catch_up(&self) {
         let idle = self.kept.lock().used.is_some_and(|used| used.elapsed() > UNSEEN);
         if idle && self.under_way.load(Ordering::Relaxed) == 0 {

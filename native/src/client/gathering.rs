@@ -13,9 +13,9 @@ use crate::http2::Socket;
 /// A socket that reports only after the handshake that it supports vectored writes.
 ///
 /// During the handshake, h2 asks whether writes can be vectored, to decide which payloads it copies into its buffer,
-/// where they are written together with other frames: those of up to 256 bytes if they can, otherwise those of up to
-/// 1,024. A longer payload takes a write of its own, which costs more than copying 1,024 bytes. h2 asks again before
-/// each write; then the answer is yes, so that it writes a long payload together with its head.
+/// where they are written together with other frames: payloads of up to 256 bytes if writes can be vectored, otherwise
+/// of up to 1,024. A longer payload takes a write of its own, which costs more than copying 1,024 bytes. h2 asks again
+/// before each write; then the answer is yes, so that it writes a long payload together with its head.
 pub struct Gathering {
     socket: Socket,
     has_shaken_hands: Arc<AtomicBool>,

@@ -50,7 +50,7 @@ impl Inputs {
         self.0.iter().map(|input| HEADS + input.alias.len() + if input.is_copied() { input.size() } else { 0 }).sum()
     }
 
-    /// Appends them in pieces.
+    /// Appends the inputs to a message, which is returned in pieces.
     pub fn encode(self, mut out: BytesMut) -> Vec<Bytes> {
         let mut pieces = Vec::with_capacity(1);
         for input in self.0 {

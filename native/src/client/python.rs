@@ -203,7 +203,7 @@ impl Drop for ClientChannel {
 }
 
 fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Limits) -> PyResult<Settings> {
-    let unknown = || PyValueError::new_err(format!("not a target that this client knows: {target}"));
+    let unknown = || PyValueError::new_err(format!("this client does not support the target {target}"));
     let parsed = Target::parse(target).ok_or_else(unknown)?;
     let authority = Authority::try_from(parsed.authority()).map_err(|_| unknown())?;
     Ok(Settings {

@@ -115,7 +115,7 @@ impl<'a> Input<'a> {
         })
     }
 
-    /// The number of bytes of its Examples, including those between them.
+    /// The number of bytes from the first Example to the last, including the bytes between Examples.
     pub fn len(&self) -> usize {
         self.list.left()
     }

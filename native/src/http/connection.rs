@@ -101,7 +101,7 @@ pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answer
     }
 }
 
-/// Drives a connection to its end, and asks it to end when the server stops.
+/// Drives a connection to its end. When the server stops, tells hyper to shut it down gracefully.
 async fn until_drained<C: Future>(connection: C, shut_down: fn(Pin<&mut C>), stopping: impl Future) -> C::Output {
     let mut connection = pin!(connection);
     tokio::select! {

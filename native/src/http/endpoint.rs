@@ -61,7 +61,7 @@ impl InferAnswers {
     }
 }
 
-/// The fields as Python passes them.
+/// The fields of an endpoint as Python passes them.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferFields {

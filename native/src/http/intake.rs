@@ -49,7 +49,7 @@ pub struct Bounds {
 /// Why there is no body.
 pub enum Missing {
     TooLarge,
-    /// The server holds too much for its callers.
+    /// The server's memory for its callers is used up.
     NoMemory,
     /// The connection has failed, or its content is not HTTP.
     Gone,
@@ -105,7 +105,7 @@ impl Body {
     }
 }
 
-/// The size that gzip data says it expands to, in its last four bytes.
+/// The size of gzip data after decompression, as stated in its last four bytes.
 fn gzip_size(data: &[u8]) -> Option<u32> {
     data.last_chunk().copied().map(u32::from_le_bytes)
 }

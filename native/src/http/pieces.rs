@@ -5,8 +5,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// Where Python is told what happens to the pieces. If it is dropped before `over`, Python is told that the client has
-/// gone.
+/// Tells Python what happens to the pieces. If this is dropped before `over`, Python is told that the client has gone.
 pub trait Waits: Send {
     /// Tells Python that a piece has been sent.
     fn piece_sent(&self);
@@ -15,7 +14,7 @@ pub trait Waits: Send {
     fn over(&mut self);
 }
 
-/// The pieces of a body. If it is dropped before the end, Python is told that the client has gone.
+/// The pieces of a body. If this is dropped before the end, Python is told that the client has gone.
 pub struct Pieces {
     coming: UnboundedReceiver<Bytes>,
     waiting: Box<dyn Waits>,

@@ -157,7 +157,7 @@ mod tests {
             let mut source = Source { bytes: bytes.clone(), reads: 0 };
             let (read, pauses) = read_all(&mut source, at_once);
             assert!(read == bytes);
-            assert_eq!(pauses, 1, "for what is to be sent, after {TURN} of {} bytes", bytes.len());
+            assert_eq!(pauses, 1, "a pause for pending writes, after {TURN} of {} bytes", bytes.len());
             assert!(source.reads <= 2 + bytes.len().div_ceil(SIZE), "{} reads", source.reads);
         }
     }

@@ -39,7 +39,7 @@ struct Configs {
 
 #[pymethods]
 impl Certificates {
-    /// Parses PEM texts. With `client_verify`, clients must show a certificate signed by `authority`.
+    /// Parses PEM texts. With `client_verify`, clients must send a certificate signed by `authority`.
     #[new]
     fn new(key: &str, certificate: &str, authority: &str, client_verify: bool) -> PyResult<Self> {
         let config = server_config(key, certificate, client_verify.then_some(authority));

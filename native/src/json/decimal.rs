@@ -188,7 +188,7 @@ impl Rounded {
         }
     }
 
-    /// Writes them as `%g` does, but always with a point or an exponent.
+    /// Writes the digits as `%g` does, but always with a point or an exponent.
     fn write(&self, out: &mut Text<'_>) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(self.digits).trim_end_matches('0').as_bytes();

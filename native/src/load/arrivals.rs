@@ -1,4 +1,4 @@
-//! When calls should begin: planned before any is made, so that a slow server does not slow them down.
+//! When calls should begin. The times are planned in advance, so that a slow server does not slow the load down.
 
 use std::time::Duration;
 

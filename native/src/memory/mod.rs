@@ -23,7 +23,7 @@ pub enum Kind {
     Received = 1,
     /// Decompressed requests.
     Expanded = 2,
-    /// Answers, from their estimate when a call is queued until their client has read them.
+    /// Answers: estimated when a call is queued, and counted until the client has read the answer.
     Answers = 3,
 }
 

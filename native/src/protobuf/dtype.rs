@@ -50,7 +50,7 @@ impl Dtype {
         DTYPES.iter().find(|row| row.1 == number).map(|row| row.0)
     }
 
-    /// The numbers of all of them.
+    /// The numbers of all types in types.proto.
     pub fn numbers() -> impl Iterator<Item = u64> {
         DTYPES.iter().map(|row| row.1)
     }

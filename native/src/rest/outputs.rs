@@ -43,7 +43,7 @@ impl<'a> Part<'a> {
         Self { alias: output.alias, rows: output.rows(rows) }
     }
 
-    /// Its approximate size in bytes.
+    /// The approximate size of the output as text, in bytes.
     pub fn about(&self) -> usize {
         self.alias.len() + TEXT * (self.rows.bytes.len() / self.rows.dtype.size()) + 2 * self.rows.text.len()
     }

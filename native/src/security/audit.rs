@@ -1,4 +1,4 @@
-//! The audit log's lines about calls that end without Python, which writes them into its file.
+//! The audit log's lines about calls that end without Python. Python writes these lines into the file.
 //!
 //! A line has the format of `security/audit.py`. It is added before the caller gets its answer, and Python takes all
 //! waiting lines at once.
@@ -62,7 +62,7 @@ impl AuditLines {
         Self::default()
     }
 
-    /// Waits for lines and returns all of them, each with its line feed; None once it has been closed and emptied.
+    /// Waits for lines and returns all, each with its line feed; None once this has been closed and all lines taken.
     fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         let text = py.detach(|| self.0.take());
         (!text.is_empty()).then(|| PyBytes::new(py, &text))

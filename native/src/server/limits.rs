@@ -53,7 +53,7 @@ impl Limits {
     }
 }
 
-/// A duration; None, no limit, for gRPC's largest number of milliseconds.
+/// Converts milliseconds to a duration. gRPC's largest number means no limit, which is None here.
 fn milliseconds(count: u64) -> Option<Duration> {
     (count < i32::MAX as u64).then(|| Duration::from_millis(count))
 }

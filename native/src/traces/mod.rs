@@ -1,5 +1,5 @@
-//! Traced calls: which ones are sampled, and what is recorded of those that are answered without Python. Python takes
-//! the records later, and creates their spans.
+//! Traced calls: decides which are sampled, and records those that are answered without Python. Python takes the
+//! records later, and creates their spans.
 
 mod parent;
 mod record;

@@ -31,7 +31,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What a user says about a source in addition to its name.
+    """What a user specifies about a source in addition to its name.
 
     Attributes:
         inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
@@ -65,7 +65,7 @@ class Exported:
 
 
 class Source(Protocol):
-    """A trained model. Its `run` and the ONNX file that it exports take and give arrays under the same names."""
+    """A trained model. Its `run` and the ONNX file that it exports use the same names for inputs and outputs."""
 
     @property
     def origin(self) -> Origin:
@@ -73,7 +73,7 @@ class Source(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """Its inputs and outputs. Axis 0 is None if the number of rows may vary."""
+        """The model's inputs and outputs. Axis 0 is None if the number of rows may vary."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """The framework's own answers, in inference mode.

@@ -53,7 +53,7 @@ _HEAD = 1 << 16
 
 
 def kind_of(path: Path) -> str:
-    """Which kind of model a file or folder holds.
+    """The kind of model in a file or folder.
 
     Returns:
         `onnx`, `pt2`, `torchscript`, `torch` (what `torch.save` writes), `safetensors`, `keras`, `hdf5`, `savedmodel`,
@@ -156,7 +156,7 @@ def _told_by_names(path: Path) -> str:
 
 
 def _only_weights(path: Path, names: list[str]) -> bool:
-    """Whether a file of torch.save holds only tensors."""
+    """Whether a file that torch.save wrote contains only tensors."""
     (pickled,) = [name for name in names if name.split("/", 1)[-1] == "data.pkl"][:1]
     try:
         with zipfile.ZipFile(path) as archive:

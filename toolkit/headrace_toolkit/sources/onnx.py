@@ -70,6 +70,6 @@ def _refuse_cpu_specific(file: Path, model: Any) -> None:
     for node in nodes_of(model.graph):
         if node.domain in _THIS_CPU_ONLY:
             raise ToolkitError(
-                f"{file}: node {node.name or node.op_type} is of {node.domain}: ONNX Runtime has optimised this "
-                f"model for one CPU; use the original model"
+                f"{file}: node {node.name or node.op_type} has the domain {node.domain}: ONNX Runtime has optimised "
+                "this model for one CPU; use the original model"
             )

@@ -60,7 +60,7 @@ def check_program(file: Path) -> None:
     """Refuses an archive of torch.export.save that would run code.
 
     Raises:
-        ToolkitError: It might; the text names the member of the archive and what is wrong with it.
+        ToolkitError: The archive might run code; the text names the member of the archive and the problem.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -75,7 +75,7 @@ def check_script(file: Path) -> None:
     """Refuses a TorchScript file whose code reads or writes files, or calls operators registered by others.
 
     Raises:
-        ToolkitError: It does; the text names the call.
+        ToolkitError: The code does so; the text names the call.
     """
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
@@ -85,7 +85,7 @@ def check_script(file: Path) -> None:
 
 
 def only_weights(content: bytes) -> bool:
-    """Whether a file of torch.save holds only tensors: inspects its pickle for other names, without running it.
+    """Whether a file of torch.save has only tensors: inspects its pickle for other names, without running it.
 
     Args:
         content: The bytes of the zip archive.

@@ -187,7 +187,7 @@ def _inputs(
 
 
 def _chosen(origin: Origin, example: Arrays, parameters: Sequence[str]) -> dict[str, Array]:
-    """Those of the user's arrays that the module takes, in the order of its arguments."""
+    """The user's arrays that the module takes, in the order of its arguments."""
     named = {name: example[name] for name in parameters if name in example}
     if named:
         return named

@@ -42,7 +42,7 @@ class _Called:
 
     @property
     def signature(self) -> Signature:
-        """Its inputs and outputs."""
+        """The module's inputs and outputs."""
         return self.call.signature
 
     def run(self, inputs: Arrays) -> Arrays:

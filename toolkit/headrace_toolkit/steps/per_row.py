@@ -17,8 +17,7 @@ _LEAST_OPSET = 13  # QuantizeLinear with one scale for each row
 _AXES_AS_INPUT = 18  # of ReduceMax
 
 _MIDDLE = 128
-"""The byte that stands for 0 in an activation that may be negative. In any other, byte 0 does, which doubles the
-resolution.
+"""The byte that stands for 0 if an activation may be negative. If not, byte 0 does, which doubles the resolution.
 """
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "Exp", "Softplus", "HardSigmoid")

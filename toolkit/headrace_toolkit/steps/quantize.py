@@ -125,8 +125,8 @@ class Quantize:
         try:
             quantize(["MatMul"] if facts.transformer else None)
         except ToolkitError:
-            # It fails on biases of two dimensions, which scikit-learn's perceptrons have, and behind operators of other
-            # domains, through which it infers no shapes.
+            # ONNX Runtime's adjustment of weights fails for biases of two dimensions, which scikit-learn's perceptrons
+            # have, and after operators of other domains, for which it cannot infer shapes.
             options["QDQDisableWeightAdjustForInt32Bias"] = True
             quantize(["Conv", "Gemm", "MatMul"])
         ready.unlink()
@@ -171,7 +171,7 @@ def _prepared(work: Work) -> Path:
         try:
             with quietly("preparing the quantization"):
                 prepare(str(model), str(ready))
-        except ToolkitError:  # its symbolic shapes support no operators of other domains
+        except ToolkitError:  # symbolic shape inference supports no operators of other domains
             with quietly("preparing the quantization"):
                 prepare(str(model), str(ready), skip_symbolic_shape=True)
     return ready

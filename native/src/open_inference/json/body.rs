@@ -25,7 +25,7 @@ pub struct Output {
 
 /// A decoded body.
 pub struct Body {
-    /// Empty if there is none.
+    /// The request's ID; empty if there is none.
     pub id: String,
     pub rows: usize,
     /// The inputs, in the order in which they are declared.
