@@ -118,7 +118,7 @@ def resting(running: Run) -> Iterator[Rest]:
 
 @pytest.fixture
 def served(caplog: pytest.LogCaptureFixture) -> Stop:
-    """Stops a server and reads what its model ran."""
+    """Stops a server and reads from its log how many requests, rows and batches its model ran."""
     caplog.set_level(logging.INFO, "headrace_server")
 
     def stop(server: RunningServer) -> Served:

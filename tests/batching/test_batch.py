@@ -34,7 +34,7 @@ def a_batch(*arrays: Array, options: Options = OPTIONS) -> Batch:
 
 
 def dirty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array that holds the remains of an earlier use."""
+    """An array that contains old values from an earlier use."""
     return np.full(shape, None if dtype.hasobject else np.nan, dtype)
 
 

@@ -113,7 +113,7 @@ class TestLoopDelivery:
 
 
 class TestTheCallOfAThread:
-    """Uses a fake clock: `turns` are the seconds between two readings of it."""
+    """Uses a fake clock: `turns` are the seconds between consecutive readings."""
 
     def calls_after(self, loop: CountingLoop, turns: list[float], *, tasks: int = 1) -> list[int]:
         """How often a thread had been called after each iteration of the loop."""

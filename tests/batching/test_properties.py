@@ -61,7 +61,7 @@ def unused(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 class Lane:
-    """One scheduler, the tasks that it got, and what must hold for the batches that it runs."""
+    """One scheduler, the tasks that it got, and the checks of the batches that it runs."""
 
     def __init__(self, threads: BatchThreads, options: Options) -> None:
         self.options = options

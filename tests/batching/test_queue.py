@@ -22,7 +22,7 @@ MILLISECOND = 1000  # in microseconds
 
 
 def nothing(_: Batch) -> None:
-    """Executes a lane's batches when no test asks for them."""
+    """Executes a lane's batches in tests that do not look at them."""
 
 
 def row(value: float) -> Arrays:

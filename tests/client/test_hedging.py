@@ -21,7 +21,7 @@ Pair = tuple[Service, Service, str]
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """Two services, and a target that stands for both."""
+    """Two services, and a target that names both."""
     services = [Service(), Service()]
     servers = [start(service) for service in services]
     ports = [target.rpartition(":")[2] for _, target in servers]

@@ -1,4 +1,4 @@
-"""Which transport a client uses, and what the one of headrace-native does differently."""
+"""Which transport a client uses, and how that of headrace-native differs."""
 
 import _thread
 import asyncio

@@ -31,7 +31,7 @@ class Images:
         """Makes `localhost/base`, and `localhost/build` with pip and all packages as wheels.
 
         Args:
-            parts: What scripts/test-image has prepared: `root`, a Debian, and `wheels`.
+            parts: The folder that scripts/test-image has prepared: `root`, a Debian, and `wheels`.
             configuration: Where pip's configuration can be written.
         """
         configuration.write_text(PIP_CONFIGURATION)
@@ -53,7 +53,7 @@ class Images:
         self.run("bud", *how, *named, "--file", context / "docker" / "Dockerfile.cpu", "--tag", tag, context)
 
     def about(self, tag: str) -> dict[str, Any]:
-        """An image's configuration, as Docker knows it."""
+        """An image's configuration, in Docker's format."""
         configuration: dict[str, Any] = json.loads(self.run("inspect", "--type=image", tag))["Docker"]["config"]
         return configuration
 
@@ -95,7 +95,7 @@ class Container:
         folder: The folder for its bundle.
         root: The image's files.
         image: The image's configuration.
-        arguments: What follows the entry point.
+        arguments: The arguments of the entry point.
         mounts: Folders of the host by their paths in the container; one that ends in `:ro` is read-only.
     """
 

@@ -1,4 +1,4 @@
-"""The building half of the `tensorrt` double: it writes the requested settings into a plan."""
+"""The part of the `tensorrt` double that builds engines: it writes the requested settings into a plan."""
 
 from collections.abc import Sequence
 from enum import IntEnum

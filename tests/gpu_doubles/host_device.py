@@ -9,7 +9,7 @@ from headrace_batching.task import Array
 
 
 class HostDevice:
-    """It does immediately, and without checks, what a GPU does later; the other doubles check the rules."""
+    """Does immediately, and without checks, what a GPU does later; the other doubles check the rules."""
 
     ordinal = 0
 

@@ -46,7 +46,7 @@ class Memory:
 
     @property
     def stop(self) -> int:
-        """The first address behind the block."""
+        """The first address after the block."""
         return self.address + self.bytes.nbytes
 
     def at(self, address: int, size: int) -> Array:
@@ -75,14 +75,14 @@ class StreamState:
 
 
 class Machine:
-    """The state behind the doubles.
+    """The state that the doubles share.
 
     Args:
         devices: GPUs.
         memory: Each device's memory in bytes.
 
     Attributes:
-        complaints: All complaints, including those raised where nothing catches them.
+        complaints: All broken rules, including those raised where nothing catches the exception.
         failures: Names of calls that fail the next time, with what they raise.
         calls: How often each call was made.
         built_with: The configuration of TensorRT's last build.
@@ -106,7 +106,7 @@ class Machine:
         self.before_work: Callable[[], object] = lambda: None
         self.may_spin = False  # whether a thread that waits for an event may spin
         self.retained = [0] * devices
-        self.live: dict[int, str] = {}  # what must be gone after an unload, by a number
+        self.live: dict[int, str] = {}  # objects that must be freed by an unload, by number
         self.streams: dict[int, StreamState] = {}
         self.lock = threading.RLock()
         self.numbers = itertools.count(1)
@@ -258,7 +258,7 @@ class Machine:
 
 
 def unchanged(machine: Machine, array: Array, what: str) -> Callable[[], None]:
-    """A check, called when the work is done, that nothing has changed the array in the meantime."""
+    """Returns a check, to be called when the work is done, that nothing has changed the array in the meantime."""
     before = array.copy()
 
     def check() -> None:

@@ -31,7 +31,7 @@ class Nvml:
 
     Attributes:
         driver: Whether the machine has a driver.
-        old: Whether the driver lacks what newer ones have.
+        old: Whether the driver lacks the functions of newer ones.
         sessions: The number of initialisations that have not been shut down.
         calls: Every function that was called, in order.
     """

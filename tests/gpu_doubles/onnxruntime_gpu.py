@@ -1,6 +1,7 @@
 """Sessions as on a GPU: bound memory is a `Machine`'s, and ONNX Runtime computes on the CPU.
 
-Has only what headrace calls, and checks the rules: memory is the device's, alive, and written before a run reads it.
+Has only the calls that headrace makes, and checks that memory is the device's, not freed, and written before a run
+reads it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of a model: ONNX's element type, and the shape with -1 for what varies."""
+    """An input or output of a model: ONNX's element type, and the shape with -1 for each variable dimension."""
 
     name: str
     elem_type: int

@@ -1,4 +1,4 @@
-"""Checks what a program with TensorFlow and tensorflow-serving-api sees, given the ports and the models' folder."""
+"""Checks that a program with TensorFlow and tensorflow-serving-api works, given the ports and the models' folder."""
 
 import json
 import sys
@@ -186,7 +186,7 @@ def check_refused(call: Callable[[], Any], code: grpc.StatusCode, text: str) -> 
 
 
 def total(channel: grpc.Channel, **spec: Any) -> float:
-    """What `sums` answers for rows whose sum is ten: it contains a hundred times the version."""
+    """The answer of `sums` for rows whose sum is ten; it contains a hundred times the version."""
     response = predict(channel, tf.make_tensor_proto([[1.0, 2.0, 3.0, 4.0]]), name="sums", **spec)
     assert response.model_spec.version.value == response.outputs["y"].float_val[0] // 100
     assert not response.model_spec.version_label

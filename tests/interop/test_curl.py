@@ -14,7 +14,7 @@ METRICS = "/monitoring/prometheus/metrics"
 INSTANCES = '{"instances": [[1, 2, 3, 4]]}'
 EXAMPLES = '{"examples": [{"x": [1.0, 2.0, 3.0, 4.0]}]}'
 
-# What can follow the model's name in a URL, and the version that it selects.
+# The URL parts that may follow the model's name, and the version that each selects.
 NAMES = {"": 3, "/versions/1": 1, "/VERSIONS/002": 2, "/labels/stable": 1, "/labels/a%2Fb%3Ac": 2}
 
 # Further arguments of curl, a path, the status, and a part of the answer.

@@ -1,4 +1,4 @@
-"""ghz and grpcurl, which know of the API only what reflection tells them."""
+"""ghz and grpcurl, which learn the API by server reflection only."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def address(running: Run) -> str:
 
 
 def output(*command: str | Path) -> str:
-    """What a command prints; it must succeed."""
+    """The output of a command, which must succeed."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

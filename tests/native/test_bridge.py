@@ -1,4 +1,4 @@
-"""Constants that both halves must agree on are declared in Python only, and Rust reads them through one module."""
+"""Constants that Python and Rust share are declared only in Python, and Rust reads them through one module."""
 
 import re
 from pathlib import Path

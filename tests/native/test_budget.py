@@ -1,4 +1,4 @@
-"""How much memory clients can make the native transport hold, and for how long: one budget, and no stalled clients."""
+"""How much memory clients can occupy in the native transport, and for how long: one budget, and no stalled clients."""
 
 import gzip
 import re
@@ -70,7 +70,7 @@ def limit(server: RunningServer) -> int:
 def agreed(client: Connection) -> None:
     """After this a client may send megabytes before it reads."""
     client.next(SETTINGS)
-    client.next(WINDOW_UPDATE)  # the connection's window, which may come after the settings
+    client.next(WINDOW_UPDATE)  # the connection's window update, which may arrive after the settings
     client.say(frame(SETTINGS, ACK, 0))
 
 

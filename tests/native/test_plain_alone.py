@@ -1,4 +1,4 @@
-"""What the native transport answers by itself: requests that run alone, and requests that name outputs."""
+"""Requests that run alone, and requests that name outputs, answered by the native transport itself."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

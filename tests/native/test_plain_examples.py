@@ -1,4 +1,4 @@
-"""What the native transport answers by itself to tf.Examples: the same bytes as the service."""
+"""Calls with tf.Examples that the native transport answers by itself, with the same bytes as the service."""
 
 import random
 from collections.abc import Sequence
@@ -245,7 +245,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def test_any_request_is_answered_as_by_the_service(tariff: RunningServer) -> None:
-    """Requests as they are, and with changed bytes: both halves give the same answer or the same refusal."""
+    """Requests, also with changed bytes: Rust and Python give the same answer or the same error."""
     random_ = random.Random(7)
     for _ in range(300):
         request = random_.choice(of_both(*[_some(random_) for _ in range(random_.randrange(1, 5))]))

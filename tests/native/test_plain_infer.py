@@ -160,7 +160,7 @@ def test_refused_requests(linear: RunningServer, request_: ModelInferRequest) ->
 
 
 def test_bytes_at_random(linear: RunningServer) -> None:
-    """Both halves refuse the same requests."""
+    """Rust and Python refuse the same requests."""
     chance = random.Random(7)
     good = infer_request(id="a", outputs=[wanted()], model_version="1").SerializeToString()
     for _ in range(300):

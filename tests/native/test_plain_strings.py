@@ -1,4 +1,4 @@
-"""What the native transport answers by itself to strings: the same bytes as the service, over gRPC and REST."""
+"""Calls with strings that the native transport answers by itself: the same bytes as the service, over gRPC and REST."""
 
 import json
 from collections.abc import Callable
@@ -177,7 +177,7 @@ def strings(folder: Path, dims: models.Dims = ("N",), output: str = "y") -> Path
 
 
 def both_ways(caller: RestCaller, body: object) -> set[str]:
-    """The answers to a body as it is, and to one with an escape in it, which only the service reads."""
+    """The answers to a body, and to the same body with an escape in it, which only the service can read."""
     text = json.dumps(body, ensure_ascii=False)
     return {caller.post("predict", each.encode()).text for each in (text, text.replace('{"i', '{"\\u0069', 1))}
 

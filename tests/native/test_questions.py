@@ -72,7 +72,7 @@ OVER_REST = [
 
 
 class Asking:
-    """A server that is asked over both protocols.
+    """A server that gets requests over gRPC and REST.
 
     Args:
         loop: The event loop of the server.
@@ -200,7 +200,7 @@ def test_no_request_is_computed_twice(pair: tuple[Path, Asking, Asking], loop_th
 
 
 def test_no_answer_is_older_than_a_reload(pair: tuple[Path, Asking, Asking]) -> None:
-    """Callers ask all the time; once a reload has been answered, none of them gets an older answer."""
+    """Callers send requests all the time; once a reload has been answered, none of them gets an older answer."""
     folder, _, native = pair
     models.linear(folder / "new", columns=3)
     (folder / "new").rename(folder / MODEL / "2")

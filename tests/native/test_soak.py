@@ -1,4 +1,4 @@
-"""Runs for one second, over each API, what scripts/soak does for ten minutes."""
+"""Runs scripts/soak for one second over each kind of connection; a full run takes at least ten minutes."""
 
 import subprocess
 import sys

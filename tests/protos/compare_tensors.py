@@ -103,7 +103,7 @@ def our_outcome(proto: TensorProto) -> tuple[Any, ...]:
 
 
 def their_outcome(proto: TensorProto) -> tuple[Any, ...]:
-    """What TensorFlow's own runtime makes of a message: TF Serving decodes requests with the same code."""
+    """The array that TensorFlow's runtime decodes from a message; TF Serving decodes requests with the same code."""
     try:
         return told(
             np.asarray(tf.io.parse_tensor(proto.SerializeToString(), proto.dtype).numpy(), dtype_of(proto.dtype))

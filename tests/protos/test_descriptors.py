@@ -18,7 +18,7 @@ UNPUBLISHED = {
     "tensorflow.serving.SessionBundleConfig",
 }
 
-# Messages of which we declare only the few fields that we read.
+# Messages that declare only the few fields that headrace reads.
 IN_PART = {"tensorflow.ConfigProto"}
 
 # Fields left out on purpose; their data stays in the message as unknown fields.

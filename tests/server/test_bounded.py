@@ -1,4 +1,4 @@
-"""A model whose rows mix only for odd numbers: those requests run alone, the others share batches, in every API."""
+"""A model whose rows mix only for infinite, NaN or huge values: such requests run alone, the others share batches."""
 
 import logging
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_one_log_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) ->
 
 
 class TestSignature:
-    """Which requests are within a bound, decided in Python; the native half has tests of its own."""
+    """Which requests are within a bound, decided in Python; Rust has its own tests."""
 
     @pytest.fixture(params=[DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_HALF, DataType.DT_BFLOAT16])
     def spec(self, request: pytest.FixtureRequest) -> TensorSpec:

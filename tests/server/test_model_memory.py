@@ -40,7 +40,7 @@ outputs = { y = "second" }
 
 
 class House:
-    """A server with six models and an ensemble of two of them, of which two may be in memory."""
+    """A server with six models and an ensemble of two of them; two models may be in memory."""
 
     def __init__(self, root: Path, transport: str, loop_thread: LoopThread, **more: object) -> None:
         rest_port = free_port()

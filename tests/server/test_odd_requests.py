@@ -105,7 +105,7 @@ class Fuzzed:
             assert eventually(partial(self._is_answered, folder_name(name), fatal.fine))
 
     def _is_answered(self, name: str, request: Arrays) -> bool:
-        """False while no process is up."""
+        """Tells whether calls are answered: false while no worker process is running."""
         try:
             return bool(self.caller.predict(request, name=name)["y"].size)
         except grpc.RpcError as error:

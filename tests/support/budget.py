@@ -1,4 +1,4 @@
-"""The memory that a server holds for its callers: its metrics, and its refusal if there is too little."""
+"""The memory that a server uses for its callers: its metrics, and the error if there is too little."""
 
 import re
 
@@ -8,7 +8,7 @@ TOO_MUCH = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_
 
 
 def held(server: RunningServer) -> dict[str, int]:
-    """The bytes that callers make a server hold, by kind."""
+    """The bytes that callers occupy in a server, by kind."""
     return held_in(server._server._metrics.page().decode())
 
 

@@ -1,4 +1,4 @@
-"""Calls of many models of which only some fit into memory, and what a simulated cache would do with them."""
+"""Calls of more models than fit into memory, and how a simulated cache would handle them."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def zipf(names: Sequence[str], count: int, *, seed: int, exponent: float = 1.1) -> list[str]:
-    """Calls of models of which a few are called often, and most seldom; the same each time."""
+    """Calls of many models, a few of them often and most of them seldom; every run has the same calls."""
     weights = 1 / np.arange(1, len(names) + 1) ** exponent
     chosen = np.random.default_rng(seed).choice(len(names), count, p=weights / weights.sum())
     return [names[index] for index in chosen]

@@ -70,7 +70,7 @@ def predict_request(
     """A Predict of the served test model.
 
     Args:
-        inputs: An array, or a tensor to be sent as it is, for each alias.
+        inputs: An array, or an encoded tensor, for each alias.
         outputs: The output filter.
         as_content: Whether arrays are sent as `tensor_content`.
         spec: `name`, `version`, `version_label` or `signature_name`, if they are not the defaults.

@@ -68,4 +68,4 @@ FATAL: Mapping[str, Fatal] = {
         {"x": np.full(1, 6), "d": np.full(1, -2)},
     ),
 }
-"""The models, by what is wrong with the request."""
+"""The models, by the fault of the request."""

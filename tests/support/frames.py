@@ -15,7 +15,7 @@ MAX_CONCURRENT_STREAMS = 3
 
 
 class Frame(NamedTuple):
-    """A frame from the other side."""
+    """A frame from the server."""
 
     kind: int
     flags: int

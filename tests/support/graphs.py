@@ -119,7 +119,7 @@ def _numbered() -> Graph:
 
 
 def quantized(*, layers: int = 1) -> Graph:
-    """What `quantize_dynamic` makes of dense layers: scales over the whole batch, integers, and back."""
+    """Dense layers as `quantize_dynamic` writes them: scales over the whole batch, integers, and back to floats."""
     nodes, constants, before = [], {}, "x"
     for layer in range(layers):
         q, s, z, i, f, c = (f"{name}{layer}" for name in ("q", "s", "z", "i", "f", "c"))

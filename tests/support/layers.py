@@ -1,4 +1,4 @@
-"""Random stacks of layers, some of which keep the rows of a batch apart and some of which mix them."""
+"""Random stacks of layers: some keep the rows of a batch independent, and some mix them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -152,7 +152,7 @@ def external_data(folder: Path, *, columns: int = 512) -> Path:
 
 
 def sequence_output(folder: Path) -> Path:
-    """`y`, a sequence that holds `x` float [N, 2]: not a tensor."""
+    """`y`, a sequence that contains `x` float [N, 2]: not a tensor."""
     kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(FLOAT, ["N", 2]))
     outputs = [onnx.helper.make_value_info("y", kind)]
     return _write(folder, [make_node("SequenceConstruct", ["x"], ["y"])], [_value("x", FLOAT, ["N", 2])], outputs)

@@ -1,4 +1,4 @@
-"""Models for odd requests: ONNX's own cases, as they are and with wider declarations, and others of many kinds."""
+"""Models for odd requests: ONNX's own cases, unchanged and with wider declarations, and others of many kinds."""
 
 import os
 import random

@@ -9,7 +9,7 @@ import pytest
 
 
 def filled_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
-    """The folder with a name, which the first process that asks fills while the others wait."""
+    """The folder with this name: the first process that needs it fills it, while the others wait."""
     base = factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, whole = shared / name, shared / f"{name}.whole"

@@ -1,4 +1,4 @@
-"""Keys and certificates for tests, made by the openssl command, and the SSLConfig files that hold them."""
+"""Keys and certificates for tests, made by the openssl command, and SSLConfig files that contain them."""
 
 import os
 import subprocess

@@ -26,8 +26,8 @@ def samples(page: str) -> dict[str, float]:
 class Prometheus:
     """A running Prometheus that scrapes one server every second.
 
-    A scrape may not take longer than the time between two, and after one that failed, queries find nothing: on a busy
-    machine, a tenth of a second was too short.
+    A scrape may not take longer than the interval, and queries find nothing after a failed one: on a busy machine, an
+    interval of a tenth of a second was too short.
 
     Args:
         folder: The folder for its data.

@@ -94,7 +94,7 @@ class RestCaller:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All bytes until the other side closes the connection, even if it has unread data."""
+    """All bytes until the peer closes the connection, even if it has not read all data."""
     parts = b""
     try:
         while part := connection.recv(65536):

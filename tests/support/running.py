@@ -31,7 +31,7 @@ _OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-l
 
 
 class Served(NamedTuple):
-    """What a stopped server's log says that its model ran."""
+    """The numbers of requests, rows and batches that a model ran, from the log of a stopped server."""
 
     requests: int
     rows: int
@@ -59,7 +59,7 @@ def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:
 
 
 def threads_of_servers() -> set[threading.Thread]:
-    """The live threads that only a server starts."""
+    """The live threads of this process that belong to servers."""
     return {thread for thread in threading.enumerate() if thread.name.startswith(_OURS)}
 
 

@@ -185,7 +185,7 @@ class Sigstore:
 
 
 def _body(payload: bytes, signature: bytes, certificate: x509.Certificate) -> bytes:
-    """What Rekor records of an envelope. Source: Rekor, pkg/types/dsse/v0.0.1."""
+    """The record that Rekor keeps of an envelope. Source: Rekor, pkg/types/dsse/v0.0.1."""
     signed = {"signature": _text(signature), "verifier": _text(certificate.public_bytes(Encoding.PEM))}
     digest = {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()}
     spec = {"envelopeHash": digest, "payloadHash": digest, "signatures": [signed]}

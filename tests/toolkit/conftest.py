@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def searched(optimized: Callable[..., Result]) -> Result:
-    """What the search makes of the convolutional network by default."""
+    """The result of the default search for the convolutional network."""
     return optimized("cnn")
 
 

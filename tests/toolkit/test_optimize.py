@@ -173,7 +173,7 @@ def test_an_exporters_notes_about_its_machine_are_removed(tmp_path: Path) -> Non
 
 
 def external(folder: Path, location: str) -> Path:
-    """A model whose weight lies in an external file."""
+    """A model whose weight is in an external file."""
     file = model_of(folder / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], ["n", 4], ["n", 4],
                     w=np.eye(4, dtype=np.float32))  # fmt: skip
     model = onnx.load(file)

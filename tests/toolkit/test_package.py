@@ -41,7 +41,7 @@ def test_for_docker(base: Path) -> None:
     assert "\nFROM ${HEADRACE}\n" in text
     hadolint = Path(sys.executable).with_name("hadolint")
     if hadolint.exists():
-        # DL3006 and DL3007 ask for a version of the image, which only its builder knows.
+        # The rules DL3006 and DL3007 require a version of the base image, which only the user can choose.
         checked = subprocess.run([hadolint, "--ignore=DL3006", "--ignore=DL3007", image / "Dockerfile"], check=False)
         assert checked.returncode == 0
     assert sorted(path.name for path in base.parent.iterdir()) == ["digits", "image"]

@@ -91,7 +91,7 @@ def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
 
 
 def check_served(base: Path, parameters: Path, size: int) -> None:
-    """Calls a server of the version with the suggested parameters, as many callers at once as were measured."""
+    """Calls a server with the suggested parameters, from as many concurrent callers as in the measurement."""
     x = models.pictures(models.digits().test_x, (1, 8, 8))
     session = ort.InferenceSession(str(base / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
     server = ServerProcess(base, "--enable_batching=true", f"--batching_parameters_file={parameters}")

@@ -79,7 +79,7 @@ async def loaded(callers: int = CALLERS) -> AsyncIterator[Load]:
 
 
 async def updated(folder: Path) -> dict[str, Any]:
-    """What callers saw of an update from `old` to `new`."""
+    """The answers and failures that callers got during an update from `old` to `new`."""
     deploy(folder / "old")
     before = await addresses()
     async with loaded() as load:
@@ -104,7 +104,7 @@ async def updated(folder: Path) -> dict[str, Any]:
 
 
 async def scaled(folder: Path) -> dict[str, Any]:
-    """What callers saw while so many of their rows waited that a second replica was needed."""
+    """The answers and failures that callers got while waiting rows caused a second replica to start."""
     one_by_one = Options(max_batch_size=1, num_batch_threads=1, max_enqueued_batches=10 * MANY_CALLERS)
     deploy(folder / "slow", replicas=1, most_replicas=2, batching=one_by_one)
     before = await addresses()

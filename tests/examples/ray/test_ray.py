@@ -15,7 +15,7 @@ from tests.support.ports import free_port
 from tests.support.running import eventually
 
 ENDS_WITHIN = 1800.0
-"""Seconds for one scenario. Ray starts several processes, each of which imports hundreds of megabytes."""
+"""Seconds for one scenario. Ray starts several processes, and each imports hundreds of megabytes."""
 
 STARTS_WITHIN = 900.0
 RUNS = "Ray runtime started"
@@ -87,7 +87,7 @@ def port(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def drive(bin_folder: Path, port: int, scenario: str, folder: Path) -> dict[str, Any]:
-    """What the driver saw in a scenario."""
+    """The results of a scenario, as the driver prints them."""
     driver = str(Path(__file__).with_name("driver.py"))
     command = [str(bin_folder / "python"), driver, str(port), scenario, str(folder)]
     path = f"{ROOT / 'examples' / 'ray'}:{Path(__file__).parent}"

@@ -1,4 +1,4 @@
-"""How many replicas examples/ray wants, computed from the metrics of the current ones."""
+"""The number of replicas that examples/ray computes from the metrics of the current ones."""
 
 import sys
 from collections.abc import Sequence

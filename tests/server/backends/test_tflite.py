@@ -142,7 +142,7 @@ def test_files_that_cannot_be_loaded(tensorflow_models: Path, tensorflow_server_
 def test_state_of_a_run_is_not_visible_to_other_callers(
     tensorflow_models: Path, serve_tensorflow: ServeTensorflow, pools: int
 ) -> None:
-    """A sum in a variable, and the state of a recurrent layer: each call starts anew."""
+    """A sum in a variable, and the state of a recurrent layer: each call starts from the initial state."""
     for name, x in (("tflite_stateful", floats([5.0])), ("tflite_lstm", np.ones((1, 3, 2), np.float32))):
         flags = ("--prefer_tflite_model", f"--num_tflite_pools={pools}")
         caller = serve_tensorflow(tensorflow_models / name, *flags).started()

@@ -18,7 +18,7 @@ X = floats([1, 2, 3, 4])
 
 
 def ended_log(serving: Serve, folder: Path, *flags: str) -> list[str]:
-    """What a server logs for two calls, of which one fails."""
+    """The log of a server that gets two calls, one of which fails."""
     models.linear(folder / "1")
     process = serving(folder, *flags)
     port = int(process.wait_for(re.compile(r"Running gRPC ModelServer at [^ ]*:(\d+)"))[1])

@@ -1,4 +1,4 @@
-"""What a process that runs a server changes about itself, and for how long."""
+"""The settings of the process that a server changes, and for how long."""
 
 import gc
 from collections.abc import Iterator

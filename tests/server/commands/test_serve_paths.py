@@ -30,7 +30,7 @@ COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 @pytest.fixture(scope="module")
 def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """What a server logs for a file and for a folder, and its address."""
+    """The log lines of a server for a file and for a folder, and its address."""
     folder = tmp_path_factory.mktemp("models")
     linear(folder / "flat").rename(folder / "iris.onnx")
     linear(folder / "wine" / "1")

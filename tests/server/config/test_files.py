@@ -1,4 +1,4 @@
-"""Text-proto files: what they set, what they leave unchanged, and where an error in one is."""
+"""Text-proto files: which options they set and leave unchanged, and the position in an error."""
 
 from pathlib import Path
 

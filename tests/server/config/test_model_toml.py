@@ -1,4 +1,4 @@
-"""`model.toml`: what it sets, what it leaves unchanged, and where an error in one is."""
+"""`model.toml`: which options it sets and leaves unchanged, and the position in an error."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is counted for calls, batches and versions, and the names of the metrics."""
+"""The metrics of calls, batches and versions: their names, and what they count."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -282,7 +282,7 @@ class TestServable:
     def test_new_routes_add_to_the_same_counts(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         observe = metrics.grpc_method("tensorflow.serving.PredictionService", "Predict")
-        for _ in range(100):  # every route is made anew whenever the versions change
+        for _ in range(100):  # every route is created again whenever the versions change
             servable.answers(observe, "Predict")(([(0, 1)], 1.0))
 
         assert len(servable._tallied) == 1

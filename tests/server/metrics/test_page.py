@@ -1,4 +1,4 @@
-"""What a server counts for calls."""
+"""The metrics that a server counts for calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

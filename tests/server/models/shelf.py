@@ -1,4 +1,4 @@
-"""Versions for a manager to load, a running manager, and what can be observed of it."""
+"""Versions for a manager to load, and a running manager with the state that tests observe."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ class Shelf:
 
 
 class Models:
-    """A running manager, and what can be observed of it."""
+    """A running manager, and the state that tests observe."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf

@@ -1,4 +1,4 @@
-"""Threads for loads and unloads: they are kept from one task to the next, and there are no more than asked for."""
+"""Threads for loads and unloads: they are kept from one task to the next, and their number is limited."""
 
 import sys
 from collections.abc import Iterator

@@ -31,7 +31,7 @@ HOURS = 36_000.0
 
 
 class Loads:
-    """A loader that can block a version or make it fail some times, and a clock that stands still."""
+    """A loader that can block a version or make it fail several times, and a clock that stands still."""
 
     def __init__(self) -> None:
         self.threads = BatchThreads(1)

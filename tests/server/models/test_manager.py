@@ -1,4 +1,4 @@
-"""Versions that come and go: when each is loaded, which one serves a request, and which states are reported."""
+"""Versions that are added and removed: when each is loaded, which one serves a request, and the reported states."""
 
 import sys
 from collections.abc import Iterator

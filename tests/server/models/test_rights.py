@@ -1,4 +1,4 @@
-"""What callers of HandleReloadConfigRequest may do, and what is left to the operator."""
+"""What callers of HandleReloadConfigRequest may do, and what only the operator may do."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def test_independent_rows_are_batched(shop: Shop, name: str) -> None:
 
 @pytest.fixture
 def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ignores what graphs prove, so that every model is tried."""
+    """Ignores the proofs from graphs, so that every model goes through the trial."""
     monkeypatch.setattr(OnnxBackend, "rows_are_apart", lambda *_: False)
 
 

@@ -247,7 +247,7 @@ def test_a_model_without_a_batch_axis_is_run_once() -> None:
 
 
 class Recorder(Adder):
-    """Records its input arrays; fails every run if told to."""
+    """Records its input arrays; can be set to fail every run."""
 
     def __init__(self, *signatures: Signature, refuse: bool = False) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ def index(bins: Bins | None, values: Array) -> float:
 
 PROFILED = RANDOM.normal(size=(2000, 5))
 PROFILED[:, 1] = np.where(RANDOM.random(2000) < 0.8, 0.0, PROFILED[:, 1])  # fewer bins than the others
-PROFILED[:, 2] = np.nan  # nothing is known of it
+PROFILED[:, 2] = np.nan  # the profile knows nothing about it
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])

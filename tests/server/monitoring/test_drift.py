@@ -34,7 +34,7 @@ def images() -> Array:
 
 
 def digits(folder: Path) -> Path:
-    """Writes the model with a profile of half of the images."""
+    """Writes the model, with a profile made from half of the images."""
     shutil.copytree(DIGITS / "1", folder)
     (folder / "profile.json").write_text(json.dumps(profile_of(Data("images", "", {"image": images()[::2]}))))
     return folder

@@ -308,7 +308,7 @@ def test_an_endpoint_that_is_not_a_url(tmp_path: Any) -> None:
 
 
 class Sent(SpanMaker):
-    """Keeps the requests that it is asked to send."""
+    """Records the requests that it gets to send."""
 
     def __init__(self) -> None:
         super().__init__(None)

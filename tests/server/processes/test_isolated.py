@@ -1,4 +1,4 @@
-"""Models in worker processes: how data crosses, and what a model's process may do without harming the server."""
+"""Models in worker processes: how arrays get there and back, and which faults of the process the server survives."""
 
 import logging
 import os
@@ -359,7 +359,7 @@ class TestLoads:
 
 @pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
 def test_the_workers_of_a_killed_server_end(folder: Path, kind: int) -> None:
-    """This holds even if the model keeps the interpreter lock, so that the worker cannot check on the server."""
+    """This also works if the model keeps the interpreter lock, so that the worker cannot check on the server."""
     code = f"""
 import sys, threading
 from pathlib import Path

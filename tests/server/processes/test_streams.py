@@ -166,7 +166,7 @@ def test_a_reader_who_waits_is_not_a_model_that_takes_too_long(model: IsolatedBa
 
 
 def test_streams_of_several_processes(folder: Path) -> None:
-    """Each stream goes to the process with the fewest; the end of a process ends only its own streams."""
+    """Each stream goes to the process with the fewest streams; the end of a process ends only its own streams."""
     backend = IsolatedBackend(Job(folder, BackendOptions()), Isolation(name=NAME, workers=2))
 
     async def talk() -> None:

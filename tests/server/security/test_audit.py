@@ -1,4 +1,4 @@
-"""The audit log: who called what, how much and with which result, for every call, and no request contents."""
+"""The audit log: caller, method, model, rows and result of every call, and no request contents."""
 
 import json
 import os

@@ -84,7 +84,7 @@ def test_rows_count(running: Run, tmp_path: Path, api: str) -> None:
 
 
 def leaky(folder: Path) -> Path:
-    """A model whose rows mix only if they have odd numbers: such requests run alone."""
+    """A model whose rows mix only if they have infinite or NaN values: such requests run alone."""
     stack([relu, leaky_sum], 1).write(folder)
     return folder
 
@@ -182,7 +182,7 @@ def test_the_native_transport_refuses_a_limited_caller_without_python(
 
 def test_a_verdict_from_before_a_change_is_not_kept(running: Run, tmp_path: Path, transport: str) -> None:
     if transport != "native":
-        pytest.skip("grpcio keeps no verdicts")
+        pytest.skip("grpcio caches no verdicts")
     own = Set(running, tmp_path, "")
     before = own.gate.verdicts.generation
     own.gate.verdicts.clear()

@@ -46,7 +46,7 @@ def every(versions: object) -> list[int]:
 
 @pytest.fixture
 def watch(cache: Cache) -> Watch:
-    """Makes a mirror of a URI; it wants all versions unless `choose` says otherwise."""
+    """Makes a mirror of a URI; it selects all versions unless `choose` is given."""
 
     def make(uri: str, *, choose: Choose = every, into: Cache | None = None) -> Mirror:
         own, store = into or cache, open_store(uri)

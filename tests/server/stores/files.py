@@ -22,7 +22,7 @@ class Files:
         cut: By path, the number of bytes after which the next answer is cut off, once.
         refuse: The status of the answer to every request; 0 for the normal one.
         token: The token that each request must have; empty for none.
-        asked: Each request: its method, its path and its range.
+        asked: The requests: method, path and range of each.
         tokens: The Authorization header of each request.
         redirect: Redirections by path.
         no_ranges: Whether every range is refused.

@@ -90,7 +90,7 @@ Hold = Callable[[Server], None]
 
 
 class Situation(NamedTuple):
-    """What a server is doing when it is told to stop.
+    """A situation of a server that gets the signal to stop.
 
     Attributes:
         write: Writes version 1.
@@ -156,7 +156,7 @@ def runs(inputs: dict[str, Any]) -> Hold:
     def hold(server: Server) -> None:
         caller = Caller(server.port())
         caller.begin(predict_request(inputs, name="m"), timeout=PATIENCE)
-        time.sleep(2.0)  # until it runs, which nothing reports
+        time.sleep(2.0)  # the start of the run is not reported, so wait for a while
         server.held.append(caller)
 
     return hold
@@ -173,7 +173,7 @@ def loads_another(server: Server) -> None:
     server.port()
     python(HANGS_AT_LOAD)(server.base_path / "hidden")
     (server.base_path / "hidden").rename(server.base_path / "2")
-    time.sleep(2.0)  # the source looks once a second
+    time.sleep(2.0)  # the source scans once a second
 
 
 def fifo(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much callers can make a server without headrace_native hold: grpcio and uvicorn share one budget."""
+"""How much memory callers of a server without headrace_native can occupy: grpcio and uvicorn share one budget."""
 
 import re
 

@@ -149,7 +149,7 @@ def test_after_a_large_answer_small_ones_are_computed_again(running: Run) -> Non
     def ask(columns: int) -> None:
         server.caller.call(predict_request({"x": np.full((1, 1), columns, np.float32)}))
 
-    ask(300_000)  # 1.2 MB: twice that is more than one call may hold before its model has run
+    ask(300_000)  # 1.2 MB: twice that is more than a call may occupy before its model has run
     with pytest.raises(grpc.RpcError, match=REFUSED):
         ask(1)
     ask(1)

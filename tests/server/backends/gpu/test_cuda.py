@@ -41,7 +41,7 @@ def pool(device: Device) -> Iterator[PageLockedPool]:
 
 
 def in_thread(act: Callable[[], Any]) -> None:
-    """Calls a function on another thread, and raises here what it raises there."""
+    """Calls a function on another thread, and raises its exception on this one."""
     raised: list[BaseException] = []
 
     def run() -> None:

@@ -69,7 +69,7 @@ class TestFarRowsOfSlowModels:
     @pytest.mark.parametrize("later", [False, True])
     @pytest.mark.parametrize("known", [2, 6])
     def test_an_influence_of_integers_is_found(self, far: int, later: bool, known: int, seconds: float) -> None:
-        """A table of a few rows, of which the first adds nothing."""
+        """A table of a few rows; the first one adds nothing."""
         table = np.arange(4.0 * known, dtype=np.float32).reshape(known, 4) + 1
         table[0] = 0
 

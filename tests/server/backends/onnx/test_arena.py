@@ -22,7 +22,7 @@ SMALL, LARGE = [np.zeros(LARGE_OUTPUT - 1, np.int8)], [np.zeros(1, np.int8), np.
 
 
 class Session:
-    """Counts the runs that an arena asks for; each fails like a run of ONNX Runtime that has been ended."""
+    """Counts the runs that an arena starts; each fails like a terminated run of ONNX Runtime."""
 
     def __init__(self) -> None:
         self.runs: list[ort.RunOptions] = []

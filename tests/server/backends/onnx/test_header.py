@@ -1,4 +1,4 @@
-"""What the header of an ONNX file says, read without its weights: the same as ONNX Runtime reads."""
+"""The header of an ONNX file, read without its weights: the same inputs and outputs as ONNX Runtime reads."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""External data: a loaded model's answers never change, whatever happens to its files, and it shares what it can."""
+"""External data: a loaded model's answers never change, whatever happens to its files, and equal tables are shared."""
 
 import gc
 import os
@@ -231,7 +231,7 @@ class TestSharing:
         assert len(options.shared._objects) == 0
 
     def test_weights_that_are_multiplied_are_not_shared(self, tmp_path: Path) -> None:
-        """ONNX Runtime would copy them into another layout and hold them twice."""
+        """ONNX Runtime would copy them into another layout, so that they would be in memory twice."""
         assert shared_by(load(models.external_data(tmp_path))) == []
 
 

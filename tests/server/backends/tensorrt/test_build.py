@@ -1,4 +1,4 @@
-"""Building engines: TensorRT's settings, what strong typing demands of a file, progress, and the timing cache."""
+"""Building engines: TensorRT's settings, the requirements of strong typing, progress, and the timing cache."""
 
 import logging
 from collections.abc import Callable

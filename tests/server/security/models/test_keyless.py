@@ -124,7 +124,7 @@ def test_parts_of_another_signature(service: Sigstore, version: Path) -> None:
 
 
 def test_a_log_entry_is_needed(service: Sigstore, version: Path) -> None:
-    """Without an entry, nobody knows whether the signature was made in the ten minutes of the certificate."""
+    """Without a log entry, nothing shows that the signature was made while the certificate was valid."""
     bundle = signed(service, version)
     entries = bundle["verificationMaterial"]["tlogEntries"]
     for number in (0, 2):

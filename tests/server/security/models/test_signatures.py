@@ -68,7 +68,7 @@ def test_every_bit_of_every_file_counts(version: Path, signer: KeyFiles) -> None
 
 
 def test_every_bit_of_the_signature_that_has_a_meaning_counts(version: Path, signer: KeyFiles) -> None:
-    """A bundle has bytes without meaning, such as white space, and a changed hint would name another key."""
+    """Some bytes of a bundle have no meaning, such as white space, and a changed key hint only names another key."""
     file = sign(version, signer.private)
     own, good = opener(signer.public), file.read_bytes()
     document = json.loads(good)

@@ -100,6 +100,6 @@ def _shortened(text: str) -> str:
 
 
 def _in_order(text: str) -> str:
-    """The text, with the names in braces, which come from a set, sorted."""
+    """The text with the names in braces sorted: they come from a set, in any order."""
     text = re.sub(r"\{([^}]*)\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", text)
     return re.sub(r"\(\\?[\"'](.*)\\?[\"']\)", r"(\1)", text).strip().removesuffix(".")

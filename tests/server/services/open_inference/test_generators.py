@@ -138,7 +138,7 @@ def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
 
 @KINDS
 def test_a_slow_reader_pauses_the_generator(running: Run, code: str) -> None:
-    """The number of answers that are made and not yet read is bounded by what gRPC and the stream buffer."""
+    """The number of answers that are made and not yet read is bounded by the buffers of gRPC and the stream."""
     server = running(python(code.replace("if number == 7", "if False")))
     caller = InferenceCaller(server.port)
     answers = caller.stream([counting(3_000)])

@@ -67,7 +67,7 @@ def behind(document: Any, raw: bytes) -> Body:
 
 
 def both(caller: RestCaller, body: Body) -> tuple[Answer, Answer]:
-    """The answers of the native half and of Python."""
+    """The answers of Rust and of Python."""
     data, headers = body
     return caller.send("POST", INFER, data, headers), caller.send("POST", BY_PYTHON, data, headers)
 
@@ -143,13 +143,13 @@ class TestEveryType:
         native, python = both(identities, every_input(**finite))
         assert native.status == 200, native.text
         assert native.text == python.text
-        # The first was answered natively; the second has exponents, which the native half leaves to Python.
+        # The first was answered in Rust; the second has exponents, which Rust leaves to Python.
         expected = [BY_PYTHON, INFER, BY_PYTHON]
         assert transport == "grpcio" or calls_of_python == expected
 
 
 def assert_native(transport: str, calls_of_python: list[str]) -> None:
-    """Asserts that Python has seen only the calls with a query, if there is a native half for the others."""
+    """Asserts that Python got only the calls with a query, if the native transport is installed."""
     assert transport == "grpcio" or set(calls_of_python) == {BY_PYTHON}
 
 

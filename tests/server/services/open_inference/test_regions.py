@@ -1,4 +1,4 @@
-"""System shared memory: regions that requests name instead of sending bytes, and what may happen to them meanwhile."""
+"""System shared memory: regions that requests name instead of sending bytes, and changes to them meanwhile."""
 
 import os
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ MOST = 8
 
 
 class Owner:
-    """An ONNX model whose joined inputs lie in a pool, and which runs only 4 or 8 rows at once.
+    """An ONNX model whose joined inputs are in memory of a pool, and which runs only 4 or 8 rows at once.
 
     Attributes:
         runs: The rows of each run, and whether its input was from the pool.

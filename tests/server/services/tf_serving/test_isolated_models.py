@@ -1,4 +1,4 @@
-"""Python models in worker processes behind a server: what one does to its process does not affect the other models."""
+"""Python models in worker processes behind a server: a fault in one process does not affect the other models."""
 
 import os
 import re

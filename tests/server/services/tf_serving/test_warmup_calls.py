@@ -1,4 +1,4 @@
-"""Calls with Examples: warm-up files may hold them, and the calls in request logs can be used as warm-up files."""
+"""Calls with Examples: warm-up files may contain them, and request logs can be used as warm-up files."""
 
 from pathlib import Path
 

@@ -102,7 +102,7 @@ class Buckets(Objects):
 
 @contextmanager
 def s3(folder: Path) -> Iterator[RealStore]:
-    """moto; it checks signatures and keys from the time that it is told to."""
+    """moto, which checks signatures and keys from the time that this is turned on."""
     del folder
     command = [program("moto_server"), "-H", "127.0.0.1", "-p", "0"]
     with proxied() as proxy, started(command, r"Running on http://127\.0\.0\.1:(\d+)") as port:

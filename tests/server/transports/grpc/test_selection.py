@@ -17,7 +17,7 @@ OTHER_VERSION = "INTERFACE = 0\nServer = Call = Queue = Route = Routes = Tls = C
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes it look as if the native transport had never been imported, also after the test."""
+    """Removes all traces of an import of the native transport, also after the test."""
     ours = "headrace_server.transports.grpc."
     for module in ("headrace_native", f"{ours}native_impl", f"{ours}native_calls"):
         # If the module is missing, monkeypatch has nothing to restore, and a module that a test imports would stay.

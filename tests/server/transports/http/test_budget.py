@@ -1,4 +1,4 @@
-"""How much bodies can make a server hold: one budget, with either implementation of HTTP, and the same messages."""
+"""How much memory bodies can occupy: one budget, and the same messages, with either implementation of HTTP."""
 
 import json
 import re

@@ -61,7 +61,7 @@ def test_both_versions_of_http(running: Run, authority: Authority, server_pem: P
 def test_a_slow_reader_gets_all_of_a_large_answer(
     running: Run, authority: Authority, server_pem: Pem, tmp_path: Path
 ) -> None:
-    """More than the sockets' buffers hold; what is encrypted last has to wait until the client reads."""
+    """More than fits into the sockets' buffers: the last encrypted bytes have to wait until the client reads."""
     columns = 100_000
     file, port = write(tmp_path / "ssl.pbtxt", server_pem), free_port()
     running(partial(models.repeated, columns=columns), rest_api_port=port, rest_api_ssl_config_file=str(file))

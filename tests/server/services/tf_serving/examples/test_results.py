@@ -1,4 +1,4 @@
-"""Results for Examples: the bytes equal those of message objects, and large ones leave the event loop's thread."""
+"""Results for Examples: the bytes equal those of message objects, and large ones are made outside the event loop."""
 
 import asyncio
 import json
