@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
+
+import pytest
 
 from headrace_protos import ModelServerConfig
 from headrace_server import Config
+from headrace_server.models.servable import Servable
 from tests.support import models
 from tests.support.calls import arrays, floats, predict_request
 from tests.support.ports import free_port
@@ -57,3 +61,25 @@ def page(port: int) -> bytes:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text: bytes = answer.read()
         return text
+
+
+def test_a_model_whose_native_route_cannot_be_made_is_answered_by_python(
+    tmp_path: Path, loop_thread: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native_routes = pytest.importorskip("headrace_server.transports.grpc.native_routes")
+    make = native_routes.PlainRoutes.of
+
+    def refuse(self: Any, servable: Servable) -> Any:
+        if servable.name == "m1":
+            raise ValueError("no route")
+        return make(self, servable)
+
+    monkeypatch.setattr(native_routes.PlainRoutes, "of", refuse)
+    server = RunningServer(loop_thread, config(tmp_path, 3, "native", free_port()))
+    try:
+        for number in range(3):
+            request = predict_request({"x": floats([1, 2, 3, 4])}, name=f"m{number}")
+            assert arrays(server.caller.call(request))["y"].tolist() == [[10 + number]]
+    finally:
+        server.close()
+    assert [line for line in caplog.messages if "native route" in line] == ["model m1 has no native route"]

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -18,7 +18,6 @@ from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.arena import arena_of
-from headrace_server.backends.onnx.graph import read_graph
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.patience import Patience
@@ -83,14 +82,15 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     free_before = 0 if device is None else free_memory(device)
     files = ModelFiles.of(model, options.shared)
     session, needs = _session(files, providers, options)
-    graph = read_graph(model, _runtime_version(), options.shared)
+    graph, layout = files.graph(_runtime_version())
     files.check_whole()
     on_cpu = session.get_providers() == [CPU]
     any_rank = None if graph is None else graph.any_rank
     found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
     signatures = found.by_name
     evidence = () if graph is None else graph.evidence
-    needs = (*needs, graph, found)  # shared with models of the same structure as long as one of them lives
+    # Shared with models of the same structure as long as one of them lives.
+    needs = (*needs, graph, found, files.layouts, layout)
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks
@@ -106,6 +106,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
 
 
+@cache
 def _runtime_version() -> tuple[int, int]:
     major, minor, *_ = ort.__version__.split(".")
     return int(major), int(minor)

@@ -22,7 +22,7 @@ from headrace_server.backends.onnx.operators import (
     dividing,
 )
 from headrace_server.backends.onnx.rowwise import rows_apart
-from headrace_server.backends.onnx.structure import Structure, read_structure
+from headrace_server.backends.onnx.structure import Content, Structure, read_structure
 from headrace_server.backends.shared import Shared
 
 Followed = Sequence[tuple[Any, set[int]]]  # what `_followed` returns
@@ -92,14 +92,19 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
         OSError: The file cannot be read.
     """
     with FileBytes(model) as file:
-        try:
-            structure = read_structure(file)
-            if structure is None:
-                return None
-            make = partial(_graph, structure, runtime)
-            return make() if shared is None else shared.get(("onnx graph", structure.key, runtime), make)
-        except (DecodeError, ValueError, IndexError, KeyError):
+        return graph_of(file, runtime, shared)
+
+
+def graph_of(content: Content, runtime: tuple[int, int], shared: Shared | None) -> Graph | None:
+    """Like `read_graph`, but given what a file holds."""
+    try:
+        structure = read_structure(content)
+        if structure is None:
             return None
+        make = partial(_graph, structure, runtime)
+        return make() if shared is None else shared.get(("onnx graph", structure.key, runtime), make)
+    except (DecodeError, ValueError, IndexError, KeyError):
+        return None
 
 
 def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:

@@ -4,9 +4,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from headrace_server.backends.onnx.file_bytes import FileBytes
-from headrace_server.backends.onnx.structure import GRAPH_INITIALIZER, MODEL_GRAPH, fields
+from headrace_server.backends.onnx.structure import GRAPH_INITIALIZER, MODEL_GRAPH, RAW_DATA, fields
 
-_RAW_DATA = 9  # the number of this field of a tensor
 _LARGE = 64 << 10  # bytes of a weight whose data are not searched
 _CHUNK = 1 << 20
 
@@ -42,7 +41,7 @@ def _data_of_weights(file: FileBytes) -> Iterator[tuple[int, int]]:
         if number == MODEL_GRAPH:
             for inner, begins, ends in fields(file, start, end):
                 if inner == GRAPH_INITIALIZER and ends - begins >= _LARGE:
-                    yield from ((at, to) for field, at, to in fields(file, begins, ends) if field == _RAW_DATA)
+                    yield from ((at, to) for field, at, to in fields(file, begins, ends) if field == RAW_DATA)
 
 
 def _pieces(file: FileBytes, left_out: Collection[tuple[int, int]], overlap: int) -> Iterator[bytes]:

@@ -15,6 +15,8 @@ import onnxruntime as ort
 
 from headrace_protos import Code
 from headrace_server.backends.onnx.external_data import KEY, ExternalData, ExternalTensor, external_data_of
+from headrace_server.backends.onnx.graph import Graph, graph_of, read_graph
+from headrace_server.backends.onnx.layouts import Layout, Layouts
 from headrace_server.backends.onnx.mentions import mentioned
 from headrace_server.backends.onnx.values import ort_value
 from headrace_server.backends.onnx.zipmaps import OPERATOR, without_zipmaps
@@ -76,6 +78,8 @@ class ModelFiles:
         content: The serialized model, if it is not loaded directly from its file; otherwise None.
         external: The data outside that file; None if there are none.
         shared: The objects that sessions share.
+        layouts: The layouts of loaded models.
+        layout: The layout of the file if it is one of these.
     """
 
     model: Path
@@ -83,6 +87,8 @@ class ModelFiles:
     content: bytes | None
     external: ExternalData | None
     shared: Shared
+    layouts: Layouts
+    layout: Layout | None
 
     @classmethod
     def of(cls, model: Path, shared: Shared) -> "ModelFiles":
@@ -92,14 +98,16 @@ class ModelFiles:
             ServingError: A file cannot be read, or is invalid.
             google.protobuf.message.DecodeError: It is not an ONNX model.
         """
+        layouts = shared.get(Layouts, Layouts)
         try:
             state = _state(model)
-            content, external = _read(model)
+            layout = _recognised(model, state.size, layouts)
+            content, external = _read(model) if layout is None else (None, None)
         except OSError as error:
             raise unreadable(model, error) from error
         files = external.files if external is not None else ()
         states = {model: state, **{file: _readable_state(file) for file in files}}
-        return cls(model, states, content, external, shared)
+        return cls(model, states, content, external, shared, layouts, layout)
 
     @property
     def size(self) -> int:
@@ -110,6 +118,24 @@ class ModelFiles:
     def source(self) -> str | bytes:
         """What ONNX Runtime should load: the path if possible, which saves a copy."""
         return str(self.model) if self.content is None else self.content
+
+    def graph(self, runtime: tuple[int, int]) -> tuple[Graph | None, Layout | None]:
+        """What is known of the model's graph, and the layout by which models like it are recognised while it is kept.
+
+        Args:
+            runtime: The version of ONNX Runtime that runs it.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        if self.layout is not None:
+            return self.layout.graph, self.layout
+        graph = read_graph(self.model, runtime, self.shared)
+        if graph is None or self.content is not None or not self.layouts.is_second(self.size, graph):
+            return graph, None
+        content = self.model.read_bytes()
+        is_same = graph_of(content, runtime, self.shared) is graph  # the file may have changed
+        return graph, self.layouts.add(content, graph) if is_same else None
 
     def give(self, options: ort.SessionOptions, *, share: bool) -> Given:
         """Reads the external data and passes them to a session that is about to be created.
@@ -162,6 +188,18 @@ class ModelFiles:
         state = self.states[tensor.file]
         key = ("onnx", state, state.touched_ns, tensor.offset, tensor.dtype, tensor.shape)
         return self.shared.get(key, partial(SharedTensor, tensor))
+
+
+def _recognised(model: Path, size: int, layouts: Layouts) -> Layout | None:
+    """The layout of a file, if it is known; such a file has no external data, and nothing else that `_read` looks for.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if not layouts.may_know(size) or not str(model).isprintable():
+        return None
+    with open(model, "rb", buffering=0) as file:
+        return layouts.find(file.readall())
 
 
 def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:

@@ -15,6 +15,7 @@ from headrace_server.backends.onnx.rowwise import FEW, INT64, constant_of
 # Fields of ONNX's messages, by ONNX's numbers.
 MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
+RAW_DATA = 9  # of a tensor
 
 Content = bytes | FileBytes
 
@@ -61,7 +62,7 @@ def read_structure(content: Content) -> Structure | None:
         return None
     graph, functions = model.graph, list(model.functions)
     for weight in graph.initializer:
-        if weight.data_type != INT64 or len(weight.raw_data) > _KEPT:
+        if is_left_out(weight):
             weight.ClearField("raw_data")
     digest = blake2b()
     for message in (graph, *functions):
@@ -72,6 +73,11 @@ def read_structure(content: Content) -> Structure | None:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return Structure(graph, functions, digest.digest())
+
+
+def is_left_out(weight: Any) -> bool:
+    """Whether a structure does not depend on a weight's data, since they are neither axes nor a shape."""
+    return bool(weight.data_type != INT64 or len(weight.raw_data) > _KEPT)
 
 
 def _decoded(content: Content) -> Any:
