@@ -16,6 +16,7 @@ from scripts.bench.machine import description
 from scripts.bench.process import Server, free_port, running
 
 from . import callers, hostile
+from .pauses import Pauses
 from .report import Outcome, report
 from .route import OVER, Route, route
 from .served import command, save
@@ -76,22 +77,24 @@ async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
         await callers.rest(good, tally)
         before = watch.look()
         bad = hostile.Target(way, callers.small_request(), callers.large_request())
-        until = asyncio.get_running_loop().time() + load.seconds
-        looking = asyncio.create_task(watch.look_often(max(0.2, load.seconds / 300)))
+        pauses = Pauses(watch, load.seconds)
+        looking = asyncio.create_task(pauses.look_often(max(0.2, load.seconds / 300)))
+        resting = asyncio.create_task(pauses.take())
         async with asyncio.TaskGroup() as group:
             for caller in callers.CALLERS:
-                group.create_task(_again(partial(caller, good, tally), load.pause, until))
+                group.create_task(_again(partial(caller, good, tally), load.pause, pauses))
             for enemy in hostile.CALLERS:
-                group.create_task(_again(partial(enemy, bad, tally), max(HOSTILE_EVERY, load.pause), until))
+                group.create_task(_again(partial(enemy, bad, tally), max(HOSTILE_EVERY, load.pause), pauses))
         looking.cancel()
+        resting.cancel()
     drained = await _drained(watch, before.files)
-    return Outcome(load.seconds, tally, watch.readings, before, watch.look(), drained)
+    return Outcome(load.seconds, tally, pauses.loaded, before, watch.look(), drained, pauses.resting)
 
 
-async def _again(call: "partial[Awaitable[None]]", pause: float, until: float) -> None:
-    loop = asyncio.get_running_loop()
-    while loop.time() < until:
-        await call()
+async def _again(call: "partial[Awaitable[None]]", pause: float, pauses: Pauses) -> None:
+    while await pauses.over():
+        with pauses.calling():
+            await call()
         await asyncio.sleep(pause)
 
 

@@ -38,26 +38,21 @@ class Watch:
         self._proc = Path(f"/proc/{pid}")
         self._route = route
         self._began = time.monotonic()
-        self.readings: list[Reading] = []
 
     def look(self, heap: int = 0) -> Reading:
-        """Takes a reading and stores it, with the heap size that the server reports."""
+        """Takes a reading, with the heap size that the server reports."""
         status = (self._proc / "status").read_text()
-        reading = Reading(
+        return Reading(
             time.monotonic() - self._began,
             int(_field(status, "VmRSS")) * 1024,
             len(list((self._proc / "fd").iterdir())),
             int(_field(status, "Threads")),
             heap,
         )
-        self.readings.append(reading)
-        return reading
 
-    async def look_often(self, every: float) -> None:
-        """Takes readings again and again."""
-        while True:
-            self.look(_heap(await asyncio.to_thread(self._route.metrics)))
-            await asyncio.sleep(every)
+    async def look_now(self) -> Reading:
+        """Takes a reading, with the heap size that the server reports now."""
+        return self.look(_heap(await asyncio.to_thread(self._route.metrics)))
 
     def waiting(self) -> float:
         """The rows that wait in all queues, according to the server."""

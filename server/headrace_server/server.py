@@ -137,7 +137,7 @@ class Server:
         )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
         self._rest = self._rest_transport(prediction)
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._free_unused)
         self._own_metrics = tuple(self._make_own_metrics(options))
         if isinstance(self._transport, BoundsMemory):
             self._metrics.show(*memory_gauges(self._transport))
@@ -412,6 +412,11 @@ class Server:
             checks_methods=self._config.enable_signature_method_name_check,
             logs=lambda model: self._config.access_log or self._request_logger.logs(model),
         )
+
+    def _free_unused(self) -> None:
+        for versions in list(self.serving.values()):
+            for servable in list(versions.values()):
+                servable.free_unused()
 
     def _free(self) -> None:
         if self._gate is not None:

@@ -40,3 +40,23 @@ def test_lasting_threads_are_distinguished_from_temporary_ones(threads: list[int
     readings = [Reading(50 + look, 1, 1, count) for look, count in enumerate(threads)]
     before = Reading(0, 1, 1, BEFORE)
     assert Outcome(100, Tally(), readings, before, before, drained=True).threads_grew is grew
+
+
+@pytest.mark.parametrize(
+    ("resting", "loaded", "grew"),
+    [
+        pytest.param([100] * 40, [100 + look for look in range(40)], False, id="only what callers make it hold"),
+        pytest.param([100 - look for look in range(20)] + [100] * 20, [100] * 40, False, id="less in the first half"),
+        pytest.param([50 + look for look in range(20)] + [100] * 20, [100] * 40, False, id="more in the first half"),
+        pytest.param([1000] * 20 + [1000 + look for look in range(20)], [1000] * 40, True, id="more at rest"),
+    ],
+)
+def test_memory_counts_while_the_server_holds_nothing_for_callers(
+    resting: list[int], loaded: list[int], grew: bool
+) -> None:
+    def readings(sizes: list[int]) -> list[Reading]:
+        return [Reading(look * 2.5, size, 1, BEFORE) for look, size in enumerate(sizes)]
+
+    before = Reading(0, 1, 1, BEFORE)
+    outcome = Outcome(100, Tally(), readings(loaded), before, before, drained=True, resting=readings(resting))
+    assert outcome.good is not grew

@@ -133,6 +133,14 @@ class OnDevices(Protocol, metaclass=Ability):
 
 
 @runtime_checkable
+class KeepsMemory(Protocol, metaclass=Ability):
+    """A backend whose runtime keeps memory for later runs."""
+
+    def free_unused(self) -> None:
+        """Frees the memory that no run in progress needs, if there was no run for a while. Any thread."""
+
+
+@runtime_checkable
 class ChoosesProvider(Protocol, metaclass=Ability):
     """A backend whose runtime has several execution providers."""
 

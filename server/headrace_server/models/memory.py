@@ -82,13 +82,18 @@ class Trimmer:
     """Returns memory that large requests and answers have left free while the server runs. In one event loop.
 
     Args:
+        free_unused: Frees the memory that models keep for later runs.
         read: Returns the memory use of the process, by kind.
         release: Returns free memory to the system.
     """
 
     def __init__(
-        self, read: Callable[[], Mapping[str, int]] = read_memory, release: Callable[[], None] = release
+        self,
+        free_unused: Callable[[], None],
+        read: Callable[[], Mapping[str, int]] = read_memory,
+        release: Callable[[], None] = release,
     ) -> None:
+        self._free_unused = free_unused
         self._read = read
         self._release = release
         self._task: asyncio.Task[None] | None = None
@@ -106,6 +111,7 @@ class Trimmer:
 
     def trim(self) -> bool:
         """Returns free memory to the system if that is worthwhile; returns whether it did. Any thread."""
+        self._free_unused()
         memory = self._read()
         free = memory.get("heap_free", 0)
         if free < WORTH_BYTES or 4 * free < memory.get("heap_used", 0):

@@ -21,7 +21,15 @@ from headrace_batching import (
 from headrace_batching.batch import rows_of, shared_rows
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
-from headrace_server.backends.base import Backend, ChoosesProvider, MayBeDown, NamesRuntime, OnDevices, Streaming
+from headrace_server.backends.base import (
+    Backend,
+    ChoosesProvider,
+    KeepsMemory,
+    MayBeDown,
+    NamesRuntime,
+    OnDevices,
+    Streaming,
+)
 from headrace_server.backends.independence import Verdict
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, find_signature
 from headrace_server.config.model_toml import StepOptions
@@ -251,6 +259,11 @@ class Servable:
     def on_gpus(self) -> list[int]:
         """The numbers of the GPUs whose memory it uses."""
         return sorted(self._backend.device_memory()) if isinstance(self._backend, OnDevices) else []
+
+    def free_unused(self) -> None:
+        """Frees memory that its runtime keeps for later runs, if there was no run for a while. Any thread."""
+        if isinstance(self._backend, KeepsMemory):
+            self._backend.free_unused()
 
     def inferences(self) -> Inferences:
         """Counts of what it has done so far. Any thread."""

@@ -63,8 +63,9 @@ class TestTrimmer:
         ],
     )
     def test_returns_memory_if_it_is_worthwhile(self, free: int, used: int, trims: bool) -> None:
-        released = []
-        trimmer = Trimmer(lambda: {"heap_free": free, "heap_used": used}, lambda: released.append(True))
+        done = []
+        memory = {"heap_free": free, "heap_used": used}
+        trimmer = Trimmer(lambda: done.append("models"), lambda: memory, lambda: done.append("released"))
 
         assert trimmer.trim() is trims
-        assert released == [True] * trims
+        assert done == ["models", "released"][: 1 + trims]

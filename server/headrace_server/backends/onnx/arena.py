@@ -1,9 +1,10 @@
 """Frees memory of ONNX Runtime's arena, which doubles while large answers wait and never shrinks by itself."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+import numpy as np
 import onnxruntime as ort
 
 from headrace_batching.task import Array, Arrays
@@ -31,15 +32,34 @@ class Arena:
         self._clock = clock
         self._has_grown = False
         self._freed = -SECONDS
+        self._inputs: Mapping[str, tuple[tuple[int, ...], np.dtype]] = {}  # of the last run with large outputs
+        self._ran = 0.0  # when that run ended
 
     def before_run(self, inputs: Arrays) -> None:
-        """Frees the unused parts of the arena if that is due; takes some 0.2 ms per MB that is returned.
+        """Frees the unused parts of the arena if that is due; takes some 0.2 ms per MB that is returned."""
+        if self._has_grown and self._clock() - self._freed >= SECONDS:
+            self._free(inputs)
 
-        At the end of a run, ONNX Runtime can free all unused parts except those that hold outputs of that run. So this
-        is a run of its own, on the same inputs, which ends before its first operator.
+    def free_if_idle(self) -> None:
+        """Frees the unused parts of the arena if no run has followed that did."""
+        if self._has_grown and self._clock() - self._ran >= SECONDS:
+            self._free({name: _zeros(*each) for name, each in self._inputs.items()})
+
+    def ran(self, inputs: Arrays, outputs: Sequence[Array]) -> None:
+        """Records a run on these inputs with these outputs."""
+        for array in outputs:  # `any` would take four times as long
+            if array.nbytes >= LARGE_OUTPUT:
+                self._inputs = {name: (each.shape, each.dtype) for name, each in inputs.items()}
+                self._ran = self._clock()
+                self._has_grown = True
+                return
+
+    def _free(self, inputs: Arrays) -> None:
+        """Ends a run before its first operator, and has ONNX Runtime free memory at its end.
+
+        At the end of a run, it can free all unused parts except those that hold outputs of that run. So this is a run
+        of its own.
         """
-        if not self._has_grown or self._clock() - self._freed < SECONDS:
-            return
         self._freed, self._has_grown = self._clock(), False
         options = ort.RunOptions()
         options.terminate = True
@@ -48,14 +68,12 @@ class Arena:
         with suppress(Exception):  # ending it raises; ONNX Runtime's exceptions have no base class of their own
             self._session.run(None, inputs, options)
 
-    def ran(self, outputs: Sequence[Array]) -> None:
-        """Records a run with these outputs."""
-        for array in outputs:  # `any` would take four times as long
-            if array.nbytes >= LARGE_OUTPUT:
-                self._has_grown = True
-
 
 def arena_of(session: ort.InferenceSession) -> Arena | None:
     """The arena of a session; None if it has none, or also runs elsewhere."""
     on_cpu = session.get_providers() == [CPU]
     return Arena(session) if on_cpu and session.get_session_options().enable_cpu_mem_arena else None
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    return np.full(shape, "", dtype) if dtype.hasobject else np.zeros(shape, dtype)

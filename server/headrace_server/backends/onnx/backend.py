@@ -294,6 +294,11 @@ class OnnxBackend:
         self._session = self._on_gpu = self._arena = None
         self._needs = ()
 
+    def free_unused(self) -> None:
+        """See `base.KeepsMemory`."""
+        if (arena := self._arena) is not None:
+            arena.free_if_idle()
+
     def _run(
         self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays, options: ort.RunOptions | None
     ) -> Sequence[Array]:
@@ -306,7 +311,7 @@ class OnnxBackend:
             arena.before_run(inputs)
         outputs: Sequence[Array] = session.run(names, inputs, options)
         if arena is not None:
-            arena.ran(outputs)
+            arena.ran(inputs, outputs)
         return outputs
 
 
