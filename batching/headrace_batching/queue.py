@@ -105,7 +105,7 @@ class Lane:
         self._queue.steer(self, target)
 
     def put(self, task: Task) -> bool:
-        """Adds a task, or refuses it at once. Any thread.
+        """Adds a task, or refuses it immediately. Any thread.
 
         Returns: Whether the queue's `wake` must be called, so that an idle thread looks at it.
 
@@ -121,7 +121,7 @@ class Lane:
         self._queue.finish(self)
 
     def close(self) -> None:
-        """Accepts no more tasks, runs the waiting ones at once, and returns when the last batch has ended."""
+        """Accepts no more tasks, runs the waiting ones immediately, and returns when the last batch has ended."""
         self._queue.close_lane(self)
 
 

@@ -109,7 +109,7 @@ class Scheduler:
         return len(self._running)
 
     def submit(self, task: Task) -> None:
-        """Adds a task to the queue, or refuses it at once, and wakes an idle thread for it. Any thread.
+        """Adds a task to the queue, or refuses it immediately, and wakes an idle thread for it. Any thread.
 
         Raises:
             TaskTooLarge: The task has more rows than `max_batch_size`.
@@ -158,7 +158,7 @@ class Scheduler:
         return future
 
     def close(self) -> None:
-        """Accepts no more tasks, runs the waiting ones at once, and returns when the last batch has ended."""
+        """Accepts no more tasks, runs the waiting ones immediately, and returns when the last batch has ended."""
         self.lane.close()
 
     def _execute(self, batch: TaskBatch) -> None:

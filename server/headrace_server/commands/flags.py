@@ -81,7 +81,7 @@ def _reader(name: str, rule: Rule) -> Callable[[str], Any]:
 
 
 def _value(kind: type, text: str) -> Any:
-    """The value that a text stands for, or the text itself if it is not valid."""
+    """The value that a text represents, or the text itself if it is not valid."""
     if kind is bool:
         return _BOOLEANS.get(text.lower(), text)
     try:

@@ -1,4 +1,4 @@
-"""The `headrace` command: answers what it can at once, and otherwise imports the full command line."""
+"""The `headrace` command: answers simple requests immediately, and otherwise imports the full command line."""
 
 import contextlib
 import signal

@@ -39,7 +39,7 @@ def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> N
 
 
 def check(config: Config) -> None:
-    """Starts a server, which loads, tests and warms up its models, and stops it at once.
+    """Starts a server, which loads, tests and warms up its models, and stops it immediately.
 
     Args:
         config: The server's configuration; free ports are used instead of its ports.

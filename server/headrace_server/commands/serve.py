@@ -51,7 +51,7 @@ def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 
 def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
-    """Imports the server only now, so that help texts and command line errors appear at once."""
+    """Imports the server only now, so that help texts and command line errors appear immediately."""
     from headrace_server.commands.log import log_to_stderr
     from headrace_server.commands.ports import refuse_taken_ports
     from headrace_server.commands.process import check, run

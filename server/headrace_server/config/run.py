@@ -170,7 +170,7 @@ class Config:
         int64=True,
     )
     file_system_poll_wait_seconds: float = flag(
-        1, "seconds between two scans for new versions; 0 scans once; a negative value never scans", kind=float
+        1, "seconds between two scans for new versions; 0 means a single scan, a negative value none", kind=float
     )
     flush_filesystem_caches: bool = flag(
         True,

@@ -124,7 +124,7 @@ class Acting:
         try:
             with self._turns:
                 action.run()
-        except BaseException:  # the thread must go on, since others wait for it
+        except BaseException:  # the thread must continue, since others wait for it
             log.exception("model %s version %d cannot be loaded or unloaded: it stays as it is", *action.item)
         with self._changed:
             action.threads.give_back(action.thread)
@@ -242,7 +242,7 @@ class Acting:
             log.info("model %s version %d, %s: %s%s", name, version, signature, declared, servable.batches(signature))
         try:
             admitted = self._admit(name, version, attempt, servable)
-        except Exception as error:  # a version that a listener refuses must not, either
+        except Exception as error:  # a version that a listener refuses must not end the manager
             free(servable)
             release_memory()
             self._load_failed(name, version, attempt, failure_of(error))

@@ -39,7 +39,7 @@ class BasePath:
     def may_have_changed(self) -> bool:
         """Whether the versions may have changed since the last `look`, judging by the folder's modification time.
 
-        Not every file system maintains that time, so the base path must still be listed now and then.
+        Not every file system maintains that time, so the base path must still be listed from time to time.
         """
         try:
             return os.stat(self._path).st_mtime_ns != self._changed_ns

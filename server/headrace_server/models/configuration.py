@@ -257,14 +257,14 @@ class Configuration:
 
 
 def single_model(name: str, base_path: str) -> ModelServerConfig:
-    """The configuration that the flags for a single model stand for."""
+    """The configuration that the flags for a single model describe."""
     config = ModelServerConfig()
     config.model_config_list.config.add(name=name, base_path=as_text(base_path), model_platform=PLATFORM)
     return config
 
 
 def several_models(models: Iterable[ModelConfig]) -> ModelServerConfig:
-    """The configuration that models given as objects stand for."""
+    """The configuration that models given as objects describe."""
     config = ModelServerConfig()
     for model in models:
         listed = config.model_config_list.config.add(

@@ -8,7 +8,7 @@ from headrace_server.models.servable import Servable
 log = logging.getLogger(__name__)
 
 FREE_WITHIN = 10.0
-"""Seconds that an unload waits for a version's calls and for its runtime before it goes on."""
+"""Seconds that an unload waits for a version's calls and for its runtime before it continues."""
 
 
 def free_in_time(servable: Servable) -> bool:

@@ -36,7 +36,7 @@ def recorded_inputs(folder: Path, signatures: Mapping[str, Signature]) -> dict[s
 
 
 def inputs_of(log: PredictionLog) -> tuple[str, Arrays]:
-    """The signature that a logged request names, and its inputs; both are empty for a kind without arrays."""
+    """The signature that a logged request names, and its inputs; both are empty if such requests have no arrays."""
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         request = log.predict_log.request

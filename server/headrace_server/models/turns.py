@@ -1,4 +1,4 @@
-"""Makes threads release the interpreter lock sooner while versions are loaded and unloaded, so that calls go on."""
+"""Makes threads release the interpreter lock sooner while versions are loaded and unloaded, so that calls proceed."""
 
 import sys
 from threading import Lock

@@ -105,7 +105,7 @@ class Model:
         self._touch()
 
     def begin_anew(self, version: int) -> None:
-        """Marks a version to be loaded: at once, or when it is called if no version of the model is in use."""
+        """Marks a version to be loaded: now, or on demand if versions are loaded on demand and none is in use."""
         rests = self._on_demand and not self.claims[version] and not self.serving and not self.loading
         self.set(version, State.AT_REST if rests else State.START)
 

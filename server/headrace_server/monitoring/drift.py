@@ -44,7 +44,7 @@ SECOND = 5_000
 ROW = 100
 
 AT_ONCE = 20 * SECOND
-"""Values that may be taken at once if few were taken before."""
+"""Values that may be taken in one go if few were taken before."""
 
 MOST_STRETCHED = 1024
 """The largest factor by which sampling becomes less frequent while the limit is reached."""

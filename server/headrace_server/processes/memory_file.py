@@ -41,7 +41,7 @@ def take(descriptor: int) -> bytes:
 
 
 def pack(value: Any) -> int:
-    """Writes a picklable value and returns its file's descriptor. The bytes of arrays are written as they are."""
+    """Writes a picklable value and returns its file's descriptor. The bytes of arrays are written unchanged."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]

@@ -70,7 +70,7 @@ class ReflectionService:
 
 
 def _v1_file() -> bytes:
-    """The description of v1: that of v1alpha, which is equal on the wire, with another name."""
+    """The description of v1: that of v1alpha under another name, since the two are equal on the wire."""
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     v1, v1alpha = _PACKAGES
     text = text_format.MessageToString(file).replace(v1alpha, v1).replace("/v1alpha/", "/v1/")

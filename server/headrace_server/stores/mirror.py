@@ -92,7 +92,7 @@ class Mirror:
         """Fetches wanted versions, shows them, and removes those that are gone; returns whether anything changed.
 
         Raises:
-            StoreError: The store cannot be read; the base path stays as it is.
+            StoreError: The store cannot be read; the base path does not change.
         """
         self._base_path.mkdir(parents=True, exist_ok=True)
         listing = self._list()

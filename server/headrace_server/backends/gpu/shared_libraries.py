@@ -12,7 +12,7 @@ _ELF64_LITTLE = b"\x7fELF\x02\x01"
 
 
 def why_not_loadable(library: Path) -> str:
-    """Why the first needed library that cannot be loaded cannot be; empty if all can be loaded.
+    """The error for the first needed library that cannot be loaded; empty if all can be loaded.
 
     Libraries that can be loaded are loaded, and stay loaded.
     """

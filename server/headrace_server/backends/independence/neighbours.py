@@ -19,7 +19,7 @@ WHOLE = 8
 """The integers in other rows are below this, if the model accepts such integers."""
 
 TIE = 0.5
-"""A change up to this may come from rounding that breaks a tie, which changes the predicted class, but only seldom."""
+"""A change up to this may come from rounding that breaks a tie, which changes the predicted class, but only rarely."""
 
 Pass = tuple[tuple[int, ...], Rows]
 """The rows that are replaced, and what replaces them."""

@@ -1,7 +1,7 @@
 """Determines how inputs of different lengths may be padded so that a padded row is answered like the bare one.
 
-Rows are made, run as they are, and run again with more elements after each length that varies. The model's answers, cut
-back, must then equal the earlier ones within the rounding of the dtype, since other kernels may run.
+Rows are generated, run unchanged, and run again with more elements after each length that varies. The model's answers,
+cut back, must then equal the earlier ones within the rounding of the dtype, since other kernels may run.
 """
 
 import re
@@ -258,7 +258,7 @@ def _cuts(
     """The positions of the lengths in the outputs, found by what has grown with the inputs.
 
     Raises:
-        NotPadded: An output has grown in another way.
+        NotPadded: An output does not grow with a length of the inputs.
     """
     lengths, amounts = added
     bare, padded = runs

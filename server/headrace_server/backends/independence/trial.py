@@ -183,7 +183,7 @@ class _Trial:
             self._try_ends(neighbours, batch)
 
     def _try_many(self, neighbours: Neighbours, recipe: Recipe, budget: float) -> Batch | None:
-        """Tries a batch of many rows, and returns it; None if there is no time for it or the model refuses it."""
+        """Tries a batch of many rows, and returns it; None if that would take too long or the model refuses it."""
         rows = min(MANY, self._most_rows)
         if not self._has_time_for_many(budget):
             return None

@@ -14,7 +14,8 @@ LARGE_OUTPUT = 256 << 10
 """After a run with an output of at least this many bytes, the arena is assumed to have grown."""
 
 SECONDS = 0.5
-"""The least time between two runs that free memory, since the next run has to ask the system for what it needs."""
+"""The minimum time between two runs that free memory, since the next run must then request memory from the system.
+"""
 
 _KEY, _ARENA = "memory.enable_memory_arena_shrinkage", "cpu:0"  # onnxruntime_run_options_config_keys.h
 

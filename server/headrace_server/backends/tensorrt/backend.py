@@ -1,4 +1,4 @@
-"""TensorRT engines on one or several GPUs: plans as they are, and ONNX models from which plans are built."""
+"""TensorRT engines on one or several GPUs: from existing plans, or from ONNX models from which plans are built."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence

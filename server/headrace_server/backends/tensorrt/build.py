@@ -112,7 +112,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
             self._phases[phase_name] = _Phase(parent_phase, num_steps)
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Called by TensorRT, mostly for the innermost phases; returns whether the build should go on."""
+        """Called by TensorRT, mostly for the innermost phases; returns whether the build should continue."""
         with self._lock:
             phase, now = self._phases.get(phase_name), self._clock()
             if phase is None:

@@ -62,7 +62,7 @@ def too_deep() -> ServingError:
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value is an object that stands for arbitrary bytes."""
+    """Whether a value is an object that represents arbitrary bytes."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get(BASE64_KEY), str)
 
 

@@ -1,4 +1,4 @@
-"""Decides where the JSON of an answer is written: at once if that is fast, otherwise in another process."""
+"""Decides where the JSON of an answer is written: in the event loop if that is fast, otherwise in another process."""
 
 from collections.abc import Callable
 from math import prod
@@ -9,10 +9,10 @@ from headrace_batching.task import Arrays
 from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
 
 WRITTEN_ELEMENTS = 4096
-"""Outputs up to this size are written at once: a few milliseconds."""
+"""Outputs up to this size are written in the event loop: that takes a few milliseconds."""
 
 WRITTEN_BYTES = 32 << 10
-"""Messages up to this size are written at once: they have about as many elements."""
+"""Messages up to this size are written in the event loop: they have about as many elements."""
 
 
 async def written(

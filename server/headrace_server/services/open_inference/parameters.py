@@ -46,7 +46,7 @@ def read_parameters(sent: Sent) -> Parameters:
 
 
 def priority_of(level: int) -> Priority | None:
-    """The priority that a level stands for; None means that of the call."""
+    """The priority that a level means; None means that of the call."""
     return Priority.LOW if level == LOW_LEVEL else Priority.NORMAL if level == 1 else None
 
 

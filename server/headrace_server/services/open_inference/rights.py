@@ -22,7 +22,7 @@ class Rights(IntEnum):
 
     @classmethod
     def named(cls, name: str) -> "Rights":
-        """The rights that a flag's value stands for."""
+        """The rights that a flag's value means."""
         return cls[name.upper()]
 
     def require(self, needed: "Rights", what: str) -> None:

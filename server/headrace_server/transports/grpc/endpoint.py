@@ -145,7 +145,7 @@ class Transport(Protocol):
         """
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
-        """Sets the version that each label of each model stands for, and forgets all earlier labels. Any thread."""
+        """Sets the version that each label of each model refers to, and forgets all earlier labels. Any thread."""
 
     def forget_answers(self) -> None:
         """Drops kept answers to lasting methods, since the server's state has changed. Any thread."""

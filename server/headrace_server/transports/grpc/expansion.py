@@ -15,7 +15,7 @@ LEAVE_COMPRESSED = "grpc.per_message_decompression"
 """The channel argument that, if it is 0, makes gRPC pass compressed messages on unchanged."""
 
 STARTS = (b"\x1f\x8b\x08", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-"""How gzip and zlib data begin, the latter with gRPC's window size.
+"""How gzip data, and zlib data with gRPC's window size, begin.
 
 gRPC does not say which messages are compressed. No request of a service begins like this: 0x1f is not a valid tag in
 protobuf, and 0x78 is the tag of field 15.
@@ -25,7 +25,7 @@ FIRST_STEP = 64 << 10
 """Bytes that are decompressed in the event loop: in a tenth of a millisecond or so. Further steps double."""
 
 STEP = 1 << 20
-"""Bytes of the longest step, in a thread: a millisecond or two, after which other messages have their turn."""
+"""Bytes of the longest step, in a thread: a millisecond or two, after which other messages are processed."""
 
 SLICE = 64 << 10
 """Compressed bytes that zlib is given at a time, since it copies what it has not used."""

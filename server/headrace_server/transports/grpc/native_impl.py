@@ -162,7 +162,7 @@ class NativeTransport:
                     log.exception("model %s has no native route", name)
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
-        """Sets the version that each label of each model stands for. Any thread."""
+        """Sets the version that each label of each model refers to. Any thread."""
         self._routes.assign_labels(labels)
 
     def forget_answers(self) -> None:
@@ -247,7 +247,7 @@ def _bounds(bounds: CallerBounds) -> dict[str, int]:
 
 
 def limits(arguments: Sequence[tuple[str, int | str]]) -> dict[str, int]:
-    """The channel arguments that have an effect here; a negative number stands for the default."""
+    """The channel arguments that have an effect here; a negative number means the default."""
     values = dict(_ARGUMENTS)
     for name, value in arguments:
         short = name.removeprefix("grpc.").replace(".", "_")

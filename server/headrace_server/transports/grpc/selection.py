@@ -17,7 +17,7 @@ PACKAGE = "headrace_native"
 
 
 def choose(name: str, *, alts: bool = False, ssl_config_file: str = "") -> str:
-    """The transport that a name stands for: `grpcio` or `native`.
+    """The transport with a name: `grpcio` or `native`.
 
     Args:
         name: `auto` for the fastest installed transport that supports the options; or one of the two.

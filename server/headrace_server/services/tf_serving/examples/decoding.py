@@ -16,7 +16,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid
 
 INPUTS = "inputs"
-"""TF Serving: the alias of the one input that takes Examples as they are."""
+"""TF Serving: the alias of the one input that takes serialized Examples."""
 
 AT_ONCE = 256
 """The number of Examples that are decoded in the event loop: a few milliseconds."""

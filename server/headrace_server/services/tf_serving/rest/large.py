@@ -1,4 +1,4 @@
-"""Decides where a JSON body is parsed or written: at once if that is fast, otherwise in another process."""
+"""Decides where a JSON body is parsed or written: in the event loop if that is fast, otherwise in another process."""
 
 import zlib
 from collections.abc import Callable
