@@ -230,7 +230,7 @@ def _unloaded() -> ServingError:
 
 
 def _own(inputs: Arrays) -> dict[str, Array]:
-    """Arrays that a model may write into; those of a single request are views of its message."""
+    """Arrays that a model may write into; read-only arrays, such as views of a request's message, are copied."""
     return {
         alias: array if array.flags.carray else np.require(array, requirements=["C", "W"])
         for alias, array in inputs.items()

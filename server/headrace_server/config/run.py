@@ -212,7 +212,7 @@ class Config:
         0, "number of times that each warm-up request is sent; 0 or less means once"
     )
     enable_synthetic_warmup: bool = flag(
-        True, "run a version that has no warm-up requests on zeros before it is served"
+        True, "run a version without warm-up requests on inputs of zeros before it is served"
     )
     monitoring_config_file: str = flag(
         "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"

@@ -89,7 +89,7 @@ class Mirror:
         self._pinned: set[str] = set()
 
     def look(self) -> bool:
-        """Fetches wanted versions, shows them, and removes those that are gone; returns whether anything changed.
+        """Fetches and shows wanted versions, and removes those that no longer exist; returns whether anything changed.
 
         Raises:
             StoreError: The store cannot be read; the base path does not change.
@@ -196,6 +196,6 @@ class Mirror:
         return numbers[key]
 
     def forget(self) -> None:
-        """Shows nothing any more, for a model that is no longer served."""
+        """Removes all versions from the base path, for a model that is no longer served."""
         self._cache.use((), self._pinned)
         shutil.rmtree(self._base_path, ignore_errors=True)

@@ -106,7 +106,7 @@ class Held:
         return size
 
     def settle(self, size: int) -> None:
-        """Replaces everything that was reserved by the memory of an answer of this size.
+        """Releases everything that was reserved, and takes the memory of an answer of this size instead.
 
         Raises:
             ServingError: As for `grow`.

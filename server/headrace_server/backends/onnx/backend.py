@@ -316,7 +316,7 @@ class OnnxBackend:
 
 
 def _has(dtype: DataType, signatures: Mapping[str, Signature]) -> bool:
-    """Whether an input or an output is of a type."""
+    """Whether any input or output has this type."""
     specs = (spec for s in signatures.values() for spec in (*s.sendable.values(), *s.outputs.values()))
     return any(spec.dtype == dtype for spec in specs)
 

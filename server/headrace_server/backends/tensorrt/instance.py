@@ -259,7 +259,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
         self.data_decide, self.shape, self.array = data_decide, None, None
 
     def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
-        """Called by TensorRT on the running thread with the bytes that it needs; returns 0 if there are none."""
+        """Called by TensorRT on the running thread with the number of bytes to allocate; returns 0 if that fails."""
         del tensor_name, memory, alignment, stream  # the driver's alignment is enough for any tensor
         try:
             if self.memory.size < size or not self.memory.size:

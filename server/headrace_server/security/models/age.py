@@ -81,8 +81,8 @@ def identities_of(keys: ModelKeys) -> list[Any]:
     """The age identities among keys, parsed.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, one is invalid, and the text says where it stands; FAILED_PRECONDITION, there is
-            one, and pyrage is not installed.
+        ServingError: INVALID_ARGUMENT, one is invalid, and the text says where it is; FAILED_PRECONDITION, there is
+            one, but pyrage is not installed.
     """
     if not keys.identities:
         return []

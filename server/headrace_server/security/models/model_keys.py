@@ -25,7 +25,7 @@ class ModelKeys:
 
     Attributes:
         by_id: Keys of 32 bytes by their ID, in the order in which they were named.
-        identities: age identities, each as text, with the place where it stands for error messages.
+        identities: age identities, each as text, with the place where it was found, for error messages.
     """
 
     by_id: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
@@ -34,7 +34,7 @@ class ModelKeys:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """The source of model keys. It is asked at each load, since keys may be added.
+    """The source of model keys. It is read at each load, since keys may be added.
 
     Attributes:
         file: A file of keys.

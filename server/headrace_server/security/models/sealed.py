@@ -120,7 +120,7 @@ def seal_files(files: Mapping[str, Path], key: bytes, out: BinaryIO) -> None:
 
 
 class _Opening(io.RawIOBase):
-    """A file of plain bytes to read, each of which has been authenticated."""
+    """A file from which the plain bytes are read after they have been authenticated."""
 
     def __init__(self, file: BinaryIO, keys: Callable[[], ModelKeys]) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def sign(version: Path, key: Path, certificates: Path | None = None, password: s
 
 
 def manifest_of(version: Path) -> Manifest:
-    """What a signature of the version's current files states."""
+    """The statement that a signature of the version's current files makes."""
     if version.is_file():
         return Manifest({WHOLE_FILE: _digest(version)})
     names = [name for name in files_of(version) if name != SIGNATURE_FILE]

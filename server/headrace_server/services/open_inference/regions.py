@@ -1,8 +1,8 @@
 """Regions of system shared memory, registered by name, that requests read and write.
 
 A region is read and written through its file, not through a mapping: if another process shrinks the object, the kernel
-then returns fewer bytes, while access to a mapping beyond the end would crash this process with SIGBUS. Source for
-codes and texts: Triton's shared_memory_manager.cc.
+then returns fewer bytes, while access to a mapping beyond the end would crash this process with SIGBUS. The
+codes and texts are those of Triton's shared_memory_manager.cc.
 """
 
 import errno
@@ -143,7 +143,7 @@ class Regions:
     """The regions of system shared memory that callers have registered. In one event loop.
 
     Args:
-        cuda: The regions of GPU memory, which share the namespace.
+        cuda: The regions of GPU memory, whose names must differ from these regions' names.
     """
 
     def __init__(self, cuda: CudaRegions | None = None) -> None:

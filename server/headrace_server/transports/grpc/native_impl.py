@@ -53,7 +53,7 @@ def check_interface() -> None:
         ServingError: FAILED_PRECONDITION, it is not compatible.
     """
     if native.INTERFACE != INTERFACE:
-        text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install one to match"
+        text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install matching ones"
         raise ServingError(Code.FAILED_PRECONDITION, text)
 
 
