@@ -63,10 +63,10 @@ trace.
 | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |
 {rows}
 
-Over all traces the objective has {ours:,} good answers. The best of the fixed settings over all of them,
-{setting}, has {best:,}: the objective has {ours / best:.3f} times as many. The best with TensorFlow Serving's bound of
-10 waiting batches, {usual_best}, has {usual_good:,}: the objective has {ours / usual_good:.2f} times as
-many.
+Over all traces the objective has {ours:,} good answers. The best fixed setting over all of them
+({setting}) has {best:,}: the objective has {ours / best:.3f} times as many. The best fixed setting with TensorFlow
+Serving's bound of 10 waiting batches ({usual_best}) has {usual_good:,}: the objective has
+{ours / usual_good:.2f} times as many.
 
 ![Good answers per trace](images/objective-goodput.png)
 

@@ -100,7 +100,7 @@ def report(machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> s
         "# Callers of all kinds at once",
         _WHAT.format(seconds=outcome.seconds, every=EVERY),
         " ".join(machine),
-        "\n".join(f"- {'yes' if met else '**no**'}: {what}" for what, met in checks),
+        "\n".join(f"- {'met' if met else '**missed**'}: {what}" for what, met in checks),
         _calls(outcome.tally),
         _held(outcome),
     ]
