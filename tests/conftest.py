@@ -58,7 +58,7 @@ def tensorflow_python() -> Path:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpu]:
-    """One GPU with TensorRT, or two: the double, unless HEADRACE_TEST_GPU is set."""
+    """One or two GPUs with TensorRT: test doubles, unless HEADRACE_TEST_GPU is set."""
     with gpu_of(monkeypatch, tmp_path_factory.mktemp("gpu"), devices=2) as gpu:
         yield gpu
 

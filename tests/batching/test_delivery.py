@@ -43,7 +43,7 @@ def delivery(loop: CountingLoop) -> LoopDelivery:
 
 
 class Sink:
-    """A stand-in for the queue: it records the tasks, and how often a batch thread was called."""
+    """A stand-in for the queue: it records the tasks, and how often a batch thread was woken."""
 
     def __init__(self, *, wanted: bool = True) -> None:
         self.tasks: list[Task] = []
@@ -116,7 +116,7 @@ class TestTheCallOfAThread:
     """Uses a fake clock: `turns` are the seconds between consecutive readings."""
 
     def calls_after(self, loop: CountingLoop, turns: list[float], *, tasks: int = 1) -> list[int]:
-        """How often a thread had been called after each iteration of the loop."""
+        """The number of times that a batch thread had been woken, after each iteration of the loop."""
         sink, calls = Sink(), []
         now = iter(itertools.accumulate(turns, initial=0.0))
 

@@ -164,7 +164,7 @@ class Batching(RuleBasedStateMachine):
             pass
         while self.running:
             self.run(0)
-        while self.take():  # the remaining pieces of tasks of which one piece failed
+        while self.take():  # the remaining pieces of tasks that had one failed piece
             pass
         self.answers_once_and_rightly()
         for task in self.tasks:

@@ -369,7 +369,7 @@ class TestThreads:
         threads.close()
 
     def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
-        """Asks for a batch on another thread; returns once that thread waits."""
+        """Takes a batch on another thread; returns once that thread waits."""
         taken: list[Task] = []
 
         def run() -> None:

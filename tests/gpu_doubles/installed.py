@@ -18,7 +18,7 @@ IMPORTERS = [f"headrace_server.backends.tensorrt.{part}" for part in ("engine", 
 
 
 def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
-    """Makes `pycuda.driver` the machine's from now on."""
+    """Replaces `pycuda.driver` by the machine's double from now on."""
     package: Any = ModuleType("pycuda")
     package.driver = driver = Driver(machine)
     modules: dict[str, Any] = {"pycuda": package, "pycuda.driver": driver}
@@ -28,7 +28,7 @@ def install_cuda(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Driver:
 
 
 def install_tensorrt(monkeypatch: pytest.MonkeyPatch, machine: Machine, version: str = VERSION) -> Libcuda:
-    """Makes `tensorrt`, pycuda and libcuda's graphs the machine's, for modules that are not loaded yet."""
+    """Replaces `tensorrt`, pycuda and libcuda's graph calls by doubles, for modules that are not loaded yet."""
     forget_importers(monkeypatch)
     install_cuda(monkeypatch, machine)
     double: Any = Tensorrt(machine, version)
@@ -39,7 +39,7 @@ def install_tensorrt(monkeypatch: pytest.MonkeyPatch, machine: Machine, version:
 
 
 def forget_importers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the modules that have imported TensorRT load again, now and after the test."""
+    """Unloads the modules that have imported TensorRT, now and after the test, so that they are imported again."""
     for name in IMPORTERS:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that monkeypatch restores the current module
         del sys.modules[name]

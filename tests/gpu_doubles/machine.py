@@ -199,7 +199,7 @@ class Machine:
         return self._find(address, size, f"{what}: {size} bytes at {address:#x} are not in one allocation of a device")
 
     def page_locked(self, array: Array, what: str) -> Memory:
-        """The page-locked block that an array lies in."""
+        """The page-locked block that contains an array."""
         if not array.flags.c_contiguous:
             raise self.complain(f"{what}: the array is not contiguous")
         memory = self._find(array.ctypes.data, array.nbytes, f"{what}: the array is not in page-locked memory")

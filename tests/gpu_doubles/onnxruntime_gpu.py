@@ -95,7 +95,7 @@ class GpuSession:
     call `plan`.
 
     Args:
-        machine: The machine whose memory it uses; some of it is the model's own until the session is closed.
+        machine: The machine whose memory it uses; the model occupies some of it until the session is closed.
         model: A file, or the contents of one.
         device: The GPU.
         at_home: The inputs and outputs of operators that run on the CPU.

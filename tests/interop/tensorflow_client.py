@@ -270,7 +270,7 @@ def check_policies(channel: grpc.Channel, root: str) -> None:
 
 
 def await_states(channel: grpc.Channel, name: str, states: dict[int, int]) -> None:
-    """Asks until every version of a model is in its expected state."""
+    """Sends GetModelStatus until every version of a model is in its expected state."""
     end = time.monotonic() + WITHIN
     while (seen := {version: state for version, state, _ in status(channel, name)}) != states:
         assert time.monotonic() < end, (seen, states)

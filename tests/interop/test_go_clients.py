@@ -68,7 +68,7 @@ def test_grpcurl_predicts(grpcurl: Path, address: str) -> None:
 
 
 def test_grpcurl_reads_metadata(grpcurl: Path, address: str) -> None:
-    """The answer holds an Any, whose message type grpcurl looks up by reflection."""
+    """The answer contains an Any, whose message type grpcurl looks up by reflection."""
     data = f"-d={json.dumps({'model_spec': {'name': 'model'}, 'metadata_field': ['signature_def']})}"
     answer = json.loads(
         output(grpcurl, "-plaintext", data, address, "tensorflow.serving.PredictionService/GetModelMetadata")

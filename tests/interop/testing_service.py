@@ -21,7 +21,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def messages(scratch: Path) -> Mapping[str, Any]:
-    """The message types of testing.proto, by name, in a pool of their own.
+    """The message types of testing.proto, by name, in a separate descriptor pool.
 
     Args:
         scratch: An empty folder to write in.

@@ -58,7 +58,7 @@ def linear(running: Run) -> RunningServer:
 
 
 def both_ways(caller: Caller, data: bytes) -> tuple[Any, Any]:
-    """The answer to a request as it is, and to the same request if it has to go through the service."""
+    """The answers to a request, and to the same request with a change that sends it through the service."""
     return answer(caller.send_bytes(PREDICT, data)), answer(caller.send_bytes(PREDICT, data + SEEN))
 
 

@@ -74,7 +74,7 @@ def method_of(request: Message) -> str:
 
 
 def both_ways(caller: Caller, request: Message) -> tuple[bytes | Refusal, bytes | Refusal]:
-    """The answer to a request as it is, and to the same request if it has to go through the service."""
+    """The answers to a request, and to the same request with a change that sends it through the service."""
     data = request.SerializeToString()
     return caller.send_bytes(method_of(request), data), caller.send_bytes(method_of(request), data + SEEN)
 

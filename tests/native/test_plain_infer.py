@@ -63,7 +63,7 @@ def send(server: RunningServer, data: bytes, **options: Any) -> ModelInferRespon
 
 
 def both_ways(server: RunningServer, request: ModelInferRequest) -> tuple[Any, Any]:
-    """The answer to a request as it is, and to the same with a parameter, which sends it through the service."""
+    """The answers to a request, and to the same request with a parameter, which sends it through the service."""
     seen = ModelInferRequest()
     seen.CopyFrom(request)
     seen.parameters["mine"].bool_param = True

@@ -1,4 +1,4 @@
-"""The messages live in a pool of their own, next to TensorFlow's, with either implementation of protobuf."""
+"""The messages are in their own descriptor pool, next to TensorFlow's, with either implementation of protobuf."""
 
 import pickle
 import subprocess

@@ -153,7 +153,7 @@ def test_models_that_mix_ordinary_numbers_are_not_batched(loader: Loader, tmp_pa
 
 
 def test_rows_that_mix_are_never_batched(loader: Loader, tmp_path: Path) -> None:
-    """The exception: later layers that undo the mixing, as a normalization undoes a division by the number of rows."""
+    """The exception: later layers can undo the mixing, as a normalization undoes a division by the number of rows."""
     random = np.random.default_rng(2)
     undone = 0
     for seed in range(SEVERAL):

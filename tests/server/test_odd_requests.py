@@ -129,7 +129,7 @@ class Fuzzed:
 
 
 def chain_two(requests: Sequence[tuple[str, Arrays]], chance: random.Random) -> Iterator[tuple[str, Arrays]]:
-    """The requests, and each with a second oddity."""
+    """The requests, and each of them with a second odd change."""
     for what, request in requests:
         yield what, request
         alias = chance.choice(list(request))

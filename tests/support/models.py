@@ -19,7 +19,7 @@ INT64 = TensorProto.INT64
 
 
 def linear(folder: Path, *, columns: int = 4, bias: float = 0.0) -> Path:
-    """`y` float [N, 1] = the sum of each row of `x` float [N, columns], plus `bias`, which tells versions apart."""
+    """`y` float [N, 1] = the sum of each row of `x` float [N, columns], plus `bias`, which distinguishes versions."""
     weights = from_array(np.ones((columns, 1), np.float32), "weights")
     offset = from_array(np.full(1, bias, np.float32), "bias")
     nodes = [make_node("MatMul", ["x", "weights"], ["product"]), make_node("Add", ["product", "bias"], ["y"])]

@@ -12,7 +12,7 @@ from tests.support.tools import tool
 
 
 def lint(page: str) -> str:
-    """The complaints of `promtool check metrics` about a page; empty if there are none."""
+    """The problems that `promtool check metrics` reports for a page; empty if there are none."""
     run = subprocess.run([tool("promtool"), "check", "metrics"], input=page, capture_output=True, text=True)
     return run.stdout + run.stderr
 

@@ -45,7 +45,7 @@ def read_served(log: Iterable[str]) -> Served:
 
 
 def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:
-    """Asks again until the answer is true, and returns it.
+    """Polls a condition until it is true, and returns its value.
 
     Raises:
         TimeoutError: It did not become true.

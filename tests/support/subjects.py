@@ -1,4 +1,4 @@
-"""Functions of arrays as subjects of a trial of independence, and how long they take."""
+"""Array functions that a trial of independence can test, with a run time that the test sets."""
 
 from collections.abc import Callable
 from dataclasses import replace

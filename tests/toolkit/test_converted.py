@@ -1,4 +1,4 @@
-"""An input that only an exporter has named is renamed to the user's name for it."""
+"""An input whose name an exporter has generated gets the user's name."""
 
 import numpy as np
 import pytest

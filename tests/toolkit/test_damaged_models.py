@@ -29,7 +29,7 @@ def replaced(pattern: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 def garbage(content: bytes) -> bytes:
-    """Bytes in the middle that are neither text nor numbers, in place of a line's end and the next one's start."""
+    """Replaces the end of a line and the start of the next one by bytes that are neither text nor numbers."""
     middle = content.index(b"\n", len(content) // 2)
     return content[: middle - 9] + bytes(range(128, 192)) + content[middle + 9 :]
 

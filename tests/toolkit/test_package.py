@@ -1,4 +1,4 @@
-"""A version packaged for other people: its contents, and what is refused before anything is written."""
+"""A version packaged for other people: its contents, and the arguments that are refused before anything is written."""
 
 import os
 import shutil

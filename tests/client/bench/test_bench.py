@@ -330,7 +330,7 @@ def test_a_wrong_file_of_arrays(
 
 
 def claiming(path: Path, shape: str) -> None:
-    """A file of one array whose header has another shape, of the same number of characters, than its content."""
+    """A file with one array whose header was changed to another shape, written with as many characters."""
     np.savez(path, x=np.ones((2, 4)))
     with zipfile.ZipFile(path) as held:
         data = held.read("x.npy")
@@ -347,7 +347,7 @@ def damaged(path: Path) -> None:
 
 
 def of_texts(path: Path) -> None:
-    """A zip with a member of the right name that is no array."""
+    """A zip with a member of the right name that is not an array."""
     with zipfile.ZipFile(path, "w") as held:
         held.writestr("x", "no array")
 

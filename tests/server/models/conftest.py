@@ -1,4 +1,4 @@
-"""A shelf of versions with a running manager, or a loader of real models, for each test that asks."""
+"""A shelf of versions with a running manager, or a loader of real models, for each test that needs one."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Concurrent requests to one servable, in an event loop of their own."""
+"""Concurrent requests to one servable, in a separate event loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -67,7 +67,7 @@ def serve(
     *,
     threads: int = 1,
 ) -> None:
-    """Plays a scene of concurrent requests, in an event loop of its own."""
+    """Runs a scenario of concurrent requests in a separate event loop."""
 
     async def play() -> None:
         async with asyncio.timeout(PATIENCE):

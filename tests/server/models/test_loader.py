@@ -19,7 +19,7 @@ SHARED = Options(max_batch_size=32, num_batch_threads=3)
 
 
 class Folder:
-    """A model with one version, and the servable that a loader makes of it."""
+    """A model with one version, and the servable that a loader makes from it."""
 
     def __init__(self, base_path: Path, threads: BatchThreads) -> None:
         self.base_path = base_path

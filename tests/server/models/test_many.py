@@ -1,4 +1,4 @@
-"""The cost of a model does not depend on the number of models, as the tests count and do not time."""
+"""The cost of a model does not depend on the number of models; the tests count operations instead of measuring time."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping

@@ -103,7 +103,7 @@ def test_the_versions_that_a_policy_chooses(
 
 @dataclass
 class History:
-    """A model with versions that load or fail, driven by the policy's actions as by a manager."""
+    """A model with versions that load or fail; it performs the policy's actions, as a manager does."""
 
     broken: frozenset[int]
     aspired: set[int] = field(default_factory=set)

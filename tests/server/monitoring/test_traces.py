@@ -230,7 +230,7 @@ def test_a_call_whose_caller_has_given_up_has_no_batch(running: Run, collector: 
     server.stop()
     (span,) = collector.spans()
     code = attributes(span)["rpc.grpc.status_code"]
-    # The server learns of the deadline and of the caller's own end at the same time.
+    # The deadline and the caller's cancellation reach the server at the same time.
     assert code in (Code.DEADLINE_EXCEEDED, Code.CANCELLED)
     assert (span.status.code == 2) == (code == Code.DEADLINE_EXCEEDED)
 

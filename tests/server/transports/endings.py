@@ -94,7 +94,7 @@ class Situation(NamedTuple):
 
     Attributes:
         write: Writes version 1.
-        hold: Brings the server into the situation; it waits for what it needs.
+        hold: Brings the server into the situation, and waits until it is there.
         flags: Flags for the server.
     """
 

@@ -107,7 +107,7 @@ def test_text_of_the_longest_length_is_not_cut(linear: Caller) -> None:
 
 
 def claims() -> list[PredictRequest]:
-    """Messages of a few bytes that claim to have terabytes."""
+    """Messages of a few bytes that declare terabytes."""
     shapes = [(2**40, 1), (1, 2**40), (2**62,), (2**20, 2**20), (2**31, 2**31)]
     dtypes = [DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_INT8, DataType.DT_BOOL, DataType.DT_STRING]
     return [
@@ -139,7 +139,7 @@ def test_a_claimed_shape_allocates_nothing(serving: Serve, tmp_path: Path) -> No
 
 
 def peaks(process: ServerProcess) -> tuple[int, int]:
-    """The most memory that a process has used, resident and in its address space."""
+    """The peak memory of a process, resident and in its address space."""
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     kilobytes = dict(re.findall(r"^(VmHWM|VmPeak):\s+(\d+) kB$", status, re.MULTILINE))
     return int(kilobytes["VmHWM"]) * 1024, int(kilobytes["VmPeak"]) * 1024

@@ -132,7 +132,7 @@ def test_a_session_without_an_arena_is_not_asked_to_free_it(tmp_path: Path) -> N
     backend = load_onnx(models.repeated(tmp_path, columns=250_000), options)
 
     assert backend._arena is None
-    for _ in range(2):  # ONNX Runtime refuses to free an arena that is not there
+    for _ in range(2):  # ONNX Runtime refuses to free a missing arena
         assert backend.run(DEFAULT, {"x": np.ones((2, 1), np.float32)}, ["y"])["y"].shape == (2, 250_000)
 
 

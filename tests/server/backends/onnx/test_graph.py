@@ -191,7 +191,7 @@ class TestDivisions:
 
     @pytest.mark.parametrize(("dtype", "expected"), [(INT64, ("Div",)), (FLOAT, ())])
     def test_in_a_loop(self, tmp_path: Path, dtype: int, expected: tuple[str, ...]) -> None:
-        """The types of a loop body's own inputs are unknown; values from outside have theirs."""
+        """The types of a loop body's own inputs are unknown; values from outside the loop have known types."""
         assert self.fatal(tmp_path, self.loop([helper.make_node("Div", ["s", "b"], ["t"])], dtype), dtype) == expected
 
     def test_of_floats_from_a_loop(self, tmp_path: Path) -> None:

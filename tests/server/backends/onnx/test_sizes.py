@@ -1,4 +1,4 @@
-"""Which batch sizes have a session of their own."""
+"""Which batch sizes get a separate session."""
 
 import pytest
 

@@ -186,7 +186,7 @@ class TestExpander:
 
 
 def expanded(loop: LoopThread, data: bytes, budget: Budget) -> bytes:
-    """The decompressed message, whose memory the budget keeps."""
+    """The decompressed message; its memory stays counted in the budget."""
     expander = Expander(1 << 30, 1)
     try:
         return loop.run(expander.expanded(data, budget.hold()))
@@ -241,6 +241,6 @@ def test_bombs_of_many_callers_stay_within_the_budget(serving: Serve, tmp_path: 
 
 
 def most_resident(pid: int) -> int:
-    """The most bytes that a process has had in memory."""
+    """The peak memory of a process in bytes."""
     (kilobytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(kilobytes) * 1024

@@ -333,7 +333,7 @@ def test_http_2_by_prior_knowledge(linear: RestCaller, transport: str, large: by
 
 
 def test_the_first_letter_comes_alone(linear: RestCaller) -> None:
-    """The letter may begin HTTP/2's preface, or a method."""
+    """The first letter may belong to HTTP/2's preface or to a method."""
     with socket.create_connection(("127.0.0.1", linear.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in (b"P", f"UT {PREFIX} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()):
