@@ -124,7 +124,8 @@ class Config:
         "", "text-proto file of BatchingParameters; if not given, TF Serving's defaults apply"
     )
     enable_per_model_batching_parameters: bool = flag(
-        False, "take batching parameters from batching_params.pbtxt in a version's folder; no file, no batching"
+        False,
+        "take batching parameters from a version's own batching_params.pbtxt; a version without it is not batched",
     )
     model_config_file: str = flag(
         "", "text-proto file of ModelServerConfig: the models to serve, instead of the one that other flags name"
@@ -337,8 +338,8 @@ class Config:
     )
     model_roots: tuple[str, ...] = flag(
         (),
-        "folders and URIs of stores, separated by commas, in which base paths named by callers must lie; empty allows "
-        "any folder and no URI",
+        "folders and URIs of stores, separated by commas, that must contain the base paths which callers name; empty "
+        "allows any folder and no URI",
     )
     code_roots: tuple[str, ...] = flag(
         (), "folders, separated by commas, in which a model.py may run even if a caller named the base path"

@@ -67,7 +67,7 @@ class AnswerSizes:
     def expected(self, signature: str, outputs: Outputs, rows: int) -> int:
         """About how many bytes the outputs of a request take, judging by the last ones.
 
-        Before there are any, dimensions that vary count as one, and strings as nothing.
+        Before any outputs are known, dimensions that vary count as 1, and strings as 0 bytes.
 
         Args:
             signature: The name of the signature.

@@ -4,7 +4,7 @@ contents/KEY/            the files of one fetch, complete; KEY is a hash of thei
 contents/KEY.json        their sizes; beside them, so that a signature of the folder still fits
 partial/KEY/             those of one that is not complete
 models/NAME/VERSION      a link to the folder of a version in contents/
-models/NAME/numbers.json the version numbers of contents that nobody else numbers
+models/NAME/numbers.json the version numbers of contents that have none of their own
 """
 
 import fcntl

@@ -25,5 +25,5 @@ def repeated_batch_name(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, 
     for alias, spec in (*inputs.items(), *outputs.items()):
         for name in spec.dims[1:]:
             if name in batch:
-                return Evidence(f"{alias!r} has the batch's dimension {name!r} elsewhere than first in its shape")
+                return Evidence(f"{alias!r} has the batch's dimension {name!r} at a position other than the first")
     return None

@@ -55,7 +55,7 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
 
 
 def configuration(servable: Servable, policy: VersionPolicy, signature: str = "") -> messages.ModelConfig:
-    """A model's ModelConfig: if it batches, dimensions without the batch axis, and how batches form.
+    """A model's ModelConfig; for a model that batches, with dimensions beyond the batch axis, and batching parameters.
 
     Args:
         servable: Leased.

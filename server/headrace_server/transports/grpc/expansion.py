@@ -69,7 +69,7 @@ class Expander:
         return inflation.message
 
     def close(self) -> None:
-        """Ends its threads after the steps that they are in."""
+        """Ends its threads after their current steps."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -44,7 +44,7 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
     """The body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a dtype without values in JSON; by row, outputs without rows or with different
+        ServingError: INVALID_ARGUMENT, a dtype that JSON cannot carry; by row, outputs without rows or with different
             numbers of rows, or no outputs. TF Serving: json_tensor.cc.
     """
     if not outputs:
