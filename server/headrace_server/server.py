@@ -325,6 +325,7 @@ class Server:
             changed=self._changed,
             labelled=self._labelled,
             tallies=Tallies(self._metrics.load_waited, self._metrics.evicted),
+            prepare=loader.prepare if opener is None else None,
         )
 
     def _make_configuration(self, code: CodeTrust) -> Configuration:

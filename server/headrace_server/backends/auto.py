@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +70,34 @@ def load(version: Path, options: BackendOptions) -> Backend:
         "--prefer_tflite_model."
     )
     raise LoadError(Code.NOT_FOUND, message)
+
+
+def prepare(versions: Sequence[Path], options: BackendOptions) -> object:
+    """Prepares for the loads of several versions, as far as that takes less time than during each load.
+
+    Args:
+        versions: Their folders.
+        options: Options of the runtime, as for `load`.
+
+    Returns: What must be kept until the versions have been loaded.
+    """
+    models = [version / ONNX_FILE for version in versions if _holds_only_onnx(version)]
+    if not models or options.tensorrt.enabled:
+        return None
+    try:
+        from headrace_server.backends.onnx.backend import prepare_onnx
+    except ImportError:  # which each load reports
+        return None
+    return prepare_onnx(models, options)
+
+
+def _holds_only_onnx(version: Path) -> bool:
+    """Whether a folder holds an ONNX model and no other one."""
+    try:
+        names = os.listdir(version)
+    except OSError:
+        return False
+    return [name for name in names if name in MODEL_FILES] == [ONNX_FILE]
 
 
 def is_model_file(path: Path) -> bool:

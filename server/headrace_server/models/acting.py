@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -20,6 +20,7 @@ from headrace_server.models.freeing import free, free_in_time
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Remains
 from headrace_server.models.memory import release as release_memory
+from headrace_server.models.preparing import SECONDS_EACH, Prepare, Preparing
 from headrace_server.models.room import NoRoom, Rooms, TooLarge
 from headrace_server.models.servable import Servable
 from headrace_server.models.turns import ShortTurns
@@ -57,6 +58,7 @@ class Acting:
         publish: Called under the models' lock with a model whose versions in service have changed. It may refuse a
             version that was added.
         rooms: Which versions are in memory; None if all may be.
+        prepare: Prepares for several loads during the initial load; None if nothing can be prepared.
     """
 
     def __init__(
@@ -67,11 +69,15 @@ class Acting:
         clock: Clock,
         publish: Callable[[str], None],
         rooms: Rooms | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._models = models
         self._rooms = rooms
         self._remains = Remains()
         self._agenda = Agenda(models.by_name, models.touched)
+        self._preparing = None
+        if prepare is not None and rooms is None:
+            self._preparing = Preparing(models.by_name, self._agenda, prepare)
         self._changed = models.changed
         self._load = load
         self._options = options
@@ -94,6 +100,9 @@ class Acting:
             self._starting = False
             self._loads.limit = self._options.num_load_threads
             self._turns = ShortTurns()
+            preparing, self._preparing = self._preparing, None
+        if preparing is not None:
+            preparing.prepare(())
 
     def stop(self) -> None:
         """Waits until there is nothing left to do; nothing new may be aspired from now on.
@@ -185,8 +194,14 @@ class Acting:
         return None
 
     def _begin_load(self, name: str, version: int) -> _Action:
+        preparing = self._preparing
+        together = () if preparing is None else preparing.before(name, version)
         attempt = self._models.by_name[name].begin_load(version)
-        return self._action(self._load_version, name, version, self._loads, attempt)
+        action = self._action(self._load_version, name, version, self._loads, attempt)
+        if preparing is None or not together:
+            return action
+        self._loads.expect(SECONDS_EACH * len(together))
+        return replace(action, run=partial(_run_after, partial(preparing.prepare, together), action.run))
 
     def _load_or_make_room(self, name: str, version: int, rooms: Rooms) -> _Action | None:
         """A load, or the unload that must come before it; None if something else must end first.
@@ -331,3 +346,11 @@ class Acting:
         self._give_back(name, version)
         with self._changed:
             self._models.by_name[name].end(version)
+
+
+def _run_after(prepare: Callable[[], None], load: Callable[[], None]) -> None:
+    try:
+        prepare()
+    except BaseException:  # the load must begin, since others wait for it
+        log.exception("the next loads could not be prepared")
+    load()

@@ -89,6 +89,10 @@ class ActionThreads:
             return thread
         return self._idle.pop()
 
+    def expect(self, seconds: float) -> None:
+        """Records that the function which began last takes this much longer than usual."""
+        self._begun += seconds
+
     def give_back(self, thread: ActionThread | None) -> None:
         """Records that a function is about to end."""
         self.running -= 1

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Mapping
+from itertools import islice
 
 from headrace_server.models.version_policy import Load, Unload
 from headrace_server.models.versions import Model
@@ -47,6 +48,10 @@ class Agenda:
     def next_load(self) -> Item | None:
         """The first wanted load; as for `unload`, taking it changes the model."""
         return next(iter(self._loads.items()), None)
+
+    def next_loads(self, most: int) -> list[Item]:
+        """The first wanted loads, beginning with `next_load`."""
+        return list(islice(self._loads.items(), most))
 
     def _ask(self, name: str, now: float) -> None:
         self._loads.pop(name, None)

@@ -10,6 +10,7 @@ from headrace_protos import Code
 from headrace_server.errors import NotInMemory, ServingError, invalid, not_found, status_of
 from headrace_server.models.acting import Acting, LoadVersion
 from headrace_server.models.manager_options import ManagerOptions
+from headrace_server.models.preparing import Prepare
 from headrace_server.models.retrying import Retrying
 from headrace_server.models.room import Rooms
 from headrace_server.models.servable import Servable
@@ -50,6 +51,7 @@ class Manager:
         changed: Called whenever something that the manager reports has changed. Any thread.
         labelled: Called with the labels of all models, whenever they have been assigned.
         tallies: Listeners for the case that not all versions fit in memory.
+        prepare: Prepares for several loads while the server starts; None if nothing can be prepared.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Manager:
         changed: Callable[[], None] = lambda: None,
         labelled: Callable[[Labels], None] = lambda _: None,
         tallies: Tallies | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         options, clock, tallies = options or ManagerOptions(), clock or Clock(), tallies or Tallies()
         self._tell = publish
@@ -72,7 +75,7 @@ class Manager:
         self._models = Models(options.policy, told, on_demand=on_demand)
         self.rooms = Rooms(options.bounds, self._models.by_name, tallies.evicted) if on_demand else None
         self._waking = Waking(self._models, tallies.waited)
-        self._acting = Acting(self._models, load, options, clock, self._publish, self.rooms)
+        self._acting = Acting(self._models, load, options, clock, self._publish, self.rooms, prepare)
         self._settling = Settling(self._models, clock)
         self._retrying = Retrying(self._models, clock)
         self._served: dict[str, Served] = {}

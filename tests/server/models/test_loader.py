@@ -7,11 +7,12 @@ import pytest
 
 from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
+from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.loader import Loader
+from headrace_server.models.loader import Asked, Loader
 from headrace_server.models.servable import Servable
 from tests.support.models import linear
 
@@ -122,3 +123,32 @@ class TestModelOptions:
 
         assert code == Code.INVALID_ARGUMENT
         assert text.startswith(f"{file}: batching: When enable_large_batch_splitting is true, ")
+
+
+class TestPrepare:
+    """A loader prepares only for models that have no options of their own and run in the server's process."""
+
+    @pytest.fixture
+    def prepared(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        prepared: list[Path] = []
+        monkeypatch.setattr(auto, "prepare", lambda versions, _: prepared.extend(versions))
+        return prepared
+
+    def prepare(self, root: Path, isolation: IsolationOptions) -> None:
+        versions = [Asked(name, 1, root / name / "1") for name in ("usual", "own", "broken")]
+        for asked in versions:
+            linear(asked.path)
+        (root / "own" / "model.toml").write_text("[onnxruntime]\nintra_op_threads = 2\n")
+        (root / "broken" / "model.toml").write_text("[nonsense]\n")
+        made = Loader(
+            BackendOptions(), BatchThreads(1), SHARED, Metrics(), isolation=isolation, per_model_batching=False
+        )
+        made.prepare(versions)
+
+    def test_models_with_options_are_left_out(self, tmp_path: Path, prepared: list[Path]) -> None:
+        self.prepare(tmp_path, IsolationOptions())
+        assert prepared == [tmp_path / "usual" / "1"]
+
+    def test_nothing_is_prepared_for_worker_processes(self, tmp_path: Path, prepared: list[Path]) -> None:
+        self.prepare(tmp_path, IsolationOptions(workers=1))
+        assert prepared == []

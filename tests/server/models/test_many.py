@@ -10,8 +10,10 @@ import pytest
 
 from headrace_batching import BatchThreads
 from headrace_server.models import acting
+from headrace_server.models.loader import Asked
 from headrace_server.models.manager import Manager
 from headrace_server.models.manager_options import ManagerOptions
+from headrace_server.models.preparing import TOGETHER, Prepare
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import Load, State, Unload, preserve_availability
 from headrace_server.models.versions import Clock, Model, VersionStatus
@@ -35,7 +37,7 @@ class Counting(Clock):
 class Town:
     """A manager of many models, and how often it checks each of them and reports."""
 
-    def __init__(self, threads: BatchThreads, count: int, **options: Any) -> None:
+    def __init__(self, threads: BatchThreads, count: int, prepare: Prepare | None = None, **options: Any) -> None:
         self.names = [f"m{number}" for number in range(count)]
         self.asked = 0
         self.told: list[tuple[str, list[int]]] = []
@@ -43,7 +45,7 @@ class Town:
         self.clock = Counting()
         self._threads = threads
         told = ManagerOptions(policy=self._policy, **options)
-        self.manager = Manager(self._load, told, self.clock, publish=self._publish)
+        self.manager = Manager(self._load, told, self.clock, publish=self._publish, prepare=prepare)
 
     def begin(self) -> None:
         for name in self.names:
@@ -77,7 +79,7 @@ def threads() -> Iterator[BatchThreads]:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_initial_load_threads": 4}])
-def test_a_load_checks_only_its_model(threads: BatchThreads, options: dict[str, int]) -> None:
+def test_a_load_checks_only_its_model(threads: BatchThreads, options: dict[str, Any]) -> None:
     for count in (FEW, MANY):
         town = Town(threads, count, **options)
         town.start()
@@ -172,3 +174,32 @@ def test_at_the_end_memory_is_not_returned_model_by_model(
     town.manager.stop()
 
     assert released == [1]
+
+
+class TestPreparing:
+    def test_each_version_is_prepared_for_once_together_with_the_next_ones(self, threads: BatchThreads) -> None:
+        prepared: list[list[Asked]] = []
+        town = Town(threads, MANY, prepare=lambda versions: prepared.append(list(versions)), num_initial_load_threads=4)
+        town.start()
+        town.manager.initial_load_done()
+        town.manager.aspire("late", {1: Path("/late/1")})
+        town.manager.aspire("later", {1: Path("/later/1")})
+        town.manager.wait_settled(["late", "later"], timeout=PATIENCE)
+        town.manager.stop()
+
+        *batches, last = prepared
+        assert [asked for batch in batches for asked in batch] == [
+            Asked(name, 1, Path(f"/{name}/1")) for name in town.names
+        ]
+        assert max(map(len, batches)) == TOGETHER
+        assert last == []
+
+    def test_loads_do_without_it_if_it_fails(self, threads: BatchThreads, caplog: pytest.LogCaptureFixture) -> None:
+        def fail(_: object) -> None:
+            raise OSError("no memory")
+
+        town = Town(threads, FEW, prepare=fail, num_initial_load_threads=1)
+        town.start()
+        assert len(town.told) == FEW
+        assert "the next loads could not be prepared" in caplog.messages
+        town.manager.stop()

@@ -1,7 +1,7 @@
 """ONNX models on ONNX Runtime."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from headrace_server.backends.onnx.arena import arena_of
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.patience import Patience
+from headrace_server.backends.onnx.prepared import Opened, Prepared
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
     CPU,
@@ -80,8 +81,10 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
 
 def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
     free_before = 0 if device is None else free_memory(device)
-    files = ModelFiles.of(model, options.shared)
-    session, needs = _session(files, providers, options)
+    opened = options.shared.get(Prepared, Prepared).take(model, options)
+    if opened is None:
+        opened = _open(ModelFiles.of(model, options.shared), providers, options)
+    files, session, needs = opened.files, opened.session, opened.needs
     graph, layout = files.graph(_runtime_version())
     files.check_whole()
     on_cpu = session.get_providers() == [CPU]
@@ -104,6 +107,28 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
+
+
+def prepare_onnx(models: Sequence[Path], options: BackendOptions) -> object:
+    """Creates the sessions of small models on the CPU that are about to be loaded; returns what must be kept for that.
+
+    Nothing is prepared where a model might run on a GPU.
+    """
+    prepared = options.shared.get(Prepared, Prepared)
+    if not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
+        prepared.prepare(models, options, partial(_read_small, options=options))
+    return prepared
+
+
+def _read_small(model: Path, options: BackendOptions) -> Callable[[], Opened] | None:
+    """Reads a model's file, if it is small; returns what creates its session."""
+    if model.stat().st_size >= SMALL:
+        return None
+    return partial(_open, ModelFiles.of(model, options.shared), _providers(model, options), options)
+
+
+def _open(files: ModelFiles, providers: Providers, options: BackendOptions) -> Opened:
+    return Opened(files, *_session(files, providers, options))
 
 
 @cache

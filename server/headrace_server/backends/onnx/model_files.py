@@ -169,8 +169,7 @@ class ModelFiles:
         Raises:
             LoadError: FAILED_PRECONDITION, one of its own files has changed.
         """
-        changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
-        if changed:
+        if changed := self._changed():
             message = f"{self.model} is not loaded again: {', '.join(changed)} has changed since it was loaded"
             raise LoadError(Code.FAILED_PRECONDITION, message)
 
@@ -180,9 +179,16 @@ class ModelFiles:
         Raises:
             LoadError: FAILED_PRECONDITION, a file was written to, so that the data may be partly old and partly new.
         """
-        changed = [path.name for path, state in self.states.items() if _state_or_none(path) != state]
-        if changed:
+        if changed := self._changed():
             raise LoadError(Code.FAILED_PRECONDITION, f"{', '.join(changed)} has changed while the model was loaded")
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether none of its own files has changed."""
+        return not self._changed()
+
+    def _changed(self) -> list[str]:
+        return [path.name for path, state in self.states.items() if _state_or_none(path) != state]
 
     def _shared(self, tensor: ExternalTensor) -> SharedTensor:
         state = self.states[tensor.file]

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headrace_protos import ModelServerConfig
+from headrace_server.backends import auto
+from headrace_server.backends.onnx import backend as onnx_backend
 from headrace_server.commands.headrace import main
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.signing import SigningOptions
@@ -60,6 +63,22 @@ def test_an_unsigned_model_is_not_served_and_the_error_names_it(running: Run, tm
     signing = SigningOptions(signature_keys=(str(signer.public),), require_signatures=True)
     with pytest.raises(ServingError, match=f"{base / '1'} is not loaded: it is not signed"):
         running(model_base_path=str(base), signing=signing)
+
+
+def test_no_file_of_an_unsigned_model_reaches_the_runtime(
+    running: Run, tmp_path: Path, signer: KeyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions of models that are loaded soon are created ahead only if no signature has to be verified before."""
+    listed = ModelServerConfig()
+    for name in ("a", "b", "c"):
+        models.linear(tmp_path / name / "1")
+        listed.model_config_list.config.add(name=name, base_path=str(tmp_path / name), model_platform="tensorflow")
+    (tmp_path / "models.config").write_text(str(listed))
+    monkeypatch.setattr(onnx_backend, "open_session", lambda *_: pytest.fail("a file was opened"))
+    monkeypatch.setattr(auto, "prepare", lambda *_: pytest.fail("a file was opened"))
+    signing = SigningOptions(signature_keys=(str(signer.public),), require_signatures=True)
+    with pytest.raises(ServingError, match="is not loaded: it is not signed"):
+        running(model_config_file=str(tmp_path / "models.config"), signing=signing)
 
 
 def test_the_runtimes_errors_name_what_was_found(running: Run, tmp_path: Path, signer: KeyFiles) -> None:

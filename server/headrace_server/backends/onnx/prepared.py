@@ -1,0 +1,92 @@
+"""Sessions of small models that are about to be loaded, created together.
+
+A small model's session takes a few tenths of a millisecond, in which ONNX Runtime does not hold the interpreter lock.
+If sessions are created one by one, between the other steps of each load, they use one core, and the code of both keeps
+evicting each other from its caches.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from headrace_batching.cpus import schedulable_cpus
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx.model_files import ModelFiles
+
+MOST_THREADS = 4
+"""More threads would mostly wait for the interpreter lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that serves no model yet.
+
+    Attributes:
+        files: The model's files as they were before the session was created.
+        session: The session.
+        needs: Objects that must live as long as the session.
+    """
+
+    files: ModelFiles
+    session: ort.InferenceSession
+    needs: tuple[object, ...]
+
+
+class Prepared:
+    """The sessions that have been created for the next loads. Any thread."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, Opened] = {}
+        self._options = BackendOptions()
+
+    def prepare(
+        self, models: Sequence[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
+    ) -> None:
+        """Replaces all sessions. A model for which this fails gets none, so that its load finds and reports the error.
+
+        Args:
+            models: The files of the models that are loaded next.
+            options: Options of the sessions.
+            read: Reads a file, and returns a function that creates the session; None for a model that its load has to
+                open.
+        """
+        opened: dict[Path, Opened] = {}
+
+        def open_some(some: Sequence[tuple[Path, Callable[[], Opened]]]) -> None:
+            for model, open_session in some:
+                with suppress(Exception):
+                    opened[model] = open_session()
+
+        # On one thread, since this is Python code.
+        found = [(model, open_session) for model in models if (open_session := _without_errors(read, model))]
+        threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(found)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
+            for number in range(threads):
+                pool.submit(open_some, found[number::threads])
+        self._opened, self._options = opened, options
+
+    def take(self, model: Path, options: BackendOptions) -> Opened | None:
+        """The session of a model, which the caller now owns; None if there is none, or its files have changed since."""
+        opened = self._opened.pop(model, None)
+        if opened is None or not _same_sessions(options, self._options) or not opened.files.is_unchanged:
+            return None
+        return opened
+
+
+def _without_errors(read: Callable[[Path], Callable[[], Opened] | None], model: Path) -> Callable[[], Opened] | None:
+    with suppress(Exception):
+        return read(model)
+    return None
+
+
+def _same_sessions(options: BackendOptions, others: BackendOptions) -> bool:
+    """Whether sessions with these options are the same."""
+    return options is others or (
+        options.onnxruntime == others.onnxruntime
+        and options.intra_op_threads == others.intra_op_threads
+        and options.inter_op_threads == others.inter_op_threads
+    )

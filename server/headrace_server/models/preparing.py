@@ -1,0 +1,47 @@
+"""Which versions a loader may prepare for together, while a server starts with many models."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from headrace_server.models.agenda import Agenda, Item
+from headrace_server.models.loader import Asked
+from headrace_server.models.versions import Model
+
+TOGETHER = 32
+"""The number of versions that are prepared for at a time."""
+
+SECONDS_EACH = 0.002
+"""Seconds that preparing for a small model takes at most, unless the machine is busy."""
+
+Prepare = Callable[[Sequence[Asked]], None]
+"""Prepares for the loads of these versions, so that they take less time; replaces what was prepared before."""
+
+
+class Preparing:
+    """Decides before each load whether to prepare for it and for the next ones. The caller holds the models' lock.
+
+    Args:
+        models: The models, by name.
+        agenda: Knows which loads are next.
+        prepare: Prepares for several loads.
+    """
+
+    def __init__(self, models: Mapping[str, Model], agenda: Agenda, prepare: Prepare) -> None:
+        self.prepare = prepare
+        self._models = models
+        self._agenda = agenda
+        self._last: frozenset[Item] = frozenset()
+
+    def before(self, name: str, version: int) -> Sequence[Asked]:
+        """The versions to prepare for before a load that is about to begin; fewer than two are not worth it.
+
+        Args:
+            name: The model's name.
+            version: The version, whose load is still one of the next ones.
+        """
+        if (name, version) in self._last:
+            return ()
+        following = self._agenda.next_loads(TOGETHER)
+        self._last = frozenset(following)
+        if len(following) < 2:
+            return ()
+        return [Asked(name, version, self._models[name].aspired[version]) for name, version in following]

@@ -1,0 +1,113 @@
+"""Sessions that are created for several loads together are used by these loads, unless something has changed."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace_server.backends import auto
+from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx import backend as onnx_backend
+from headrace_server.backends.onnx import providers
+from headrace_server.errors import LoadError
+from tests.support import models
+
+X = {"x": np.ones((1, 4), np.float32)}
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files for which a session was created, in order."""
+    opened: list[str] = []
+    open_session = providers.open_session
+
+    def counted(model: str | bytes, *rest: object) -> object:
+        opened.append(str(model))
+        return open_session(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(onnx_backend, "open_session", counted)
+    return opened
+
+
+def shelf(root: Path, count: int = 5) -> list[Path]:
+    """Folders of versions whose models add their number."""
+    folders = [root / str(number) for number in range(count)]
+    for number, folder in enumerate(folders):
+        models.linear(folder, bias=float(number))
+    return folders
+
+
+def answer(folder: Path, options: BackendOptions) -> float:
+    return float(auto.load(folder, options).run("serving_default", X, ["y"])["y"][0, 0])
+
+
+def test_each_load_uses_the_session_of_its_own_model(tmp_path: Path, opened: list[str]) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path)
+    kept = auto.prepare(folders, options)
+    assert sorted(opened) == [str(folder / models.FILE) for folder in folders]
+
+    assert [answer(folder, options) for folder in folders] == [4, 5, 6, 7, 8]
+    assert len(opened) == len(folders)
+    assert answer(folders[0], options) == 4  # a second load of a version has a session of its own
+    assert len(opened) == len(folders) + 1
+    del kept
+
+
+def test_they_are_dropped_with_what_is_returned(tmp_path: Path, opened: list[str]) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 2)
+    auto.prepare(folders, options)
+    assert answer(folders[1], options) == 5
+    assert len(opened) == 3
+
+
+def test_a_file_that_has_changed_since_is_read_again(tmp_path: Path) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 2)
+    kept = auto.prepare(folders, options)
+    shutil.copy(models.linear(tmp_path / "other", bias=30.0), folders[1] / models.FILE)
+    assert [answer(folder, options) for folder in folders] == [4, 34]
+    del kept
+
+
+def test_a_load_with_other_options_has_a_session_of_its_own(tmp_path: Path, opened: list[str]) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 4)
+    kept = auto.prepare(folders, options)
+    others = (
+        replace(options, inter_op_threads=2),
+        replace(options, intra_op_threads=2),
+        replace(options, onnxruntime=replace(options.onnxruntime, cpu_memory_arena=False)),
+    )
+    for number, (folder, other) in enumerate(zip(folders, others, strict=False)):
+        assert answer(folder, other) == 4 + number
+    assert len(opened) == 4 + 3
+    assert answer(folders[3], replace(options, signatures={})) == 7
+    assert len(opened) == 4 + 3
+    del kept
+
+
+def test_a_broken_model_leaves_the_others_alone_and_its_load_reports_it(tmp_path: Path) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 3)
+    (folders[1] / models.FILE).write_bytes(b"no model")
+    (folders[2] / models.FILE).unlink()
+    kept = auto.prepare([*folders, tmp_path / "missing"], options)
+    assert answer(folders[0], options) == 4
+    for folder in folders[1:]:
+        with pytest.raises(LoadError, match=str(folder)):
+            auto.load(folder, options)
+    del kept
+
+
+@pytest.mark.parametrize("other", ["model.py", "model.plan", "saved_model.pb"])
+def test_a_folder_with_another_model_is_left_to_its_load(tmp_path: Path, other: str, opened: list[str]) -> None:
+    (folder,) = shelf(tmp_path, 1)
+    (folder / other).touch()
+    auto.prepare([folder], BackendOptions())
+    assert opened == []
+
+
+def test_a_large_model_is_left_to_its_load(tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = shelf(tmp_path, 2)
+    monkeypatch.setattr(onnx_backend, "SMALL", (folders[0] / models.FILE).stat().st_size)
+    auto.prepare(folders, BackendOptions())
+    assert opened == []
