@@ -114,7 +114,9 @@ class Server:
         self._manager = self._make_manager(loader, code)
         counts = StoreCounts(self._metrics.fetched, self._metrics.store_failed)
         self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)
-        self._source = Source((), config.file_system_poll_wait_seconds, self._manager.aspire, self._manager.looked)
+        manager = self._manager
+        poll_seconds = config.file_system_poll_wait_seconds
+        self._source = Source((), poll_seconds, manager.aspire, manager.looked, manager.together)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
             self._records, config.saved_model_tags.split(","), changed=self._publishing.again

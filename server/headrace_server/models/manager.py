@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,10 @@ class Manager:
         with self._models.changed:
             if not self._stopping:
                 self._models.aspire(name, versions)
+
+    def together(self) -> AbstractContextManager[object]:
+        """A context in which models are aspired that should be considered together. Any thread."""
+        return self._models.changed
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
         """Leases a version: it stays loaded until the end of the `with` block.

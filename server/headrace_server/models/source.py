@@ -1,7 +1,9 @@
 """Watches each model's base path and announces which versions are aspired."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle, islice
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -22,6 +24,15 @@ ASKED_AT_A_LOOK = 500
 New base paths are listed in the next scan, however many there are.
 """
 
+TOGETHER_SECONDS = 0.05
+"""Seconds of scanning after which the versions found so far are announced.
+
+Loads that begin in the meantime would compete with the scan for the interpreter lock, and slow both down.
+"""
+
+Look = tuple[str, Mapping[int, Path] | None]
+"""A model's name, and its versions; None if they cannot be determined now."""
+
 
 class Source:
     """A thread that scans the base paths when it starts, after each change of the models, and at intervals.
@@ -34,6 +45,7 @@ class Source:
         poll_seconds: Seconds between two scans; 0 means one scan for each set of models, a negative value none at all.
         aspire: Called at each scan with all versions of one model that should be served, each with its folder.
         looked: Called after each scan, even one that failed.
+        together: A context in which `aspire` is called for several models, and whose changes take effect at its end.
     """
 
     def __init__(
@@ -42,7 +54,9 @@ class Source:
         poll_seconds: float,
         aspire: Aspire,
         looked: Callable[[], None] = lambda: None,
+        together: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        self._together = together
         self._models = tuple(models)
         self._poll_seconds = poll_seconds
         self._aspire = aspire
@@ -114,13 +128,12 @@ class Source:
             wanted: The names of models whose base paths are listed even if it is not their turn.
         """
         with self._looking:
-            for base_path in self._to_list(wanted):
-                versions, complaint = base_path.look()
-                if complaint and complaint != base_path.said:
-                    log.warning(complaint)
-                base_path.said = complaint
-                if versions is not None:
-                    self._aspire(base_path.model.name, versions)
+            listed = iter(self._to_list(wanted))
+            while looks := _look_for_a_while(listed):
+                with self._together():
+                    for name, versions in looks:
+                        if versions is not None:
+                            self._aspire(name, versions)
 
     def _to_list(self, wanted: Collection[str]) -> list[BasePath]:
         """The base paths that are new or may have changed, and the next ones in turn, in the order of the models."""
@@ -160,3 +173,18 @@ class Source:
             self._woken.wait_for(lambda: self._updated or self._stopping, self._poll_seconds or None)
             self._updated = False
             return not self._stopping
+
+
+def _look_for_a_while(listed: Iterator[BasePath]) -> list[Look]:
+    """Scans the next base paths, and reports those that have a problem; empty if there are no more."""
+    looks: list[Look] = []
+    end = time.monotonic() + TOGETHER_SECONDS
+    for base_path in listed:
+        versions, complaint = base_path.look()
+        if complaint and complaint != base_path.said:
+            log.warning(complaint)
+        base_path.said = complaint
+        looks.append((base_path.model.name, versions))
+        if time.monotonic() >= end:
+            break
+    return looks
