@@ -170,3 +170,8 @@ __all__ = [
     "model_service_pb2",
     "prediction_service_pb2",
 ]
+
+for _enum in (DataType, Code):
+    # Otherwise protobuf searches for a name at each use, which takes microseconds.
+    for _name, _number in _enum.items():
+        setattr(_enum, _name, _number)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from headrace_protos import Code, DataType
+
 # Messages that no published package contains: their numbers come from TF Serving's sources.
 UNPUBLISHED = {
     "tensorflow.serving.BatchingParameters",
@@ -51,6 +53,11 @@ def test_every_field_value_and_method_is_identical(described: dict[str, Describe
             if name in IN_PART:
                 theirs = {key: theirs[key] for key in ours or ()}
             assert ours == {key: value for key, value in theirs.items() if key not in LEFT_OUT.get(name, ())}, name
+
+
+@pytest.mark.parametrize("enum", [DataType, Code])
+def test_a_value_of_an_enum_is_an_attribute_which_is_quick_to_read(enum: Any) -> None:
+    assert {name: vars(enum)[name] for name in enum.keys()} == dict(enum.items())  # noqa: SIM118
 
 
 def test_fields_left_out_exist(described: dict[str, Described]) -> None:

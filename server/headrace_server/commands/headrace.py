@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
+from headrace_server.commands.collecting import fewer_collections
+
 EXTRAS = "cpu, gpu, tensorflow, tflite or server"
 
 
@@ -17,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"headrace {version('headrace')}")
         return 0
     try:
-        with _killed_by_interrupts():
+        with _killed_by_interrupts(), fewer_collections():
             from headrace_server.commands.command_line import run_command
         return run_command(given)
     except ModuleNotFoundError as error:

@@ -1,14 +1,14 @@
 """A process that runs one server: its event loop, and its life until a signal ends it."""
 
 import asyncio
-import gc
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from headrace_server.commands.collecting import fewer_collections
 from headrace_server.commands.drain import Ending
 from headrace_server.config.run import Config
 from headrace_server.metrics.heap import bound_arenas
@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 10.0
 """Seconds between two log lines that say what a server is waiting for before it can serve."""
-
-NEW_OBJECTS = 20_000
-"""The number of new objects after which Python collects garbage while the server starts; the default is 700."""
 
 
 def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> None:
@@ -83,20 +80,6 @@ async def _serve(config: Config, started: Callable[[Server], None]) -> None:
             await ending.pause(config.lame_duck_seconds)
         log.info("draining: no new calls are accepted")
     await ending.end(server.stop(), server.drained)
-
-
-@contextmanager
-def fewer_collections() -> Iterator[None]:
-    """Makes Python collect garbage less often while models are loaded, since almost all objects made then stay.
-
-    With thousands of models, scanning them again and again would take a seventh of the CPU time of the start.
-    """
-    usual = gc.get_threshold()
-    gc.set_threshold(max(usual[0], NEW_OBJECTS) if usual[0] else 0, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 async def _started(server: Server, stop: asyncio.Event) -> bool:

@@ -5,6 +5,7 @@ import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from headrace_server.commands.collecting import fewer_collections
 from headrace_server.commands.ending import status_of_run
 from headrace_server.commands.flags import FLAGS, argument, config_of, value_of, warn_of_ignored
 from headrace_server.config.run import Config
@@ -52,10 +53,11 @@ def _serve(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
 
 def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     """Imports the server only now, so that help texts and command line errors appear immediately."""
-    from headrace_server.commands.log import log_to_stderr
-    from headrace_server.commands.ports import refuse_taken_ports
-    from headrace_server.commands.process import check, run
-    from headrace_server.models.paths import find_models
+    with fewer_collections():
+        from headrace_server.commands.log import log_to_stderr
+        from headrace_server.commands.ports import refuse_taken_ports
+        from headrace_server.commands.process import check, run
+        from headrace_server.models.paths import find_models
 
     log_to_stderr(value_of("log_level", values), value_of("log_format", values))
     warn_of_ignored(values)

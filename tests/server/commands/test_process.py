@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace_server.commands.process import NEW_OBJECTS, fewer_collections
+from headrace_server.commands.collecting import NEW_OBJECTS, fewer_collections
 
 
 @pytest.fixture(autouse=True)
