@@ -1,10 +1,10 @@
 """The native transport: serves gRPC and HTTP on threads of its own, and passes calls to the event loop as events."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any, TypedDict
 
-from headrace_batching import Options, Task
+from headrace_batching import BatchReport, Options, Task
 from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.latency.target import Target
 from headrace_batching.queue import Turn
@@ -12,8 +12,6 @@ from headrace_batching.task import Arrays
 
 _Answered = Callable[[tuple[list[tuple[int, int]], float]], None]
 _Failed = Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
-_TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None], tuple[float, float, float | None]]
-"""A `headrace_server.models.trace.TraceRecord`."""
 
 INTERFACE: int
 """The interface version, which must be the one that `headrace` expects."""
@@ -316,6 +314,28 @@ class Regions:
     def clear(self) -> None:
         """Forgets all regions."""
 
+class Spans:
+    """Samples the calls of a server, and encodes the spans of all traced ones. One thread.
+
+    Args:
+        ratio: The share of the requests without a traceparent that are traced.
+        rate: The most requests per second that are traced.
+        kinds: A `headrace_server.monitoring.span_kinds.EncodedKinds`.
+    """
+
+    def __init__(self, ratio: float, rate: float, kinds: object) -> None: ...
+    def encode(
+        self,
+        traces: Sequence[object],
+        reports: Iterable[tuple[tuple[str, ...], BatchReport]],
+        oldest: float,
+        oldest_batch: float,
+    ) -> tuple[bytes, int, int]:
+        """See `headrace_server.models.trace.Spans`; `traces` are those of the requests that Python has answered.
+
+        The requests that the server has answered without Python are added to them.
+        """
+
 class Server:
     """A server: its addresses, its connections, and the threads that serve them.
 
@@ -346,18 +366,11 @@ class Server:
     def listen_http(self, address: str, endpoint: HttpEndpoint, tls: Tls | None = None) -> int:
         """Listens at an address for HTTP/1.1 and HTTP/2; returns the port."""
 
-    def sample_traces(self, ratio: float, rate: float) -> None:
-        """Traces a share of all requests, and those that their callers trace. Called at most once, before `start`.
+    def sample_traces(self, spans: Spans) -> None:
+        """Traces the requests that `spans` samples. Called once, before the server starts.
 
         Traced requests that Python has to answer are marked with the header `headrace-traced`.
-
-        Args:
-            ratio: The share of the requests without a traceparent.
-            rate: The most requests per second that are traced.
         """
-
-    def take_traces(self) -> list[_TraceRecord]:
-        """The records of traced calls that have ended without Python since the last call of this. Any thread."""
 
     def start(self, threads: int) -> None:
         """Accepts connections, and serves them on this many threads."""

@@ -1,13 +1,16 @@
-"""Measures what watching a server costs: viewers of the live page, traces, and drift, each beside a server without it.
+"""Measures what watching a server costs: viewers of the live page, traces, and drift.
 
-    python -m scripts.overheads [--groups=12] [--rounds=2] [--seconds=2] [--out=docs/benchmarks/overheads.md]
+    python -m scripts.overheads [--servers=3] [--rounds=5] [--seconds=1.2] [--rate=20000] [--out=FILE]
 
-The costs of two processes of the same program differ by up to 3% for as long as they run. So there are several groups
-of servers: each has a new server of every kind, and these take turns under one load. Servers that start later, or whose
-turn comes later, are slower, so each group begins with another server, and every other round goes backwards. The first
-turn of each server only warms it up. A group's costs are the medians over its rounds; the median over the groups
-counts, and its standard error is the noise. The verdict is by CPU time per request, which varies less than requests per
-second. Exits with status 1 if anything costs more than it may, by more than twice the noise.
+Two processes of the same program differ in their costs by up to 3% for as long as they run, and ten processes started
+one after the other by up to 10%. So one server does all of it, and each thing is switched on and off for a second at a
+time while requests arrive at a constant rate: viewers come and go, a hundredth of the callers trace their requests or
+do not, and the requests are for a model with a profile or for the same model without one. The CPU time of each slice is
+compared with that of the slices of the same round in which the server only answers. The median over all rounds counts.
+This is repeated with new servers. Exits with status 1 if anything costs more than it may, by more than twice the
+standard error.
+
+Every request carries a `traceparent`, so looking for it is not part of the cost of traces; see docs/monitoring.md.
 """
 
 import argparse
@@ -19,9 +22,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
@@ -30,16 +33,20 @@ from threading import Event, Thread
 import grpc
 import numpy as np
 
+from headrace_client.bench.points import Point
 from headrace_client.bench.running import run
 from headrace_client.bench.settings import Settings, Stage
 from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
 from scripts.bench.process import Server, free_port, running
 
-GROUPS, ROUNDS, SECONDS = 12, 2, 2.0
+SERVERS, ROUNDS, SECONDS, RATE = 3, 5, 1.2, 20_000.0
 VIEWERS = 10
-CALLERS, CONNECTIONS = 64, 4
-WARMUP_TURN = 0.5
+TRACED = 0.01
+CONNECTIONS = 4
+
+BEFORE, AFTER = 0.7, 0.3
+"""Seconds of the same load before and after a slice: traces are sent up to half a second after their requests."""
 
 _NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
 """For a normal distribution: its standard deviation divided by the median distance from its median, and the standard
@@ -47,124 +54,143 @@ error of its median divided by that of its mean."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / "digits"
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
+_PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One turn of a server: requests per second, and the seconds of CPU time that it spent on each."""
-
-    rate: float
-    cpu: float
+_MODELS = ("digits", "twin", "profiled")
+"""The same model three times; the last one has a profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A server that does something besides answering.
+    """What a server does in a slice.
 
     Attributes:
-        name: What the server does besides answering.
-        limit: The share of the CPU time that this may cost.
-        base: The base path of its model.
-        flags: Its additional flags.
+        name: What it does besides answering.
+        limit: The share that it may cost: of the CPU time of a request, or of the machine's.
+        model: The model that is called.
         viewers: How many browsers look at its page.
-        costs: The results of its turns, by group.
+        traces: Whether a hundredth of the requests is traced.
+        of_machine: Whether the cost does not depend on the requests, so that it is a share of the machine's CPU time.
+        costs: The CPU time of its slices per second, by round.
     """
 
     name: str
-    limit: float
-    base: Path = _DIGITS
-    flags: tuple[str, ...] = ()
+    limit: float = 0.0
+    model: str = "digits"
     viewers: int = 0
-    costs: list[list[Cost]] = field(default_factory=list)
-
-    @contextmanager
-    def started(self, log: Path) -> Iterator["Started"]:
-        """Starts one."""
-        program, rest = str(Path(sys.executable).with_name("headrace")), free_port() if self.viewers else 0
-
-        def command(port: int) -> Sequence[str]:
-            flags = [*self.flags, f"--rest_api_port={rest}"]
-            return [program, "serve", str(self.base), "--model_name=digits", f"--port={port}", *flags]
-
-        with running(command, log) as server:
-            yield Started(self, server, rest)
+    traces: bool = False
+    of_machine: bool = False
+    costs: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """A running server of a variant, and its REST port."""
+class Measured:
+    """A running server.
 
-    variant: Variant
+    Attributes:
+        server: Its process.
+        rest: Its REST port.
+        rate: The requests per second that are sent to it.
+        seconds: How long each slice lasts.
+    """
+
     server: Server
     rest: int
+    rate: float
+    seconds: float
 
-    def take_turn(self, seconds: float) -> Cost:
-        """Puts the load on it."""
-        stage = Stage("closed", CALLERS)
+    def slice(self, variant: Variant) -> float:
+        """The CPU time per second while it does this."""
+        with _viewers(self.rest, variant.viewers), ThreadPoolExecutor(2) as pool:
+            loads = [
+                pool.submit(self._load, variant.model, self.rate * (1 - TRACED), traces=False),
+                pool.submit(self._load, variant.model, self.rate * TRACED, traces=variant.traces),
+            ]
+            time.sleep(BEFORE)
+            began, before = time.monotonic(), self.server.cpu_seconds()
+            time.sleep(self.seconds)
+            spent, took = self.server.cpu_seconds() - before, time.monotonic() - began
+            for load in loads:
+                _check(load.result(), variant)
+        return spent / took
+
+    def _load(self, model: str, rate: float, *, traces: bool) -> Point:
         settings = Settings(
-            servers=(self.server.address,), models={"digits": 1.0}, stages=(stage,), seconds=seconds, warmup=0.0,
-            connections=CONNECTIONS,
+            servers=(self.server.address,), models={model: 1.0}, stages=(Stage("constant", rate),), warmup=0.0,
+            seconds=BEFORE + self.seconds + AFTER, connections=CONNECTIONS,
+            metadata=(("traceparent", f"{_PARENT}{traces:02}"),),
         )  # fmt: skip
-        with _viewers(self.rest, self.variant.viewers):
-            before = self.server.cpu_seconds()
-            (point,) = run(settings, lambda *_: None)
-            spent = self.server.cpu_seconds() - before
-        if point.failures:
-            raise SystemExit(f"calls of {self.variant.name} failed: {point.failures}")
-        return Cost(point.rate, spent / point.calls)
+        (point,) = run(settings, lambda *_: None)
+        return point
+
+
+def _check(point: Point, variant: Variant) -> None:
+    """Ends the run if a load was not what it should have been."""
+    if point.failures or point.rate < 0.98 * point.stage.value:
+        raise SystemExit(f"{variant.name}: {point.rate:,.0f} of {point.stage} answered, {point.failures} failed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", type=int, default=GROUPS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--servers", type=int, default=SERVERS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
+    variants = plain, *others = (
+        Variant("only answers"),
+        Variant("nothing", 0.01, model="twin"),
+        Variant(f"page, {VIEWERS} viewers", 0.01, viewers=VIEWERS, of_machine=True),
+        Variant(f"traces of {TRACED:.0%}", 0.03, traces=True),
+        Variant("drift of 1%", 0.01, model="profiled"),
+    )
     with tempfile.TemporaryDirectory() as folder, _collector() as collector:
-        variants = plain, *others = _variants(Path(folder), collector.address)
-        for number in range(told.groups):
-            first = number % len(variants)
-            _measure_group([*variants[first:], *variants[:first]], Path(folder), told.rounds, told.seconds)
-            costs = ", ".join(f"{each.name} {_shares(plain, each, _cpu)[-1]:+.1%}" for each in others)
-            print(f"group {number + 1} of {told.groups}: {costs}", file=sys.stderr, flush=True)
-    text = _page(plain, others, told.rounds, told.seconds, collector.received)
+        for number in range(told.servers):
+            with _server(Path(folder) / str(number), collector.address, told.rate, told.seconds) as measured:
+                for turn in range(told.rounds):
+                    _measure_round(measured, variants, turn)
+            costs = ", ".join(f"{each.name} {_middle(_shares(plain, each))[0]:+.2%}" for each in others)
+            print(f"server {number + 1} of {told.servers}: {costs}", file=sys.stderr, flush=True)
+    text = _page(plain, others, told, collector.received)
     print(text)
     if told.out is not None:
         told.out.write_text(text)
     return int(any(_verdict(plain, each) == "no" for each in others))
 
 
-def _measure_group(variants: Sequence[Variant], logs: Path, rounds: int, seconds: float) -> None:
-    """Starts a server of each variant, and lets them take turns."""
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(variant.started(logs / f"{number}.log")) for number, variant in enumerate(variants)
-        ]
-        for server in servers:
-            server.variant.costs.append([])
-            server.take_turn(WARMUP_TURN)
-        for number in range(rounds):
-            for server in servers[:: -1 if number % 2 else 1]:
-                server.variant.costs[-1].append(server.take_turn(seconds))
+def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -> None:
+    """Measures each variant once, between two slices in which the server only answers."""
+    plain, *others = variants
+    first = turn % len(others)
+    before = measured.slice(plain)
+    for variant in (*others[first:], *others[:first]):
+        variant.costs.append(measured.slice(variant))
+    plain.costs.append((before + measured.slice(plain)) / 2)
 
 
-def _variants(folder: Path, collector: str) -> list[Variant]:
-    """A server that only answers, and those that are compared with it."""
-    profiled = folder / "profiled"
-    copytree(_DIGITS / "1", profiled / "1")
+@contextmanager
+def _server(folder: Path, collector: str, rate: float, seconds: float) -> Iterator[Measured]:
+    """Starts a server of all models, which answers a first slice."""
+    for name in _MODELS:
+        copytree(_DIGITS / "1", folder / name / "1")
     rows = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
-    (profiled / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
-    to = f"--trace_endpoint={collector}"
-    return [
-        Variant("only answers", 0.0),
-        Variant("nothing", 0.01),
-        Variant(f"page, {VIEWERS} viewers", 0.01, viewers=VIEWERS),
-        Variant("traces of 1%", 0.03, flags=(to, "--trace_rate=1000000")),
-        Variant("traces of 1%, up to 100/s", 0.03, flags=(to,)),
-        Variant("drift of 1%", 0.01, profiled),
-    ]
+    (folder / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
+    listed = "".join(f'config {{ name: "{name}" base_path: "{folder / name}" }}' for name in _MODELS)
+    (folder / "models").write_text(f"model_config_list {{ {listed} }}")
+    program, rest = str(Path(sys.executable).with_name("headrace")), free_port()
+    tracing = (f"--trace_endpoint={collector}", "--trace_ratio=0", "--trace_rate=1000000")
+
+    def command(port: int) -> Sequence[str]:
+        flags = (f"--model_config_file={folder / 'models'}", f"--port={port}", f"--rest_api_port={rest}")
+        return [program, "serve", *flags, *tracing]
+
+    with running(command, folder / "log") as server:
+        measured = Measured(server, rest, rate, seconds)
+        for name in _MODELS:
+            measured.slice(Variant("warming up", model=name))
+        yield measured
 
 
 @contextmanager
@@ -230,61 +256,63 @@ def _collector() -> Iterator[Collector]:
         collector.close()
 
 
-def _cpu(cost: Cost) -> float:
-    return cost.cpu
+def _shares(plain: Variant, variant: Variant) -> list[float]:
+    """The share by which a variant exceeds the plain server, in each round."""
+    return [own / other - 1 for own, other in zip(variant.costs, plain.costs, strict=True)]
 
 
-def _time(cost: Cost) -> float:
-    return 1 / cost.rate
-
-
-def _shares(plain: Variant, variant: Variant, of: Callable[[Cost], float]) -> list[float]:
-    """The share by which a figure exceeds that of the plain server, in each group."""
-    return [
-        statistics.median(of(cost) / of(reference) for cost, reference in zip(own, other, strict=True)) - 1
-        for own, other in zip(variant.costs, plain.costs, strict=True)
-    ]
-
-
-def _middle(shares: Sequence[float]) -> tuple[float, float]:
-    """The median, and its standard error: other work on the machine makes some of the shares very large."""
-    middle = statistics.median(shares)
-    spread = _NORMAL_SPREAD * statistics.median(abs(share - middle) for share in shares)
-    error = _MEDIANS_SPREAD * spread / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and its standard error: other work on the machine makes some of the values very large."""
+    middle = statistics.median(values)
+    spread = _NORMAL_SPREAD * statistics.median(abs(value - middle) for value in values)
+    error = _MEDIANS_SPREAD * spread / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return middle, error
 
 
+def _cost(plain: Variant, variant: Variant) -> tuple[float, float]:
+    """The share that a variant costs, and its standard error."""
+    if variant.of_machine:
+        added = [own - other for own, other in zip(variant.costs, plain.costs, strict=True)]
+        middle, error = _middle(added)
+        cpus = os.cpu_count() or 1
+        return middle / cpus, error / cpus
+    return _middle(_shares(plain, variant))
+
+
 def _verdict(plain: Variant, variant: Variant) -> str:
-    share, error = _middle(_shares(plain, variant, _cpu))
-    if share <= variant.limit:
+    share, error = _cost(plain, variant)
+    if share + 2 * error <= variant.limit:
         return "yes"
     return "no" if share - 2 * error > variant.limit else "not shown"
 
 
-def _row(plain: Variant, variant: Variant) -> str:
-    costs = [cost for group in variant.costs for cost in group]
-    rate = statistics.median(cost.rate for cost in costs)
-    cpu = statistics.median(cost.cpu for cost in costs) * 1e6
-    cells = [variant.name, f"{rate:,.0f}", f"{cpu:.2f} us"]
+def _row(plain: Variant, variant: Variant, rate: float) -> str:
+    spent = statistics.median(variant.costs)
+    cells = [variant.name, f"{spent * 1e3:,.1f} ms", f"{spent / rate * 1e6:.2f} us"]
     if variant is not plain:
-        slower, _ = _middle(_shares(plain, variant, _time))
-        more, error = _middle(_shares(plain, variant, _cpu))
-        cells += [f"{slower:+.1%}", f"{more:+.1%} ± {error:.1%}", f"{variant.limit:.0%}", _verdict(plain, variant)]
+        added, error = _middle([own - other for own, other in zip(variant.costs, plain.costs, strict=True)])
+        share, share_error = _cost(plain, variant)
+        of = "the machine" if variant.of_machine else "a request"
+        cells += [
+            f"{added * 1e3:+.1f} ± {error * 1e3:.1f} ms", f"{share:+.2%} ± {share_error:.2%} of {of}",
+            f"{variant.limit:.0%}", _verdict(plain, variant),
+        ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def _page(plain: Variant, others: Sequence[Variant], rounds: int, seconds: float, received: int) -> str:
-    rows = "\n".join(_row(plain, each) for each in (plain, *others))
+def _page(plain: Variant, others: Sequence[Variant], told: argparse.Namespace, received: int) -> str:
+    rows = "\n".join(_row(plain, each, told.rate) for each in (plain, *others))
     return f"""# What monitoring costs
 
-Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: servers of the digits
-model take turns of {seconds:g} s, each under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on
-the same machine. Each is compared with the server that only answers, over {rounds} rounds. Since two processes of the
-same program differ, this is repeated with {len(plain.costs)} groups of new servers; their medians are shown, with the
-standard error. The row "nothing" is a second server that only answers: its difference is noise. The collector got
-{received / 1e6:,.1f} MB of spans.
+Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: a server of the digits
+model gets {told.rate:,.0f} requests per second at a constant rate, with the load generator on the same machine. Each
+thing is on for {told.seconds:g} s at a time, and compared with the slices of the same round in which the server only
+answers: {told.rounds} rounds on each of {told.servers} servers, one after the other. The median over all rounds is
+shown, with its standard error. In the row "nothing", the requests are for a copy of the model: its difference is noise.
+Since viewers cost the same whatever the number of requests, their cost is a share of the CPU time of the whole machine;
+the others' is a share of the CPU time of a request. The collector got {received / 1e6:,.1f} MB of spans.
 
-| server | requests/s | CPU per request | more time per request | more CPU per request | limit | within the limit |
+| the server | CPU time per second | CPU time per request | more per second | costs | may cost | kept |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
 """

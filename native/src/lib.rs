@@ -38,7 +38,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version that `headrace` checks: raised with every change that affects the Python side.
-const INTERFACE: u32 = 24;
+const INTERFACE: u32 = 25;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -71,5 +71,6 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<security::Account>()?;
     module.add_class::<security::AuditLines>()?;
     module.add_class::<security::Verdicts>()?;
+    module.add_class::<traces::Spans>()?;
     module.add_class::<server::Server>()
 }

@@ -104,7 +104,7 @@ class Server:
         self._queue = make_queue(self._transport_name)
         self._gate = self._make_gate()
         self._drift = Drift(config.drift_ratio)
-        self._tracer = make_tracer(config, marked=self._transport_name == "native")
+        self._tracer = make_tracer(config, self._transport_name)
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
         self._publishing = Publishing(self._tell_transport, self._is_plain)
         options, code = batching_of(config), CodeTrust.of(config)
@@ -242,8 +242,7 @@ class Server:
             regions=self._open_inference.regions,
             gate=self._gate,
             tracing=self._tracer,
-            trace_ratio=config.trace_ratio,
-            trace_rate=config.trace_rate,
+            spans=None if self._tracer is None else self._tracer.spans,
             identified=config.access_log,
         )
 

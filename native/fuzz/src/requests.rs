@@ -22,8 +22,8 @@ fn agreed(requests: &mut Requests, bytes: &[u8]) -> Option<usize> {
     let next = requests.next(bytes);
     assert_eq!(next, first.next(bytes));
     match next {
-        Next::Request(_, body, size) => {
-            assert!(body.len() < size && bytes[..size].ends_with(body));
+        Next::Request(request, size) => {
+            assert!(request.body.len() < size && bytes[..size].ends_with(request.body));
             Some(size)
         }
         Next::Partial(size) => {

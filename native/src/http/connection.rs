@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::answer::{Answer, Answered};
-use super::plain::Plain;
+use super::plain::{Plain, PlainRequest};
 use super::progress::Progress;
 use super::rewound::Rewound;
 use super::stalling::Stalling;
@@ -33,9 +33,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Answers the requests of a connection.
 pub trait Answers: Clone {
-    /// Begins to answer a plain call over HTTP/1.1, given its path and its small body; None if it is not plain after
-    /// all.
-    fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<Self>>;
+    /// Begins to answer a plain call over HTTP/1.1 with a small body; None if it is not plain after all.
+    fn call(&self, request: PlainRequest<'_>) -> Option<impl PlainCall + use<Self>>;
 
     /// The beginning of the head of a successful answer to such a call.
     fn head(&self) -> &[u8];

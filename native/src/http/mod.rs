@@ -17,6 +17,7 @@ pub use connection::{Answers, PlainCall, serve};
 pub use endpoint::{Endpoint, HttpEndpoint};
 pub use exchange::{Event, HttpRequest, ask_python, question};
 pub use intake::{Body, Bounds, Missing, SMALL};
+pub use plain::PlainRequest;
 #[cfg(feature = "fuzzing")]
 pub use plain::{Next, Requests};
 pub use unread::Unread;

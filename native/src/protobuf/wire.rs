@@ -6,6 +6,7 @@ use super::rope::Cursor;
 use super::writer::Writer;
 
 pub const VARINT: u8 = 0;
+pub const FIXED64: u8 = 1;
 pub const LENGTH: u8 = 2;
 pub const FIXED32: u8 = 5;
 /// The maximum length of a varint in bytes.

@@ -26,7 +26,7 @@ use crate::calls::PlainFields;
 use crate::http::HttpEndpoint;
 use crate::http2::{Address, Tls};
 use crate::memory::KINDS;
-use crate::traces::{Record, Traces};
+use crate::traces::Spans;
 
 /// The addresses, and the threads that serve their connections.
 #[pyclass(frozen, module = "headrace_native")]
@@ -67,15 +67,9 @@ impl Server {
         self.serve_at(address, tls, Protocol::Grpc)
     }
 
-    /// Traces a share of all requests, and those whose callers trace them, up to a number per second. Called at most
-    /// once, before the server starts.
-    fn sample_traces(&self, ratio: f64, rate: f64) {
-        let _ = self.shared.traces.set(Arc::new(Traces::new(ratio, rate))); // fails only if it is set twice
-    }
-
-    /// The records of traced calls that have ended without Python since the last call of this.
-    fn take_traces(&self) -> Vec<Record> {
-        self.shared.traces.get().map(|traces| traces.take()).unwrap_or_default()
+    /// Traces the requests that `spans` samples. Called at most once, before the server starts.
+    fn sample_traces(&self, spans: &Bound<'_, Spans>) {
+        let _ = self.shared.traces.set(spans.borrow().traces()); // fails only if it is set twice
     }
 
     /// Listens for HTTP at an address.

@@ -19,7 +19,7 @@ use crate::bridge::{Choice, Examples, Inference, Lane, Signature};
 use crate::calls::{Arrays, Protocol, Understood};
 use crate::examples::Input;
 use crate::grpc::Status;
-use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, PlainCall, SMALL, answer};
+use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, PlainCall, PlainRequest, SMALL, answer};
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Connection, Declares, ExamplesBody, ModelPath, Reply, Verb};
@@ -224,20 +224,22 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// No call is plain if callers are checked or requests may be traced, since the headers must be read then.
-    fn call(&self, path: &str, body: &[u8]) -> Option<impl PlainCall + use<>> {
+    /// No call is plain if callers are checked, since the headers must be read then.
+    fn call(&self, PlainRequest { path, context, body }: PlainRequest<'_>) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;
         let (asked, verb) = ModelPath::of_call(path)?;
-        if shared.plain.is_guarded() || shared.traces.get().is_some() || body.len() > self.endpoint().max_body {
+        if shared.plain.is_guarded() || body.len() > self.endpoint().max_body {
             return None;
         }
+        // A request that is not plain after all is sampled again, and nothing has been recorded of it here.
+        let traced = shared.traced(&mut context.clone(), || Method::Http(path.to_owned()));
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         if !memory.receive(body.len()) {
             return None;
         }
         let plain = read(shared, (asked, verb), body)?;
-        self.put(&HeaderMap::new(), verb, plain, memory, came)
+        Self { common: self.common.clone(), traced }.put(&HeaderMap::new(), verb, plain, memory, came)
     }
 
     fn head(&self) -> &[u8] {

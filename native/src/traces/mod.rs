@@ -1,9 +1,14 @@
-//! Traced calls: decides which are sampled, and records those that are answered without Python. Python takes the
-//! records later, and creates their spans.
+//! Traced calls: decides which are sampled, records those that are answered without Python, and encodes the spans of
+//! all of them, which a Python thread sends later.
 
+mod batch;
+mod kinds;
 mod parent;
 mod record;
 mod sampler;
+mod span;
+mod spans;
+mod tree;
 
 use std::sync::Arc;
 
@@ -13,8 +18,12 @@ use parking_lot::Mutex;
 use self::parent::Parent;
 pub use self::record::{Begun, Method, Record, Trace};
 use self::sampler::Sampler;
+pub use self::spans::Spans;
 
-/// The most records that may wait for Python; further ones are dropped.
+/// The headers of W3C Trace Context: the caller's span, and the states of other tracing systems.
+pub const CONTEXT: [&str; 2] = [sampler::PARENT, record::STATE];
+
+/// The most records that may wait for their spans; further ones are dropped.
 const MOST: usize = 4096;
 
 /// Samples the calls of a server, and keeps the records of those that have ended. Any thread.

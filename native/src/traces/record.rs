@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use fastrand::Rng;
 use http::HeaderMap;
-use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
+use super::kinds::{Encoded, RequestKind};
+use super::tree::Ended;
 use super::{Parent, Traces};
 
 /// W3C Trace Context: the header with the states of other tracing systems, and the longest value of it that is kept.
-const STATE: &str = "tracestate";
+pub const STATE: &str = "tracestate";
 const LONGEST_STATE: usize = 512;
 
 /// The method that was called.
@@ -102,20 +103,22 @@ pub struct Record {
     arrived: Option<f64>,
 }
 
-impl<'py> IntoPyObject<'py> for Record {
-    type Target = pyo3::types::PyTuple;
-    type Output = Bound<'py, Self::Target>;
-    type Error = PyErr;
-
-    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        let Self { begun, model, status, began, ended, arrived } = self;
-        let (trace_id, span_id) = begun.parent.as_ref().map_or((&[][..], &[][..]), |own| (&own.trace_id, &own.span_id));
-        let caller = (PyBytes::new(py, trace_id), PyBytes::new(py, span_id), begun.state.as_str());
-        let (is_http, name) = match &begun.method {
-            Method::Rpc(name) => (false, name.as_str()),
-            Method::Http(path) => (true, path.as_str()),
+impl Record {
+    pub fn kind(&self) -> RequestKind {
+        let (is_http, name) = match &self.begun.method {
+            Method::Rpc(name) => (false, name),
+            Method::Http(path) => (true, path),
         };
-        (caller, (is_http, name, &*model, status), (began, ended, arrived)).into_pyobject(py)
+        let (name, model, has_caller) = (name.clone(), self.model.clone(), self.begun.parent.is_some());
+        RequestKind { is_http, name, model, status: self.status, has_caller }
+    }
+
+    /// The request as its spans need it; it begins a trace if its caller has none.
+    pub fn ended(self, kind: Encoded, ids: &mut Rng) -> Ended {
+        let Self { begun, began, ended, arrived, .. } = self;
+        let trace_id = begun.parent.map_or_else(|| ids.u128(1..).to_be_bytes(), |parent| parent.trace_id);
+        let (parent, state) = (begun.parent.map(|parent| parent.span_id), begun.state.clone());
+        Ended { trace_id, parent, state, kind, began, ended, arrivals: arrived.into_iter().collect() }
     }
 }
 

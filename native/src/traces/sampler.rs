@@ -11,7 +11,7 @@ use super::Parent;
 const MARK: &str = "headrace-traced";
 
 /// W3C Trace Context's header with the caller's span.
-const PARENT: &str = "traceparent";
+pub const PARENT: &str = "traceparent";
 
 /// Samples a share of all requests, and those whose clients trace them, up to a number per second.
 pub struct Sampler {

@@ -1,11 +1,14 @@
 """The records of a traced request while it is answered; `monitoring` creates spans from them later."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
+from typing import Protocol
 
+from headrace_batching import BatchReport
 from headrace_protos import Code
+from headrace_server.metrics.series import Labels
 
 MARK = "headrace-traced"
 """The metadata with which the native transport marks a request as traced."""
@@ -19,14 +22,6 @@ _SERVERS_FAULT = frozenset(
     (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
 )
 """Codes of calls whose spans are errors. Source: OpenTelemetry's semantic conventions for gRPC servers."""
-
-TraceRecord = tuple[tuple[bytes, bytes, str], tuple[bool, str, str, int | None], tuple[float, float, float | None]]
-"""A traced request that a transport has answered by itself.
-
-The first part holds the caller's trace and span (empty if there are none) and `tracestate`. The second says whether the
-request came over HTTP, and names the HTTP path or the gRPC method with its service, the model, and the HTTP status or
-gRPC's code. The third says when the request began, ended, and joined its queue; None if it joined none.
-"""
 
 
 class Trace:
@@ -85,6 +80,29 @@ class Trace:
         if status is not None:
             self.attributes += (("http.response.status_code", status),)
             self.error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class Spans(Protocol):
+    """Combines traced requests with the batches that they ran in, and encodes their spans. One thread."""
+
+    def encode(
+        self,
+        traces: Sequence[Trace],
+        reports: Iterable[tuple[Labels, BatchReport]],
+        oldest: float,
+        oldest_batch: float,
+    ) -> tuple[bytes, int, int]:
+        """Encodes the spans of the requests whose batches are known.
+
+        Args:
+            traces: Further requests that have ended.
+            reports: Further runs of batches, each with its model's name and version.
+            oldest: Requests that ended before then do not wait for their batches; on the queues' clock, in seconds.
+            oldest_batch: Batches that began before then are forgotten.
+
+        Returns:
+            An encoded `ExportTraceServiceRequest`, the number of its spans, and the number of requests that still wait.
+        """
 
 
 CURRENT: ContextVar[Trace | None] = ContextVar("headrace-trace", default=None)

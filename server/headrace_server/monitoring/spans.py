@@ -1,25 +1,19 @@
-"""Creates the spans of traced requests with OpenTelemetry's names, and sends them to a collector (extra `otel`).
+"""Combines traced requests with the batches that they ran in, and encodes their spans.
 
-OpenTelemetry's SDK creates and encodes one span of each kind. All others are copies of its message with other IDs and
-times, which take a tenth of the time.
+Spans are copies of their kind's message with other IDs and times, which take a tenth of the time that OpenTelemetry's
+SDK takes. `native/src/traces/` does the same without the interpreter, for servers on the native transport.
 """
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from headrace_batching import BatchReport
-from headrace_protos import Code
-from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.series import Labels
-from headrace_server.models.trace import Attributes, Trace
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
+from headrace_server.models.trace import Trace
+from headrace_server.monitoring.span_kinds import COUNTS, SpanKinds
 
 SLICE = 16
 """Traces whose spans are created without a pause, in a third of a millisecond; batch threads may wait meanwhile."""
@@ -27,8 +21,8 @@ SLICE = 16
 PAUSE = 0.001
 """Seconds between two slices."""
 
-KINDS = 1024
-"""Kinds of spans whose messages are kept."""
+WAITING = 4096
+"""The most requests that may wait for their batches; further ones are dropped."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,54 +40,70 @@ class Batch:
     spans: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A traced request that has ended, and its batches by the times when its tasks joined their queues."""
-
-    trace: Trace
-    batches: Mapping[float, Batch]
-
-
 class SpanMaker:
-    """Creates spans and sends them. One thread.
+    """Creates spans. One thread.
 
     Each request has a tree of spans: request > queue > batch > join, run, split. A batch with several traced requests
     has a span in each tree, and each of these links to the others.
 
     Args:
-        exporter: Sends an `ExportTraceServiceRequest` with its method `export`.
+        kinds: The kinds of spans.
         pause: Lets other threads run, for a number of seconds.
     """
 
-    def __init__(self, exporter: Any, pause: Callable[[float], None] = time.sleep) -> None:
-        self._exporter = exporter
+    def __init__(self, kinds: SpanKinds, pause: Callable[[float], None] = time.sleep) -> None:
+        self._kinds = kinds
         self._pause = pause
-        self._encoder = encoder = _Encoder()
-        self._request_of = lru_cache(KINDS)(encoder.request)
-        self._batch_of = lru_cache(KINDS)(encoder.batch)
-        self._queue, *self._parts = map(encoder.part, ("queue", "join", "run", "split"))
-        self._offset = time.time_ns() - time.monotonic_ns()
+        self._queue, *self._parts = map(kinds.part, ("queue", "join", "run", "split"))
+        self._waiting: list[Trace] = []
+        self._known: dict[float, Batch] = {}
 
-    def send(self, requests: Sequence[Ran]) -> None:
-        """Creates and sends the spans of requests that have ended."""
-        message = self._encoder.message()
+    def encode(
+        self,
+        traces: Sequence[Trace],
+        reports: Iterable[tuple[Labels, BatchReport]],
+        oldest: float,
+        oldest_batch: float,
+    ) -> tuple[bytes, int, int]:
+        """See `models.trace.Spans`."""
+        for version, report in reports:
+            self._known.update(dict.fromkeys(report.traced, Batch(version, report)))
+        ended, self._waiting = [*self._waiting, *traces], []
+        whole: list[Trace] = []
+        for trace in ended:
+            (whole if self._is_whole(trace, oldest) else self._waiting).append(trace)
+        del self._waiting[WAITING:]
+        trees = [_Tree(trace, self._known) for trace in whole]  # all of them first: the spans of batches are linked
+        self._forget(oldest_batch)
+        message = self._message(trees)
+        count = len(message.resource_spans[0].scope_spans[0].spans)
+        return message.SerializeToString(), count, len(self._waiting)
+
+    def _is_whole(self, trace: Trace, oldest: float) -> bool:
+        return trace.ended < oldest or all(arrival in self._known for arrival in trace.arrivals)
+
+    def _forget(self, oldest: float) -> None:
+        """Drops batches that ran before then, since no trace has asked for them."""
+        while self._known:
+            arrival = next(iter(self._known))
+            if self._known[arrival].report.began > oldest:
+                return
+            del self._known[arrival]
+
+    def _message(self, trees: Sequence["_Tree"]) -> Any:
+        message = self._kinds.message()
         spans = message.resource_spans[0].scope_spans[0].spans
-        trees = [_Tree(ran) for ran in requests]  # all of them first, since the spans of batches link to each other
         for start in range(0, len(trees), SLICE):
             if start:
                 self._pause(PAUSE)
             for tree in trees[start : start + SLICE]:
-                self._add(tree, _Writer(spans, tree.trace, self._offset))
-        self._exporter.export(message)
-
-    def close(self) -> None:
-        """Closes the connection to the collector."""
-        self._exporter.shutdown()
+                self._add(tree, _Writer(spans, tree.trace, self._kinds.offset))
+        return message
 
     def _add(self, tree: "_Tree", writer: "_Writer") -> None:
         """Adds the spans of a request. Most of the time is spent here, so this does no more than necessary."""
         trace, request, add = tree.trace, _new_id(), writer.add
-        kind = self._request_of(trace.name, trace.attributes, bool(trace.parent_id), trace.error)
+        kind = self._kinds.request(trace.name, trace.attributes, bool(trace.parent_id), trace.error)
         add(kind, request, trace.parent_id, trace.began, trace.ended)
         for arrival, batch, own in tree.batches:
             report, queue = batch.report, _new_id()
@@ -101,10 +111,7 @@ class SpanMaker:
             joined = began + report.joined
             times = (began, joined, joined + report.computed, began + report.ran)
             add(self._queue, queue, request, arrival, began)
-            kind = self._batch_of(batch.version, report.tasks, report.rows, report.padding, report.failed)
-            span = add(kind, own, queue, began, times[-1])
-            if len(batch.spans) > 1:
-                _link(span, batch)
+            _tell(batch, add(self._kinds.batch(batch.version, report.failed), own, queue, began, times[-1]))
             for number, part in enumerate(self._parts):
                 add(part, _new_id(), own, times[number], times[number + 1])
 
@@ -114,11 +121,11 @@ class _Tree:
 
     __slots__ = ("batches", "trace")
 
-    def __init__(self, ran: Ran) -> None:
-        self.trace = ran.trace
-        self.batches = [(arrival, batch, _new_id()) for arrival, batch in ran.batches.items()]
+    def __init__(self, trace: Trace, known: dict[float, Batch]) -> None:
+        self.trace = trace
+        self.batches = [(arrival, known.pop(arrival), _new_id()) for arrival in trace.arrivals if arrival in known]
         for _, batch, own in self.batches:
-            batch.spans.append((ran.trace.trace_id, own))
+            batch.spans.append((trace.trace_id, own))
 
 
 class _Writer:
@@ -145,120 +152,16 @@ class _Writer:
         return span
 
 
-def _link(span: Any, batch: Batch) -> None:
-    """Links a batch's span to those in the traces of its other requests."""
-    for trace_id, span_id in batch.spans:
-        if span_id != span.span_id:
-            span.links.add(trace_id=trace_id, span_id=span_id, flags=span.flags)
+def _tell(batch: Batch, span: Any) -> None:
+    """Adds a batch's counts to its span, and links it to those in the traces of its other requests."""
+    report = batch.report
+    for name, count in zip(COUNTS, (report.tasks, report.rows, report.padding), strict=True):
+        span.attributes.add(key=name).value.int_value = count
+    if len(batch.spans) > 1:
+        for trace_id, span_id in batch.spans:
+            if span_id != span.span_id:
+                span.links.add(trace_id=trace_id, span_id=span_id, flags=span.flags)
 
 
 def _new_id() -> bytes:
     return random.randbytes(8)
-
-
-class _Kind(NamedTuple):
-    """What many spans have in common."""
-
-    name: str
-    attributes: Attributes = ()
-    is_request: bool = False
-    has_caller: bool = False
-    failed: bool = False
-
-
-class _Encoder:
-    """OpenTelemetry's messages of spans, as its SDK encodes them."""
-
-    def __init__(self) -> None:
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-        defaults = {"service.name": "headrace", "service.version": version("headrace")}
-        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
-        self._resource = Resource(defaults).merge(OTELResourceDetector().detect())
-        self._scope = InstrumentationScope("headrace", version("headrace"))
-        self._empty = self._encoded(_Kind(""))
-        self._empty.resource_spans[0].scope_spans[0].ClearField("spans")
-
-    def message(self) -> Any:
-        """An `ExportTraceServiceRequest` without spans."""
-        message = type(self._empty)()
-        message.CopyFrom(self._empty)
-        return message
-
-    # In each of the following spans, the IDs must be replaced, and the times added.
-
-    def request(self, name: str, attributes: Attributes, has_caller: bool, failed: bool) -> Any:
-        """The span of a request."""
-        return self._span(_Kind(name, attributes, is_request=True, has_caller=has_caller, failed=failed))
-
-    def batch(self, version: Labels, tasks: int, rows: int, padding: int, failed: bool) -> Any:
-        """The span of a batch."""
-        attributes = (
-            ("headrace.model", version[0]),
-            ("headrace.version", int(version[1])),
-            ("headrace.batch.requests", tasks),
-            ("headrace.batch.rows", rows),
-            ("headrace.batch.padding", padding),
-            ("headrace.batch.failed", failed),
-        )
-        return self._span(_Kind("batch", attributes, failed=failed))
-
-    def part(self, name: str) -> Any:
-        """A span without attributes."""
-        return self._span(_Kind(name))
-
-    def _span(self, kind: _Kind) -> Any:
-        return self._encoded(kind).resource_spans[0].scope_spans[0].spans[0]
-
-    def _encoded(self, kind: _Kind) -> Any:
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
-        return encode_spans([self._made(kind)])
-
-    def _made(self, kind: _Kind) -> "ReadableSpan":
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
-        def context(*, remote: bool) -> SpanContext:
-            return SpanContext(1, 1, remote, TraceFlags(TraceFlags.SAMPLED))
-
-        return ReadableSpan(
-            kind.name,
-            context(remote=False),
-            context(remote=True) if kind.has_caller else None,
-            self._resource,
-            dict(kind.attributes),
-            kind=SpanKind.SERVER if kind.is_request else SpanKind.INTERNAL,
-            status=Status(StatusCode.ERROR if kind.failed else StatusCode.UNSET),
-            instrumentation_scope=self._scope,
-        )
-
-
-def otlp_exporter(endpoint: str) -> Any:
-    """An exporter of messages by OTLP over gRPC, which OTEL_EXPORTER_OTLP_* configure if they are set.
-
-    Args:
-        endpoint: Such as `http://localhost:4317`; `https` means TLS.
-
-    Raises:
-        ServingError: FAILED_PRECONDITION, the extra `otel` is not installed; INVALID_ARGUMENT, the URL is invalid.
-    """
-    if not endpoint.startswith(("http://", "https://")):
-        raise invalid(f"--trace_endpoint must be a URL such as http://localhost:4317; was '{endpoint}'")
-    try:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    except ImportError as error:
-        text = f"--trace_endpoint needs OpenTelemetry: pip install 'headrace[otel]' ({error})"
-        raise ServingError(Code.FAILED_PRECONDITION, text) from error
-
-    class Exporter(OTLPSpanExporter):
-        """Sends messages that are encoded already; all else is as for the SDK's spans."""
-
-        def _translate_data(self, data: Any) -> Any:
-            return data
-
-        def _count_data(self, data: Any) -> int:
-            return len(data.resource_spans[0].scope_spans[0].spans)
-
-    return Exporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))

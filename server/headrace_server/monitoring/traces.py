@@ -1,19 +1,22 @@
 """Traces: spans of sampled requests for an OpenTelemetry collector, created on a thread of their own."""
 
 import logging
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from threading import Event, Lock, Thread
 
 from headrace_batching import BatchReport
 from headrace_server.config.run import Config
 from headrace_server.metrics.series import Labels
-from headrace_server.models.trace import Attributes, Trace, TraceRecord
+from headrace_server.models.trace import Spans, Trace
+from headrace_server.monitoring.otlp import EncodedSpans, Exporter, otlp_exporter
 from headrace_server.monitoring.sampling import Parent, Sampler
-from headrace_server.monitoring.spans import Batch, Ran, SpanMaker, otlp_exporter
+from headrace_server.monitoring.span_kinds import EncodedKinds, SpanKinds
+from headrace_server.monitoring.spans import WAITING, SpanMaker
+from headrace_server.transports.grpc.selection import make_spans
 
 log = logging.getLogger(__name__)
 
@@ -23,44 +26,52 @@ SECONDS = 0.5
 PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
-WAITING = 4096
-"""The maximum number of traces, and of reports, that may wait to be sent; further ones are dropped."""
 
-
-def make_tracer(config: Config, *, marked: bool) -> "Tracer | None":
+def make_tracer(config: Config, transport: str) -> "Tracer | None":
     """The tracer for a configuration; None for no traces.
 
     Args:
         config: The server's configuration.
-        marked: Whether the transport decides which requests are traced, and marks them.
+        transport: The transport's name.
 
     Raises:
         ServingError: As for `otlp_exporter`.
     """
     if not config.trace_endpoint:
         return None
-    spans = SpanMaker(otlp_exporter(config.trace_endpoint))
-    return Tracer(None if marked else Sampler(config.trace_ratio, config.trace_rate), spans)
+    exporter, kinds = otlp_exporter(config.trace_endpoint), SpanKinds()
+    ratio, rate = config.trace_ratio, config.trace_rate
+    spans = make_spans(transport, ratio, rate, EncodedKinds(kinds))
+    if spans is not None:
+        return Tracer(None, spans, exporter)
+    return Tracer(Sampler(ratio, rate), SpanMaker(kinds), exporter)
 
 
 class Tracer:
-    """Records traced requests and the batches that they ran in, and combines them later.
+    """Records traced requests and the batches that they ran in, and sends their spans later.
 
     Args:
         sampler: Decides which requests are traced; None if the transport marks them.
-        spans: Creates and sends spans, on the tracer's own thread.
+        spans: Creates the spans, on the tracer's own thread.
+        exporter: Sends them, on the same thread.
         clock: The queues' clock, in seconds.
+
+    Attributes:
+        spans: As given.
+        waiting: The number of requests that wait for their batches.
     """
 
-    def __init__(self, sampler: Sampler | None, spans: SpanMaker, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, sampler: Sampler | None, spans: Spans, exporter: Exporter, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.spans = spans
+        self.waiting = 0
         self._sampler = sampler
-        self._spans = spans
+        self._exporter = exporter
         self._clock = clock
-        self._take: Callable[[], Sequence[TraceRecord]] = tuple
         self._lock = Lock()
         self._ended: list[Trace] = []
         self._reports: deque[tuple[Labels, BatchReport]] = deque(maxlen=WAITING)
-        self._known: dict[float, Batch] = {}
         self._due = Event()
         self._stopping = False
         self._thread: Thread | None = None
@@ -85,10 +96,6 @@ class Tracer:
             if len(self._ended) < WAITING:
                 self._ended.append(trace)
 
-    def follow(self, take: Callable[[], Sequence[TraceRecord]]) -> None:
-        """Also sends the requests that a transport has recorded by itself, which `take` returns, each once."""
-        self._take = take
-
     def ran(self, version: Labels, report: BatchReport) -> None:
         """Records that a batch with a traced request has run. On its batch thread."""
         self._reports.append((version, report))
@@ -104,25 +111,18 @@ class Tracer:
         self._due.set()
         if self._thread is not None:
             self._thread.join()
-        self._spans.close()
+        self._exporter.shutdown()
 
     def flush(self) -> None:
         """Sends the requests whose batches are known, or never will be. On the tracer's thread."""
         with self._lock:
             ended, self._ended = self._ended, []
-        ended += map(_recorded, self._take())
-        # Reports are read last: a batch is reported as soon as its requests have been answered.
-        self._learn()
         oldest = self._clock() - PATIENCE
-        whole: list[Trace] = []
-        waiting: list[Trace] = []
-        for trace in ended:
-            (whole if self._is_whole(trace, oldest) else waiting).append(trace)
-        with self._lock:
-            self._ended = waiting[:WAITING] + self._ended
-        if whole:
-            self._spans.send([self._with_batches(trace) for trace in whole])
-        self._forget(oldest - PATIENCE)
+        message, count, self.waiting = self.spans.encode(
+            ended, self._new_reports(), math.inf if self._stopping else oldest, oldest - PATIENCE
+        )
+        if count:
+            self._exporter.export(EncodedSpans(message, count))
 
     def _run(self) -> None:
         while True:
@@ -135,48 +135,11 @@ class Tracer:
             if stopping:
                 return
 
-    def _learn(self) -> None:
-        """Stores the batches that have been reported by the arrivals of their traced tasks."""
+    def _new_reports(self) -> Iterator[tuple[Labels, BatchReport]]:
+        """The reports since the last time; each is taken when it is asked for."""
         for _ in range(len(self._reports)):
-            version, report = self._reports.popleft()
-            self._known.update(dict.fromkeys(report.traced, Batch(version, report)))
-
-    def _forget(self, oldest: float) -> None:
-        """Drops batches that ran before then, since no trace needs them any more."""
-        while self._known:
-            arrival = next(iter(self._known))
-            if self._known[arrival].report.began > oldest:
-                return
-            del self._known[arrival]
-
-    def _is_whole(self, trace: Trace, oldest: float) -> bool:
-        known = all(arrival in self._known for arrival in trace.arrivals)
-        return known or self._stopping or trace.ended < oldest
-
-    def _with_batches(self, trace: Trace) -> Ran:
-        found = ((arrival, self._known.pop(arrival, None)) for arrival in trace.arrivals)
-        return Ran(trace, {arrival: batch for arrival, batch in found if batch is not None})
+            yield self._reports.popleft()
 
 
 def _new_id() -> bytes:
     return random.randbytes(16)
-
-
-def _recorded(record: TraceRecord) -> Trace:
-    (trace_id, span_id, state), about, (began, ended, arrived) = record
-    trace = Trace(trace_id or _new_id(), span_id, state, began)
-    trace.ended = ended
-    trace.name, trace.attributes, trace.error = _described(*about)
-    trace.arrivals = () if arrived is None else (arrived,)
-    return trace
-
-
-@lru_cache(maxsize=1024)
-def _described(is_http: bool, name: str, model: str, status: int | None) -> tuple[str, Attributes, bool]:
-    """The name and the attributes of a span, and whether it is an error's."""
-    trace = Trace(b"")
-    if is_http:
-        trace.is_http("POST", name, status)
-    elif status is not None:
-        trace.is_rpc(name, model, status)
-    return trace.name, trace.attributes, trace.error

@@ -1,7 +1,7 @@
 """Traces of a real server, as a collector gets them over gRPC."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -10,14 +10,12 @@ import grpc
 import numpy as np
 import pytest
 
-from headrace_batching import BatchReport, Options
+from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server import Config, Server
 from headrace_server.errors import ServingError
-from headrace_server.models.trace import Trace
 from headrace_server.monitoring import traces
-from headrace_server.monitoring.spans import Ran, SpanMaker
-from headrace_server.monitoring.traces import PATIENCE, WAITING, Tracer
+from headrace_server.monitoring.traces import Tracer
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import PREDICT, floats, predict_request
@@ -226,7 +224,7 @@ def test_a_call_whose_caller_has_given_up_has_no_batch(running: Run, collector: 
     assert server.caller.refusal(predict_request({"x": X}), timeout=0.1).code is grpc.StatusCode.DEADLINE_EXCEEDED
     tracer = server._server._tracer
     assert tracer is not None
-    eventually(lambda: tracer._ended)
+    eventually(lambda: tracer.waiting)
     server.stop()
     (span,) = collector.spans()
     code = attributes(span)["rpc.grpc.status_code"]
@@ -305,76 +303,3 @@ def test_an_endpoint_that_is_not_a_url(tmp_path: Any) -> None:
     text = "--trace_endpoint must be a URL such as http://localhost:4317; was 'localhost:4317'"
     with pytest.raises(ServingError, match=re.escape(text)):
         Server(Config(model_base_path=str(tmp_path), trace_endpoint="localhost:4317"))
-
-
-class Sent(SpanMaker):
-    """Records the requests that it gets to send."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.ran: list[Ran] = []
-
-    def send(self, requests: Sequence[Ran]) -> None:
-        self.ran += requests
-
-
-class Recorded:
-    """A tracer of recorded requests, with its own time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.sent = Sent()
-        self.tracer = Tracer(None, self.sent, lambda: self.now)
-
-    def end(self, *arrivals: float) -> None:
-        """A request ends now."""
-        trace = Trace(b"1" * 16)
-        trace.arrivals = arrivals
-        self.tracer.end(trace)
-
-    def ran(self, *arrivals: float) -> None:
-        """A batch with these traced tasks has run."""
-        report = BatchReport(4, 4, 0, self.now, 0.01, False, (*arrivals, 1.0), (1, 1, 1, 1), traced=arrivals)
-        self.tracer.ran(("model", "1"), report)
-
-    def flush(self) -> list[int]:
-        """Sends the requests that are complete; returns the number of batches of each."""
-        self.sent.ran.clear()
-        self.tracer.flush()
-        return [len(ran.batches) for ran in self.sent.ran]
-
-
-def test_a_request_waits_for_the_report_of_its_batch() -> None:
-    recorded = Recorded()
-    recorded.end(2.0)
-    assert recorded.flush() == []
-    recorded.ran(2.0)
-    assert recorded.flush() == [1]
-
-
-def test_a_request_without_a_batch_waits_no_longer_than_it_may() -> None:
-    recorded = Recorded()
-    recorded.end(2.0)
-    recorded.now += PATIENCE - 0.1
-    assert recorded.flush() == []
-    recorded.now += 0.2
-    assert recorded.flush() == [0]
-
-
-def test_reports_that_no_request_asks_for_are_forgotten() -> None:
-    recorded = Recorded()
-    recorded.ran(2.0, 3.0)
-    recorded.end(3.0)
-    assert recorded.flush() == [1]
-    recorded.now += 3 * PATIENCE
-    recorded.ran(4.0)
-    recorded.flush()
-    assert list(recorded.tracer._known) == [4.0]
-
-
-def test_no_more_requests_wait_than_may() -> None:
-    recorded = Recorded()
-    for number in range(WAITING + 1):
-        recorded.end(float(number))
-    assert recorded.flush() == []
-    assert len(recorded.tracer._ended) == WAITING

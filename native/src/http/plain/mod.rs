@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 pub use self::head::begin_head;
 use self::head::end_head;
 use self::request::MAX_HEAD;
-pub use self::request::{Next, Requests};
+pub use self::request::{Next, PlainRequest, Requests};
 use super::answer::{Answer, Answered, Content};
 use super::connection::{Answers, PlainCall};
 use super::progress::Progress;
@@ -69,7 +69,7 @@ impl Plain {
     ) -> Option<(Vec<u8>, Stalling<Stream>)> {
         loop {
             let (call, size) = match self.requests.next(&self.buffer[..self.filled]) {
-                Next::Request(path, body, size) => (answers.call(path, body), size),
+                Next::Request(request, size) => (answers.call(request), size),
                 Next::Partial(size) => {
                     self.make_room(size);
                     if !self.more(stopping.as_mut()).await {

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::{EMPTY_HEADER, Status};
 
 use crate::http::intake::SMALL;
+use crate::traces::CONTEXT;
 
 /// The most bytes of a plain head.
 pub const MAX_HEAD: usize = 8 << 10;
@@ -14,11 +16,20 @@ const MAX_HEADERS: usize = 24;
 /// What is at the beginning of the bytes that have been read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// A plain request: its path, its body, and the size of its head and body in bytes.
-    Request(&'a str, &'a [u8], usize),
+    /// A plain request, and its size in bytes.
+    Request(PlainRequest<'a>, usize),
     /// An incomplete request. The number is the size of the whole request, or 0 if that is not known yet.
     Partial(usize),
     Unusual,
+}
+
+/// A plain request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PlainRequest<'a> {
+    pub path: &'a str,
+    /// Those of its headers that say how its caller traces it.
+    pub context: &'a HeaderMap,
+    pub body: &'a [u8],
 }
 
 /// Finds plain requests. Most clients send the same head again and again, with only the body's length changed. So a
@@ -26,6 +37,7 @@ pub enum Next<'a> {
 #[derive(Default)]
 pub struct Requests {
     path: String,
+    context: HeaderMap,
     /// The bytes of the last head before the digits of its length.
     before: Vec<u8>,
     /// The bytes after these digits.
@@ -35,15 +47,17 @@ pub struct Requests {
 impl Requests {
     /// What is at the beginning of some bytes: a request, a part of one, or something unusual.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Next<'a> {
-        if let Some((head, size)) = self.again(bytes) {
-            return with_body(&self.path, bytes, head, size);
-        }
-        let head = match Head::parse(bytes) {
-            Ok(head) => head,
-            Err(next) => return next,
+        let (head, size) = match self.again(bytes) {
+            Some(again) => again,
+            None => match Head::parse(bytes) {
+                Ok(head) => self.learn(head, bytes),
+                Err(next) => return next,
+            },
         };
-        self.learn(&head, bytes);
-        with_body(head.path, bytes, head.end, head.size)
+        match bytes.get(head..head + size) {
+            Some(body) => Next::Request(PlainRequest { path: &self.path, context: &self.context, body }, head + size),
+            None => Next::Partial(head + size),
+        }
     }
 
     /// The size of a head, and the length that it states, if it differs from the last head only in that length.
@@ -56,27 +70,23 @@ impl Requests {
         (head <= MAX_HEAD).then_some((head, size))
     }
 
-    fn learn(&mut self, head: &Head<'_>, bytes: &[u8]) {
+    /// Stores a head; returns its size, and the length of the body.
+    fn learn(&mut self, head: Head<'_>, bytes: &[u8]) -> (usize, usize) {
         self.path.clear();
         self.path.push_str(head.path);
         self.before.clear();
         self.before.extend_from_slice(&bytes[..head.digits.start]);
         self.after.clear();
         self.after.extend_from_slice(&bytes[head.digits.end..head.end]);
-    }
-}
-
-/// A request with a head of this size, if its body has arrived.
-fn with_body<'a>(path: &'a str, bytes: &'a [u8], head: usize, size: usize) -> Next<'a> {
-    match bytes.get(head..head + size) {
-        Some(body) => Next::Request(path, body, head + size),
-        None => Next::Partial(head + size),
+        self.context = head.context;
+        (head.end, head.size)
     }
 }
 
 /// The head of a plain request.
 struct Head<'a> {
     path: &'a str,
+    context: HeaderMap,
     /// The size of the body, and the position of its digits.
     size: usize,
     digits: Range<usize>,
@@ -99,8 +109,20 @@ impl<'a> Head<'a> {
             return Err(Next::Unusual);
         };
         let start = length.as_ptr().addr() - bytes.as_ptr().addr();
-        Ok(Self { path, size, digits: start..start + length.len(), end })
+        Ok(Self { path, context: context(request.headers), size, digits: start..start + length.len(), end })
     }
+}
+
+/// The headers that say how a request's caller traces it.
+fn context(headers: &[httparse::Header<'_>]) -> HeaderMap {
+    let mut context = HeaderMap::new();
+    for header in headers {
+        let name = CONTEXT.into_iter().find(|name| header.name.eq_ignore_ascii_case(name));
+        if let Some((name, value)) = name.zip(HeaderValue::from_bytes(header.value).ok()) {
+            context.append(HeaderName::from_static(name), value);
+        }
+    }
+    context
 }
 
 /// The length of the body, as the head states it; None if the head has an unusual header.
@@ -135,7 +157,7 @@ mod tests {
 
     fn kind(requests: &mut Requests, bytes: &[u8]) -> Kind {
         match requests.next(bytes) {
-            Next::Request(path, body, size) => Ok((path.to_owned(), body.to_vec(), size)),
+            Next::Request(request, size) => Ok((request.path.to_owned(), request.body.to_vec(), size)),
             Next::Partial(size) => Err(Some(size)),
             Next::Unusual => Err(None),
         }
@@ -187,6 +209,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_context_of_a_trace_is_that_of_the_same_head() {
+        let head = |more: &str| format!("POST /a HTTP/1.1\r\n{more}Content-Length: 0\r\n\r\n");
+        let one = head("TraceParent: 00-1\r\nTraceState: a=1\r\ntracestate: b=2\r\n");
+        let mut requests = Requests::default();
+        let mut context = |text: &str| match requests.next(text.as_bytes()) {
+            Next::Request(request, _) => request.context.clone(),
+            other => panic!("{other:?}"),
+        };
+        for _ in 0..2 {
+            let found = context(&one);
+            assert_eq!(found["traceparent"], "00-1");
+            assert_eq!(found.get_all("tracestate").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+            assert_eq!(found.len(), 3);
+        }
+        assert_eq!(context(&one.replace("00-1", "00-2"))["traceparent"], "00-2");
+        assert!(context(&head("Trace: 1\r\n")).is_empty());
     }
 
     #[test]

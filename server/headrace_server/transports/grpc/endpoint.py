@@ -12,7 +12,7 @@ from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
 from headrace_server.metrics.series import Tally
 from headrace_server.models.servable import Servable
-from headrace_server.models.trace import Trace, TraceRecord
+from headrace_server.models.trace import Spans, Trace
 from headrace_server.security.gate import Gate
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.rpc import Service
@@ -78,8 +78,7 @@ class Endpoint:
             that a transport answers itself; None if there is no REST API.
         regions: Shared memory, for a transport that reads it itself.
         tracing: Records traced requests; None if there are no traces.
-        trace_ratio: The share of requests without a traceparent that a transport marks, if it decides by itself.
-        trace_rate: The maximum number of requests per second that it marks.
+        spans: What samples the calls of a transport that marks traced requests, as `selection.make_spans` returns it.
         identified: Whether the ID of each call is recorded, for the access log.
         bounds: The limits on memory, for a transport that enforces them.
         gate: Decides which calls are allowed; None allows all.
@@ -100,8 +99,7 @@ class Endpoint:
     bounds: CallerBounds = CallerBounds()
     gate: Gate | None = None
     tracing: "Tracing | None" = None
-    trace_ratio: float = 0.0
-    trace_rate: float = 0.0
+    spans: Spans | None = None
     identified: bool = False
 
 
@@ -116,12 +114,6 @@ class Tracing(Protocol):
 
     def end(self, trace: Trace) -> None:
         """Records that the request has been answered."""
-
-    def follow(self, take: Callable[[], Sequence[TraceRecord]]) -> None:
-        """Also records the transport's own requests: `take` returns those that have ended since its last call.
-
-        Any thread may call `take`.
-        """
 
 
 class Transport(Protocol):

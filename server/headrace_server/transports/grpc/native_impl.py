@@ -14,6 +14,7 @@ from headrace_protos import Code, SSLConfig
 from headrace_server.backends.signature import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.servable import Servable
+from headrace_server.models.trace import Spans
 from headrace_server.services.rpc import MAX_CONCURRENT_STREAMS, MAX_MESSAGE_BYTES
 from headrace_server.transports.grpc.endpoint import CallerBounds, Endpoint, HeldMemory
 from headrace_server.transports.grpc.guard import guard_of
@@ -25,7 +26,7 @@ from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 24
+INTERFACE = 25
 
 _NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 
@@ -60,6 +61,11 @@ def check_interface() -> None:
 def make_queue() -> TaskQueue:
     """A queue with two kinds of tasks: Python's, and those decoded outside the interpreter."""
     return native.Queue()
+
+
+def make_spans(ratio: float, rate: float, kinds: object) -> Spans:
+    """See `selection.make_spans`."""
+    return native.Spans(ratio, rate, kinds)
 
 
 class NativeTransport:
@@ -109,9 +115,8 @@ class NativeTransport:
                 "verdicts": _verdicts(self._endpoint),
             },
         )
-        if self._endpoint.tracing is not None:
-            server.sample_traces(self._endpoint.trace_ratio, self._endpoint.trace_rate)
-            self._endpoint.tracing.follow(server.take_traces)
+        if isinstance(self._endpoint.spans, native.Spans):
+            server.sample_traces(self._endpoint.spans)
         self._publish_early()
         ports = [self._listen(server, address) for address in self._endpoint.addresses]
         server.start(self._endpoint.threads)

@@ -8,6 +8,7 @@ from headrace_batching.contract import TaskQueue
 from headrace_batching.queue import Queue
 from headrace_protos import Code
 from headrace_server.errors import ServingError, invalid
+from headrace_server.models.trace import Spans
 from headrace_server.security.verdicts import NoVerdicts, Verdicts
 from headrace_server.transports.grpc.endpoint import Endpoint, Transport
 
@@ -70,6 +71,24 @@ def make_queue(name: str) -> TaskQueue:
     """
     queue: TaskQueue = _native().make_queue() if name == "native" else Queue()
     return queue
+
+
+def make_spans(name: str, ratio: float, rate: float, kinds: object) -> Spans | None:
+    """What samples the transport's calls and encodes the spans; None if the transport leaves that to Python.
+
+    Args:
+        name: The transport's name.
+        ratio: The share of the requests without a traceparent that are traced.
+        rate: The most requests per second that are traced.
+        kinds: An `EncodedKinds` of `monitoring/span_kinds.py`.
+
+    Raises:
+        ServingError: As for `make_transport`.
+    """
+    if name != "native":
+        return None
+    spans: Spans = _native().make_spans(ratio, rate, kinds)
+    return spans
 
 
 def make_verdicts(name: str, *, audits: bool) -> Verdicts:

@@ -1,0 +1,116 @@
+//! The tree of spans of one traced request: request > queue > batch > join, run, split.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use fastrand::Rng;
+use smallvec::SmallVec;
+
+use super::batch::{Batch, Batches};
+use super::kinds::{Constants, Encoded};
+use super::span::{Span, SpanId, TraceId, attribute, link};
+use crate::protobuf::Writer;
+
+/// A traced request that has ended. Times are seconds on the queue's clock.
+pub struct Ended {
+    pub trace_id: TraceId,
+    /// The caller's span.
+    pub parent: Option<SpanId>,
+    pub state: String,
+    pub kind: Encoded,
+    pub began: f64,
+    pub ended: f64,
+    /// When each of its tasks joined its queue.
+    pub arrivals: SmallVec<[f64; 1]>,
+}
+
+impl Ended {
+    /// Whether its batches are known, or it ended too long ago to wait for them.
+    pub fn is_whole(&self, batches: &Batches, oldest: f64) -> bool {
+        self.ended < oldest || self.arrivals.iter().all(|arrived| batches.has(*arrived))
+    }
+}
+
+/// A request with its batches, each with the time when its task joined its queue, and with the ID of its span.
+pub struct Tree {
+    request: Ended,
+    batches: SmallVec<[(f64, Arc<Batch>, SpanId); 1]>,
+}
+
+impl Tree {
+    /// Takes the batches of a request, and tells each of them the ID of its span.
+    pub fn new(request: Ended, batches: &mut Batches, ids: &mut Rng) -> Self {
+        let found = request.arrivals.iter().filter_map(|arrived| Some((*arrived, batches.take(*arrived)?)));
+        let batches: SmallVec<[_; 1]> = found.map(|(arrived, batch)| (arrived, batch, new_id(ids))).collect();
+        for (_, batch, own) in &batches {
+            batch.spans.lock().push((request.trace_id, *own));
+        }
+        Self { request, batches }
+    }
+
+    fn write(&self, spans: &mut SpanWriter<'_>) {
+        let (constants, request) = (spans.constants, new_id(spans.ids));
+        let Ended { parent, kind, began, ended, .. } = &self.request;
+        spans.write(self, (request, *parent), [*began, *ended], kind, &[]);
+        for (arrived, batch, own) in &self.batches {
+            let [began, joined, computed, ended] = batch.times;
+            let queue = new_id(spans.ids);
+            spans.write(self, (queue, Some(request)), [*arrived, began], &constants.queue, &[]);
+            let more = about(batch, *own, constants);
+            spans.write(self, (*own, Some(queue)), [began, ended], &batch.kind, &more);
+            let parts = [
+                (&constants.join, [began, joined]),
+                (&constants.run, [joined, computed]),
+                (&constants.split, [computed, ended]),
+            ];
+            for (kind, times) in parts {
+                let part = new_id(spans.ids);
+                spans.write(self, (part, Some(*own)), times, kind, &[]);
+            }
+        }
+    }
+}
+
+/// A batch's counts, and its links to its spans in the traces of its other requests.
+fn about(batch: &Batch, own: SpanId, constants: &Constants) -> BytesMut {
+    let mut fields = BytesMut::new();
+    let mut out = Writer::new(&mut fields);
+    for (name, count) in constants.counts.iter().zip(batch.counts) {
+        attribute(name, count, &mut out);
+    }
+    for other in batch.spans.lock().iter().filter(|(_, id)| *id != own) {
+        link(other, constants.link_flags, &mut out);
+    }
+    drop(out);
+    fields
+}
+
+/// Writes the spans of trees, one after the other; returns how many there are.
+pub fn write_all(trees: &[Tree], constants: &Constants, ids: &mut Rng, out: &mut BytesMut) -> usize {
+    let mut spans = SpanWriter { out: Writer::new(out), constants, ids, count: 0 };
+    trees.iter().for_each(|tree| tree.write(&mut spans));
+    spans.count
+}
+
+struct SpanWriter<'a> {
+    out: Writer<'a>,
+    constants: &'a Constants,
+    ids: &'a mut Rng,
+    count: usize,
+}
+
+impl SpanWriter<'_> {
+    /// Writes a span of a tree; `ids` are its own and its parent's.
+    fn write(&mut self, tree: &Tree, ids: (SpanId, Option<SpanId>), times: [f64; 2], kind: &[u8], more: &[u8]) {
+        let (id, parent) = ids;
+        let Ended { trace_id, state, .. } = &tree.request;
+        let times = times.map(|seconds| (self.constants.offset + (seconds * 1e9) as i64) as u64);
+        Span { trace_id, id, state, parent, times }.write(kind, more, &mut self.out);
+        self.count += 1;
+    }
+}
+
+/// A span's ID, which must not be zero.
+fn new_id(ids: &mut Rng) -> SpanId {
+    ids.u64(1..).to_be_bytes()
+}
