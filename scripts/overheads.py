@@ -174,17 +174,14 @@ def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -
 def _server(folder: Path, collector: str, rate: float, seconds: float) -> Iterator[Measured]:
     """Starts a server of all models, which answers a first slice."""
     for name in _MODELS:
-        copytree(_DIGITS / "1", folder / name / "1")
+        copytree(_DIGITS / "1", folder / "models" / name / "1")
     rows = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
-    (folder / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
-    listed = "".join(f'config {{ name: "{name}" base_path: "{folder / name}" }}' for name in _MODELS)
-    (folder / "models").write_text(f"model_config_list {{ {listed} }}")
+    (folder / "models" / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
     program, rest = str(Path(sys.executable).with_name("headrace")), free_port()
     tracing = (f"--trace_endpoint={collector}", "--trace_ratio=0", "--trace_rate=1000000")
 
     def command(port: int) -> Sequence[str]:
-        flags = (f"--model_config_file={folder / 'models'}", f"--port={port}", f"--rest_api_port={rest}")
-        return [program, "serve", *flags, *tracing]
+        return [program, "serve", str(folder / "models"), f"--port={port}", f"--rest_api_port={rest}", *tracing]
 
     with running(command, folder / "log") as server:
         measured = Measured(server, rest, rate, seconds)
