@@ -330,7 +330,7 @@ class Spans:
         reports: Iterable[tuple[tuple[str, ...], BatchReport]],
         oldest: float,
         oldest_batch: float,
-    ) -> tuple[bytes, int, int]:
+    ) -> tuple[list[tuple[bytes, int]], int]:
         """See `headrace_server.models.trace.Spans`; `traces` are those of the requests that Python has answered.
 
         The requests that the server has answered without Python are added to them.

@@ -35,6 +35,7 @@ import numpy as np
 
 from headrace_client.bench.points import Point
 from headrace_client.bench.running import run
+from headrace_client.bench.server import native
 from headrace_client.bench.settings import Settings, Stage
 from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
@@ -139,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
+    native()  # by the main thread: its allocator fails if the thread that has loaded it ends, and another has its ID
     variants = plain, *others = (
         Variant("only answers"),
         Variant("nothing", 0.01, model="twin"),
@@ -174,16 +176,16 @@ def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -
 def _server(folder: Path, collector: str, rate: float, seconds: float) -> Iterator[Measured]:
     """Starts a server of all models, which answers a first slice."""
     for name in _MODELS:
-        copytree(_DIGITS / "1", folder / "models" / name / "1")
+        copytree(_DIGITS / "1", folder / name / "1")
     rows = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
-    (folder / "models" / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
+    (folder / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
     program, rest = str(Path(sys.executable).with_name("headrace")), free_port()
     tracing = (f"--trace_endpoint={collector}", "--trace_ratio=0", "--trace_rate=1000000")
 
     def command(port: int) -> Sequence[str]:
-        return [program, "serve", str(folder / "models"), f"--port={port}", f"--rest_api_port={rest}", *tracing]
+        return [program, "serve", str(folder), f"--port={port}", f"--rest_api_port={rest}", *tracing]
 
-    with running(command, folder / "log") as server:
+    with running(command, folder.with_suffix(".log")) as server:
         measured = Measured(server, rest, rate, seconds)
         for name in _MODELS:
             measured.slice(Variant("warming up", model=name))

@@ -40,9 +40,10 @@ pub struct Span<'a> {
 }
 
 impl Span<'_> {
-    /// Writes it; `kind` and `more` are encoded fields.
-    pub fn write(&self, kind: &[u8], more: &[u8], out: &mut Writer<'_>) {
-        out.field(SPANS, self.len() + kind.len() + more.len());
+    /// Writes it, and returns its length; `kind` and `more` are encoded fields.
+    pub fn write(&self, kind: &[u8], more: &[u8], out: &mut Writer<'_>) -> usize {
+        let len = self.len() + kind.len() + more.len();
+        out.field(SPANS, len);
         id(field::TRACE_ID, self.trace_id, out);
         id(field::SPAN_ID, &self.id, out);
         if !self.state.is_empty() {
@@ -57,6 +58,7 @@ impl Span<'_> {
         }
         out.slice(kind);
         out.slice(more);
+        len
     }
 
     fn len(&self) -> usize {

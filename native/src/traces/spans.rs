@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::batch::{Batches, Report};
 use super::kinds::{Constants, Encoded, Kinds};
 use super::span::{SpanId, TraceId};
-use super::tree::{Ended, Tree, write_all};
+use super::tree::{Ended, Tree, write_some};
 use super::{MOST, Record, Traces};
 use crate::protobuf::Writer;
 use crate::protobuf::wire::field_len;
@@ -67,8 +67,8 @@ impl Spans {
         })
     }
 
-    /// Encodes the spans of the requests that have ended: the message, the number of its spans, and the number of
-    /// requests that wait for their batches.
+    /// Encodes the spans of the requests that have ended: messages, each with the number of its spans, and the number
+    /// of requests that wait for their batches.
     ///
     /// `traces` are the requests that Python has recorded, and `reports` the further runs, each with its version.
     /// Requests that ended before `oldest` do not wait; batches that began before `oldest_batch` are forgotten.
@@ -79,7 +79,7 @@ impl Spans {
         reports: &Bound<'py, PyAny>,
         oldest: f64,
         oldest_batch: f64,
-    ) -> PyResult<(Bound<'py, PyBytes>, usize, usize)> {
+    ) -> PyResult<(Vec<(Bound<'py, PyBytes>, usize)>, usize)> {
         for record in py.detach(|| self.take_known()) {
             let kind = self.kinds.learn(py, record.kind())?;
             self.waiting.push(record.ended(kind, &mut self.ids));
@@ -94,14 +94,9 @@ impl Spans {
             let (version, report): (Bound<'py, PyAny>, Report) = told?.extract()?;
             self.batches.add(self.kinds.of_batch(&version, report.failed)?, &report);
         }
-        let Message { head, spans, count } = py.detach(|| self.message(oldest, oldest_batch));
-        let message = PyBytes::new_with(py, head.len() + spans.len(), |bytes| {
-            let (front, rest) = bytes.split_at_mut(head.len());
-            front.copy_from_slice(&head);
-            rest.copy_from_slice(&spans);
-            Ok(())
-        })?;
-        Ok((message, count, self.waiting.len()))
+        let messages = py.detach(|| self.messages(oldest, oldest_batch));
+        let messages = messages.iter().map(|message| Ok((message.bytes(py)?, message.count)));
+        Ok((messages.collect::<PyResult<_>>()?, self.waiting.len()))
     }
 }
 
@@ -122,7 +117,7 @@ impl Spans {
         unknown
     }
 
-    fn message(&mut self, oldest: f64, oldest_batch: f64) -> Message {
+    fn messages(&mut self, oldest: f64, oldest_batch: f64) -> Vec<Message> {
         let ended = std::mem::take(&mut self.waiting).into_iter();
         let (whole, mut waiting): (Vec<_>, Vec<_>) = ended.partition(|one| one.is_whole(&self.batches, oldest));
         waiting.truncate(MOST);
@@ -131,9 +126,25 @@ impl Spans {
         let trees = whole.into_iter().map(|one| Tree::new(one, &mut self.batches, &mut self.ids));
         let trees: Vec<_> = trees.collect();
         self.batches.forget(oldest_batch);
-        let mut spans = BytesMut::new();
-        let count = write_all(&trees, &self.kinds.constants, &mut self.ids, &mut spans);
-        Message { head: head(&self.kinds.constants, spans.len()), spans, count }
+        let (constants, mut rest, mut messages) = (&self.kinds.constants, &*trees, Vec::new());
+        while !rest.is_empty() {
+            let mut spans = BytesMut::new();
+            let count;
+            (count, rest) = write_some(rest, constants, &mut self.ids, &mut spans);
+            messages.push(Message { head: head(constants, spans.len()), spans, count });
+        }
+        messages
+    }
+}
+
+impl Message {
+    fn bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, self.head.len() + self.spans.len(), |bytes| {
+            let (head, spans) = bytes.split_at_mut(self.head.len());
+            head.copy_from_slice(&self.head);
+            spans.copy_from_slice(&self.spans);
+            Ok(())
+        })
     }
 }
 

@@ -11,6 +11,9 @@ use super::kinds::{Constants, Encoded};
 use super::span::{Span, SpanId, TraceId, attribute, link};
 use crate::protobuf::Writer;
 
+/// The bytes after which the next tree begins another message: collectors refuse messages of more than 4 MB.
+const ENOUGH: usize = 1 << 20;
+
 /// A traced request that has ended. Times are seconds on the queue's clock.
 pub struct Ended {
     pub trace_id: TraceId,
@@ -85,18 +88,29 @@ fn about(batch: &Batch, own: SpanId, constants: &Constants) -> BytesMut {
     fields
 }
 
-/// Writes the spans of trees, one after the other; returns how many there are.
-pub fn write_all(trees: &[Tree], constants: &Constants, ids: &mut Rng, out: &mut BytesMut) -> usize {
-    let mut spans = SpanWriter { out: Writer::new(out), constants, ids, count: 0 };
-    trees.iter().for_each(|tree| tree.write(&mut spans));
-    spans.count
+/// Writes the spans of the first trees, until there are enough bytes. Returns the number of spans, and the other trees.
+pub fn write_some<'a>(
+    trees: &'a [Tree],
+    constants: &Constants,
+    ids: &mut Rng,
+    out: &mut BytesMut,
+) -> (usize, &'a [Tree]) {
+    let mut spans = SpanWriter { out: Writer::new(out), constants, ids, count: 0, bytes: 0 };
+    let mut rest = trees;
+    while let Some((tree, others)) = rest.split_first().filter(|_| spans.bytes < ENOUGH) {
+        tree.write(&mut spans);
+        rest = others;
+    }
+    (spans.count, rest)
 }
 
 struct SpanWriter<'a> {
     out: Writer<'a>,
     constants: &'a Constants,
     ids: &'a mut Rng,
+    /// The number of spans that have been written, and of their bytes.
     count: usize,
+    bytes: usize,
 }
 
 impl SpanWriter<'_> {
@@ -105,7 +119,7 @@ impl SpanWriter<'_> {
         let (id, parent) = ids;
         let Ended { trace_id, state, .. } = &tree.request;
         let times = times.map(|seconds| (self.constants.offset + (seconds * 1e9) as i64) as u64);
-        Span { trace_id, id, state, parent, times }.write(kind, more, &mut self.out);
+        self.bytes += Span { trace_id, id, state, parent, times }.write(kind, more, &mut self.out);
         self.count += 1;
     }
 }

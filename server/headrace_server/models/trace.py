@@ -91,7 +91,7 @@ class Spans(Protocol):
         reports: Iterable[tuple[Labels, BatchReport]],
         oldest: float,
         oldest_batch: float,
-    ) -> tuple[bytes, int, int]:
+    ) -> tuple[Sequence[tuple[bytes, int]], int]:
         """Encodes the spans of the requests whose batches are known.
 
         Args:
@@ -101,7 +101,8 @@ class Spans(Protocol):
             oldest_batch: Batches that began before then are forgotten.
 
         Returns:
-            An encoded `ExportTraceServiceRequest`, the number of its spans, and the number of requests that still wait.
+            Encoded `ExportTraceServiceRequest`s, each with the number of its spans, and the number of requests that
+            still wait.
         """
 
 

@@ -21,6 +21,9 @@ SLICE = 16
 PAUSE = 0.001
 """Seconds between two slices."""
 
+TREES = 512
+"""The most requests in a message: collectors refuse messages of more than 4 MB."""
+
 WAITING = 4096
 """The most requests that may wait for their batches; further ones are dropped."""
 
@@ -64,7 +67,7 @@ class SpanMaker:
         reports: Iterable[tuple[Labels, BatchReport]],
         oldest: float,
         oldest_batch: float,
-    ) -> tuple[bytes, int, int]:
+    ) -> tuple[Sequence[tuple[bytes, int]], int]:
         """See `models.trace.Spans`."""
         for version, report in reports:
             self._known.update(dict.fromkeys(report.traced, Batch(version, report)))
@@ -75,9 +78,8 @@ class SpanMaker:
         del self._waiting[WAITING:]
         trees = [_Tree(trace, self._known) for trace in whole]  # all of them first: the spans of batches are linked
         self._forget(oldest_batch)
-        message = self._message(trees)
-        count = len(message.resource_spans[0].scope_spans[0].spans)
-        return message.SerializeToString(), count, len(self._waiting)
+        chunks = (trees[start : start + TREES] for start in range(0, len(trees), TREES))
+        return [self._message(chunk) for chunk in chunks], len(self._waiting)
 
     def _is_whole(self, trace: Trace, oldest: float) -> bool:
         return trace.ended < oldest or all(arrival in self._known for arrival in trace.arrivals)
@@ -90,7 +92,7 @@ class SpanMaker:
                 return
             del self._known[arrival]
 
-    def _message(self, trees: Sequence["_Tree"]) -> Any:
+    def _message(self, trees: Sequence["_Tree"]) -> tuple[bytes, int]:
         message = self._kinds.message()
         spans = message.resource_spans[0].scope_spans[0].spans
         for start in range(0, len(trees), SLICE):
@@ -98,7 +100,7 @@ class SpanMaker:
                 self._pause(PAUSE)
             for tree in trees[start : start + SLICE]:
                 self._add(tree, _Writer(spans, tree.trace, self._kinds.offset))
-        return message
+        return message.SerializeToString(), len(spans)
 
     def _add(self, tree: "_Tree", writer: "_Writer") -> None:
         """Adds the spans of a request. Most of the time is spent here, so this does no more than necessary."""

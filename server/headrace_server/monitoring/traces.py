@@ -118,10 +118,10 @@ class Tracer:
         with self._lock:
             ended, self._ended = self._ended, []
         oldest = self._clock() - PATIENCE
-        message, count, self.waiting = self.spans.encode(
+        messages, self.waiting = self.spans.encode(
             ended, self._new_reports(), math.inf if self._stopping else oldest, oldest - PATIENCE
         )
-        if count:
+        for message, count in messages:
             self._exporter.export(EncodedSpans(message, count))
 
     def _run(self) -> None:
