@@ -21,6 +21,9 @@ use crate::protobuf::wire::field_len;
 const RESOURCE_SPANS: u32 = 1;
 const SCOPE_SPANS: u32 = 2;
 
+/// A message, and the number of its spans.
+type CountedSpans<'py> = (Bound<'py, PyBytes>, usize);
+
 /// Samples the calls of a server, and creates the spans of all traced ones; for one thread.
 ///
 /// `headrace_server.monitoring.spans.SpanMaker` encodes the same spans for servers without this transport.
@@ -79,7 +82,7 @@ impl Spans {
         reports: &Bound<'py, PyAny>,
         oldest: f64,
         oldest_batch: f64,
-    ) -> PyResult<(Vec<(Bound<'py, PyBytes>, usize)>, usize)> {
+    ) -> PyResult<(Vec<CountedSpans<'py>>, usize)> {
         for record in py.detach(|| self.take_known()) {
             let kind = self.kinds.learn(py, record.kind())?;
             self.waiting.push(record.ended(kind, &mut self.ids));
