@@ -139,7 +139,7 @@ class Machine:
         if not context.valid:
             raise self.complain(f"{call}: the context of this thread has been given back")
         if call in _UNSAFE and self.captures.get(threading.get_ident()):
-            raise self.complain(f"{call}: this thread captures a stream, and CUDA gives the capture up")
+            raise self.complain(f"{call}: this thread captures a stream, and CUDA abandons the capture")
         device: int = context.device
         return device
 

@@ -36,7 +36,7 @@ class Shop:
             graph: The model; None for the existing file.
             toml: Its `model.toml`; if empty, an existing one is kept.
             batching: The batching options; None for no batching.
-            unproved: Whether a padding without a proof is used.
+            unproved: Whether to use a padding that was not proved exact.
         """
         if graph is not None:
             graph.write(self.base_path / "1")

@@ -330,7 +330,7 @@ def test_a_wrong_file_of_arrays(
 
 
 def claiming(path: Path, shape: str) -> None:
-    """A file with one array whose header was changed to another shape, written with as many characters."""
+    """A file with one array whose header declares a wrong shape, in a header of unchanged length."""
     np.savez(path, x=np.ones((2, 4)))
     with zipfile.ZipFile(path) as held:
         data = held.read("x.npy")
