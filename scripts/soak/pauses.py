@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from .watch import Reading, Watch
 
-EVERY = 30.0
+EVERY = 20.0
 """Seconds from one pause to the next."""
 AT_REST = 6.0
 """Seconds that a pause lasts: the server returns free memory to the system every five seconds."""

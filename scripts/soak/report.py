@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """The growth of the fitted line from then on, relative to the mean."""
+        """The growth of the fitted line from then on, relative to the median."""
         return growth([each.seconds for each in self.warm], [each.resident for each in self.warm])
 
     @property

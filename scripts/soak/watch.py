@@ -60,11 +60,17 @@ class Watch:
 
 
 def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
-    """The growth of the fitted line from the first reading to the last, relative to the mean."""
+    """The growth of a fitted line from the first reading to the last, relative to the median.
+
+    The line's slope is the median of the slopes between any two readings (Theil and Sen), since a few readings include
+    free memory that the allocator has not returned yet.
+    """
     if len(sizes) < 2 or not any(sizes):
         return 0.0
-    slope = float(np.polyfit(seconds, sizes, 1)[0])
-    return slope * (seconds[-1] - seconds[0]) * len(sizes) / sum(sizes)
+    first, second = np.triu_indices(len(sizes), 1)
+    rises = np.subtract(np.take(sizes, second), np.take(sizes, first))
+    slope = np.median(rises / np.subtract(np.take(seconds, second), np.take(seconds, first)))
+    return float(slope) * (seconds[-1] - seconds[0]) / float(np.median(sizes))
 
 
 def _heap(page: str) -> int:
