@@ -1,4 +1,4 @@
-"""Asks a server whether it is ready: `python -m headrace_client.health localhost:8500` ends with 0 if it is."""
+"""Asks a server whether it is ready: `python -m headrace_client.health localhost:8500` exits with status 0 if so."""
 
 import argparse
 from collections.abc import Sequence

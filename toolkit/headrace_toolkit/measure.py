@@ -68,7 +68,7 @@ def seconds_of_runs(
 
     Args:
         runs: Each runs one variant once, in the calling thread.
-        rounds: The number of turns of each.
+        rounds: The number of rounds, in each of which every variant runs once.
         seconds: CPU seconds for everything.
         clock: Returns seconds.
     """

@@ -82,7 +82,7 @@ impl Series {
         Ok((self.batch(py, task, came)?, began))
     }
 
-    /// The tasks that have not run, each as a batch of its own; they are removed here.
+    /// Removes the tasks that have not run, and returns each as a batch of its own.
     fn batches(&self, py: Python<'_>) -> PyResult<Vec<Batch>> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         waiting.into_iter().map(|(task, came)| self.batch(py, task, came)).collect()

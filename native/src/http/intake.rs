@@ -110,7 +110,7 @@ fn gzip_size(data: &[u8]) -> Option<u32> {
     data.last_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// Whether a client waits for `100 Continue` before it sends a body.
+/// Whether a client that waits for `100 Continue` announces a body that is too large.
 fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     let waits = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();

@@ -83,7 +83,7 @@ impl Server {
         self.serve_at(address, tls, Protocol::Http(endpoint.get().0.clone()))
     }
 
-    /// Accepts connections on a thread of its own; they are distributed over this many others.
+    /// Starts a thread that accepts connections, and this many other threads that serve them.
     fn start(&self, threads: usize) -> PyResult<()> {
         let mut running = self.threads.lock();
         let (alive, ended) = channel(1);

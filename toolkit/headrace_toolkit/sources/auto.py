@@ -52,7 +52,7 @@ def load(source: str | Path | Any, options: SourceOptions | None = None) -> Sour
         options: Facts that its framework does not record.
 
     Raises:
-        ToolkitError: It cannot be read; the text names it and what to do.
+        ToolkitError: The source cannot be read; the text names it, and says what to do.
     """
     options = options or SourceOptions()
     if not isinstance(source, str | Path):

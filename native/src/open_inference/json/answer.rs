@@ -47,7 +47,7 @@ impl Format {
         out.put_u8(b'{');
         if !id.is_empty() {
             out.put_slice(b"\"id\":\"");
-            out.put_slice(id.as_bytes()); // needs no escapes: it was sent as JSON without any
+            out.put_slice(id.as_bytes()); // plain IDs contain nothing to escape
             out.put_slice(b"\",");
         }
         out.put_slice(&self.model);
