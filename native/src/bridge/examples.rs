@@ -45,7 +45,8 @@ pub struct Source {
 
 /// The kind of a result.
 pub enum Kind {
-    /// If the model returns no classes, there are as many as labels; if there are no labels either, any number.
+    /// The model returns classes, or the labels are the classes. Without classes and labels, there may be any number of
+    /// scores.
     Classes {
         labels: Vec<Bytes>,
     },

@@ -51,7 +51,7 @@ pub trait PlainCall {
     /// Its answer, which is returned only once. Pending until the answer is ready; then the task is woken.
     fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
 
-    /// The time at which its model has taken too long.
+    /// The call's deadline, after which its model has taken too long.
     fn deadline(&self) -> Option<Instant>;
 
     /// Ends the call at its deadline; None if an answer is already being delivered.
