@@ -121,7 +121,7 @@ def test_an_output_that_lies_about_the_rows_of_two(caller: Caller, queue: Any, l
     eventually(lambda: lane.rows == 2)
     batch = queue.take().batch
     liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(LiarOfTwo)
-    with pytest.raises(TypeError, match=r"output y holds Some\(0\) rows, expected Some\(2\)"):
+    with pytest.raises(TypeError, match=r"output y has Some\(0\) rows, expected Some\(2\)"):
         batch.split({"y": liar}, queue.lock)
     batch.fail(ValueError("it lied"), queue.lock)
     assert [refusal_of(call.exception()).text for call in calls] == ["it lied"] * 2

@@ -45,8 +45,7 @@ pub struct Source {
 
 /// The kind of a result.
 pub enum Kind {
-    /// The model returns classes, or the labels are the classes. Without classes and labels, there may be any number of
-    /// scores.
+    /// If the model returns no classes, there must be as many scores as labels, or any number if there are no labels.
     Classes {
         labels: Vec<Bytes>,
     },
