@@ -132,7 +132,7 @@ def test_rest_sends_a_mix_at_random_times(tmp_path: Path, rest: str) -> None:
         (["--api=rest-predict", "--model=m"], "NOT_FOUND: "),
         (["--api=rest-infer", "--model=m"], "NOT_FOUND: "),
         (["--api=rest-predict", "--model=model", "--signature=s"], "model has no signature s: it has serving_default"),
-        (["--api=rest-predict", "--log=calls"], "--log holds requests of gRPC"),
+        (["--api=rest-predict", "--log=calls"], "--log has gRPC requests"),
     ],
     ids=str,
 )
