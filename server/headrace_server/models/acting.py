@@ -102,7 +102,7 @@ class Acting:
             self._turns = ShortTurns()
             preparing, self._preparing = self._preparing, None
         if preparing is not None:
-            preparing.prepare(())
+            preparing.drop()
 
     def stop(self) -> None:
         """Waits until there is nothing left to do; nothing new may be aspired from now on.
@@ -201,7 +201,7 @@ class Acting:
         if preparing is None or not together:
             return action
         self._loads.expect(SECONDS_EACH * len(together))
-        return replace(action, run=partial(_run_after, partial(preparing.prepare, together), action.run))
+        return replace(action, run=partial(preparing.run_before, together, action.run))
 
     def _load_or_make_room(self, name: str, version: int, rooms: Rooms) -> _Action | None:
         """A load, or the unload that must come before it; None if something else must end first.
@@ -346,11 +346,3 @@ class Acting:
         self._give_back(name, version)
         with self._changed:
             self._models.by_name[name].end(version)
-
-
-def _run_after(prepare: Callable[[], None], load: Callable[[], None]) -> None:
-    try:
-        prepare()
-    except BaseException:  # the load must begin, since others wait for it
-        log.exception("the next loads could not be prepared")
-    load()

@@ -1,12 +1,15 @@
 """Which versions a loader may prepare for together, while a server starts with many models."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from headrace_server.models.agenda import Agenda, Item
 from headrace_server.models.loader import Asked
 from headrace_server.models.versions import Model
 
-TOGETHER = 32
+log = logging.getLogger(__name__)
+
+TOGETHER = 128
 """The number of versions that are prepared for at a time."""
 
 SECONDS_EACH = 0.002
@@ -17,7 +20,7 @@ Prepare = Callable[[Sequence[Asked]], None]
 
 
 class Preparing:
-    """Decides before each load whether to prepare for it and for the next ones. The caller holds the models' lock.
+    """Decides before each load whether to prepare for it and for the next ones.
 
     Args:
         models: The models, by name.
@@ -26,13 +29,15 @@ class Preparing:
     """
 
     def __init__(self, models: Mapping[str, Model], agenda: Agenda, prepare: Prepare) -> None:
-        self.prepare = prepare
+        self._prepare = prepare
         self._models = models
         self._agenda = agenda
         self._last: frozenset[Item] = frozenset()
 
     def before(self, name: str, version: int) -> Sequence[Asked]:
         """The versions to prepare for before a load that is about to begin; fewer than two are not worth it.
+
+        The caller holds the models' lock.
 
         Args:
             name: The model's name.
@@ -45,3 +50,15 @@ class Preparing:
         if len(following) < 2:
             return ()
         return [Asked(name, version, self._models[name].aspired[version]) for name, version in following]
+
+    def run_before(self, versions: Sequence[Asked], load: Callable[[], None]) -> None:
+        """Prepares for versions, whether or not that succeeds, and then loads the first one. The thread of the load."""
+        try:
+            self._prepare(versions)
+        except BaseException:  # the load must begin, since others wait for it
+            log.exception("the next loads could not be prepared")
+        load()
+
+    def drop(self) -> None:
+        """Frees what was prepared and not used."""
+        self._prepare(())
