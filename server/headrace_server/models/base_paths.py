@@ -24,7 +24,7 @@ class BasePath:
     Attributes:
         model: The model.
         said: The problem found at the last scan; empty if there was none.
-        is_new: Whether it has not been scanned yet.
+        is_new: Whether the base path has not been scanned yet.
     """
 
     model: ModelConfig

@@ -20,7 +20,7 @@ class Overlay:
 
         Args:
             models: All models in the configuration.
-            anew: Whether it also replaces what was requested by name.
+            anew: Whether the configuration also replaces what was requested by name.
         """
         if anew:
             self._asked.clear()

@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
     Attributes:
         worker: A process that was up when the place was taken.
-        slot: The slot for messages to it.
+        slot: The slot for messages to the process.
         borrower: Lends the arrays of its answers on.
     """
 

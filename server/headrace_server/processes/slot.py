@@ -91,7 +91,7 @@ class Slot:
             content: Any picklable value; hashable if there are arrays.
             placed: The locations of arrays in this side's memory, which must be held as long as the other side uses
                 them.
-            descriptors: Descriptors of files to send with it.
+            descriptors: Descriptors of files to send with the message.
 
         Raises:
             Unread: The other side has ended.

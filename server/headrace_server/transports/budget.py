@@ -121,7 +121,7 @@ class Held:
             self.shrink(self._reserved.popleft())
 
     def release(self, *_: object) -> None:
-        """Releases all memory; it may be called again."""
+        """Releases all memory. Further calls have no effect."""
         self._released = True
         self._budget.used -= self.size
         self._reserved.clear()
@@ -150,6 +150,6 @@ class Part:
         return Part(self._call)
 
     def release(self) -> None:
-        """Releases all memory; it may be called again."""
+        """Releases all memory. Further calls have no effect."""
         self._call.shrink(self._size)
         self._size = 0

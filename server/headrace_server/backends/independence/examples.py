@@ -31,7 +31,7 @@ Features = dict[str, Feature]
 
 
 def learn(features: Features, refusal: str) -> bool:
-    """Learns from an error about a model's features; returns whether there was anything new in it."""
+    """Learns from an error about a model's features; returns whether the error said anything new."""
     if found := _REQUIRED.search(refusal) or _OTHER_KIND.search(refusal):
         new = Feature(found["name"], found["kind"])
     elif (found := _OTHER_SIZE.search(refusal)) and found["name"] in features:

@@ -37,8 +37,8 @@ class Bundle:
         signature: The signature of the encoded payload.
         certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
-        is_logged: Whether it is by a certificate, and recorded in a transparency log. Then it may be a keyless one; a
-            log may also record a signature by a bare key, or by another authority's certificate.
+        is_logged: Whether the signature is by a certificate, and recorded in a transparency log. Then it may be a
+            keyless one; a log may also record a signature by a bare key, or by another authority's certificate.
         content: The whole file.
     """
 
@@ -99,7 +99,7 @@ def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) 
 
     Args:
         payload: What was signed.
-        signature: The signature of its `signed_bytes`.
+        signature: The signature of the payload's `signed_bytes`.
         material: The signer's key or certificates, as in the bundle.
     """
     envelope = {

@@ -120,7 +120,7 @@ class Transport(Protocol):
     """Connects sockets and services. Created, started and stopped in the event loop of its services."""
 
     async def start(self) -> int:
-        """Listens, and returns its TCP port; 0 if there is none.
+        """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
             ServingError: It cannot listen on an address.

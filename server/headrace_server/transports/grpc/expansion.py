@@ -69,7 +69,7 @@ class Expander:
         return inflation.message
 
     def close(self) -> None:
-        """Ends its threads after their current steps."""
+        """Ends the expander's threads after their current steps."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -78,10 +78,10 @@ class Inflation:
 
     Args:
         data: The compressed message.
-        limit: The size that it may expand to, in bytes.
+        limit: The size that the message may expand to, in bytes.
 
     Attributes:
-        is_whole: Whether all of it has been decompressed.
+        is_whole: Whether the whole message has been decompressed.
     """
 
     def __init__(self, data: bytes, limit: int) -> None:

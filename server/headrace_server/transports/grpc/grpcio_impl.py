@@ -36,7 +36,7 @@ class GrpcioTransport:
         endpoint: The addresses and services.
 
     Attributes:
-        budget: The limit on the memory that it uses for callers, including those of HTTP.
+        budget: The limit on the memory that the server uses for callers, including those of HTTP.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -52,7 +52,7 @@ class GrpcioTransport:
         return HeldMemory({"received": self.budget.used}, self.budget.limit, self.budget.refusals)
 
     async def start(self) -> int:
-        """Listens, and returns its TCP port; 0 if there is none.
+        """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
             ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
@@ -71,7 +71,7 @@ class GrpcioTransport:
         return max(ports) if max(ports) > 1 else 0  # gRPC returns 1 for a UNIX socket
 
     def forget_answers(self) -> None:
-        """Does nothing, since it keeps no answers."""
+        """Does nothing, since this transport keeps no answers."""
 
     async def stop(self, grace: float) -> None:
         """Accepts no more calls, and returns when those in flight have ended, or after `grace` seconds."""
@@ -174,7 +174,7 @@ def tls_credentials(path: str) -> grpc.ServerCredentials:
         ServingError: As for `Followed`.
     """
     followed = Followed(path, _certificates)
-    # It may return None, despite grpcio's type stubs.
+    # The function may return None, despite grpcio's type stubs.
     fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", followed.changed)
     return grpc.dynamic_ssl_server_credentials(followed.first, fetch, followed.client_verify)
 

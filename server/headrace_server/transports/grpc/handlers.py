@@ -77,7 +77,7 @@ def rpc_handlers(
 
     If `identified`, the handlers record the ID of each call for the access log.
 
-    Without (de)serialisers they receive the bytes, and bytes that cannot be parsed get headrace's error.
+    Without (de)serialisers, handlers receive the bytes, and bytes that cannot be parsed get headrace's error.
     """
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
     for method in service.methods:
@@ -173,7 +173,7 @@ def _model_of(method: Method) -> Callable[[Any], str]:
 
 
 def _call(context: Context, delivery: LoopDelivery, api: str) -> Call:
-    remaining = cast("float | None", context.time_remaining())  # None without a deadline, despite its stubs
+    remaining = cast("float | None", context.time_remaining())  # None without a deadline, despite grpcio's type stubs
     deadline = None if remaining is None else time.monotonic() + remaining
     return Call(delivery, deadline, _priority(context), api)
 

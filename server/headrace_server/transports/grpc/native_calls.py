@@ -155,7 +155,7 @@ class Exchange:
         self._code = code.value[0]
 
     def set_details(self, details: str) -> None:
-        """The text that it will end with."""
+        """The text that the call will end with."""
         self._text = details
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:

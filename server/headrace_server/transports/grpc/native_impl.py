@@ -90,7 +90,7 @@ class NativeTransport:
             endpoint.regions.mirror(self._regions)
 
     async def start(self) -> int:
-        """Listens, and returns its TCP port; 0 if there is none.
+        """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
             ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
@@ -127,7 +127,7 @@ class NativeTransport:
 
     @property
     def held(self) -> HeldMemory | None:
-        """The memory that it uses for callers; None before it has started. Any thread."""
+        """The memory that the server uses for callers; None before it has started. Any thread."""
         if self._server is None:
             return None
         by_kind, limit, refusals = self._server.memory()
@@ -135,7 +135,7 @@ class NativeTransport:
 
     def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
         """See `endpoint.CarriesHttp`."""
-        assert self._server is not None  # it has been started
+        assert self._server is not None  # the server has been started
         self._http.append(endpoint)
         port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))
         return port

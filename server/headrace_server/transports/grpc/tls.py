@@ -37,7 +37,7 @@ class Followed(Generic[T]):
 
     Args:
         path: The file.
-        make: Converts its contents.
+        make: Converts the file's contents.
 
     Raises:
         ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.

@@ -18,7 +18,7 @@ class HttpOptions:
         port: The port; 0 uses any free port.
         max_body_bytes: A larger body, as it is sent, is refused.
         timeout: Seconds that a model may take for a call; None means no limit.
-        ssl_config_file: The SSLConfig that secures it; empty if there is none.
+        ssl_config_file: The SSLConfig that secures the server; empty if there is none.
         stall_seconds: Seconds after which a connection that stalls is closed; 0 means never.
     """
 

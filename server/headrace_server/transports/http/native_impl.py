@@ -120,7 +120,7 @@ class _Exchange:
         self._api = api
 
     def cancel(self) -> None:
-        """Cancels it, because nothing waits for the answer any more."""
+        """Cancels the request, because nothing waits for the answer any more."""
         self._request.owner = None
         if self.task is not None:
             self.task.cancel()
@@ -152,7 +152,7 @@ class _Exchange:
             self._request.finish()
 
     async def _send_piece(self, piece: bytes) -> None:
-        """Returns when it has been sent: a caller that reads slowly delays what follows."""
+        """Returns when the piece has been sent: a caller that reads slowly delays what follows."""
         if piece:
             self.sent.clear()
             self._request.send(piece)

@@ -24,7 +24,7 @@ class WatchedProtocol(H11Protocol):
 
     @property
     def owes(self) -> bool:
-        """Whether its client must act: complete a request, or read an answer."""
+        """Whether the connection's client must act: complete a request, or read an answer."""
         if self.transport.get_write_buffer_size():
             return True
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's own annotation lacks None

@@ -32,7 +32,7 @@ class UvicornTransport:
     Args:
         options: The address and the limits.
         api: Answers the requests.
-        budget: The limit on the memory that it uses for callers.
+        budget: The limit on the memory that the server uses for callers.
     """
 
     def __init__(self, options: HttpOptions, api: HttpApi, budget: Budget) -> None:
