@@ -42,7 +42,7 @@ class Arena:
             self._free(inputs)
 
     def free_if_idle(self) -> None:
-        """Frees the unused parts of the arena if no run has followed that did."""
+        """Frees the unused parts of the arena if no later run has done so."""
         if self._has_grown and self._clock() - self._ran >= SECONDS:
             self._free({name: _zeros(*each) for name, each in self._inputs.items()})
 
@@ -58,8 +58,8 @@ class Arena:
     def _free(self, inputs: Arrays) -> None:
         """Ends a run before its first operator, and has ONNX Runtime free memory at its end.
 
-        At the end of a run, it can free all unused parts except those that hold outputs of that run. So this is a run
-        of its own.
+        At the end of a run, ONNX Runtime can free all unused parts except those that hold that run's outputs. So this
+        is a run of its own.
         """
         self._freed, self._has_grown = self._clock(), False
         options = ort.RunOptions()

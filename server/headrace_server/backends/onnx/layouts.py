@@ -19,11 +19,11 @@ MOST_BYTES = 1 << 20
 
 
 class Layout:
-    """The bytes of a model's file without the data of its weights, and what is known of its graph.
+    """The bytes of a model's file without the data of its weights, and what is known about its graph.
 
     Args:
         content: The file's content.
-        graph: What is known of its graph.
+        graph: What is known about the model's graph.
 
     Raises:
         google.protobuf.message.DecodeError, ValueError, IndexError: It is not an ONNX model.
@@ -38,7 +38,7 @@ class Layout:
             at = end
 
     def fits(self, content: bytes) -> bool:
-        """Whether a file of the same size has the same bytes, so that `graph` is true of it as well."""
+        """Whether a file of the same size has the same bytes, so that `graph` describes it as well."""
         return all(content[start:end] == part for start, end, part in self._parts)
 
 
@@ -61,9 +61,9 @@ class Layouts:
         return size in self._known
 
     def is_second(self, size: int, graph: Graph) -> bool:
-        """Records that a file of this size has a graph, and returns whether another one had the same before.
+        """Records that a file of this size has a graph, and returns whether another file had the same graph before.
 
-        Only then is a layout worth what it costs.
+        Only then is a layout worth its cost.
         """
         if size > MOST_BYTES:
             return False
@@ -85,12 +85,12 @@ class Layouts:
 
 
 def _data_of_weights(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where the data of weights begin and end, without those that decide what is known of a graph."""
+    """Where the data of weights begin and end, without those that decide what is known about a graph."""
     weights = iter(message_class("ModelProto").FromString(content).graph.initializer)
     for number, start, end in fields(content, 0, len(content)):
         if number == MODEL_GRAPH:
             for inner, begins, ends in fields(content, start, end):
                 if inner == GRAPH_INITIALIZER and is_left_out(weight := next(weights)):
                     spans = [(at, to) for field, at, to in fields(content, begins, ends) if field == RAW_DATA]
-                    # Otherwise this is not how protobuf has read the field.
+                    # Otherwise protobuf has read the field in another way.
                     yield from spans if [content[at:to] for at, to in spans] == [weight.raw_data] else []

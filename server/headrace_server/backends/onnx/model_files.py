@@ -79,7 +79,7 @@ class ModelFiles:
         external: The data outside that file; None if there are none.
         shared: The objects that sessions share.
         layouts: The layouts of loaded models.
-        layout: The layout of the file if it is one of these.
+        layout: The layout of the ONNX file if `layouts` has it.
     """
 
     model: Path
@@ -120,7 +120,8 @@ class ModelFiles:
         return str(self.model) if self.content is None else self.content
 
     def graph(self, runtime: tuple[int, int]) -> tuple[Graph | None, Layout | None]:
-        """What is known of the model's graph, and the layout by which models like it are recognised while it is kept.
+        """What is known about the model's graph, and the layout by which similar models are recognised while it is
+        kept.
 
         Args:
             runtime: The version of ONNX Runtime that runs it.

@@ -46,13 +46,14 @@ class Prepared:
     def prepare(
         self, models: Sequence[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
     ) -> None:
-        """Replaces all sessions. A model for which this fails gets none, so that its load finds and reports the error.
+        """Replaces all sessions. A model whose session cannot be created gets none, so that its load finds and reports
+        the error.
 
         Args:
             models: The files of the models that are loaded next.
             options: Options of the sessions.
-            read: Reads a file, and returns a function that creates the session; None for a model that its load has to
-                open.
+            read: Reads a file, and returns a function that creates the session; None for a model that must be opened by
+                its load.
         """
         opened: dict[Path, Opened] = {}
 
@@ -61,7 +62,7 @@ class Prepared:
                 with suppress(Exception):
                     opened[model] = open_session()
 
-        # On one thread, since this is Python code.
+        # Files are read on one thread, since this is Python code.
         found = [(model, open_session) for model in models if (open_session := _without_errors(read, model))]
         threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(found)))
         with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
