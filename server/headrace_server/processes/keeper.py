@@ -31,7 +31,7 @@ class Place(NamedTuple):
     Attributes:
         worker: A process that was up when the place was taken.
         slot: The slot for messages to the process.
-        borrower: Lends the arrays of its answers on.
+        borrower: Lends the arrays in the process's answers to their readers.
     """
 
     worker: Worker

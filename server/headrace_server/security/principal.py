@@ -60,5 +60,5 @@ class Refused(ServingError):
 
 
 def unauthenticated(message: str) -> Refused:
-    """An UNAUTHENTICATED: the caller is not known."""
+    """An error with the code UNAUTHENTICATED: the caller is not known."""
     return Refused(Code.UNAUTHENTICATED, message)

@@ -120,8 +120,7 @@ class ModelFiles:
         return str(self.model) if self.content is None else self.content
 
     def graph(self, runtime: tuple[int, int]) -> tuple[Graph | None, Layout | None]:
-        """What is known about the model's graph, and the layout by which similar models are recognised while it is
-        kept.
+        """What is known about the model's graph, and the layout by which similar models are recognised.
 
         Args:
             runtime: The version of ONNX Runtime that runs it.

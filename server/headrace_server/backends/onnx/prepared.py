@@ -46,8 +46,7 @@ class Prepared:
     def prepare(
         self, models: Sequence[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
     ) -> None:
-        """Replaces all sessions. A model whose session cannot be created gets none, so that its load finds and reports
-        the error.
+        """Replaces all sessions. A model whose session cannot be created gets none: its load reports the error.
 
         Args:
             models: The files of the models that are loaded next.

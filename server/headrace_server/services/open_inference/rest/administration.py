@@ -17,7 +17,7 @@ Call = Callable[[Route, HttpRequest], Awaitable[Any]]
 
 
 class Administration:
-    """Answers these calls; None means an empty body.
+    """Answers the administrative calls; an answer of None means an empty body.
 
     Args:
         server: The state of the protocol.
