@@ -201,6 +201,7 @@ impl PlainCalls {
             rows: *rows,
             method: plain.method,
             peer: &opening.peer,
+            came: now,
         };
         let mut admission = self.admit(&asked);
         if let Admission::Admitted(own, _) | Admission::Exhausted { refused: own, .. } = &mut admission {

@@ -1,10 +1,13 @@
 //! How the client of a connection identifies itself: by its certificate, and by the credentials of each call.
 
+use std::sync::Arc;
+
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use ring::digest::{Context, SHA256};
 
+use super::verdicts::Verdict;
 use crate::http2::Stream;
 
 /// A cryptographic digest of a certificate and the bytes of an authorization header.
@@ -15,8 +18,23 @@ pub type Digest = [u8; 32];
 pub struct Identity {
     /// The client's certificate, in DER; empty if the client has sent none.
     certificate: Vec<u8>,
-    /// The header of the last call, and its digest. Most calls of a connection have the same header.
-    last: Mutex<Option<(HeaderValue, Digest)>>,
+    /// The credentials of the last call. Most calls of a connection have the same ones.
+    last: Mutex<Option<Last>>,
+}
+
+/// The credentials of a connection's last call, and the verdict about them.
+pub struct Last {
+    /// The authorization header, if there was one.
+    header: Option<HeaderValue>,
+    pub digest: Digest,
+    /// The verdict about the call's model; None if there was none.
+    pub found: Option<Found>,
+}
+
+/// A verdict, which is in force as long as the number of changes of `Verdicts` is the given one.
+pub struct Found {
+    pub verdict: Arc<Verdict>,
+    pub changes: u64,
 }
 
 impl Identity {
@@ -28,23 +46,27 @@ impl Identity {
         &self.certificate
     }
 
-    /// The digest of a call's credentials; None for several authorization headers, since it is unclear which one
-    /// counts.
-    pub fn digest(&self, headers: &HeaderMap) -> Option<Digest> {
-        let mut shown = headers.get_all(AUTHORIZATION).iter();
-        let Some(header) = shown.next() else { return Some(digest(&self.certificate, b"")) };
+    /// The credentials of a call, which are then those of the last one; None for several authorization headers, since it
+    /// is unclear which one counts.
+    pub fn known(&self, headers: &HeaderMap) -> Option<MappedMutexGuard<'_, Last>> {
+        // Compares each name, since a hash lookup is slower.
+        let mut shown = headers.iter().filter(|(name, _)| *name == AUTHORIZATION).map(|(_, value)| value);
+        let header = shown.next();
         if shown.next().is_some() {
             return None;
         }
         let mut last = self.last.lock();
-        match &*last {
-            Some((known, digest)) if equal(known, header) => Some(*digest),
-            _ => {
-                let digest = digest(&self.certificate, header.as_bytes());
-                *last = Some((header.clone(), digest));
-                Some(digest)
-            }
+        if last.as_ref().is_some_and(|last| !equal(last.header.as_ref(), header)) {
+            *last = None;
         }
+        Some(MutexGuard::map(last, |last| last.get_or_insert_with(|| Last::new(&self.certificate, header))))
+    }
+}
+
+impl Last {
+    fn new(certificate: &[u8], header: Option<&HeaderValue>) -> Self {
+        let digest = digest(certificate, header.map_or(b"", HeaderValue::as_bytes));
+        Self { header: header.cloned(), digest, found: None }
     }
 }
 
@@ -62,7 +84,8 @@ pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
 /// Compares in a time that does not depend on where the first difference is, since several callers may share a
 /// connection, behind a proxy. If the client refers to an entry of HPACK's table, as clients in Go and Java do, both
 /// are the same bytes in memory.
-fn equal(one: &HeaderValue, other: &HeaderValue) -> bool {
+fn equal(one: Option<&HeaderValue>, other: Option<&HeaderValue>) -> bool {
+    let (Some(one), Some(other)) = (one, other) else { return one.is_none() && other.is_none() };
     let (one, other) = (one.as_bytes(), other.as_bytes());
     if std::ptr::eq(one, other) {
         return true;
@@ -79,21 +102,26 @@ mod tests {
         values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_static(value))).collect()
     }
 
+    fn digest_of(identity: &Identity, values: &[&'static str]) -> Option<Digest> {
+        identity.known(&with(values)).map(|known| known.digest)
+    }
+
     #[test]
     fn digests_tell_credentials_apart() {
         let identity = Identity::default();
-        let (none, one) = (identity.digest(&with(&[])), identity.digest(&with(&["a"])));
+        let (none, one) = (digest_of(&identity, &[]), digest_of(&identity, &["a"]));
         assert!(none.is_some() && none != one);
-        assert_eq!(identity.digest(&with(&["a"])), one);
-        assert_ne!(identity.digest(&with(&["b"])), one);
-        assert_ne!(identity.digest(&with(&["aa"])), one);
-        assert_eq!(identity.digest(&with(&["a"])), one);
+        assert_eq!(digest_of(&identity, &["a"]), one);
+        assert_ne!(digest_of(&identity, &["b"]), one);
+        assert_ne!(digest_of(&identity, &["aa"]), one);
+        assert_eq!(digest_of(&identity, &["a"]), one);
+        assert_eq!(digest_of(&identity, &[]), none);
         let secured = Identity { certificate: b"c".to_vec(), last: Mutex::default() };
-        assert_ne!(secured.digest(&with(&["a"])), one);
+        assert_ne!(digest_of(&secured, &["a"]), one);
     }
 
     #[test]
     fn several_headers_are_for_python() {
-        assert_eq!(Identity::default().digest(&with(&["a", "a"])), None);
+        assert_eq!(digest_of(&Identity::default(), &["a", "a"]), None);
     }
 }

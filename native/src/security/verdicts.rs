@@ -1,6 +1,7 @@
 //! Which clients may run which models, as Python has decided, until something that the decision depends on has changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -11,13 +12,14 @@ use rustc_hash::FxHashMap;
 use super::account::Account;
 use super::admitted::Admitted;
 use super::audit::{AuditLines, Lines, Names, Record};
-use super::identity::{Digest, Identity, digest};
+use super::identity::{Digest, Found, Identity, digest};
 
 /// The maximum number of kept verdicts. When it would be exceeded, all verdicts are dropped, and Python is asked again.
 const MOST: usize = 1 << 16;
 
 /// Python's verdict about a client and a model.
-struct Verdict {
+pub struct Verdict {
+    model: String,
     /// When the credentials expire; None for never.
     expires: Option<Instant>,
     account: Option<Py<Account>>,
@@ -38,6 +40,8 @@ pub struct Asked<'a> {
     pub method: &'a str,
     /// The caller's address; empty if it is not known.
     pub peer: &'a str,
+    /// When the call arrived.
+    pub came: Instant,
 }
 
 /// Whether a call is admitted, by Python's verdict about its caller.
@@ -65,6 +69,8 @@ struct Table {
 #[derive(Default)]
 pub struct Verdicts {
     table: RwLock<Table>,
+    /// How often the table has changed. A verdict that a connection remembers is in force until the next change.
+    changes: AtomicU64,
     /// Where the audit log's lines go; None if there is no audit log.
     lines: Option<Arc<Lines>>,
 }
@@ -73,7 +79,7 @@ pub struct Verdicts {
 impl Verdicts {
     #[new]
     fn new(lines: Option<&AuditLines>) -> Self {
-        Self { table: RwLock::default(), lines: lines.map(|own| own.lines().clone()) }
+        Self { lines: lines.map(|own| own.lines().clone()), ..Self::default() }
     }
 
     /// Must be read before the facts that a verdict is based on.
@@ -101,7 +107,8 @@ impl Verdicts {
         let expires = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
         let expires = expires.and_then(|left| Instant::now().checked_add(left));
         let names = Names { who: names.0, model: names.1 };
-        let verdict = Arc::new(Verdict { expires, account, low, exhausted, names });
+        let key = model.clone().into_bytes();
+        let verdict = Arc::new(Verdict { model, expires, account, low, exhausted, names });
         let mut table = self.table.write();
         if table.generation != generation {
             return;
@@ -111,9 +118,10 @@ impl Verdicts {
             table.count = 0;
         }
         let models = table.callers.entry(digest(&certificate, &authorization)).or_default();
-        if models.insert(model.into_bytes(), verdict).is_none() {
+        if models.insert(key, verdict).is_none() {
             table.count += 1;
         }
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Drops all verdicts, because a key, the policy, or what tokens are checked against has changed.
@@ -122,6 +130,7 @@ impl Verdicts {
         let before = std::mem::take(&mut table.callers);
         table.generation += 1;
         table.count = 0;
+        self.changes.fetch_add(1, Ordering::Release);
         drop(table);
         drop(before);
     }
@@ -130,27 +139,34 @@ impl Verdicts {
 impl Verdicts {
     /// Admits a call.
     pub fn admit(&self, asked: &Asked<'_>) -> Admission {
-        let Some(verdict) = self.find(asked) else { return Admission::Unknown };
+        let Some(mut known) = asked.identity.known(asked.headers) else { return Admission::Unknown };
+        // Before the table is read, which may change meanwhile.
+        let changes = self.changes.load(Ordering::Acquire);
+        if let Some(Found { verdict, .. }) = known.found.as_ref().filter(|found| found.is(asked.model, changes)) {
+            return self.admission(asked, verdict);
+        }
+        let verdict = self.find(&known.digest, asked.model);
+        known.found = verdict.map(|verdict| Found { verdict, changes });
+        known.found.as_ref().map_or(Admission::Unknown, |found| self.admission(asked, &found.verdict))
+    }
+
+    fn admission(&self, asked: &Asked<'_>, verdict: &Verdict) -> Admission {
         if self.lines.as_ref().is_some_and(|lines| lines.is_full()) {
             return Admission::Unknown;
         }
-        let admitted = if verdict.expires.is_none() && verdict.account.is_none() {
-            Ok(Admitted::default())
-        } else {
-            let now = Instant::now();
-            if verdict.expires.is_some_and(|expires| now >= expires) {
-                return Admission::Unknown;
-            }
-            let account = verdict.account.as_ref();
-            account.map_or_else(|| Ok(Admitted::default()), |account| account.get().admitted(asked.rows, now))
-        };
+        if verdict.expires.is_some_and(|expires| asked.came >= expires) {
+            return Admission::Unknown;
+        }
+        let account = verdict.account.as_ref();
+        let admitted =
+            account.map_or_else(|| Ok(Admitted::default()), |account| account.get().admitted(asked.rows, asked.came));
         match admitted {
             Ok(admitted) => {
-                let record = self.record(asked, &verdict, asked.rows);
+                let record = self.record(asked, verdict, asked.rows);
                 Admission::Admitted(admitted.recorded(record), verdict.low)
             }
             Err(seconds) => {
-                let refused = Admitted::default().recorded(self.record(asked, &verdict, 0));
+                let refused = Admitted::default().recorded(self.record(asked, verdict, 0));
                 Admission::Exhausted { text: verdict.exhausted.clone(), seconds, refused }
             }
         }
@@ -161,9 +177,15 @@ impl Verdicts {
         self.lines.as_ref().map(|lines| Record::new(lines, &verdict.names, asked.method, asked.peer, rows))
     }
 
-    fn find(&self, asked: &Asked<'_>) -> Option<Arc<Verdict>> {
-        let digest = asked.identity.digest(asked.headers)?;
-        Some(self.table.read().callers.get(&digest)?.get(asked.model.as_bytes())?.clone())
+    fn find(&self, digest: &Digest, model: &str) -> Option<Arc<Verdict>> {
+        Some(self.table.read().callers.get(digest)?.get(model.as_bytes())?.clone())
+    }
+}
+
+impl Found {
+    /// Whether it is the verdict about this model after so many changes.
+    fn is(&self, model: &str, changes: u64) -> bool {
+        self.changes == changes && self.verdict.model == model
     }
 }
 
@@ -178,9 +200,12 @@ mod tests {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(header).expect("it is plain"))])
     }
 
+    fn asked<'a>(identity: &'a Identity, headers: &'a HeaderMap, model: &'a str) -> Asked<'a> {
+        Asked { identity, headers, model, rows: 1, method: "", peer: "", came: Instant::now() }
+    }
+
     fn admit(verdicts: &Verdicts, headers: &HeaderMap, model: &str) -> Admission {
-        let identity = &Identity::default();
-        verdicts.admit(&Asked { identity, headers, model, rows: 1, method: "", peer: "" })
+        verdicts.admit(&asked(&Identity::default(), headers, model))
     }
 
     fn put(verdicts: &Verdicts, generation: u64, header: &str, seconds: Option<f64>) {
@@ -220,6 +245,57 @@ mod tests {
         assert!(matches!(admit(&verdicts, &shown("Bearer a"), "m"), Admission::Unknown));
     }
 
+    /// Whether calls of one connection are admitted and let others go first; None if Python must decide.
+    fn on_one_connection<'a>(verdicts: &'a Verdicts, header: &str) -> impl Fn(&str) -> Option<bool> + use<'a> {
+        let (identity, headers) = (Identity::default(), shown(header));
+        move |model| match verdicts.admit(&asked(&identity, &headers, model)) {
+            Admission::Admitted(_, low) => Some(low),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_connection_remembers_a_verdict_until_verdicts_change() {
+        let verdicts = Verdicts::default();
+        put(&verdicts, 0, "Bearer a", None);
+        let low = on_one_connection(&verdicts, "Bearer a");
+        assert_eq!((low("m"), low("m"), low("n"), low("m")), (Some(true), Some(true), None, Some(true)));
+        let credentials = (Vec::new(), b"Bearer a".to_vec());
+        verdicts.put(0, credentials, "m".into(), None, None, false, String::new(), Default::default());
+        assert_eq!(low("m"), Some(false));
+        verdicts.clear();
+        assert_eq!((low("m"), low("m")), (None, None));
+        put(&verdicts, 1, "Bearer a", None);
+        assert_eq!(low("m"), Some(true));
+    }
+
+    #[test]
+    fn a_connection_may_be_shared_by_several_callers() {
+        let verdicts = Verdicts::default();
+        put(&verdicts, 0, "Bearer a", None);
+        let identity = Identity::default();
+        let admitted = |header: &str| {
+            let headers = if header.is_empty() { HeaderMap::new() } else { shown(header) };
+            matches!(verdicts.admit(&asked(&identity, &headers, "m")), Admission::Admitted(..))
+        };
+        assert!(admitted("Bearer a") && !admitted("Bearer b") && admitted("Bearer a") && !admitted(""));
+    }
+
+    #[test]
+    fn a_remembered_verdict_ends_with_its_credentials() {
+        let verdicts = Verdicts::default();
+        put(&verdicts, 0, "Bearer a", Some(60.0));
+        let (identity, headers) = (Identity::default(), shown("Bearer a"));
+        let admitted_at = |came| {
+            let asked = Asked { came, ..asked(&identity, &headers, "m") };
+            matches!(verdicts.admit(&asked), Admission::Admitted(..))
+        };
+        let now = Instant::now();
+        assert!(admitted_at(now) && !admitted_at(now + Duration::from_secs(61)));
+        put(&verdicts, 0, "Bearer a", Some(120.0));
+        assert!(admitted_at(now + Duration::from_secs(61)));
+    }
+
     /// Measures the time that the check adds to a call: `cargo test --release --no-default-features -- --ignored
     /// --nocapture cost`.
     #[test]
@@ -231,7 +307,7 @@ mod tests {
             let header = format!("Bearer {}", "a".repeat(size));
             put(&verdicts, 0, &header, Some(3600.0));
             let headers = shown(&header);
-            let asked = Asked { identity, headers: &headers, model: "m", rows: 1, method: "", peer: "" };
+            let asked = asked(identity, &headers, "m");
             let round = |_| {
                 let began = Instant::now();
                 (0..CALLS).for_each(|_| drop(verdicts.admit(&asked)));

@@ -55,7 +55,7 @@ impl Rest {
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
         // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
-        let (admitted, low) = self.admit(headers, "HTTP infer", signature, body.rows)?;
+        let (admitted, low) = self.admit(headers, "HTTP infer", signature, (body.rows, came))?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);
         let (rows, common) = (body.rows, common.clone());

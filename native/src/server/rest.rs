@@ -162,7 +162,8 @@ impl Rest {
         Some(pending.answer().await)
     }
 
-    /// Admits a call with this many rows, and returns whether it has low priority; None if Python must decide.
+    /// Admits a call with this many rows, which arrived at this time, and returns whether it has low priority; None if
+    /// Python must decide.
     ///
     /// `method` is the method's name in the audit log.
     pub(super) fn admit(
@@ -170,9 +171,9 @@ impl Rest {
         headers: &HeaderMap,
         method: &str,
         signature: &Signature,
-        rows: usize,
+        (rows, came): (usize, Instant),
     ) -> Option<(Admitted, bool)> {
-        let asked = Asked { identity: &self.identity, headers, model: &signature.model, rows, method, peer: "" };
+        let asked = Asked { identity: &self.identity, headers, model: &signature.model, rows, method, peer: "", came };
         match self.thread.shared.plain.admit(&asked) {
             Admission::Admitted(admitted, low) => Some((admitted, low)),
             Admission::Exhausted { refused, .. } => {
@@ -206,7 +207,7 @@ impl Rest {
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
         // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
-        let (admitted, low) = self.admit(headers, method_name(verb), &signature, rows)?;
+        let (admitted, low) = self.admit(headers, method_name(verb), &signature, (rows, came))?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         pending.put(Place { lane, key, rows, row_bytes, choice, low }, memory.clone(), |mailbox| {
             Box::new(Call { columns, reply, mailbox, memory, encoded: None })
