@@ -59,11 +59,28 @@ class ClientRequest:
         """The size of the message in bytes."""
 
 class Failure:
-    """How a call failed: gRPC's code, the text, and the trailing metadata."""
+    """How a call failed: gRPC's code, the text, the trailing metadata, and whether TLS's handshake failed."""
 
     code: int
     text: str
     metadata: tuple[tuple[str, str | bytes], ...]
+    tls_failed: bool
+
+class ClientTls:
+    """What a client trusts, and what it shows: TLS 1.2 or 1.3, with HTTP/2 by ALPN.
+
+    Args:
+        authorities: The certificates of the trusted authorities, in PEM.
+        pair: A key and its certificate chain, in PEM, for servers that ask for one.
+
+    Raises:
+        ValueError: A text cannot be parsed, its kind is not supported, or the key is not the certificate's.
+    """
+
+    def __init__(self, authorities: bytes, pair: tuple[bytes, bytes] | None = None) -> None: ...
+    @staticmethod
+    def knows(target: str, name: str | None = None) -> bool:
+        """Whether the certificate of a target's server can be checked for a name; None means the target's."""
 
 class ClientChannel:
     """Calls to one server, over a connection that is opened when it is needed, and then kept. Any thread.
@@ -75,12 +92,19 @@ class ClientChannel:
         target: A target in gRPC's syntax.
         metadata: Metadata that is sent with every call.
         limits: The limits on retries and sizes.
+        tls: For calls over TLS, with the name that the server's certificate must have; None means the target's.
 
     Raises:
-        ValueError: The target is not supported.
+        ValueError: The target or the name is not supported.
     """
 
-    def __init__(self, target: str, metadata: Sequence[tuple[str, str | bytes]], limits: ClientLimits) -> None: ...
+    def __init__(
+        self,
+        target: str,
+        metadata: Sequence[tuple[str, str | bytes]],
+        limits: ClientLimits,
+        tls: tuple[ClientTls, str | None] | None = None,
+    ) -> None: ...
     @staticmethod
     def knows(target: str) -> bool:
         """Whether a target is supported."""

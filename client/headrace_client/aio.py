@@ -32,8 +32,9 @@ class AsyncClient(Connection[AsyncChannel]):
     "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
     here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
     again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
-    installed and supports the arguments. headrace-native supports no TLS, no proxies, no hedging, and only the options
-    on sizes.
+    installed and supports the arguments. headrace-native supports TLS with `grpc.ssl_channel_credentials`, no proxies,
+    no hedging, and only the options on sizes and on the server's name. With `auto`, grpcio makes the calls of a server
+    whose certificate headrace-native refuses.
 
     An asynchronous context manager. It connects at the first call; no call may follow `close`.
     Raises ValueError for a `transport` that does not support the arguments.

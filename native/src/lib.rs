@@ -66,6 +66,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CLIENT_INTERFACE", client::INTERFACE)?;
     module.add_class::<client::ClientChannel>()?;
     module.add_class::<client::ClientRequest>()?;
+    module.add_class::<client::ClientTls>()?;
     module.add_class::<client::Failure>()?;
     module.add_class::<load::Load>()?;
     module.add_class::<security::Account>()?;

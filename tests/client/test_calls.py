@@ -130,7 +130,7 @@ def test_options_of_the_user_go_before_the_defaults(connect: Connect, target: st
 
 
 def test_with_credentials_nothing_is_sent_in_the_clear(connect: Connect, target: str, service: Service) -> None:
-    client = connect(target, credentials=grpc.ssl_channel_credentials(), retry=Retry(attempts=1), transport="auto")
+    client = connect(target, credentials=grpc.ssl_channel_credentials(), retry=Retry(attempts=1))
 
     with pytest.raises(ServerError, match="UNAVAILABLE"):
         client.predict("half_plus_two", X)

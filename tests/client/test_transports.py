@@ -18,7 +18,6 @@ import pytest
 
 from headrace_client import AsyncClient, Client, Retry, ServerError
 from headrace_client.channels.grpcio_impl import GrpcioChannel
-from tests.support.pem import Authority
 from tests.support.running import eventually
 
 from .conftest import Connect
@@ -26,6 +25,7 @@ from .service import Service, start
 
 X = {"x": np.ones(1, np.float32)}
 ONCE = Retry(attempts=1)
+TRUSTED = grpc.ssl_channel_credentials()
 
 
 def is_grpcio(**arguments: Any) -> bool:
@@ -47,6 +47,7 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("native")
 def test_native_carries_calls_where_it_is_installed() -> None:
     assert not is_grpcio()
+    assert not is_grpcio(credentials=TRUSTED)
 
 
 def test_grpcio_does_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +74,20 @@ def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"credentials": grpc.ssl_channel_credentials()}, "it does not support TLS"),
+        (
+            {"credentials": grpc.composite_channel_credentials(TRUSTED, grpc.access_token_call_credentials("x"))},
+            "it supports only the credentials of grpc.ssl_channel_credentials",
+        ),
+        (
+            {"credentials": TRUSTED, "options": [("grpc.ssl_target_name_override", "a b")]},
+            "it cannot check a certificate for the name a b",
+        ),
+        ({"options": [("grpc.ssl_target_name_override", "a")]}, "it does not support the option grpc.ssl_target"),
         ({"options": [("grpc.keepalive_time_ms", 1000)]}, "it does not support the option grpc.keepalive_time_ms"),
         ({"target": "ipv4:127.0.0.1:1,127.0.0.2:1"}, "it sends every call to one address"),
         ({"target": "xds:///iris"}, "it cannot reach xds:"),
     ],
-    ids=["TLS", "option", "several", "target"],
+    ids=["tokens", "name", "name without TLS", "option", "several", "target"],
 )
 def test_grpcio_is_used_for_what_native_does_not_support(arguments: dict[str, Any], reason: str) -> None:
     assert is_grpcio(**arguments)
@@ -98,17 +107,6 @@ def test_grpcio_is_used_for_targets_behind_a_proxy(target: str, through_proxy: b
 def test_an_unknown_transport_is_refused() -> None:
     with pytest.raises(ValueError, match="transport must be one of auto, native, grpcio; was 'rust'"):
         Client("localhost:1", transport="rust")
-
-
-def test_with_credentials_calls_are_answered(service: Service, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    pair = authority.sign("server")
-    credentials = grpc.ssl_server_credentials([(pair.key.encode(), pair.certificate.encode())])
-    server, target = start(service, credentials=credentials)
-    trusted = grpc.ssl_channel_credentials(authority.pem.certificate.encode())
-    with Client(target, credentials=trusted) as client:
-        assert client.predict("half_plus_two", X)["y"] == [2.5]
-    server.stop(None).wait()
 
 
 def test_metadata_goes_with_every_call(connect: Connect, target: str, service: Service) -> None:

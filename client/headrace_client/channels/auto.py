@@ -2,14 +2,16 @@
 
 import logging
 import os
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
-from headrace_client.channels.base import AsyncChannel, Channel, Settings, has_addresses
+from headrace_client.channels.base import SERVER_NAME, AsyncChannel, Channel, Settings, has_addresses
 
 log = logging.getLogger(__name__)
 
 PACKAGE = "headrace_native"
-INTERFACE = 1
+INTERFACE = 2
 """The `CLIENT_INTERFACE` of the headrace-native that fits this package."""
 
 TRANSPORTS = ("auto", "native", "grpcio")
@@ -22,12 +24,18 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_GRPC_PROXY = "no_grpc_proxy"
 
 
+class _Obstacle(Exception):
+    """Why the native transport cannot be used."""
+
+
 def open_channel(transport: str, settings: Settings) -> Channel:
     """Return a channel for calls that block; raises ValueError for a transport that does not support the arguments."""
-    if _chosen(transport, settings) == "native":
+    native = _native(transport, settings)
+    if native is not None:
+        from headrace_client.channels.fallback import FallbackChannel
         from headrace_client.channels.native_impl import NativeChannel
 
-        return NativeChannel(settings)
+        return FallbackChannel(native) if native.tls and transport == "auto" else NativeChannel(native)
     if settings.hedge is not None:
         from headrace_client.channels.hedging import HedgedChannel
 
@@ -39,10 +47,12 @@ def open_channel(transport: str, settings: Settings) -> Channel:
 
 def open_async_channel(transport: str, settings: Settings) -> AsyncChannel:
     """Return a channel for an event loop; raises ValueError as `open_channel` does."""
-    if _chosen(transport, settings) == "native":
+    native = _native(transport, settings)
+    if native is not None:
+        from headrace_client.channels.fallback import AsyncFallbackChannel
         from headrace_client.channels.native_impl import AsyncNativeChannel
 
-        return AsyncNativeChannel(settings)
+        return AsyncFallbackChannel(native) if native.tls and transport == "auto" else AsyncNativeChannel(native)
     if settings.hedge is not None:
         from headrace_client.channels.hedging import AsyncHedgedChannel
 
@@ -52,42 +62,65 @@ def open_async_channel(transport: str, settings: Settings) -> AsyncChannel:
     return AsyncGrpcioChannel(settings)
 
 
-def _chosen(transport: str, settings: Settings) -> str:
+def _native(transport: str, settings: Settings) -> Settings | None:
+    """Return the settings for the native transport; None for grpcio."""
     if transport not in TRANSPORTS:
         message = f"transport must be one of {', '.join(TRANSPORTS)}; was {transport!r}"
         raise ValueError(message)
     if transport == "grpcio":
-        return transport
-    reason = _obstacle(settings)
-    if reason and transport == "native":
-        message = f"transport='native' cannot be used: {reason}"
-        raise ValueError(message)
-    return "grpcio" if reason else "native"
+        return None
+    try:
+        _check(settings)
+        return settings if settings.credentials is None else replace(settings, tls=_tls(settings))
+    except _Obstacle as obstacle:
+        if transport == "native":
+            message = f"transport='native' cannot be used: {obstacle}"
+            raise ValueError(message) from obstacle.__cause__
+        return None
 
 
-def _obstacle(settings: Settings) -> str:
-    """Say why the native transport cannot be used; empty if it can."""
+def _check(settings: Settings) -> None:
+    """Raises _Obstacle if the native transport cannot be used, whatever the credentials."""
     if find_spec(PACKAGE) is None:
-        return "headrace-native is not installed (pip install headrace-native)"
+        raise _Obstacle("headrace-native is not installed (pip install headrace-native)")
     import headrace_native
 
     found = getattr(headrace_native, "CLIENT_INTERFACE", 0)
     if found != INTERFACE:
         reason = f"headrace-native has client interface {found}, not {INTERFACE} as this client: install one to match"
         log.warning("calls are carried by grpcio: %s", reason)
-        return reason
+        raise _Obstacle(reason)
     if settings.hedge is not None:
-        return "it does not hedge calls"
-    if settings.credentials is not None:
-        return "it does not support TLS, and credentials are given"
-    unknown = [name for name, _ in settings.options if name not in _KNOWN_OPTIONS]
+        raise _Obstacle("it does not hedge calls")
+    known = _KNOWN_OPTIONS if settings.credentials is None else {*_KNOWN_OPTIONS, SERVER_NAME}
+    unknown = [name for name, _ in settings.options if name not in known]
     if unknown:
-        return f"it does not support the option {unknown[0]}"
+        raise _Obstacle(f"it does not support the option {unknown[0]}")
     if has_addresses(settings.target):
-        return f"it sends every call to one address, and {settings.target} may stand for several"
+        raise _Obstacle(f"it sends every call to one address, and {settings.target} may stand for several")
     if settings.target.startswith(_LISTS) or not headrace_native.ClientChannel.knows(settings.target):
-        return f"it cannot reach {settings.target}"
-    return "a proxy is set in the environment" if _is_proxied(settings.target) else ""
+        raise _Obstacle(f"it cannot reach {settings.target}")
+    if _is_proxied(settings.target):
+        raise _Obstacle("a proxy is set in the environment")
+
+
+def _tls(settings: Settings) -> tuple[Any, str | None]:
+    """Return the value of `Settings.tls` for the credentials; raises _Obstacle for those that only grpcio supports."""
+    import headrace_native
+
+    from headrace_client.channels.credentials import pem_of
+
+    assert settings.credentials is not None
+    pem = pem_of(settings.credentials)
+    if pem is None:
+        raise _Obstacle("it supports only the credentials of grpc.ssl_channel_credentials")
+    name = dict(settings.options).get(SERVER_NAME)
+    if not headrace_native.ClientTls.knows(settings.target, name):
+        raise _Obstacle(f"it cannot check a certificate for the name {name or settings.target}")
+    try:
+        return headrace_native.ClientTls(pem.authorities, pem.pair), name
+    except ValueError as error:
+        raise _Obstacle(f"its TLS cannot use these certificates: {error}") from error
 
 
 def _is_proxied(target: str) -> bool:

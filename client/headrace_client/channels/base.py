@@ -14,6 +14,9 @@ from headrace_client.request import Call, Hedge, Retry, ServerError
 
 Answer = TypeVar("Answer")
 
+SERVER_NAME = "grpc.ssl_target_name_override"
+"""gRPC's option with the name that a server's certificate must have, in place of the target's."""
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
@@ -21,12 +24,14 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 class Settings:
     """The target of a channel, and its settings.
 
-    `hedge` takes the place of `retry`. `metadata` is sent with every call. `options` are gRPC's channel arguments,
+    `tls` is what headrace-native makes of `credentials`: its keys and certificates, and the name that the server's
+    certificate must have if it is not the target's. `hedge` takes the place of `retry`. `metadata` is sent with every call. `options` are gRPC's channel arguments,
     which take precedence over the defaults.
     """
 
     target: str
     credentials: grpc.ChannelCredentials | None = None
+    tls: tuple[Any, str | None] | None = None
     retry: Retry = field(default_factory=Retry)
     hedge: Hedge | None = None
     metadata: Metadata = ()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from headrace_client.channels.base import Settings, has_addresses, some_at_a_time
+from headrace_client.channels.base import SERVER_NAME, Settings, has_addresses, some_at_a_time
 from headrace_client.request import PATHS, Call, Retry, ServerError
 
 Answer = TypeVar("Answer")
@@ -117,7 +117,7 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
 def _authority(settings: Settings) -> dict[str, Any]:
     """The first of a list of addresses as the authority. gRPC itself would send the list, which HTTP/2 forbids."""
     kind, _, addresses = settings.target.partition(":")
-    if kind == "dns" or not has_addresses(settings.target) or "grpc.ssl_target_name_override" in dict(settings.options):
+    if kind == "dns" or not has_addresses(settings.target) or SERVER_NAME in dict(settings.options):
         return {}
     return {"grpc.default_authority": addresses.partition(",")[0]}
 

@@ -21,10 +21,16 @@ _UNBOUNDED = sys.maxsize
 
 
 class CallError(grpc.RpcError):
-    """The failure of a call over headrace-native, with the methods of a grpc.Call."""
+    """The failure of a call over headrace-native, with the methods of a grpc.Call.
 
-    def __init__(self, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
+    `tls_failed` says whether the call has failed because the TLS handshake did.
+    """
+
+    def __init__(
+        self, code: grpc.StatusCode, details: str, metadata: Metadata = (), *, tls_failed: bool = False
+    ) -> None:
         super().__init__(code, details)
+        self.tls_failed = tls_failed
         self._code = code
         self._details = details
         self._metadata = metadata
@@ -151,7 +157,7 @@ def _channel(settings: Settings) -> native.ClientChannel:
         "max_send": _bound(bounds.get("grpc.max_send_message_length", -1)),
         "max_receive": _bound(bounds.get("grpc.max_receive_message_length", -1)),
     }
-    return native.ClientChannel(settings.target, list(settings.metadata), limits)
+    return native.ClientChannel(settings.target, list(settings.metadata), limits, settings.tls)
 
 
 def _bound(given: int) -> int:
@@ -171,7 +177,7 @@ def _request(call: Call[Any]) -> native.ClientRequest:
 
 def _answer(call: Call[Any], answer: Any) -> Any:
     if isinstance(answer, native.Failure):
-        return _failed(CallError(CODES[answer.code], answer.text, answer.metadata))
+        return _failed(CallError(CODES[answer.code], answer.text, answer.metadata, tls_failed=answer.tls_failed))
     if isinstance(answer, bytes):
         return call.read(answer)
     return answer

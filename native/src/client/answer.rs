@@ -3,6 +3,7 @@
 use h2::Reason;
 use http::{HeaderMap, StatusCode};
 
+use super::connection::Unconnected;
 use crate::grpc::{CANCELLED, INTERNAL, PERMISSION_DENIED, PREFIX, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
 use crate::grpc::{UNAUTHENTICATED, UNIMPLEMENTED, UNKNOWN, prefix};
 use crate::protobuf::Rope;
@@ -20,11 +21,19 @@ pub struct Answer {
     pub message: Rope,
     /// Whether the server had begun to answer. Such a call is not retried.
     pub begun: bool,
+    /// Whether there is no connection because TLS's handshake failed.
+    pub tls_failed: bool,
 }
 
 impl From<Status> for Answer {
     fn from(status: Status) -> Self {
-        Self { status, metadata: HeaderMap::new(), message: Rope::default(), begun: false }
+        Self { status, metadata: HeaderMap::new(), message: Rope::default(), begun: false, tls_failed: false }
+    }
+}
+
+impl From<Unconnected> for Answer {
+    fn from(Unconnected { status, tls_failed }: Unconnected) -> Self {
+        Self { tls_failed, ..status.into() }
     }
 }
 

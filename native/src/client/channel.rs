@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::HeaderMap;
-use http::uri::Authority;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::sleep;
 
 use super::answer::{Answer, status_of_error, was_not_taken};
 use super::attempt::{Broken, attempt};
-use super::connection::{connect, give_way};
-use super::head::head;
+use super::connection::{Unconnected, connect, give_way};
+use super::head::{Origin, head};
 use super::request::Message;
 use super::retry::Retry;
 use super::target::Target;
+use super::tls::Secured;
 use crate::calls::until;
 use crate::grpc::{CANCELLED, RESOURCE_EXHAUSTED, Status, UNAVAILABLE};
 
@@ -27,7 +27,8 @@ const UNSEEN: Duration = Duration::from_millis(1);
 /// The settings of a channel.
 pub struct Settings {
     pub target: Target,
-    pub authority: Authority,
+    pub origin: Origin,
+    pub tls: Option<Secured>,
     /// Metadata that is sent with every call.
     pub metadata: HeaderMap,
     pub retry: Retry,
@@ -76,7 +77,7 @@ impl Channel {
 
     /// Connects now, instead of with the first call.
     pub async fn connect(&self) -> Result<(), Status> {
-        self.connection().await.map(drop)
+        self.connection().await.map(drop).map_err(|unconnected| unconnected.status)
     }
 
     /// Cancels the calls in flight, and all that follow.
@@ -111,7 +112,7 @@ impl Channel {
         let mut failures = 0;
         loop {
             let answer = self.once(message, deadline, failures).await;
-            if answer.status.code != UNAVAILABLE || answer.begun {
+            if answer.status.code != UNAVAILABLE || answer.begun || answer.tls_failed {
                 self.settings.retry.answered();
                 return answer;
             }
@@ -129,11 +130,11 @@ impl Channel {
         loop {
             let (sender, number) = match self.connection().await {
                 Ok(connection) => connection,
-                Err(status) => return status.into(),
+                Err(unconnected) => return unconnected.into(),
             };
             let settings = &self.settings;
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let head = head(&settings.authority, &message.path, &settings.metadata, left, failures);
+            let head = head(&settings.origin, &message.path, &settings.metadata, left, failures);
             self.under_way.fetch_add(1, Ordering::Relaxed);
             let counted = UnderWay(self);
             let done = attempt(sender, head, &message.body, settings.max_receive).await;
@@ -151,7 +152,7 @@ impl Channel {
         }
     }
 
-    async fn connection(&self) -> Result<(SendRequest<Bytes>, u64), Status> {
+    async fn connection(&self) -> Result<(SendRequest<Bytes>, u64), Unconnected> {
         self.catch_up().await;
         if let Some(found) = self.found() {
             return Ok(found);
@@ -160,7 +161,7 @@ impl Channel {
         if let Some(found) = self.found() {
             return Ok(found);
         }
-        let sender = connect(&self.settings.target).await?;
+        let sender = connect(&self.settings.target, self.settings.tls.as_ref()).await?;
         let mut kept = self.kept.lock();
         kept.number += 1;
         kept.sender = Some(sender.clone());

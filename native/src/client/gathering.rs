@@ -8,28 +8,26 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::Socket;
-
-/// A socket that reports only after the handshake that it supports vectored writes.
+/// A socket, with or without TLS, that reports only after HTTP/2's handshake that it supports vectored writes.
 ///
 /// During the handshake, h2 asks whether writes can be vectored, to decide which payloads it copies into its buffer,
 /// where they are written together with other frames: payloads of up to 256 bytes if writes can be vectored, otherwise
 /// of up to 1,024. A longer payload takes a write of its own, which costs more than copying 1,024 bytes. h2 asks again
 /// before each write; then the answer is yes, so that it writes a long payload together with its head.
-pub struct Gathering {
-    socket: Socket,
+pub struct Gathering<S> {
+    socket: S,
     has_shaken_hands: Arc<AtomicBool>,
 }
 
-impl Gathering {
+impl<S> Gathering<S> {
     /// Returns the socket, and the flag that must be set after the handshake.
-    pub fn new(socket: Socket) -> (Self, Arc<AtomicBool>) {
+    pub fn new(socket: S) -> (Self, Arc<AtomicBool>) {
         let has_shaken_hands = Arc::new(AtomicBool::new(false));
         (Self { socket, has_shaken_hands: has_shaken_hands.clone() }, has_shaken_hands)
     }
 }
 
-impl AsyncRead for Gathering {
+impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -39,7 +37,7 @@ impl AsyncRead for Gathering {
     }
 }
 
-impl AsyncWrite for Gathering {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }

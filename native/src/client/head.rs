@@ -15,9 +15,15 @@ static AGENT: HeaderValue = HeaderValue::from_static(concat!("headrace-native/",
 /// The largest number that a timeout's eight digits can express.
 const MOST: u128 = 99_999_999;
 
+/// The part of the URI of requests that all calls of a channel share.
+pub struct Origin {
+    pub scheme: Scheme,
+    pub authority: Authority,
+}
+
 /// The head of a call: `left` is the time until its deadline, `failures` the number of earlier attempts.
 pub fn head(
-    authority: &Authority,
+    origin: &Origin,
     path: &PathAndQuery,
     metadata: &HeaderMap,
     left: Option<Duration>,
@@ -25,7 +31,7 @@ pub fn head(
 ) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri(authority, path);
+    *request.uri_mut() = uri(origin, path);
     let headers = request.headers_mut();
     headers.reserve(5 + metadata.len());
     headers.insert(TE, TRAILERS.clone());
@@ -43,10 +49,10 @@ pub fn head(
     request
 }
 
-fn uri(authority: &Authority, path: &PathAndQuery) -> Uri {
+fn uri(origin: &Origin, path: &PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
+    parts.scheme = Some(origin.scheme.clone());
+    parts.authority = Some(origin.authority.clone());
     parts.path_and_query = Some(path.clone());
     // Cannot fail, since a URI consists of these three parts.
     Uri::from_parts(parts).unwrap_or_default()
@@ -98,8 +104,9 @@ mod tests {
     fn what_is_sent() {
         let metadata = HeaderMap::from_iter([(HeaderName::from_static("a"), HeaderValue::from_static("1"))]);
         let path = PathAndQuery::from_static("/s/m");
-        let head = head(&Authority::from_static("h:1"), &path, &metadata, Some(Duration::from_secs(1)), 2);
-        assert_eq!(head.uri(), "http://h:1/s/m");
+        let origin = Origin { scheme: Scheme::HTTPS, authority: Authority::from_static("h:1") };
+        let head = head(&origin, &path, &metadata, Some(Duration::from_secs(1)), 2);
+        assert_eq!(head.uri(), "https://h:1/s/m");
         assert_eq!(head.headers()["grpc-timeout"], "1000000u");
         assert_eq!(head.headers()["grpc-previous-rpc-attempts"], "2");
         assert_eq!(head.headers()["a"], "1");

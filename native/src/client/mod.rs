@@ -15,11 +15,13 @@ mod python;
 mod request;
 mod retry;
 mod target;
+mod tls;
 
 pub use answer::Answer;
 pub use channel::Channel;
 pub use python::{ClientChannel, Failure, new_channel};
 pub use request::{ClientRequest, Message};
+pub use tls::ClientTls;
 
 /// The interface version that `headrace_client` checks: raised with every change that affects it.
-pub const INTERFACE: u32 = 1;
+pub const INTERFACE: u32 = 2;

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -21,11 +20,14 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::channel::{Channel, Settings};
 use super::connection::give_way;
+use super::head::Origin;
 use super::outputs;
 use super::request::{ClientRequest, Message};
 use super::retry::Retry;
 use super::target::Target;
+use super::tls::ClientTls;
 use crate::calls::{Inbox, metadata_from_python, metadata_to_python};
+use crate::grpc::Status;
 
 /// How often a blocking call lets Python check for signals.
 const SIGNALS: Duration = Duration::from_millis(100);
@@ -47,6 +49,7 @@ pub struct Failure {
     code: u8,
     text: String,
     metadata: Py<PyTuple>,
+    tls_failed: bool,
 }
 
 /// Ended calls for an event loop: each with its number, and whether arrays are wanted.
@@ -68,11 +71,22 @@ pub struct ClientChannel {
 
 #[pymethods]
 impl ClientChannel {
-    /// A channel to a target; `metadata` is sent with every call. Raises ValueError if the target has an unknown form.
+    /// A channel to a target; `metadata` is sent with every call. With `tls`, the server's certificate must be for the
+    /// given name, or for the target's if that is None. Raises ValueError if the target or the name has an unknown form.
     #[new]
-    fn new(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: Limits) -> PyResult<Self> {
+    #[pyo3(signature = (target, metadata, limits, tls=None))]
+    fn new(
+        target: &str,
+        metadata: Vec<(String, Bound<'_, PyAny>)>,
+        limits: Limits,
+        tls: Option<(Py<ClientTls>, Option<String>)>,
+    ) -> PyResult<Self> {
+        let mut settings = settings(target, metadata, &limits)?;
+        if let Some((tls, name)) = tls {
+            secure(&mut settings, tls.get(), name.as_deref())?;
+        }
         Ok(Self {
-            channel: Arc::new(Channel::new(settings(target, metadata, &limits)?)),
+            channel: Arc::new(Channel::new(settings)),
             runtime: Mutex::new(Some(Arc::new(Builder::new_current_thread().enable_all().build()?))),
             started: Mutex::default(),
             numbers: AtomicU64::new(0),
@@ -208,12 +222,25 @@ fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Li
     let authority = Authority::try_from(parsed.authority()).map_err(|_| unknown())?;
     Ok(Settings {
         target: parsed,
-        authority,
+        origin: Origin { scheme: Scheme::HTTP, authority },
+        tls: None,
         metadata: metadata_from_python(metadata)?,
         retry: Retry::new(limits.attempts, limits.backoff, limits.max_backoff),
         max_send: limits.max_send,
         max_receive: limits.max_receive,
     })
+}
+
+/// Adds TLS with a server of this name, which also stands in `:authority`, as in gRPC.
+fn secure(settings: &mut Settings, tls: &ClientTls, name: Option<&str>) -> PyResult<()> {
+    let unknown = |name: &str| PyValueError::new_err(format!("not a name that a certificate may have: {name}"));
+    if let Some(name) = name {
+        settings.origin.authority = Authority::try_from(name).map_err(|_| unknown(name))?;
+    }
+    let name = name.unwrap_or(settings.target.name());
+    settings.tls = Some(tls.with(name).ok_or_else(|| unknown(name))?);
+    settings.origin.scheme = Scheme::HTTPS;
+    Ok(())
 }
 
 /// A channel without retries or limits on messages.
@@ -260,7 +287,7 @@ async fn call_many(
 
 fn to_python(py: Python<'_>, answer: Answer, arrays: bool) -> PyResult<Bound<'_, PyAny>> {
     if !answer.status.is_ok() {
-        return failure(py, answer.status.code, answer.status.text, &answer.metadata);
+        return failure(py, answer);
     }
     if arrays && let Some(outputs) = outputs::arrays(py, &answer.message)? {
         return Ok(outputs.into_any());
@@ -268,9 +295,10 @@ fn to_python(py: Python<'_>, answer: Answer, arrays: bool) -> PyResult<Bound<'_,
     Ok(PyBytes::new(py, &answer.message.into_bytes()).into_any())
 }
 
-fn failure<'py>(py: Python<'py>, code: u8, text: String, metadata: &HeaderMap) -> PyResult<Bound<'py, PyAny>> {
-    let metadata = metadata_to_python(py, metadata)?.unbind();
-    Ok(Bound::new(py, Failure { code, text, metadata })?.into_any())
+fn failure<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {
+    let metadata = metadata_to_python(py, &answer.metadata)?.unbind();
+    let (Status { code, text }, tls_failed) = (answer.status, answer.tls_failed);
+    Ok(Bound::new(py, Failure { code, text, metadata, tls_failed })?.into_any())
 }
 
 /// None for a call without a time limit. A negative number counts as 0.

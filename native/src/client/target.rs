@@ -61,6 +61,14 @@ impl Target {
         }
     }
 
+    /// The name that a server's certificate must have.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Tcp { host, .. } => host,
+            Self::Unix(_) => "localhost",
+        }
+    }
+
     /// Connects a socket; tries every address of the name in turn.
     pub async fn connect(&self) -> io::Result<Socket> {
         match self {

@@ -22,6 +22,6 @@ pub use seldom::Seldom;
 pub use socket::{Accepted, Address, Socket};
 pub use stall::{Stall, Timer};
 pub use stream::Stream;
-pub use tls::{Certificates, Certified, Tls};
+pub use tls::{Certificates, Certified, HTTP2, Tls};
 pub use turn::Turn;
 pub use watched::Watched;

@@ -1,0 +1,51 @@
+"""What headrace-native needs to know of gRPC's credentials, to make the same connections over TLS."""
+
+import os
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+_ROOTS_FILE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
+"""The environment variable that names the authorities which gRPC trusts by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """Texts in PEM.
+
+    Attributes:
+        authorities: The certificates of the trusted authorities.
+        pair: The client's key and its certificate chain; None if it shows no certificate.
+    """
+
+    authorities: bytes
+    pair: tuple[bytes, bytes] | None
+
+
+def pem_of(credentials: grpc.ChannelCredentials) -> Pem | None:
+    """Return what `grpc.ssl_channel_credentials` was called with; None for credentials of another kind.
+
+    grpcio has no public way to ask; if its classes change, calls are made by grpcio itself.
+    """
+    inner = getattr(credentials, "_credentials", None)
+    if type(inner).__name__ != "SSLChannelCredentials" or getattr(inner, "_private_key_signer", None) is not None:
+        return None
+    try:
+        authorities, key, chain = inner._pem_root_certificates, inner._private_key, inner._certificate_chain
+    except AttributeError:
+        return None
+    found = _default_authorities() if authorities is None else authorities
+    if found is None or (key is None) != (chain is None):
+        return None
+    return Pem(found, None if key is None else (key, chain))
+
+
+def _default_authorities() -> bytes | None:
+    """The authorities that grpcio trusts if it is given none; None if they cannot be read."""
+    file = os.environ.get(_ROOTS_FILE)
+    try:
+        return Path(file).read_bytes() if file else pkgutil.get_data("grpc._cython", "_credentials/roots.pem")
+    except OSError:
+        return None

@@ -1,0 +1,131 @@
+"""Channels over TLS that change to grpcio if headrace-native's handshake fails.
+
+rustls refuses some certificates that grpcio accepts, such as a self-signed one that is its own authority, one without
+alternative names, or one with a key of an unusual size. So grpcio has the last word on a server's certificate, and what
+it refuses stays refused.
+"""
+
+# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# ruff: noqa: ASYNC109
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, TypeVar
+
+from headrace_client.channels.base import Settings, some_at_a_time
+from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel, GrpcioChannel
+from headrace_client.channels.native_impl import AsyncNativeChannel, CallError, NativeChannel
+from headrace_client.request import Call, ServerError
+
+Answer = TypeVar("Answer")
+
+
+class _Within:
+    """The time that a call has left."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._until = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def left(self) -> float | None:
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+
+class FallbackChannel:
+    """Calls that block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._native = NativeChannel(settings)
+        self._grpcio: GrpcioChannel | None = None
+        self._closed = False
+        self._lock = Lock()
+
+    def call(self, call: Call[Answer], timeout: float | None) -> Answer:
+        """Make a call and return its answer; raises ServerError."""
+        if self._grpcio is not None:
+            return self._grpcio.call(call, timeout)
+        within = _Within(timeout)
+        try:
+            return self._native.call(call, timeout)
+        except ServerError as error:
+            other = self._fallback() if _has_tls_failed(error) else None
+            if other is None:
+                raise
+        return other.call(call, within.left)
+
+    def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        if self._grpcio is not None:
+            return self._grpcio.call_many(calls, timeout, in_flight)
+        within = _Within(timeout)
+        results = self._native.call_many(calls, timeout, in_flight)
+        failed = [place for place, result in enumerate(results) if _has_tls_failed(result)]
+        other = self._fallback() if failed else None
+        if other is not None:
+            again = other.call_many([calls[place] for place in failed], within.left, in_flight)
+            for place, result in zip(failed, again, strict=True):
+                results[place] = result
+        return results
+
+    def close(self) -> None:
+        """Close the connections and cancel the calls in flight."""
+        with self._lock:
+            self._closed = True
+        self._native.close()
+        if self._grpcio is not None:
+            self._grpcio.close()
+
+    def _fallback(self) -> GrpcioChannel | None:
+        """Return the channel for all calls from now on; None if the client has been closed."""
+        with self._lock:
+            if self._grpcio is None and not self._closed:
+                self._grpcio = GrpcioChannel(self._settings)
+            return None if self._closed else self._grpcio
+
+
+class AsyncFallbackChannel:
+    """Calls on an event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._native = AsyncNativeChannel(settings)
+        self._grpcio: AsyncGrpcioChannel | None = None
+        self._closed = False
+
+    async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
+        """Make a call and return its answer; raises ServerError."""
+        if self._grpcio is not None:
+            return await self._grpcio.call(call, timeout)
+        within = _Within(timeout)
+        try:
+            return await self._native.call(call, timeout)
+        except ServerError as error:
+            other = self._fallback() if _has_tls_failed(error) else None
+            if other is None:
+                raise
+        return await other.call(call, within.left)
+
+    async def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        return await some_at_a_time(lambda place: self.call(calls[place], timeout), len(calls), in_flight)
+
+    async def close(self) -> None:
+        """Close the connections and cancel the calls in flight."""
+        self._closed = True
+        await self._native.close()
+        if self._grpcio is not None:
+            await self._grpcio.close()
+
+    def _fallback(self) -> AsyncGrpcioChannel | None:
+        """Return the channel for all calls from now on; None if the client has been closed."""
+        if self._grpcio is None and not self._closed:
+            self._grpcio = AsyncGrpcioChannel(self._settings)
+        return None if self._closed else self._grpcio
+
+
+def _has_tls_failed(result: object) -> bool:
+    """Whether a call failed because headrace-native's TLS handshake did."""
+    cause = result.__cause__ if isinstance(result, ServerError) else None
+    return isinstance(cause, CallError) and cause.tls_failed

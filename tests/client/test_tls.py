@@ -1,0 +1,295 @@
+"""Calls over TLS: whom each transport trusts, what it shows, and when `auto` leaves a server to grpcio."""
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+
+from headrace_client import Client, Retry, ServerError
+from tests.support.pem import Authority, Pem
+
+from .conftest import Connect
+from .service import Service, start
+
+X = {"x": np.ones(1, np.float32)}
+ONCE = Retry(attempts=1)
+NAME = "grpc.ssl_target_name_override"
+
+Secure = Callable[..., str]
+
+
+class Authorities(NamedTuple):
+    """One that is trusted, with a certificate for localhost, and another one."""
+
+    trusted: Authority
+    localhost: Pem
+    other: Authority
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
+    trusted, other = Authority(tmp_path_factory.mktemp("trusted")), Authority(tmp_path_factory.mktemp("other"))
+    return Authorities(trusted, trusted.sign("server"), other)
+
+
+def certificate(folder: Path, *how: str) -> Pem:
+    """A key, and a certificate that openssl makes from these arguments."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    files = ["-keyout", "own.key", "-out", "own.pem", "-days", "2"]
+    subprocess.run([*command, *files, *how], cwd=folder, check=True, capture_output=True)
+    return Pem((folder / "own.key").read_text(), (folder / "own.pem").read_text())
+
+
+def trusting(authority: Pem, pair: Pem | None = None) -> grpc.ChannelCredentials:
+    """Credentials of a client that trusts an authority, and may show a certificate."""
+    shown = (pair.key.encode(), pair.certificate.encode()) if pair else (None, None)
+    return grpc.ssl_channel_credentials(authority.certificate.encode(), *shown)
+
+
+@pytest.fixture
+def secure(service: Service, authorities: Authorities) -> Iterator[Secure]:
+    """Starts the service with a certificate; returns its target."""
+    servers = []
+
+    def begin(pair: Pem = authorities.localhost, clients: Authority | None = None) -> str:
+        pairs = [(pair.key.encode(), pair.certificate.encode())]
+        roots = clients.pem.certificate.encode() if clients else None
+        credentials = grpc.ssl_server_credentials(pairs, roots, clients is not None)
+        server, target = start(service, credentials=credentials)
+        servers.append(server)
+        return target
+
+    yield begin
+    service.release.set()
+    for server in servers:
+        server.stop(None).wait()
+
+
+def refusal(client: Client) -> str:
+    """Why a call finds no server."""
+    with pytest.raises(ServerError) as caught:
+        client.predict("half_plus_two", X, timeout=20)
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    return caught.value.message
+
+
+def test_every_kind_of_call(connect: Connect, secure: Secure, authorities: Authorities) -> None:
+    client = connect(secure(), credentials=trusting(authorities.trusted.pem))
+
+    assert client.predict("half_plus_two", X)["y"] == [2.5]
+    assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 100)] == [[2.5]] * 100
+    assert client.status("half_plus_two")[0].version == 3
+    assert "serving_default" in client.metadata("half_plus_two").signatures
+
+
+def test_large_messages(connect: Connect, secure: Secure, authorities: Authorities) -> None:
+    client = connect(secure(), credentials=trusting(authorities.trusted.pem))
+    array = np.random.default_rng(1).random(2_000_000, np.float32)
+
+    assert (client.predict("half_plus_two", {"x": array}, signature="echo")["x"] == array).all()
+
+
+def test_a_server_of_an_unknown_authority(
+    connect: Connect, secure: Secure, authorities: Authorities, service: Service
+) -> None:
+    client = connect(secure(), credentials=trusting(authorities.other.pem), retry=ONCE)
+
+    assert "certificate" in refusal(client).lower()
+    assert service.requests == []
+
+
+def test_the_authorities_of_the_machine_do_not_vouch_for_it(
+    connect: Connect, secure: Secure, service: Service
+) -> None:
+    refusal(connect(secure(), credentials=grpc.ssl_channel_credentials(), retry=ONCE))
+    assert service.requests == []
+
+
+def test_a_server_of_another_name(
+    connect: Connect, secure: Secure, authorities: Authorities, tmp_path: Path, service: Service
+) -> None:
+    (tmp_path / "ca.pem").write_text(authorities.trusted.pem.certificate)
+    (tmp_path / "ca.key").write_text(authorities.trusted.pem.key)
+    how = ("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=models", "-addext", "subjectAltName=DNS:models.internal")
+    target = secure(certificate(tmp_path, *how, "-addext", "basicConstraints=critical,CA:FALSE"))
+    trusted = trusting(authorities.trusted.pem)
+
+    refusal(connect(target, credentials=trusted, retry=ONCE))
+    refusal(connect(target, credentials=trusted, retry=ONCE, options=[(NAME, "models")]))
+    assert service.requests == []
+    named = connect(target, credentials=trusted, options=[(NAME, "models.internal")])
+    assert named.predict("half_plus_two", X)["y"] == [2.5]
+
+
+def test_an_address_is_a_name(connect: Connect, secure: Secure, authorities: Authorities, tmp_path: Path) -> None:
+    port = secure().rpartition(":")[2]
+    refusal(connect(f"127.0.0.1:{port}", credentials=trusting(authorities.trusted.pem), retry=ONCE))
+
+    (tmp_path / "ca.pem").write_text(authorities.trusted.pem.certificate)
+    (tmp_path / "ca.key").write_text(authorities.trusted.pem.key)
+    how = ("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=models", "-addext", "subjectAltName=IP:127.0.0.1")
+    port = secure(certificate(tmp_path, *how, "-addext", "basicConstraints=critical,CA:FALSE")).rpartition(":")[2]
+    client = connect(f"127.0.0.1:{port}", credentials=trusting(authorities.trusted.pem))
+    assert client.predict("half_plus_two", X)["y"] == [2.5]
+
+
+def test_a_certificate_that_has_expired(
+    connect: Connect, secure: Secure, tmp_path: Path, authorities: Authorities, service: Service
+) -> None:
+    signing = pytest.importorskip("tests.support.signing", reason="cryptography is not installed")
+    chain = signing.Chain(tmp_path)
+    key, certificates = chain.signer(days=0)
+    client = connect(
+        secure(Pem(key.read_text(), certificates.read_text())),
+        credentials=grpc.ssl_channel_credentials(chain.file.read_bytes()),
+        retry=ONCE,
+    )
+    assert "certificate" in refusal(client).lower()
+    assert service.requests == []
+
+
+class TestMutual:
+    def test_a_certificate_that_the_server_trusts(
+        self, connect: Connect, secure: Secure, authorities: Authorities
+    ) -> None:
+        pair = authorities.other.sign("client")
+        client = connect(secure(clients=authorities.other), credentials=trusting(authorities.trusted.pem, pair))
+        assert client.predict("half_plus_two", X)["y"] == [2.5]
+
+    @pytest.mark.parametrize("shown", ["none", "another"])
+    def test_one_that_it_does_not(
+        self, connect: Connect, secure: Secure, authorities: Authorities, service: Service, shown: str
+    ) -> None:
+        pair = authorities.trusted.sign("client") if shown == "another" else None
+        target = secure(clients=authorities.other)
+        refusal(connect(target, credentials=trusting(authorities.trusted.pem, pair), retry=ONCE))
+        assert service.requests == []
+
+
+def test_a_server_without_tls(connect: Connect, target: str, authorities: Authorities, service: Service) -> None:
+    refusal(connect(target, credentials=trusting(authorities.trusted.pem), retry=ONCE))
+    assert service.requests == []
+
+
+@contextmanager
+def without_alpn(pair: Pem, folder: Path) -> Iterator[str]:
+    """The target of a TLS server that does not choose HTTP/2."""
+    (folder / "pair.pem").write_text(pair.key + pair.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pair.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    with context.wrap_socket(connection, server_side=True) as secured:
+                        secured.recv(1)
+                except (ssl.SSLError, ConnectionError):
+                    continue
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"localhost:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_server_that_does_not_choose_http2(connect: Connect, authorities: Authorities, tmp_path: Path) -> None:
+    with without_alpn(authorities.localhost, tmp_path) as target:
+        refusal(connect(target, credentials=trusting(authorities.trusted.pem), retry=ONCE))
+
+
+@pytest.mark.parametrize("carrier", ["native"])
+class TestNative:
+    @pytest.fixture(autouse=True)
+    def installed(self) -> None:
+        pytest.importorskip("headrace_native")
+
+    def test_grpcs_variable_names_the_authorities(
+        self,
+        connect: Connect,
+        secure: Secure,
+        authorities: Authorities,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "roots.pem").write_text(authorities.trusted.pem.certificate)
+        monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", str(tmp_path / "roots.pem"))
+        client = connect(secure(), credentials=grpc.ssl_channel_credentials())
+        assert client.predict("half_plus_two", X)["y"] == [2.5]
+
+    @pytest.mark.parametrize(
+        ("authority", "pair", "reason"),
+        [
+            (b"", None, "there is no authority among the root certificates"),
+            (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", None, "its TLS cannot use these"),
+            (None, (b"no key", b"no certificate"), "its TLS cannot use these certificates"),
+        ],
+        ids=["none", "noise", "key"],
+    )
+    def test_what_cannot_be_used(
+        self,
+        carrier: str,
+        authorities: Authorities,
+        authority: bytes | None,
+        pair: tuple[bytes, bytes] | None,
+        reason: str,
+    ) -> None:
+        found = authorities.trusted.pem.certificate.encode() if authority is None else authority
+        credentials = grpc.ssl_channel_credentials(found, *(pair or (None, None)))
+        with pytest.raises(ValueError, match=f"transport='native' cannot be used: .*{reason}"):
+            Client("localhost:1", credentials=credentials, transport=carrier)
+
+    def test_a_key_of_another_certificate(self, carrier: str, authorities: Authorities) -> None:
+        one, another = authorities.trusted.sign("one"), authorities.trusted.sign("another")
+        mixed = trusting(authorities.trusted.pem, Pem(one.key, another.certificate))
+        with pytest.raises(ValueError, match="its TLS cannot use these certificates"):
+            Client("localhost:1", credentials=mixed, transport=carrier)
+
+
+SELF_SIGNED = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+
+
+class TestAuto:
+    """With `auto`, grpcio has the last word on a server's certificate."""
+
+    @pytest.fixture
+    def carrier(self) -> str:
+        return "auto"
+
+    def test_a_certificate_that_is_its_own_authority(self, connect: Connect, secure: Secure, tmp_path: Path) -> None:
+        own = certificate(tmp_path, *SELF_SIGNED)
+        client = connect(secure(own), credentials=trusting(own))
+
+        assert client.predict("half_plus_two", X, timeout=20)["y"] == [2.5]
+        assert client.status("half_plus_two")[0].version == 3
+
+    def test_many_calls(self, connect: Connect, secure: Secure, tmp_path: Path) -> None:
+        own = certificate(tmp_path, *SELF_SIGNED)
+        client = connect(secure(own), credentials=trusting(own))
+        assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 20)] == [[2.5]] * 20
+
+    def test_native_alone_refuses_it(self, secure: Secure, tmp_path: Path) -> None:
+        pytest.importorskip("headrace_native")
+        own = certificate(tmp_path, *SELF_SIGNED)
+        with Client(secure(own), credentials=trusting(own), transport="native", retry=ONCE) as client:
+            assert "TLS handshake: invalid peer certificate" in refusal(client)
+
+    def test_what_grpcio_refuses_stays_refused(
+        self, connect: Connect, secure: Secure, authorities: Authorities, service: Service
+    ) -> None:
+        client = connect(secure(), credentials=trusting(authorities.other.pem), retry=ONCE)
+        for _ in range(2):
+            assert "CERTIFICATE_VERIFY_FAILED" in refusal(client)
+        assert service.requests == []
