@@ -1,8 +1,8 @@
 """Measures what an API key costs a small Predict: python -m scripts.credential_costs [--groups=8] [--seconds=0.4].
 
 gRPC's implementations send a header in two ways: those in Go and Java put it into HPACK's table once and refer to it
-with each call; C core (Python, C++) sends its bytes each time. Other clients compress them as well, which docs/security.md
-has figures for. Here, one connection sends 64 calls at once, waits for their answers, and goes on, so that the batches
+with each call; C core (Python, C++) sends its bytes each time. Clients that compress them cost more: see
+docs/security.md. Here, one connection sends 64 calls at once, waits for their answers, and goes on, so that the batches
 are the same in every turn.
 
 Two processes of the same program differ by up to 3%, so there are groups of two new servers: one checks keys, one does
@@ -73,7 +73,7 @@ class Caller:
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, wide))
         self._socket.sendall(frame(SETTINGS, ACKNOWLEDGED, 0))
         headers = [(":path", PREDICT), (":authority", "localhost"), ("content-type", "application/grpc")]
-        headers += [("te", "trailers"), ("user-agent", "grpc-go/1.80.0"), ("grpc-timeout", "1000000u")]
+        headers += [("te", "trailers"), ("user-agent", "grpc-go/1.80.0"), ("grpc-timeout", "99999999u")]
         shown = ("authorization", f"Bearer {key}")
         if key and way == WAYS[2]:
             headers.append(shown)
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         costs = _group(told.program, told.rounds, told.seconds)
         plain.append(statistics.median(costs["sent", ""]))
         for kind, of_kind in costs.items():
-            more = [cost - base for cost, base in zip(of_kind, costs["sent", ""], strict=True)]
-            differences.setdefault(kind, []).append(statistics.median(more))
+            paired = zip(of_kind, costs["sent", ""], strict=True)
+            differences.setdefault(kind, []).append(statistics.median(cost - base for cost, base in paired))
     print(f"a call without a header: {statistics.median(plain):.2f} us of CPU time")
     medians = {kind: statistics.median(of_kind) for kind, of_kind in differences.items()}
     for (check, way), more in medians.items():

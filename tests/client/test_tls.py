@@ -106,9 +106,7 @@ def test_a_server_of_an_unknown_authority(
     assert service.requests == []
 
 
-def test_the_authorities_of_the_machine_do_not_vouch_for_it(
-    connect: Connect, secure: Secure, service: Service
-) -> None:
+def test_the_authorities_of_the_machine_do_not_vouch_for_it(connect: Connect, secure: Secure, service: Service) -> None:
     refusal(connect(secure(), credentials=grpc.ssl_channel_credentials(), retry=ONCE))
     assert service.requests == []
 
@@ -141,9 +139,7 @@ def test_an_address_is_a_name(connect: Connect, secure: Secure, authorities: Aut
     assert client.predict("half_plus_two", X)["y"] == [2.5]
 
 
-def test_a_certificate_that_has_expired(
-    connect: Connect, secure: Secure, tmp_path: Path, authorities: Authorities, service: Service
-) -> None:
+def test_a_certificate_that_has_expired(connect: Connect, secure: Secure, tmp_path: Path, service: Service) -> None:
     signing = pytest.importorskip("tests.support.signing", reason="cryptography is not installed")
     chain = signing.Chain(tmp_path)
     key, certificates = chain.signer(days=0)

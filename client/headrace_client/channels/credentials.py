@@ -10,6 +10,9 @@ import grpc
 _ROOTS_FILE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 """The environment variable that names the authorities which gRPC trusts by default."""
 
+_TEXTS = ("_pem_root_certificates", "_private_key", "_certificate_chain")
+"""The attributes in which grpcio keeps the arguments of `grpc.ssl_channel_credentials`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pem:
@@ -33,7 +36,7 @@ def pem_of(credentials: grpc.ChannelCredentials) -> Pem | None:
     if type(inner).__name__ != "SSLChannelCredentials" or getattr(inner, "_private_key_signer", None) is not None:
         return None
     try:
-        authorities, key, chain = inner._pem_root_certificates, inner._private_key, inner._certificate_chain
+        authorities, key, chain = (getattr(inner, name) for name in _TEXTS)
     except AttributeError:
         return None
     found = _default_authorities() if authorities is None else authorities

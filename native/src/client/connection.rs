@@ -37,11 +37,13 @@ pub async fn connect(target: &Target, tls: Option<&Secured>) -> Result<SendReque
         let socket = target.connect().await.map_err(|error| failed(error.to_string(), false))?;
         let sender = match tls {
             None => begin(socket).await,
-            Some(tls) => begin(tls.handshake(socket).await.map_err(|error| {
-                // A connection that is lost meanwhile has another kind of error.
-                failed(format!("TLS handshake: {error}"), error.kind() == ErrorKind::InvalidData)
-            })?)
-            .await,
+            Some(tls) => {
+                begin(tls.handshake(socket).await.map_err(|error| {
+                    // A connection that is lost meanwhile has another kind of error.
+                    failed(format!("TLS handshake: {error}"), error.kind() == ErrorKind::InvalidData)
+                })?)
+                .await
+            }
         };
         sender.map_err(|error| failed(error.to_string(), false))
     };
