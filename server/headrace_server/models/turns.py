@@ -3,7 +3,7 @@
 import sys
 from threading import Lock
 
-SECONDS = 0.0001
+SECONDS = 0.00002
 """The switch interval in seconds: how long a thread may keep the interpreter lock while others wait (default: 5 ms)."""
 
 
