@@ -41,7 +41,7 @@ def test_an_error_has_the_code_and_the_text_of_the_server(client: Client, method
     assert caught.value.message == "Servable not found for request: Latest(missing)"
     assert str(caught.value) == "NOT_FOUND: Servable not found for request: Latest(missing)"
     assert isinstance(caught.value.__cause__, grpc.RpcError)
-    assert caught.value.__cause__.__traceback__ is None  # grpcio's own code would be printed before the caller's
+    assert caught.value.__cause__.__traceback__ is None  # otherwise a traceback shows grpcio's code first
 
 
 def test_a_call_ends_at_its_own_timeout(client: Client, method: Callable[[Client], Method]) -> None:

@@ -35,7 +35,7 @@ def searched(optimized: Callable[..., Result]) -> Result:
 
 @pytest.fixture(scope="session")
 def optimized(made: Path) -> Callable[..., Result]:
-    """Optimises a model by a recipe's tables: `optimized("cnn", step=[...])`."""
+    """Optimises a model with a recipe of these tables: `optimized("cnn", step=[...])`."""
 
     def run(name: str, **tables: object) -> Result:
         data = {"labels": "y", "calibration": str(made / name / "train.npz")}

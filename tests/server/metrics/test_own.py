@@ -18,7 +18,7 @@ from tests.support.rest_calls import ROW, RestCaller
 from tests.support.running import eventually
 
 X = floats([1, 2, 3, 4])
-SLOW = 100_000  # steps: a tenth of a second
+SLOW = 100_000  # steps of the loop: they take a tenth of a second
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.support.calls import ANSWER_WITHIN, PREDICT, floats, predict_request,
 from tests.support.running import RunningServer, eventually
 
 X = floats([1, 2, 3, 4])
-SLOW = 500_000  # steps: some tenths of a second
+SLOW = 500_000  # steps of the loop: they take some tenths of a second
 
 M1 = 'model_name="model",version="1"'
 CALL = 'method="tensorflow.serving.PredictionService/Predict",model_name="{}",code="{}"'

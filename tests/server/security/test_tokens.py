@@ -1,4 +1,4 @@
-"""Tokens: what is checked, and keys of their issuer that appear, disappear and cannot be fetched."""
+"""Tokens: which claims are checked, and an issuer's keys that are added, withdrawn or unreachable."""
 
 import base64
 import json

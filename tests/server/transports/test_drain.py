@@ -16,7 +16,7 @@ from tests.support import models
 from tests.support.calls import Caller, arrays, predict_request, refusal_of, status_request
 from tests.support.running import eventually, read_served
 
-SLOW = 300_000  # steps: some tenths of a second
+SLOW = 300_000  # steps of the loop: they take some tenths of a second
 
 # gRPC's own codes: CANCELLED if the call and the GOAWAY cross on an open connection.
 REFUSED = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)

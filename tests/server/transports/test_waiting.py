@@ -14,7 +14,7 @@ from tests.support import models
 from tests.support.calls import Refusal, arrays, predict_request, refusal_of, status_request
 from tests.support.running import RunningServer, eventually
 
-SLOW = 300_000  # steps: some tenths of a second
+SLOW = 300_000  # steps of the loop: they take some tenths of a second
 QUICK = 1
 
 # A server in which at most three requests wait, and run one by one.
