@@ -4,6 +4,7 @@ The Rust code looks up names only here, all at once when the first queue is crea
 need are defined in Python, and passed in `SHARED`.
 """
 
+from array import array
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as TimedOut
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ __all__ = [
     "TimedOut",
     "Turn",
     "WeakValueDictionary",
+    "array",
     "ascontiguousarray",
     "check_outputs",
     "deliver",

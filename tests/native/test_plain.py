@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from os import cpu_count
 from pathlib import Path
 from threading import current_thread
 from typing import Any
@@ -20,7 +21,7 @@ from headrace_protos import DataType, PredictRequest, PredictResponse, TensorPro
 from headrace_server.backends.onnx.backend import OnnxBackend
 from tests.conftest import Run, Stop
 from tests.support import models
-from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
+from tests.support.calls import PREDICT, Caller, Refusal, arrays, floats, predict_request, refusal_of
 from tests.support.running import RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
@@ -301,6 +302,31 @@ def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(
 
     assert eventually(called)
     assert any(name.startswith("batch-") for name in ran_on)  # while the model was not known to be fast
+
+
+def test_several_calls_of_a_quick_model_run_together_on_the_thread_that_read_them(
+    running: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[str, int]] = []
+    run = OnnxBackend.run
+
+    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        runs.append((current_thread().name, len(inputs["x"])))
+        return run(backend, signature, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", seen)
+    monkeypatch.setattr(
+        bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
+    )  # also on a busy machine
+    server = running(models.linear, transport_threads=cpu_count() or 1)  # so many that none has two cores for itself
+    request = predict_request({"x": X})
+
+    def called() -> bool:
+        calls = [server.caller.begin(request) for _ in range(8)]
+        assert [arrays(each.result())["y"].tolist() for each in calls] == [[[10]]] * len(calls)
+        return any(not thread.startswith("batch-") and rows > 1 for thread, rows in runs)
+
+    assert eventually(called)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")

@@ -35,9 +35,7 @@ pub struct Batch {
     padded: usize,
     /// When each of its traced tasks arrived.
     traced: Vec<f64>,
-    #[pyo3(get)]
     arrivals: Vec<f64>,
-    #[pyo3(get)]
     sizes: Vec<usize>,
 }
 
@@ -154,6 +152,18 @@ impl Batch {
     fn choice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let native = self.native.lock();
         native.first().map_or(Ok(None), |task| task.chosen(py))
+    }
+
+    /// When each of its tasks arrived.
+    #[getter]
+    fn arrivals<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        python::sequence(py, "d", &self.arrivals, f64::to_ne_bytes)
+    }
+
+    /// The rows of each of its tasks.
+    #[getter]
+    fn sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        python::sequence(py, "q", &self.sizes, |rows| (rows as i64).to_ne_bytes())
     }
 
     /// When each of its traced tasks arrived.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::shared::Shared;
 use crate::protobuf::Dtype;
@@ -39,6 +39,7 @@ pub struct Names {
     pub turn: Py<PyAny>,
     #[pyo3(attribute("WeakValueDictionary"))]
     pub weak_values: Py<PyAny>,
+    pub array: Py<PyAny>,
     #[pyo3(attribute("ascontiguousarray"))]
     pub contiguous: Py<PyAny>,
     pub check_outputs: Py<PyAny>,
@@ -84,6 +85,25 @@ pub fn batch<'py>(
     let named = PyDict::new(py);
     named.set_item("batched", batched)?;
     names(py)?.batch.bind(py).call((pieces, options), Some(&named))
+}
+
+/// The size of a list that takes longer to create than an array of the same numbers.
+const LONG: usize = 8;
+
+/// Numbers as an `array.array`, whose type has this code, or as a list if there are few. `bytes_of` returns a number's
+/// bytes in memory.
+pub fn sequence<'py, T: Copy + IntoPyObject<'py>>(
+    py: Python<'py>,
+    code: &str,
+    numbers: &[T],
+    bytes_of: impl Fn(T) -> [u8; 8],
+) -> PyResult<Bound<'py, PyAny>> {
+    if numbers.len() < LONG {
+        return Ok(PyList::new(py, numbers.iter().copied())?.into_any());
+    }
+    let mut bytes = Vec::with_capacity(8 * numbers.len());
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&bytes_of(*number)));
+    names(py)?.array.bind(py).call1((code, PyBytes::new(py, &bytes)))
 }
 
 /// numpy's dtype of that name, looked up once.

@@ -126,20 +126,23 @@ impl Queue {
 }
 
 impl Queue {
-    /// Runs the waiting task on this thread if no other task waits, no batch runs, and the runs of its lane are fast.
-    /// Must not be called while the interpreter lock, or any other lock, is held.
-    pub fn run_lone(&self) -> bool {
+    /// Runs all waiting tasks on this thread if they form one batch of at most `most` tasks, no batch runs, and the runs
+    /// of their lane are fast; returns the number of tasks that have been run. Must not be called while the interpreter
+    /// lock, or any other lock, is held.
+    pub fn run_brief(&self, most: usize) -> usize {
         let run = |py: Python<'_>| {
-            self.run_lone_attached(py).unwrap_or_else(|error| {
+            self.run_brief_attached(py, most).unwrap_or_else(|error| {
                 error.write_unraisable(py, None);
-                true
+                1
             })
         };
-        self.tasks.queue.is_lone(self.tasks.clock.now()) && Python::try_attach(run).unwrap_or(false)
+        let is_brief = self.tasks.queue.is_brief(self.tasks.clock.now(), most);
+        if is_brief { Python::try_attach(run).unwrap_or(0) } else { 0 }
     }
 
-    fn run_lone_attached(&self, py: Python<'_>) -> PyResult<bool> {
-        let Some((batch, lane)) = self.lone(py)? else { return Ok(false) };
+    fn run_brief_attached(&self, py: Python<'_>, most: usize) -> PyResult<usize> {
+        let Some((batch, lane)) = self.brief(py, most)? else { return Ok(0) };
+        let tasks = batch.len()?;
         // A panic in Python would continue as a panic here, and end every connection of this thread.
         let ended =
             python::catch_panic(|| lane.get().execute(py).map_or(Ok(()), |run| run.call1(py, (batch,)).map(drop)));
@@ -147,12 +150,12 @@ impl Queue {
         if lane.get().rows() > 0 {
             self.wake(); // tasks that arrived while the lane was busy woke no thread
         }
-        ended.and_then(|ended| ended).map(|()| true)
+        ended.and_then(|ended| ended).map(|()| tasks)
     }
 
-    /// The batch of a single task, if there is one whose lane's runs are fast.
-    fn lone<'py>(&self, py: Python<'py>) -> PyResult<Option<Formed<'py>>> {
-        match self.tasks.queue.take_lone(self.tasks.clock.now()) {
+    /// The batch of all waiting tasks, if it is fast.
+    fn brief<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Option<Formed<'py>>> {
+        match self.tasks.queue.take_brief(self.tasks.clock.now(), most) {
             Some(turn) => self.delivered(py, turn),
             None => Ok(None),
         }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use pyo3::exceptions::PyValueError;
@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
 use super::pieces::Pieces;
+use super::unread::Unread;
 
 /// An answer to be sent; hyper adds Date and Content-Length.
 pub type Answer = Response<Content>;
@@ -68,7 +69,7 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
 /// The answer to a plain call.
 pub enum Answered {
     /// A success, with its body. The headers are the endpoint's, the same for every answer.
-    Well(Bytes),
+    Well(Unread<BytesMut>),
     Otherwise(Box<Answer>),
 }
 
@@ -83,7 +84,7 @@ impl Answered {
     /// The whole answer; `headers` are those of a success.
     pub fn answer(self, headers: &HeaderMap) -> Answer {
         match self {
-            Self::Well(body) => answer(StatusCode::OK, headers.clone(), body),
+            Self::Well(body) => answer(StatusCode::OK, headers.clone(), body.into()),
             Self::Otherwise(answer) => *answer,
         }
     }

@@ -57,7 +57,7 @@ pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Ident
                 endpoint.kept.put(state, target, (Arc::new(prepared), Arc::new(Count::new(count))), size);
             }
             let memory = waiting.request.memory.clone();
-            Unread::hold(body, memory).map(|body| answer(status, headers, body))
+            Unread::hold(body, memory).map(|body| answer(status, headers, body.into()))
         }
         Ok(Reply { status, headers, body: Came::Pieces(coming), .. }) => {
             Some(with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting)))))

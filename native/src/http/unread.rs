@@ -7,21 +7,27 @@ use bytes::Bytes;
 use crate::memory::{CallMemory, Kind};
 
 /// Bytes of an answer, and the memory that is reserved for them.
-pub struct Unread {
-    bytes: Bytes,
+pub struct Unread<B> {
+    bytes: B,
     _memory: Arc<CallMemory>,
 }
 
-impl Unread {
+impl<B: AsRef<[u8]>> Unread<B> {
     /// Reserves memory for the bytes until they have been sent; None if too little is left.
-    pub fn hold(bytes: Bytes, memory: Arc<CallMemory>) -> Option<Bytes> {
+    pub fn hold(bytes: B, memory: Arc<CallMemory>) -> Option<Self> {
         memory.drop_request();
-        memory.set(Kind::Answers, bytes.len()).then(|| Bytes::from_owner(Self { bytes, _memory: memory }))
+        memory.set(Kind::Answers, bytes.as_ref().len()).then(|| Self { bytes, _memory: memory })
     }
 }
 
-impl AsRef<[u8]> for Unread {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Unread<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
+    }
+}
+
+impl<B: AsRef<[u8]> + Send + 'static> From<Unread<B>> for Bytes {
+    fn from(unread: Unread<B>) -> Self {
+        Self::from_owner(unread)
     }
 }

@@ -1,5 +1,6 @@
 //! Writes most floats between 0.0001 and a billion, using integers of 64 bits.
 
+use super::TENS;
 use super::decimal::{LONGEST, least_power};
 
 /// The number of digits that distinguish any two floats, and the bounds of integers with that many digits.
@@ -12,6 +13,8 @@ const LEAST_POWER: i32 = -4;
 
 /// If six digits are enough, the number of nine digits is close to a multiple of this.
 const SIX: u64 = 1_000;
+/// The power of ten from which on a number of six digits is written with an exponent.
+const SHORT: i32 = 6;
 
 const FIVES: [u64; 13] = {
     let mut table = [1; 13];
@@ -23,11 +26,11 @@ const FIVES: [u64; 13] = {
     table
 };
 
-/// Writes a float that needs more than six digits and no exponent, as `%.9g` does; returns the number of bytes. None
-/// for any other float, and for some of these; the caller must write them by another method.
+/// Writes a float that needs no exponent, as `%.6g` or `%.9g` does; returns the number of bytes. None for any other
+/// float, and for some of these; the caller must write them by another method.
 #[inline(always)]
 pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
-    let (digits, power) = nine_digits(value.abs())?;
+    let (digits, power) = digits_of(value.abs())?;
     let negative = value.is_sign_negative();
     out[0] = b'-';
     let at = usize::from(negative);
@@ -41,8 +44,9 @@ pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
     )
 }
 
-/// The nine digits of a number, rounded half to even, and the power of ten of the first digit.
-fn nine_digits(value: f32) -> Option<(u64, i32)> {
+/// The digits of a number, rounded half to even to six digits or, if these read back as another number, to nine; always
+/// nine of them. And the power of ten of the first digit.
+fn digits_of(value: f32) -> Option<(u64, i32)> {
     const FRACTION: u32 = 23;
     let bits = value.to_bits();
     let exponent = (bits >> FRACTION) as i32 - 127;
@@ -54,9 +58,22 @@ fn nine_digits(value: f32) -> Option<(u64, i32)> {
         scaled = Scaled::of(mantissa, exponent - FRACTION as i32, DIGITS - 1 - power)?;
     }
     let rest = scaled.whole % SIX;
-    let is_long = rest > scaled.error && SIX - rest > scaled.error;
-    let digits = scaled.whole + u64::from(scaled.up);
-    (is_long && (LEAST_POWER..DIGITS).contains(&power)).then_some((digits, power))
+    let (mut digits, mut most) = (scaled.whole + u64::from(scaled.up), DIGITS);
+    // The exact number is so close to one of six digits that it is rounded to that.
+    if rest <= scaled.error || SIX - rest <= scaled.error {
+        let six = scaled.whole / SIX + u64::from(rest > scaled.error);
+        if six_read_back(six, power)? == value {
+            (digits, most) = (six * SIX, SHORT);
+        }
+    }
+    (digits < MOST && (LEAST_POWER..most).contains(&power)).then_some((digits, power))
+}
+
+/// The float that six digits read back as, given the power of ten of the first one.
+fn six_read_back(six: u64, power: i32) -> Option<f32> {
+    let last = power + 1 - SHORT;
+    let ten = TENS.get(last.unsigned_abs() as usize)?;
+    Some(if last < 0 { six as f64 / ten } else { six as f64 * ten } as f32)
 }
 
 /// A number times a power of ten.
@@ -149,8 +166,32 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_few_digits_and_their_neighbours() {
+        let mut quick = 0;
+        for (digits, power) in
+            (1..1_000_000_u32).step_by(997).flat_map(|digits| (-11..4).map(move |power| (digits, power)))
+        {
+            let bits = format!("{digits}e{power}").parse::<f32>().unwrap().to_bits();
+            for value in [bits - 1, bits, bits + 1].map(f32::from_bits) {
+                let mut text = [0; LONGEST];
+                let Some(size) = write_float(value, &mut text) else { continue };
+                quick += 1;
+                assert_eq!(std::str::from_utf8(&text[..size]).unwrap(), written_exactly(value), "{value:e}");
+            }
+        }
+        assert!(quick > 20_000, "{quick}");
+    }
+
+    #[test]
+    fn common_numbers_of_few_digits_are_written_here() {
+        for value in [1.0, 0.5, 0.001, 123_456.0, -10.25] {
+            assert!(write_float(value, &mut [0; LONGEST]).is_some(), "{value}");
+        }
+    }
+
+    #[test]
     fn others_are_left() {
-        for value in [0.0, 1.0, 0.5, 123_456.0, 1e-5, 1e9, f32::NAN, f32::INFINITY, 1e-40] {
+        for value in [0.0, 1e-5, 1e6, 2_500_000.0, 1e9, f32::NAN, f32::INFINITY, 1e-40] {
             assert_eq!(write_float(value, &mut [0; LONGEST]), None, "{value}");
         }
     }

@@ -29,10 +29,12 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// The only task; None if there are several or none.
-    pub fn lone(&self) -> Option<&Entry<T>> {
-        let mut tasks = self.tasks.iter().flatten();
-        tasks.next().filter(|_| tasks.next().is_none())
+    /// The size of its next batch, if that leaves no task behind and has at most so many.
+    pub fn whole(&self, lane: &Lane, most: usize) -> Option<usize> {
+        let most = if lane.rules.one_by_one { 1 } else { most };
+        let count = self.tasks.iter().map(VecDeque::len).sum::<usize>();
+        let sizes = || self.tasks.iter().flatten().map(|task| task.size_of(task.left()));
+        (count == 1 || count <= most && self.rows <= lane.size()).then(|| sizes().fold(0, usize::saturating_add))
     }
 
     pub fn due(&self, lane: &Lane) -> f64 {

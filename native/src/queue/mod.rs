@@ -121,15 +121,16 @@ impl<T: Waits> Queue<T> {
         state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up by itself
     }
 
-    /// Whether a single task waits, its batch is due, nothing runs, and its lane's runs are fast.
-    pub fn is_lone(&self, now: f64) -> bool {
-        self.state.lock().is_lone(now)
+    /// Whether all tasks that wait are one batch of at most so many, which is due, nothing runs, and the lane's runs of
+    /// that size are fast.
+    pub fn is_brief(&self, now: f64, most: usize) -> bool {
+        self.state.lock().is_brief(now, most)
     }
 
-    /// Like `turn` if there is a single task; otherwise does nothing.
-    pub fn take_lone(&self, now: f64) -> Option<Turn<T>> {
+    /// Like `turn` if there is such a batch; otherwise does nothing.
+    pub fn take_brief(&self, now: f64, most: usize) -> Option<Turn<T>> {
         let mut state = self.state.lock();
-        state.is_lone(now).then(|| self.look(&mut state, now))
+        state.is_brief(now, most).then(|| self.look(&mut state, now))
     }
 
     /// Looks at the queue once: takes the batch that is due, if there is one.

@@ -52,13 +52,15 @@ impl<T> State<T> {
 }
 
 impl<T: Waits> State<T> {
-    pub fn is_lone(&self, now: f64) -> bool {
+    /// Whether all tasks that wait are one batch of at most so many, which is due, nothing runs, and the lane's runs of
+    /// that size are fast.
+    pub fn is_brief(&self, now: f64, most: usize) -> bool {
         let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
         else {
             return false;
         };
-        let Some((lane, task)) = self.lanes.get(lane).zip(group.lone()) else { return false };
-        lane.pace.quick(task.size_of(task.left())) && group.due(lane) <= now
+        let Some(lane) = self.lanes.get(lane) else { return false };
+        group.whole(lane, most).is_some_and(|size| lane.pace.quick(size)) && group.due(lane) <= now
     }
 }
 

@@ -1,5 +1,4 @@
-//! Tests which single tasks run on the thread that received them: those for which this is faster than waking another
-//! thread.
+//! Tests which tasks run on the thread that received them: those for which this is faster than waking another thread.
 
 use super::*;
 
@@ -78,7 +77,12 @@ impl Bench {
 
     /// Takes the single task, as a connection thread does; returns its rows.
     fn lone(&self) -> Option<usize> {
-        self.queue.take_lone(self.now).and_then(|turn| rows(&turn))
+        self.brief(1)
+    }
+
+    /// Takes all tasks, at most so many, as a connection thread does; returns their rows.
+    fn brief(&self, most: usize) -> Option<usize> {
+        self.queue.take_brief(self.now, most).and_then(|turn| rows(&turn))
     }
 
     pub fn finish(&mut self, lane: LaneId, after: f64) {
@@ -217,13 +221,52 @@ fn not_before_its_batch_is_due() {
 }
 
 #[test]
+fn several_that_have_been_quick_together() {
+    let mut bench = Bench::new();
+    let lane = bench.steady();
+    bench.run(lane, &RUNS, 5);
+    [2, 1, 1].into_iter().for_each(|rows| bench.put(lane, rows));
+    assert_eq!(bench.brief(2), None, "there are three");
+    assert_eq!(bench.brief(3), Some(4));
+    bench.finish(lane, QUICK / 2.0);
+    [3, 3].into_iter().for_each(|rows| bench.put(lane, rows));
+
+    assert_eq!(bench.brief(3), None, "six rows have not been quick");
+}
+
+#[test]
+fn not_more_than_one_batch() {
+    let mut bench = Bench::new();
+    let lane = bench.queue.open_lane(Rules { execution_limit: 4, ..Bench::rules() }, Some(BOUNDS));
+    bench.run(lane, &RUNS, 4);
+    [2, 2, 1].into_iter().for_each(|rows| bench.put(lane, rows));
+
+    assert_eq!(bench.brief(9), None);
+    assert_eq!(bench.batch(), Some(4));
+    bench.finish(lane, QUICK / 2.0);
+    assert_eq!(bench.brief(9), Some(1));
+}
+
+#[test]
+fn not_several_that_run_one_by_one() {
+    let mut bench = Bench::new();
+    let rules = Rules { execution_limit: 1, enqueued_limit: 10, one_by_one: true, ..Bench::rules() };
+    let lane = bench.queue.open_lane(rules, Some(BOUNDS));
+    bench.run(lane, &RUNS, 1);
+    bench.put(lane, 1);
+    bench.put(lane, 1);
+
+    assert_eq!(bench.brief(9), None);
+}
+
+#[test]
 fn not_after_its_deadline() {
     let mut bench = Bench::new();
     let lane = bench.steady();
     bench.run(lane, &RUNS, 1);
     bench.put_until(lane, 1, Some(bench.now));
 
-    let turn = bench.queue.take_lone(bench.now).expect("the expired task is returned");
+    let turn = bench.queue.take_brief(bench.now, 1).expect("the expired task is returned");
     assert_eq!((rows(&turn), turn.expired.len()), (None, 1));
 }
 

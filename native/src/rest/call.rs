@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use smallvec::SmallVec;
 
 use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
 use super::results::write_results;
@@ -135,7 +136,7 @@ pub struct Call {
     pub mailbox: Arc<Mailbox>,
     pub memory: Arc<CallMemory>,
     /// The answer's body, or the error, once it is encoded.
-    pub encoded: Option<Result<Bytes, Status>>,
+    pub encoded: Option<Result<Unread<BytesMut>, Status>>,
 }
 
 impl Drop for Call {
@@ -180,7 +181,7 @@ impl Call {
             let text = format!("output {} has a dtype that its signature does not declare", output.alias);
             return Err(Status::new(INTERNAL, text));
         }
-        let parts: Vec<_> = outputs.iter().map(|output| Part::of(output, rows)).collect();
+        let parts: SmallVec<[_; 2]> = outputs.iter().map(|output| Part::of(output, rows)).collect();
         let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
         let written = write_predict(&parts, by_row, &mut out);
         written.map(|()| out).map_err(|misfit| misfit_status(self.mailbox.endpoint(), &misfit))
@@ -231,8 +232,7 @@ impl PendingCall for Call {
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
         let written = self.write(signature, outputs, start..start + rows);
-        self.encoded = Some(written.and_then(|written| {
-            let body = written.freeze();
+        self.encoded = Some(written.and_then(|body| {
             signature.answered_with(body.len(), rows);
             let no_memory = || Status::no_memory(self.memory.share().budget());
             Unread::hold(body, self.memory.clone()).ok_or_else(no_memory)

@@ -1,6 +1,8 @@
 //! One input of a plain :predict while its rows are read: the column that is being filled, and the dimensions found so
 //! far.
 
+use smallvec::SmallVec;
+
 use super::elements::{put, put_string, read_element};
 use crate::json::Reader;
 use crate::predict::{Column, Input};
@@ -13,7 +15,7 @@ const RESERVED: usize = 4 << 10;
 pub struct Filling<'a> {
     pub input: &'a Input,
     /// The known dimensions.
-    inner: Vec<Option<usize>>,
+    inner: SmallVec<[Option<usize>; 4]>,
     pub rows: usize,
     bytes: Vec<u8>,
     text: Vec<u8>,
@@ -22,7 +24,7 @@ pub struct Filling<'a> {
 impl<'a> Filling<'a> {
     /// The first `skipped` dimensions of a declaration do not belong to a row; None if there are fewer.
     pub fn new(input: &'a Input, skipped: usize) -> Option<Self> {
-        let inner = input.inner.get(skipped..)?.to_vec();
+        let inner = SmallVec::from_slice(input.inner.get(skipped..)?);
         let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));
         let bytes = Vec::with_capacity(row.unwrap_or_default().min(RESERVED));
         Some(Self { input, inner, rows: 0, bytes, text: Vec::new() })

@@ -82,7 +82,7 @@ impl PendingCall for Call {
         self.encoded = Some(written.ok_or_else(undeclared).and_then(|(body, json)| {
             signature.answered_with(body.len(), rows);
             let no_memory = || Status::no_memory(self.memory.share().budget());
-            Unread::hold(body, self.memory.clone()).map(|body| (body, json)).ok_or_else(no_memory)
+            Unread::hold(body, self.memory.clone()).map(|body| (body.into(), json)).ok_or_else(no_memory)
         }));
     }
 

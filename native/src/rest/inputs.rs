@@ -4,6 +4,8 @@
 //! A body that is not plain gives None, whether it is valid or not. `services/tf_serving/rest/inputs.py` then answers
 //! it, with TF Serving's error texts.
 
+use smallvec::SmallVec;
+
 use super::elements::is_base64;
 use super::filling::Filling;
 use crate::json::{Reader, once};
@@ -68,7 +70,7 @@ impl Place<'_> {
     fn read<S: Declares>(&self, reader: &mut Reader<'_>, signature: S) -> Option<Body<S>> {
         let skipped = usize::from(!signature.batched());
         let filling = |input| Filling::new(input, skipped);
-        let mut columns = signature.inputs().iter().map(filling).collect::<Option<Vec<_>>>()?;
+        let mut columns = signature.inputs().iter().map(filling).collect::<Option<SmallVec<[_; 1]>>>()?;
         match (self.by_row, reader.peek()?, columns.as_mut_slice()) {
             (true, _, _) => read_rows(reader, &mut columns)?,
             (false, b'{', _) if !is_base64(reader) => {

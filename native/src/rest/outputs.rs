@@ -6,6 +6,7 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
+use smallvec::SmallVec;
 
 use super::elements::BASE64_KEY;
 use crate::json::{LONGEST, put_decimal, write_decimal, write_line, write_string};
@@ -106,7 +107,7 @@ fn write_columns(parts: &[Part<'_>], out: &mut BytesMut) {
 }
 
 fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'a>> {
-    let mut split: Vec<(usize, &[usize])> = Vec::with_capacity(parts.len());
+    let mut split: SmallVec<[(usize, &[usize]); 2]> = SmallVec::new();
     for part in parts {
         let (rows, inner) = part.split()?;
         let expected = split.first().map_or(rows, |first| first.0);
@@ -116,8 +117,7 @@ fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'
         split.push((rows, inner));
     }
     let expected = split.first().map_or(0, |first| first.0);
-    write_member(0, b"predictions", out);
-    out.put_u8(b'[');
+    out.put_slice(b"{\n    \"predictions\": [");
     for row in 0..expected {
         match (parts, split.as_slice()) {
             ([only], [(_, inner)]) => {
@@ -130,10 +130,7 @@ fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'
             }
         }
     }
-    if expected > 0 {
-        write_line(1, out);
-    }
-    out.put_slice(b"]\n}");
+    out.put_slice(if expected > 0 { b"\n    ]\n}" } else { b"]\n}" });
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_c
 use tokio::sync::watch;
 
 use super::acceptor::{ThreadHandle, accept_all, run_thread};
+use super::busy_poll::most_together;
 use super::limits::Limits;
 use super::service::{Protocol, Service};
 use super::shared::Shared;
@@ -88,8 +89,9 @@ impl Server {
         let mut running = self.threads.lock();
         let (alive, ended) = channel(1);
         let mut handles = Vec::new();
-        for number in 0..threads.max(1) {
-            let thread = Arc::new(ConnectionThread::new(self.shared.clone()));
+        let threads = threads.max(1);
+        for number in 0..threads {
+            let thread = Arc::new(ConnectionThread::new(self.shared.clone(), most_together(threads)));
             let (sender, arrivals) = unbounded_channel();
             handles.push(ThreadHandle { thread: thread.clone(), arrivals: sender });
             let parked = thread.clone();

@@ -21,9 +21,10 @@ pub struct ConnectionThread {
 }
 
 impl ConnectionThread {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// Creates a thread that itself runs batches of at most so many calls.
+    pub fn new(shared: Arc<Shared>, most: usize) -> Self {
         Self {
-            busy_poll: BusyPoll::new(shared.clone()),
+            busy_poll: BusyPoll::new(shared.clone(), most),
             wakes: Arc::default(),
             outbox: Arc::default(),
             shared,

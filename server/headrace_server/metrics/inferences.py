@@ -5,12 +5,13 @@ a request nothing.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
 
-from headrace_server.metrics.runs import RunColumns
+from headrace_server.metrics.runs import Counts, RunColumns
 
 NANOSECONDS = 1e9
 
@@ -97,9 +98,8 @@ class InferenceCounts:
             counted.queue.add(requests, queued)
             counted.computing.add(requests, *charged)
             counted.success.add(requests, queued + sum(charged))
-            for size in set(rows.tolist()):
-                own = parts[rows == size]
-                counted.by_rows.setdefault(size, Computing()).add(len(own), *own.sum(axis=0).tolist())
+            for size, runs_of_it, spent in _by_size(rows, parts):
+                counted.by_rows.setdefault(size, Computing()).add(runs_of_it, *spent)
 
     def ran_alone(self, seconds: float) -> None:
         """Counts a request that was answered without a queue: one run of one row."""
@@ -118,7 +118,19 @@ class InferenceCounts:
         """Counts a request that failed after it had been accepted, in the queue or in its run.
 
         Args:
-            seconds: The time from the request's arrival to its failure, if known.
+            seconds: The time from its arrival to its failure, if known.
         """
         with self._lock:
             self.counted.fail.add(1, round(seconds * NANOSECONDS))
+
+
+def _by_size(rows: Counts, parts: Counts) -> Iterable[tuple[int, int, list[int]]]:
+    """For each number of rows that runs had: the number of these runs, and the sum of each part of them.
+
+    Args:
+        rows: Rows of each run; at least one.
+        parts: How long each part of each run took; of shape [runs, parts].
+    """
+    order = np.argsort(rows)
+    sizes, begins, runs = np.unique(rows[order], return_index=True, return_counts=True)
+    return zip(sizes.tolist(), runs.tolist(), np.add.reduceat(parts[order], begins).tolist(), strict=True)

@@ -1,8 +1,9 @@
 """Reports of many runs as columns: an array for each number, so that they are counted without a Python loop."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,14 +43,14 @@ class RunColumns:
         """The columns for one or more reports."""
         tasks, rows, padding, begins, ran, _, arrivals, sizes, joined, computed, _ = zip(*reports, strict=True)
         began, took = _seconds(begins), _seconds(ran)
-        waited = np.repeat(began, _counts(map(len, arrivals))) - _seconds(chain.from_iterable(arrivals))
+        waited = np.repeat(began, _counts(map(len, arrivals))) - _joined(arrivals, "d")
         return cls(
             *(_counts(tasks), _counts(rows), _counts(padding)),
             took,
             _parts(took, _seconds(joined), _seconds(computed)),
             float((began + took).max()),
             waited,
-            _counts(chain.from_iterable(sizes)),
+            _joined(sizes, "q"),
         )
 
     def __len__(self) -> int:
@@ -58,6 +59,14 @@ class RunColumns:
 
 def _parts(ran: Seconds, joined: Seconds, computed: Seconds) -> Seconds:
     return np.column_stack((joined, computed, ran - joined - computed))
+
+
+def _joined(parts: Iterable[Iterable[float]], code: str) -> npt.NDArray[Any]:
+    """The numbers of all parts, given an array's code of their type. Parts that are such arrays are copied at once."""
+    whole: array[float] = array(code)
+    for part in parts:
+        whole.extend(part)
+    return np.frombuffer(whole, code)
 
 
 def _counts(values: Iterable[int]) -> Counts:

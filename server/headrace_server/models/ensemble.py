@@ -27,11 +27,11 @@ class Member(Protocol):
 
     @property
     def batching(self) -> Options | None:
-        """How the servable's requests become batches."""
+        """How its requests become batches."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """The servable's signatures, by name."""
+        """Its signatures by name."""
 
     async def run(self, signature: str, inputs: Arrays, outputs: tuple[str, ...], call: Call) -> Arrays:
         """Computes the outputs of one request."""

@@ -15,7 +15,7 @@ class Settling:
 
     Args:
         models: The models to wait for.
-        clock: Measures the waiters' timeouts.
+        clock: Measures their timeouts.
     """
 
     def __init__(self, models: Models, clock: Clock) -> None:

@@ -171,25 +171,29 @@ impl Plain {
     /// Sends an answer; `head` is the beginning of a successful one.
     async fn send(&mut self, answered: Answered, head: &[u8], last: bool) -> io::Result<()> {
         self.out.clear();
-        let body = match answered {
+        match answered {
             Answered::Well(body) => {
                 self.out.extend_from_slice(head);
-                body
+                self.send_body(body.as_ref(), last).await
             }
             Answered::Otherwise(answer) => {
                 let (head, content) = Answer::into_parts(*answer);
                 begin_head(head.status, &head.headers, &mut self.out);
                 let Content::Whole(body) = content else { return Err(io::ErrorKind::InvalidData.into()) };
-                body.unwrap_or_default()
+                self.send_body(&body.unwrap_or_default(), last).await
             }
-        };
+        }
+    }
+
+    /// Sends a head that has been begun, and its body.
+    async fn send_body(&mut self, body: &[u8], last: bool) -> io::Result<()> {
         end_head(body.len(), last, Instant::now(), &mut self.out);
         if body.len() <= MAX_HEAD {
-            self.out.extend_from_slice(&body);
+            self.out.extend_from_slice(body);
             self.stream.write_all(&self.out).await?;
         } else {
             self.stream.write_all(&self.out).await?;
-            self.stream.write_all(&body).await?;
+            self.stream.write_all(body).await?;
         }
         // TLS buffers what the socket does not take.
         self.stream.flush().await

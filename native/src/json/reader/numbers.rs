@@ -10,6 +10,9 @@ const FITTING: usize = 19;
 /// The number of bytes that are inspected at once: a number of the usual form, and the byte after it.
 const AHEAD: usize = 40;
 
+/// The same for a number with one digit before its point.
+const SCALED: usize = 26;
+
 /// The most digits before the point of a number of the usual form.
 const USUALLY_WHOLE: usize = 8;
 
@@ -70,13 +73,44 @@ impl Reader<'_> {
     }
 
     /// The float that the nearest double rounds to. An integer zero with a minus sign is refused.
+    #[inline]
     pub fn single(&mut self) -> Option<f32> {
-        let written = self.written()?;
+        self.skip_space();
+        let written = match self.scaled() {
+            Some(written) => written,
+            None => self.written()?,
+        };
         let value = match written.nearly().filter(|value| rounds_alike(*value)) {
             Some(value) => value,
             None => written.exactly().or_else(|| self.nearest(&written))?,
         };
         Some(written.signed(value) as f32)
+    }
+
+    /// Reads a number with one digit before its point and up to 18 after it, as most numbers of a model's inputs are.
+    /// Returns None for any other number, and does not read it.
+    #[inline(always)]
+    fn scaled(&mut self) -> Option<Written> {
+        let negative = self.byte()? == b'-';
+        let start = self.at + usize::from(negative);
+        let text: &[u8; SCALED] = self.data.get(start..)?.first_chunk()?;
+        let first = digit(text[0]).filter(|_| text[1] == b'.')?;
+        let (value, mut count) = few_digits(*text[2..].first_chunk()?);
+        let mut mantissa = first * POWERS[count] + value;
+        if count == 8 {
+            let (value, more) = few_digits(*text[10..].first_chunk()?);
+            (mantissa, count) = (mantissa * POWERS[more] + value, 8 + more);
+        }
+        if count == 16 {
+            let (value, more) = few_digits(*text[18..].first_chunk()?);
+            (more <= 2).then_some(())?;
+            (mantissa, count) = (mantissa * POWERS[more] + value, 16 + more);
+        }
+        let ends = count > 0 && !matches!(text[2 + count], b'.' | b'e' | b'E');
+        ends.then(|| {
+            self.at = start + 2 + count;
+            Written { negative, mantissa, exponent: -(count as i32), whole: false, fits: true, start }
+        })
     }
 
     /// Reads the digits of a number, its point and its exponent.

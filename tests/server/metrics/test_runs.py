@@ -1,0 +1,33 @@
+"""Reports of runs as columns, and their sums by the number of rows."""
+
+from array import array
+
+import numpy as np
+
+from headrace_batching import BatchReport
+from headrace_server.metrics.inferences import InferenceCounts
+from headrace_server.metrics.runs import RunColumns
+
+
+def test_arrays_and_other_sequences_give_the_same_columns() -> None:
+    parts = [([1.0, 1.5], [2, 1]), ([2.0], [4])]
+    lists = [report(arrivals, sizes) for arrivals, sizes in parts]
+    arrays = [report(array("d", arrivals), array("q", sizes)) for arrivals, sizes in parts]
+
+    for reports in (lists, arrays, [lists[0], arrays[1]]):
+        columns = RunColumns.of(reports)
+        np.testing.assert_allclose(columns.waited, [2.0, 1.5, 1.0])
+        assert columns.sizes.tolist() == [2, 1, 4]
+
+
+def test_runs_are_summed_by_their_rows() -> None:
+    counts = InferenceCounts()
+    counts.add(RunColumns.of([report([1.0], [rows], joined=rows / 10) for rows in (3, 1, 3, 2)]), 0.0)
+    by_rows = counts.counted.by_rows
+
+    assert {rows: computing.inputs.count for rows, computing in by_rows.items()} == {1: 1, 2: 1, 3: 2}
+    assert by_rows[3].inputs.nanoseconds == 600_000_000
+
+
+def report(arrivals: "list[float] | array[float]", sizes: "list[int] | array[int]", joined: float = 0.0) -> BatchReport:
+    return BatchReport(len(sizes), sum(sizes), 0, 3.0, 1.0, False, arrivals, sizes, joined)
