@@ -74,7 +74,7 @@ def secure(service: Service, authorities: Authorities) -> Iterator[Secure]:
 
 
 def refusal(client: Client) -> str:
-    """Why a call finds no server."""
+    """The error of a call that cannot reach the server."""
     with pytest.raises(ServerError) as caught:
         client.predict("half_plus_two", X, timeout=20)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE

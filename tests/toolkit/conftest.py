@@ -15,7 +15,7 @@ from tests.toolkit import models
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mlp.onnx, cnn.onnx, and the digits as both take them: mlp/test.npz, cnn/train.npz and so on."""
+    """A folder with mlp.onnx, cnn.onnx, and the digits in the shape of each: mlp/test.npz, cnn/train.npz and so on."""
 
     def fill(folder: Path) -> None:
         for name, shape in (("mlp", (64,)), ("cnn", (1, 8, 8))):
