@@ -12,7 +12,7 @@ Deliver = Callable[[Sequence["Task"]], None]
 
 
 class Priority(IntEnum):
-    """Which waiting tasks run first. A batch of normal tasks is filled up with low ones."""
+    """Which waiting tasks run first. A batch of tasks with normal priority is filled up with tasks of low priority."""
 
     NORMAL = 0
     LOW = 1

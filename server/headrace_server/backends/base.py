@@ -154,7 +154,7 @@ class FitsBatching(Protocol, metaclass=Ability):
     """A backend that cannot run batches of any size, or runs some sizes faster."""
 
     def fit_batching(self, options: Options) -> Options:
-        """The parameters for batching this model, derived from an operator's. Called once, after the load.
+        """The parameters for batching this model, derived from the operator's parameters. Called once, after the load.
 
         Sizes that the model cannot run are left out, so that a request with more rows than it can ever run is refused
         before it waits; fixed sizes, such as those of CUDA graphs, are `allowed_batch_sizes`.

@@ -115,7 +115,7 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> None:
-        """Returns when the process has ended, and nothing of it is left."""
+        """Returns when the process and its children have ended."""
         self._process.wait()
         self.kill()  # children that it left behind
         self.ended.set()
