@@ -300,7 +300,7 @@ def reloaded(own: Serving, root: Path) -> float:
     first = config.model_config_list.config[0]
     config.model_config_list.config.add(name="added", base_path=first.base_path, model_platform="tensorflow")
     with grpc.insecure_channel(own.server.address) as channel:
-        reload = channel.unary_unary(
+        reload: Callable[..., bytes] = channel.unary_unary(
             "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
             request_serializer=ReloadConfigRequest.SerializeToString,
         )

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +72,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
     raise LoadError(Code.NOT_FOUND, message)
 
 
-def prepare(versions: Sequence[Path], options: BackendOptions) -> object:
+def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
     """Prepares for the loads of several versions, as far as that takes less time than during each load.
 
     Args:
@@ -81,9 +81,9 @@ def prepare(versions: Sequence[Path], options: BackendOptions) -> object:
 
     Returns: What must be kept until the versions have been loaded.
     """
-    models = [version / ONNX_FILE for version in versions if _holds_only_onnx(version)]
-    if not models or options.tensorrt.enabled:
+    if options.tensorrt.enabled:
         return None
+    models = (version / ONNX_FILE for version in versions if _holds_only_onnx(version))
     try:
         from headrace_server.backends.onnx.backend import prepare_onnx
     except ImportError:  # which each load reports

@@ -103,7 +103,7 @@ class Loader:
         """Prepares for the loads of versions, as far as that takes less time for several; drops what was prepared."""
         self._prepared = None
         if versions and not self._isolation.workers_for(python=False):
-            usual = [asked.path for asked in versions if _has_no_options(asked.path.parent)]
+            usual = (asked.path for asked in versions if _has_no_options(asked.path.parent))
             self._prepared = backends.prepare(usual, self._backend)
 
     def load(self, name: str, version: int, path: Path) -> Servable:

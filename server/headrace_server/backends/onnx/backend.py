@@ -1,7 +1,7 @@
 """ONNX models on ONNX Runtime."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -109,7 +109,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
 
 
-def prepare_onnx(models: Sequence[Path], options: BackendOptions) -> object:
+def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
     """Creates the sessions of small models on the CPU that are about to be loaded; returns what must be kept for that.
 
     Nothing is prepared where a model might run on a GPU.

@@ -5,10 +5,12 @@ If sessions are created one by one, between the other steps of each load, they u
 evicting each other from its caches.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import onnxruntime as ort
@@ -19,6 +21,12 @@ from headrace_server.backends.onnx.model_files import ModelFiles
 
 MOST_THREADS = 4
 """More threads would mostly wait for the interpreter lock."""
+
+SECONDS = 0.2
+"""Seconds after which no further session is begun: slow models, and those in slow folders, are left to their loads.
+
+Several loads may run at the same time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Prepared:
         self._options = BackendOptions()
 
     def prepare(
-        self, models: Sequence[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
+        self, models: Iterable[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
     ) -> None:
         """Replaces all sessions. A model whose session cannot be created gets none: its load reports the error.
 
@@ -54,20 +62,11 @@ class Prepared:
             read: Reads a file, and returns a function that creates the session; None for a model that must be opened by
                 its load.
         """
-        opened: dict[Path, Opened] = {}
-
-        def open_some(some: Sequence[tuple[Path, Callable[[], Opened]]]) -> None:
-            for model, open_session in some:
-                with suppress(Exception):
-                    opened[model] = open_session()
-
+        end = time.monotonic() + SECONDS
         # Files are read on one thread, since this is Python code.
-        found = [(model, open_session) for model in models if (open_session := _without_errors(read, model))]
-        threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(found)))
-        with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
-            for number in range(threads):
-                pool.submit(open_some, found[number::threads])
-        self._opened, self._options = opened, options
+        files = takewhile(lambda _: time.monotonic() < end, models)
+        found = [(model, open_session) for model in files if (open_session := _without_errors(read, model))]
+        self._opened, self._options = _open_all(found, end), options
 
     def take(self, model: Path, options: BackendOptions) -> Opened | None:
         """The session of a model, which the caller now owns; None if there is none, or its files have changed since."""
@@ -75,6 +74,24 @@ class Prepared:
         if opened is None or not _same_sessions(options, self._options) or not opened.files.is_unchanged:
             return None
         return opened
+
+
+def _open_all(models: Sequence[tuple[Path, Callable[[], Opened]]], end: float) -> dict[Path, Opened]:
+    """Creates the sessions of these models, on several threads, until a time on the monotonic clock."""
+    opened: dict[Path, Opened] = {}
+
+    def open_some(some: Sequence[tuple[Path, Callable[[], Opened]]]) -> None:
+        for model, open_session in some:
+            if time.monotonic() >= end:
+                break
+            with suppress(Exception):
+                opened[model] = open_session()
+
+    threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(models)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
+        for number in range(threads):
+            pool.submit(open_some, models[number::threads])
+    return opened
 
 
 def _without_errors(read: Callable[[Path], Callable[[], Opened] | None], model: Path) -> Callable[[], Opened] | None:

@@ -1,8 +1,11 @@
 """Sessions that are created for several loads together are used by these loads, unless something has changed."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx import backend as onnx_backend
-from headrace_server.backends.onnx import providers
+from headrace_server.backends.onnx import prepared, providers
 from headrace_server.errors import LoadError
 from tests.support import models
 
@@ -95,6 +98,27 @@ def test_a_broken_model_leaves_the_others_alone_and_its_load_reports_it(tmp_path
     for folder in folders[1:]:
         with pytest.raises(LoadError, match=str(folder)):
             auto.load(folder, options)
+    del kept
+
+
+def test_what_would_take_long_is_left_to_the_loads(
+    tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 4)
+    listed: list[Path] = []
+
+    def slowly() -> Iterator[Path]:
+        for folder in folders:
+            listed.append(folder)
+            yield folder
+
+    now = count()  # each look at the clock takes a second
+    monkeypatch.setattr(prepared, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(prepared, "SECONDS", 2.5)
+    kept = auto.prepare(slowly(), options)
+    assert len(listed) == 3
+    assert opened == []
+    assert [answer(folder, options) for folder in folders] == [4, 5, 6, 7]
     del kept
 
 
