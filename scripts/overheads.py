@@ -1,16 +1,19 @@
 """Measures what watching a server costs: viewers of the live page, traces, and drift.
 
-    python -m scripts.overheads [--servers=3] [--rounds=5] [--seconds=1.2] [--rate=20000] [--out=FILE]
+    python -m scripts.overheads [--servers=2] [--rounds=6] [--seconds=1.5] [--out=FILE]
 
 Two processes of the same program differ in their costs by up to 3% for as long as they run, and ten processes started
-one after the other by up to 10%. So one server does all of it, and each thing is switched on and off for a second at a
-time while requests arrive at a constant rate: viewers come and go, a hundredth of the callers trace their requests or
-do not, and the requests are for a model with a profile or for the same model without one. The CPU time of each slice is
-compared with that of the slices of the same round in which the server only answers. The median over all rounds counts.
-This is repeated with new servers. Exits with status 1 if anything costs more than it may, by more than twice the
-standard error.
+one after the other by up to 10%. So one server does all of it, and each thing is switched on and off for a second or
+two at a time, always under the same load: viewers come and go, a thousand requests per second are traced by their
+callers or are not, and the requests are for a model with a profile or for a copy of the model without one. The CPU time
+per request of each slice is compared with that of the slices just before and after it, in which the server only
+answers, because the machine itself is faster or slower for seconds at a time. The median over all rounds counts. This
+is repeated with new servers. Exits with status 1 if anything costs more than it may, by more than twice the standard
+error.
 
-Every request carries a `traceparent`, so looking for it is not part of the cost of traces; see docs/monitoring.md.
+The load is a closed loop, because a server that has nothing to do looks for requests in a loop for a while: the CPU
+time of any further work would replace that of this loop. Every request carries a `traceparent`, so looking for it is
+not part of the cost of traces; docs/monitoring.md says what it is.
 """
 
 import argparse
@@ -41,13 +44,14 @@ from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
 from scripts.bench.process import Server, free_port, running
 
-SERVERS, ROUNDS, SECONDS, RATE = 3, 5, 1.2, 20_000.0
+SERVERS, ROUNDS, SECONDS = 2, 6, 1.5
 VIEWERS = 10
-TRACED = 0.01
-CONNECTIONS = 4
+CALLERS, CONNECTIONS = 64, 4
+TRACED = 1000.0
+"""Requests per second that their callers may trace: about 1% of all."""
 
-BEFORE, AFTER = 0.7, 0.3
-"""Seconds of the same load before and after a slice: traces are sent up to half a second after their requests."""
+SETTLED = 0.6
+"""Seconds after a load until all of its traces have been sent: half a second at most."""
 
 _NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
 """For a normal distribution: its standard deviation divided by the median distance from its median, and the standard
@@ -62,17 +66,25 @@ _MODELS = ("digits", "twin", "profiled")
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a slice has shown: requests per second, and the seconds of CPU time that the server spent on each."""
+
+    rate: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """What a server does in a slice.
 
     Attributes:
         name: What it does besides answering.
-        limit: The share that it may cost: of the CPU time of a request, or of the machine's.
+        limit: The share of the CPU time of a request that this may cost.
         model: The model that is called.
         viewers: How many browsers look at its page.
-        traces: Whether a hundredth of the requests is traced.
-        of_machine: Whether the cost does not depend on the requests, so that it is a share of the machine's CPU time.
-        costs: The CPU time of its slices per second, by round.
+        traces: Whether some of the requests are traced.
+        costs: The results of its slices.
+        shares: The shares by which the CPU time of a request exceeded that of the slices before and after.
     """
 
     name: str
@@ -80,8 +92,8 @@ class Variant:
     model: str = "digits"
     viewers: int = 0
     traces: bool = False
-    of_machine: bool = False
-    costs: list[float] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,44 +103,35 @@ class Measured:
     Attributes:
         server: Its process.
         rest: Its REST port.
-        rate: The requests per second that are sent to it.
         seconds: How long each slice lasts.
     """
 
     server: Server
     rest: int
-    rate: float
     seconds: float
 
-    def slice(self, variant: Variant) -> float:
-        """The CPU time per second while it does this."""
+    def slice(self, variant: Variant) -> Cost:
+        """The cost of requests while it does this."""
+        before = self.server.cpu_seconds()
         with _viewers(self.rest, variant.viewers), ThreadPoolExecutor(2) as pool:
             loads = [
-                pool.submit(self._load, variant.model, self.rate * (1 - TRACED), traces=False),
-                pool.submit(self._load, variant.model, self.rate * TRACED, traces=variant.traces),
+                pool.submit(self._load, variant.model, Stage("closed", CALLERS), traces=False),
+                pool.submit(self._load, variant.model, Stage("constant", TRACED), traces=variant.traces),
             ]
-            time.sleep(BEFORE)
-            began, before = time.monotonic(), self.server.cpu_seconds()
-            time.sleep(self.seconds)
-            spent, took = self.server.cpu_seconds() - before, time.monotonic() - began
-            for load in loads:
-                _check(load.result(), variant)
-        return spent / took
+            points = [load.result() for load in loads]
+        time.sleep(SETTLED)
+        spent = self.server.cpu_seconds() - before
+        if failures := [point.failures for point in points if point.failures]:
+            raise SystemExit(f"calls failed ({variant.name}): {failures}")
+        return Cost(sum(point.rate for point in points), spent / sum(point.calls for point in points))
 
-    def _load(self, model: str, rate: float, *, traces: bool) -> Point:
+    def _load(self, model: str, stage: Stage, *, traces: bool) -> Point:
         settings = Settings(
-            servers=(self.server.address,), models={model: 1.0}, stages=(Stage("constant", rate),), warmup=0.0,
-            seconds=BEFORE + self.seconds + AFTER, connections=CONNECTIONS,
-            metadata=(("traceparent", f"{_PARENT}{traces:02}"),),
+            servers=(self.server.address,), models={model: 1.0}, stages=(stage,), warmup=0.0, seconds=self.seconds,
+            connections=CONNECTIONS, metadata=(("traceparent", f"{_PARENT}{traces:02}"),),
         )  # fmt: skip
         (point,) = run(settings, lambda *_: None)
         return point
-
-
-def _check(point: Point, variant: Variant) -> None:
-    """Ends the run if a load was not what it should have been."""
-    if point.failures or point.rate < 0.98 * point.stage.value:
-        raise SystemExit(f"{variant.name}: {point.rate:,.0f} of {point.stage} answered, {point.failures} failed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,43 +140,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--servers", type=int, default=SERVERS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
     native()  # by the main thread: its allocator fails if the thread that has loaded it ends, and another has its ID
     variants = plain, *others = (
         Variant("only answers"),
         Variant("nothing", 0.01, model="twin"),
-        Variant(f"page, {VIEWERS} viewers", 0.01, viewers=VIEWERS, of_machine=True),
-        Variant(f"traces of {TRACED:.0%}", 0.03, traces=True),
+        Variant(f"page, {VIEWERS} viewers", 0.01, viewers=VIEWERS),
+        Variant(f"{TRACED:,.0f} traces per second", 0.03, traces=True),
         Variant("drift of 1%", 0.01, model="profiled"),
     )
     with tempfile.TemporaryDirectory() as folder, _collector() as collector:
         for number in range(told.servers):
-            with _server(Path(folder) / str(number), collector.address, told.rate, told.seconds) as measured:
+            with _server(Path(folder) / str(number), collector.address, told.seconds) as measured:
                 for turn in range(told.rounds):
                     _measure_round(measured, variants, turn)
-            costs = ", ".join(f"{each.name} {_middle(_shares(plain, each))[0]:+.2%}" for each in others)
+            costs = ", ".join(f"{each.name} {_middle(each.shares)[0]:+.2%}" for each in others)
             print(f"server {number + 1} of {told.servers}: {costs}", file=sys.stderr, flush=True)
     text = _page(plain, others, told, collector.received)
     print(text)
     if told.out is not None:
         told.out.write_text(text)
-    return int(any(_verdict(plain, each) == "no" for each in others))
+    return int(any(_verdict(each) == "no" for each in others))
 
 
 def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -> None:
-    """Measures each variant once, between two slices in which the server only answers."""
+    """Measures each variant once, each time between two slices in which the server only answers."""
     plain, *others = variants
-    first = turn % len(others)
-    before = measured.slice(plain)
-    for variant in (*others[first:], *others[:first]):
+    plain.costs.append(measured.slice(plain))
+    for variant in others[:: -1 if turn % 2 else 1]:
         variant.costs.append(measured.slice(variant))
-    plain.costs.append((before + measured.slice(plain)) / 2)
+        plain.costs.append(measured.slice(plain))
+        before, after = plain.costs[-2:]
+        variant.shares.append(2 * variant.costs[-1].cpu / (before.cpu + after.cpu) - 1)
 
 
 @contextmanager
-def _server(folder: Path, collector: str, rate: float, seconds: float) -> Iterator[Measured]:
+def _server(folder: Path, collector: str, seconds: float) -> Iterator[Measured]:
     """Starts a server of all models, which answers a first slice."""
     for name in _MODELS:
         copytree(_DIGITS / "1", folder / name / "1")
@@ -186,7 +189,7 @@ def _server(folder: Path, collector: str, rate: float, seconds: float) -> Iterat
         return [program, "serve", str(folder), f"--port={port}", f"--rest_api_port={rest}", *tracing]
 
     with running(command, folder.with_suffix(".log")) as server:
-        measured = Measured(server, rest, rate, seconds)
+        measured = Measured(server, rest, seconds)
         for name in _MODELS:
             measured.slice(Variant("warming up", model=name))
         yield measured
@@ -255,11 +258,6 @@ def _collector() -> Iterator[Collector]:
         collector.close()
 
 
-def _shares(plain: Variant, variant: Variant) -> list[float]:
-    """The share by which a variant exceeds the plain server, in each round."""
-    return [own / other - 1 for own, other in zip(variant.costs, plain.costs, strict=True)]
-
-
 def _middle(values: Sequence[float]) -> tuple[float, float]:
     """The median, and its standard error: other work on the machine makes some of the values very large."""
     middle = statistics.median(values)
@@ -268,51 +266,36 @@ def _middle(values: Sequence[float]) -> tuple[float, float]:
     return middle, error
 
 
-def _cost(plain: Variant, variant: Variant) -> tuple[float, float]:
-    """The share that a variant costs, and its standard error."""
-    if variant.of_machine:
-        added = [own - other for own, other in zip(variant.costs, plain.costs, strict=True)]
-        middle, error = _middle(added)
-        cpus = os.cpu_count() or 1
-        return middle / cpus, error / cpus
-    return _middle(_shares(plain, variant))
-
-
-def _verdict(plain: Variant, variant: Variant) -> str:
-    share, error = _cost(plain, variant)
+def _verdict(variant: Variant) -> str:
+    share, error = _middle(variant.shares)
     if share + 2 * error <= variant.limit:
         return "yes"
     return "no" if share - 2 * error > variant.limit else "not shown"
 
 
-def _row(plain: Variant, variant: Variant, rate: float) -> str:
-    spent = statistics.median(variant.costs)
-    cells = [variant.name, f"{spent * 1e3:,.1f} ms", f"{spent / rate * 1e6:.2f} us"]
+def _row(plain: Variant, variant: Variant) -> str:
+    rate = statistics.median(cost.rate for cost in variant.costs)
+    cpu = statistics.median(cost.cpu for cost in variant.costs)
+    cells = [variant.name, f"{rate:,.0f}", f"{cpu * 1e6:.2f} us"]
     if variant is not plain:
-        added, error = _middle([own - other for own, other in zip(variant.costs, plain.costs, strict=True)])
-        share, share_error = _cost(plain, variant)
-        of = "the machine" if variant.of_machine else "a request"
-        cells += [
-            f"{added * 1e3:+.1f} ± {error * 1e3:.1f} ms", f"{share:+.2%} ± {share_error:.2%} of {of}",
-            f"{variant.limit:.0%}", _verdict(plain, variant),
-        ]  # fmt: skip
+        share, error = _middle(variant.shares)
+        cells += [f"{share:+.2%} ± {error:.2%}", f"{variant.limit:.0%}", _verdict(variant)]
     return f"| {' | '.join(cells)} |"
 
 
 def _page(plain: Variant, others: Sequence[Variant], told: argparse.Namespace, received: int) -> str:
-    rows = "\n".join(_row(plain, each, told.rate) for each in (plain, *others))
+    rows = "\n".join(_row(plain, each) for each in (plain, *others))
     return f"""# What monitoring costs
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: a server of the digits
-model gets {told.rate:,.0f} requests per second at a constant rate, with the load generator on the same machine. Each
-thing is on for {told.seconds:g} s at a time, and compared with the slices of the same round in which the server only
+model under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on the same machine. Each thing is
+on for {told.seconds:g} s at a time, and compared with the slices just before and after, in which the server only
 answers: {told.rounds} rounds on each of {told.servers} servers, one after the other. The median over all rounds is
 shown, with its standard error. In the row "nothing", the requests are for a copy of the model: its difference is noise.
-Since viewers cost the same whatever the number of requests, their cost is a share of the CPU time of the whole machine;
-the others' is a share of the CPU time of a request. The collector got {received / 1e6:,.1f} MB of spans.
+The collector got {received / 1e6:,.1f} MB of spans.
 
-| the server | CPU time per second | CPU time per request | more per second | costs | may cost | kept |
-| --- | ---: | ---: | ---: | ---: | ---: | --- |
+| the server | requests/s | CPU per request | more CPU per request | limit | within the limit |
+| --- | ---: | ---: | ---: | ---: | --- |
 {rows}
 """
 
