@@ -113,7 +113,7 @@ class Measured:
     def slice(self, variant: Variant) -> Cost:
         """The cost of requests while it does this."""
         before = self.server.cpu_seconds()
-        with _viewers(self.rest, variant.viewers), ThreadPoolExecutor(2) as pool:
+        with viewing(self.rest, variant.viewers), ThreadPoolExecutor(2) as pool:
             loads = [
                 pool.submit(self._load, variant.model, Stage("closed", CALLERS), traces=False),
                 pool.submit(self._load, variant.model, Stage("constant", TRACED), traces=variant.traces),
@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Variant(f"{TRACED:,.0f} traces per second", 0.03, traces=True),
         Variant("drift of 1%", 0.01, model="profiled"),
     )
-    with tempfile.TemporaryDirectory() as folder, _collector() as collector:
+    with tempfile.TemporaryDirectory() as folder, collecting() as collector:
         for number in range(told.servers):
-            with _server(Path(folder) / str(number), collector.address, told.seconds) as measured:
+            with serving(Path(folder) / str(number), collector.address, told.seconds) as measured:
                 for turn in range(told.rounds):
                     _measure_round(measured, variants, turn)
             costs = ", ".join(f"{each.name} {_middle(each.shares)[0]:+.2%}" for each in others)
@@ -175,13 +175,18 @@ def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -
         variant.shares.append(2 * variant.costs[-1].cpu / (before.cpu + after.cpu) - 1)
 
 
-@contextmanager
-def _server(folder: Path, collector: str, seconds: float) -> Iterator[Measured]:
-    """Starts a server of all models, which answers a first slice."""
+def write_models(folder: Path) -> None:
+    """Writes the models into a folder."""
     for name in _MODELS:
         copytree(_DIGITS / "1", folder / name / "1")
     rows = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
     (folder / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
+
+
+@contextmanager
+def serving(folder: Path, collector: str, seconds: float) -> Iterator[Measured]:
+    """Starts a server of all models, which answers a first slice."""
+    write_models(folder)
     program, rest = str(Path(sys.executable).with_name("headrace")), free_port()
     tracing = (f"--trace_endpoint={collector}", "--trace_ratio=0", "--trace_rate=1000000")
 
@@ -196,7 +201,7 @@ def _server(folder: Path, collector: str, seconds: float) -> Iterator[Measured]:
 
 
 @contextmanager
-def _viewers(port: int, count: int) -> Iterator[None]:
+def viewing(port: int, count: int) -> Iterator[None]:
     """Browsers that ask for the page's state once a second each, as the page does."""
     ended = Event()
 
@@ -250,7 +255,8 @@ class Collector:
 
 
 @contextmanager
-def _collector() -> Iterator[Collector]:
+def collecting() -> Iterator[Collector]:
+    """Runs a collector."""
     collector = Collector()
     try:
         yield collector
