@@ -64,7 +64,7 @@ class Batch:
         batched: Whether axis 0 is the batch; if not, there is one piece, and nothing is checked or padded.
 
     Attributes:
-        rows: Rows of all its pieces.
+        rows: Rows of all pieces.
         padded: Rows including padding.
     """
 
@@ -83,17 +83,17 @@ class Batch:
 
     @property
     def arrivals(self) -> list[float]:
-        """When each of its tasks arrived, on the queue's clock."""
+        """When each task of the batch arrived, on the queue's clock."""
         return [piece.task.arrived for piece in self._pieces]
 
     @property
     def traced(self) -> list[float]:
-        """When each of its traced tasks arrived."""
+        """When each traced task of the batch arrived."""
         return [piece.task.arrived for piece in self._pieces if piece.task.traced]
 
     @property
     def sizes(self) -> list[int]:
-        """The rows of each of its tasks, including those in other batches."""
+        """The rows of each task of the batch, including rows in other batches."""
         return [piece.task.rows for piece in self._pieces]
 
     @property
@@ -103,7 +103,7 @@ class Batch:
 
     @property
     def choice(self) -> Hashable:
-        """The choice that its tasks share; None if they have none."""
+        """The choice that the batch's tasks share; None if they have none."""
         return self._pieces[0].task.choice
 
     @property
@@ -122,7 +122,7 @@ class Batch:
         return {name: self._join_one(name, empty) for name in first.task.inputs}
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
-        """Gives every task its rows of the outputs, as views, and returns the tasks that now have all of theirs.
+        """Gives every task its rows of the outputs, as views, and returns the tasks that now have all of their rows.
 
         A task that is alone in its batch, whole and not padded, gets the outputs unchanged, regardless of their number
         of rows.

@@ -19,7 +19,7 @@ class TaskBatch(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows of all its tasks."""
+        """Rows of all tasks."""
 
     @property
     def padded(self) -> int:
@@ -27,26 +27,26 @@ class TaskBatch(Protocol):
 
     @property
     def arrivals(self) -> Sequence[float]:
-        """When each of its tasks arrived."""
+        """When each task of the batch arrived."""
 
     @property
     def traced(self) -> Sequence[float]:
-        """When each of its traced tasks arrived."""
+        """When each traced task of the batch arrived."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Rows of each of its tasks."""
+        """Rows of each task of the batch."""
 
     @property
     def tasks(self) -> Sequence[Task]:
-        """Its tasks that were created in Python."""
+        """The tasks of the batch that were created in Python."""
 
     @property
     def choice(self) -> Hashable:
-        """The choice that its tasks share, such as the outputs to compute; None if they have none."""
+        """The choice that the batch's tasks share, such as the outputs to compute; None if they have none."""
 
     is_series: bool
-    """Whether it is a `TaskSeries` instead."""
+    """Whether this is a `TaskSeries` instead."""
 
     def __len__(self) -> int: ...
 
@@ -118,7 +118,7 @@ class TaskLane(Protocol):
         """Sets the target by which batches are formed and tasks accepted from now on."""
 
     def finish(self) -> None:
-        """Records that one of its batches has ended."""
+        """Records that one of the lane's batches has ended."""
 
     def close(self) -> None:
         """Accepts no more tasks, and returns when the last batch has ended."""

@@ -24,8 +24,8 @@ class Group:
     are split, all batches except the last are full, and the lane's bound in rows applies.
 
     Args:
-        key: The key that its tasks share.
-        options: How its tasks become batches.
+        key: The key that the group's tasks share.
+        options: How the group's tasks become batches.
         target: Returns the size and wait to use instead of the options' size and timeout; None for the options'.
     """
 

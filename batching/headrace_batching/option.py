@@ -82,8 +82,8 @@ def option(
     Args:
         default: The value if none is given; a function creates one for each object.
         help_text: One line, without a full stop.
-        kind: The type of its values, if the default does not show it.
-        for_all: Whether it applies to all models of a server, so that one model cannot differ.
+        kind: The type of the option's values, if the default does not show it.
+        for_all: Whether the option applies to all models of a server, so that one model cannot differ.
         metadata: Further metadata of the field.
         rule: Attributes of `Rule`.
     """

@@ -12,11 +12,11 @@ class Waiting(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether they fill a batch, or no longer fit into one."""
+        """Whether the tasks fill a batch, or no longer fit into one."""
 
     @property
     def due(self) -> float:
-        """When a batch of them leaves even if it is not full."""
+        """When a batch of the tasks leaves even if it is not full."""
 
     @property
     def priority(self) -> Priority:

@@ -27,7 +27,7 @@ class Lane:
     """One scheduler's part of a queue: its options, its bound, and its tasks in groups that may share a batch.
 
     Args:
-        queue: The queue that it is a part of.
+        queue: The queue that the lane is a part of.
         options: The batching options.
         execute: Runs a batch, on a batch thread.
         batched: Whether axis 0 is the batch.
@@ -52,12 +52,12 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether none of its tasks waits or runs."""
+        """Whether none of the lane's tasks waits or runs."""
         return not self.groups and not self.running
 
     @property
     def free(self) -> bool:
-        """Whether one more of its batches may run."""
+        """Whether one more of the lane's batches may run."""
         most = self.options.max_running_batches
         return most is None or self.running < most
 
@@ -90,13 +90,13 @@ class Lane:
             raise ObjectiveMissed(self.options.latency_objective)
 
     def begin(self, rows: int, now: float) -> None:
-        """Records that one of its batches has left the queue. Under the queue's lock."""
+        """Records that one of the lane's batches has left the queue. Under the queue's lock."""
         self.running += 1
         if self.target is not None:
             self._slots.begin(now, self.target.run_of(rows))
 
     def end(self) -> None:
-        """Records that one of its batches has ended. Under the queue's lock."""
+        """Records that one of the lane's batches has ended. Under the queue's lock."""
         self.running -= 1
         self._slots.end()
 
@@ -117,7 +117,7 @@ class Lane:
         return self._queue.put(self, task)
 
     def finish(self) -> None:
-        """Records that one of its batches has ended."""
+        """Records that one of the lane's batches has ended."""
         self._queue.finish(self)
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ class Queue:
         batched: bool = True,
         steady: bool = False,  # noqa: ARG002 - for a queue that has lone tasks run without a batch thread
     ) -> Lane:
-        """Creates a scheduler's part of it; the arguments are those of `Lane`."""
+        """Creates a scheduler's part of the queue; the arguments are those of `Lane`."""
         return Lane(self, options, execute, batched=batched)
 
     def put(self, lane: Lane, task: Task) -> bool:

@@ -13,7 +13,7 @@ class BatchReport(NamedTuple):
         padding: Rows added to reach an allowed size.
         began: When the run began, in seconds on the queue's clock.
         ran: Seconds that the run took, joining and splitting included.
-        failed: Whether it raised; the tasks are then run again in halves, or have failed.
+        failed: Whether the run raised; the tasks are then run again in halves, or have failed.
         arrivals: When each of the tasks arrived, on the same clock.
         sizes: Rows of each of the tasks.
         joined: Seconds of `ran` for joining the inputs.

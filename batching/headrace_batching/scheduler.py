@@ -58,7 +58,7 @@ class Scheduler:
         name: The name for the log about a latency objective.
 
     Attributes:
-        lane: Its part of the threads' queue.
+        lane: The scheduler's part of the threads' queue.
         hanging: The abandoned runs that have not ended. No other run starts meanwhile.
     """
 
@@ -95,17 +95,17 @@ class Scheduler:
 
     @property
     def beliefs(self) -> Beliefs | None:
-        """The state of its latency objective; None if there is none."""
+        """The state of the latency objective; None if there is none."""
         return None if self._controller is None else self._controller.beliefs
 
     @property
     def waiting(self) -> int:
-        """The rows that wait in its queue now. Any thread."""
+        """The rows that wait in the scheduler's queue now. Any thread."""
         return self.lane.rows
 
     @property
     def running(self) -> int:
-        """Its running batches, including abandoned ones that have not ended. Any thread."""
+        """The running batches, including abandoned ones that have not ended. Any thread."""
         return len(self._running)
 
     def submit(self, task: Task) -> None:
@@ -138,7 +138,7 @@ class Scheduler:
 
         Args:
             inputs: Arrays by name, with the same length of axis 0 if that is the batch.
-            timeout: The seconds that it may wait in the queue.
+            timeout: The seconds that the request may wait in the queue.
             priority: Which tasks leave the queue first.
 
         Raises:

@@ -21,9 +21,9 @@ class Priority(IntEnum):
 class Task:
     """One waiting request.
 
-    Its creator owns it until `Scheduler.submit`; from then on it belongs to the queue, and its creator may only
-    `cancel` it. When it has ended, `deliver` is called with it on a batch thread (once per batch, with all its tasks
-    that have the same `deliver`), and exactly one of `outputs` and `error` is set.
+    The creator owns a task until `Scheduler.submit`; from then on the task belongs to the queue, and the creator may
+    only `cancel` it. When the task has ended, `deliver` is called with it on a batch thread (once per batch, with all
+    its tasks that have the same `deliver`), and exactly one of `outputs` and `error` is set.
 
     Args:
         inputs: Arrays by input name, all with the same axis 0. They must not change until the task has ended.
@@ -38,7 +38,7 @@ class Task:
             is padded with its own first element.
 
     Attributes:
-        traced: Whether reports of its runs name it, for its trace. Set it before the task is submitted.
+        traced: Whether reports of the task's runs name the task, for its trace. To be set before the task is submitted.
     """
 
     __slots__ = (
@@ -101,23 +101,23 @@ class Task:
         self.cancelled = True
 
     def take(self, rows: int) -> "Piece":
-        """Takes its next `rows` rows for a batch. Under the queue's lock."""
+        """Takes the task's next `rows` rows for a batch. Under the queue's lock."""
         start = self.taken
         self.taken = min(start + rows, self.rows)
         return Piece(self, start, self.taken)
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one of its rows in a batch."""
+        """The bytes of one of the task's rows in a batch."""
         return sum(array.nbytes for array in self.inputs.values()) // (self.rows or 1)
 
     @property
     def ended(self) -> bool:
-        """Whether it has an answer or an error."""
+        """Whether the task has an answer or an error."""
         return self.outputs is not None or self.error is not None
 
     def expired(self, now: float) -> bool:
-        """Whether its deadline has passed at `now`."""
+        """Whether the task's deadline has passed at `now`."""
         return self.deadline is not None and self.deadline <= now
 
 
@@ -130,10 +130,10 @@ class Piece(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """The number of rows that it fills in the batch."""
+        """The number of rows that the piece fills in the batch."""
         return self.stop - self.start
 
     @property
     def whole(self) -> bool:
-        """Whether it is the whole task."""
+        """Whether the piece is the whole task."""
         return self.start == 0 and self.stop == self.task.rows

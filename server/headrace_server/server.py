@@ -191,7 +191,7 @@ class Server:
         return port
 
     def turn_away(self) -> None:
-        """Reports that it is no longer ready, so that load balancers send calls elsewhere, but still answers calls."""
+        """Reports that the server is not ready, so that load balancers send no more calls, but still answers calls."""
         self._health.draining()
         self._changed()
 

@@ -30,7 +30,8 @@ class Margin:
 
     Attributes:
         part: The fraction.
-        changed: When it was last changed, in seconds of the clock; tasks that arrived earlier are not to be counted.
+        changed: When the fraction was last changed, in seconds of the clock; tasks that arrived earlier are not to be
+            counted.
     """
 
     def __init__(self, share: float) -> None:

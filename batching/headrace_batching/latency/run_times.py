@@ -114,7 +114,7 @@ class _Runs:
 
     @property
     def last(self) -> float:
-        """When the last of them ended."""
+        """When the last of the runs ended."""
         return self.runs[-1].at
 
     def add(self, members: list[tuple[int, float]], now: float) -> None:

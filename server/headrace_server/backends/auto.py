@@ -224,5 +224,5 @@ def _load_tflite(model: Path, options: BackendOptions) -> Backend:
 def _load_python(model: Path, options: BackendOptions) -> Backend:
     from headrace_server.backends.callable_impl import load_python
 
-    del options  # it needs no runtime except Python
+    del options  # a Python model needs no runtime except Python
     return load_python(model)

@@ -268,7 +268,7 @@ class ProvesRows(Protocol, metaclass=Ability):
     """A backend that may know from a model's description that its rows are independent."""
 
     def rows_are_apart(self, signature: str) -> bool:
-        """Whether they are known to be independent; otherwise a test must decide."""
+        """Whether the rows are known to be independent; otherwise a test must decide."""
 
 
 @runtime_checkable

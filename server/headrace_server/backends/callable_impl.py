@@ -99,7 +99,7 @@ class CallableBackend:
 
     @property
     def answers_once(self) -> bool:
-        """Whether it has a function that answers a request once."""
+        """Whether the model has a function that answers a request once."""
         return self._predict is not _streams_only
 
     @property
@@ -185,7 +185,7 @@ def _new_module(file: Path) -> ModuleType:
     """A package for the file's folder, so that `from . import x` finds the modules next to it."""
     name = f"headrace_model_{next(_NUMBERS)}"
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
-    assert spec is not None  # its name ends in .py
+    assert spec is not None  # the file's name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     return module

@@ -26,7 +26,7 @@ def odd_requests(signature: Signature, usual: Arrays | None = None) -> Iterator[
     """Requests that pass the signature's checks, each odd in one input, and what is odd about each.
 
     Args:
-        signature: The signature that they must fit.
+        signature: The signature that the requests must fit.
         usual: A normal request; generated if there is none.
     """
     request = usual_request(signature) if usual is None else usual

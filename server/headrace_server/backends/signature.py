@@ -39,7 +39,7 @@ class TensorSpec:
 
     @cached_property
     def array_dtype(self) -> np.dtype[Any]:
-        """The dtype of its arrays; strings are objects."""
+        """The dtype of the tensor's arrays; strings are objects."""
         return dtype_of(self.dtype)
 
     @cached_property

@@ -36,7 +36,7 @@ def _spec(info: TensorInfo) -> TensorSpec:
 
 
 def _may_be_batched(info: TensorInfo) -> bool:
-    """Whether its rank is known and its first dimension varies."""
+    """Whether the tensor's rank is known and its first dimension varies."""
     if not info.HasField("tensor_shape") or info.tensor_shape.unknown_rank:
         return False
     return bool(info.tensor_shape.dim) and info.tensor_shape.dim[0].size < 0

@@ -38,9 +38,9 @@ class Source:
 
     Attributes:
         series: The series.
-        labels: The names of their labels.
-        fixed: Labels that all of them have as well, each as `name="value"`.
-        scale: The factor of their values, such as 1e-6 for microseconds.
+        labels: The names of the series' labels.
+        fixed: Labels that all series have as well, each as `name="value"`.
+        scale: The factor of the series' values, such as 1e-6 for microseconds.
     """
 
     series: Samples
@@ -57,7 +57,7 @@ class Metric:
         name: Ends with its unit, and with `_total` if it is a counter.
         kind: counter, gauge or histogram.
         explanation: A sentence without a full stop.
-        sources: The sources of its series.
+        sources: The sources of the metric's series.
     """
 
     name: str

@@ -118,7 +118,7 @@ class InferenceCounts:
         """Counts a request that failed after it had been accepted, in the queue or in its run.
 
         Args:
-            seconds: The time from its arrival to its failure, if known.
+            seconds: The time from the request's arrival to its failure, if known.
         """
         with self._lock:
             self.counted.fail.add(1, round(seconds * NANOSECONDS))

@@ -65,9 +65,9 @@ class Counter:
             self._value += amount
 
     def follow(self, histogram: "Histogram") -> bool:
-        """Makes it count the values of a histogram, too, at no cost when a value is observed.
+        """Makes the counter count the values of a histogram, too, at no cost when a value is observed.
 
-        Returns: Whether it did not follow that histogram before.
+        Returns: Whether the counter did not follow that histogram before.
         """
         with self._lock:
             is_new = histogram not in self._histograms

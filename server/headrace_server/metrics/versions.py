@@ -62,7 +62,7 @@ class ServableMetrics:
     """Counts what one version does. Any thread.
 
     Attributes:
-        labels: Its model's name and its number.
+        labels: The version's model's name and its number.
         now: Reports the version's current state.
         listen: Called for each run with a traced request; None for no listener.
         verdicts: A word that says whether each signature's requests are batched, by its name.
@@ -99,7 +99,7 @@ class ServableMetrics:
         """Returns a cheap function that records answered plain calls; they are counted together with runs.
 
         Args:
-            observe: Counts them as calls; a transport passes the same function for all of its routes.
+            observe: Counts the recorded calls; a transport passes the same function for all of its routes.
             api: The method's name.
         """
         return self._tallied.setdefault((observe, api), deque()).append
@@ -117,7 +117,7 @@ class ServableMetrics:
 
     @property
     def called(self) -> bool:
-        """Whether it has run anything; until then it has no series and no lines on the page."""
+        """Whether the version has run anything; until then it has no series and no lines on the page."""
         return self._series is not None
 
     def _own_series(self) -> "_Series":

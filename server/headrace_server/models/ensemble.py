@@ -27,11 +27,11 @@ class Member(Protocol):
 
     @property
     def batching(self) -> Options | None:
-        """How its requests become batches."""
+        """How the servable's requests become batches."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Its signatures by name."""
+        """The servable's signatures, by name."""
 
     async def run(self, signature: str, inputs: Arrays, outputs: tuple[str, ...], call: Call) -> Arrays:
         """Computes the outputs of one request."""

@@ -52,7 +52,7 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
 
     Args:
         signature: The signature.
-        options: How its requests become batches; None if each runs by itself.
+        options: How the signature's requests become batches; None if each runs by itself.
         dtypes: The element types that are decoded outside the interpreter.
     """
     specs = (*signature.inputs.values(), *signature.outputs.values())

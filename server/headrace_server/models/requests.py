@@ -31,8 +31,8 @@ class Requests:
 
         Args:
             signature: The name of one of the signatures.
-            inputs: An array for each of its inputs, by alias.
-            outputs: Aliases of its outputs.
+            inputs: An array for each of the signature's inputs, by alias.
+            outputs: Aliases of the signature's outputs.
             call: How to deliver the answer, and the deadline.
 
         Raises:

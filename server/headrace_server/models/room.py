@@ -48,7 +48,7 @@ class Held:
     """A version that is in memory, or is being loaded.
 
     Attributes:
-        size: The bytes that it uses, estimated from the size of its files.
+        size: The bytes that the version uses, estimated from the size of its files.
         servable: The servable for requests; None while it is being loaded or unloaded.
         leaving: Whether the version is being unloaded.
     """

@@ -130,7 +130,7 @@ class Servable:
 
     @property
     def hangs(self) -> bool:
-        """Whether it cannot answer now: an abandoned run has not ended, or none of its processes is up."""
+        """Whether the version cannot answer now: an abandoned run has not ended, or none of its processes is up."""
         return bool(self._schedulers.hanging) or (isinstance(self._backend, MayBeDown) and self._backend.is_down)
 
     @property
@@ -145,12 +145,12 @@ class Servable:
 
     @property
     def batching(self) -> Options | None:
-        """How its requests become batches; None runs every request by itself."""
+        """How the version's requests become batches; None runs every request by itself."""
         return self._batching
 
     @property
     def where(self) -> str:
-        """What its model runs on, as words for the log; empty if the runtime has no choice."""
+        """What the model runs on, as words for the log; empty if the runtime has no choice."""
         return f" on {self._backend.provider}" if isinstance(self._backend, ChoosesProvider) else ""
 
     def batches(self, signature: str) -> str:
@@ -160,7 +160,7 @@ class Servable:
         return f", in batches of up to {self._batching.max_batch_size} rows"
 
     def beliefs(self) -> Mapping[str, Beliefs]:
-        """The state of its latency objective, by signature; empty without an objective. Any thread."""
+        """The state of the latency objective, by signature; empty without an objective. Any thread."""
         return self._schedulers.beliefs()
 
     def signature(self, name: str) -> tuple[str, Signature]:
@@ -195,7 +195,7 @@ class Servable:
             computed = await self._run_reserved(signature, inputs, outputs, call)
         except BatchingError as error:
             if visit is not None and isinstance(error, QueueFull | Closed):
-                visit.charge(-self._rows(signature, inputs))  # since they were not run
+                visit.charge(-self._rows(signature, inputs))  # since the rows were not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
                 raise timed_out() from error  # without batching, TF Serving has no queue with an error of its own
@@ -205,22 +205,22 @@ class Servable:
 
     @property
     def streams(self) -> bool:
-        """Whether it streams answers, through `stream`."""
+        """Whether the version streams answers, through `stream`."""
         return isinstance(self._backend, Streaming) and self._backend.streams
 
     @property
     def answers_once(self) -> bool:
-        """Whether it can answer a request once, through `run`."""
+        """Whether the version can answer a request once, through `run`."""
         return not isinstance(self._backend, Streaming) or self._backend.answers_once
 
     @property
     def has_runs(self) -> bool:
-        """Whether its backend runs batches of requests itself."""
+        """Whether the version's backend runs batches of requests itself."""
         return self.answers_once and not isinstance(self._backend, Ensemble)
 
     @property
     def steps(self) -> tuple[StepOptions, ...]:
-        """The calls of other models that it consists of; empty for a model that has a file."""
+        """The calls of other models that the version consists of; empty for a model that has a file."""
         return self._backend.steps if isinstance(self._backend, Ensemble) else ()
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Outputs) -> AsyncGenerator[Arrays, None]:
@@ -266,7 +266,7 @@ class Servable:
             self._backend.free_unused()
 
     def inferences(self) -> Inferences:
-        """Counts of what it has done so far. Any thread."""
+        """Counts of what the version has done so far. Any thread."""
         return self._metrics.inferences()
 
     def check_rows(self, signature: str, rows: int) -> None:

@@ -15,7 +15,7 @@ class Settling:
 
     Args:
         models: The models to wait for.
-        clock: Measures their timeouts.
+        clock: Measures the waiters' timeouts.
     """
 
     def __init__(self, models: Models, clock: Clock) -> None:

@@ -22,7 +22,7 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     A header that is cut short ends the file, as in TensorFlow.
 
     Args:
-        file: Open at its start, and seekable: no record may claim more bytes than exist.
+        file: A seekable file, open at its start: no record may claim more bytes than exist.
 
     Raises:
         CorruptRecordError: At the first record that differs from what was written.

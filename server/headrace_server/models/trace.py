@@ -37,8 +37,8 @@ class Trace:
         ended: The end, on the same clock; 0 until then.
         name: The called method.
         attributes: Further attributes, by OpenTelemetry's names.
-        error: Whether it failed through the server's fault.
-        arrivals: When each of its tasks joined a queue, which identifies each task's batch.
+        error: Whether the request failed through the server's fault.
+        arrivals: When each of the request's tasks joined a queue, which identifies each task's batch.
     """
 
     __slots__ = ("arrivals", "attributes", "began", "ended", "error", "name", "parent_id", "state", "trace_id")

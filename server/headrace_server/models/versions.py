@@ -36,7 +36,7 @@ class VersionStatus:
 
     @property
     def has_ended_well(self) -> bool:
-        """Whether it has been unloaded normally; such a version is no longer shown."""
+        """Whether the version has been unloaded normally; such a version is no longer shown."""
         return self.state is State.END and self.error is None
 
 
@@ -47,7 +47,7 @@ class Model:
         events: Numbers the changes.
         policy: Decides what to do next.
         touch: Called at every change.
-        on_demand: Whether its versions are loaded when they are called.
+        on_demand: Whether the model's versions are loaded when they are called.
 
     Attributes:
         aspired: The folders of the versions that are wanted.

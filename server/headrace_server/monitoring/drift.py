@@ -154,7 +154,7 @@ class Watch:
         for value, count in found.items():
             counts[_name(value)] += count
         if len(counts) > CLASSES:
-            counts.clear()  # it is not an output of classes
+            counts.clear()  # this is not an output of classes
 
     def _halve(self) -> None:
         self._rows /= 2

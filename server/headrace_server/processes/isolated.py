@@ -60,7 +60,7 @@ class IsolatedBackend:
     Attributes:
         runtime: The name of the model's runtime; empty if its backend does not say.
         streams: Whether the model streams answers.
-        answers_once: Whether it can answer a request once.
+        answers_once: Whether the model can answer a request once.
 
     Raises:
         LoadError: The model cannot be loaded.

@@ -17,7 +17,7 @@ class Job:
         folder: The version's folder.
         options: Options of the runtime.
         memory_limit: Bytes that the process may use, not counting shared memory and files; 0 means no limit.
-        headroom: Bytes that it may use in addition to those in use after the load; 0 means no limit.
+        headroom: Bytes that the process may use in addition to those in use after the load; 0 means no limit.
     """
 
     folder: Path
@@ -32,9 +32,9 @@ class Loaded:
 
     Attributes:
         signatures: The model's own, by name.
-        runtime: The name of its runtime; empty if its backend does not say.
-        streams: Whether it streams answers.
-        answers_once: Whether it can answer a request once.
+        runtime: The name of the model's runtime; empty if its backend does not say.
+        streams: Whether the model streams answers.
+        answers_once: Whether the model can answer a request once.
         evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
         most_rows: The maximum number of rows of a batch; None for any number.

@@ -44,7 +44,7 @@ class StreamPlace(NamedTuple):
 
     Attributes:
         worker: A process that was up when the place was requested.
-        streams: The requests that it is answering.
+        streams: The requests that the process is answering.
     """
 
     worker: Worker

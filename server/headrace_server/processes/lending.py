@@ -34,7 +34,7 @@ class Borrower:
     """Passes on the arrays of messages, and returns their numbers once nothing here refers to the arrays any more.
 
     Args:
-        memory: The memory that they are in.
+        memory: The memory that the arrays are in.
     """
 
     def __init__(self, memory: MappedMemory) -> None:

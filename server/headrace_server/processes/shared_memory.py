@@ -24,9 +24,9 @@ class Placed(NamedTuple):
 
     Attributes:
         alias: The array's name.
-        block: The number of its block.
+        block: The number of the array's block.
         offset: Bytes from the block's beginning.
-        size: Its size in bytes.
+        size: The array's size in bytes.
         dtype: A text that numpy understands, or the dtype itself if numpy has no text for it; "O" for strings.
         shape: The array's shape.
     """

@@ -45,10 +45,10 @@ class Message:
 
     Attributes:
         kind: The kind of message.
-        placed: The locations of its arrays.
+        placed: The locations of the message's arrays.
         content: The rest.
         descriptors: Descriptors of files that came with it; the receiver owns them.
-        arrays: Its arrays; None for those that must be copied again each time.
+        arrays: The message's arrays; None for those that must be copied again each time.
     """
 
     kind: str

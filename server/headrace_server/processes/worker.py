@@ -102,7 +102,7 @@ class Worker:
 
     def close(self) -> None:
         """Lets the model close, and ends the process; none of its slots may be in use."""
-        with suppress(OSError):  # it has ended, or does not answer
+        with suppress(OSError):  # the process has ended, or does not answer
             self.first.send("close")
             self.first.receive(CLOSE_WITHIN)
         self.kill()
@@ -110,25 +110,25 @@ class Worker:
     def kill(self) -> None:
         """Ends the process and its children, whatever they are doing."""
         if self.ended.is_set():
-            return  # its number may belong to another process by now
-        with suppress(ProcessLookupError):  # nothing of it is left
+            return  # the group's number may belong to other processes by now
+        with suppress(ProcessLookupError):  # nothing of the process is left
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Returns when the process and its children have ended."""
         self._process.wait()
-        self.kill()  # children that it left behind
+        self.kill()  # children that the process left behind
         self.ended.set()
         os.close(self._lifeline)
         self._logger.join(1.0)
 
     def close_slots(self) -> None:
-        """Closes its slots, if nothing else holds them."""
+        """Closes the process's slots, if nothing else uses them."""
         for slot in self._slots:
             slot.close()
 
     def how_it_ended(self) -> str:
-        """How it ended, such as "was ended by SIGSEGV"; ends it first if it still runs without its socket."""
+        """How the process ended, such as "was ended by SIGSEGV"; ends it first if it still runs without its socket."""
         if not self.ended.wait(ENDS_WITHIN):
             self.kill()
         status = self._process.wait()

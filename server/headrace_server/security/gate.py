@@ -35,7 +35,7 @@ class CheckCertificate(Protocol):
     """Maps a client's verified certificate to its principal."""
 
     def __call__(self, certificate: bytes) -> Principal:
-        """Raises `Refused` if it has none."""
+        """Raises `Refused` if the certificate has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Gate:
         return self._audit is not None
 
     def start(self) -> None:
-        """Starts watching its files, and writing the transport's lines of the audit log."""
+        """Starts watching the gate's files, and writing the transport's lines of the audit log."""
         self._thread.start()
         if self._audit is not None and self.verdicts.lines is not None:
             self._audit.follow(self.verdicts.lines)

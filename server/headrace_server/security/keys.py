@@ -36,10 +36,10 @@ class ApiKey:
     Attributes:
         id: The key's public part.
         name: The owner; the principal is `key:NAME`.
-        hash: SHA-256 of its secret, in hexadecimal digits.
+        hash: SHA-256 of the key's secret, in hexadecimal digits.
         created: Seconds since 1970.
         expires: Seconds since 1970; None means never.
-        revoked: When it was revoked; None for a valid key.
+        revoked: When the key was revoked; None for a valid key.
     """
 
     id: str

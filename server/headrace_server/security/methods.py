@@ -46,7 +46,7 @@ class Need:
 
     Attributes:
         action: What the call does; None for calls that are refused to all callers.
-        models: The models that it concerns.
+        models: The models that the call concerns.
     """
 
     action: Action | None

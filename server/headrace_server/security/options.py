@@ -69,7 +69,7 @@ def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...])
     keys = KeySource(options.model_keys_file, options.model_keys_command, variable)
     if signers is None and not roots and not any((keys.file, keys.command, keys.variable)):
         return None
-    identities_of(keys.keys())  # report errors in them now, not at the first load
+    identities_of(keys.keys())  # report errors in the keys now, not at the first load
     return Opener(Trust(Root(Path("/"), options.require_signatures, signers), roots), keys, beside)
 
 

@@ -60,8 +60,8 @@ class Grant:
         models: Patterns.
         actions: The actions that the rule applies to.
         allow: Whether the actions are allowed.
-        limits: The limits for each of its principals.
-        priority: The priority of their calls.
+        limits: The limits for each of the rule's principals.
+        priority: The priority of the principals' calls.
     """
 
     number: int
@@ -73,14 +73,14 @@ class Grant:
     priority: Priority = Priority.NORMAL
 
     def covers(self, model: str | None) -> bool:
-        """Whether it applies to a model; only `*` covers every model."""
+        """Whether the rule applies to a model; only `*` covers every model."""
         if model is None:
             return "*" in self.models
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
     @property
     def is_low(self) -> bool:
-        """Whether its calls let the calls of others go first."""
+        """Whether calls under the rule let the calls of others go first."""
         return self.priority is Priority.LOW
 
 

@@ -51,7 +51,7 @@ class Refused(ServingError):
     """A call that its caller may not make, or not now.
 
     Attributes:
-        retry_after: Seconds after which it may be made; None if waiting does not help.
+        retry_after: Seconds after which the call may be made; None if waiting does not help.
     """
 
     def __init__(self, code: Code, message: str, retry_after: float | None = None) -> None:

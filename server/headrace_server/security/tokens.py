@@ -42,7 +42,7 @@ class TokenOptions:
     """Which tokens are accepted.
 
     Attributes:
-        issuer: The `iss` that they must have; without a `jwks_url`, its discovery document is read at this URL.
+        issuer: The `iss` that tokens must have; without a `jwks_url`, its discovery document is read at this URL.
         audience: One of these must be in the token's `aud`.
         jwks_url: The URL of the issuer's keys; empty to ask its discovery document.
         name_claim: The claim that is the principal's name.
@@ -175,7 +175,7 @@ class Tokens:
 
     Args:
         options: The accepted tokens.
-        keys: The keys of their issuer.
+        keys: The keys of the tokens' issuer.
         clock: Seconds since 1970.
     """
 

@@ -21,9 +21,9 @@ class Verdict:
     Attributes:
         credentials: The credentials of these calls.
         model: The model's name.
-        seconds: How long it is valid; None means forever.
+        seconds: How long the verdict is valid; None means forever.
         account: The account to charge; None means no limits.
-        low: Whether they let other calls go first.
+        low: Whether the calls let other calls go first.
         exhausted: The text of the refusal if the account admits no call.
         who: The principal's name, for the audit log.
     """

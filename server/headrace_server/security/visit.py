@@ -17,8 +17,8 @@ class Visit:
 
     Attributes:
         principal: The caller; None until it is known.
-        priority: The priority of its tasks.
-        rows: The rows that it has run so far.
+        priority: The priority of the call's tasks.
+        rows: The rows that the call has run so far.
         generation: The generation of the transport's verdicts when the call entered.
     """
 

@@ -45,7 +45,7 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
 
     @property
     def is_serving(self) -> bool:
-        """Whether it reports SERVING now."""
+        """Whether the service reports SERVING now."""
         return self._serving
 
     def draining(self) -> None:

@@ -31,7 +31,7 @@ class Body:
     """The body of a request, filled as it arrives.
 
     Args:
-        is_gzip: Whether it is compressed.
+        is_gzip: Whether the body is compressed.
     """
 
     def __init__(self, *, is_gzip: bool = False) -> None:

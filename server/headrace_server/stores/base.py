@@ -14,11 +14,11 @@ class RemoteFile:
 
     Attributes:
         path: The path below the store's URI, with slashes.
-        size: Its size in bytes; -1 if the store does not say.
+        size: The file's size in bytes; -1 if the store does not say.
         tag: An ETag or a digest, which differs for other bytes.
-        sha256: The expected SHA-256 of its bytes, in hexadecimal; empty if the store does not say.
-        unpack: Whether it is an archive of the model's files.
-        key: The store's own name for it.
+        sha256: The expected SHA-256 of the file's bytes, in hexadecimal; empty if the store does not say.
+        unpack: Whether the file is an archive of the model's files.
+        key: The store's own name for the file.
     """
 
     path: str

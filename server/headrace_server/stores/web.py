@@ -80,8 +80,8 @@ class Web:
         Args:
             url: The URL of the resource.
             offset: The number of bytes to skip.
-            tag: The ETag that it must have; empty for any.
-            size: Its size in bytes; -1 if that is not known.
+            tag: The ETag that the resource must have; empty for any.
+            size: The resource's size in bytes; -1 if that is not known.
 
         Raises:
             Changed: The resource is gone, or has another ETag.

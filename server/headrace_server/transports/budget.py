@@ -71,7 +71,7 @@ class Held:
         self.size += size
 
     def shrink(self, size: int) -> None:
-        """Returns some of its bytes."""
+        """Releases some of the call's bytes."""
         size = min(size, self.size)
         self._budget.used -= size
         self.size -= size

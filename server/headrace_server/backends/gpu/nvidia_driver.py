@@ -38,7 +38,7 @@ def device_memory(device: int) -> int:
 
 
 def _driver() -> ctypes.CDLL:
-    """The initialised library; it initialises only once, however often this is called."""
+    """The initialised library; repeated calls initialise it only once."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError as error:

@@ -43,7 +43,7 @@ class SharedMemory:
         return data
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes into it.
+        """Writes bytes into the memory.
 
         Raises:
             ServingError: As for `read`.

@@ -34,7 +34,7 @@ def first_change(before: Arrays, after: Arrays, rows: Sequence[int], *, exact: b
         before: Outputs by alias, all with the same axis 0.
         after: The same outputs from another run.
         rows: The rows that should be the same.
-        exact: Whether they should be the same bit for bit, or only within the rounding of the dtype.
+        exact: Whether the rows should be the same bit for bit, or only within the rounding of the dtype.
     """
     for alias, old in before.items():
         if change := _change(alias, old, after[alias], list(rows), exact=exact):

@@ -20,7 +20,7 @@ class Found(NamedTuple):
     """Inputs that a model has accepted.
 
     Attributes:
-        recipe: The recipe that they were made by.
+        recipe: The recipe that the inputs were made by.
         records: The real requests for the recipe, whose rows have the sizes of the inputs' rows; may be empty.
         inputs: Arrays by alias.
         outputs: The model's answer, in which each output has as many rows as the inputs.

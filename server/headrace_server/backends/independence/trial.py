@@ -188,7 +188,7 @@ class _Trial:
         if not self._has_time_for_many(budget):
             return None
         many = neighbours.batch_of(rows, recipe, Rows.USUAL)
-        if many is None:  # its integers may be indices into a few rows only
+        if many is None:  # the model's integers may be indices into a few rows only
             many = neighbours.batch_of(rows, replace(recipe, most=recipe.most or 4), Rows.USUAL)
         if many is None:
             return None

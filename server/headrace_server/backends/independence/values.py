@@ -184,7 +184,7 @@ class Maker:
         if kind in others:
             picked = self._random.choice(others[kind], size=shape)
             usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
-            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # so that it is never left out by chance
+            usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # so that the value is never left out by chance
         return usual.astype(dtype)
 
     def _usual(self, shape: tuple[int, ...]) -> Array:

@@ -186,9 +186,9 @@ class OnnxBackend:
         at_once: How many batches should run at the same time; None for as many as there are threads.
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         needs: Objects that must live as long as the session.
-        evidence: Reasons in its graph to doubt that rows are independent.
-        risks: Its operators with which a request can crash the process.
-        apart: The values of its graph in which each row is known to depend only on the same row of the inputs.
+        evidence: Reasons in the model's graph to doubt that rows are independent.
+        risks: The model's operators with which a request can crash the process.
+        apart: The values of the model's graph in which each row is known to depend only on the same row of the inputs.
     """
 
     runtime = "onnxruntime"
@@ -232,12 +232,12 @@ class OnnxBackend:
 
     @property
     def steady(self) -> bool:
-        """Whether it runs only on the CPU, and its duration does not depend on the values of the inputs."""
+        """Whether the model runs only on the CPU, and a run's duration does not depend on the values of the inputs."""
         return self._steady and self.exact
 
     @property
     def exact(self) -> bool:
-        """Whether it runs only on the CPU."""
+        """Whether the model runs only on the CPU."""
         return self._session is not None and self._session.get_providers() == [CPU]
 
     def rows_are_apart(self, signature: str) -> bool:
@@ -245,7 +245,7 @@ class OnnxBackend:
         return self.exact and all(spec.name in self._apart for spec in self._signatures[signature].outputs.values())
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Runs the session; its outputs are views of ONNX Runtime's memory, freed with the last of them."""
+        """Runs the session. The outputs are views of ONNX Runtime's memory, which is freed with the last view."""
         if self._running is None:
             return self._run_signature(signature, inputs, outputs)
         options = self._running[get_ident()] = ort.RunOptions()

@@ -68,7 +68,7 @@ class Slots:
             self._leave.put(leave)
 
     def close(self) -> None:
-        """Frees their device memory when no run is under way any more."""
+        """Frees the slots' device memory. No run may be in progress."""
         with self.device:
             while self._idle:
                 _free(self._idle.pop())
@@ -80,7 +80,7 @@ class BoundSession:
 
     Args:
         session: Runs on the device; it must not have string inputs or outputs.
-        slots: The slots of its runs on the device; several sessions may share them.
+        slots: The slots of the session's runs on the device; several sessions may share them.
         pool: The memory of the outputs.
         kind: ONNX Runtime's name for the device's memory.
     """

@@ -84,8 +84,8 @@ class ExternalTensor:
     Attributes:
         name: The tensor's name in the graph.
         file: The tensor's file; links are followed.
-        offset: The offset of its first byte.
-        dtype: Its element type.
+        offset: The offset of the tensor's first byte.
+        dtype: The tensor's element type.
         shape: Its shape.
         only_gathered: Whether only Gather nodes use it, as their table; Gather reads it unchanged, so sessions may
             share it. Operators that multiply keep reordered copies instead.

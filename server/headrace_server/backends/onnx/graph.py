@@ -67,8 +67,8 @@ class Graph:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
         any_rank: Inputs without a declared rank; a scalar declares rank 0.
         bears_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
-        risks: Its operators with which a request can crash the process.
-        evidence: Reasons in its operators to doubt that rows are independent.
+        risks: The model's operators with which a request can crash the process.
+        evidence: Reasons in the operators to doubt that rows are independent.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
     """
 

@@ -84,8 +84,8 @@ class OnnxHeader:
         inputs: Inputs by name, without those for which the model itself has values.
         outputs: Outputs by name.
         metadata: The model's metadata, by key.
-        operators: The types of its nodes.
-        types: The types of its inputs, outputs and weights.
+        operators: The types of the model's nodes.
+        types: The types of the model's inputs, outputs and weights.
     """
 
     inputs: Mapping[str, TensorSpec]

@@ -37,8 +37,8 @@ class FileState:
         device: The device number of its file system.
         inode: Its inode number.
         size: Its size in bytes.
-        modified_ns: When its content was last written, as far as the file system says.
-        touched_ns: When anything about it last changed; a new link to it counts, too.
+        modified_ns: When the file's content was last written, as far as the file system says.
+        touched_ns: When anything about the file last changed; a new link to the file counts, too.
     """
 
     device: int
@@ -142,7 +142,7 @@ class ModelFiles:
 
         Args:
             options: The session's options.
-            share: Whether it may use memory that other sessions also use; it must then run on the CPU.
+            share: Whether the session may use memory that other sessions also use; it must then run on the CPU.
 
         Returns: What was passed, which must live until the session has been created.
 

@@ -82,7 +82,7 @@ class OnGpu:
 
         Args:
             model: The model's file.
-            signatures: All of its signatures.
+            signatures: All of the model's signatures.
             batching: The operator's parameters.
             open_session: Loads the model once more.
         """
@@ -114,7 +114,7 @@ class OnGpu:
         return self._bound_for(inputs).run(names, inputs)
 
     def close(self) -> None:
-        """Frees it when nothing runs any more; arrays that were handed out stay valid."""
+        """Frees the model's share. Nothing may be running; arrays that were handed out stay valid."""
         self._sized.clear()
         self._slots.close()
         self._pool.close()

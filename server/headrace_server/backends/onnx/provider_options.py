@@ -60,7 +60,7 @@ def for_one_shape(providers: Providers) -> Providers:
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     """The options of the TensorRT provider that do not depend on the model; the limit is in bytes, 0 means none.
 
-    For switches, it accepts only `True` and `False`, unlike the CUDA provider.
+    For switches, the TensorRT provider accepts only `True` and `False`, unlike the CUDA provider.
     """
     told = {
         "device_id": str(options.device_id),

@@ -196,5 +196,5 @@ def open_session(
 ) -> ort.InferenceSession:
     """A session on these providers, each with its options; if one raises, the next is not tried."""
     options.log_severity_level = FATAL  # other errors reach the caller as exceptions
-    ort.set_default_logger_severity(3)  # errors only, since it warns of every session for a GPU
+    ort.set_default_logger_severity(3)  # errors only, since ONNX Runtime warns of every session for a GPU
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

@@ -20,8 +20,8 @@ class Constant:
     """A value that depends on no input.
 
     Attributes:
-        dims: The value's shape.
-        values: Its elements if they are a few integers; otherwise None.
+        dims: The constant's shape.
+        values: The constant's elements if they are a few integers; otherwise None.
     """
 
     dims: tuple[int, ...]
@@ -29,7 +29,7 @@ class Constant:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """How many elements the constant has."""
         size = 1
         for dim in self.dims:
             size *= dim
@@ -54,7 +54,7 @@ class Node:
         self.known = all(not name or name in values for name in node.input)
 
     def input(self, number: int) -> Value:
-        """One of its inputs."""
+        """One of the node's inputs."""
         return self.inputs[number] if number < len(self.inputs) else None
 
     def integer(self, name: str, default: int) -> int:
@@ -74,7 +74,7 @@ class Node:
 
     @property
     def rank(self) -> int:
-        """The rank of its first input; 0 if it has no rows."""
+        """The rank of the node's first input; 0 if that has no rows."""
         first = self.input(0)
         return first.rank if isinstance(first, Rows) else 0
 

@@ -107,7 +107,7 @@ def signatures_of(
 ) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default` is the whole graph unless it is defined otherwise.
 
-    Whether they have a batch axis is decided later.
+    Whether the signatures have a batch axis is decided later.
 
     Args:
         session: The loaded model.

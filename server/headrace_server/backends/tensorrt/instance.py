@@ -40,7 +40,7 @@ class Instance:
         engine: The engine to run.
         pool: The page-locked memory of inputs and outputs.
         graph_rows: The numbers of rows of batches that are launched as CUDA graphs.
-        spin: Whether its thread stays awake while the GPU runs a batch.
+        spin: Whether the instance's thread stays awake while the GPU runs a batch.
 
     Raises:
         ServingError: RESOURCE_EXHAUSTED: the GPU has no memory left.
@@ -95,7 +95,7 @@ class Instance:
                 raise
 
     def close(self) -> None:
-        """Frees all its resources; nothing may be running."""
+        """Frees all resources of the instance; nothing may be running."""
         with self._device:
             self._drop()
 
@@ -226,7 +226,7 @@ class _DeviceMemory:
         return int(self._allocation)
 
     def reserve(self, size: int) -> None:
-        """Makes it at least this large; its content is lost."""
+        """Makes the memory at least this large; its content is lost."""
         self.free()
         self._allocation = self._allocate(size)
         self.size = max(size, 1)
@@ -241,7 +241,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
     """The memory of an output: known in advance if input shapes determine its size, otherwise when TensorRT asks.
 
     Attributes:
-        data_decide: Whether its shape depends on data, and not only on the shapes of the inputs.
+        data_decide: Whether the output's shape depends on data, and not only on the shapes of the inputs.
         shape: The actual shape, which depends on the data.
         memory: The device memory for an output whose shape depends on data.
         array: The output itself, if TensorRT writes it into host memory.
@@ -266,7 +266,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
-            let_go(error)  # through its frames it refers to all memory that the model has on the GPU
+            let_go(error)  # the error's frames refer to all memory that the model has on the GPU
             return 0
         return self.memory.address
 

@@ -42,7 +42,7 @@ def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, opt
 
     Args:
         inputs: The model's inputs.
-        batching: How its requests become batches; None if each runs alone.
+        batching: How the model's requests become batches; None if each runs alone.
         options: The ranges of the other dimensions.
 
     Raises:

@@ -117,8 +117,8 @@ def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]
     """Runs `work` in a thread with one end of a pipe; the `with` block gets the other end.
 
     Args:
-        work: Reads or writes its end.
-        mode: The mode of its end: "rb" or "wb".
+        work: Reads or writes its end of the pipe.
+        mode: The mode of that end: "rb" or "wb".
 
     Raises:
         Exception: What the work raised, except that its pipe was closed. It replaces an exception of the block.

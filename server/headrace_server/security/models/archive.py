@@ -47,7 +47,7 @@ def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
                     continue
                 name = _member_name(member, opened)
                 source = archive.extractfile(member)
-                assert source is not None  # it is a regular file
+                assert source is not None  # the member is a regular file
                 opened[name] = kept(PurePosixPath(name).name, source)
         while stream.read(CHUNK):
             pass

@@ -33,10 +33,10 @@ class Opened:
     """A version that may be loaded.
 
     Attributes:
-        original: The path where it was found.
-        path: The path to load it from; the original if nothing had to be verified or unsealed.
-        signed: Whether a required signature covers it.
-        close: Frees its resources after the version is unloaded.
+        original: The path where the version was found.
+        path: The path to load the version from; the original if nothing had to be verified or unsealed.
+        signed: Whether a required signature covers the version.
+        close: Frees the version's resources after it is unloaded.
     """
 
     original: Path

@@ -56,7 +56,7 @@ class MemoryFile:
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
 
     def close(self) -> None:
-        """Frees it once nothing has it open."""
+        """Frees the file once nothing has it open."""
         os.close(self.descriptor)
 
 

@@ -19,7 +19,7 @@ class Root:
 
     Attributes:
         path: The folder.
-        required: Whether their versions must be signed.
+        required: Whether the models' versions must be signed.
         signers: The trusted signers; None means that signatures are not checked.
     """
 

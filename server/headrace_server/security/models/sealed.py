@@ -79,7 +79,7 @@ class Sealing(io.RawIOBase):
 
     Args:
         key: A model key.
-        out: The file that they are written to.
+        out: The file that the chunks are written to.
     """
 
     def __init__(self, key: bytes, out: BinaryIO) -> None:

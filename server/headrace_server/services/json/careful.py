@@ -190,7 +190,7 @@ class _Reader:
         parts = []
         while True:
             plain = _PLAIN.match(self._data, self._at)
-            assert plain is not None  # it matches at least the empty string
+            assert plain is not None  # the pattern matches at least the empty string
             parts.append(plain[0])
             self._at = plain.end()
             ending = self._peek()

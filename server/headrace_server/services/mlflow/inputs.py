@@ -27,8 +27,8 @@ class Declared:
     """The inputs that a model takes.
 
     Attributes:
-        inputs: The inputs that it needs, by alias.
-        extra: The inputs that it has values of its own for, and that `params` may set.
+        inputs: The inputs that the model needs, by alias.
+        extra: The inputs that the model has values of its own for, and that `params` may set.
     """
 
     inputs: Specs
@@ -54,7 +54,7 @@ class Scoring:
     Attributes:
         inputs: Arrays by alias, only for inputs that the model has.
         names: Every name that the body gives a value for.
-        by_record: Whether it is a table of plain values, so that the answer is a table, too.
+        by_record: Whether the body is a table of plain values, so that the answer is a table, too.
     """
 
     inputs: Arrays

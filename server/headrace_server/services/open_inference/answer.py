@@ -15,8 +15,8 @@ class OutputTensor:
         name: The output's alias in the signature.
         datatype: The protocol's name for its type.
         array: The values.
-        elsewhere: Whether it has been written to shared memory instead.
-        binary: Over REST, whether it follows the JSON as bytes.
+        elsewhere: Whether the output has been written to shared memory instead.
+        binary: Over REST, whether the output follows the JSON as bytes.
     """
 
     name: str
@@ -32,11 +32,11 @@ class OutputTensor:
 
     @property
     def size(self) -> int:
-        """The number of its elements."""
+        """The number of the output's elements."""
         return math.prod(self.array.shape)
 
     def raw(self) -> bytes:
-        """Its bytes: row by row, little-endian, each string after its length."""
+        """The output's bytes: row by row, little-endian, each string after its length."""
         return pack(self.array.flat) if self.array.dtype.hasobject else self.array.tobytes()
 
 

@@ -128,7 +128,7 @@ class Checks:
                 f"input byte size mismatch for input '{tensor.label or tensor.name}' for model '{self.request.model}'. "
                 f"Expected {expected}, got {got}"
             )
-        if isinstance(content, Place):  # it is not read before its size is known to be right
+        if isinstance(content, Place):  # the region is not read before its size is known to be right
             content = content.read()
         array: Array = content if isinstance(content, np.ndarray) else np.frombuffer(content, spec.array_dtype)
         return np.require(array, requirements="A").reshape(tensor.shape)  # bytes after JSON may begin at any offset

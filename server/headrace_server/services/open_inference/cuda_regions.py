@@ -29,11 +29,11 @@ class CudaRegion:
         self._memory: SharedMemory | None = memory
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of its bytes."""
+        """A copy of some of the region's bytes."""
         return self._open().read(offset, size)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes into it."""
+        """Writes bytes into the region."""
         self._open().write(offset, data)
 
     def close(self) -> None:

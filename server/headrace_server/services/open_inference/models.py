@@ -56,7 +56,7 @@ class Models:
         return Lookup(self.repository)
 
     def server(self) -> messages.ServerMetadataResponse:
-        """Its name, its version and its extensions."""
+        """The server's name, its version and its extensions."""
         more = (CUDA_EXTENSION,) if find_spec("pycuda") is not None else ()
         return messages.ServerMetadataResponse(name=NAME, version=version(NAME), extensions=(*self.extensions, *more))
 
@@ -105,5 +105,5 @@ class Models:
     def _held(self, name: str, number: int) -> Servable | None:
         try:
             return self.repository.servable(name, number)
-        except ServingError:  # it has been unloaded in the meantime
+        except ServingError:  # the version has been unloaded in the meantime
             return None

@@ -30,14 +30,14 @@ class Region(Protocol):
     byte_size: int
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of its bytes.
+        """A copy of some of the memory's bytes.
 
         Raises:
             ServingError: The bytes no longer exist.
         """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes into it.
+        """Writes bytes into the memory.
 
         Raises:
             ServingError: There is no longer room for them.
@@ -59,11 +59,11 @@ class Place:
     size: int
 
     def read(self) -> bytearray:
-        """A copy of its bytes."""
+        """A copy of the part's bytes."""
         return self.region.read(self.offset, self.size)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Writes to its beginning."""
+        """Writes to the beginning of the part."""
         self.region.write(self.offset, data)
 
 
@@ -94,14 +94,14 @@ class SystemRegion:
             raise invalid(f"failed to register shared memory region '{name}': {reason}")
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of its bytes, in one pass through the kernel."""
+        """A copy of some of the region's bytes, in one pass through the kernel."""
         data = bytearray(size)
         if size and os.preadv(self._file, [data], self.offset + offset) != size:
             raise self._shrunk()
         return data
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes into it."""
+        """Writes bytes into the region."""
         start = self.offset + offset
         if start + len(data) > os.fstat(self._file).st_size:
             raise self._shrunk()

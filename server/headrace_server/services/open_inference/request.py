@@ -17,10 +17,10 @@ class Parameters:
 
     Attributes:
         signature: The name of the model's signature; empty for the default.
-        priority: Its priority; None means that of the call.
-        timeout: Seconds that it may wait in the queue; None for no limit.
+        priority: The request's priority; None means that of the call.
+        timeout: Seconds that the request may wait in the queue; None for no limit.
         empty_final_response: Whether a model that streams answers should send an empty last one.
-        sequence: Its sequence of a stateful model, and the place in it; None if it has none.
+        sequence: The request's sequence of a stateful model, and its place in it; None if it has none.
     """
 
     signature: str = ""
@@ -38,8 +38,9 @@ class InputTensor:
         name: The name, as sent.
         datatype: The datatype, as sent, so perhaps unknown.
         shape: The shape, as sent.
-        content: Its bytes, its values in an array of one dimension, or the location of its bytes in shared memory.
-        label: Its name in errors about its bytes; `name` if empty.
+        content: The tensor's bytes, its values in an array of one dimension, or the location of its bytes in shared
+            memory.
+        label: The tensor's name in errors about its bytes; `name` if empty.
     """
 
     name: str
@@ -56,8 +57,8 @@ class WantedOutput:
     Attributes:
         name: The name, as sent.
         classes: How many of the largest values are wanted instead of all; 0 means all.
-        place: The location in shared memory to write it to; None means in the answer.
-        binary: Over REST, whether it follows the JSON as bytes.
+        place: The location in shared memory to write the output to; None means in the answer.
+        binary: Over REST, whether the output follows the JSON as bytes.
     """
 
     name: str

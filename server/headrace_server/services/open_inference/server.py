@@ -17,7 +17,7 @@ class OpenInference:
 
     Attributes:
         models: The server and its models.
-        repository: Loads and unloads them.
+        repository: Loads and unloads models.
         regions: The regions of system shared memory.
         logs: The log settings.
         traces: The trace settings.

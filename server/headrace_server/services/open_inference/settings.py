@@ -48,7 +48,7 @@ class LogSettings:
         return dict(self._values)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Sets some of them, or none; unknown ones are ignored, and None leaves a setting unchanged.
+        """Sets some of the settings, or none; unknown ones are ignored, and None leaves a setting unchanged.
 
         Raises:
             ServingError: UNIMPLEMENTED for the log file, which must not be set over the network; INVALID_ARGUMENT for a
@@ -90,7 +90,7 @@ class TraceSettings:
         return {**self._every, **self._own.get(model, {})}
 
     def update(self, model: str, values: TraceValues) -> None:
-        """Sets some of them; a setting without a value returns to its previous one.
+        """Sets some of the settings; a setting without a value returns to its previous one.
 
         Raises:
             ServingError: UNIMPLEMENTED for the trace file, INVALID_ARGUMENT for an invalid value.

@@ -14,7 +14,7 @@ from headrace_server.models.servable import Servable
 STRINGS_AT_ONCE = 64 << 10
 """The largest tensors of strings, in bytes, that are decoded in the event loop: a few milliseconds."""
 
-_STRING = DataType.DT_STRING  # protobuf looks it up by name, each time
+_STRING = DataType.DT_STRING  # protobuf looks the value up by name, each time
 _A_STRING = np.array(b"", object)
 
 
@@ -26,7 +26,7 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
     time and memory.
 
     Args:
-        tensors: By alias; their names have been checked.
+        tensors: The tensors by alias; their names have been checked.
         servable: The model.
         signature: The name of the signature to run.
 

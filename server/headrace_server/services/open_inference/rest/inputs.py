@@ -80,7 +80,7 @@ class InferBody:
 
     Attributes:
         id: The ID; empty if there is none.
-        parameters: As sent; their types have been checked.
+        parameters: The parameters as sent; their types have been checked.
         inputs: In order.
         outputs: In order; empty means all.
     """

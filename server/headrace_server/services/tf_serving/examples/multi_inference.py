@@ -27,7 +27,7 @@ class Inference:
 
     Attributes:
         method: The method, which determines how the outputs are converted.
-        name: The name of its signature.
+        name: The name of the inference's signature.
         signature: It.
         outputs: Aliases of the outputs it needs.
     """
@@ -54,7 +54,7 @@ async def infer(
     """The results of all tasks, in their order, with no ModelSpec yet.
 
     Args:
-        servable: The version that they all run on.
+        servable: The version that all inferences run on.
         request: Tasks of one model, and the Examples.
         call: How to deliver the answer, and the deadline.
         check_method: Whether a signature must have been exported for the requested method.

@@ -34,7 +34,7 @@ class RequestLog:
     """What is logged of one model's calls, and where.
 
     Attributes:
-        prefix: The beginning of its files' paths.
+        prefix: The beginning of the log files' paths.
         rate: The share of calls, from 0 to 1.
         metadata: The metadata, which are the same for every call.
     """

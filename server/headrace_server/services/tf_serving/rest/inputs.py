@@ -23,7 +23,7 @@ class PredictBody:
     Attributes:
         signature_name: As in the body; empty for the default.
         inputs: Arrays by alias; empty if no signatures were known.
-        by_row: Whether they were given row by row, as the outputs must then be, too.
+        by_row: Whether the inputs were given row by row, as the outputs must then be, too.
     """
 
     signature_name: str

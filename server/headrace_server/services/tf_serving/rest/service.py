@@ -231,7 +231,7 @@ async def _page(request: HttpRequest, page: Page) -> HttpAnswer:
     plain = {"Content-Type": "text/plain"}
     if request.query:
         return HttpAnswer(400, f"Unexpected path: {request.target}. Should be {request.path}".encode(), plain)
-    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # it may ask a driver, which takes time
+    return HttpAnswer(200, await asyncio.to_thread(page), plain)  # the page may ask a driver, which takes time
 
 
 def _html(status: int, reason: str) -> HttpAnswer:
