@@ -276,11 +276,21 @@ class TestAuto:
         client = connect(secure(own), credentials=trusting(own))
         assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 20)] == [[2.5]] * 20
 
-    def test_native_alone_refuses_it(self, secure: Secure, tmp_path: Path) -> None:
+    def test_native_alone_refuses_such_a_certificate(self, secure: Secure, tmp_path: Path) -> None:
         pytest.importorskip("headrace_native")
         own = certificate(tmp_path, *SELF_SIGNED)
         with Client(secure(own), credentials=trusting(own), transport="native", retry=ONCE) as client:
             assert "TLS handshake: invalid peer certificate" in refusal(client)
+
+    def test_a_certificate_without_alternative_names(
+        self, connect: Connect, secure: Secure, authorities: Authorities, tmp_path: Path
+    ) -> None:
+        (tmp_path / "ca.pem").write_text(authorities.trusted.pem.certificate)
+        (tmp_path / "ca.key").write_text(authorities.trusted.pem.key)
+        how = ("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=localhost")
+        target = secure(certificate(tmp_path, *how, "-addext", "basicConstraints=critical,CA:FALSE"))
+        client = connect(target, credentials=trusting(authorities.trusted.pem))
+        assert client.predict("half_plus_two", X, timeout=20)["y"] == [2.5]
 
     def test_what_grpcio_refuses_stays_refused(
         self, connect: Connect, secure: Secure, authorities: Authorities, service: Service
