@@ -360,6 +360,45 @@ class Spans:
         The requests that the server has answered without Python are added to them.
         """
 
+class Link:
+    """One side of the link between the server and a worker process. One thread sends and receives; any may end it.
+
+    Args:
+        descriptor: A file in memory of `SIZE` bytes that cannot shrink. It is not closed, and may be closed.
+        is_server: Which side it is.
+
+    Raises:
+        OSError: The file cannot be mapped.
+    """
+
+    SIZE: int
+    """The size of its file in bytes."""
+
+    ROOM: int
+    """The largest message, in bytes."""
+
+    def __init__(self, descriptor: int, is_server: bool) -> None: ...
+    def send(self, message: bytes) -> bool:
+        """Sends a message; False if it is too long, or the other side has not taken the last one."""
+
+    def send_elsewhere(self) -> None:
+        """Announces a message that has been sent in another way."""
+
+    def receive(self, timeout: float | None = None) -> bytes | None:
+        """Waits for the next message without the interpreter lock; None if it was sent in another way.
+
+        Raises:
+            ConnectionResetError: The link has ended.
+            TimeoutError: No message came within this many seconds.
+        """
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether the other side has taken every message."""
+
+    def end(self) -> None:
+        """Lets no more messages come, on either side."""
+
 class Server:
     """A server: its addresses, its connections, and the threads that serve them.
 

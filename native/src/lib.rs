@@ -26,6 +26,7 @@ mod rest;
 mod security;
 mod server;
 mod traces;
+mod worker;
 
 use pyo3::prelude::*;
 use pyo3::types::PyFrozenSet;
@@ -38,7 +39,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version that `headrace` checks: raised with every change that affects the Python side.
-const INTERFACE: u32 = 25;
+const INTERFACE: u32 = 26;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -73,5 +74,6 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<security::AuditLines>()?;
     module.add_class::<security::Verdicts>()?;
     module.add_class::<traces::Spans>()?;
+    module.add_class::<worker::Link>()?;
     module.add_class::<server::Server>()
 }

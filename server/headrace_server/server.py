@@ -309,6 +309,7 @@ class Server:
             code=code,
             pad_unproved=config.pad_unproved,
             marks_use=bool(Bounds.of(config)),
+            linked=self._transport_name == "native",
         )
 
     def _make_manager(self, loader: Loader, code: CodeTrust) -> Manager:

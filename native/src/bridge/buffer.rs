@@ -1,4 +1,4 @@
-//! An array's memory, borrowed from Python. The crate's only `unsafe` code besides its allocator.
+//! An array's memory, borrowed from Python. Other `unsafe` code is only in `allocator.rs` and `worker/page.rs`.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;

@@ -61,6 +61,7 @@ class Loader:
         pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements if no padding is known
             that leaves answers unchanged.
         marks_use: Whether servables record when they were last used.
+        linked: Whether runs in worker processes may use headrace-native.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Loader:
         code: CodeTrust | None = None,
         pad_unproved: bool = False,
         marks_use: bool = False,
+        linked: bool = False,
     ) -> None:
         self._backend = replace(backend, batching=batching)
         self._threads = threads
@@ -87,6 +89,7 @@ class Loader:
         self._code = code or CodeTrust()
         self._pad_unproved = pad_unproved
         self._marks_use = marks_use
+        self._linked = linked
         self._overrides: dict[str, Mapping[str, Any]] = {}
         self._prepared: object = None
 
@@ -170,7 +173,8 @@ class Loader:
             run_timeout=own.run_timeout,
             restarted=self._metrics.worker_restarts.of(asked.name, str(asked.version)).add,
         )
-        return IsolatedBackend(Job(asked.path, options, own.memory_limit_mb << 20, headroom), isolation)
+        job = Job(asked.path, options, own.memory_limit_mb << 20, headroom, linked=self._linked)
+        return IsolatedBackend(job, isolation)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
         if model is NOTHING_SAID and batching is self._batching:

@@ -18,12 +18,14 @@ class Job:
         options: Options of the runtime.
         memory_limit: Bytes that the process may use, not counting shared memory and files; 0 means no limit.
         headroom: Bytes that the process may use in addition to those in use after the load; 0 means no limit.
+        linked: Whether the messages of runs cross through a link, for which headrace-native must be installed.
     """
 
     folder: Path
     options: BackendOptions
     memory_limit: int = 0
     headroom: int = 0
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,15 @@ class OwnedMemory:
         Raises:
             ServingError: RESOURCE_EXHAUSTED, no memory is left.
         """
-        both = [self._place(alias, array) for alias, array in arrays.items()]
-        return tuple([placed for placed, _ in both]), [held for _, held in both]
+        locations, held = [], []
+        for alias, array in arrays.items():
+            site = self._sites.of(array) or self._sites.copy(array)
+            placed, holding = (site.placed, site.array) if site is not None else (None, array)
+            if placed is None or placed.alias != alias:
+                placed, holding = self._place(alias, holding)
+            locations.append(placed)
+            held.append(holding)
+        return tuple(locations), held
 
     def descriptor(self, number: int) -> int:
         """The file of a block that is in use."""
@@ -97,10 +104,6 @@ class OwnedMemory:
 
     def _place(self, alias: str, array: Array) -> tuple[Placed, Array]:
         site = self._sites.of(array)
-        if site is None and self._sites.takes(array):
-            copy = self._sites.empty(array.shape, array.dtype)
-            copy[...] = array
-            array, site = copy, self._sites.of(copy)
         if site is None:
             return self._place_other(alias, array)
         if site.placed is None:

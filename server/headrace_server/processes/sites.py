@@ -23,18 +23,13 @@ MOST = 64
 """The number of arrays that are kept; if there is one more, all are dropped."""
 
 
-def holders(array: Array) -> int:
-    """The number of references to an array, including those that this call itself makes."""
+def _alone() -> int:
+    array = np.empty(0)
     return getrefcount(array)
 
 
-def _alone() -> int:
-    array = np.empty(0)
-    return holders(array)
-
-
 ALONE = _alone()
-"""What `holders` returns for an array that only the caller's variable refers to."""
+"""What `getrefcount` returns for an array that only the caller's variable refers to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,18 +65,30 @@ class Sites:
         with self._lock:
             for site in self._sites.get((shape, dtype), ()):
                 array = site.array
-                if holders(array) <= ALONE + 1:  # only the variable and the site refer to it
+                if getrefcount(array) <= ALONE + 1:  # only the variable and the site refer to it
                     return array
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize
         if not _is_kept(size, dtype):
             return self._create(shape, dtype)
         with self._lock:
-            return self._new(shape, dtype, size)
+            return self._new(shape, dtype, size).array
 
-    def takes(self, array: Array) -> bool:
-        """Whether arrays like this one are kept."""
-        return _is_kept(array.nbytes, array.dtype)
+    def copy(self, array: Array) -> Site | None:
+        """The site of a copy of an array, which the caller holds; None if such arrays are not kept."""
+        shape, dtype = array.shape, array.dtype
+        with self._lock:
+            for site in self._sites.get((shape, dtype), ()):
+                own = site.array
+                if getrefcount(own) <= ALONE + 1:
+                    break
+            else:
+                if not _is_kept(array.nbytes, dtype):
+                    return None
+                site = self._new(shape, dtype, array.nbytes)
+                own = site.array
+        own[...] = array
+        return site
 
     def of(self, array: Array) -> Site | None:
         """The site of an array; None if it has none, such as a view."""
@@ -104,7 +111,7 @@ class Sites:
         self._by_id.clear()
         self._block = None
 
-    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Site:
         if len(self._by_id) >= MOST:
             self._clear()
         start = -(-self._filled // ALIGNMENT) * ALIGNMENT
@@ -115,7 +122,7 @@ class Sites:
         array: Array = np.ndarray(shape, dtype, self._block, start)
         site = self._by_id[id(array)] = Site(array)
         self._sites.setdefault((shape, dtype), []).append(site)
-        return array
+        return site
 
 
 def _is_kept(size: int, dtype: np.dtype[Any]) -> bool:

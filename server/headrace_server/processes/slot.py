@@ -1,5 +1,6 @@
-"""The messages between the server and a worker process: over a socket, with arrays in shared memory."""
+"""The messages between the server and a worker process: over a socket or a link, with arrays in shared memory."""
 
+import os
 import pickle
 import socket
 from array import array
@@ -10,6 +11,7 @@ from typing import Any
 from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.processes.links import Link, create_link, open_link
 from headrace_server.processes.readable import readable
 from headrace_server.processes.shared_memory import NOWHERE, MappedMemory, OwnedMemory, Placed
 
@@ -27,6 +29,9 @@ KNOWN = 128
 
 MAX_DESCRIPTORS = 200  # the kernel allows 253 in a message
 _CONTROL = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
+
+LINK = "link"
+"""The kind of the message after which a link is used."""
 
 _SHARE = "share"
 
@@ -62,7 +67,7 @@ class Slot:
     """One side of a connection. One thread at a time.
 
     Most messages equal one of the last ones, down to the locations of their arrays. Such a message is not pickled again
-    here, nor parsed again on the other side.
+    here, nor parsed again on the other side. If there is a link, those that fit go through it, which is faster.
 
     Args:
         connection: A SOCK_SEQPACKET socket, which the slot now owns.
@@ -74,6 +79,7 @@ class Slot:
 
     def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:
         self._connection = connection
+        self._link: Link | None = None
         self._memory = memory
         self._sent: set[int] = set()
         self._freed = 0
@@ -158,12 +164,44 @@ class Slot:
                 raise
         return ours
 
+    def open_link(self) -> None:
+        """Creates a link for the messages that follow. From now on, somebody must call `end` if the other side ends.
+
+        Raises:
+            Unread: The other side has ended.
+            OSError: Memory or descriptors are missing.
+        """
+        link, descriptor = create_link()
+        try:
+            self.send(LINK, descriptors=[descriptor])
+        finally:
+            os.close(descriptor)
+        self._link = link
+
+    def accept_link(self, message: Message) -> None:
+        """Uses the link that the other side has created."""
+        self._link = open_link(message.descriptors[0])
+
+    @property
+    def descriptor(self) -> int:
+        """Its socket's; -1 if it is closed."""
+        return self._connection.fileno()
+
+    def end(self) -> None:
+        """Ends a wait for the other side, which has ended. Any thread."""
+        if self._link is not None:
+            self._link.end()
+
     def close(self) -> None:
         """Breaks off."""
+        self.end()
         self._connection.close()
 
     def _take(self, flags: int = 0) -> Message | None:
         """Receives a message; None if it only announced shared memory."""
+        data = None if self._link is None else self._receive_by(self._link)
+        if data is not None:
+            return self._parsed.get(data) or self._parse(data, ())
         data, descriptors = self._receive(flags)
         return self._parsed.get(data) or self._parse(data, descriptors)
 
@@ -198,6 +236,9 @@ class Slot:
         return dropped
 
     def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        link = self._link
+        if link is not None and not descriptors and link.send(data):
+            return
         try:
             if descriptors:
                 socket.send_fds(self._connection, [data], descriptors)
@@ -205,6 +246,8 @@ class Slot:
                 self._connection.send(data)
         except OSError as error:
             raise Unread(str(error)) from error
+        if link is not None:
+            link.send_elsewhere()
 
     def _receive(self, flags: int) -> tuple[bytes, Sequence[int]]:
         try:
@@ -218,6 +261,12 @@ class Slot:
         if not size:
             raise Ended("it has ended")
         return bytes(self._room[:size]), _descriptors(control) if control else ()
+
+    def _receive_by(self, link: Link) -> bytes | None:
+        try:
+            return link.receive(self._timeout)
+        except ConnectionResetError as error:
+            raise (Ended if link.all_taken else Unread)(str(error)) from error
 
 
 def _remember(messages: dict[Any, Any], key: Hashable, value: object, size: int) -> None:

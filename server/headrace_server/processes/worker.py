@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ class Worker:
         self._slots: list[Slot] = []
         self.ended = Event()
         self._process = self._start()
+        self._file = _process_file(self._process.pid)
         self._logger = Thread(target=self._log, name=f"worker-log-{name}", daemon=True)
         self._logger.start()
 
@@ -116,11 +118,37 @@ class Worker:
 
     def wait(self) -> None:
         """Returns when the process and its children have ended."""
+        self._wait_for_end()
         self._process.wait()
+        self._end_slots()
         self.kill()  # children that the process left behind
         self.ended.set()
         os.close(self._lifeline)
         self._logger.join(1.0)
+
+    def _wait_for_end(self) -> None:
+        """Returns when the process has ended, or is being ended because it no longer listens to its first slot.
+
+        Without a descriptor of the process, returns at once.
+        """
+        if self._file < 0:
+            return
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        listens = self.first.descriptor
+        if listens >= 0:
+            poll.register(listens, 0)  # reports only that the other side has closed it
+        poll.poll()
+        if listens >= 0:
+            poll.unregister(listens)
+        self._end_slots()
+        if not poll.poll(ENDS_WITHIN * 1000):
+            self.kill()
+        os.close(self._file)
+
+    def _end_slots(self) -> None:
+        for slot in self._slots:
+            slot.end()
 
     def close_slots(self) -> None:
         """Closes the process's slots, if nothing else uses them."""
@@ -174,6 +202,14 @@ def fit_batching(slot: Slot, options: Options) -> Options:
     slot.send("fit", options)
     fitted: Options = slot.receive().content[0]
     return fitted
+
+
+def _process_file(pid: int) -> int:
+    """A descriptor that is readable when a process has ended; -1 if the kernel has none, or a sandbox allows none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
 
 
 def _environment() -> dict[str, str]:

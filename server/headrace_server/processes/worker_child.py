@@ -20,9 +20,9 @@ from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
 from headrace_server.processes.child import limit_data, limit_data_to
 from headrace_server.processes.job import Job, Loaded
-from headrace_server.processes.lending import Lender, is_viewed, views
+from headrace_server.processes.lending import Lender, kept, views
 from headrace_server.processes.shared_memory import OwnedMemory
-from headrace_server.processes.slot import MAX_TEXT, Ended, Message, Slot
+from headrace_server.processes.slot import LINK, MAX_TEXT, Ended, Message, Slot
 from headrace_server.processes.streams_child import serve_streams
 
 F_SETSIG = 10  # of <fcntl.h> on Linux
@@ -91,21 +91,27 @@ class _Conversation:
     """Answers the messages of one slot; each concurrent run has a slot and a thread."""
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.set_inheritable(False)  # a program that the model starts must not keep it open
         self._outputs = OwnedMemory()
         self._lender = Lender()
         self.slot = Slot(connection, self._outputs)
 
     def serve(self, backend: Backend) -> None:
         """Answers until the server has ended."""
+        run = backend.run
+        try_run = backend.try_run if isinstance(backend, Triable) else run
         while True:
             message = self.slot.receive()
             kind, content, descriptors = message.kind, message.content, message.descriptors
-            if kind in ("run", "try"):
-                run = backend.try_run if kind == "try" and isinstance(backend, Triable) else backend.run
+            if kind == "run":
                 self._run(run, message)
+            elif kind == "try":
+                self._run(try_run, message)
             elif kind == "fit":
                 fitted = backend.fit_batching(content[0]) if isinstance(backend, FitsBatching) else content[0]
                 self.slot.send("fitted", fitted)
+            elif kind == LINK:
+                self.slot.accept_link(message)
             elif kind == "slot":
                 _begin(_serve_another, socket.socket(fileno=descriptors[0]), backend)
             elif kind == "streams":
@@ -123,38 +129,37 @@ class _Conversation:
         except BaseException as error:  # a model that calls sys.exit fails its batch, but ends nothing else
             inputs = {}
             let_go(error)
-            _fail(self.slot, error, _kept(message))
+            _fail(self.slot, error, kept(message))
             return
         del inputs
-        kept = _kept(message)
+        still_used = kept(message)
         numbers = self._lender.lend(held)
         try:
-            self.slot.send("ran", numbers, kept, placed=placed)
+            self.slot.send("ran", numbers, still_used, placed=placed)
         except ServingError as error:
             self._lender.give_back(numbers)
-            _fail(self.slot, error, kept)
+            _fail(self.slot, error, still_used)
 
 
 def _begin(serve: Callable[..., None], *arguments: object) -> None:
     Thread(target=serve, args=arguments, daemon=True).start()
 
 
-def _kept(message: Message) -> tuple[str, ...]:
-    """The aliases of the inputs that the model has kept."""
-    return tuple([own.alias for index, own in enumerate(message.placed) if is_viewed(message, index)])
-
-
-def _fail(slot: Slot, error: BaseException, kept: Sequence[str] = ()) -> None:
+def _fail(slot: Slot, error: BaseException, still_used: Sequence[str] = ()) -> None:
     """Reports that a request has failed, and which inputs were kept; ends the process if memory has run out."""
     code, text = _status(error)
-    slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error), kept)
+    slot.send("failed", int(code), text[:MAX_TEXT], _is_out_of_memory(error), still_used)
     if _is_out_of_memory(error):
         os._exit(OUT_OF_MEMORY)
 
 
 def _serve_another(connection: socket.socket, backend: Backend) -> None:
-    with suppress(Ended):
-        _Conversation(connection).serve(backend)
+    conversation = _Conversation(connection)
+    try:
+        with suppress(Ended):
+            conversation.serve(backend)
+    finally:
+        conversation.slot.close()
 
 
 def _status(error: BaseException) -> tuple[Code, str]:

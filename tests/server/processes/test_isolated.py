@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import ml_dtypes
@@ -45,11 +46,17 @@ NAME = "model m version 1"
 
 
 class Isolated:
-    """A model in worker processes, and how often they have been restarted."""
+    """A model in worker processes, and how often they have been restarted.
+
+    Attributes:
+        linked: Whether messages of runs cross through a link; `crossing` sets it.
+    """
+
+    linked = False
 
     def __init__(self, folder: Path, *, memory_limit: int = 0, batching: Options | None = None, **how: float) -> None:
         self.restarts = 0
-        job = Job(folder, BackendOptions(batching=batching), memory_limit)
+        job = Job(folder, BackendOptions(batching=batching), memory_limit, linked=self.linked)
         isolation = Isolation(name=NAME, restarted=self._restarted, **how)  # type: ignore[arg-type]
         self.backend = IsolatedBackend(job, isolation)
 
@@ -69,13 +76,26 @@ class Isolated:
         self.restarts += 1
 
 
+CROSSINGS = ["socket", *(["link"] if find_spec("headrace_native") else [])]
+"""How the messages of runs cross: what is tested here holds for both ways."""
+
+
+@pytest.fixture(params=CROSSINGS, autouse=True)
+def crossing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The way, which models take that are made now."""
+    way: str = request.param
+    monkeypatch.setattr(Isolated, "linked", way == "link")
+    return way
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("base") / "1")
 
 
 @pytest.fixture
-def model(folder: Path) -> Iterator[Isolated]:
+def model(folder: Path, crossing: str) -> Iterator[Isolated]:
+    del crossing  # before the model is made
     before = set(threading.enumerate())
     isolated = Isolated(folder)
     yield isolated
@@ -106,6 +126,58 @@ def test_a_process_that_ends_between_runs_fails_none(model: Isolated) -> None:
         assert answer.result().tolist() == [[1, 1]]
     assert model.run(FINE).tolist() == [[1, 1]]
     assert model.pids() != [pid]
+
+
+FORKS = """
+    import os, signal, time
+    INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
+    def predict(inputs):
+        if inputs["x"][0, 0] == 1009:
+            if not os.fork(): time.sleep(3600)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"y": inputs["x"] + 1}
+    """
+
+BECOMES_ANOTHER = """
+    import os
+    INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
+    def predict(inputs):
+        if inputs["x"][0, 0] == 1009: os.execvp("sleep", ["sleep", "3600"])
+        return {"y": inputs["x"] + 1}
+    """
+
+
+@pytest.mark.parametrize("code", [FORKS, BECOMES_ANOTHER])
+def test_a_process_of_which_something_is_left_is_ended_and_started_again(tmp_path: Path, code: str) -> None:
+    model = Isolated(write(tmp_path, code))
+    assert model.lost(IS_KILLED) == (Code.INTERNAL, f"{NAME}: its worker process was ended by SIGKILL during the run")
+    assert model.run(FINE).tolist() == [[1, 1]]
+    model.backend.close()
+
+
+SLEEPS = """
+    import ctypes, pathlib, time
+    INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
+    def predict(inputs):
+        kind = inputs["x"][0, 0]
+        if kind: pathlib.Path(__file__).with_name("began").touch()
+        if kind == 1003: time.sleep(3600)
+        if kind == 1011: ctypes.PyDLL(None).sleep(3600)
+        return {"y": inputs["x"] + 1}
+    """
+
+
+@pytest.mark.parametrize("kind", [HANGS, HOLDS])
+def test_a_process_that_is_killed_fails_the_run_that_it_began(tmp_path: Path, kind: int) -> None:
+    model = Isolated(write(tmp_path, SLEEPS))
+    (pid,) = model.pids()
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(model.lost, kind)
+        eventually((tmp_path / "began").exists)
+        os.kill(pid, signal.SIGKILL)
+        assert lost.result() == (Code.INTERNAL, f"{NAME}: its worker process was ended by SIGKILL during the run")
+    assert model.run(FINE).tolist() == [[1, 1]]
+    model.backend.close()
 
 
 @pytest.mark.parametrize("kind", [HANGS, HOLDS])
@@ -260,6 +332,35 @@ class TestArrays:
         model.backend.close()
 
 
+class TestLongMessages:
+    def test_a_long_error_between_short_answers(self, tmp_path: Path) -> None:
+        code = """
+        INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
+        def predict(inputs):
+            if inputs["x"][0, 0]: raise ValueError("no" * 5000)
+            return {"y": inputs["x"] + 1}
+        """
+        model = Isolated(write(tmp_path, code))
+        for _ in range(3):
+            assert model.run(FINE).tolist() == [[1, 1]]
+            with pytest.raises(ServingError, match=r"(no){5000}"):
+                model.run(RAISES)
+        model.backend.close()
+
+    def test_long_and_short_requests_in_turn(self, tmp_path: Path) -> None:
+        code = """
+        INPUTS = {"x" * n: ("float32", [None]) for n in (1, 5000)}
+        OUTPUTS = {"y": ("float32", [None])}
+        def predict(inputs): return {"y": sum(inputs.values())}
+        """
+        model = Isolated(write(tmp_path, code))
+        for number in range(4):
+            sent = {"x" * n: np.full(1, number, np.float32) for n in ([1] if number % 2 else [1, 5000])}
+            answer = model.backend.run("serving_default", sent, ["y"])["y"]
+            assert answer.tolist() == [number * len(sent)]
+        model.backend.close()
+
+
 class TestAtOnce:
     CODE = """
     import threading, numpy as np
@@ -358,7 +459,7 @@ class TestLoads:
 
 
 @pytest.mark.parametrize("kind", [FINE, HANGS, HOLDS])
-def test_the_workers_of_a_killed_server_end(folder: Path, kind: int) -> None:
+def test_the_workers_of_a_killed_server_end(folder: Path, kind: int, crossing: str) -> None:
     """This also works if the model keeps the interpreter lock, so that the worker cannot check on the server."""
     code = f"""
 import sys, threading
@@ -367,7 +468,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 import numpy as np
-backend = IsolatedBackend(Job(Path({str(folder)!r}), BackendOptions()), Isolation(name="m"))
+job = Job(Path({str(folder)!r}), BackendOptions(), linked={crossing == "link"})
+backend = IsolatedBackend(job, Isolation(name="m"))
 inputs = {{"x": np.full((1, 2), {kind}, np.float32)}}
 run = threading.Thread(target=backend.run, args=("serving_default", inputs, ["y"]))
 run.start()
