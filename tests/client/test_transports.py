@@ -50,6 +50,20 @@ def test_native_carries_calls_where_it_is_installed() -> None:
     assert not is_grpcio(credentials=TRUSTED)
 
 
+@pytest.mark.usefixtures("native")
+def test_the_thread_that_first_uses_a_client_may_end() -> None:
+    """The allocator kept the memory of the thread that had loaded it, and crashed in the next one with its address."""
+    code = """
+import threading
+from headrace_client import Client
+for _ in range(50):
+    thread = threading.Thread(target=lambda: Client("localhost:1").close())
+    thread.start()
+    thread.join()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_grpcio_does_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "headrace_native", None)
     monkeypatch.setattr("headrace_client.channels.auto.find_spec", lambda _: None)
