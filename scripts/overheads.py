@@ -291,14 +291,16 @@ def _row(plain: Variant, variant: Variant) -> str:
 
 def _page(plain: Variant, others: Sequence[Variant], told: argparse.Namespace, received: int) -> str:
     rows = "\n".join(_row(plain, each) for each in (plain, *others))
+    servers = "one server" if told.servers == 1 else f"each of {told.servers} servers, one after the other"
     return f"""# What monitoring costs
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: a server of the digits
 model under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on the same machine. Each thing is
 on for {told.seconds:g} s at a time, and compared with the slices just before and after, in which the server only
-answers: {told.rounds} rounds on each of {told.servers} servers, one after the other. The median over all rounds is
-shown, with its standard error. In the row "nothing", the requests are for a copy of the model: its difference is noise.
-The collector got {received / 1e6:,.1f} MB of spans.
+answers: {told.rounds} rounds on {servers}. The median over all rounds is shown, with its standard error. In the row
+"nothing", the requests are for a copy of the model: its difference is noise. "Not shown" means that the noise is too
+large to tell; [what monitoring itself takes](overheads_counted.md) is measured directly. The collector got
+{received / 1e6:,.1f} MB of spans.
 
 | the server | requests/s | CPU per request | more CPU per request | limit | within the limit |
 | --- | ---: | ---: | ---: | ---: | --- |
