@@ -183,7 +183,7 @@ def serving(root: Path) -> Iterator["Serving"]:
     """A server with the models of a configuration in a folder, which is ready.
 
     Raises:
-        RuntimeError: It ended with another status than 0 after SIGTERM.
+        RuntimeError: The server ended with another status than 0 after SIGTERM.
     """
     rest = free_port()
 

@@ -102,7 +102,7 @@ async def _reached(way: Route) -> None:
     """Waits until the REST API, which starts last, can be called.
 
     Raises:
-        TimeoutError: It cannot be called.
+        TimeoutError: The API cannot be called.
     """
     async with asyncio.timeout(END_WITHIN):
         while True:

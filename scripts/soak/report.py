@@ -59,8 +59,8 @@ class Outcome:
     def threads_grew(self) -> bool:
         """Whether there were more threads in most of the last quarter than in most of the quarter before.
 
-        Some threads exist only for a moment: those that copy and decompress large messages. Others start when a pool of
-        a few threads, which starts them one by one, has that much work for the first time.
+        Some threads exist only for a moment: those that copy and decompress large messages. Others belong to a small
+        pool, which starts another thread when it first has enough work for one.
         """
         middle = len(self.warm) // 2
         first, second = ([each.threads for each in part] for part in (self.warm[:middle], self.warm[middle:]))

@@ -23,7 +23,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of a .npz, .npy or .csv file by name.
 
     Raises:
-        ToolkitError: It cannot be read, or its bytes are something else; no code in it is run.
+        ToolkitError: The file cannot be read, or its content has another format. No code in it is run.
     """
     suffix = path.suffix.lower()
     if suffix not in (".npz", ".npy", ".csv"):

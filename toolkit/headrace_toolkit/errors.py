@@ -20,7 +20,7 @@ def require(module: str, purpose: str, extra: str) -> Any:
         extra: The extra of the `headrace` distribution.
 
     Raises:
-        ToolkitError: It is not installed. A broken installation raises its own error.
+        ToolkitError: The library is not installed. A broken installation raises its own error.
     """
     try:
         return importlib.import_module(module)

@@ -7,7 +7,7 @@ from headrace_toolkit.steps.base import Advance, in_silence
 
 
 class Progress(Protocol):
-    """Shows how far the work is."""
+    """Shows the progress of the work."""
 
     def step(self, name: str) -> AbstractContextManager[Advance]:
         """Begins a step, which ends with the context; its `Advance` is called with the progress."""

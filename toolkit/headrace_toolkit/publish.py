@@ -74,7 +74,7 @@ def check_base(base: Path, version: int = 0) -> None:
     """Refuses, before any work, a base path that cannot take a new version.
 
     Raises:
-        ToolkitError: It cannot be written, is not a folder, is a model itself, or has this version already.
+        ToolkitError: The base path cannot be written, is not a folder, is a model itself, or has this version already.
     """
     if base.is_symlink() and not base.exists():
         raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, where nothing is")
@@ -95,7 +95,7 @@ def check_key(key: Path) -> None:
     """Refuses, before any work, a file that cannot sign a version.
 
     Raises:
-        ToolkitError: It cannot be read, is not a private key that signs versions, or `cryptography` is not installed.
+        ToolkitError: The file cannot be read or is not a private key that signs versions, or `cryptography` is missing.
     """
     with _refusals():
         from headrace_server.security.models import signing

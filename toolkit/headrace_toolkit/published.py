@@ -55,7 +55,7 @@ def open_version(place: str) -> Published:
         place: Its folder, or an ONNX or TFLite file.
 
     Raises:
-        ToolkitError: It cannot be read, or the runtime does not load it.
+        ToolkitError: The version cannot be read, or the runtime does not load it.
     """
     file = model_of(place)
     if file.suffix == Path(LITE_FILE).suffix:

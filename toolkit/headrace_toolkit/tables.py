@@ -42,7 +42,7 @@ class Table:
         return str(value)
 
     def choice(self, key: str, choices: Sequence[str], default: str) -> str:
-        """One of some strings."""
+        """A string that must be one of the choices."""
         value = self._take(key, default)
         if value in choices:
             return str(value)

@@ -39,7 +39,7 @@ class Workshop:
         """The result of a step on a variant.
 
         Raises:
-            ToolkitError: It cannot be carried out, or its export answers differently from the module.
+            ToolkitError: The step cannot be carried out, or its export answers differently from the module.
         """
         grounds = self.grounds
         if step.needs.rows and grounds.calibration is not None:

@@ -17,7 +17,7 @@ def require(module: str, purpose: str, install: str) -> Any:
         install: The argument of `pip install`.
 
     Raises:
-        BenchError: It is not installed.
+        BenchError: The package is not installed.
     """
     try:
         return importlib.import_module(module)

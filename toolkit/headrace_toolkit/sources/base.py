@@ -92,7 +92,7 @@ class Source(Protocol):
         """Writes the model as ONNX into an empty folder.
 
         Raises:
-            ToolkitError: It cannot be exported to ONNX; the text names the operator or the user's line of code.
+            ToolkitError: The model cannot be exported to ONNX; the text names the operator or the user's line of code.
         """
 
 

@@ -43,7 +43,7 @@ def of_model(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A model in memory.
 
     Raises:
-        ToolkitError: It has not been built, or ONNX does not support one of its layers.
+        ToolkitError: The model has not been built, or ONNX does not support one of its layers.
     """
     keras = require_tensorflow("keras", "Keras models")
     require("tf2onnx", "converting Keras models", "keras")

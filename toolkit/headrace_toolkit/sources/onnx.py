@@ -22,7 +22,7 @@ class OnnxSource:
         options: Only `outputs` would apply, and is refused, since an ONNX file has names of its own.
 
     Raises:
-        ToolkitError: It cannot be read; its external data is outside its folder or missing; its weights are not finite;
+        ToolkitError: The file cannot be read; external data is outside its folder or missing; weights are not finite;
             or it was optimised for one specific CPU.
     """
 

@@ -25,7 +25,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     """A .skops file, which may contain only known types.
 
     Raises:
-        ToolkitError: It contains types that skops does not know, which the text names, or cannot be read.
+        ToolkitError: The file contains types that skops does not know, which the text names, or cannot be read.
     """
     skops = require("skops.io", "a .skops file", "sklearn")
     try:
@@ -61,7 +61,7 @@ def of_estimator(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A fitted estimator or pipeline, converted by skl2onnx.
 
     Raises:
-        ToolkitError: It is not fitted, or skl2onnx does not support it.
+        ToolkitError: The estimator is not fitted, or skl2onnx does not support it.
     """
     sklearn = require("sklearn", "scikit-learn models", "sklearn")
     origin = Origin(

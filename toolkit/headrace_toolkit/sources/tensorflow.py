@@ -20,7 +20,7 @@ def require_tensorflow(module: str, purpose: str) -> Any:
     """Imports a library that loads TensorFlow, whose C++ parts print a page to stderr while they load.
 
     Raises:
-        ToolkitError: It is not installed.
+        ToolkitError: The library is not installed.
     """
     with stderr_aside():
         return require(module, purpose, "keras")

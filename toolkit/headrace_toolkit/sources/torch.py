@@ -25,7 +25,7 @@ def of_module(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """An `nn.Module` in memory.
 
     Raises:
-        ToolkitError: Its inputs are not known, or it does not accept them.
+        ToolkitError: The module's inputs are not known, or it does not accept them.
     """
     torch = require("torch", "PyTorch models", "torch")
     origin = _named(origin, "torch")
@@ -65,7 +65,7 @@ def exported_program(file: Path, options: SourceOptions) -> Source:
     """A .pt2 file that `torch.export.save` wrote; it is inspected before torch loads it.
 
     Raises:
-        ToolkitError: It might run code, or torch does not load it.
+        ToolkitError: The file might run code, or torch does not load it.
     """
     check_program(file)
     torch = require("torch", "PyTorch models", "torch")
@@ -79,7 +79,7 @@ def torchscript(file: Path, options: SourceOptions) -> Source:
     """A TorchScript file; it is inspected before torch loads it.
 
     Raises:
-        ToolkitError: Its code touches files, torch does not load it, or its inputs are not known.
+        ToolkitError: The file's code reads or writes files, torch does not load it, or its inputs are not known.
     """
     check_script(file)
     torch = require("torch", "PyTorch models", "torch")

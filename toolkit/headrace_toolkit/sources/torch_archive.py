@@ -91,7 +91,7 @@ def only_weights(content: bytes) -> bool:
         content: The bytes of the zip archive.
 
     Raises:
-        zipfile.BadZipFile, ValueError, KeyError: It is damaged.
+        zipfile.BadZipFile, ValueError, KeyError: The archive is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (pickled, *_) = [name for name in archive.namelist() if name.split("/", 1)[-1] == "data.pkl"]
@@ -102,7 +102,7 @@ def only_names_weights(pickled: bytes) -> bool:
     """Whether a pickle, which is inspected and not run, names only what tensors consist of.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The pickle is damaged.
     """
     operations = list(pickletools.genops(pickled))
     if any(operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4") for operation, _, _ in operations):

@@ -42,7 +42,7 @@ class Caller:
         """The module's own answers.
 
         Raises:
-            ToolkitError: It refuses the inputs.
+            ToolkitError: The module refuses the inputs.
         """
         return dict(zip(self.signature.outputs, _answers(self, inputs).values(), strict=True))
 
@@ -63,7 +63,7 @@ def caller_of(module: Any, origin: Origin, options: SourceOptions) -> Caller:
     """How to call a module, whose inputs are known from the user's rows or description.
 
     Raises:
-        ToolkitError: They are not known, or the module does not accept them.
+        ToolkitError: The inputs are not known, or the module does not accept them.
     """
     parameters = _parameters(module)
     specs, example = _inputs(module, origin, options, parameters)
@@ -81,7 +81,7 @@ def program_caller(program: Any, origin: Origin, options: SourceOptions) -> Call
     """How to call an exported program, which records its inputs. A single input gets the user's name for it.
 
     Raises:
-        ToolkitError: Its inputs are not tensors.
+        ToolkitError: The program's inputs are not tensors.
     """
     torch = require("torch", "PyTorch models", "torch")
     given = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}

@@ -49,7 +49,7 @@ class Channels:
         """The smaller module, exported at once, since there is no class that could load its weights.
 
         Raises:
-            ToolkitError: It is not a PyTorch module, torch-pruning does not support it, or it cannot be trained.
+            ToolkitError: The source has no PyTorch module, torch-pruning does not support it, or it cannot be trained.
         """
         source = work.source
         if not isinstance(source, ModuleSource):

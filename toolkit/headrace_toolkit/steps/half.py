@@ -36,7 +36,7 @@ class Half:
         """The model in half floats.
 
         Raises:
-            ToolkitError: It is a tree ensemble, or already quantized, or a weight is outside the range of half floats.
+            ToolkitError: The model is a tree ensemble or already quantized, or a weight is beyond half floats.
         """
         onnx = require("onnx", "half", "toolkit")
         facts = Facts.of(work.model)

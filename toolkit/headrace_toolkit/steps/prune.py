@@ -91,7 +91,7 @@ class Prune:
         """The model with zeros.
 
         Raises:
-            ToolkitError: It has no layers with weights, or cannot be trained.
+            ToolkitError: The model has no layers with weights, or cannot be trained.
         """
         if isinstance(work.source, Trainable):
             return self._module(work, work.source)

@@ -68,7 +68,7 @@ class Quantize:
         """The quantized model.
 
         Raises:
-            ToolkitError: It is already quantized, there is nothing to quantize, or there are no rows to calibrate on.
+            ToolkitError: The model is quantized already or has nothing to quantize, or calibration rows are missing.
         """
         facts = Facts.of(work.model)
         if facts.quantized:
