@@ -2,11 +2,7 @@
 
 import logging
 import os
-import sys
-import threading
-from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,28 +22,6 @@ _LISTS = ("ipv4:", "ipv6:")
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_GRPC_PROXY = "no_grpc_proxy"
-
-
-def load_native() -> Any:
-    """Return `headrace_native`, loaded by a thread that never ends.
-
-    To its allocator, mimalloc, the thread that loads it is the main thread: once that thread has ended, the process
-    would crash in a later thread with the same ID.
-    """
-    if PACKAGE not in sys.modules and threading.current_thread() is not threading.main_thread():
-        loaded = threading.Event()
-        threading.Thread(target=_load_and_stay, args=(loaded,), name="headrace-loader", daemon=True).start()
-        loaded.wait()
-    return import_module(PACKAGE)
-
-
-def _load_and_stay(loaded: threading.Event) -> None:
-    try:
-        with suppress(ImportError):  # the caller gets the same error
-            import_module(PACKAGE)
-    finally:
-        loaded.set()
-    threading.Event().wait()
 
 
 class _Obstacle(Exception):
@@ -109,7 +83,8 @@ def _check(settings: Settings) -> None:
     """Raises _Obstacle if the native transport cannot be used, whatever the credentials."""
     if find_spec(PACKAGE) is None:
         raise _Obstacle("headrace-native is not installed (pip install headrace-native)")
-    headrace_native = load_native()
+    import headrace_native
+
     found = getattr(headrace_native, "CLIENT_INTERFACE", 0)
     if found != INTERFACE:
         reason = f"headrace-native has client interface {found}, not {INTERFACE} as this client: install one to match"
@@ -131,7 +106,8 @@ def _check(settings: Settings) -> None:
 
 def _tls(settings: Settings) -> tuple[Any, str | None]:
     """Return the value of `Settings.tls` for the credentials; raises _Obstacle for those that only grpcio supports."""
-    headrace_native = load_native()
+    import headrace_native
+
     from headrace_client.channels.credentials import pem_of
 
     assert settings.credentials is not None
