@@ -23,8 +23,10 @@
 //!    this is limited to fast lanes. A lane becomes fast by earning trust (`queue/pace.rs`): each run that ends within
 //!    0.2 ms earns one point, 8 points are enough, and slower runs cost some or all of the points. Only backends whose
 //!    runs all take about the same time are trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
-//! 3. A brief batch has only one task if there are more than two cores for each connection thread (`most_together`): a
-//!    batch thread then has a core of its own, and the connection thread reads the next calls while a batch runs.
+//! 3. A brief batch has only one task if any of its calls came over gRPC, or if there are more than two cores for each
+//!    connection thread (`most_together`): the connection thread then reads the next calls while a batch thread runs.
+//!    A REST call takes several times as long to read and answer as its share of a batch, so running the batch here
+//!    hardly makes the connection thread the limit earlier.
 //! 4. Before a thread runs several calls, it looks at its sockets once more (`look`), and again as long as more calls
 //!    have come: a batch costs some 30 us, however few rows it has.
 //! 5. After a single call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that
@@ -39,10 +41,10 @@
 //!
 //! - Running lone calls here: 10,410 calls/s instead of 6,704 (96 us instead of 149 per call), for 70 us of CPU per call
 //!   instead of 113. The target of 100 us for one caller depends on it.
-//! - Running batches of several calls here, on two cores without other load but the client's (2026-11-28): a plain
-//!   Predict takes 7.7 us of CPU instead of 9.1 with 64 calls in flight, and 24.0 instead of 26.3 with one call on each
-//!   of 1,000 connections, at 1.1 times the rate. With 64 calls on four connections, the rate is 0.91 times as high
-//!   (121,000 calls/s): the one connection thread is then the limit. Over REST, with 64 callers, the rate is higher, too.
+//! - Running batches of several REST calls here (2026-11-28): 10.8 us of CPU per call of one row instead of 14.5, with
+//!   64 callers, and 2.0 instead of 1.75 times the rate of an evhttp server that runs no model.
+//! - Doing so with gRPC calls, too, which was tried: a plain Predict took 7.7 us instead of 9.1 with 64 calls on four
+//!   connections, but the rate fell by 9%, since the one connection thread was the limit.
 //! - Polling: no measurable difference (the ratio of the rates was 0.99) on these busy cores, which never slept deeply;
 //!   with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with another change, it
 //!   lowered the median from 188 to 88 us (2026-11-26). If it gains nothing on an idle machine whose cores do not enter
@@ -66,10 +68,10 @@ const SPAN: Duration = Duration::from_micros(200);
 /// The maximum number of calls without polling after polling in vain.
 const MOST_SKIPPED: u32 = 256;
 
-/// The most calls that a thread runs together where it may run several: more would keep its connections waiting.
+/// The most REST calls that a thread runs together where it may run several: more would keep its connections waiting.
 const MOST_TOGETHER: usize = 256;
 
-/// The most calls of a batch that each of so many connection threads runs itself.
+/// The most REST calls of a batch that each of so many connection threads runs itself.
 pub fn most_together(threads: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     if cores <= 2 * threads { MOST_TOGETHER } else { 1 }
@@ -78,8 +80,10 @@ pub fn most_together(threads: usize) -> usize {
 /// A connection thread's part in batching: it wakes batch threads, or runs fast batches itself.
 pub struct BusyPoll {
     shared: Arc<Shared>,
-    /// The most calls of a batch that it runs itself.
+    /// The most REST calls of a batch that it runs itself.
     most: usize,
+    /// Whether a task that came over gRPC has been put into the queue since it last ran or woke something.
+    is_grpc: AtomicBool,
     wake_due: AtomicBool,
     /// The tasks that have been put into the queue since it last ran or woke something.
     came: AtomicUsize,
@@ -90,10 +94,17 @@ pub struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Creates it for a thread that itself runs batches of at most so many calls.
+    /// Creates it for a thread that itself runs batches of at most so many REST calls.
     pub fn new(shared: Arc<Shared>, most: usize) -> Self {
-        let (wake_due, came, seen) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { shared, most, wake_due, came, seen, looks: Notify::new(), answered: Notify::new() }
+        let (is_grpc, wake_due) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (came, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { shared, most, is_grpc, wake_due, came, seen, looks: Notify::new(), answered: Notify::new() }
+    }
+
+    /// Like `task_waits`, for a task that came over gRPC.
+    pub fn grpc_task_waits(&self, wake: bool) {
+        self.is_grpc.store(true, Ordering::Relaxed);
+        self.task_waits(wake);
     }
 
     /// To be called when a task has been put into the queue. If a batch thread must be woken for it (`wake`), that
@@ -135,7 +146,12 @@ impl BusyPoll {
     fn more_may_come(&self) -> bool {
         let came = self.came.load(Ordering::Relaxed);
         let seen = self.seen.swap(came, Ordering::Relaxed);
-        came > seen.max(1) && came < self.most && self.wake_due.load(Ordering::Relaxed)
+        came > seen.max(1) && came < self.most() && self.wake_due.load(Ordering::Relaxed)
+    }
+
+    /// The most calls of a batch that are run here now.
+    fn most(&self) -> usize {
+        if self.is_grpc.load(Ordering::Relaxed) { 1 } else { self.most }
     }
 
     /// Keeps the thread awake for a while after each lone call that it has answered. Never ends.
@@ -155,13 +171,15 @@ impl BusyPoll {
 
     /// Runs the new calls of a fast model, or wakes a batch thread for them; returns how many have been run.
     fn run_or_wake(&self) -> usize {
+        let most = self.most();
         self.came.store(0, Ordering::Relaxed);
         self.seen.store(0, Ordering::Relaxed);
+        self.is_grpc.store(false, Ordering::Relaxed);
         if !self.wake_due.swap(false, Ordering::Relaxed) {
             return 0;
         }
         let queue = self.shared.queue.get();
-        let ran = queue.run_brief(self.most);
+        let ran = queue.run_brief(most);
         if ran == 0 {
             queue.tasks.wake();
         }

@@ -188,7 +188,7 @@ fn dispatch(
     let (message, respond) = match message {
         Some(Ok(message)) if shared.plain.may_take(&opening) => {
             match shared.plain.put(&opening, message, respond, &thread.outbox) {
-                Outcome::Waits { wake } => return thread.busy_poll.task_waits(wake),
+                Outcome::Waits { wake } => return thread.busy_poll.grpc_task_waits(wake),
                 Outcome::NoMemory => return,
                 Outcome::Refused { signature, why, seconds } => {
                     return shared.ended.add_refused(&signature, why, seconds);
