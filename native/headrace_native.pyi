@@ -798,7 +798,7 @@ class ExamplesFields(TypedDict):
     number of Examples of each that was answered."""
 
     tensors: Sequence[str]
-    """The model's names of its outputs, in their order."""
+    """The name that each output has in the model, in the order of the outputs."""
 
     serialized: bool
     """Whether the single input takes serialized Examples; otherwise the inputs are their features."""

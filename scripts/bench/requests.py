@@ -1,4 +1,4 @@
-"""The one Predict of a case: its bytes as h2load sends them, and a check of a server's answer."""
+"""The Predict request that all calls of a case send: its bytes for h2load, and a check of a server's answer."""
 
 import grpc
 import numpy as np

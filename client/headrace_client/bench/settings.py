@@ -42,15 +42,15 @@ class Settings:
         models: Names and weights.
         signature: The signature of TF Serving's models.
         version: None means the newest.
-        inputs: Files of arrays by the names of models; that of `""` applies to all.
+        inputs: The file with the input arrays of each model, by its name; the file under `""` is for all models.
         log: A file with logged requests.
-        rows: The numbers of rows of requests.
+        rows: How many rows a request has; if there are several numbers, requests of all these sizes are sent.
         stages: The stages to measure, in order.
         seconds: How long each stage is measured.
         warmup: How long each stage runs before it is measured.
         timeout: The timeout of a call.
-        limit: A latency beyond which an answer does not count as good; None means any.
-        connections: The number of connections; None means what fits the stage.
+        limit: The latency beyond which an answer does not count as good; None means no limit.
+        connections: The number of connections; None means as many as suit the stage.
         threads: The threads of the load generator.
         rounds: How often each stage is measured; the median counts.
         seed: The seed of random numbers.
@@ -83,7 +83,7 @@ class Settings:
 
 
 def read(given: Mapping[str, object]) -> Settings:
-    """The settings that a command line gives, by the names of its flags.
+    """The settings of a command line; `given` has the value of each flag, by the flag's name.
 
     Raises:
         BenchError: A value cannot be used.

@@ -16,7 +16,7 @@ pub struct Examples {
     pub regress: Option<Arc<Inference>>,
     /// The signature of a MultiInference, whatever its inferences are.
     pub multi: Arc<Signature>,
-    /// The model's names of its outputs, in their order.
+    /// The name that each output has in the model, in the order of the outputs.
     pub tensors: Vec<String>,
     /// A number that is equal for signatures of a version with the same inputs.
     pub inputs: usize,

@@ -1,8 +1,8 @@
 //! Plain calls: decoded here, added to their queue, and answered without a Python handler.
 //!
-//! In Rust, only this file decides whether a call is plain: it must be one of these methods with an uncompressed answer
-//! (`PlainCalls::may_take`), and its message must contain only what its codec and a published route understand
-//! (`Understood`). Python handles everything else, valid or not.
+//! In Rust, only this file decides whether a call is plain: it is plain if its method is in `Method`, its answer is not
+//! compressed (`PlainCalls::may_take`), and its message contains only what its codec and a published route understand
+//! (`Understood`). Python handles all other calls, valid or not.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::security::{Admission, Admitted, Asked, Verdicts};
 
 /// Handles the plain calls of a server.
 pub struct PlainCalls {
-    /// The methods that may have plain calls, without those that the server does not have.
+    /// The methods of this server that may have plain calls.
     methods: Vec<PlainMethod>,
     names: MethodNames,
     /// The metadata that marks a call of low priority.
@@ -38,7 +38,7 @@ pub struct PlainCalls {
     verdicts: Option<Py<Verdicts>>,
 }
 
-/// One of the methods.
+/// A method that may have plain calls.
 struct PlainMethod {
     number: usize,
     method: Method,

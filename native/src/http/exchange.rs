@@ -114,7 +114,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Tells Python an event of the request.
+    /// Tells Python about an event of the request.
     fn tell(&self, kind: Kind) {
         self.inbox.push(Event { kind, request: Some(self.request.clone()) });
     }
@@ -138,7 +138,7 @@ impl Drop for Waiting {
     }
 }
 
-/// The state of a request that both sides share.
+/// The state of a request, which its connection shares with Python.
 struct Request {
     head: Parts,
     identity: Arc<Identity>,
@@ -269,7 +269,7 @@ impl HttpRequest {
         Ok(())
     }
 
-    /// The next piece of the body.
+    /// Sends the next piece of the body.
     fn send(&self, piece: PyBackedBytes) {
         if let Some(pieces) = &*self.0.pieces.lock() {
             // Fails only if the client has gone.
@@ -277,7 +277,7 @@ impl HttpRequest {
         }
     }
 
-    /// The end of the body.
+    /// Ends the body.
     fn finish(&self) {
         self.0.pieces.lock().take();
         self.set_owner(None);

@@ -47,7 +47,7 @@ impl Api {
         }
     }
 
-    /// What is inserted into the text of a full queue: the reason, or the request's id.
+    /// What is inserted into the error text for a full queue: the reason, or the request's ID.
     fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::TfServing => reason.to_owned(),
@@ -93,7 +93,8 @@ impl Pending {
 
     /// Creates a call, which delivers its answer to the mailbox, and puts it into its queue.
     ///
-    /// None if the version is being unloaded, as another version may already have taken its place.
+    /// Returns None if the version is being unloaded: Python then answers the call, perhaps with the version that has
+    /// taken its place.
     pub(super) fn put(
         mut self,
         place: Place,

@@ -9,7 +9,7 @@ Restore = Callable[[Arrays], Arrays]
 
 
 def as_declared(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> tuple[Arrays, Restore] | None:
-    """Gives inputs the declared rank if a last dimension of 1 is missing, or is one too many.
+    """Adds or removes a last dimension of 1 if that gives all inputs the declared rank.
 
     TF Serving's clients send `[3]` for `[-1, 1]`, and `[3, 1]` for `[-1]`, since TensorFlow's element-wise operators
     accept any shape. Such requests are served only if all inputs and outputs allow it, so that the answer can have the

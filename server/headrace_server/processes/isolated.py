@@ -58,9 +58,9 @@ class IsolatedBackend:
         isolation: The number of processes and the other options.
 
     Attributes:
-        runtime: The name of the model's runtime; empty if its backend does not say.
+        runtime: The name of the model's runtime; empty if its backend does not name it.
         streams: Whether the model streams answers.
-        answers_once: Whether the model can answer a request once.
+        answers_once: Whether the model can give a request a single answer, through `run`.
 
     Raises:
         LoadError: The model cannot be loaded.

@@ -1,4 +1,4 @@
-"""The instructions for a worker process, as both sides know them."""
+"""What the server tells a worker process to load, and what the process reports about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Loaded:
     """What a worker process reports about the model that it has loaded.
 
     Attributes:
-        signatures: The model's own, by name.
-        runtime: The name of the model's runtime; empty if its backend does not say.
+        signatures: The model's own signatures, by name.
+        runtime: The name of the model's runtime; empty if its backend does not name it.
         streams: Whether the model streams answers.
-        answers_once: Whether the model can answer a request once.
+        answers_once: Whether the model can give a request a single answer, through `run`.
         evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
         most_rows: The maximum number of rows of a batch; None for any number.

@@ -23,7 +23,7 @@ class Budget:
     Attributes:
         limit: As the argument.
         used: The bytes in use.
-        refusals: The total of calls for which too little was left.
+        refusals: How many calls have been refused because too little memory was left.
     """
 
     def __init__(self, limit: int) -> None:

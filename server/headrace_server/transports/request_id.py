@@ -15,7 +15,7 @@ from headrace_server.services.router import HttpApi
 HEADER = "x-request-id"
 
 _FIT = re.compile(r"[!-~]{1,128}")
-"""The characters allowed in a log line: printable, without blanks, and not too long."""
+"""A caller's ID that fits into a log line: at most 128 printable ASCII characters, none of them a blank."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handle = Callable[[bytes, Context], Awaitable[bytes]]
@@ -27,7 +27,7 @@ def request_id(sent: str) -> str:
 
 
 def identified_handler(handle: Handle) -> Handle:
-    """The same handler, whose calls have an ID."""
+    """A handler that gives each call an ID and then calls `handle`."""
 
     async def identified(data: bytes, context: Context) -> bytes:
         metadata: Any = context.invocation_metadata()
@@ -45,7 +45,7 @@ class IdentifiedApi:
     """An API whose requests have an ID.
 
     Args:
-        api: It.
+        api: The API that answers them.
     """
 
     def __init__(self, api: HttpApi) -> None:

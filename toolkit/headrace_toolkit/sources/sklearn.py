@@ -41,7 +41,7 @@ def read(file: Path, options: SourceOptions) -> Source:
 
 
 def read_pickle(file: Path, options: SourceOptions) -> Source:
-    """A pickle or a joblib file, which runs its author's code: only if the user trusts it.
+    """Loads a pickle or a joblib file if the user trusts it, since loading one runs its author's code.
 
     Raises:
         ToolkitError: The user does not trust it, or it cannot be loaded.

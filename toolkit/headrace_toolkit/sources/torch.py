@@ -89,7 +89,7 @@ def torchscript(file: Path, options: SourceOptions) -> Source:
 
 
 def whole(file: Path, options: SourceOptions) -> Source:
-    """A whole module in a pickle, which runs its author's code: only if the user trusts it.
+    """Loads a whole module from a pickle if the user trusts it, since loading one runs its author's code.
 
     Raises:
         ToolkitError: The user does not trust it, or it cannot be loaded.

@@ -7,10 +7,10 @@ use crate::json::TENS;
 /// A number of digits that always fits into 64 bits.
 const FITTING: usize = 19;
 
-/// The number of bytes that are inspected at once: a number of the usual form, and the byte after it.
+/// The number of bytes that `usual` inspects at once: a number of the usual form, and the byte after it.
 const AHEAD: usize = 40;
 
-/// The same for a number with one digit before its point.
+/// The number of bytes that `scaled` inspects at once, from the first digit on.
 const SCALED: usize = 26;
 
 /// The most digits before the point of a number of the usual form.
@@ -120,8 +120,8 @@ impl Reader<'_> {
         self.usual().or_else(|| self.unusual())
     }
 
-    /// Does the same for a number of the usual form: one without an exponent and with few digits, which is not at the
-    /// very end of the document. For any other number, returns None and leaves the position unchanged.
+    /// Does what `written` does, for a number of the usual form: one without an exponent and with few digits, which is
+    /// not at the very end of the document. For any other number, returns None and leaves the position unchanged.
     #[inline(always)]
     fn usual(&mut self) -> Option<Written> {
         let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;
@@ -201,7 +201,8 @@ impl Reader<'_> {
         Some(negative)
     }
 
-    /// Digits without a superfluous leading zero: their value, which is right if they are few, and their number.
+    /// Reads digits without a superfluous leading zero; returns their value, which is right if there are few, and how
+    /// many there are.
     fn whole(&mut self) -> Option<(u64, usize)> {
         let from = self.at;
         let value = self.digits(0);

@@ -73,7 +73,7 @@ class LoadRequest:
 
     Attributes:
         config: A ModelConfig as JSON; None if there is none.
-        files: The model's files, by their paths below its folder, version first.
+        files: The model's files, by their paths below its folder, such as `1/model.onnx` for version 1.
     """
 
     config: str | None = None
@@ -189,7 +189,7 @@ class ModelRepository:
 
 
 def check_repository(name: str) -> None:
-    """Refuses the name of a repository, since there is only one, without a name.
+    """Refuses a request that names a repository, since the only one there is has no name.
 
     Raises:
         ServingError: UNIMPLEMENTED.

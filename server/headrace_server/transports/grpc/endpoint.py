@@ -54,7 +54,7 @@ class CallerBounds:
 
     @classmethod
     def of(cls, config: Config) -> "CallerBounds":
-        """The limits that flags give: for memory, by default a quarter of the container's."""
+        """The limits that the flags set. By default, `memory` is a quarter of the memory that this process may use."""
         memory = config.request_memory_mb << 20 or available_memory() // 4
         return cls(memory, config.request_expanded_mb << 20, config.connection_stall_seconds)
 
@@ -153,7 +153,7 @@ class HeldMemory:
     Attributes:
         by_kind: The bytes by kind of memory.
         limit: The limit for all kinds together.
-        refusals: The total of calls for which too little was left.
+        refusals: How many calls have been refused because too little memory was left.
     """
 
     by_kind: Mapping[str, int]
