@@ -212,6 +212,20 @@ def test_a_run_with_too_much_memory_fails_and_its_process_is_replaced(folder: Pa
     model.backend.close()
 
 
+def test_a_model_may_use_most_of_its_limit(tmp_path: Path) -> None:
+    """The process must not use it up itself: headrace-native's allocator can reserve a gigabyte."""
+    code = """
+    import numpy as np
+    INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
+    def predict(inputs):
+        np.empty(1200 << 20, np.uint8)
+        return {"y": inputs["x"] + 1}
+    """
+    model = Isolated(write(tmp_path, code), memory_limit=2 << 30)
+    assert model.run(FINE).tolist() == [[1, 1]]
+    model.backend.close()
+
+
 def test_output_and_log_lines_of_a_model_are_in_the_log_under_its_name(
     model: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
