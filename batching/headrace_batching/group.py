@@ -46,7 +46,7 @@ class Group:
 
     @property
     def full(self) -> bool:
-        """Whether enough rows wait for a full batch, even if the last task does not fit into it."""
+        """Whether enough rows wait to fill a batch, though the last task may be too large for the rest of it."""
         return self.rows >= self._size
 
     @property

@@ -75,8 +75,8 @@ def _others(results: Iterable[Results], scaling: Scaling) -> str:
     if not cores:
         return ""
     return (
-        f"Meanwhile, unrelated processes used {median(cores):.2f} cores at the median and {max(cores):.2f} at most; "
-        "the closer to zero, the more reliable the figures are."
+        f"During the run, unrelated processes used {median(cores):.2f} cores at the median and {max(cores):.2f} at "
+        "most; the closer to zero, the more reliable the figures are."
     )
 
 

@@ -43,7 +43,7 @@ def add_command(commands: Any) -> None:
     )
     sealing = commands.add_parser(
         "seal",
-        help="seal a version of a model",
+        help="encrypt a version of a model",
         usage="headrace seal VERSION OUT [--model_keys_file=FILE | --recipient=RECIPIENT ...]",
         description=f"Seal a version of a model: its files are encrypted into {SEALED_FILE} in the folder OUT, for "
         f"age recipients or with a key. The key is the first one from --model_keys_file, from {MODEL_KEYS_VARIABLE} in "

@@ -43,7 +43,9 @@ class OnnxruntimeOptions:
         False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"
     )
     tensorrt_engine_cache: str = flag(
-        "", "folder in which the TensorRT provider keeps its engines; if given, auto considers this provider too"
+        "",
+        "folder in which the TensorRT provider keeps its engines; if given, the automatic choice of providers (auto) "
+        "considers this one too",
     )
     tensorrt_timing_cache: str = flag(
         "", "folder in which the TensorRT provider keeps the timings it measured in builds"

@@ -118,7 +118,7 @@ class Config:
         words=f"{EXPECTATION}, or empty",
     )
     allow_version_labels_for_unavailable_models: bool = flag(
-        False, "let a new label, or one that keeps its version, name a version that is not loaded"
+        False, "accept a label for a version that is not loaded, if the label is new or already names that version"
     )
     batching_parameters_file: str = flag(
         "", "text-proto file of BatchingParameters; if not given, TF Serving's defaults apply"
@@ -147,8 +147,8 @@ class Config:
     )
     model_memory_mb: int = flag(
         0,
-        "MB that all versions in memory may use together, counted as 1.2 times their files: others are loaded when "
-        "they are called; 0 means no limit",
+        "MB that all versions in memory may use together, counted as 1.2 times the size of their files: others are "
+        "loaded when they are called; 0 means no limit",
         least=0,
     )
     preload_models: tuple[str, ...] = flag(
@@ -213,7 +213,7 @@ class Config:
         0, "number of times that each warm-up request is sent; 0 or less means once"
     )
     enable_synthetic_warmup: bool = flag(
-        True, "run a version without warm-up requests on inputs of zeros before it is served"
+        True, "before a version that has no warm-up requests is served, run it on inputs of zeros"
     )
     monitoring_config_file: str = flag(
         "", "text-proto file of MonitoringConfig: whether Prometheus may scrape, and where"
@@ -270,7 +270,7 @@ class Config:
     )
     rest_api_max_body_mb: int = flag(
         1024,
-        "largest body of an HTTP/REST request as sent, in MB",
+        "largest body of an HTTP/REST request, in MB; of a compressed one, before decompression",
         least=1,
     )
     rest_api_json_processes: int = flag(
@@ -291,7 +291,7 @@ class Config:
     isolation: IsolationOptions = field(default_factory=IsolationOptions, metadata={"prefix": ""})
     signing: SigningOptions = field(default_factory=SigningOptions, metadata={"prefix": ""})
     auth: AuthOptions = field(default_factory=AuthOptions, metadata={"prefix": "auth_"})
-    drain_seconds: float = flag(30.0, "seconds that calls in flight have to finish after SIGTERM", least=0)
+    drain_seconds: float = flag(30.0, "seconds after SIGTERM in which calls in flight may finish", least=0)
     lame_duck_seconds: float = flag(
         0.0,
         "seconds after SIGTERM in which calls are still accepted while the health and readiness checks fail, so that "
@@ -303,7 +303,7 @@ class Config:
     access_log: bool = flag(
         False,
         "log every call with its method, model, status code, duration in milliseconds and ID, whatever log_level is; "
-        "turns the native fast path off",
+        "each call then goes through Python and takes more CPU time",
     )
     audit_log: str = flag(
         "",
@@ -315,7 +315,9 @@ class Config:
         "been read; 0 means a quarter of the container's memory",
         least=0,
     )
-    request_expanded_mb: int = flag(256, "largest decompressed gRPC request, in MB; REST's limit is 100", least=1)
+    request_expanded_mb: int = flag(
+        256, "largest gRPC request after decompression, in MB; REST has a fixed limit of 100", least=1
+    )
     connection_stall_seconds: float = flag(
         60.0,
         "seconds after which a connection that stalls within a request or does not read its answer is closed; 0 "

@@ -35,7 +35,9 @@ class SigningOptions:
         "", "file of the keys that open sealed models, one per line: in base64, or an age identity"
     )
     model_keys_command: str = flag(
-        "", "command that prints these keys, such as one that asks a key management service; it runs at each load"
+        "",
+        "command that prints the keys that open sealed models, such as one that asks a key management service; it runs "
+        "at each load",
     )
 
     def check(self) -> None:

@@ -11,10 +11,10 @@ class StoreOptions:
 
     cache: str = flag(
         "",
-        "folder for downloaded models; if empty, headrace in $XDG_CACHE_HOME or in ~/.cache",
+        "folder for downloaded models; if empty, the folder headrace in $XDG_CACHE_HOME or in ~/.cache",
     )
     cache_mb: int = flag(
         0, "MB of disk space for downloaded models; unused ones are deleted to make room; 0 means no limit", least=0
     )
     poll_seconds: float = flag(30.0, "seconds between two scans of a store for new versions", least=1)
-    threads: int = flag(4, "stores that are scanned, and models that are downloaded, at the same time", least=1)
+    threads: int = flag(4, "threads that scan stores and download models", least=1)

@@ -48,10 +48,12 @@ class Ends:
     quickest_row: float
 
     def check(self, kind: Rows) -> None:
-        """Compares the kept rows with their known answers, and, bit for bit, with two kinds of other rows around them.
+        """Runs the kept rows twice, among different other rows, and compares the answers.
+
+        Those of each run are compared with the known answers, and those of the two runs with each other.
 
         Args:
-            kind: The values of the rows between them in the first comparison; in the second, they have usual values.
+            kind: The values of the other rows in the first run; in the second run, those have usual values.
         """
         if self.rows < 3:
             return

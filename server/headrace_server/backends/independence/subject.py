@@ -20,8 +20,8 @@ class Subject:
     """What is tested.
 
     Attributes:
-        run: Computes arrays by output alias from arrays by input alias. May raise anything for inputs that the model
-            refuses.
+        run: Runs the model: takes arrays by input alias, and returns arrays by output alias. May raise anything for
+            inputs that the model refuses.
         inputs: By alias; the first dimension of each varies.
         outputs: By alias.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.

@@ -1,4 +1,4 @@
-"""BYTES tensors as bytes: each element after its length, four bytes, little-endian. Source: Triton's core."""
+"""BYTES tensors as bytes: before each element stands its length in four bytes, little-endian. Source: Triton's core."""
 
 import struct
 from collections.abc import Iterable
