@@ -13,7 +13,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.buffer_pool import BufferPool
 from headrace_server.errors import ServingError
-from headrace_server.processes.sites import Sites
+from headrace_server.processes.sites import Site, Sites
 
 NOWHERE = 0
 """The block number of arrays without elements, which have no block."""
@@ -74,9 +74,12 @@ class OwnedMemory:
         locations, held = [], []
         for alias, array in arrays.items():
             site = self._sites.of(array) or self._sites.copy(array)
-            placed, holding = (site.placed, site.array) if site is not None else (None, array)
-            if placed is None or placed.alias != alias:
-                placed, holding = self._place(alias, holding)
+            if site is None:
+                placed, holding = self._place_other(alias, array)
+            else:
+                placed, holding = site.placed, site.array
+                if placed is None or placed.alias != alias:
+                    placed = self._place_site(alias, site)
             locations.append(placed)
             held.append(holding)
         return tuple(locations), held
@@ -102,20 +105,18 @@ class OwnedMemory:
         self._sites.clear()
         self._pool.close()
 
-    def _place(self, alias: str, array: Array) -> tuple[Placed, Array]:
-        site = self._sites.of(array)
-        if site is None:
-            return self._place_other(alias, array)
+    def _place_site(self, alias: str, site: Site) -> Placed:
         if site.placed is None:
-            site.placed, _ = self._place_other(alias, array)
+            site.placed, _ = self._place_other(alias, site.array)
         elif site.placed.alias != alias:
             site.placed = site.placed._replace(alias=alias)
-        return site.placed, array
+        located: Placed = site.placed
+        return located
 
     def _place_other(self, alias: str, array: Array) -> tuple[Placed, Array]:
         if array.dtype.hasobject:
             texts = np.frombuffer(pickle.dumps(array.ravel().tolist()), np.uint8)
-            placed, held = self._place(alias, texts)
+            (placed,), (held,) = self.place({alias: texts})
             return placed._replace(dtype="O", shape=array.shape), held
         dtype = array.dtype.str if array.dtype.isbuiltin == 1 else array.dtype
         if not array.size:
