@@ -165,15 +165,9 @@ class Keeper:
         failures = 0
         while not self._closing.wait(PAUSES[min(max(0, failures - 1), len(PAUSES) - 1)]):
             began = time.monotonic()
-            worker = self._worker = Worker(self._name, self._memory)
-            if self._closing.is_set():
-                worker.kill()
             try:
-                self._bring_up(worker)
+                worker = self._start()
             except Exception as error:  # any exception: if this thread ended, the model would have no process
-                worker.kill()
-                worker.wait()
-                worker.close_slots()
                 if not self.loaded.done():
                     self.loaded.set_exception(error)
                     return
@@ -186,6 +180,20 @@ class Keeper:
                 self._places.drop(worker)
                 self._report(worker.how_it_ended())
             failures = 0 if time.monotonic() - began > LASTING else failures + 1
+
+    def _start(self) -> Worker:
+        """A new process that has loaded the model; whatever prevents that is raised, and leaves no process."""
+        worker = self._worker = Worker(self._name, self._memory)
+        if self._closing.is_set():
+            worker.kill()
+        try:
+            self._bring_up(worker)
+        except BaseException:
+            worker.kill()
+            worker.wait()
+            worker.close_slots()
+            raise
+        return worker
 
     def _bring_up(self, worker: Worker) -> None:
         """Loads the model, with a slot for each run that it supports at the same time."""

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Event, Thread
 
 from headrace_batching import Options
@@ -171,23 +171,27 @@ class Worker:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        lifeline, self._lifeline = os.pipe()
         self._slots.append(Slot(ours, self._memory))
-        # -P: nothing is imported from the working directory, where other users may have put it.
-        command = [sys.executable, "-P", "-m", CHILD, str(theirs.fileno()), str(lifeline)]
-        try:
-            return subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno(), lifeline],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                start_new_session=True,  # a Ctrl-C at the terminal is meant for the server
-            )
-        finally:
-            theirs.close()
-            os.close(lifeline)
+        with theirs, ExitStack() as undo:
+            undo.callback(self.close_slots)
+            lifeline, self._lifeline = os.pipe()
+            undo.callback(os.close, self._lifeline)
+            # -P: nothing is imported from the working directory, where other users may have put it.
+            command = [sys.executable, "-P", "-m", CHILD, str(theirs.fileno()), str(lifeline)]
+            try:
+                process = subprocess.Popen(
+                    command,
+                    pass_fds=[theirs.fileno(), lifeline],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=_environment(),
+                    start_new_session=True,  # a Ctrl-C at the terminal is meant for the server
+                )
+            finally:
+                os.close(lifeline)
+            undo.pop_all()
+        return process
 
     def _log(self) -> None:
         assert self._process.stdout is not None
