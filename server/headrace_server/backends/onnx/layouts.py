@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_server.backends.onnx.graph import Graph
 from headrace_server.backends.onnx.header import message_class
-from headrace_server.backends.onnx.structure import GRAPH_INITIALIZER, MODEL_GRAPH, RAW_DATA, fields, is_left_out
+from headrace_server.backends.onnx.structure import RAW_DATA, fields, initializers, is_left_out
 
 MOST_BYTES = 1 << 20
 """The size of the largest files that are compared, since they are read as a whole."""
@@ -86,11 +86,8 @@ class Layouts:
 
 def _data_of_weights(content: bytes) -> Iterator[tuple[int, int]]:
     """Where the data of weights begin and end, without those that decide what is known about a graph."""
-    weights = iter(message_class("ModelProto").FromString(content).graph.initializer)
-    for number, start, end in fields(content, 0, len(content)):
-        if number == MODEL_GRAPH:
-            for inner, begins, ends in fields(content, start, end):
-                if inner == GRAPH_INITIALIZER and is_left_out(weight := next(weights)):
-                    spans = [(at, to) for field, at, to in fields(content, begins, ends) if field == RAW_DATA]
-                    # Otherwise protobuf has read the field in another way.
-                    yield from spans if [content[at:to] for at, to in spans] == [weight.raw_data] else []
+    weights = message_class("ModelProto").FromString(content).graph.initializer
+    for weight, (begins, ends) in zip(weights, initializers(content), strict=True):
+        spans = [(at, to) for key, at, to in fields(content, begins, ends) if key == RAW_DATA]
+        if is_left_out(weight) and len(spans) == 1:  # of several, only the last one counts
+            yield from spans

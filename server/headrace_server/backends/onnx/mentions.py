@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from headrace_server.backends.onnx.file_bytes import FileBytes
-from headrace_server.backends.onnx.structure import GRAPH_INITIALIZER, MODEL_GRAPH, RAW_DATA, fields
+from headrace_server.backends.onnx.structure import RAW_DATA, fields, initializers
 
 _LARGE = 64 << 10  # bytes of a weight whose data are not searched
 _CHUNK = 1 << 20
@@ -37,11 +37,9 @@ def _data_of_weights(file: FileBytes) -> Iterator[tuple[int, int]]:
         ValueError: The file is not a model.
         IndexError: Likewise.
     """
-    for number, start, end in fields(file, 0, len(file)):
-        if number == MODEL_GRAPH:
-            for inner, begins, ends in fields(file, start, end):
-                if inner == GRAPH_INITIALIZER and ends - begins >= _LARGE:
-                    yield from ((at, to) for field, at, to in fields(file, begins, ends) if field == RAW_DATA)
+    for begins, ends in initializers(file):
+        if ends - begins >= _LARGE:
+            yield from ((at, to) for key, at, to in fields(file, begins, ends) if key == RAW_DATA)
 
 
 def _pieces(file: FileBytes, left_out: Collection[tuple[int, int]], overlap: int) -> Iterator[bytes]:

@@ -12,18 +12,24 @@ from headrace_server.backends.onnx.integers import INTEGERS
 from headrace_server.backends.onnx.row_rules import Constant
 from headrace_server.backends.onnx.rowwise import FEW, INT64, constant_of
 
+_VARINT, _LENGTH_DELIMITED = 0, 2
+_FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
+
+
+def _key(number: int) -> int:
+    """The key of a field that has a length: protobuf ignores a field of that number with another wire type."""
+    return number << 3 | _LENGTH_DELIMITED
+
+
 # Fields of ONNX's messages, by ONNX's numbers.
-MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
-RAW_DATA = 9  # of a tensor
+_MODEL_GRAPH, _MODEL_FUNCTIONS = _key(7), _key(25)
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = _key(1), _key(5), _key(11)
+RAW_DATA = _key(9)  # of a tensor
 
 Content = bytes | FileBytes
 
 _AT_ONCE = 1 << 20  # the bytes of a model up to which all of it is decoded, with its weights
 _KEPT = 16 * FEW  # bytes of a field of a weight that are read in larger models
-
-_VARINT, _LENGTH_DELIMITED = 0, 2
-_FIXED = {1: 8, 5: 4}  # bytes of a value, by wire type
 
 
 @dataclass(frozen=True)
@@ -87,22 +93,22 @@ def _decoded(content: Content) -> Any:
 def _without_data(content: Content) -> Any:
     """A large model's message, without those fields of weights that are too large to be their names or shapes."""
     model = message_class("ModelProto")()
-    for number, start, end in fields(content, 0, len(content)):
-        if number == MODEL_GRAPH:
+    for key, start, end in fields(content, 0, len(content)):
+        if key == _MODEL_GRAPH:
             model.graph.SetInParent()
             _add_graph(model.graph, content, start, end)
-        elif number == _MODEL_FUNCTIONS:
+        elif key == _MODEL_FUNCTIONS:
             model.functions.add().MergeFromString(content[start:end])
     return model
 
 
 def _add_graph(graph: Any, content: Content, start: int, end: int) -> None:
-    for number, at, to in fields(content, start, end):
-        if number == _GRAPH_NODE:
+    for key, at, to in fields(content, start, end):
+        if key == _GRAPH_NODE:
             graph.node.add().MergeFromString(content[at:to])
-        elif number == _GRAPH_INPUT:
+        elif key == _GRAPH_INPUT:
             graph.input.add().MergeFromString(content[at:to])
-        elif number == GRAPH_INITIALIZER:
+        elif key == _GRAPH_INITIALIZER:
             graph.initializer.add().MergeFromString(_small_fields(content, at, to))
 
 
@@ -114,8 +120,19 @@ def _small_fields(content: Content, start: int, end: int) -> bytes:
     return bytes(kept)
 
 
+def initializers(content: Content) -> Iterator[tuple[int, int]]:
+    """Where each weight of a serialized model begins and ends, in the order of the file.
+
+    Raises:
+        ValueError, IndexError: It is not a model.
+    """
+    for key, start, end in fields(content, 0, len(content)):
+        if key == _MODEL_GRAPH:
+            yield from ((at, to) for inner, at, to in fields(content, start, end) if inner == _GRAPH_INITIALIZER)
+
+
 def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The number of each field of a message, and the start and end of its value."""
+    """The key of each field of a message, with its number and wire type, and the start and end of its value."""
     while at < end:
         key, at = read_varint(content, at)
         kind = key & 7
@@ -129,5 +146,5 @@ def fields(content: Content, at: int, end: int) -> Iterator[tuple[int, int, int]
             raise ValueError("a field has a wire type that ONNX does not use")
         if at + size > end:
             raise ValueError("a field is longer than its message")
-        yield key >> 3, at, at + size
+        yield key, at, at + size
         at += size

@@ -103,6 +103,16 @@ def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
     assert not Layout(content, graph(content, Shared())).fits(content[:at] + b"\x06" + content[at + 1 :])
 
 
+def test_a_field_that_protobuf_ignores_is_not_a_graph(tmp_path: Path) -> None:
+    """A model with 8 bytes in the graph's field, without a length: if they had one, they would be a weight of 4."""
+    options, kept = BackendOptions(), []
+    for seed in range(3):
+        proto = mean(seed)
+        proto.MergeFromString(b"\x39\x2a\x06\x4a\x04abcd")  # fields 7, 5 and 9
+        kept.append(load(tmp_path / str(seed), proto, options))
+    assert ModelFiles.of(tmp_path / "0" / models.FILE, options.shared).layout is not None
+
+
 def test_a_model_with_external_data_is_not_recognised(tmp_path: Path) -> None:
     options, kept = BackendOptions(), []
     for name in ("a", "b", "c"):

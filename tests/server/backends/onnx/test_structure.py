@@ -129,6 +129,16 @@ def test_a_graph_is_the_same_whether_its_weights_are_skipped(tmp_path: Path, mon
     assert read(tmp_path, with_function, Shared()) == small
 
 
+def test_a_field_that_protobuf_ignores_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight named like the input would hide that requests decide its values."""
+    proto = model()
+    proto.graph.MergeFromString(b"\x29\x42\x01x\x08\x01\x08\x81\x00")  # field 5 with 8 bytes instead of a length
+    small = read(tmp_path, proto, Shared())
+    assert small == read(tmp_path, model(), Shared())
+    monkeypatch.setattr(structure, "_AT_ONCE", 0)
+    assert read(tmp_path, proto, Shared()) == small
+
+
 def test_a_weight_may_also_be_an_input(tmp_path: Path) -> None:
     proto = model()
     proto.graph.input.add().CopyFrom(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 2]))
