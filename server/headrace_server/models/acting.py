@@ -100,9 +100,7 @@ class Acting:
             self._starting = False
             self._loads.limit = self._options.num_load_threads
             self._turns = ShortTurns()
-            preparing, self._preparing = self._preparing, None
-        if preparing is not None:
-            preparing.drop()
+        self._end_preparing()
 
     def stop(self) -> None:
         """Waits until there is nothing left to do; nothing new may be aspired from now on.
@@ -114,6 +112,13 @@ class Acting:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self._end_preparing()
+
+    def _end_preparing(self) -> None:
+        with self._changed:
+            preparing, self._preparing = self._preparing, None
+        if preparing is not None:
+            preparing.drop()
 
     def _act(self) -> None:
         while (action := self._next_when_free()) is not None:

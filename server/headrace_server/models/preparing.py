@@ -33,6 +33,7 @@ class Preparing:
         self._models = models
         self._agenda = agenda
         self._last: frozenset[Item] = frozenset()
+        self._dropped = False
 
     def before(self, name: str, version: int) -> Sequence[Asked]:
         """The versions to prepare for before a load that is about to begin; fewer than two are not worth it.
@@ -53,12 +54,18 @@ class Preparing:
 
     def run_before(self, versions: Sequence[Asked], load: Callable[[], None]) -> None:
         """Prepares for versions, whether or not that succeeds, and then loads the first one. The thread of the load."""
-        try:
-            self._prepare(versions)
-        except BaseException:  # the load must begin, since others wait for it
-            log.exception("the next loads could not be prepared")
+        self._replace(versions)
+        if self._dropped:  # meanwhile
+            self._replace(())
         load()
 
     def drop(self) -> None:
-        """Frees what was prepared and not used."""
-        self._prepare(())
+        """Frees what was prepared and not used, also what is being prepared now. Any thread."""
+        self._dropped = True
+        self._replace(())
+
+    def _replace(self, versions: Sequence[Asked]) -> None:
+        try:
+            self._prepare(versions)
+        except BaseException:  # the thread must continue, since others wait for it
+            log.exception("the next loads could not be prepared")

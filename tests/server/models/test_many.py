@@ -1,9 +1,9 @@
 """The cost of a model does not depend on the number of models; the tests count operations instead of measuring time."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Condition, Thread, current_thread
+from threading import Condition, Event, Thread, current_thread
 from typing import Any
 
 import pytest
@@ -203,3 +203,28 @@ class TestPreparing:
         assert len(town.told) == FEW
         assert "the next loads could not be prepared" in caplog.messages
         town.manager.stop()
+
+    def test_what_is_prepared_at_the_end_of_the_initial_load_is_dropped(self, threads: BatchThreads) -> None:
+        prepared, begun, go_on = list[int](), Event(), Event()
+
+        def prepare(versions: Sequence[Asked]) -> None:
+            if versions:
+                begun.set()
+                assert go_on.wait(PATIENCE)
+            prepared.append(len(versions))
+
+        town = Town(threads, FEW, prepare=prepare, num_initial_load_threads=2)
+        town.begin()
+        assert begun.wait(PATIENCE)
+        town.manager.initial_load_done()
+        go_on.set()
+        town.manager.wait_settled(town.names, timeout=PATIENCE)
+        town.manager.stop()
+        assert prepared == [0, FEW, 0]
+
+    def test_what_is_prepared_is_dropped_when_the_server_stops_before_it_serves(self, threads: BatchThreads) -> None:
+        prepared: list[int] = []
+        town = Town(threads, FEW, prepare=lambda versions: prepared.append(len(versions)))
+        town.start()
+        town.manager.stop()
+        assert prepared == [FEW, 0]

@@ -1,6 +1,7 @@
 """ONNX models on ONNX Runtime."""
 
 import logging
+import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -122,7 +123,8 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
 
 def _read_small(model: Path, options: BackendOptions) -> Callable[[], Opened] | None:
     """Reads a model's file, if it is small; returns what creates its session."""
-    if model.stat().st_size >= SMALL:
+    status = model.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size >= SMALL:  # opening a pipe would wait for a writer
         return None
     return partial(_open, ModelFiles.of(model, options.shared), _providers(model, options), options)
 

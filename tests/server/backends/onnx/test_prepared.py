@@ -1,10 +1,12 @@
 """Sessions that are created for several loads together are used by these loads, unless something has changed."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,9 @@ from headrace_server.backends.onnx import backend as onnx_backend
 from headrace_server.backends.onnx import prepared, providers
 from headrace_server.errors import LoadError
 from tests.support import models
+
+PATIENCE = 10.0
+"""Seconds after which something counts as stuck."""
 
 X = {"x": np.ones((1, 4), np.float32)}
 
@@ -99,6 +104,19 @@ def test_a_broken_model_leaves_the_others_alone_and_its_load_reports_it(tmp_path
         with pytest.raises(LoadError, match=str(folder)):
             auto.load(folder, options)
     del kept
+
+
+def test_a_pipe_is_left_to_its_load(tmp_path: Path) -> None:
+    """Its load refuses it without opening it, which would wait for a writer, and all loads would wait for that."""
+    options, folders = BackendOptions(), shelf(tmp_path, 2)
+    (folders[0] / models.FILE).unlink()
+    os.mkfifo(folders[0] / models.FILE)
+    preparing = Thread(target=auto.prepare, args=(folders, options), daemon=True)
+    preparing.start()
+    preparing.join(PATIENCE)
+    assert not preparing.is_alive()
+    with pytest.raises(LoadError, match=str(folders[0])):
+        auto.load(folders[0], options)
 
 
 def test_what_would_take_long_is_left_to_the_loads(
