@@ -172,7 +172,7 @@ def test_invalid_answers(inferring: Infer) -> None:
     yielded = '[5, {"other": 5}, {"number": ["a"]}]'
     caller = inferring(python(f"def stream(inputs):\n    yield {yielded}[int(inputs['count'][0])]\n"))
     refused = [answer.error_message for answer in caller.stream([counting(number) for number in range(3)])]
-    texts = ["a int, not a dict of arrays", "no 'number', only other", "for 'number' a value that is not int64"]
+    texts = ["a int, not a dict of arrays", "no 'number', only other", "a value for 'number' that is not int64"]
     assert [text in message for text, message in zip(texts, refused, strict=True)] == [True] * 3
 
 

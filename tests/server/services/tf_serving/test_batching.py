@@ -21,7 +21,7 @@ CALLS = 6
 
 
 def test_concurrent_callers_share_batches(running: Run, served: Stop, loop_thread: LoopThread) -> None:
-    server = running(partial(models.slow, steps=4000), batching=Options(num_batch_threads=1))
+    server = running(partial(models.slow, steps=16_000), batching=Options(num_batch_threads=1))
     x = np.random.default_rng(1).normal(size=(CALLERS * CALLS, 1, 1)).astype(np.float32)
     answers = loop_thread.run(_call_all(server.port, x))
     model = onnxruntime.InferenceSession(server.base_path / "1" / models.FILE)
