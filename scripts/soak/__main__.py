@@ -78,15 +78,17 @@ async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
         before = watch.look()
         bad = hostile.Target(way, callers.small_request(), callers.large_request())
         pauses = Pauses(watch, load.seconds)
-        looking = asyncio.create_task(pauses.look_often(max(0.2, load.seconds / 300)))
-        resting = asyncio.create_task(pauses.take())
-        async with asyncio.TaskGroup() as group:
-            for caller in callers.CALLERS:
-                group.create_task(_again(partial(caller, good, tally), load.pause, pauses))
-            for enemy in hostile.CALLERS:
-                group.create_task(_again(partial(enemy, bad, tally), max(HOSTILE_EVERY, load.pause), pauses))
-        looking.cancel()
-        resting.cancel()
+        # If a reading fails, the callers must not wait for the end of a pause.
+        async with asyncio.TaskGroup() as watching:
+            every = max(0.2, load.seconds / 300)
+            readings = [watching.create_task(each) for each in (pauses.look_often(every), pauses.take())]
+            async with asyncio.TaskGroup() as group:
+                for caller in callers.CALLERS:
+                    group.create_task(_again(partial(caller, good, tally), load.pause, pauses))
+                for enemy in hostile.CALLERS:
+                    group.create_task(_again(partial(enemy, bad, tally), max(HOSTILE_EVERY, load.pause), pauses))
+            for each in readings:
+                each.cancel()
     drained = await _drained(watch, before.files)
     return Outcome(load.seconds, tally, pauses.loaded, before, watch.look(), drained, pauses.resting)
 
