@@ -27,11 +27,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
-from threading import Event, Thread
+from threading import Event
 
 import grpc
 import numpy as np
@@ -206,25 +206,23 @@ def viewing(port: int, count: int) -> Iterator[None]:
     ended = Event()
 
     def look(first: float) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        ended.wait(first)
-        while not ended.is_set():
-            connection.request("GET", "/page/state?model=digits")
-            if (answer := connection.getresponse()).status != http.HTTPStatus.OK:
-                raise SystemExit(f"the page answered {answer.status}")
-            answer.read()
-            ended.wait(1.0)
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            ended.wait(first)
+            while not ended.is_set():
+                connection.request("GET", "/page/state?model=digits")
+                if (answer := connection.getresponse()).status != http.HTTPStatus.OK:
+                    raise SystemExit(f"the page answered {answer.status}")
+                answer.read()
+                ended.wait(1.0)
 
-    threads = [Thread(target=look, args=(number / count,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(max(1, count)) as pool:
+        looking = [pool.submit(look, number / count) for number in range(count)]
+        try:
+            yield
+        finally:
+            ended.set()
+        for viewer in looking:
+            viewer.result()  # a thread's own exception would not end the program
 
 
 class Collector:
