@@ -38,6 +38,7 @@ from scripts.soak.frames import (
     SETTINGS,
     WINDOW_UPDATE,
     frame,
+    literal,
     prefixed,
 )
 
@@ -80,8 +81,8 @@ class Caller:
         # 62 is the newest entry of the table.
         newest = 61 + len(headers)
         again = b"".join(_indexed(newest - place) for place in range(len(headers)))
-        once = b"".join(b"\x40" + _text(name) + _text(value) for name, value in headers)
-        more = b"\x00" + b"".join(map(_text, shown)) if key and way == WAYS[1] else b""
+        once = b"".join(_kept(name, value) for name, value in headers)
+        more = literal(*shown) if key and way == WAYS[1] else b""
         self._call(1, _POST + _HTTP + once + more)
         self._call(CALLS, _POST + _HTTP + again + more)
         self._head = _POST + _HTTP + again + more
@@ -126,9 +127,9 @@ def _ended() -> bytes:
     raise SystemExit("the server has closed the connection")
 
 
-def _text(text: str) -> bytes:
-    """A string in HPACK's format, without compression; shorter than 127 bytes."""
-    return bytes([len(text)]) + text.encode()
+def _kept(name: str, value: str) -> bytes:
+    """A header that is put into HPACK's table."""
+    return b"\x40" + literal(name, value)[1:]
 
 
 def _indexed(place: int) -> bytes:
