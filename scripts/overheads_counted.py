@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from headrace_client.bench.running import run
@@ -113,9 +113,10 @@ def _count_under_load(model: Path, collector: str, seconds: float) -> list[str]:
         trace_rate=1e6, drift_ratio=RATIO,
     )  # fmt: skip
 
-    rows: list[str] = []
-    process.run(config, lambda _: Thread(target=lambda: rows.extend(_load(port, seconds, flush, take))).start())
-    return rows
+    loads: list[Future[list[str]]] = []
+    with ThreadPoolExecutor(1) as pool:
+        process.run(config, lambda _: loads.append(pool.submit(_load, port, seconds, flush, take)))
+    return loads[0].result()
 
 
 def _load(port: int, seconds: float, flush: Timed, take: Timed) -> list[str]:
@@ -125,6 +126,8 @@ def _load(port: int, seconds: float, flush: Timed, take: Timed) -> list[str]:
     )  # fmt: skip
     try:
         (point,) = run(settings, lambda *_: None)
+        if point.failures:
+            raise SystemExit(f"calls failed: {point.failures}")
         often = f"{RATIO:.0%} of {point.rate:,.0f} requests/s"
         traced = point.rate * RATIO
         spent = flush.seconds / seconds
