@@ -250,6 +250,7 @@ class Slot:
             link.send_elsewhere()
 
     def _receive(self, flags: int) -> tuple[bytes, Sequence[int]]:
+        flags |= socket.MSG_CMSG_CLOEXEC  # a program that the model starts must not keep sockets open
         try:
             size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL, flags)
         except (TimeoutError, BlockingIOError):

@@ -58,6 +58,7 @@ def end_with_server(lifeline: int) -> None:
 
 
 def _serve_first(connection: socket.socket) -> None:
+    connection.set_inheritable(False)  # a program that the model starts must not keep it open
     slot = _Conversation(connection)
     message = slot.slot.receive()
     job: Job = memory_file.unpack(message.descriptors[0])
@@ -91,7 +92,6 @@ class _Conversation:
     """Answers the messages of one slot; each concurrent run has a slot and a thread."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.set_inheritable(False)  # a program that the model starts must not keep it open
         self._outputs = OwnedMemory()
         self._lender = Lender()
         self.slot = Slot(connection, self._outputs)

@@ -183,6 +183,28 @@ def test_streams_of_several_processes(folder: Path) -> None:
     backend.close()
 
 
+def test_a_program_that_outlives_its_process_keeps_no_stream_open(tmp_path: Path) -> None:
+    code = """
+        import os, signal
+
+        INPUTS = {"x": ("float32", [None, 2])}
+        OUTPUTS = {"y": ("float32", [None, 2])}
+
+        def stream(inputs):
+            os.system("setsid sleep 30 >/dev/null 2>&1 &")
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield {"y": inputs["x"]}
+    """
+    backend = IsolatedBackend(Job(write(tmp_path / "1", code), BackendOptions()), Isolation(name=NAME))
+
+    async def talk() -> None:
+        with pytest.raises(RunLost, match="was ended by SIGKILL"):
+            await asyncio.wait_for(anext(backend.stream("serving_default", {"x": rows(FINE)}, ["y"])), 10)
+
+    asyncio.run(talk())
+    backend.close()
+
+
 def test_a_caller_who_leaves_during_an_answer(tmp_path: Path) -> None:
     code = """
         import asyncio
