@@ -6,7 +6,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import grpc
@@ -275,6 +277,19 @@ class TestAuto:
         own = certificate(tmp_path, *SELF_SIGNED)
         client = connect(secure(own), credentials=trusting(own))
         assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 20)] == [[2.5]] * 20
+
+    def test_the_timeout_is_for_each_of_many_calls(
+        self, secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The handshakes of many calls may take longer than one call may."""
+        pytest.importorskip("headrace_native")
+        from headrace_client.channels import fallback
+
+        monkeypatch.setattr(fallback, "time", SimpleNamespace(monotonic=count(step=30).__next__))
+        own = certificate(tmp_path, *SELF_SIGNED)
+        with Client(secure(own), credentials=trusting(own)) as client:
+            answers = client.predict_many("half_plus_two", [X] * 20, timeout=20)
+        assert [answer["y"] for answer in answers] == [[2.5]] * 20
 
     def test_native_alone_refuses_such_a_certificate(self, secure: Secure, tmp_path: Path) -> None:
         pytest.importorskip("headrace_native")

@@ -59,12 +59,12 @@ class FallbackChannel:
         """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
         if self._grpcio is not None:
             return self._grpcio.call_many(calls, timeout, in_flight)
-        within = _Within(timeout)
         results = self._native.call_many(calls, timeout, in_flight)
         failed = [place for place, result in enumerate(results) if _has_tls_failed(result)]
         other = self._fallback() if failed else None
         if other is not None:
-            again = other.call_many([calls[place] for place in failed], within.left, in_flight)
+            # The timeout is for each call, and the handshakes of many calls may have taken longer than that.
+            again = other.call_many([calls[place] for place in failed], timeout, in_flight)
             for place, result in zip(failed, again, strict=True):
                 results[place] = result
         return results
