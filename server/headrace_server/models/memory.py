@@ -2,11 +2,14 @@
 
 import asyncio
 import ctypes
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from headrace_server.metrics.heap import read_memory, resident_memory
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 
@@ -122,4 +125,7 @@ class Trimmer:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.to_thread(self.trim)
+            try:
+                await asyncio.to_thread(self.trim)
+            except Exception:  # such as a lack of memory: the next time may succeed, and `stop` must not raise it
+                log.exception("free memory could not be returned to the system")

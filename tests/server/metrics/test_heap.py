@@ -1,5 +1,6 @@
 """The memory of a process: its metrics, and that it has few heaps."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from headrace_server.metrics.heap import read_memory
+from headrace_server.models import memory
 from headrace_server.models.memory import WORTH_BYTES, Trimmer
 
 HEAPS = """
@@ -64,8 +66,30 @@ class TestTrimmer:
     )
     def test_returns_memory_if_it_is_worthwhile(self, free: int, used: int, trims: bool) -> None:
         done = []
-        memory = {"heap_free": free, "heap_used": used}
-        trimmer = Trimmer(lambda: done.append("models"), lambda: memory, lambda: done.append("released"))
+        use = {"heap_free": free, "heap_used": used}
+        trimmer = Trimmer(lambda: done.append("models"), lambda: use, lambda: done.append("released"))
 
         assert trimmer.trim() is trims
         assert done == ["models", "released"][: 1 + trims]
+
+    def test_looks_again_after_an_error_which_does_not_end_the_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "LOOK_SECONDS", 0.0)
+
+        async def run() -> int:
+            looks, twice, loop = 0, asyncio.Event(), asyncio.get_running_loop()
+
+            def fail() -> None:
+                nonlocal looks
+                looks += 1
+                if looks == 2:
+                    loop.call_soon_threadsafe(twice.set)
+                raise MemoryError
+
+            trimmer = Trimmer(fail)
+            trimmer.start()
+            async with asyncio.timeout(10):
+                await twice.wait()
+            await trimmer.stop()
+            return looks
+
+        assert asyncio.run(run()) >= 2
