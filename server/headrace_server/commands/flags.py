@@ -49,7 +49,8 @@ def _items(rule: Rule, text: str) -> tuple[Any, ...]:
 def argument(name: str, own: Field[Any]) -> dict[str, Any]:
     """The arguments with which argparse declares a flag."""
     rule, ignored = own.metadata["rule"], own.metadata["ignored"]
-    note = "ignored" if ignored else f"default: {_shown(own.default)}"
+    said = own.metadata["help"]
+    note = "ignored" if ignored else f"default: {_shown(own.default) or ('empty' if 'empty' in said else 'none')}"
     kind: dict[str, Any] = {"type": _reader(name, rule), "metavar": rule.kind.__name__.upper()}
     if rule.kind is bool:
         kind |= {"nargs": "?", "const": True, "metavar": "true|false"}
@@ -57,15 +58,14 @@ def argument(name: str, own: Field[Any]) -> dict[str, Any]:
         kind |= {"metavar": "LIST"}
     if rule.choices and rule.kind is str:
         kind |= {"metavar": "|".join(map(str, rule.choices))}
-    said = own.metadata["help"]
     help_text = said if "(default: " in said and not ignored else f"{said} ({note})"
     return {"help": help_text.replace("%", "%%"), **kind}
 
 
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
-        return ",".join(map(str, default)) or "none"
-    return str(default).lower() if isinstance(default, bool) else str(default if default is not None else "") or "none"
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default if default is not None else "")
 
 
 def _reader(name: str, rule: Rule) -> Callable[[str], Any]:

@@ -120,11 +120,11 @@ class TestHelp:
 
     @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
-        default = FLAGS[name].default
-        shown = (",".join(map(str, default)) if isinstance(default, tuple) else str(default)) or "none"
+        default, told = FLAGS[name].default, FLAGS[name].metadata["help"]
+        nothing = "empty" if "empty" in told else "none"
+        shown = (",".join(map(str, default)) if isinstance(default, tuple) else str(default)) or nothing
         shown = shown.lower() if isinstance(default, bool) else shown
         note = "ignored" if FLAGS[name].metadata["ignored"] else f"default: {shown}"
-        told = FLAGS[name].metadata["help"]
         said = re.escape(told if "(default: " in told else f"{told} ({note})")
 
         assert re.search(rf"^ +--{name} .*\s+{said}$", help_text, re.MULTILINE)
@@ -316,4 +316,5 @@ def test_the_help_names_each_default_once_and_all_choices(command: str, capsys: 
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: )" not in text
     assert ") (default: none)" not in text
+    assert ("empty means all interfaces, IPv4 and IPv6 (default: empty)" in text) == (command == "serve")
     assert ("--log_level debug|info|warning|error" in text) == (command == "serve")
