@@ -122,11 +122,12 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
 
 
 def _read_small(model: Path, options: BackendOptions) -> Callable[[], Opened] | None:
-    """Reads a model's file, if it is small; returns what creates its session."""
+    """Reads a model's file, if the model is small with its external data; returns what creates its session."""
     status = model.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size >= SMALL:  # opening a pipe would wait for a writer
         return None
-    return partial(_open, ModelFiles.of(model, options.shared), _providers(model, options), options)
+    files = ModelFiles.of(model, options.shared)
+    return partial(_open, files, _providers(model, options), options) if files.size < SMALL else None
 
 
 def _open(files: ModelFiles, providers: Providers, options: BackendOptions) -> Opened:

@@ -10,6 +10,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from headrace_server.backends import auto
@@ -152,4 +153,16 @@ def test_a_large_model_is_left_to_its_load(tmp_path: Path, opened: list[str], mo
     folders = shelf(tmp_path, 2)
     monkeypatch.setattr(onnx_backend, "SMALL", (folders[0] / models.FILE).stat().st_size)
     auto.prepare(folders, BackendOptions())
+    assert opened == []
+
+
+def test_a_model_whose_external_data_are_large_is_left_to_its_load(
+    tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder,) = shelf(tmp_path, 1)
+    file = folder / models.FILE
+    onnx.save_model(onnx.load(file), file, save_as_external_data=True, location="weights", size_threshold=0)
+    assert (folder / "weights").stat().st_size > 1
+    monkeypatch.setattr(onnx_backend, "SMALL", file.stat().st_size + 1)
+    auto.prepare([folder], BackendOptions())
     assert opened == []
