@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
@@ -16,21 +16,9 @@ from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.operators import CHECKS_MORE
 from headrace_server.backends.shared import Shared
 from tests.support import models
+from tests.support.similar_models import mean_of_product
 
 DEFAULT = "serving_default"
-
-
-def mean(seed: int = 0) -> ModelProto:
-    """`y` float [N, 2] = the mean over axis 1 of `x` float [N, 3, 4] times random weights float [4, 2]."""
-    weights = np.random.default_rng(seed).standard_normal((4, 2), np.float32)
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["product"]),
-        helper.make_node("ReduceMean", ["product", "axes"], ["y"], keepdims=0),
-    ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
-    graph = helper.make_graph(nodes, "g", [x], [y], [from_array(weights, "w"), from_array(np.array([1]), "axes")])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def graph(content: bytes, shared: Shared) -> Graph:
@@ -46,7 +34,7 @@ def load(folder: Path, proto: ModelProto, options: BackendOptions) -> OnnxBacken
 
 
 def test_the_third_model_of_a_structure_is_recognised_and_computes_with_its_own_weights(tmp_path: Path) -> None:
-    options, protos = BackendOptions(), [mean(seed) for seed in range(4)]
+    options, protos = BackendOptions(), [mean_of_product(seed) for seed in range(4)]
     loaded = [load(tmp_path / str(seed), proto, options) for seed, proto in enumerate(protos)]
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     for seed, (backend, proto) in enumerate(zip(loaded, protos, strict=True)):
@@ -58,7 +46,7 @@ def test_the_third_model_of_a_structure_is_recognised_and_computes_with_its_own_
 
 def test_a_layout_is_forgotten_with_the_models(tmp_path: Path) -> None:
     options = BackendOptions()
-    loaded = [load(tmp_path / str(seed), mean(seed), options) for seed in range(3)]
+    loaded = [load(tmp_path / str(seed), mean_of_product(seed), options) for seed in range(3)]
     for backend in loaded:
         backend.close()
     del loaded, backend
@@ -67,24 +55,24 @@ def test_a_layout_is_forgotten_with_the_models(tmp_path: Path) -> None:
 
 
 def test_each_byte_but_the_data_of_weights_must_be_the_same() -> None:
-    shared, content = Shared(), mean().SerializeToString()
+    shared, content = Shared(), mean_of_product().SerializeToString()
     known = graph(content, shared)
     layout = Layout(content, known)
-    data = mean().graph.initializer[0].raw_data
+    data = mean_of_product().graph.initializer[0].raw_data
     start = content.index(data)
 
     for at in range(len(content)):
         changed = bytearray(content)
         changed[at] ^= 0xFF
         assert layout.fits(bytes(changed)) == (start <= at < start + len(data))
-    other = mean(1).SerializeToString()
+    other = mean_of_product(1).SerializeToString()
     assert layout.fits(other)
     assert graph(other, shared) is known
 
 
 def test_axes_of_the_batch_are_told_from_others() -> None:
-    content = mean().SerializeToString()
-    over_the_batch = mean()
+    content = mean_of_product().SerializeToString()
+    over_the_batch = mean_of_product()
     over_the_batch.graph.initializer[1].CopyFrom(from_array(np.array([0]), "axes"))
     changed = over_the_batch.SerializeToString()
 
@@ -94,7 +82,7 @@ def test_axes_of_the_batch_are_told_from_others() -> None:
 
 def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
     """The data of a weight have a length; a number in the field of the data is unknown to ONNX, but not skipped."""
-    proto = mean()
+    proto = mean_of_product()
     proto.graph.initializer[0].ClearField("raw_data")
     proto.graph.initializer[0].MergeFromString(b"\x48\x05")  # field 9, as a varint
     content = proto.SerializeToString()
@@ -107,7 +95,7 @@ def test_a_field_that_protobuf_ignores_is_not_a_graph(tmp_path: Path) -> None:
     """A model with 8 bytes in the graph's field, without a length: if they had one, they would be a weight of 4."""
     options, kept = BackendOptions(), []
     for seed in range(3):
-        proto = mean(seed)
+        proto = mean_of_product(seed)
         proto.MergeFromString(b"\x39\x2a\x06\x4a\x04abcd")  # fields 7, 5 and 9
         kept.append(load(tmp_path / str(seed), proto, options))
     assert ModelFiles.of(tmp_path / "0" / models.FILE, options.shared).layout is not None
@@ -118,13 +106,13 @@ def test_a_model_with_external_data_is_not_recognised(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         file = tmp_path / name / models.FILE
-        onnx.save_model(mean(), str(file), save_as_external_data=True, location="weights", size_threshold=60)
+        onnx.save_model(mean_of_product(), str(file), save_as_external_data=True, location="weights", size_threshold=60)
         kept.append(load_onnx(file, options))
         assert ModelFiles.of(file, options.shared).layout is None
 
 
 def test_a_size_has_one_layout_and_needs_two_files_of_one_graph() -> None:
-    shared, content, layouts = Shared(), mean().SerializeToString(), Layouts()
+    shared, content, layouts = Shared(), mean_of_product().SerializeToString(), Layouts()
     known = graph(content, shared)
     assert not layouts.is_second(len(content), known)
     assert layouts.find(content) is None

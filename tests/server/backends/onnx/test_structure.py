@@ -13,22 +13,14 @@ from headrace_server.backends.onnx import structure
 from headrace_server.backends.onnx.graph import Graph, read_graph
 from headrace_server.backends.shared import Shared
 from tests.support import models
+from tests.support.similar_models import mean_of_product
 
 Change = Callable[[ModelProto], object]
 
 
 def model(seed: int = 0) -> ModelProto:
-    """`y` float [N, 2] = the mean over axis 1 of `x` float [N, 3, 4] times weights float [4, 2]."""
-    weights = np.random.default_rng(seed).standard_normal((4, 2), np.float32)
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["product"]),
-        helper.make_node("ReduceMean", ["product", "axes"], ["y"], keepdims=0),
-    ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
-    constants = [from_array(weights, "w"), from_array(np.array([1], np.int64), "axes")]
-    graph = helper.make_graph(nodes, f"graph {seed}", [x], [y], constants, doc_string=f"seed {seed}")
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    """Models whose weights, names and descriptions differ."""
+    return mean_of_product(seed, label=f"seed {seed}")
 
 
 def read(folder: Path, proto: ModelProto, shared: Shared) -> Graph:
