@@ -283,9 +283,9 @@ class TestAuto:
     ) -> None:
         """The handshakes of many calls may take longer than one call may."""
         pytest.importorskip("headrace_native")
-        from headrace_client.channels import fallback
+        from headrace_client.channels import base
 
-        monkeypatch.setattr(fallback, "time", SimpleNamespace(monotonic=count(step=30).__next__))
+        monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=count(step=30).__next__))
         own = certificate(tmp_path, *SELF_SIGNED)
         with Client(secure(own), credentials=trusting(own)) as client:
             answers = client.predict_many("half_plus_two", [X] * 20, timeout=20)

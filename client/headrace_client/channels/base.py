@@ -4,6 +4,7 @@
 # ruff: noqa: ASYNC109
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -67,6 +68,18 @@ class AsyncChannel(Protocol):
 
     async def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
+
+
+class Within:
+    """The time that a call has left, of which each of its attempts takes a part."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._until = None if timeout is None else time.monotonic() + timeout
+
+    @property
+    def left(self) -> float | None:
+        """The seconds until the call's deadline; None if it has none."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
 
 
 async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:

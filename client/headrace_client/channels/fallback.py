@@ -8,28 +8,16 @@ it refuses stays refused.
 # A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
 # ruff: noqa: ASYNC109
 
-import time
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
-from headrace_client.channels.base import Settings, some_at_a_time
+from headrace_client.channels.base import Settings, Within, some_at_a_time
 from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel, GrpcioChannel
 from headrace_client.channels.native_impl import AsyncNativeChannel, CallError, NativeChannel
 from headrace_client.request import Call, ServerError
 
 Answer = TypeVar("Answer")
-
-
-class _Within:
-    """The time that a call has left."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._until = None if timeout is None else time.monotonic() + timeout
-
-    @property
-    def left(self) -> float | None:
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
 
 
 class FallbackChannel:
@@ -46,7 +34,7 @@ class FallbackChannel:
         """Make a call and return its answer; raises ServerError."""
         if self._grpcio is not None:
             return self._grpcio.call(call, timeout)
-        within = _Within(timeout)
+        within = Within(timeout)
         try:
             return self._native.call(call, timeout)
         except ServerError as error:
@@ -98,7 +86,7 @@ class AsyncFallbackChannel:
         """Make a call and return its answer; raises ServerError."""
         if self._grpcio is not None:
             return await self._grpcio.call(call, timeout)
-        within = _Within(timeout)
+        within = Within(timeout)
         try:
             return await self._native.call(call, timeout)
         except ServerError as error:

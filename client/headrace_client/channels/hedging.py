@@ -8,7 +8,6 @@ The rules are gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".
 # ruff: noqa: ASYNC109
 
 import asyncio
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from headrace_client.channels.base import Settings
+from headrace_client.channels.base import Settings, Within
 from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel, GrpcioChannel, failed
 from headrace_client.request import Call, Hedge, Retry, ServerError
 
@@ -59,14 +58,14 @@ class _Attempts:
     def __init__(self, hedge: Hedge, budget: Budget, timeout: float | None) -> None:
         self._hedge = hedge
         self._budget = budget
-        self._until = None if timeout is None else time.monotonic() + timeout
+        self._within = Within(timeout)
         self._left = hedge.attempts - 1
         budget.earn()
 
     @property
     def timeout(self) -> float | None:
         """The timeout of an attempt that is made now."""
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
+        return self._within.left
 
     @property
     def patience(self) -> float | None:
