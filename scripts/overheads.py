@@ -38,7 +38,6 @@ import numpy as np
 
 from headrace_client.bench.points import Point
 from headrace_client.bench.running import run
-from headrace_client.bench.server import native
 from headrace_client.bench.settings import Settings, Stage
 from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.profiles import PROFILE_FILE
@@ -142,7 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
-    native()  # by the main thread: its allocator fails if the thread that has loaded it ends, and another has its ID
     variants = plain, *others = (
         Variant("only answers"),
         Variant("nothing", 0.01, model="twin"),

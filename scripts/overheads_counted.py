@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from headrace_client.bench.running import run
-from headrace_client.bench.server import native
 from headrace_client.bench.settings import Settings, Stage
 from headrace_server import Config
 from headrace_server.commands import process
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
     seconds, rows = told.seconds, list[str]()
-    native()  # by the main thread, as in `scripts.overheads`
     with tempfile.TemporaryDirectory() as folder, collecting() as collector:
         with serving(Path(folder) / "idle", collector.address, seconds=1.0) as measured:
             more = _idle(measured, VIEWERS, seconds) - _idle(measured, 0, seconds)
