@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from threading import Lock
 
 from headrace_batching.task import Array, Arrays
@@ -100,14 +101,15 @@ class Stream:
 
     async def _receive(self, step_timeout: float | None) -> Message:
         asked = time.monotonic()
-        receiving = asyncio.ensure_future(self._slot.receive_in_loop())
-        try:
-            while not receiving.done():
-                await asyncio.wait([receiving], timeout=self._left(asked, step_timeout))
-            self._streams.last_answer = time.monotonic()
-            return receiving.result()
-        finally:
-            receiving.cancel()
+        while True:
+            left = self._left(asked, step_timeout)
+            # In this task, so that the event loop no longer watches the socket when this has ended: the caller may then
+            # close it, and libuv aborts the server's process if a socket is closed that it has yet to watch.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    message = await self._slot.receive_in_loop()
+                self._streams.last_answer = time.monotonic()
+                return message
 
     def _left(self, asked: float, step_timeout: float | None) -> float | None:
         if step_timeout is None:

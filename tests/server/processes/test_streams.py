@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvloop
 
 from headrace_batching.task import Arrays
 from headrace_protos import Code
@@ -17,6 +19,8 @@ from headrace_server.backends.base import BackendOptions, Streaming
 from headrace_server.errors import RunLost, ServingError
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
+from headrace_server.processes.shared_memory import OwnedMemory
+from headrace_server.processes.streams import WorkerStreams
 from tests.support.running import eventually
 
 from .python_models import (
@@ -233,3 +237,41 @@ def test_a_caller_who_leaves_during_an_answer(tmp_path: Path) -> None:
     asyncio.run(talk())
     assert eventually((tmp_path / "1" / "closed").exists)
     backend.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("seconds", [None, 1e-6])
+def test_a_stream_that_is_given_up_leaves_no_socket_with_the_event_loop(
+    seconds: float | None, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """libuv aborts the process if a socket has been closed that it has yet to watch."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    memory = OwnedMemory()
+    streams = WorkerStreams(ours, memory)
+
+    async def hear() -> bool:
+        """Whether the event loop watches the socket when it is closed."""
+        stream = streams.ask("serving_default", ["y"], [])
+        descriptor = stream._slot.descriptor
+        try:
+            await anext(stream.messages(seconds))
+        except (asyncio.CancelledError, TimeoutError):
+            return asyncio.get_running_loop().remove_reader(descriptor)
+        finally:
+            stream.close()
+        raise AssertionError("it was answered")
+
+    async def give_up(steps: int) -> None:
+        hearing = asyncio.ensure_future(hear())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        hearing.cancel()
+        assert not await hearing
+
+    with theirs, asyncio.Runner(loop_factory=new_loop) as runner:
+        for steps in range(1, 6):
+            runner.run(give_up(steps))
+            _, descriptors, _, _ = socket.recv_fds(theirs, 1 << 16, 1)
+            os.close(descriptors[0])
+    streams.close()
+    memory.close()
