@@ -194,7 +194,15 @@ def test_output_files_are_checked_before_publishing(place: Path, capsys: pytest.
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.fixture(params=SIGNALS)
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal with its default handler: under nohup, or in the background of a shell, the tests' process ignores it."""
+    number: signal.Signals = request.param
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield number
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("moment", ["rows", "metric", "publishing", "import"])
 def test_no_signal_at_any_moment(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
