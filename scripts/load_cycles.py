@@ -92,10 +92,9 @@ def _report(machine: list[str], megabytes: float, resident: dict[int, int], grow
         "resident memory is read.\n\n"
         f"{' '.join(machine)}\n\n"
         f"| after cycle | resident MB |\n| ---: | ---: |\n{rows}\n\n"
-        f"The median of the last {WINDOW} cycles is {grown:.3f} times that of the {WINDOW} from cycle {WARM} on; "
-        f"the target is at most {LIMIT}. (From there on, the lowest reading was {min(warm) / 1e6:.1f} MB and the "
-        f"highest "
-        f"{max(warm) / 1e6:.1f} MB.)\n"
+        f"The median of the last {WINDOW} cycles is {grown:.3f} times the median of the {WINDOW} cycles after cycle "
+        f"{WARM}; the target is at most {LIMIT}. After cycle {WARM}, the readings were between {min(warm) / 1e6:.1f} "
+        f"and {max(warm) / 1e6:.1f} MB.\n"
     )
 
 

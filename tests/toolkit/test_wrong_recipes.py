@@ -196,7 +196,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.fixture(params=SIGNALS)
 def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
-    """A signal with its default handler: under nohup, or in the background of a shell, the tests' process ignores it."""
+    """A signal with its default handler: under nohup, the tests' process ignores SIGHUP."""
     number: signal.Signals = request.param
     before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield number

@@ -189,7 +189,7 @@ class Report:
         low, high = line.interval
         return (
             f"{self.metric} over {self.rows.count} rows: the source's {line.metric:.2%} may be anything from {low:.2%} "
-            f"to {high:.2%} (95%)"
+            f"to {high:.2%} (95% confidence)"
         )
 
 

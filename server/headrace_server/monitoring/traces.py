@@ -26,6 +26,9 @@ SECONDS = 0.5
 PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
+LAST_WITHIN = 1.0
+"""Seconds that sending the last spans may take when the server stops."""
+
 
 def make_tracer(config: Config, transport: str) -> "Tracer | None":
     """The tracer for a configuration; None for no traces.
@@ -106,12 +109,12 @@ class Tracer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends the remaining spans and stops."""
+        """Sends the remaining spans and stops; abandons them if the collector takes longer than `LAST_WITHIN`."""
         self._stopping = True
         self._due.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._exporter.shutdown()
+        self._join()
+        self._exporter.shutdown()  # also ends a call that the collector does not answer
+        self._join()
 
     def flush(self) -> None:
         """Sends the requests whose batches are known, or never will be. On the tracer's thread."""
@@ -123,6 +126,10 @@ class Tracer:
         )
         for message, count in messages:
             self._exporter.export(EncodedSpans(message, count))
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(LAST_WITHIN)
 
     def _run(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import grpc
@@ -15,13 +15,17 @@ from headrace_protos import Code
 from headrace_server import Config, Server
 from headrace_server.errors import ServingError
 from headrace_server.monitoring import traces
+from headrace_server.monitoring.otlp import EncodedSpans
+from headrace_server.monitoring.sampling import Sampler
+from headrace_server.monitoring.span_kinds import SpanKinds
+from headrace_server.monitoring.spans import SpanMaker
 from headrace_server.monitoring.traces import Tracer
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import PREDICT, floats, predict_request
 from tests.support.ports import free_port
 from tests.support.rest_calls import ROW, RestCaller
-from tests.support.running import RunningServer, eventually
+from tests.support.running import START_WITHIN, RunningServer, eventually
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 
@@ -291,6 +295,33 @@ def test_ended_spans_are_sent_before_the_server_ends(running: Run, collector: Co
     server.caller.predict({"x": X})
     server.stop()
     assert [span.name for span in collector.spans()].count("run") == 1
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exporter:
+        """Sends nothing before it is shut down."""
+
+        def __init__(self) -> None:
+            self.closed = Event()
+            self.ended: list[bool] = []
+
+        def export(self, spans: EncodedSpans) -> None:
+            del spans
+            self.ended.append(self.closed.wait(START_WITHIN))
+
+        def shutdown(self) -> None:
+            self.closed.set()
+
+    monkeypatch.setattr(traces, "LAST_WITHIN", 0.01)
+    kinds, exporter = SpanKinds(), Exporter()
+    tracer = Tracer(Sampler(1.0, 100.0), SpanMaker(kinds), exporter)
+    trace = tracer.begin("", "", marked=True)
+    assert trace is not None
+    tracer.end(trace)
+    tracer.start()
+    tracer.stop()
+    eventually(lambda: exporter.ended)
+    assert exporter.ended == [True]
 
 
 def test_nothing_is_recorded_without_an_endpoint(running: Run) -> None:
