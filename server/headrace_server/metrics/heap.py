@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
@@ -30,6 +31,16 @@ class _Mallinfo2(ctypes.Structure):
     )
 
 
+@cache
+def c_library() -> ctypes.CDLL | None:
+    """The C library of this process if the system is Linux; glibc's has functions that others lack.
+
+    It is opened once, since `ctypes.CDLL` defines a class each time. With its functions, that takes 2 kB until Python
+    next collects garbage, which is rare in a server whose calls are mostly answered in Rust.
+    """
+    return ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+
+
 def resident_memory(process: Path = Path("/proc/self")) -> int:
     """The resident bytes of a process.
 
@@ -49,7 +60,7 @@ def read_memory(process: Path = Path("/proc/self")) -> dict[str, int]:
         process: The folder of the process in /proc.
     """
     found = {"resident": resident_memory(process)}
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform.startswith("linux") else None
+    mallinfo = getattr(c_library(), "mallinfo2", None)
     if mallinfo is not None:
         mallinfo.restype = _Mallinfo2
         info = mallinfo()
@@ -62,6 +73,6 @@ def bound_arenas(environment: Mapping[str, str] = os.environ) -> None:
 
     Must be called before there are threads: a thread that has a heap keeps it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    mallopt = getattr(c_library(), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in environment:
         mallopt(_ARENA_MAX, ARENAS)

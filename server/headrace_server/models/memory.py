@@ -1,13 +1,11 @@
 """Returns freed memory to the system, since C's allocator tends to keep it."""
 
 import asyncio
-import ctypes
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from headrace_server.metrics.heap import read_memory, resident_memory
+from headrace_server.metrics.heap import c_library, read_memory, resident_memory
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +29,9 @@ def release() -> None:
 
     TF Serving: SimpleLoader releases memory to the system after an unload.
     """
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim = getattr(c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident() -> int:
