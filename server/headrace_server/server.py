@@ -196,7 +196,7 @@ class Server:
         self._changed()
 
     async def stop(self) -> None:
-        """Drains the server: health says NOT_SERVING, calls in flight are answered, then everything is freed."""
+        """Drains the server: health is NOT_SERVING, calls in flight are answered, then everything is freed."""
         self._health.draining()
         self._reflection.draining()
         self._manager.let_go()

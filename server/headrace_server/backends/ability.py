@@ -12,7 +12,7 @@ class Ability(type(Protocol)):  # type: ignore[misc]  # its class has no public 
     """
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        """Whether an object has all members of the protocol; properties of its class are not read."""
+        """Whether an object has all members of the protocol; properties of its class are not evaluated."""
         kind = type(instance)
         return all(hasattr(kind, name) or hasattr(instance, name) for name in _members(cls))
 

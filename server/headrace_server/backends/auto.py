@@ -66,14 +66,14 @@ def load(version: Path, options: BackendOptions) -> Backend:
     message = (
         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
         f"`{SAVED_MODEL_FILES[0]}`)\nSpecified file path: {version}\n"
-        f"It holds no {ONNX_FILE}, no {' or '.join(PLAN_FILES)} and no {PYTHON_FILE} either, nor a {TFLITE_FILE} with "
-        "--prefer_tflite_model."
+        f"It also contains no {ONNX_FILE}, {', '.join(PLAN_FILES)} or {PYTHON_FILE}, nor, with --prefer_tflite_model, "
+        f"a {TFLITE_FILE}."
     )
     raise LoadError(Code.NOT_FOUND, message)
 
 
 def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
-    """Prepares for the loads of several versions, as far as that takes less time than during each load.
+    """Does the part of the loads of several versions that takes less time if it is done for all of them together.
 
     Args:
         versions: Their folders.
@@ -86,7 +86,7 @@ def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
     models = (version / ONNX_FILE for version in versions if _holds_only_onnx(version))
     try:
         from headrace_server.backends.onnx.backend import prepare_onnx
-    except ImportError:  # which each load reports
+    except ImportError:  # each load reports it
         return None
     return prepare_onnx(models, options)
 

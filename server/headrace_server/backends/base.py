@@ -69,7 +69,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class Risks:
-    """Operators of a model with which a request can crash the process although it fits the signature.
+    """Operators of a model with which a request that fits the signature can crash the process.
 
     Attributes:
         fatal: Operators that have crashed it, or are of a kind that has.

@@ -16,7 +16,7 @@ Call = Callable[..., Any]
 Convert = Callable[[Any], Arrays]
 
 MAX_THREADS = 16
-"""Steps of one model that run at the same time, if it declares that it is THREAD_SAFE."""
+"""The number of steps of one model that run at the same time, if the model declares that it is THREAD_SAFE."""
 
 _END = object()
 
@@ -25,10 +25,10 @@ class Steps(Protocol):
     """Runs the steps of generators outside the server's event loop."""
 
     def begin(self, inputs: Any) -> "Future[Any]":
-        """A new generator."""
+        """Creates a generator for one request."""
 
     def next(self, generator: Any, convert: Convert) -> "Future[Any]":
-        """The next answer, converted before another step can overwrite it, or the end."""
+        """Runs a generator's next step: its answer, converted before another step can overwrite it, or the end."""
 
     def end(self, generator: Any) -> None:
         """Closes the generator after its last step has ended. Any thread, without waiting."""
@@ -85,7 +85,7 @@ class Generators:
 
 
 class _OnThreads:
-    """Plain generators."""
+    """Runs plain generators on threads."""
 
     def __init__(self, function: Callable[[Any], Iterator[Any]], call: Call, count: int) -> None:
         self._function = function

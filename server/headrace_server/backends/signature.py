@@ -49,7 +49,7 @@ class TensorSpec:
         return inner if len(inner) == len(self.shape) - 1 else None
 
     def __str__(self) -> str:
-        """Such as `float32[?,4]`."""
+        """A text such as `float32[?,4]`."""
         dtype = "string" if self.dtype == DataType.DT_STRING else str(self.array_dtype)
         return f"{dtype}[{'...' if self.any_rank else ','.join('?' if s is None else str(s) for s in self.shape)}]"
 
@@ -116,7 +116,7 @@ class Signature:
     bound: float | None = None
 
     def __str__(self) -> str:
-        """Such as `X float32[?,4] -> label int64[?]`."""
+        """A text such as `X float32[?,4] -> label int64[?]`."""
         return self._text
 
     @cached_property

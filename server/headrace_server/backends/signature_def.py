@@ -8,7 +8,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 
 
 def read_signature(definition: SignatureDef) -> Signature:
-    """What a SignatureDef declares; it is kept unchanged.
+    """The signature that a SignatureDef declares, with the unchanged SignatureDef itself.
 
     Inputs are in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving does not enforce
     shapes, and with batching on, axis 0 is the batch; here, axis 0 may be the batch unless an input's shape contradicts

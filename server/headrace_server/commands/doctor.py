@@ -62,7 +62,7 @@ def lines() -> Iterator[str]:
     for port in PORTS:
         yield f"port {port}       {_port(port)}"
     for name, off in telemetry.OFF.items():
-        state = "off" if os.environ.get(name) == off else f"as {name}={os.environ.get(name)} has it"
+        state = "off" if os.environ.get(name) == off else f"set by {name}={os.environ.get(name)}"
         yield f"telemetry       ONNX Runtime's is {state}; headrace has none"
 
 

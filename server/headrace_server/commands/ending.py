@@ -9,7 +9,7 @@ from headrace_server.errors import ServingError, status_of
 
 
 def ending_of(command: str, act: Callable[[dict[str, Any]], object]) -> Callable[[Any, dict[str, Any]], int]:
-    """The function that a parser calls for a command; from the parsed values, it gives the exit status.
+    """The function that a parser calls for a command; it turns the parsed values into the exit status.
 
     Args:
         command: The command's name, which is printed before an error.

@@ -78,7 +78,7 @@ class StateOptions:
     """An output of a model that its next request takes as an input. `[state.OUTPUT]`."""
 
     input: str = option(
-        "", "the input that takes the output of the request before", fits=bool, words="the name of an input"
+        "", "the input that takes this output of the previous request", fits=bool, words="the name of an input"
     )
     initial: float = option(0.0, "the value of each element at the beginning of a sequence")
     shape: tuple[int, ...] = option(

@@ -40,7 +40,7 @@ class OnnxruntimeOptions:
     )
     tensorrt_fp16: bool = flag(False, "let the TensorRT provider compute in half precision")
     tensorrt_int8: bool = flag(
-        False, "let the TensorRT provider compute in 8 bits, in models that hold QuantizeLinear and DequantizeLinear"
+        False, "let the TensorRT provider compute in 8 bits, in models that contain QuantizeLinear and DequantizeLinear"
     )
     tensorrt_engine_cache: str = flag(
         "",

@@ -97,7 +97,7 @@ class Config:
     host: str = flag(
         "", "address that gRPC listens on, such as 127.0.0.1 or ::1; empty means all interfaces, IPv4 and IPv6"
     )
-    grpc_socket_path: str = flag("", "UNIX socket for gRPC; a socket that is there already is replaced")
+    grpc_socket_path: str = flag("", "UNIX socket for gRPC; an existing socket is replaced")
     rest_api_port: int = flag(
         0, "TCP port for HTTP/REST; must differ from the gRPC port; 0 disables REST", least=0, most=LAST_PORT
     )
@@ -105,7 +105,7 @@ class Config:
         "", "address that HTTP/REST listens on, such as 127.0.0.1 or ::1; empty means all interfaces, IPv4 and IPv6"
     )
     rest_api_num_threads: int = flag(
-        4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits holds no thread"
+        4 * CPUS, "threads for HTTP/REST", ignored="a REST call that waits occupies no thread"
     )
     rest_api_timeout_in_ms: int = flag(30000, "milliseconds that a REST call may take; 0 or less means no limit")
     rest_api_enable_cors_support: bool = flag(False, "add CORS headers to the answers of REST calls")
@@ -206,7 +206,7 @@ class Config:
     saved_model_tags: str = flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
     grpc_channel_arguments: str = flag("", "gRPC channel arguments for the server, as k=v,k=v")
     grpc_max_threads: int = flag(
-        4 * CPUS, "threads for gRPC calls", ignored="a call that waits holds no thread, so there is nothing to limit"
+        4 * CPUS, "threads for gRPC calls", ignored="a call that waits occupies no thread, so there is nothing to limit"
     )
     enable_model_warmup: bool = flag(True, "send a version its warm-up requests before it is served")
     num_request_iterations_for_warmup: int = flag(
@@ -334,8 +334,8 @@ class Config:
     )
     allow_reload: str = flag(
         "config-only",
-        "what HandleReloadConfigRequest may do: nothing (false), serve other models that hold no code (config-only), "
-        "or anything (true)",
+        "what HandleReloadConfigRequest may do: nothing (false), serve other models that contain no code "
+        "(config-only), or anything (true)",
         choices=("false", "config-only", "true"),
     )
     model_roots: tuple[str, ...] = flag(

@@ -31,7 +31,7 @@ class TensorrtOptions:
         words="a list of different whole numbers of at least 0, and not empty",
     )
     instances: int = option(
-        2, "batches of a model that one GPU holds at the same time, each with memory of its own", least=1
+        2, "batches of a model that one GPU runs at the same time, each with its own memory", least=1
     )
     cuda_graphs: bool = option(False, "launch batches of the allowed sizes as CUDA graphs")
     spin: bool = option(

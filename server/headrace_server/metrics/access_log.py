@@ -16,10 +16,10 @@ class Counts(Protocol):
     """Counts the calls of one method; see the docstrings of `calls.GrpcMethod`."""
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
-        """One call."""
+        """Counts one call."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls that have ended the same way."""
+        """Counts calls that have ended in the same way."""
 
 
 class LoggedMethod:
@@ -35,7 +35,7 @@ class LoggedMethod:
         self._counts = counts
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
-        """One call."""
+        """Logs and counts one call."""
         log_call(self._name, model, code, seconds)
         self._counts(model, code, seconds)
 

@@ -19,17 +19,17 @@ class Lines(Protocol):
 
     @property
     def name(self) -> str:
-        """The metric's."""
+        """The name of the metric."""
 
     def lines(self) -> Iterator[str]:
-        """The lines for the type and for every series."""
+        """The line with the metric's type, and the lines of every series."""
 
 
 class Samples(Protocol):
     """Series that can be written under any name."""
 
     def samples(self, form: Form) -> Iterator[str]:
-        """The lines for every series, without the type."""
+        """The lines of every series, without the line with the type."""
 
 
 @dataclass(frozen=True, slots=True)

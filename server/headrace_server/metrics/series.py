@@ -81,7 +81,7 @@ class Counter:
             return self._value + sum(histogram.count for histogram in self._histograms)
 
     def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
-        """One line."""
+        """The one line of the counter."""
         yield "", "", _number(self.value, scale)
 
 

@@ -53,7 +53,7 @@ class Acting:
     Args:
         models: The aspired and the loaded versions of every model.
         load: Makes a servable from a model's name, a version and its folder.
-        options: How many loads at the same time, how many tries, and in which order.
+        options: The number of loads at the same time, the number of tries, and the order of loads.
         clock: Measures the pauses between tries.
         publish: Called under the models' lock with a model whose versions in service have changed. It may refuse a
             version that was added.
@@ -157,7 +157,7 @@ class Acting:
         load = self._agenda.next_load() if self._loads.free and not self._loads.are_quick else None
         if load is None:
             return None
-        return self._begin_load(*load)  # on this thread, since it has become idle last
+        return self._begin_load(*load)  # on this thread, since it is the one that became idle last
 
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once all is done and nothing more can come."""
@@ -234,7 +234,7 @@ class Acting:
         return self._action(self._unload_version, name, version, self._unloads)
 
     def _refuse(self, error: ServingError, name: str, version: int, attempt: Attempt) -> None:
-        """A version cannot be loaded, even if it is tried again."""
+        """Records that a version cannot be loaded, and that another try would not help."""
         attempt.files = files_state(attempt.path)
         attempt.failures = self._options.max_num_load_retries
         self._load_failed(name, version, attempt, error)

@@ -12,7 +12,7 @@ Item = tuple[str, int]
 
 
 class Agenda:
-    """The next loads and unloads, each in the order in which models began to want them.
+    """The next loads and unloads, each in the order in which models came to need them.
 
     The caller holds the models' lock around every use.
 

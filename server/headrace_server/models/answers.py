@@ -12,20 +12,20 @@ from headrace_server.models.schedulers import Outputs
 
 
 class Memory(Protocol):
-    """What a call, or one of several requests on it, has reserved of the memory that a transport allows."""
+    """The share of a transport's memory that a call, or one of several requests on it, has reserved."""
 
     def reserve(self, size: int) -> None:
         """Takes memory for outputs of this many bytes.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, so much memory is not available.
+            ServingError: RESOURCE_EXHAUSTED, this much memory is not available.
         """
 
     def apart(self) -> "Memory":
-        """A reservation for one of several requests on the call."""
+        """Creates a reservation for one of several requests on the call."""
 
     def release(self) -> None:
-        """Returns what was reserved."""
+        """Gives back the memory that was reserved."""
 
 
 class NeverFits(ServingError):
@@ -65,7 +65,7 @@ class AnswerSizes:
         self._row_bytes: dict[tuple[str, str], float] = {}
 
     def expected(self, signature: str, outputs: Outputs, rows: int) -> int:
-        """About how many bytes the outputs of a request take, judging by the last ones.
+        """The approximate number of bytes that the outputs of a request take, judging by the last outputs.
 
         Before any outputs are known, dimensions that vary count as 1, and strings as 0 bytes.
 

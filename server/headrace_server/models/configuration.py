@@ -44,12 +44,12 @@ class Configuration:
 
     Args:
         manager: Loads what the source finds, and keeps the labels.
-        source: Told which models to watch.
+        source: Watches the models.
         prepare_logging: Checks what is to be logged for each model, and returns a function that puts it into effect.
         configured: Called with the names of the models whenever a configuration has been accepted.
         labels_to_unavailable: As in `Manager.assign_labels`.
         rights: What callers may configure.
-        code: Told which base paths the operator has named.
+        code: Trusts the base paths that the operator has named.
         mirrors: Fetch models from stores; None if there are no stores.
 
     Attributes:

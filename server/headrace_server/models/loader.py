@@ -103,7 +103,7 @@ class Loader:
         self._overrides[name] = parameters
 
     def prepare(self, versions: Sequence[Asked]) -> None:
-        """Prepares for the loads of versions, as far as that takes less time for several; drops what was prepared."""
+        """Does the part of these loads that takes less time if it is done together; drops what was prepared before."""
         self._prepared = None
         if versions and not self._isolation.workers_for(python=False):
             usual = (asked.path for asked in versions if _has_no_options(asked.path.parent))

@@ -13,7 +13,7 @@ TOGETHER = 128
 """The number of versions that are prepared for at a time."""
 
 SECONDS_EACH = 0.002
-"""Seconds that preparing for a small model takes at most, unless the machine is busy."""
+"""The maximum number of seconds that preparing for a small model takes, unless the machine is busy."""
 
 Prepare = Callable[[Sequence[Asked]], None]
 """Prepares for the loads of these versions, so that they take less time; replaces what was prepared before."""

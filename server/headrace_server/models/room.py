@@ -63,7 +63,7 @@ class Room:
     """What must happen before a version is loaded.
 
     Attributes:
-        evict: The version to unload first; None if there is none.
+        evict: The version that must be unloaded first; None if there is none.
         wait: Whether another load or unload, or a call, must end first.
     """
 

@@ -1,4 +1,4 @@
-"""Decides which signatures' requests may share a batch while a version is loaded, and explains why not."""
+"""Decides, while a version is loaded, which signatures' requests may share a batch, and explains why others may not."""
 
 import logging
 from collections.abc import Callable, Mapping

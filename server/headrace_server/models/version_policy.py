@@ -17,7 +17,7 @@ class State(Enum):
     UNLOADING = ModelVersionStatus.UNLOADING
     END = ModelVersionStatus.END
     AT_REST = "AT_REST"
-    """Not in memory, and loaded when it is called."""
+    """The version is not in memory, and is loaded when it is called."""
 
     @property
     def can_be_called(self) -> bool:

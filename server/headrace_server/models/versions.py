@@ -123,7 +123,7 @@ class Model:
         return awaited
 
     def _let_go(self, version: int) -> None:
-        """Cancels a version that was not tried yet or that waits for a retry; a running try ends by itself."""
+        """Cancels a version that was not tried yet or that waits for a retry; a load that is running ends by itself."""
         self.troubles.pop(version, None)
         attempt = self.loading.get(version)
         if attempt is not None:
@@ -211,7 +211,7 @@ class Models:
 
     Args:
         policy: Decides what to do next for one model.
-        told: Called with the name of the model at every change.
+        told: Called with the name of a model at every change of it.
         on_demand: Whether versions are loaded when they are called.
 
     Attributes:
@@ -278,7 +278,7 @@ class Models:
 
 
 class Clock:
-    """The manager's clock; a test has one of its own."""
+    """The manager's clock; tests use another one."""
 
     def now(self) -> float:
         """Seconds since some moment in the past."""

@@ -13,7 +13,7 @@ Counts = npt.NDArray[np.float64]
 
 
 class Columns:
-    """The columns of one input: one for each element of a row, or a single one for all elements.
+    """The columns of one input: one column for each element of a row, or a single column for all elements.
 
     Args:
         bins: The bins of each column; None for a column that the profile does not describe.

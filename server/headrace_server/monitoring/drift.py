@@ -200,7 +200,7 @@ class Drift:
         return load_and_watch
 
     def told(self, name: str, version: int) -> dict[str, Any] | None:
-        """What is known about one version, for the live page."""
+        """The number of rows, the indices and the shares of one version, for the live page."""
         watch = self._watches.get((name, str(version)))
         return None if watch is None else watch.told()
 

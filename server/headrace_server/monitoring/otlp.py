@@ -24,7 +24,7 @@ class Exporter(Protocol):
     """Sends spans. One thread."""
 
     def export(self, spans: EncodedSpans) -> object:
-        """Sends them; logs an error if that fails."""
+        """Sends spans; logs an error if that fails."""
 
     def shutdown(self) -> None:
         """Closes the connection."""
@@ -48,7 +48,7 @@ def otlp_exporter(endpoint: str) -> Exporter:
         raise ServingError(Code.FAILED_PRECONDITION, text) from error
 
     class BytesExporter(OTLPSpanExporter):
-        """Sends messages that are encoded already; all else is as for the SDK's spans."""
+        """Sends messages that are already encoded; everything else is as in the SDK's exporter."""
 
         # The SDK creates one for each channel.
         @property

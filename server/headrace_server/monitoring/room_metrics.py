@@ -11,7 +11,7 @@ from headrace_server.models.room import Rooms
 
 
 def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metric, ...]:
-    """The metrics.
+    """The metrics of versions in memory.
 
     Args:
         manager: The manager of the versions.

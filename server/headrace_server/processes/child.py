@@ -14,7 +14,7 @@ NICENESS = 10
 
 
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(256 << 20)}
-"""For glibc: returning memory after each body would keep a core in the kernel for milliseconds."""
+"""Settings of glibc that keep memory: returning it after each body would keep a core in the kernel for milliseconds."""
 
 
 class ChildProcess:

@@ -184,7 +184,7 @@ class Slot:
 
     @property
     def descriptor(self) -> int:
-        """Its socket's; -1 if it is closed."""
+        """The descriptor of the slot's socket; -1 if it is closed."""
         return self._connection.fileno()
 
     def end(self) -> None:
@@ -193,7 +193,7 @@ class Slot:
             self._link.end()
 
     def close(self) -> None:
-        """Breaks off."""
+        """Closes the connection."""
         self.end()
         self._connection.close()
 

@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process's."""
+        """The process's ID."""
         return self._process.pid
 
     @property

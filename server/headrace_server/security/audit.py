@@ -50,7 +50,7 @@ class Lines(Protocol):
         """Waits for lines, and returns all of them with their line feeds; None once it has been closed and emptied."""
 
     def close(self) -> None:
-        """Says that no more lines will come."""
+        """Ends the source: no more lines will come."""
 
 
 class AuditLog:

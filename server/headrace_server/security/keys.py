@@ -111,7 +111,8 @@ def check_key(token: str, keys: Keys, now: float) -> Principal:
     """The principal of a key.
 
     Raises:
-        Refused: UNAUTHENTICATED. Only a caller that knows the secret is told that the key is revoked or has expired.
+        Refused: UNAUTHENTICATED. The error says that the key is revoked or has expired only to a caller that knows the
+        secret.
     """
     found = _KEY.fullmatch(token)
     key = keys.get(found[1]) if found else None

@@ -36,7 +36,7 @@ def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
     keys, policy = options.keys_file, options.policy_file
     if options.certificates:
         with needs("auth"):
-            import cryptography  # noqa: F401 - said now, and not at the first call
+            import cryptography  # noqa: F401 - reported now, and not at the first call
     ways = Ways(
         FollowedFile(Path(keys), read_keys) if keys else None,
         _tokens(options) if options.jwt_issuer else None,
@@ -52,7 +52,7 @@ def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
 
 
 def make_opener(options: SigningOptions, variable: str, beside: tuple[str, ...]) -> Opener | None:
-    """What verifies and unseals versions; None if nothing must be.
+    """The object that verifies and unseals versions; None if neither is needed.
 
     Args:
         options: The trusted signatures, and the source of keys.

@@ -9,7 +9,7 @@ from headrace_server.errors import ServingError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Imports in a block; the error for a missing package names the extra.
+    """A context for imports: the error for a missing package names the extra that installs it.
 
     Raises:
         ServingError: FAILED_PRECONDITION.

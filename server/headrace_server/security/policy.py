@@ -47,7 +47,7 @@ class RuleOptions:
     calls_per_second: float = option(0.0, "calls of each principal per second; 0 means no limit", least=0)
     rows_per_second: float = option(0.0, "rows, or Examples, of each principal per second; 0 means no limit", least=0)
     concurrent_calls: int = option(0, "calls of each principal at the same time; 0 means no limit", least=0)
-    priority: str = option("normal", "low lets the calls of others go first", choices=("normal", "low"))
+    priority: str = option("normal", "low runs these calls after the calls of others", choices=("normal", "low"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Policy:
         """The rule that lets a principal do something to a model; None if it may not.
 
         Args:
-            principal: Who.
-            action: What.
+            principal: The caller.
+            action: What the caller does.
             model: A name; None for every model.
         """
         names = self._names(principal)
@@ -118,7 +118,7 @@ class Policy:
         return first if first is not None and first.allow else None
 
     def _decides(self, rule: Grant, model: str | None) -> bool:
-        """A rule that forbids one model also forbids listing every model."""
+        """Whether a rule decides about a call: a rule that forbids one model also forbids listing every model."""
         return rule.covers(model) or (model is None and not rule.allow)
 
     def _names(self, principal: Principal) -> set[str]:

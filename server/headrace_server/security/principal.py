@@ -48,7 +48,7 @@ ANONYMOUS = Principal(ANONYMOUS_NAME)
 
 
 class Refused(ServingError):
-    """A call that its caller may not make, or not now.
+    """A call that its caller may not make, or may not make now.
 
     Attributes:
         retry_after: Seconds after which the call may be made; None if waiting does not help.

@@ -23,7 +23,7 @@ class Verdict:
         model: The model's name.
         seconds: How long the verdict is valid; None means forever.
         account: The account to charge; None means no limits.
-        low: Whether the calls let other calls go first.
+        low: Whether the calls run after those of others.
         exhausted: The text of the refusal if the account admits no call.
         who: The principal's name, for the audit log.
     """

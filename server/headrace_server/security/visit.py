@@ -49,7 +49,7 @@ class Visit:
             account.charge(rows)
 
     def leave(self) -> None:
-        """Has ended."""
+        """Records that the call has ended."""
         while self._accounts:
             self._accounts.pop().release()
 
@@ -58,7 +58,7 @@ _VISIT: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
 def visit_now() -> Visit | None:
-    """The call that this code runs for; None if calls are not guarded."""
+    """The call that the current task answers; None if calls are not guarded."""
     return _VISIT.get()
 
 
@@ -69,7 +69,7 @@ def begin_visit(visit: Visit) -> None:
 
 @contextmanager
 def within_a_call() -> Iterator[None]:
-    """Marks the runs of models in a block as parts of a run that has been charged already."""
+    """A context in which runs of models are parts of a run that has already been charged."""
     token = _VISIT.set(None)
     try:
         yield

@@ -34,7 +34,7 @@ def deadline_after(seconds: float | None) -> float | None:
 
 @asynccontextmanager
 async def timed(seconds: float | None) -> AsyncIterator[None]:
-    """Cancels what takes longer; None means no limit.
+    """A context whose code is cancelled after this many seconds; None means no limit.
 
     Raises:
         ServingError: DEADLINE_EXCEEDED, it took longer.

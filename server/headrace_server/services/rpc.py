@@ -37,7 +37,7 @@ class Method:
     lasting: bool = False
 
     def parse(self, data: bytes) -> Any:
-        """The request that some bytes hold.
+        """Parses a request.
 
         Raises:
             DecodeError: None.

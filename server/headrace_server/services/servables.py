@@ -14,7 +14,7 @@ class Servables(Protocol):
 
         Args:
             name: The model's name.
-            version: Which one, by number or by label; None for the highest that is ready.
+            version: The version's number or label; None for the highest that is ready.
 
         Raises:
             ServingError: There is no such version.
@@ -25,7 +25,7 @@ class Servables(Protocol):
 
         Args:
             name: The model's name.
-            version: Which one, by number or by label; None for the highest that can be called.
+            version: The version's number or label; None for the highest that can be called.
             deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:

@@ -23,7 +23,7 @@ class ArchiveStore:
         self._name = urlsplit(uri).path.rpartition("/")[2] or "model"
 
     def list(self) -> Listing:
-        """The file, identified by its ETag or its modification time.
+        """Lists the one file, identified by its ETag or its modification time.
 
         Raises:
             StoreError: The server cannot be reached, or returns an error.

@@ -15,7 +15,7 @@ class RemoteFile:
     Attributes:
         path: The path below the store's URI, with slashes.
         size: The file's size in bytes; -1 if the store does not say.
-        tag: An ETag or a digest, which differs for other bytes.
+        tag: An ETag or a digest, which changes if the file's bytes change.
         sha256: The expected SHA-256 of the file's bytes, in hexadecimal; empty if the store does not say.
         unpack: Whether the file is an archive of the model's files.
         key: The store's own name for the file.
@@ -49,7 +49,7 @@ class Store(Protocol):
     """One URI. Its methods block, and are called by one thread at a time."""
 
     def list(self) -> Listing:
-        """The current content.
+        """Lists the current content.
 
         Raises:
             StoreError: The store cannot be reached, or returns an error.

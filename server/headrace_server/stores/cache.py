@@ -1,8 +1,8 @@
 """Fetched files on disk: complete ones by their content, and parts of others that can be resumed.
 
 contents/KEY/            the files of one fetch, complete; KEY is a hash of their names, sizes and tags
-contents/KEY.json        their sizes; beside them, so that a signature of the folder still fits
-partial/KEY/             those of one that is not complete
+contents/KEY.json        their sizes; next to the folder, so that a signature of the folder stays valid
+partial/KEY/             the files of a fetch that is not complete
 models/NAME/VERSION      a link to the folder of a version in contents/
 models/NAME/numbers.json the version numbers of contents that have none of their own
 """

@@ -107,7 +107,7 @@ class Fetching:
             with part.open("ab") as out:
                 for chunk in self._store.read(file, size):
                     if self._stopping():
-                        raise StoreError(f"{self._uri}: the server is stopping; the next one fetches the rest")
+                        raise StoreError(f"{self._uri}: the server is stopping; it fetches the rest after a restart")
                     out.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)

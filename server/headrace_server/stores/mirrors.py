@@ -55,7 +55,7 @@ class Mirrors:
     """Maintains a base path on this machine for each model that is in a store.
 
     Args:
-        options: How often, how many at a time, and where to.
+        options: How often stores are scanned, how many at a time, and the folder of the cache.
         changed: Called when a base path has changed.
         counts: The listeners.
         clock: In seconds.

@@ -17,7 +17,7 @@ _URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>[
 
 
 class MlflowStore:
-    """A registered model's version. Its number is the registry's.
+    """A registered model's version, with the number that it has in the registry.
 
     Args:
         uri: `models:/name@alias` or `models:/name/7`.

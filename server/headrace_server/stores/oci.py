@@ -1,4 +1,4 @@
-"""`oci://`: an artifact of an OCI registry, whose layers are a model's files, or archives of them."""
+"""`oci://`: an artifact of an OCI registry, whose layers are the files of a model, or archives of such files."""
 
 import base64
 import json

@@ -39,13 +39,13 @@ def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
     """Unpacks an archive; a single folder around all of its content is left out.
 
     Args:
-        uri: Its origin, for errors.
-        archive: The file.
+        uri: The archive's origin, for errors.
+        archive: The archive's file.
         into: A folder that exists.
         most_bytes: The limit on the total size of its files.
 
     Raises:
-        StoreError: The file is not an archive, is too large, or holds something that is neither a file nor a folder.
+        StoreError: The file is not an archive, is too large, or contains something that is neither a file nor a folder.
     """
     budget = _Budget(uri, most_bytes)
     try:
@@ -75,14 +75,14 @@ class _Budget:
         """Counts one more file or folder."""
         self._files -= 1
         if self._files < 0:
-            raise StoreError(f"{self._uri}: its archive holds more than {MOST_FILES} files")
+            raise StoreError(f"{self._uri}: its archive contains more than {MOST_FILES} files")
 
     def take(self, size: int) -> None:
         """Counts more bytes."""
         self._bytes -= size
         if self._bytes < 0:
             raise StoreError(
-                f"{self._uri}: its archive holds more than the {self._most >> 20} MB that there is room for"
+                f"{self._uri}: its archive contains more than the {self._most >> 20} MB that there is room for"
             )
 
 

@@ -52,7 +52,7 @@ class Held:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes more bytes, unless all have been released: the call's end may be noticed later.
+        """Takes more bytes, unless all have been released: the call may have ended before this is called.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED, too little is left. In the native transport's words.
@@ -80,10 +80,10 @@ class Held:
         """Reserves memory for outputs that a model is about to compute, and for their message.
 
         Args:
-            size: About how many bytes the outputs will take.
+            size: The approximate number of bytes that the outputs will take.
 
         Raises:
-            ServingError: As for `grow`; `NeverFits` if the call could not get so much even without any other.
+            ServingError: As for `grow`; `NeverFits` if the call could not get this much even if it were the only one.
         """
         self._reserved.append(self.take(COPIES * size, self.size))
 
@@ -135,14 +135,14 @@ class Held:
 
 
 class Part:
-    """The memory of one of several requests on a call, which is a part of the call's."""
+    """The memory of one of several requests on a call: a part of the call's memory."""
 
     def __init__(self, call: Held) -> None:
         self._call = call
         self._size = 0
 
     def reserve(self, size: int) -> None:
-        """As `Held.reserve`."""
+        """Reserves memory for outputs; see `Held.reserve`."""
         self._size += self._call.take(COPIES * size, self._size)
 
     def apart(self) -> "Part":

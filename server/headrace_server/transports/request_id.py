@@ -52,7 +52,7 @@ class IdentifiedApi:
         self._api = api
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """What the API answers."""
+        """Passes a request on to the API under an ID."""
         token = REQUEST_ID.set(request_id(request.header(HEADER)))
         try:
             return await self._api.answer(request, delivery)

@@ -50,8 +50,8 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         Code.NOT_FOUND,
         "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
         f"`saved_model.pb`)\nSpecified file path: {tmp_path}\n"
-        "It holds no model.onnx, no model.plan or model.engine and no model.py either, nor a model.tflite with "
-        "--prefer_tflite_model.",
+        "It also contains no model.onnx, model.plan, model.engine or model.py, nor, with --prefer_tflite_model, a "
+        "model.tflite.",
     )
 
 

@@ -75,7 +75,7 @@ class Device:
         self._driver.Context.pop()
 
     def stream(self) -> Stream:
-        """A stream that the default one does not wait for.
+        """Creates a stream that the default stream does not wait for.
 
         Raises:
             ServingError: As for all calls here: RESOURCE_EXHAUSTED if memory is missing, INTERNAL for other failures.
@@ -84,7 +84,7 @@ class Device:
             return self._driver.Stream(_NON_BLOCKING)
 
     def event(self, *, spin: bool = False) -> Event:
-        """An event whose `synchronize` either lets the thread sleep or makes it spin."""
+        """Creates an event whose `synchronize` either lets the thread sleep or makes it spin."""
         flags = self._driver.event_flags
         with self._failures():
             return self._driver.Event(flags.DISABLE_TIMING | (0 if spin else flags.BLOCKING_SYNC))
@@ -120,17 +120,17 @@ class Device:
             self._driver.memcpy_dtoh_async(_bytes(array), address, stream)
 
     def allocate(self, size: int) -> Any:
-        """Device memory: its int value is its address, and `free` frees it."""
+        """Allocates device memory: its int value is its address, and `free` frees it."""
         with self._failures(f"{size:,} bytes"):
             return self._driver.mem_alloc(max(size, 1))
 
     def open_shared(self, handle: bytes) -> Any:
-        """Memory that another process has shared: its int value is its address."""
+        """Maps memory that another process has shared: its int value is its address."""
         with self._failures():
             return self._driver.IPCMemoryHandle(bytearray(handle), self._driver.ipc_mem_flags.LAZY_ENABLE_PEER_ACCESS)
 
     def close_shared(self, opened: Any) -> None:
-        """Unmaps such memory."""
+        """Unmaps memory that `open_shared` has mapped."""
         with self._failures():
             opened.close()
 
@@ -141,13 +141,13 @@ class Device:
         return int(base) + int(size) - address
 
     def read(self, target: bytearray, address: int) -> None:
-        """Copies from the device into ordinary memory, and returns when it is there."""
+        """Copies from the device into ordinary memory, and returns when the copy is complete."""
         if target:
             with self._failures():
                 self._driver.memcpy_dtoh(target, address)
 
     def write(self, address: int, data: bytes | memoryview) -> None:
-        """Copies from ordinary memory to the device, and returns when it is there."""
+        """Copies from ordinary memory to the device, and returns when the copy is complete."""
         if data:
             with self._failures():
                 self._driver.memcpy_htod(address, data)

@@ -4,7 +4,7 @@ from headrace_server.backends.gpu.cuda import Device
 from headrace_server.errors import invalid
 
 HANDLE_BYTES = 64
-"""Of a cudaIpcMemHandle_t."""
+"""The size of a cudaIpcMemHandle_t in bytes."""
 
 
 class SharedMemory:
@@ -52,7 +52,7 @@ class SharedMemory:
             device.write(int(self._opened) + offset, data)
 
     def close(self) -> None:
-        """Unmaps it."""
+        """Unmaps the memory."""
         with self._device as device:
             device.close_shared(self._opened)
         self._device.release()

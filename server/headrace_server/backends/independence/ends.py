@@ -21,7 +21,7 @@ END_ROWS = 22
 """The rows of the larger batch, which shows an influence over a distance of 1 to 20 rows."""
 
 MOST_SECONDS = 30.0
-"""A model for which the larger batch would take longer is not tested further: its requests run one by one."""
+"""If the larger batch would take longer than this, the model is not tested further: its requests run one by one."""
 
 
 class _Run(NamedTuple):
@@ -33,7 +33,7 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Each method raises `Decided` if the rows are not independent, or if this cannot be determined.
+    """Tests two rows in larger batches; `Decided` is raised if they are not independent, or if this is unclear.
 
     Attributes:
         neighbours: Runs the signature.
@@ -50,7 +50,7 @@ class Ends:
     def check(self, kind: Rows) -> None:
         """Runs the kept rows twice, among different other rows, and compares the answers.
 
-        Those of each run are compared with the known answers, and those of the two runs with each other.
+        The answers of each run are compared with the known answers, and the answers of the two runs with each other.
 
         Args:
             kind: The values of the other rows in the first run; in the second run, those have usual values.
@@ -89,7 +89,7 @@ class Ends:
             raise self._dependent(change)
 
     def _dependent(self, change: Change) -> Decided:
-        reason = f"output {change.output!r} of a row {change.text} as one of {self.rows} rows"
+        reason = f"output {change.output!r} of a row {change.text} in a batch of {self.rows} rows"
         return Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
     def _run(self, places: dict[int, int], kind: Rows, unlike: Arrays | None = None) -> _Run:

@@ -19,7 +19,10 @@ WHOLE = 8
 """The integers in other rows are below this, if the model accepts such integers."""
 
 TIE = 0.5
-"""A change up to this may come from rounding that breaks a tie, which changes the predicted class, but only rarely."""
+"""A change of up to this fraction may be due to rounding, which can break a tie and so change a predicted class.
+
+Ties are rare, so the comparison is then repeated with other rows.
+"""
 
 Pass = tuple[tuple[int, ...], Rows]
 """The rows that are replaced, and what replaces them."""
@@ -34,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Neighbours:
-    """Each method raises `Decided` if the rows are not independent, or if this cannot be determined.
+    """Runs batches with other neighbours of a row; `Decided` is raised if its answer changes, or if this is unclear.
 
     Args:
         subject: The signature.
@@ -155,7 +158,8 @@ class Neighbours:
         try:
             alone = self._runs.run(_row(inputs, row))
         except Exception as error:
-            reason = f"the model refuses a row by itself that it takes as one of {rows_of(inputs)}: {first_line(error)}"
+            rows = rows_of(inputs)
+            reason = f"the model refuses a row by itself that it takes in a batch of {rows}: {first_line(error)}"
             raise Decided(Finding.DEPENDENT, reason) from error
         return first_change(alone, _row(together, row), [0], exact=False)
 
@@ -168,7 +172,7 @@ class Neighbours:
 
 
 def _not_alone(change: Change, count: int) -> Decided:
-    reason = f"output {change.output!r} of a row {change.text} as one of {count} rows"
+    reason = f"output {change.output!r} of a row {change.text} in a batch of {count} rows"
     return Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
 

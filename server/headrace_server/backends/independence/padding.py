@@ -20,7 +20,7 @@ from headrace_server.backends.signature import TensorSpec
 
 _AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements after each length, a different number for each
 QUICK = 200
-"""A model for which this many of the fastest runs fit into the budget is tested with more rows, values and lengths."""
+"""If this many runs, each as fast as the fastest one, fit into the budget, more rows, values and lengths are tested."""
 
 _LARGER = 5  # the time of a comparison with much padding, as a multiple of one with little
 _ROWS, _FEW_ROWS = 9, 3
@@ -161,7 +161,7 @@ class PaddingTrial:
         cut = padding.cut(padded, lengths)
         change = first_change(bare, cut, range(count), exact=False)
         if change is not None and not self.subject.padding.pad_values:
-            raise NotPadded(f"output {change.output!r} {change.text} with padding behind it")
+            raise NotPadded(f"output {change.output!r} {change.text} if its input is padded")
         told_apart = self._told_apart(padding, bare, cut, count) if judged else frozenset(padding.inputs)
         return replace(padding, told_apart=padding.told_apart | told_apart)
 

@@ -22,7 +22,7 @@ class Finding(StrEnum):
     UNDECIDED = "undecided"
     """The trial found no inputs that prove anything: requests run one by one."""
     NO_BATCH_AXIS = "no_batch_axis"
-    """The declared shapes leave nothing to join: requests run one by one."""
+    """The declared shapes have no axis along which requests could be joined: they run one by one."""
     ENABLED = "enabled"
     """The operator has set that requests are batched; nothing was tested."""
     DISABLED = "disabled"
@@ -71,7 +71,7 @@ class Verdict:
         if not self.batched:
             return f"one by one: {self.reason}"
         if self.bound is not None:
-            return f"batched while all numbers are finite and at most {self.bound:g}; else one by one: {self.reason}"
+            return f"batched if all numbers are finite and at most {self.bound:g}; otherwise one by one: {self.reason}"
         lengths = "; other lengths padded" if self.padding is not None else ""
         lengths = f"; other lengths apart: {self.unpadded}" if self.unpadded else lengths
         return f"batched{f': {self.reason}' if self.reason else ''}{lengths}"

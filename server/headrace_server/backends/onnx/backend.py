@@ -111,7 +111,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
 
 
 def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
-    """Creates the sessions of small models on the CPU that are about to be loaded; returns what must be kept for that.
+    """Creates the sessions of small CPU models that are about to be loaded; returns an object to keep until then.
 
     Nothing is prepared where a model might run on a GPU.
     """

@@ -100,7 +100,7 @@ class ExternalTensor:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """The number of bytes of the tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Array:

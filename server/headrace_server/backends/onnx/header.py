@@ -96,7 +96,7 @@ class OnnxHeader:
 
 
 def read_header(model: bytes) -> OnnxHeader:
-    """Reads it.
+    """Reads the header of a model.
 
     Args:
         model: A serialized ModelProto.

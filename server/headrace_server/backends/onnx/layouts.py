@@ -85,7 +85,7 @@ class Layouts:
 
 
 def _data_of_weights(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where the data of weights begin and end, without those that decide what is known about a graph."""
+    """Where the data of weights begin and end, except for weights that decide what is known about a graph."""
     weights = message_class("ModelProto").FromString(content).graph.initializer
     for weight, (begins, ends) in zip(weights, initializers(content), strict=True):
         spans = [(at, to) for key, at, to in fields(content, begins, ends) if key == RAW_DATA]

@@ -11,10 +11,10 @@ _CHUNK = 1 << 20
 
 
 def mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
-    """Which of some words occur in a file outside the data of its weights; anywhere, if the file is not a valid model.
+    """Those of the given words that occur in a file outside the data of its weights.
 
-    Searching 20 MB of weights takes most of the time that loading them takes. It also holds the interpreter lock, for
-    which the batches of other models wait.
+    A file that is not a valid model is searched as a whole. Searching 20 MB of weights would
+    take most of the time that loading them takes, and hold the interpreter lock, for which other models' batches wait.
 
     Raises:
         OSError: The file cannot be read.

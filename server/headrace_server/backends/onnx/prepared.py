@@ -1,8 +1,8 @@
 """Sessions of small models that are about to be loaded, created together.
 
 A small model's session takes a few tenths of a millisecond, in which ONNX Runtime does not hold the interpreter lock.
-If sessions are created one by one, between the other steps of each load, they use one core, and the code of both keeps
-evicting each other from its caches.
+If sessions are created one by one, between the other steps of each load, they use one core, and ONNX Runtime's code and
+the code of the other steps keep evicting each other from its caches.
 """
 
 import time
@@ -20,7 +20,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.model_files import ModelFiles
 
 MOST_THREADS = 4
-"""More threads would mostly wait for the interpreter lock."""
+"""The number of threads that create sessions: more would mostly wait for the interpreter lock."""
 
 SECONDS = 0.2
 """Seconds after which no further session is begun: slow models, and those in slow folders, are left to their loads.

@@ -12,7 +12,7 @@ from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, open_se
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
-"""Their names, the preferred one first, and the options of each."""
+"""The names of providers, the preferred one first, and the options of each."""
 
 _ARENA = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
@@ -125,7 +125,7 @@ def _shapes(inputs: Mapping[str, Sequence[int | None]], rows: int) -> str:
 
 
 def _declared_inputs(model: Path) -> dict[str, tuple[int | None, ...]]:
-    """Read from an unoptimised session on the CPU, which is fast compared with building an engine."""
+    """The inputs that a model declares, from an unoptimised session on the CPU: building an engine takes far longer."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     inputs = open_session(str(model), options, [(CPU, {})]).get_inputs()

@@ -36,7 +36,7 @@ _REMEDIES = {
 _NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "ALLOC_FAILED")
 
 _FULL = 256 << 20
-"""Bytes. With less free memory, CUDA's libraries cannot start, and do not report that as the reason."""
+"""The free memory, in bytes, below which CUDA's libraries cannot start; they do not report that as the reason."""
 
 # A serialized ModelProto: `y` = Identity(`x`), float [N].
 _PROBE = (

@@ -39,7 +39,7 @@ FEW = 64
 INT64 = 7
 """The number of int64 in onnx.TensorProto.DataType."""
 
-_BYTES = 8  # of an element
+_BYTES = 8  # the size of an element
 
 
 def constant_of(tensor: Any) -> Constant:

@@ -24,7 +24,7 @@ class Pool:
     """The threads of one session; returned when nothing refers to this object any more.
 
     Attributes:
-        threads: How many compute an operator, including the caller's own.
+        threads: The number of threads that compute an operator, including the caller's own.
     """
 
     def __init__(self, threads: int) -> None:
@@ -45,7 +45,7 @@ class Pools:
 
     @property
     def left(self) -> int:
-        """Threads that no session has."""
+        """The number of threads that no session has."""
         return self._left
 
     def take(self) -> Pool:

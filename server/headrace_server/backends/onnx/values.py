@@ -23,7 +23,7 @@ def element_type(dtype: np.dtype[Any]) -> Any:
 
 
 def ort_value(array: Array) -> ort.OrtValue:
-    """An array of numbers as a value, without a copy if it is contiguous."""
+    """Converts an array of numbers to a value of ONNX Runtime, without a copy if it is contiguous."""
     array = np.ascontiguousarray(array)
     if array.dtype == _BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
@@ -57,6 +57,6 @@ def as_text(alias: str, array: Array) -> Array:
 
 
 def run_ort_values(session: ort.InferenceSession, outputs: Sequence[str], inputs: Arrays) -> list[Array]:
-    """A run with arrays for which numpy has no dtype."""
+    """Runs a session with arrays for which numpy has no dtype."""
     feed = {name: ort_value(array) for name, array in inputs.items()}
     return [array_of(value) for value in session.run_with_ort_values(outputs, feed)]

@@ -154,7 +154,7 @@ class TensorrtBackend:
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            # This includes what other users of the GPU have allocated and freed meanwhile.
+            # The difference includes what other users of the GPU have allocated and freed meanwhile.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             self._signatures = {
                 name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()
@@ -191,7 +191,7 @@ class TensorrtBackend:
         return self._most_rows
 
     def settle(self, batched: Mapping[str, bool]) -> None:
-        """Rows are added to a batch that is too short for the profiles only if they change no other row."""
+        """Lets rows be added to batches that are too short for the profiles, but only if rows are independent."""
         self._signatures = {name: replace(each, batched=batched[name]) for name, each in self._signatures.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

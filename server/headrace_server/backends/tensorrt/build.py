@@ -38,7 +38,7 @@ def build_plan(
         model: An ONNX file, with external data next to it if it has any.
         header: What the ONNX file says about itself.
         profiles: The profiles of the engine; empty if no input varies.
-        options: Precision and the rest.
+        options: The precision, and the other options of a build.
         device: The device on which it is tuned and will run.
 
     Raises:
@@ -73,7 +73,7 @@ def _build(
 
 
 def check_precision(header: OnnxHeader, precision: str) -> None:
-    """Whether a model has the types that a precision needs: a strongly typed engine computes in the file's own types.
+    """Checks that a model has the types of a precision: a strongly typed engine computes in the file's own types.
 
     Raises:
         ServingError: INVALID_ARGUMENT: it does not have them; the text says how to get such a file.

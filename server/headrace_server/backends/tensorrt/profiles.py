@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
 
 
 Profile = Mapping[str, Bounds]
-"""By input."""
+"""The bounds of each input, by name."""
 
 
 def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, options: TensorrtOptions) -> list[Profile]:
@@ -85,7 +85,7 @@ def misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> ServingE
 
 
 def least_rows(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int:
-    """The rows that a batch must be padded to because every profile needs more rows; its own number otherwise."""
+    """The number of rows that a batch needs for the nearest profile: its own number if a profile accepts that."""
     rows = min(shape[0] for shape in shapes.values())
     least = sorted({bounds.least[0] for profile in profiles for bounds in profile.values()})
     return next((low for low in (rows, *least) if low >= rows and _takes(profiles, shapes, low)), rows)

@@ -33,7 +33,7 @@ def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
     """The files of an archive, in memory, by their names within the version.
 
     Args:
-        stream: Plain bytes, which are read to their end, since only there may the decryption notice that they were
+        stream: Plain bytes, which are read to their end, since the decryption may notice only there that they were
             truncated.
 
     Raises:
@@ -53,7 +53,7 @@ def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
             pass
     except tarfile.TarError as error:
         close_all(opened.values())
-        raise BadSeal(f"it does not hold an archive: {error}") from error
+        raise BadSeal(f"it does not contain an archive: {error}") from error
     except BaseException:
         close_all(opened.values())
         raise
@@ -65,5 +65,5 @@ def _member_name(member: tarfile.TarInfo, opened: Mapping[str, Any]) -> str:
     path = PurePosixPath(name)
     wrong = path.is_absolute() or ".." in path.parts or str(path) != name or name in (".", "")
     if wrong or not member.isreg() or name in opened:
-        raise BadSeal(f"it holds {member.name!r}, which is not a file of the version")
+        raise BadSeal(f"it contains {member.name!r}, which is not a file of the version")
     return name

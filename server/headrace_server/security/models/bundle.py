@@ -1,8 +1,8 @@
 """Signatures of models in the format of OpenSSF Model Signing 1.0: a Sigstore bundle around an in-toto statement.
 
 The format is read and written here, offline and with `cryptography` alone. The package `model-signing` would do the
-same, but installs the clients of Sigstore's services too: 36 packages, 51 MB. Each of the two verifies what the other
-signs with a key or a certificate.
+same, but installs the clients of Sigstore's services too: 36 packages, 51 MB. headrace and `model-signing` verify each
+other's signatures if these were made with a key or a certificate.
 """
 
 import base64
@@ -64,7 +64,7 @@ def read_bundle(content: bytes) -> Bundle:
     """Parses the signature in a file.
 
     Raises:
-        BadSignature: The file holds no signature.
+        BadSignature: The file does not contain a signature.
     """
     try:
         document = json.loads(content)

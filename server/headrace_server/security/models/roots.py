@@ -66,7 +66,7 @@ def read_roots(path: Path) -> list[Root]:
     """
     document = read_toml(path)
     if set(document) != {"roots"} or not are_tables(document["roots"]):
-        raise invalid(f"{path} must hold only [[roots]] tables")
+        raise invalid(f"{path} must contain only [[roots]] tables")
     return [_root(path, number, table) for number, table in enumerate(document["roots"], start=1)]
 
 

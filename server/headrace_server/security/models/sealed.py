@@ -52,11 +52,11 @@ class _Cipher:
         self._number = 0
 
     def seal(self, chunk: bytes, *, last: bool) -> bytes:
-        """The next chunk, encrypted."""
+        """Encrypts the next chunk."""
         return self._aead.encrypt(self._nonce(last=last), chunk, self._header)
 
     def open(self, chunk: bytes, *, last: bool) -> bytes:
-        """The next chunk, decrypted.
+        """Decrypts the next chunk.
 
         Raises:
             BadSeal: The chunk is not the one that was sealed.
@@ -91,7 +91,7 @@ class Sealing(io.RawIOBase):
         out.write(header)
 
     def writable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def write(self, data: Any) -> int:
@@ -138,7 +138,7 @@ class _Opening(io.RawIOBase):
         self._plain = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, target: Any) -> int:

@@ -81,7 +81,7 @@ def _private_key(path: Path, password: str) -> Any:
     except (ValueError, TypeError) as error:
         raise invalid(f"{path} cannot be used as a private key: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in HASHES:
-        raise invalid(f"{path} must hold an ECDSA private key on P-256, P-384 or P-521")
+        raise invalid(f"{path} must contain an ECDSA private key on P-256, P-384 or P-521")
     return key
 
 

@@ -23,7 +23,7 @@ class Signers:
         keyless: Verifies keyless signatures; None if no identity is trusted.
 
     Raises:
-        ServingError: A file cannot be read, or holds neither of these.
+        ServingError: A file cannot be read, or contains neither of these.
     """
 
     def __init__(self, paths: Sequence[Path], keyless: Keyless | None = None) -> None:
@@ -52,7 +52,7 @@ class Signers:
         raise BadSignature("it was not made with a key that --signature_keys trusts")
 
     def _is_ours(self, bundle: Bundle) -> bool:
-        """Whether one of the authorities vouches for its certificate, so that it is not a keyless one."""
+        """Whether one of the authorities vouches for a signature's certificate: such a signature is not keyless."""
         try:
             return bool(self._authorities and self._signers(bundle))
         except BadSignature:
@@ -77,7 +77,7 @@ class Signers:
             else:
                 self._keys.append(_checked(load_pem_public_key(content)))
         except ValueError as error:
-            text = f"{path} must hold a public key (ECDSA on P-256, P-384 or P-521) or certificates, in PEM: {error}"
+            text = f"{path} must contain a public key (ECDSA on P-256, P-384 or P-521) or certificates, in PEM: {error}"
             raise invalid(text) from error
 
 

@@ -36,7 +36,7 @@ class Declared:
 
     @property
     def every(self) -> Specs:
-        """Both."""
+        """All inputs that a request may set, by alias."""
         return {**self.extra, **self.inputs} if self.extra else self.inputs
 
 

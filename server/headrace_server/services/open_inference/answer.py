@@ -27,7 +27,7 @@ class OutputTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its dimensions."""
+        """The output's dimensions."""
         return self.array.shape
 
     @property

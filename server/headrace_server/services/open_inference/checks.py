@@ -157,7 +157,7 @@ class Checks:
 
 
 def _size_of(content: Content) -> int:
-    """Bytes of a tensor's content."""
+    """The number of bytes of a tensor's content."""
     if isinstance(content, Place):
         return content.size
     return content.nbytes if isinstance(content, np.ndarray) else len(content)

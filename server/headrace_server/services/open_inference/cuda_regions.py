@@ -80,7 +80,7 @@ class CudaRegions:
         """One region, or all of them if the name is empty.
 
         Raises:
-            ServingError: NOT_FOUND, there is none of that name.
+            ServingError: NOT_FOUND, there is no region with that name.
         """
         if not name:
             return list(self._regions.values())

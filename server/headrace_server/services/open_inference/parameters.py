@@ -17,7 +17,7 @@ CLASSIFICATION = "classification"
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
 LOW_LEVEL = 2
-"""The priority of calls that wait behind the others; any number except 1 and this means the default."""
+"""The level of calls that run after the others; any level except 1 and this one means the default."""
 
 MICROSECONDS = 1e6
 

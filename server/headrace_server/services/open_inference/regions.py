@@ -136,7 +136,7 @@ class Mirror(Protocol):
         """Removes a region, if it exists."""
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Removes all regions."""
 
 
 class Regions:
@@ -181,7 +181,7 @@ class Regions:
         """One region, or all of them if the name is empty.
 
         Raises:
-            ServingError: NOT_FOUND, there is none of that name.
+            ServingError: NOT_FOUND, there is no region with that name.
         """
         if not name:
             return list(self._regions.values())

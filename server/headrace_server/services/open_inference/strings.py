@@ -1,4 +1,4 @@
-"""BYTES tensors as bytes: before each element stands its length in four bytes, little-endian. Source: Triton's core."""
+"""BYTES tensors as bytes: each element follows its length, in four bytes, little-endian. Source: Triton's core."""
 
 import struct
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
         told: The beginning of an error (the request's ID) and its end (the model's name).
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the bytes do not hold this many elements.
+        ServingError: INVALID_ARGUMENT, the bytes do not contain this many elements.
     """
     begin, model = told
     where = f"inference input '{name}' for model '{model}'"

@@ -107,7 +107,7 @@ class PageState:
         return [status for status in self._shown.models.statuses(name) if not status.has_ended_well]
 
     def _line(self, name: str) -> Json:
-        """One model among others: its versions' states, and its calls so far."""
+        """A model's line in the list of models: the states of its versions, and its calls so far."""
         metrics = self._shown.metrics
         calls = (*metrics.grpc_latency.of_group(name), *metrics.rest_latency.of_group(name))
         states = [[status.version, status.state.name] for status in self._statuses(name)]
@@ -169,7 +169,7 @@ class PageState:
 
 
 def _about(servable: Servable) -> Json:
-    """What is known about a loaded version."""
+    """Everything that the page shows about a loaded version."""
     options = servable.batching
     return {
         "runtime": servable.runtime,

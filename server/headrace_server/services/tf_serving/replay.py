@@ -1,4 +1,4 @@
-"""The calls that a warm-up file may hold, answered by the version that it belongs to."""
+"""Answers the calls that a warm-up file may contain, with the version that the file belongs to."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -25,10 +25,10 @@ class ObserveCall(Protocol):
     """Called for a call that has ended: its model's name, the name of its status code, and the seconds it took."""
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
-        """One call, in the event loop."""
+        """Counts one call. In the event loop."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Calls of one model and one code, sorted into the buckets of metrics.LATENCY; the total is in microseconds.
+        """Counts calls of one model and code, sorted into the buckets of metrics.LATENCY; the total is in microseconds.
 
         Any thread.
         """

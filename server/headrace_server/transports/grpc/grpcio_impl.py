@@ -25,7 +25,7 @@ MAX_RECEIVED = "grpc.max_receive_message_length"
 LET_GO = 0.5
 """Seconds between two checks of a stopping server.
 
-It ends after two checks without a call: all answers have been sent.
+The server ends after two checks without a call: by then, all answers have been sent.
 """
 
 
@@ -82,7 +82,7 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # or a client that has disconnected or hangs would have to confirm the end
+                await self._server.stop(0)  # otherwise, clients that hang would have to confirm the end
             rested = not self._calls.count
         await stopping
         self._expander.close()
@@ -112,7 +112,7 @@ class _Calls:
         self.count = 0
 
     def counted(self, handler: "grpc.RpcMethodHandler[bytes, bytes]") -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """The same handler, with its calls counted."""
+        """A handler that counts the calls of the given one."""
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._counted(handler.unary_unary))
         return grpc.stream_stream_rpc_method_handler(self._counted_stream(handler.stream_stream))
@@ -154,7 +154,7 @@ class _Calls:
         return counted
 
     async def _held(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same requests, each of which uses memory until the next one is requested."""
+        """Passes on requests, each of which uses memory until the next one is requested."""
         async for data in requests:
             with self._budget.hold(COPIES * len(data)) as held:
                 yield await self._expander.expanded(data, held)

@@ -1,4 +1,4 @@
-"""The gate for gRPC: the caller is known before a message is parsed, and checked before it is answered."""
+"""The gate for gRPC: a call's caller is identified before its message is parsed, and checked before it is answered."""
 
 import ssl
 import time
@@ -41,7 +41,7 @@ class Guard(Protocol):
         """The handlers of one of grpcio's own servicers."""
 
     def generic(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        """The same for handlers that are found by path."""
+        """Like `servicer`, but for handlers that are found by path."""
 
 
 def guard_of(endpoint: Endpoint) -> Guard:

@@ -30,10 +30,10 @@ Trailers = tuple[tuple[str, str], ...]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 LOW_PRIORITY = ("headrace-priority", "low")
-"""The metadata with which a call lets others go first."""
+"""The metadata with which a caller asks that other calls run before this one."""
 
 PUSHBACK = "grpc-retry-pushback-ms"
-"""In a call's trailers: milliseconds after which to send it again."""
+"""The key in a call's trailers for the milliseconds after which to send the call again."""
 
 MAX_TEXT_BYTES = 1024
 CODE_NAMES = {code: name for name, code in Code.items()}

@@ -54,7 +54,7 @@ def check_interface() -> None:
         ServingError: FAILED_PRECONDITION, it is not compatible.
     """
     if native.INTERFACE != INTERFACE:
-        text = f"headrace-native speaks interface {native.INTERFACE}, this headrace {INTERFACE}: install matching ones"
+        text = f"headrace-native has interface {native.INTERFACE}, headrace {INTERFACE}: install matching versions"
         raise ServingError(Code.FAILED_PRECONDITION, text)
 
 

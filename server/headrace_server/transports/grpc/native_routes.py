@@ -174,7 +174,7 @@ class _Failed:
         if type(error) in _WITHOUT_A_RUN:
             return _WITHOUT_A_RUN[type(error)]
         if isinstance(error, DeadlineExceeded) and not self._plain.queued:
-            error = timed_out()  # as `Servable.run`
+            error = timed_out()  # as in `Servable.run`
         return self._status(error)
 
 

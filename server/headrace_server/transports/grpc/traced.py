@@ -16,7 +16,7 @@ Handle = Callable[[bytes, Context], Awaitable[bytes]]
 
 
 def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
-    """The same handler, with its traced calls recorded."""
+    """A handler that records the traced calls of the given one."""
     if tracing is None:
         return handle
 
@@ -37,7 +37,7 @@ def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
 
 
 def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCall:
-    """Called for calls that have ended; records the model and the code of traced ones.
+    """Returns a function to call for calls that have ended, which records the model and the code of traced ones.
 
     Args:
         observe: Called for all calls.
@@ -53,7 +53,7 @@ class _Noted:
     name: str
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
-        """One call."""
+        """Counts one call."""
         if (trace := CURRENT.get()) is not None:
             trace.is_rpc(self.name, model, Code.Value(code))
         self.observe(model, code, seconds)

@@ -126,7 +126,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
 
 
 async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
-    """The result, unless the caller disconnects first: then the computation is cancelled."""
+    """Returns the result of a computation, which is cancelled if the caller disconnects first."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:
@@ -140,7 +140,7 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
 
 
 async def _send_chunks(send: Send, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
-    """Sends an answer as its parts come; a caller that reads slowly delays them."""
+    """Sends an answer part by part; a caller that reads slowly delays the computation of the next part."""
     await send({"type": "http.response.start", "status": answer.status, "headers": _encoded(answer.headers)})
     await send({"type": "http.response.body", "body": bytes(answer.body), "more_body": True})
     async for chunk in chunks:

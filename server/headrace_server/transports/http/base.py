@@ -16,7 +16,7 @@ class HttpOptions:
     Attributes:
         host: An address; empty means all interfaces.
         port: The port; 0 uses any free port.
-        max_body_bytes: A larger body, as it is sent, is refused.
+        max_body_bytes: The largest accepted body, before decompression.
         timeout: Seconds that a model may take for a call; None means no limit.
         ssl_config_file: The SSLConfig that secures the server; empty if there is none.
         stall_seconds: Seconds after which a connection that stalls is closed; 0 means never.
@@ -58,6 +58,6 @@ class HttpTransport(Protocol):
 
 
 def failed_to_listen(options: HttpOptions, error: OSError) -> ServingError:
-    """Why there is no REST. TF Serving: server.cc has the text's beginning."""
+    """The error if REST cannot be served. TF Serving: server.cc has the text's beginning."""
     where = f"{options.host or 'localhost'}:{options.port}"
     return ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at {where}: {error}")

@@ -1,4 +1,4 @@
-"""The gate for HTTP: the caller is known and checked before a request reaches its API."""
+"""The gate for HTTP: a request's caller is identified and checked before the request reaches its API."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from headrace_server.services.tf_serving.rest.routes import route as v1_route
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 
 NO_CALL = Need(Action.METADATA)
-"""What a request needs if its API has no such call: the API reports that, but only to known callers."""
+"""What a request needs if its API has no such call: the API reports that, but only to authenticated callers."""
 
 
 class Needs:
@@ -67,9 +67,9 @@ class GuardedApi:
     """Passes requests on to an API if their callers may make them.
 
     Args:
-        gate: Decides.
+        gate: Decides which calls are allowed.
         needs: What each request needs.
-        api: Answers.
+        api: Answers the requests that are allowed.
         cors: Whether refusals carry CORS headers, and a browser's preflight request needs no credentials.
     """
 
@@ -121,7 +121,7 @@ class GuardedApi:
 
 
 async def _until_sent(chunks: AsyncGenerator[bytes, None], visit: Visit) -> AsyncGenerator[bytes, None]:
-    """The rest of an answer; the call ends when it does."""
+    """Yields the rest of an answer; the call ends with it."""
     try:
         async with aclosing(chunks):
             async for chunk in chunks:

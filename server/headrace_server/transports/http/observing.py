@@ -1,4 +1,4 @@
-"""What is called for each REST call: the metrics, the access log, the audit log."""
+"""Listeners that are called for each REST call: for metrics, the access log and the audit log."""
 
 from collections.abc import Callable
 

@@ -14,7 +14,7 @@ class TracedApi:
     """An API whose traced requests are recorded.
 
     Args:
-        api: It.
+        api: The API.
         tracing: Records them.
     """
 
@@ -23,7 +23,7 @@ class TracedApi:
         self._tracing = tracing
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """What the API answers."""
+        """Passes a request on to the API, and records it if it is traced."""
         if not request.path.startswith(_APIS):
             return await self._api.answer(request, delivery)
         marked = bool(request.header(MARK))

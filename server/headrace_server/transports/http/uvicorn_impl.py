@@ -87,7 +87,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Does nothing: the process decides what a signal means."""
+        """Does nothing: signals are handled by the process, not by this server."""
         yield
 
     async def end_halves(self) -> None:

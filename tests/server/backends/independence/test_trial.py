@@ -132,7 +132,7 @@ class TestBounded:
         assert verdict.batched
         assert "when the other rows hold" in verdict.reason
         assert verdict.effect.startswith(
-            f"batched while all numbers are finite and at most {bound:g}; else one by one: "
+            f"batched if all numbers are finite and at most {bound:g}; otherwise one by one: "
         )
 
     @pytest.mark.parametrize(

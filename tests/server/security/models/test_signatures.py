@@ -193,7 +193,7 @@ def test_each_root_has_its_own_rules(version: Path, signer: KeyFiles, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "culprit"),
     [
-        ("", "must hold only [[roots]] tables"),
+        ("", "must contain only [[roots]] tables"),
         ("[[roots]]", "root 1: path must be the name of a folder"),
         ('[[roots]]\npath = "/m"', "root 1: keys or identities must say whose signatures are trusted"),
         ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'"),
@@ -214,7 +214,7 @@ def test_invalid_keys(tmp_path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate().public_key()
     for content in (b"", b"nothing", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)):
         file.write_bytes(content)
-        with pytest.raises(ServingError, match="must hold a public key"):
+        with pytest.raises(ServingError, match="must contain a public key"):
             Signers([file])
 
 

@@ -61,7 +61,7 @@ PROVED = "batched: each operator of its graph computes every row by itself"
     ("graph", "said"),
     [
         (PADDED["a sum"], f"{PROVED}; other lengths padded"),
-        (NOT_PADDED["a mean"], f"{PROVED}; other lengths apart: output 'y' changes by .* with padding behind it"),
+        (NOT_PADDED["a mean"], f"{PROVED}; other lengths apart: output 'y' changes by .* if its input is padded"),
         (quantized(), r"one by one: output .*"),
         (INDEPENDENT["dense"], PROVED),
     ],

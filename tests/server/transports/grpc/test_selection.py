@@ -47,7 +47,7 @@ def test_named_package_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "native"])
 @pytest.mark.parametrize(
-    ("package", "said"), [(BROKEN, "built for another machine"), (OTHER_VERSION, "speaks interface 0")]
+    ("package", "said"), [(BROKEN, "built for another machine"), (OTHER_VERSION, "has interface 0")]
 )
 def test_package_that_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, said: str

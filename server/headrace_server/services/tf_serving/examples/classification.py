@@ -26,7 +26,7 @@ class Wanted(NamedTuple):
 
 
 def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ...]:
-    """The aliases of the outputs that Classify needs; as `wanted`."""
+    """The aliases of the outputs that Classify needs; arguments and errors are those of `wanted`."""
     return tuple(alias for alias in wanted(signature, check_method=check_method) if alias is not None)
 
 

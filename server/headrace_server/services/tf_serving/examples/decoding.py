@@ -55,7 +55,7 @@ class Examples:
             abandoned: Returns whether nothing waits for the inputs any more; called at intervals.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a feature is missing or not what its input takes. TF Serving: the texts are
+            ServingError: INVALID_ARGUMENT, a feature is missing or does not fit its input. TF Serving: the texts are
                 those of TensorFlow's ParseExample. CANCELLED, it was abandoned.
         """
         if not signature.features:

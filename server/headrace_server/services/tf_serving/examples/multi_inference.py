@@ -28,8 +28,8 @@ class Inference:
     Attributes:
         method: The method, which determines how the outputs are converted.
         name: The name of the inference's signature.
-        signature: It.
-        outputs: Aliases of the outputs it needs.
+        signature: The inference's signature.
+        outputs: Aliases of the outputs that the inference needs.
     """
 
     method: str

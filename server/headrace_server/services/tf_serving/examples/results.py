@@ -30,7 +30,7 @@ async def made(outputs: Arrays, make: Callable[[], T]) -> T:
     """Calls a function that converts a model's outputs; for large ones, on another thread, to keep the event loop free.
 
     Raises:
-        ServingError: As the function.
+        ServingError: The function raised it.
     """
     if sum(array.size for array in outputs.values()) <= AT_ONCE:
         return make()

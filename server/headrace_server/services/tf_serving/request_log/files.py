@@ -147,7 +147,7 @@ class RecordFiles:
 
 
 def _open_for_owner(path: str, flags: int) -> int:
-    """Opens a file that no other user may read, since it holds what callers have sent."""
+    """Opens a file that no other user may read, since it contains what callers have sent."""
     return os.open(path, flags, 0o600)
 
 
