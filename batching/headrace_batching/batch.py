@@ -16,7 +16,7 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
 
 
 def shared_rows(inputs: Arrays) -> int | None:
-    """The length of axis 0 that all inputs share; None if they differ."""
+    """The length of axis 0, which all inputs share; None if they differ."""
     rows: int | None = None
     for array in inputs.values():
         if array.ndim == 0 or (rows is not None and len(array) != rows):
@@ -29,7 +29,7 @@ def rows_of(inputs: Arrays) -> int:
     """The length of axis 0 that all inputs share.
 
     Raises:
-        InvalidTask: The inputs differ in it, or there are none. The texts are those of TF Serving's
+        InvalidTask: The inputs differ in this length, or there are no inputs. The texts are those of TF Serving's
             `batching_session.cc`.
     """
     rows = shared_rows(inputs)
@@ -59,7 +59,7 @@ class Batch:
     """Pieces of tasks that have left the queue together. It belongs to one batch thread.
 
     Args:
-        pieces: At least one, in order of arrival, all of one shape key.
+        pieces: At least one piece, in order of arrival; all have the same shape key.
         options: The batching options, which include the sizes that a batch may be padded to.
         batched: Whether axis 0 is the batch; if not, there is one piece, and nothing is checked or padded.
 

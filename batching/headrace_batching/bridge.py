@@ -75,8 +75,8 @@ class Pace:
 
     Attributes:
         quick: A run of at most this many seconds ends before another thread could have been woken.
-        slow: After a run of more seconds than this, a lane loses all trust, since other calls must not be blocked that
-            long.
+        slow: After a run of more seconds than this, a lane loses all trust, since other calls must not be blocked for
+            so long.
         most: The upper limit of a lane's trust.
         enough: The trust from which on the next run is expected to be fast.
         lost: The trust lost by a run between `quick` and `slow`, such as one that was interrupted.

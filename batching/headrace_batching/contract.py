@@ -78,8 +78,8 @@ class TaskSeries(Protocol):
     def take_runs(self) -> Sequence[tuple[float, float, float, float, float, bool]]:
         """Removes and returns the records of successful runs.
 
-        For each run: when it began, got its inputs, got its outputs and ended; when its task arrived; and whether the
-        task is traced.
+        A record has the times when the run began, when its inputs and its outputs were ready, when it ended and when
+        its task arrived, and whether the task is traced.
         """
 
     def failed(self) -> tuple[TaskBatch, float]:

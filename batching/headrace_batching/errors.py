@@ -89,7 +89,7 @@ class RunHangs(BatchingError):
 
 
 class NotRepeated(Exception):
-    """A mixin for errors of a run after which the batch fails as a whole instead of being run again in halves."""
+    """A mixin for errors after which a batch fails as a whole, instead of being run again in halves."""
 
 
 def let_go(error: BaseException | None) -> None:

@@ -51,7 +51,7 @@ class Group:
 
     @property
     def due(self) -> float:
-        """When the oldest task has waited long enough; in the past while the scheduler closes."""
+        """The time at which the oldest task has waited long enough; a time in the past while the scheduler closes."""
         if self.closing:
             return -inf
         target = self._target()
@@ -79,7 +79,7 @@ class Group:
         self._tasks[task.priority].append(task)
 
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
-        """The next batch's pieces, and the tasks dropped because nothing waits for them any more.
+        """Removes and returns the next batch's pieces, and the tasks dropped because nothing waits for them any more.
 
         Tasks are taken in order. A task that does not fit ends the batch, unless it may be split, or it is the first
         task and larger than the batches of a latency objective. A task with which the joined inputs would exceed

@@ -16,7 +16,7 @@ class Rule:
         least: The smallest number; None means no bound. It also applies to the items of a tuple.
         most: The largest number; None means no bound.
         choices: The only values; empty for any.
-        nullable: Whether None, for "not given", is a value.
+        nullable: Whether the value may be None, which means "not given".
         fits: A further condition, which `words` describes.
         words: What follows "must be", for an option whose expectation cannot be derived from the rest.
     """

@@ -13,7 +13,7 @@ MAX_VALUE = 2**63 - 1
 """The largest value of any parameter: TF Serving's are int64."""
 
 MAX_BATCH_THREADS = 4096
-"""More would be a mistake: the operating system would refuse to start that many threads."""
+"""The largest number of threads: the operating system would refuse to start more."""
 
 
 class OptionsError(ValueError):
@@ -119,7 +119,7 @@ class Options:
         return self.max_running_batches or self.num_batch_threads
 
     def padded_rows(self, rows: int) -> int:
-        """The smallest allowed size that holds `rows`; `rows` itself if none does, or none is given."""
+        """The smallest allowed size of at least `rows`; `rows` itself if there is none."""
         if not self.allowed_batch_sizes or not rows:
             return rows
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)

@@ -24,7 +24,7 @@ _MOST = 1 << 20
 
 
 def default_limits() -> tuple[int, ...]:
-    """8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of what a batch holds is padding."""
+    """8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of a batch is padding."""
     limits = [_LEAST * (i + 1) for i in range(_STEPS)]
     while (base := limits[-1]) < _MOST:
         limits += [base + base // _STEPS * (i + 1) for i in range(_STEPS)]
@@ -43,7 +43,7 @@ class Padding:
     A length is a number of elements that several inputs and outputs may share, such as the tokens of a text.
 
     Attributes:
-        inputs: By name.
+        inputs: The axes of each input, by its name.
         values: The pad value of each input, with its dtype, as an array without dimensions.
         outputs: For each output, by name, the positions of the lengths at which it is cut.
         told_apart: Inputs in which no row may consist only of the pad value; a task with such a row, such as a text
@@ -58,7 +58,7 @@ class Padding:
     limits: tuple[int, ...] = default_limits()
 
     def key(self, inputs: Arrays) -> Hashable:
-        """What must be equal for two tasks to share a batch; their names and dtypes are known to be equal.
+        """The key that must be equal for two tasks to share a batch; their names and dtypes are known to be equal.
 
         A task that is not padded shares batches with tasks of the same shapes.
 

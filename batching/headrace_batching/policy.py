@@ -30,7 +30,7 @@ def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
     """Chooses the group from which a free batch thread takes its next batch.
 
     Args:
-        groups: The groups that hold tasks, the one served least recently first.
+        groups: The groups that have tasks, the one served least recently first.
         now: The clock, in seconds.
 
     Returns: The first group that may run now, with the highest priority that has one, and `now`; or None and the time

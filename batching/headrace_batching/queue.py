@@ -62,7 +62,7 @@ class Lane:
         return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
-        """Limits the waiting tasks of all groups together to what one group may hold.
+        """Limits the waiting tasks of all groups together to the number that one group may have.
 
         Raises:
             QueueFull: There is no room for `rows` more rows.
@@ -176,7 +176,7 @@ class Queue:
         return Lane(self, options, execute, batched=batched)
 
     def put(self, lane: Lane, task: Task) -> bool:
-        """As `Lane.put`."""
+        """See `Lane.put`."""
         with self.lock:
             if lane.closed or self._closed:
                 raise Closed
@@ -227,7 +227,7 @@ class Queue:
         expired = _expire(dropped)
         lane.rows -= before - group.rows
         if group:
-            self._groups[group] = lane  # after all others, since they take turns
+            self._groups[group] = lane  # put after all others, since groups take turns
         else:
             del lane.groups[group.key]
         if not pieces:
@@ -240,7 +240,7 @@ class Queue:
         return Turn(Formed(batch, lane), expired, wake)
 
     def finish(self, lane: Lane) -> None:
-        """As `Lane.finish`."""
+        """See `Lane.finish`."""
         with self.lock:
             lane.end()
             self._drained.notify_all()
@@ -248,14 +248,14 @@ class Queue:
                 self._call_all()  # threads that waited for the lane now take its last batch, or end
 
     def steer(self, lane: Lane, target: Target) -> None:
-        """As `Lane.steer`."""
+        """See `Lane.steer`."""
         with self.lock:
             lane.target = target
             if self._idle and lane.groups:
                 self._call_one()  # a batch may be due earlier than the idle threads expect
 
     def close_lane(self, lane: Lane) -> None:
-        """As `Lane.close`."""
+        """See `Lane.close`."""
         with self.lock:
             lane.closed = True
             for group in lane.groups.values():

@@ -213,7 +213,7 @@ class Scheduler:
                 self._attempt(half)
 
     def _compute(self, batch: TaskBatch) -> tuple[list[Task], float, float]:
-        """The tasks that have ended, and the times when the inputs were joined and the outputs existed.
+        """Runs a batch: returns the tasks that have ended, and the times when inputs were joined and outputs existed.
 
         In a frame of its own, so that a failure leaves nothing that refers to the arrays.
         """
@@ -233,7 +233,7 @@ class Scheduler:
 
     @contextmanager
     def _within(self, limit: RunLimit, batch: TaskBatch) -> Iterator[None]:
-        """A run that is abandoned if it takes too long.
+        """A context in which a run is abandoned if it takes too long.
 
         Raises:
             Abandoned: The run ended after it had been abandoned.

@@ -1,4 +1,4 @@
-"""A task: one waiting request, which also holds its answer."""
+"""A task: one waiting request, and later its answer."""
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
@@ -29,7 +29,7 @@ class Task:
         inputs: Arrays by input name, all with the same axis 0. They must not change until the task has ended.
         deliver: Called with the ended tasks; must not block and must not raise.
         rows: The length of axis 0; 1 for a model that has no batch axis.
-        key: What must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
+        key: A value that must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
         deadline: On the scheduler's clock, in seconds; None if there is none.
         priority: Which tasks leave the queue first.
         choice: What the run should compute, such as the names of outputs, for the scheduler's `run_choice`; None for

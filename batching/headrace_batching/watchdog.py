@@ -9,7 +9,7 @@ from headrace_batching.contract import Clock
 
 
 class Abandoned(BaseException):
-    """Raised if an abandoned run has ended after all: its thread has been replaced, and ends."""
+    """Raised when an abandoned run ends after all: its thread has been replaced, and must end."""
 
 
 class Watchdog:

@@ -129,7 +129,7 @@ class AsyncClient(Connection[AsyncChannel]):
             self._declared.learn(wanted, metadata)
 
     async def close(self) -> None:
-        """Close the connection; calls in progress are cancelled. Closing twice is fine."""
+        """Close the connection; calls in progress are cancelled. It may be called more than once."""
         self._closed = True
         await self._channel.close()
 

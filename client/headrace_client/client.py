@@ -126,7 +126,7 @@ class Client(Connection[Channel]):
             self._declared.learn(wanted, metadata)
 
     def close(self) -> None:
-        """Close the connection; calls in progress in other threads end with CANCELLED. Closing twice is fine."""
+        """Close the connection; calls in progress end with CANCELLED. It may be called more than once."""
         self._closed = True
         self._channel.close()
 

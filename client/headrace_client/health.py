@@ -24,7 +24,7 @@ def is_serving(target: str, *, timeout: float = 3.0) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 0 for a server that is ready, 1 for any other."""
+    """Runs the command; returns 0 for a server that is ready, 1 for any other."""
     parser = argparse.ArgumentParser(prog="headrace_client.health", description="Ask a server whether it is ready.")
     parser.add_argument(
         "target", nargs="?", default="localhost:8500", help="gRPC target, such as localhost:8500 (the default)"

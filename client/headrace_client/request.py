@@ -87,10 +87,10 @@ class Hedge:
     """When a call is sent a second time although the first attempt may still be answered.
 
     A call without an answer after `delay` seconds is sent again, to the next server if the target has several, until
-    there are `attempts` attempts: 2 to 5. The first answer counts, and the other attempts are cancelled. An attempt
-    that ends with UNAVAILABLE is followed by the next one at once; any other failure is the call's. At most a `share`
-    of the calls are sent again, after a few at the start, so that hedging never doubles the load of servers that are
-    slow because they are full.
+    there are `attempts` attempts: 2 to 5. The first answer is returned, and the other attempts are cancelled. An
+    attempt that ends with UNAVAILABLE is followed by the next one at once; any other failure ends the call. At most a
+    `share` of the calls are sent again, after a few at the start, so that hedging never doubles the load of servers
+    that are slow because they are full.
 
     Raises ValueError for a number out of its range.
     """
@@ -172,7 +172,7 @@ class Call(Generic[Answer]):
     inputs: Mapping[str, ArrayLike] | None = None
 
     def message(self) -> bytes:
-        """Return the whole message; raises ValueError for inputs that a tensor cannot hold."""
+        """Return the whole message; raises ValueError for inputs that a tensor cannot represent."""
         if not self.inputs:
             return self.head
         request = PredictRequest()
@@ -222,7 +222,7 @@ def check_inputs(inputs: object) -> None:
 
 
 def same_dtypes(one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> bool:
-    """Return whether two mappings hold the same arrays: a converted array is another object."""
+    """Return whether two mappings contain the same array objects: a converted array is another object."""
     return all(one[name] is other[name] or np.asarray(one[name]).dtype == np.asarray(other[name]).dtype for name in one)
 
 

@@ -62,7 +62,7 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
         table.answers.insert(question, answer);
     }
 
-    /// The state has changed: drops all answers.
+    /// Drops all answers, because the state has changed.
     pub fn forget(&self) {
         let mut table = self.table.write();
         table.state += 1;

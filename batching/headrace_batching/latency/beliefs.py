@@ -15,8 +15,8 @@ class Beliefs:
 
     Attributes:
         objective: The objective.
-        target: What the queue does to meet the objective.
-        reason: Why, in a sentence or two.
+        target: The wait, the size and the admission that the queue uses to meet the objective.
+        reason: The reason for the target, in a sentence or two.
         kept_within_reach: Whether a single request can be answered in time.
         aimed: The time from arrival to answer that the plan aims at.
         curve: Run times by batch size; None if nothing has run yet.

@@ -11,7 +11,7 @@ _HARDLY = 1.1
 """If no size fits, sizes that take at most this many times as long as the smallest one are considered."""
 
 _FULL = 0.75
-"""Batches are assumed to leave because they are full if they have this fraction of a full one's rows on average.
+"""Batches with at least this fraction of a full batch's rows on average are assumed to leave because they are full.
 """
 
 _OUT_OF_REACH = 2.5
@@ -100,7 +100,7 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
 
 
 def longest_wait(curve: Curve, seconds: float, rows: float, limits: Limits) -> float:
-    """How many seconds a batch that will have this many rows may wait for them."""
+    """The longest wait, in seconds, of a batch that will then have this many rows."""
     return max(0.0, seconds - _ends_after(curve, rows, limits))
 
 

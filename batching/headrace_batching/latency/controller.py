@@ -36,7 +36,7 @@ _SAMPLED = 64
 """The number of batches per evaluation whose arrivals are examined individually."""
 
 _ON_TIME = 1.5
-"""A batch that left within this many times the wait counts as having left because of the wait."""
+"""A batch that left after at most this many times the wait counts as having left because of the wait."""
 
 _SMOOTHING = 0.5
 

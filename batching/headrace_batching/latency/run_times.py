@@ -15,7 +15,7 @@ _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""A size with this many runs beyond the percentile on average gets a percentile of its own, not that of all sizes.
+"""A size gets its own percentile, instead of that of all sizes, once this many of its runs are expected beyond it.
 """
 
 _FEW = 8
@@ -29,7 +29,7 @@ runs. It doubles with each use, so that a size that really is slow is not tried 
 """
 
 _STALE = 60.0
-"""Seconds after which a run no longer counts for how much runs differ."""
+"""Seconds after which a run is no longer used to estimate how much runs differ."""
 
 _FORGOTTEN = 900.0
 """Seconds after which a size that has not been run again is forgotten."""
@@ -81,7 +81,7 @@ class Curve:
     def rate_of(self, size: float) -> float:
         """Rows per second of one thread with batches of this size, in the best case that the data allow.
 
-        It makes sizes that a few slow runs have made look bad, and larger sizes, worth a try.
+        So larger sizes, and sizes with only a few, slow runs, are tried again.
         """
         return size / self._at(self.hopeful, size)
 
@@ -206,7 +206,7 @@ class RunTimes:
         return Curve(tuple(runs.size for runs in known), typical, high, hopeful)
 
     def _spread(self, known: list[_Runs], now: float) -> float:
-        """How much the slowest runs of all sizes exceed the typical one of their size."""
+        """The factor by which the slowest runs of all sizes exceed the typical run of their size."""
         recent = [runs for runs in known if now - runs.last <= _STALE and runs.typical > 0]
         ratios = [run.seconds / runs.typical for runs in recent for run in runs.runs]
         return quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD

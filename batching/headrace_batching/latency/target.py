@@ -40,7 +40,7 @@ class Slots:
         self._ends: list[float] = []  # sorted
 
     def begin(self, now: float, seconds: float) -> None:
-        """A batch begins."""
+        """Records that a batch begins."""
         insort(self._ends, now + seconds)
 
     def end(self) -> None:
@@ -49,7 +49,7 @@ class Slots:
             del self._ends[0]
 
     def start_of(self, now: float, batches: int, run_full: float) -> float:
-        """When a batch behind `batches` full ones is expected to begin; `now` if a thread is idle for it."""
+        """When a batch that waits behind `batches` full ones is expected to begin; `now` if a thread is idle for it."""
         rounds, place = divmod(batches, self._most)
         busy = place - (self._most - len(self._ends))
         free = self._ends[busy] if 0 <= busy < len(self._ends) else now

@@ -41,7 +41,7 @@ class Seen:
 
 
 class WaitSearch:
-    """Starts with no wait and doubles it, and halves a wait whose second half brings nothing.
+    """Searches for the wait: starts with none, doubles it, and halves it if its second half brings too few rows.
 
     A caller that waits for its answer before it calls again sends nothing meanwhile, however many calls per second it
     makes. So a wait is judged by what arrived in it, not by a rate.

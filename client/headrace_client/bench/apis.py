@@ -38,7 +38,7 @@ class Api(Protocol):
         """
 
     def request(self, model: str, inputs: Arrays) -> Any:
-        """A call's request, in the form for the server's `send`."""
+        """A call's request, in the form that the server's `send` takes."""
 
 
 class Predict:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class BenchError(Exception):
-    """Something from the user cannot be used, or a server does not answer. The text is one line."""
+    """An argument or a file of the user cannot be used, or a server does not answer. The text is one line."""
 
 
 def require(module: str, purpose: str, install: str) -> Any:
@@ -13,7 +13,7 @@ def require(module: str, purpose: str, install: str) -> Any:
 
     Args:
         module: Its import name.
-        purpose: What it is needed for, such as "a chart".
+        purpose: What the package is needed for, such as "a chart".
         install: The argument of `pip install`.
 
     Raises:

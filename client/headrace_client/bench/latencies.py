@@ -30,7 +30,7 @@ class Latencies:
         return sum(seconds * count for seconds, count in self.pairs) / self.count if self.pairs else None
 
     def within(self, seconds: float) -> int:
-        """The number of calls that took no longer."""
+        """The number of calls that took no longer than this many seconds."""
         return sum(count for took, count in self.pairs if took <= seconds)
 
 

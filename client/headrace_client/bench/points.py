@@ -11,7 +11,7 @@ from headrace_client.bench.settings import Stage
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 BUSY = 0.85
-"""A thread of the load generator that is busy for a larger share of its time may limit the load."""
+"""If a thread of the load generator is busy for a larger share of its time than this, it may limit the load."""
 LATE = 0.001
 """Late starts of calls are reported if their 99th percentile, in seconds, is larger than this."""
 
@@ -36,7 +36,7 @@ class Point:
         seconds: The duration for which calls counted.
         kinds: The calls by kind.
         lag: The times from the planned start of calls to the actual one.
-        texts: The first error message for each code.
+        texts: The first error message with each code.
         cpu: The CPU seconds of the load generator's threads.
         busy: The share of its time for which the busiest thread computed.
         calls: The number of all calls, including those of the warm-up.

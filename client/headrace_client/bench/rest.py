@@ -62,7 +62,7 @@ class RestConnection:
         return (_OK if answer.status == http.HTTPStatus.OK else _CODES.get(answer.status, _UNKNOWN)), body
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection."""
         self._connection.close()
 
 
@@ -199,7 +199,7 @@ def words(body: bytes) -> str:
 
 
 def _reason(error: OSError | http.client.HTTPException) -> str:
-    """Why there is no answer."""
+    """Describes, in words, why there is no answer."""
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
         return "the answer is not HTTP"
     return getattr(error, "strerror", None) or str(error)

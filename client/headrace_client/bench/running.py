@@ -22,7 +22,8 @@ _OPEN_CONNECTIONS = 4
 def run(settings: Settings, tell: Tell) -> Iterator[Point]:
     """Measures every stage, and returns a point for each server and stage, in order.
 
-    With several rounds, the median by calls per second counts. Servers take turns in each round.
+    If there are several rounds, the one with the median number of calls per second is returned. Servers take turns in
+    each round.
 
     Raises:
         BenchError: A server cannot be reached, or refuses a request.

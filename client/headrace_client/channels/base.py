@@ -26,8 +26,8 @@ class Settings:
     """The target of a channel, and its settings.
 
     `tls` is what headrace-native makes of `credentials`: its keys and certificates, and the name that the server's
-    certificate must have if it is not the target's. `hedge` takes the place of `retry`. `metadata` is sent with every
-    call. `options` are gRPC's channel arguments, which take precedence over the defaults.
+    certificate must have if it is not the target's. With `hedge`, calls are hedged instead of retried. `metadata` is
+    sent with every call. `options` are gRPC's channel arguments, which take precedence over the defaults.
     """
 
     target: str

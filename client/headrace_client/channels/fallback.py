@@ -1,8 +1,8 @@
 """Channels over TLS that change to grpcio if headrace-native's handshake fails.
 
 rustls refuses some certificates that grpcio accepts, such as a self-signed one that is its own authority, one without
-alternative names, or one with a key of an unusual size. So grpcio has the last word on a server's certificate, and what
-it refuses stays refused.
+alternative names, or one with a key of an unusual size. So grpcio makes the final decision about a server's
+certificate, and a server that it refuses stays refused.
 """
 
 # A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.

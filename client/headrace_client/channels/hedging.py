@@ -1,4 +1,4 @@
-"""Hedged calls over grpcio: a call that takes long is sent again, and the first attempt that is answered counts.
+"""Hedged calls over grpcio: a call that takes long is sent again, and the first answer to any attempt is used.
 
 gRPC for Python ignores a `hedgingPolicy` in a service config (seen with grpcio 1.85), so the attempts are made here.
 The rules are gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".

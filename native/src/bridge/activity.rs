@@ -12,14 +12,16 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Something has happened: a task waits, or a call is to be counted. Costs one load if that is already known.
+    /// Records that something has happened: a task waits, or a call is to be counted. Costs one
+    /// load if that has been recorded already.
     pub fn note(&self) {
         if !self.noted.load(Ordering::Relaxed) && !self.noted.swap(true, Ordering::AcqRel) {
             self.came.notify_one();
         }
     }
 
-    /// Whether anything has happened since the last `take`. To be called just before the check.
+    /// Returns whether anything has happened since the last `take`. To be called just before the
+    /// check.
     pub fn take(&self) -> bool {
         self.noted.swap(false, Ordering::AcqRel)
     }

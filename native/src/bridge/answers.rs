@@ -30,7 +30,7 @@ pub struct Array {
     dtype: Dtype,
     buffer: Buffer,
     whole: bool,
-    /// Whether it has no dimensions. Its buffer then has a single dimension.
+    /// Whether the output has no dimensions. Its buffer then has a single dimension.
     scalar: bool,
     /// Strings: their positions, and the text that contains them.
     strings: Option<(Vec<u8>, Vec<u8>)>,

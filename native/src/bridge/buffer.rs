@@ -36,7 +36,7 @@ impl Buffer {
         self.raw.shape()
     }
 
-    /// Whether it has no dimensions: then `shape` must not be called.
+    /// Whether the array has no dimensions: then `shape` must not be called.
     pub fn is_scalar(&self) -> bool {
         self.raw.dimensions() == 0
     }

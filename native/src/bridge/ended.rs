@@ -21,7 +21,7 @@ use super::python::names;
 use super::signature::Signature;
 use crate::queue::Full;
 
-/// A task whose client has gone, or whose deadline has passed, and how long it has waited.
+/// A task whose client has gone or whose deadline has passed, and how long the task has waited.
 pub struct Abandoned {
     pub signature: Arc<Signature>,
     pub late: bool,

@@ -17,8 +17,8 @@ use crate::predict::Output;
 use crate::protobuf::Dtype;
 use crate::queue::Waits;
 
-/// A request that was decoded outside the interpreter, together with its way to the client. Only its implementation
-/// knows its protocol and how its answer is written.
+/// A request that was decoded outside the interpreter, with the means to answer its client. Only
+/// its implementation knows its protocol and how its answer is written.
 ///
 /// It belongs to its task, and so first to the queue, then to a batch thread. No method except `misfit` may call
 /// Python.

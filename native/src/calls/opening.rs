@@ -29,7 +29,7 @@ pub struct Opening {
 /// The result of reading the only message of a unary call; None if the message has not arrived completely.
 pub type Arrived = Option<Result<Rope, ReadError>>;
 
-/// Returns when a deadline has passed.
+/// Waits until a deadline has passed.
 pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

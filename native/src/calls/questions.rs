@@ -65,7 +65,7 @@ impl Questions {
         self.kept.put(state, question, Answer { message, count: Arc::new(Count::new(count)) }, size);
     }
 
-    /// The server's state has changed.
+    /// Drops all kept answers, because the server's state has changed.
     pub fn forget(&self) {
         self.kept.forget();
     }

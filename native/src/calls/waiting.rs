@@ -1,4 +1,4 @@
-//! A plain call that waits in the queue: its arrays, and the way to its client.
+//! A plain call that waits in the queue: its arrays, and the stream on which it is answered.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::security::Admitted;
 /// is sent.
 const LARGE: usize = 64 * 1024;
 
-/// A plain call: its message, its arrays, and the way to its client.
+/// A plain call: its message, its arrays, and the stream on which it is answered.
 pub struct Call {
     pub message: Rope,
     pub arrays: Arrays,

@@ -127,7 +127,7 @@ impl Messages {
         Ok(None)
     }
 
-    /// A message is complete.
+    /// Records that a message is complete.
     fn has_come(&mut self) {
         if !self.unary {
             self.begun = None;

@@ -17,17 +17,18 @@ const IS_ANSWERED: u8 = 2;
 pub struct Progress(Arc<AtomicU8>);
 
 impl Progress {
-    /// Bytes have arrived.
+    /// Records that bytes have arrived.
     pub fn came(&self) {
         let _ = self.0.compare_exchange(RESTS, HEAD_BEGUN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A request's head is complete. The client need not send anything until the answer has been sent.
+    /// Records that a request's head is complete. The client need not send anything until the
+    /// answer has been sent.
     pub fn is_answered(&self) {
         self.0.store(IS_ANSWERED, Ordering::Relaxed);
     }
 
-    /// The answer has been sent.
+    /// Records that the answer has been sent.
     pub fn rests(&self) {
         self.0.store(RESTS, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! A stream that returns bytes which have already been read from it a second time.
+//! A stream from which some bytes have already been read, and which returns these bytes again.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

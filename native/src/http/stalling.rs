@@ -1,5 +1,5 @@
-//! Breaks a connection whose client has for too long read nothing of its answer, or not continued a head; and lets the
-//! other connections of a thread run while one of them sends a large body.
+//! Ends a connection whose client stops reading an answer, or stops within a head, for too long;
+//! and lets the other connections of a thread run while one of them sends a large body.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -17,12 +17,12 @@ pub struct FrameStats {
 }
 
 impl FrameStats {
-    /// A ping of the client has been read.
+    /// Records that a ping of the client has been read.
     pub fn ping_read(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Headers or data have been written.
+    /// Records that headers or data have been written.
     pub fn answer_written(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }

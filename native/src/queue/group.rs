@@ -8,7 +8,8 @@ use super::entry::{Entry, PRIORITIES, Waits};
 use super::lane::{Lane, Refusal, Rules};
 use super::turn::Turn;
 
-/// The most tasks that leave the queue together to run one by one, which takes a few hundred microseconds.
+/// The maximum number of tasks that leave the queue together to run one by one: their runs take a
+/// few hundred microseconds.
 const MOST_IN_SERIES: usize = 16;
 
 /// Waiting tasks of one key. Used under the queue's lock.
@@ -29,7 +30,7 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// The size of its next batch, if that leaves no task behind and has at most so many.
+    /// The size of its next batch, if that batch has all waiting tasks, and at most `most` of them.
     pub fn whole(&self, lane: &Lane, most: usize) -> Option<usize> {
         let most = if lane.rules.one_by_one { 1 } else { most };
         let count = self.tasks.iter().map(VecDeque::len).sum::<usize>();

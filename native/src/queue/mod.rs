@@ -121,8 +121,8 @@ impl<T: Waits> Queue<T> {
         state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up by itself
     }
 
-    /// Whether all tasks that wait are one batch of at most so many, which is due, nothing runs, and the lane's runs of
-    /// that size are fast.
+    /// Whether all tasks that wait form one batch of at most `most` tasks, which is due, nothing runs, and the lane's
+    /// runs of that size are fast.
     pub fn is_brief(&self, now: f64, most: usize) -> bool {
         self.state.lock().is_brief(now, most)
     }

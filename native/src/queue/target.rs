@@ -40,7 +40,7 @@ impl Slots {
         self.ends.insert(self.ends.partition_point(|other| *other <= end), end);
     }
 
-    /// A batch has ended: removes the one that was expected to end first.
+    /// Records that a batch has ended: removes the one that was expected to end first.
     pub fn end(&mut self) {
         if !self.ends.is_empty() {
             self.ends.remove(0);

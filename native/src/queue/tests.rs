@@ -80,7 +80,7 @@ impl Bench {
         self.brief(1)
     }
 
-    /// Takes all tasks, at most so many, as a connection thread does; returns their rows.
+    /// Takes all tasks, at most `most` of them, as a connection thread does; returns their rows.
     fn brief(&self, most: usize) -> Option<usize> {
         self.queue.take_brief(self.now, most).and_then(|turn| rows(&turn))
     }

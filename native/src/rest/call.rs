@@ -1,4 +1,4 @@
-//! A plain call that waits: its arrays, and the way to its client.
+//! A plain call that waits: its arrays, and where its answer is delivered.
 
 use std::ops::Range;
 use std::sync::Arc;

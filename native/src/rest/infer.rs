@@ -1,4 +1,4 @@
-//! A plain infer over HTTP that waits: its tensors, and the way to its client.
+//! A plain infer over HTTP that waits: its tensors, and where its answer is delivered.
 
 use std::sync::Arc;
 

@@ -78,7 +78,7 @@ impl Account {
         self.0.state.lock().rows -= rows as f64;
     }
 
-    /// A call that was admitted has ended.
+    /// Records that an admitted call has ended.
     fn release(&self) {
         self.0.release();
     }

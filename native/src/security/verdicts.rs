@@ -183,7 +183,7 @@ impl Verdicts {
 }
 
 impl Found {
-    /// Whether it is the verdict about this model after so many changes.
+    /// Whether it is the verdict about this model after this many changes.
     fn is(&self, model: &str, changes: u64) -> bool {
         self.changes == changes && self.verdict.model == model
     }

@@ -71,7 +71,7 @@ const MOST_SKIPPED: u32 = 256;
 /// The most REST calls that a thread runs together where it may run several: more would keep its connections waiting.
 const MOST_TOGETHER: usize = 256;
 
-/// The most REST calls of a batch that each of so many connection threads runs itself.
+/// The most REST calls of a batch that each of this many connection threads runs itself.
 pub fn most_together(threads: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     if cores <= 2 * threads { MOST_TOGETHER } else { 1 }
@@ -87,14 +87,14 @@ pub struct BusyPoll {
     wake_due: AtomicBool,
     /// The tasks that have been put into the queue since it last ran or woke something.
     came: AtomicUsize,
-    /// How many of them it had seen at its last look at the sockets.
+    /// The number of these tasks when it last looked at the sockets.
     seen: AtomicUsize,
     looks: Notify,
     answered: Notify,
 }
 
 impl BusyPoll {
-    /// Creates it for a thread that itself runs batches of at most so many REST calls.
+    /// Creates it for a thread that itself runs batches of at most this many REST calls.
     pub fn new(shared: Arc<Shared>, most: usize) -> Self {
         let (is_grpc, wake_due) = (AtomicBool::new(false), AtomicBool::new(false));
         let (came, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -142,7 +142,8 @@ impl BusyPoll {
         }
     }
 
-    /// Whether calls are to be run of which some came since the last look at the sockets, so that there may be more.
+    /// Whether some of the calls to be run have come since the last look at the sockets, so that
+    /// there may be more.
     fn more_may_come(&self) -> bool {
         let came = self.came.load(Ordering::Relaxed);
         let seen = self.seen.swap(came, Ordering::Relaxed);
@@ -186,7 +187,7 @@ impl BusyPoll {
         ran
     }
 
-    /// How many calls have been run, if any have come within some time.
+    /// Runs the calls that come within some time; returns how many have been run.
     async fn ran_within(&self, span: Duration) -> usize {
         let until = Instant::now() + span;
         while Instant::now() < until {

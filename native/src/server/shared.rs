@@ -68,8 +68,8 @@ impl Shared {
         self.traces.get()?.begin(headers, method)
     }
 
-    /// Looks for plain calls that are to be abandoned, and has Python count the calls that have ended; returns whether
-    /// tasks still wait.
+    /// Abandons plain calls whose clients have gone or whose deadlines have passed, and has Python
+    /// count the calls that have ended; returns whether tasks still wait.
     pub fn look_for_ended(&self) -> bool {
         let tasks = &self.queue.get().tasks;
         if self.ended.add_abandoned(tasks.abandoned()) {

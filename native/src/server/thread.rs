@@ -21,7 +21,7 @@ pub struct ConnectionThread {
 }
 
 impl ConnectionThread {
-    /// Creates a thread that itself runs batches of at most so many calls.
+    /// Creates a thread that itself runs batches of at most this many calls.
     pub fn new(shared: Arc<Shared>, most: usize) -> Self {
         Self {
             busy_poll: BusyPoll::new(shared.clone(), most),

@@ -113,7 +113,8 @@ impl Record {
         RequestKind { is_http, name, model, status: self.status, has_caller }
     }
 
-    /// The request as its spans need it; it begins a trace if its caller has none.
+    /// The data of the request that its spans need; the request begins a trace if its caller has
+    /// none.
     pub fn ended(self, kind: Encoded, ids: &mut Rng) -> Ended {
         let Self { begun, began, ended, arrived, .. } = self;
         let trace_id = begun.parent.map_or_else(|| ids.u128(1..).to_be_bytes(), |parent| parent.trace_id);

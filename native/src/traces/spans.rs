@@ -159,7 +159,7 @@ impl PythonTrace {
     }
 }
 
-/// What precedes spans of so many bytes.
+/// The bytes that precede spans of this many bytes.
 fn head(constants: &Constants, spans: usize) -> BytesMut {
     let Constants { resource, scope, .. } = constants;
     let scoped = scope.len() + spans;
