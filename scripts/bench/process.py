@@ -102,7 +102,8 @@ def busy_seconds() -> float:
 def free_port() -> int:
     """Return a TCP port that nothing listens on."""
     # Not an ephemeral port: a client that retries connecting to one may connect to itself.
-    for port in random.sample(range(20_000, 30_000), 100):
+    # Random even if the caller has set a seed: else two of them would choose the same port, before either is bound.
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:

@@ -20,7 +20,11 @@ Written by `python -m scripts.soak --report docs/operations/soak.md`. One server
 at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its own
 answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers; and
 clients that send nineteen kinds of malformed bytes over plain sockets. All callers pause every {every:.0f} s, so that
-memory is also read while the server holds nothing for them."""
+memory is also read while the server holds nothing for them. The server runs without the caches in which glibc's malloc
+keeps freed blocks for each thread, since these blocks count as in use. Memory in use is the heap in use together with
+the resident memory outside C's heap."""
+
+_COLUMNS = ("resident MB", "heap in use MB", "outside C's heap MB", "files", "threads")
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,17 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """The growth of the fitted line from then on, relative to the median."""
+        """The growth of the resident memory from then on, by the fitted line, relative to the median."""
         return growth([each.seconds for each in self.warm], [each.resident for each in self.warm])
 
     @property
     def growth_at_rest(self) -> float:
-        """The same of the memory that remains while the server holds nothing for callers."""
+        """The same of the memory in use while the server holds nothing for callers.
+
+        The resident memory includes up to 64 MB of free memory at one time, and none at another.
+        """
         rested = [each for each in self.resting if each.seconds >= self.seconds * WARM]
-        return growth([each.seconds for each in rested], [each.resident for each in rested])
+        return growth([each.seconds for each in rested], [each.used for each in rested])
 
     @property
     def threads_grew(self) -> bool:
@@ -80,8 +87,8 @@ class Outcome:
             ),
             ("at the end, no row waited and no connection was open", self.drained),
             (
-                f"memory did not grow (by the fitted line, {self.growth_at_rest:+.1%} while all callers paused; "
-                f"{self.growth:+.1%} under load, where it includes what callers make the server hold)",
+                f"memory did not grow (by the fitted line, {self.growth_at_rest:+.1%} of what was in use while all "
+                f"callers paused; {self.growth:+.1%} of what was resident under load)",
                 not long or self.growth_at_rest <= GROWTH,
             ),
             ("no thread was added", not long or not self.threads_grew),
@@ -125,10 +132,10 @@ def _held(outcome: Outcome) -> str:
         ("after", outcome.after),
     ]
     lines = [
-        f"| {when} | {_mega(each.resident)} | {_mega(each.heap)} | {each.files} | {each.threads} |"
+        f"| {when} | {' | '.join(map(_mega, (each.resident, each.heap, each.other)))} | {each.files} | {each.threads} |"
         for when, each in rows
     ]
-    return "\n".join(["| | resident MB | heap in use MB | files | threads |", "|---|---:|---:|---:|---:|", *lines])
+    return "\n".join([f"| | {' | '.join(_COLUMNS)} |", f"|---|{'---:|' * len(_COLUMNS)}", *lines])
 
 
 def _tenths(readings: Sequence[Reading]) -> list[Reading]:

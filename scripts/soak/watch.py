@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,35 @@ from .route import Route
 
 _HEAP = re.compile(r"^:headrace:process_memory_bytes\{kind=\"heap_used\"\} (\S+)$", re.MULTILINE)
 _QUEUED = re.compile(r"^:headrace:queue_rows\{.*\} (\S+)$", re.MULTILINE)
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)$")
+_ARENA = 64 << 20
+"""The most bytes of a mapping for one of glibc's heaps other than the first, and what its address is a multiple of."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading: seconds since the first, resident bytes, open files, threads, and bytes of the heap in use."""
+    """One reading.
+
+    Attributes:
+        seconds: The time since the first reading.
+        resident: The resident bytes.
+        files: The number of open files.
+        threads: The number of threads.
+        heap: The bytes of C's heap that are in use; 0 if they were not read.
+        other: The resident bytes outside C's heap; 0 if they were not read.
+    """
 
     seconds: float
     resident: int
     files: int
     threads: int
     heap: int = 0
+    other: int = 0
+
+    @property
+    def used(self) -> int:
+        """The bytes in use: the resident ones without what is free in C's heap, or all if the heap was not read."""
+        return self.heap + self.other if self.heap else self.resident
 
 
 class Watch:
@@ -39,20 +57,21 @@ class Watch:
         self._route = route
         self._began = time.monotonic()
 
-    def look(self, heap: int = 0) -> Reading:
-        """Takes a reading, with the heap size that the server reports."""
+    def look(self) -> Reading:
+        """Takes a reading without the parts of the memory."""
         status = (self._proc / "status").read_text()
         return Reading(
             time.monotonic() - self._began,
             int(_field(status, "VmRSS")) * 1024,
             len(list((self._proc / "fd").iterdir())),
             int(_field(status, "Threads")),
-            heap,
         )
 
     async def look_now(self) -> Reading:
-        """Takes a reading, with the heap size that the server reports now."""
-        return self.look(_heap(await asyncio.to_thread(self._route.metrics)))
+        """Takes a reading, with the size of the heap that the server reports now."""
+        heap = _heap(await asyncio.to_thread(self._route.metrics))
+        with (self._proc / "smaps").open() as lines:
+            return replace(self.look(), heap=heap, other=outside_heap(lines))
 
     def waiting(self) -> float:
         """The rows that wait in all queues, according to the server."""
@@ -71,6 +90,22 @@ def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
     rises = np.subtract(np.take(sizes, second), np.take(sizes, first))
     slope = np.median(rises / np.subtract(np.take(seconds, second), np.take(seconds, first)))
     return float(slope) * (seconds[-1] - seconds[0]) / float(np.median(sizes))
+
+
+def outside_heap(lines: Iterable[str]) -> int:
+    """The resident bytes of a process outside C's heap, such as those of other allocators, stacks and libraries.
+
+    Args:
+        lines: The process's /proc/PID/smaps.
+    """
+    resident, in_heap = 0, False
+    for line in lines:
+        if found := _MAPPING.match(line):
+            start, end, name = int(found[1], 16), int(found[2], 16), found[3]
+            in_heap = name == "[heap]" or (not name and start % _ARENA == 0 and end - start <= _ARENA)
+        elif line.startswith("Rss:") and not in_heap:
+            resident += int(line.split()[1]) * 1024
+    return resident
 
 
 def _heap(page: str) -> int:
