@@ -73,8 +73,8 @@ async def _soaked(server: Server, way: Route, load: Load) -> Outcome:
         good = callers.Target(channels, way)
         await _reached(way)
         # The first calls come before the first reading, since the server keeps the resources that they open.
-        await callers.plain(good, tally)
-        await callers.rest(good, tally)
+        for first in (callers.plain, callers.rest, callers.streams):
+            await first(good, tally)
         before = watch.look()
         bad = hostile.Target(way, callers.small_request(), callers.large_request())
         pauses = Pauses(watch, load.seconds)

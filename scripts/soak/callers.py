@@ -19,14 +19,16 @@ from headrace_protos import (
     PredictRequest,
     PredictResponse,
 )
+from headrace_protos.inference import grpc_service_pb2 as inference
 from headrace_protos.tensor import to_array, to_proto
 
 from .frames import PREDICT
 from .route import Route
-from .served import LIMIT, SMALL, WEIGHTS, WIDE
+from .served import LIMIT, SMALL, STREAMED, WEIGHTS, WIDE
 from .tally import Tally
 
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 DEADLINE = 20.0
 """The seconds that a call without a tight deadline may take."""
 SLACK = 60.0
@@ -43,6 +45,13 @@ class Target:
     def predict(self) -> Any:
         """The method, on one of the channels."""
         return random.choice(self.channels).unary_unary(PREDICT, bytes, PredictResponse.FromString)
+
+    def count(self, count: int) -> Any:
+        """A call that is answered by the numbers below `count`, one by one, from a worker process."""
+        method: Any = random.choice(self.channels).stream_stream(
+            STREAM, inference.ModelInferRequest.SerializeToString, inference.ModelStreamInferResponse.FromString
+        )
+        return method(iter([_count_request(count)]), timeout=DEADLINE)
 
 
 Caller = Callable[[Target, Tally], Awaitable[None]]
@@ -111,6 +120,30 @@ async def mistaken(target: Target, tally: Tally) -> None:
     await _ends("wrong requests", target.predict()(wrong, timeout=DEADLINE), {code}, DEADLINE, tally)
 
 
+async def streams(target: Target, tally: Tally) -> None:
+    """Requests a few answers to one request."""
+    count, begun = random.randrange(1, 5), time.monotonic()
+    try:
+        async with asyncio.timeout(DEADLINE + SLACK):
+            answers = [answer.infer_response async for answer in target.count(count)]
+    except (grpc.RpcError, TimeoutError) as error:
+        tally.wrong("streams", _words(error))
+        return
+    numbers = [int.from_bytes(answer.raw_output_contents[0], "little") for answer in answers]
+    if numbers == list(range(count)):
+        tally.ended("streams", "OK", time.monotonic() - begun)
+    else:
+        tally.wrong("streams", f"other answers: {numbers}")
+
+
+async def leaves_streams(target: Target, tally: Tally) -> None:
+    """Cancels such a call before the first answer, or between two answers."""
+    call = target.count(5)
+    await asyncio.sleep(random.uniform(0, 0.005))
+    call.cancel()
+    await _ends("leaves streams", call, {"OK", "CANCELLED"}, DEADLINE, tally)
+
+
 async def rest(target: Target, tally: Tally) -> None:
     """Posts JSON, on a connection of its own."""
     rows = _rows()
@@ -174,6 +207,13 @@ def _request(rows: npt.NDArray[Any], *, name: str = SMALL, output_filter: Sequen
     return request.SerializeToString()
 
 
+def _count_request(count: int) -> inference.ModelInferRequest:
+    request = inference.ModelInferRequest(model_name=STREAMED)
+    request.inputs.add(name="count", datatype="INT64", shape=[1])
+    request.raw_input_contents.append(np.array([count], np.int64).tobytes())
+    return request
+
+
 def _words(error: Exception) -> str:
     return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)
 
@@ -197,6 +237,9 @@ CALLERS: Sequence[Caller] = (
     hurries,
     oversized,
     mistaken,
+    streams,
+    leaves_streams,
+    leaves_streams,
     rest,
     rest,
 )

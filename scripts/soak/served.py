@@ -13,6 +13,8 @@ from .route import Route
 SMALL, WIDE = "small", "wide"
 """A model of 16 floats to 10, and one whose answers are large: of 16 floats to `WIDTH`."""
 WIDTH = 16_384
+STREAMED = "streamed"
+"""A Python model, in a worker process, that answers a request many times."""
 LIMIT = 1 << 20
 """The largest message that the server accepts."""
 
@@ -25,14 +27,29 @@ By default, each thread of glibc's keeps up to seven blocks of each of 64 sizes,
 Rare sizes come slowly, so that this grew for hours.
 """
 
+_STREAMED = """
+import numpy as np
+
+INPUTS = {"count": ("int64", [1])}
+OUTPUTS = {"number": ("int64", [1])}
+
+
+def stream(inputs):
+    for number in range(int(inputs["count"][0])):
+        yield {"number": np.array([number])}
+"""
+
 
 def save(folder: Path) -> None:
-    """Writes both models, and the files that configure them."""
+    """Writes the models, and the files that configure them."""
     _save(folder / SMALL, WEIGHTS)
     _save(folder / WIDE, np.ones((16, WIDTH), np.float32))
+    code = folder / STREAMED / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    code.write_text(_STREAMED)
     configs = (
         f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}'
-        for name in (SMALL, WIDE)
+        for name in (SMALL, WIDE, STREAMED)
     )
     (folder / "models.config").write_text(f"model_config_list {{ {' '.join(configs)} }}")
     (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')

@@ -89,7 +89,7 @@ def run_python(python: Path, source: str, **environment: str) -> None:
         env={"PYTHONPATH": path, "PATH": "", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -316,8 +316,8 @@ class Acting:
             else:
                 is_news = model.failed_again(version, error)
                 self._try_again(model, version, error, left)
-        if is_news:
-            log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
+            if is_news:  # logged before a program that waits for the version can see that its load has failed
+                log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
 
     def _try_again(self, model: Model, version: int, error: ServingError, left: int) -> None:
         if left <= 0:

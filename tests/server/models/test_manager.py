@@ -13,6 +13,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.models import acting
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
@@ -322,6 +323,19 @@ class TestStatuses:
         settled = models.manager.wait_settled(["m"], timeout=PATIENCE)["m"]
 
         assert (settled.version, settled.state) == (2, END)
+
+    def test_a_failed_load_is_logged_before_the_model_settles(
+        self, models: Models, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settled = Event()
+        early: list[bool] = []
+        monkeypatch.setattr(acting.log, "error", lambda *_: early.append(settled.wait(0.1)))
+        shelf.broken[1] = BROKEN
+        models.aspire(1)
+        models.manager.wait_settled(["m"], timeout=PATIENCE)
+        settled.set()
+
+        eventually(lambda: early == [False])
 
     def test_all_models_have_to_settle(self, models: Models, shelf: Shelf) -> None:
         shelf.held[7] = Event()

@@ -20,6 +20,7 @@ from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, RunLost, ServingError
+from headrace_server.processes import isolated
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 from tests.support import models
@@ -43,6 +44,12 @@ from .python_models import (
 )
 
 NAME = "model m version 1"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs wait longer for a process to be restarted: a busy machine takes more than five seconds."""
+    monkeypatch.setattr(isolated, "PATIENCE", 60.0)
 
 
 class Isolated:
