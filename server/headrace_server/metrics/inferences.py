@@ -15,6 +15,9 @@ from headrace_server.metrics.runs import Counts, RunColumns
 
 NANOSECONDS = 1e9
 
+SIZES_KEPT = 1000
+"""The number of sizes by which runs are told apart; without batching, callers choose the sizes."""
+
 
 @dataclass(slots=True)
 class Spent:
@@ -56,7 +59,7 @@ class Inferences:
         fail: Requests that failed after they had been accepted.
         queue: Requests answered, from their arrival to the beginning of their run.
         computing: Requests answered; each one counts the whole of its run.
-        by_rows: Runs by their number of rows, each counted once.
+        by_rows: Runs by their number of rows, each counted once: the last `SIZES_KEPT` numbers, by their first run.
     """
 
     rows: int = 0
@@ -99,7 +102,7 @@ class InferenceCounts:
             counted.computing.add(requests, *charged)
             counted.success.add(requests, queued + sum(charged))
             for size, runs_of_it, spent in _by_size(rows, parts):
-                counted.by_rows.setdefault(size, Computing()).add(runs_of_it, *spent)
+                self._of_size(size).add(runs_of_it, *spent)
 
     def ran_alone(self, seconds: float) -> None:
         """Counts a request that was answered without a queue: one run of one row."""
@@ -111,7 +114,7 @@ class InferenceCounts:
             counted.last = time.time()
             counted.queue.add(1, 0)
             counted.success.add(1, spent)
-            for computing in (counted.computing, counted.by_rows.setdefault(1, Computing())):
+            for computing in (counted.computing, self._of_size(1)):
                 computing.add(1, 0, spent, 0)
 
     def failed(self, seconds: float = 0.0) -> None:
@@ -122,6 +125,15 @@ class InferenceCounts:
         """
         with self._lock:
             self.counted.fail.add(1, round(seconds * NANOSECONDS))
+
+    def _of_size(self, rows: int) -> Computing:
+        """The runs of this many rows; forgets the oldest size for a new one. Under the lock."""
+        by_rows = self.counted.by_rows
+        if (computing := by_rows.get(rows)) is None:
+            if len(by_rows) >= SIZES_KEPT:
+                del by_rows[next(iter(by_rows))]
+            computing = by_rows[rows] = Computing()
+        return computing
 
 
 def _by_size(rows: Counts, parts: Counts) -> Iterable[tuple[int, int, list[int]]]:

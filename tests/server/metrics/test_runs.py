@@ -5,7 +5,7 @@ from array import array
 import numpy as np
 
 from headrace_batching import BatchReport
-from headrace_server.metrics.inferences import InferenceCounts
+from headrace_server.metrics.inferences import SIZES_KEPT, InferenceCounts
 from headrace_server.metrics.runs import RunColumns
 
 
@@ -27,6 +27,17 @@ def test_runs_are_summed_by_their_rows() -> None:
 
     assert {rows: computing.inputs.count for rows, computing in by_rows.items()} == {1: 1, 2: 1, 3: 2}
     assert by_rows[3].inputs.nanoseconds == 600_000_000
+
+
+def test_a_bounded_number_of_sizes_is_kept() -> None:
+    counts, most = InferenceCounts(), SIZES_KEPT + 2
+    for rows in range(1, most + 1):
+        counts.add(RunColumns.of([report([1.0], [rows])]), 0.0)
+    assert list(counts.counted.by_rows) == list(range(3, most + 1))
+
+    counts.ran_alone(1.0)
+    assert list(counts.counted.by_rows) == [*range(4, most + 1), 1]
+    assert counts.counted.runs == counts.counted.computing.inputs.count == most + 1
 
 
 def report(arrivals: "list[float] | array[float]", sizes: "list[int] | array[int]", joined: float = 0.0) -> BatchReport:
