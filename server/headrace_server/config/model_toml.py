@@ -175,7 +175,7 @@ NOTHING_SAID = ModelOptions()
 """The options of a model without a `model.toml`."""
 
 
-def read_model_options(base_path: Path) -> ModelOptions:
+def read_model_options(base_path: Path | str) -> ModelOptions:
     """The options of the model under `base_path`; those of all models if it has no `model.toml`.
 
     Raises:
@@ -193,7 +193,7 @@ def read_model_options(base_path: Path) -> ModelOptions:
     except UnicodeDecodeError as error:
         raise invalid(f"{path}: {error}") from error
     try:
-        return _options(base_path, tomllib.loads(text))
+        return _options(Path(base_path), tomllib.loads(text))
     except (tomllib.TOMLDecodeError, _WrongError) as error:
         raise invalid(f"{path}: {error}") from error
 

@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_left
 from collections import Counter as CounterOf
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,7 +86,8 @@ class ServableMetrics:
         self._inferences = InferenceCounts()
         self._answers: dict[str, Histogram] = {}
         self._runs: list[Runs] = []
-        self._tallied: dict[tuple[CountCalls, str], deque[Tallied]] = {}
+        # Lists, since an empty deque takes 600 bytes, and each version has up to ten of them.
+        self._tallied: dict[tuple[CountCalls, str], list[Tallied]] = {}
         self._counting = Lock()  # a caller that finds nothing left to count can be sure that all has been counted
         self._closed = False
 
@@ -102,7 +102,7 @@ class ServableMetrics:
             observe: Counts the recorded calls; a transport passes the same function for all of its routes.
             api: The method's name.
         """
-        return self._tallied.setdefault((observe, api), deque()).append
+        return self._tallied.setdefault((observe, api), []).append
 
     def runs(self, signature: BatchCounts, *, batched: bool) -> "Runs":
         """Counts the runs of one scheduler.
@@ -240,7 +240,7 @@ class Runs:
         self._servable = servable
         self._signature = signature
         self._batched = batched
-        self._reports: deque[BatchReport] = deque()
+        self._reports: list[BatchReport] = []
 
     def __call__(self, report: BatchReport) -> None:
         """Records a run. The callers of the next run wait for this, so it does no more than necessary."""
@@ -274,12 +274,12 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
     return list(counted.items()), sum(total for _, total in tallied)
 
 
-def _taken(waiting: deque[T]) -> list[T]:
-    """Removes and returns all of them; each is returned once, even if several threads do so."""
+def _taken(waiting: list[T]) -> list[T]:
+    """Removes and returns all of them, the last one first; each is returned once, even if several threads do so."""
     taken: list[T] = []
     if not waiting:  # the usual case on a server with many versions
         return taken
     with suppress(IndexError):
         while True:
-            taken.append(waiting.popleft())
+            taken.append(waiting.pop())
     return taken

@@ -21,7 +21,9 @@ def files_state(version: Path) -> FilesState:
     Args:
         version: The folder `<base path>/<version>`.
     """
-    return (_state(os.path.join(version.parent, MODEL_FILE)), *_states(str(version), frozenset()))
+    folder = str(version)
+    beside = os.path.join(os.path.dirname(folder), MODEL_FILE)  # `version.parent` takes twice as long
+    return (_state(beside), *_states(folder, frozenset()))
 
 
 def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[object, ...]]:

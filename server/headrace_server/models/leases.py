@@ -12,7 +12,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._left = Condition(self._lock)
+        self._left: Condition | None = None  # made when it is needed: thousands of versions may be loaded
         self._count = 0
         self.retired = False
 
@@ -31,11 +31,12 @@ class Leases:
         """Removes a user."""
         with self._lock:
             self._count -= 1
-            if self.retired:
+            if self._left is not None:
                 self._left.notify_all()
 
     def retire(self) -> None:
         """Accepts no more users, and returns when the last one has gone."""
-        with self._left:
+        with self._lock:
             self.retired = True
-            self._left.wait_for(lambda: not self._count)
+            left = self._left = self._left or Condition(self._lock)
+            left.wait_for(lambda: not self._count)

@@ -1,6 +1,7 @@
 """Creates a servable from a version's folder, with the options of its model."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -106,7 +107,7 @@ class Loader:
         """Does the part of these loads that takes less time if it is done together; drops what was prepared before."""
         self._prepared = None
         if versions and not self._isolation.workers_for(python=False):
-            usual = (asked.path for asked in versions if _has_no_options(asked.path.parent))
+            usual = (asked.path for asked in versions if _has_no_options(_base_path(asked.path)))
             self._prepared = backends.prepare(usual, self._backend)
 
     def load(self, name: str, version: int, path: Path) -> Servable:
@@ -116,7 +117,7 @@ class Loader:
             ServingError: The version cannot be loaded; the text names the file. `Unready` if other models must be
                 loaded first.
         """
-        model = read_model_options(path.parent)
+        model = read_model_options(_base_path(path))
         self._code.check(path, libraries=bool(model.onnxruntime.get("custom_op_libraries")))
         if model.steps and self._members is not None:
             ensemble = make_ensemble(path.parent, model.steps, self._members)
@@ -126,7 +127,7 @@ class Loader:
         backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
         try:
             told = Told(batching is not None, model.batched, model.any_first_dimension, model.padding)
-            _check_pad_values(backend, model, path.parent)
+            _check_pad_values(backend, model, path)
             seconds = time.perf_counter() - began
             verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
             return Servable(
@@ -204,17 +205,22 @@ class Loader:
         return replace(batching, pad_variable_length_inputs=False)
 
 
-def _has_no_options(base_path: Path) -> bool:
+def _base_path(version: Path) -> str:
+    """The folder above a version's; `Path.parent` takes twice as long, which shows with thousands of models."""
+    return os.path.dirname(version)
+
+
+def _has_no_options(base_path: str) -> bool:
     try:
         return read_model_options(base_path) is NOTHING_SAID
     except ServingError:  # which its load reports
         return False
 
 
-def _check_pad_values(backend: Backend, model: ModelOptions, base_path: Path) -> None:
+def _check_pad_values(backend: Backend, model: ModelOptions, path: Path) -> None:
     if not model.padding.pad_values:
         return
-    file = base_path / MODEL_FILE
+    file = path.parent / MODEL_FILE
     aliases = {alias for signature in backend.signatures.values() for alias in signature.inputs}
     for alias in model.padding.pad_values:
         if alias not in aliases:

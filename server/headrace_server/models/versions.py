@@ -251,7 +251,7 @@ class Models:
 
     def tell(self, name: str) -> None:
         """Wakes only the threads that wait for this model: thousands of models change while a server starts."""
-        if self.awaited[name]:
+        if self.awaited.get(name):
             self.news.notify_all()
 
     def _touch(self, name: str) -> None:

@@ -19,6 +19,8 @@ from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.arena import arena_of
+from headrace_server.backends.onnx.graph import Graph
+from headrace_server.backends.onnx.layouts import Layout
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.patience import Patience
@@ -35,7 +37,7 @@ from headrace_server.backends.onnx.providers import (
     says_no_memory,
     why_not,
 )
-from headrace_server.backends.onnx.signatures import find_signatures
+from headrace_server.backends.onnx.signatures import Found, find_signatures
 from headrace_server.backends.onnx.threads import SMALL, Pool, Pools
 from headrace_server.backends.onnx.values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
@@ -88,9 +90,7 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
     files, session, needs = opened.files, opened.session, opened.needs
     graph, layout = files.graph(_runtime_version())
     files.check_whole()
-    on_cpu = session.get_providers() == [CPU]
-    any_rank = None if graph is None else graph.any_rank
-    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
+    found = _found(session, options, graph, layout)
     signatures = found.by_name
     evidence = () if graph is None else graph.evidence
     # Shared with models of the same structure as long as one of them lives.
@@ -108,6 +108,19 @@ def _load(model: Path, options: BackendOptions, providers: Providers, device: De
         again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
+
+
+def _found(session: ort.InferenceSession, options: BackendOptions, graph: Graph | None, layout: Layout | None) -> Found:
+    """The signatures of a model; those of an earlier model with the same layout, if there is one."""
+    on_cpu = session.get_providers() == [CPU]
+    is_usual = on_cpu and not options.signatures
+    if layout is not None and layout.found is not None and is_usual:
+        return layout.found
+    any_rank = None if graph is None else graph.any_rank
+    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
+    if layout is not None and is_usual and found.is_shared:
+        layout.found = found
+    return found
 
 
 def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_server.backends.onnx.graph import Graph
 from headrace_server.backends.onnx.header import message_class
+from headrace_server.backends.onnx.signatures import Found
 from headrace_server.backends.onnx.structure import RAW_DATA, fields, initializers, is_left_out
 
 MOST_BYTES = 1 << 20
@@ -25,12 +26,17 @@ class Layout:
         content: The file's content.
         graph: What is known about the model's graph.
 
+    Attributes:
+        found: The signatures of a loaded model with this layout, if nothing else decides about them; None before one is
+            loaded.
+
     Raises:
         google.protobuf.message.DecodeError, ValueError, IndexError: It is not an ONNX model.
     """
 
     def __init__(self, content: bytes, graph: Graph) -> None:
         self.graph = graph
+        self.found: Found | None = None
         self._parts: list[tuple[int, int, bytes]] = []
         at = 0
         for start, end in (*_data_of_weights(content), (len(content), len(content))):

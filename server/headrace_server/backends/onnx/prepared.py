@@ -48,7 +48,7 @@ class Prepared:
     """The sessions that have been created for the next loads. Any thread."""
 
     def __init__(self) -> None:
-        self._opened: dict[Path, Opened] = {}
+        self._opened: dict[str, Opened] = {}  # by path, as text: the hash of a `Path` takes long
         self._options = BackendOptions()
 
     def prepare(
@@ -70,22 +70,22 @@ class Prepared:
 
     def take(self, model: Path, options: BackendOptions) -> Opened | None:
         """The session of a model, which the caller now owns; None if there is none, or its files have changed since."""
-        opened = self._opened.pop(model, None)
+        opened = self._opened.pop(str(model), None)
         if opened is None or not _same_sessions(options, self._options) or not opened.files.is_unchanged:
             return None
         return opened
 
 
-def _open_all(models: Sequence[tuple[Path, Callable[[], Opened]]], end: float) -> dict[Path, Opened]:
+def _open_all(models: Sequence[tuple[Path, Callable[[], Opened]]], end: float) -> dict[str, Opened]:
     """Creates the sessions of these models, on several threads, until a time on the monotonic clock."""
-    opened: dict[Path, Opened] = {}
+    opened: dict[str, Opened] = {}
 
     def open_some(some: Sequence[tuple[Path, Callable[[], Opened]]]) -> None:
         for model, open_session in some:
             if time.monotonic() >= end:
                 break
             with suppress(Exception):
-                opened[model] = open_session()
+                opened[str(model)] = open_session()
 
     threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(models)))
     with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:

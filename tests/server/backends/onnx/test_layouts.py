@@ -1,20 +1,26 @@
 """Models that differ only in the data of their weights are recognised by the other bytes of their files."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
+from onnx.helper import make_node, make_tensor_sequence_value_info
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.onnx import backend as onnx_backend
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
 from headrace_server.backends.onnx.graph import Graph, graph_of
 from headrace_server.backends.onnx.layouts import Layout, Layouts
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.operators import CHECKS_MORE
+from headrace_server.backends.onnx.signatures import Found
 from headrace_server.backends.shared import Shared
+from headrace_server.config.model_toml import SignatureOptions
 from tests.support import models
 from tests.support.similar_models import mean_of_product
 
@@ -120,3 +126,52 @@ def test_a_size_has_one_layout_and_needs_two_files_of_one_graph() -> None:
     layout = layouts.add(content, known)
     assert layouts.find(content) is layout
     assert not layouts.is_second(len(content), known)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The sessions that were asked for their inputs and outputs, in order."""
+    asked: list[object] = []
+    find = onnx_backend.find_signatures
+
+    def counted(session: Any, *rest: Any, **named: Any) -> Found:
+        asked.append(session)
+        return find(session, *rest, **named)
+
+    monkeypatch.setattr(onnx_backend, "find_signatures", counted)
+    return asked
+
+
+def test_a_recognised_model_has_the_signatures_of_the_earlier_ones(tmp_path: Path, asked: list[object]) -> None:
+    options = BackendOptions()
+    loaded = [load(tmp_path / str(seed), mean_of_product(seed), options) for seed in range(5)]
+    assert len(asked) == 2  # the layout is known from the second model on
+    assert all(backend.signatures is loaded[0].signatures for backend in loaded)
+
+
+def test_a_recognised_model_can_have_signatures_of_its_own(tmp_path: Path, asked: list[object]) -> None:
+    options = BackendOptions()
+    loaded = [load(tmp_path / str(seed), mean_of_product(seed), options) for seed in range(3)]
+    told = replace(options, signatures={"named": SignatureOptions(inputs={"a": "x"}, outputs={"b": "y"})})
+    backend = load(tmp_path / "told", mean_of_product(3), told)
+    assert set(backend.signatures) == {DEFAULT, "named"}
+    assert load(tmp_path / "usual", mean_of_product(4), options).signatures is loaded[0].signatures
+    assert len(asked) == 3
+
+
+def test_each_recognised_model_logs_the_outputs_that_are_not_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An output that is a sequence is not served, which each model's log must say."""
+    options = BackendOptions()
+    loaded = [load(tmp_path / str(seed), with_a_sequence(seed), options) for seed in range(4)]
+    assert ModelFiles.of(tmp_path / "3" / models.FILE, options.shared).layout is not None
+    assert len([record for record in caplog.records if "it is not served" in record.message]) == len(loaded)
+
+
+def with_a_sequence(seed: int) -> ModelProto:
+    """A model with another output, a sequence of tensors."""
+    proto = mean_of_product(seed)
+    proto.graph.node.append(make_node("SequenceConstruct", ["y"], ["several"]))
+    proto.graph.output.append(make_tensor_sequence_value_info("several", onnx.TensorProto.FLOAT, None))
+    return proto
