@@ -3,6 +3,7 @@
 import logging
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -67,10 +68,11 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     """
     providers: Providers = ()
     try:
-        providers = _providers(model, options)
+        opened = options.shared.get(Prepared, Prepared).take(model, options)
+        providers = _providers(model, options) if opened is None else opened.providers
         device = device_for(providers, options.onnxruntime.device_id)
         try:
-            backend = _load(model, options, providers, device)
+            backend = _load(model, options, providers, device, opened)
         finally:
             if device is not None:
                 device.release()  # the backend has retained it for itself
@@ -82,9 +84,10 @@ def load_onnx(model: Path, options: BackendOptions) -> "OnnxBackend":
     return backend
 
 
-def _load(model: Path, options: BackendOptions, providers: Providers, device: Device | None) -> "OnnxBackend":
+def _load(
+    model: Path, options: BackendOptions, providers: Providers, device: Device | None, opened: Opened | None
+) -> "OnnxBackend":
     free_before = 0 if device is None else free_memory(device)
-    opened = options.shared.get(Prepared, Prepared).take(model, options)
     if opened is None:
         opened = _open(ModelFiles.of(model, options.shared), providers, options)
     files, session, needs = opened.files, opened.session, opened.needs
@@ -130,21 +133,23 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
     """
     prepared = options.shared.get(Prepared, Prepared)
     if not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
-        prepared.prepare(models, options, partial(_read_small, options=options))
+        with suppress(ServingError):  # a provider is missing, which each load reports
+            providers = _providers(Path(), options)  # the same for all models, without a GPU
+            prepared.prepare(models, options, partial(_read_small, providers=providers, options=options))
     return prepared
 
 
-def _read_small(model: Path, options: BackendOptions) -> Callable[[], Opened] | None:
+def _read_small(model: Path, providers: Providers, options: BackendOptions) -> Callable[[], Opened] | None:
     """Reads a model's file, if the model is small with its external data; returns what creates its session."""
     status = model.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size >= SMALL:  # opening a pipe would wait for a writer
         return None
     files = ModelFiles.of(model, options.shared)
-    return partial(_open, files, _providers(model, options), options) if files.size < SMALL else None
+    return partial(_open, files, providers, options) if files.size < SMALL else None
 
 
 def _open(files: ModelFiles, providers: Providers, options: BackendOptions) -> Opened:
-    return Opened(files, *_session(files, providers, options))
+    return Opened(files, providers, *_session(files, providers, options))
 
 
 @cache

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from headrace_batching.cpus import schedulable_cpus
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.model_files import ModelFiles
+from headrace_server.backends.onnx.provider_options import Providers
 
 MOST_THREADS = 4
 """The number of threads that create sessions: more would mostly wait for the interpreter lock."""
@@ -35,11 +36,13 @@ class Opened:
 
     Attributes:
         files: The model's files as they were before the session was created.
+        providers: The providers that the session was given.
         session: The session.
         needs: Objects that must live as long as the session.
     """
 
     files: ModelFiles
+    providers: Providers
     session: ort.InferenceSession
     needs: tuple[object, ...]
 

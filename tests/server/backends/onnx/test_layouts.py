@@ -18,7 +18,7 @@ from headrace_server.backends.onnx.graph import Graph, graph_of
 from headrace_server.backends.onnx.layouts import Layout, Layouts
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.operators import CHECKS_MORE
-from headrace_server.backends.onnx.signatures import Found
+from headrace_server.backends.onnx.signatures import Found, find_signatures
 from headrace_server.backends.shared import Shared
 from headrace_server.config.model_toml import SignatureOptions
 from tests.support import models
@@ -132,7 +132,7 @@ def test_a_size_has_one_layout_and_needs_two_files_of_one_graph() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The sessions that were asked for their inputs and outputs, in order."""
     asked: list[object] = []
-    find = onnx_backend.find_signatures
+    find = find_signatures
 
     def counted(session: Any, *rest: Any, **named: Any) -> Found:
         asked.append(session)

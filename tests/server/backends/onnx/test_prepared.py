@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -104,6 +105,33 @@ def test_a_broken_model_leaves_the_others_alone_and_its_load_reports_it(tmp_path
     for folder in folders[1:]:
         with pytest.raises(LoadError, match=str(folder)):
             auto.load(folder, options)
+    del kept
+
+
+def test_a_missing_provider_is_reported_by_the_loads(tmp_path: Path, opened: list[str]) -> None:
+    options, folders = BackendOptions(), shelf(tmp_path, 2)
+    wrong = replace(options, onnxruntime=replace(options.onnxruntime, providers=("NoneExecutionProvider",)))
+    kept = auto.prepare(folders, wrong)
+    assert opened == []
+    with pytest.raises(LoadError, match="this ONNX Runtime has no NoneExecutionProvider"):
+        auto.load(folders[0], wrong)
+    assert answer(folders[1], options) == 5
+    del kept
+
+
+def test_the_providers_are_chosen_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[object] = []
+    choose = providers.choose
+
+    def counted(*rest: Any, **named: Any) -> providers.Choice:
+        chosen.append(rest)
+        return choose(*rest, **named)
+
+    monkeypatch.setattr(onnx_backend, "choose", counted)
+    options, folders = BackendOptions(), shelf(tmp_path)
+    kept = auto.prepare(folders, options)
+    assert [answer(folder, options) for folder in folders] == [4, 5, 6, 7, 8]
+    assert len(chosen) == 1
     del kept
 
 
