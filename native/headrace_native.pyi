@@ -603,11 +603,15 @@ class HttpRequest:
         headers: Sequence[tuple[str, str]],
         body: bytes,
         keep: Callable[[list[float]], None] | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Answers the request, only once. `keep` is as for `Call.finish`, for GETs with the same path and query.
 
+        With `seconds`, the answer is also kept no longer than this.
+
         Raises:
-            ValueError: A status or a header is not valid in HTTP; the request waits for another answer.
+            ValueError: A status or a header is not valid in HTTP, or `seconds` is not a duration; the request waits for
+                another answer.
         """
 
     def begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:

@@ -1,5 +1,5 @@
-//! Keeps answers that are valid until the server's state changes, so that Python need not answer the same question
-//! twice.
+//! Keeps answers that are valid until the server's state changes, or until a time, so that Python need not answer the
+//! same question twice.
 //!
 //! Python decides which answers these are, and reports when the state has changed. An answer is kept only if the state
 //! has not changed since the question was asked, since the answer may depend on the state.
@@ -7,6 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Instant;
 
 use parking_lot::RwLock;
 
@@ -25,7 +26,16 @@ pub struct Kept<Q, A> {
 struct Table<Q, A> {
     state: u64,
     bytes: usize,
-    answers: HashMap<Q, A>,
+    answers: HashMap<Q, Answer<A>>,
+}
+
+/// A kept answer.
+pub struct Answer<A> {
+    pub answer: A,
+    /// The size of the answer and its question.
+    pub bytes: usize,
+    /// When it expires; None means only with the state.
+    pub until: Option<Instant>,
 }
 
 impl<Q, A> Default for Kept<Q, A> {
@@ -40,25 +50,30 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
         self.table.read().state
     }
 
-    /// The answer to a question, if it has been answered in this state.
-    pub fn find<K: Hash + Eq + ?Sized>(&self, question: &K) -> Option<A>
+    /// The answer to a question, if it has been answered in this state and has not expired.
+    pub fn find<K: Hash + Eq + ?Sized>(&self, question: &K, now: Instant) -> Option<A>
     where
         Q: Borrow<K>,
     {
-        self.table.read().answers.get(question).cloned()
+        let table = self.table.read();
+        let kept = table.answers.get(question)?;
+        kept.until.is_none_or(|until| now < until).then(|| kept.answer.clone())
     }
 
-    /// Keeps an answer of this size to a question that was asked in the state with this number.
-    pub fn put(&self, state: u64, question: Q, answer: A, bytes: usize) {
+    /// Keeps an answer to a question that was asked in the state with this number.
+    pub fn put(&self, state: u64, question: Q, answer: Answer<A>) {
         let mut table = self.table.write();
-        if state != table.state || bytes > MAX_BYTES {
+        if state != table.state || answer.bytes > MAX_BYTES {
             return;
         }
-        if table.answers.len() >= MAX_ANSWERS || table.bytes + bytes > MAX_BYTES {
+        if let Some(before) = table.answers.remove(&question) {
+            table.bytes -= before.bytes;
+        }
+        if table.answers.len() >= MAX_ANSWERS || table.bytes + answer.bytes > MAX_BYTES {
             table.answers.clear();
             table.bytes = 0;
         }
-        table.bytes += bytes;
+        table.bytes += answer.bytes;
         table.answers.insert(question, answer);
     }
 
@@ -75,15 +90,21 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn lasting(answer: u32, bytes: usize) -> Answer<u32> {
+        Answer { answer, bytes, until: None }
+    }
 
     #[test]
     fn an_answer_holds_until_the_state_changes() {
-        let kept = Kept::<String, u32>::default();
-        kept.put(kept.state(), "a".into(), 1, 1);
-        assert_eq!((kept.find("a"), kept.find("b")), (Some(1), None));
+        let (kept, now) = (Kept::<String, u32>::default(), Instant::now());
+        kept.put(kept.state(), "a".into(), lasting(1, 1));
+        assert_eq!((kept.find("a", now), kept.find("b", now)), (Some(1), None));
         kept.forget();
-        assert_eq!(kept.find("a"), None);
+        assert_eq!(kept.find("a", now), None);
     }
 
     #[test]
@@ -91,18 +112,30 @@ mod tests {
         let kept = Kept::<String, u32>::default();
         let asked_in = kept.state();
         kept.forget();
-        kept.put(asked_in, "a".into(), 1, 1);
-        assert_eq!(kept.find("a"), None);
+        kept.put(asked_in, "a".into(), lasting(1, 1));
+        assert_eq!(kept.find("a", Instant::now()), None);
+    }
+
+    #[test]
+    fn an_answer_may_expire_before_that_and_be_replaced() {
+        let (kept, now) = (Kept::<String, u32>::default(), Instant::now());
+        let until = now + Duration::from_millis(500);
+        kept.put(0, "a".into(), Answer { answer: 1, bytes: MAX_BYTES, until: Some(until) });
+        assert_eq!((kept.find("a", now), kept.find("a", until)), (Some(1), None));
+        kept.put(0, "a".into(), lasting(2, MAX_BYTES - 1));
+        kept.put(0, "b".into(), lasting(3, 1));
+        assert_eq!((kept.find("a", until), kept.find("b", until)), (Some(2), Some(3)));
     }
 
     #[test]
     fn what_is_kept_has_bounds() {
-        let kept = Kept::<usize, u32>::default();
-        (0..=MAX_ANSWERS).for_each(|number| kept.put(0, number, 1, 1));
-        assert_eq!((kept.find(&0), kept.find(&MAX_ANSWERS)), (None, Some(1)));
-        kept.put(0, 1, 1, MAX_BYTES + 1);
-        assert_eq!((kept.find(&1), kept.find(&MAX_ANSWERS)), (None, Some(1)));
-        kept.put(0, 2, 1, MAX_BYTES);
-        assert_eq!((kept.find(&2), kept.find(&MAX_ANSWERS)), (Some(1), None));
+        let (kept, now) = (Kept::<usize, u32>::default(), Instant::now());
+        let found = |number| (kept.find(&number, now), kept.find(&MAX_ANSWERS, now));
+        (0..=MAX_ANSWERS).for_each(|number| kept.put(0, number, lasting(1, 1)));
+        assert_eq!(found(0), (None, Some(1)));
+        kept.put(0, 1, lasting(1, MAX_BYTES + 1));
+        assert_eq!(found(1), (None, Some(1)));
+        kept.put(0, 2, lasting(1, MAX_BYTES));
+        assert_eq!(found(2), (Some(1), None));
     }
 }

@@ -12,7 +12,7 @@ use super::opening::{Arrived, Opening};
 use super::reply::Reply;
 use crate::bridge::{Count, EndedCalls};
 use crate::grpc::{OK, Status};
-use crate::kept::{Kept, MAX_QUESTION};
+use crate::kept::{Answer as KeptAnswer, Kept, MAX_QUESTION};
 use crate::protobuf::Rope;
 
 /// The parts of a call on which its answer depends.
@@ -45,7 +45,9 @@ impl Questions {
     /// The kept answers to equal calls.
     pub fn find(&self, opening: &Opening, message: &Arrived) -> Option<Answer> {
         match message {
-            Some(Ok(message)) if message.len() <= MAX_QUESTION => self.kept.find(&question(opening.method, message)),
+            Some(Ok(message)) if message.len() <= MAX_QUESTION => {
+                self.kept.find(&question(opening.method, message), Instant::now())
+            }
             _ => None,
         }
     }
@@ -59,10 +61,11 @@ impl Questions {
     /// Keeps an answer; `count` is called with the seconds of each call that gets it.
     pub fn put(&self, asked: Asked, message: Bytes, count: Py<PyAny>) {
         let Asked { state, mut question } = asked;
-        let size = question.message.len() + message.len();
+        let bytes = question.message.len() + message.len();
         // A copy, because the message shares memory with everything else that was read with it.
         question.message = Bytes::copy_from_slice(&question.message);
-        self.kept.put(state, question, Answer { message, count: Arc::new(Count::new(count)) }, size);
+        let answer = Answer { message, count: Arc::new(Count::new(count)) };
+        self.kept.put(state, question, KeptAnswer { answer, bytes, until: None });
     }
 
     /// Drops all kept answers, because the server's state has changed.

@@ -2,13 +2,14 @@
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -23,7 +24,7 @@ use super::pieces::{Pieces, Waits};
 use super::unread::Unread;
 use crate::bridge::Count;
 use crate::calls::{Inbox, Kind};
-use crate::kept::MAX_QUESTION;
+use crate::kept::{Answer as KeptAnswer, MAX_QUESTION};
 use crate::memory::{self, CallMemory};
 use crate::security::Identity;
 
@@ -51,10 +52,11 @@ pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Ident
     match replied.await {
         Ok(Reply { status, headers, body: Came::Whole(body), keep }) => {
             waiting.over();
-            if let Some((count, (state, target))) = keep.zip(asked) {
+            if let Some((Keep { count, until }, (state, target))) = keep.zip(asked) {
                 let prepared = Prepared::new(status, headers.clone(), body.clone());
-                let size = target.len() + prepared.size();
-                endpoint.kept.put(state, target, (Arc::new(prepared), Arc::new(Count::new(count))), size);
+                let bytes = target.len() + prepared.size();
+                let answer = (Arc::new(prepared), Arc::new(Count::new(count)));
+                endpoint.kept.put(state, target, KeptAnswer { answer, bytes, until });
             }
             let memory = waiting.request.memory.clone();
             Unread::hold(body, memory).map(|body| answer(status, headers, body.into()))
@@ -97,8 +99,14 @@ struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Came,
-    /// As in `calls::Command::Finish`.
-    keep: Option<Py<PyAny>>,
+    keep: Option<Keep>,
+}
+
+/// How long the answer also answers the same question, and the function that counts these calls.
+struct Keep {
+    count: Py<PyAny>,
+    /// None means until the server's state changes.
+    until: Option<Instant>,
 }
 
 enum Came {
@@ -247,15 +255,19 @@ impl HttpRequest {
         drop(before);
     }
 
-    /// Answers the request, once; `keep` is as in `Call.finish`.
-    #[pyo3(signature = (status, headers, body, keep=None))]
+    /// Answers the request, once; `keep` is as in `Call.finish`, for at most so many seconds.
+    #[pyo3(signature = (status, headers, body, keep=None, seconds=None))]
     fn answer(
         &self,
         status: u16,
         headers: Vec<(String, String)>,
         body: PyBackedBytes,
         keep: Option<Py<PyAny>>,
+        seconds: Option<f64>,
     ) -> PyResult<()> {
+        let fresh = seconds.map(Duration::try_from_secs_f64).transpose();
+        let until = fresh.map_err(|error| PyValueError::new_err(error.to_string()))?.map(|left| Instant::now() + left);
+        let keep = keep.map(|count| Keep { count, until });
         self.reply(status, headers, Came::Whole(Bytes::from_owner(body)), keep)?;
         self.set_owner(None);
         Ok(())
@@ -285,7 +297,7 @@ impl HttpRequest {
 }
 
 impl HttpRequest {
-    fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Py<PyAny>>) -> PyResult<()> {
+    fn reply(&self, status: u16, headers: Vec<(String, String)>, body: Came, keep: Option<Keep>) -> PyResult<()> {
         let reply = Reply { status: status_code(status)?, headers: self::headers(headers)?, body, keep };
         if let Some(waiting) = self.0.reply.lock().take() {
             // Fails only if the client has gone.

@@ -136,7 +136,7 @@ impl Rest {
             return None;
         }
         let came = Instant::now();
-        let (prepared, count) = self.endpoint().kept.find(transport::question(head, body)?)?;
+        let (prepared, count) = self.endpoint().kept.find(transport::question(head, body)?, came)?;
         self.thread.shared.ended.add_answered(&count, came.elapsed().as_secs_f64());
         Some(prepared.answer())
     }

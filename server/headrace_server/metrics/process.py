@@ -4,7 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from headrace_server.metrics.exposition import Metric, Source
@@ -55,6 +55,7 @@ def _pages(column: int, proc: Path) -> float:
     return int((proc / "self/statm").read_text().split()[column]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@cache  # it does not change, and the system takes long to write /proc/stat
 def _started(proc: Path) -> float:
     stat = (proc / "self/stat").read_text()
     ticks = int(stat.rpartition(")")[2].split()[_STARTED])  # a command's name may contain spaces

@@ -147,6 +147,7 @@ class HttpAnswer:
             disconnected. None for a complete answer.
         keep: The object that counts later GETs of the same path and query, if this answers them all until the server's
             state changes; otherwise None.
+        fresh: With `keep`: the seconds after which the answer is no longer valid in any case; None for no such limit.
     """
 
     status: int
@@ -154,3 +155,4 @@ class HttpAnswer:
     headers: Mapping[str, str]
     chunks: AsyncGenerator[bytes, None] | None = None
     keep: Count | None = None
+    fresh: float | None = None

@@ -208,6 +208,10 @@ def test_health_is_open_and_that_of_a_model_is_not(running: Run, tmp_path: Path)
     assert own.target.http("GET", "/").outcome is Outcome.OK
     assert own.target.http("GET", "/page/state").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/page/state", header=own.header).outcome is Outcome.OK
+    # No transport may repeat the answer to a caller who has not shown a key.
+    state = f"/page/state?model={MODEL}"
+    assert own.target.http("GET", state, header=own.header).outcome is Outcome.OK
+    assert own.target.http("GET", state).outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/page/options").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/metrics").outcome is Outcome.UNAUTHENTICATED
     assert own.target.http("GET", "/healthz").outcome is Outcome.OK

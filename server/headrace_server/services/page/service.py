@@ -4,13 +4,15 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import orjson
 
 from headrace_batching import LoopDelivery
 from headrace_server.services.http import HttpAnswer, HttpRequest
+from headrace_server.services.kept import not_counted
 from headrace_server.services.page.state import PageState
 
 STATE_PATH = "/page/state"
@@ -21,6 +23,8 @@ GUARDED_PATHS = (STATE_PATH, OPTIONS_PATH)
 
 FRESH_SECONDS = 0.5
 """The age up to which an answer is reused, so that it is computed at most twice a second per model.
+
+The native transport reuses it, too, unless callers are checked: a request then costs it 0.05 ms instead of 0.5 ms.
 """
 
 KEPT = 64
@@ -47,6 +51,9 @@ _SAFE = {
 
 _MODEL = re.compile(r"[?&]model=([^&]*)")
 
+_UNQUOTED = "!*'()"
+"""What JavaScript's encodeURIComponent leaves as it is, and Python's quote does not."""
+
 
 class PageApi:
     """Answers the paths of the live page. In one event loop.
@@ -71,23 +78,25 @@ class PageApi:
         if request.method not in ("GET", "HEAD"):
             return HttpAnswer(405, b"ask with GET\n", {"Content-Type": "text/plain", "Allow": "GET, HEAD"})
         if request.path == STATE_PATH:
-            return _json(await self._fresh(_model_of(request.query)))
+            return await self._fresh(request.query)
         if request.path == OPTIONS_PATH:
             return _json(orjson.dumps(self._state.options))
         name, kind = _FILES[request.path]
         return HttpAnswer(200, _read(name), {**_SAFE, "Content-Type": kind})
 
-    async def _fresh(self, model: str) -> bytes:
-        model = self._state.known(model)
+    async def _fresh(self, query: str) -> HttpAnswer:
+        model = self._state.known(_model_of(query))
         async with self._making:
             made, body = self._kept.get(model, (float("-inf"), b""))
-            if self._clock() - made >= FRESH_SECONDS:
-                body = orjson.dumps(await asyncio.to_thread(self._state.read, model))
+            if (age := self._clock() - made) >= FRESH_SECONDS:
+                body, age = orjson.dumps(await asyncio.to_thread(self._state.read, model)), 0.0
                 self._kept.pop(model, None)
                 self._kept[model] = (self._clock(), body)
                 if len(self._kept) > KEPT:
                     del self._kept[next(iter(self._kept))]
-        return body
+        # Only the page's own query is kept: anybody can make up others, each of which would take up memory.
+        as_page = query == f"?model={quote(model, safe=_UNQUOTED)}"
+        return replace(_json(body), keep=not_counted, fresh=FRESH_SECONDS - age) if as_page else _json(body)
 
 
 def _json(body: bytes) -> HttpAnswer:

@@ -62,6 +62,13 @@ class PageState:
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
+        self._constants = {
+            "version": version("headrace"),  # takes about a millisecond
+            "transport": shown.transport,
+            "cpus": os.cpu_count(),
+            "threads": shown.threads,
+            "tls": {"grpc": bool(shown.config.ssl_config_file), "rest": bool(shown.config.rest_api_ssl_config_file)},
+        }
         self.options = list(options_in_force(shown.config))
 
     def known(self, model: str) -> str:
@@ -90,13 +97,9 @@ class PageState:
     def _server(self) -> Json:
         shown = self._shown
         return {
-            "version": version("headrace"),
-            "transport": shown.transport,
-            "cpus": os.cpu_count(),
-            "threads": shown.threads,
+            **self._constants,
             "running": sum(own.now.running() for own in shown.metrics.every_servable()),
             "grpc_port": shown.grpc_port(),
-            "tls": {"grpc": bool(shown.config.ssl_config_file), "rest": bool(shown.config.rest_api_ssl_config_file)},
         }
 
     def _names(self) -> list[str]:

@@ -140,7 +140,7 @@ class _Exchange:
     async def _send(self, answer: HttpAnswer) -> None:
         headers = list(answer.headers.items())
         if answer.chunks is None:
-            self._request.answer(answer.status, headers, bytes(answer.body), answer.keep)
+            self._request.answer(answer.status, headers, bytes(answer.body), answer.keep, answer.fresh)
             return
         self._request.begin(answer.status, headers)
         try:

@@ -10,7 +10,7 @@ import pytest
 from headrace_batching import LoopDelivery, Options
 from headrace_server import Config
 from headrace_server.config.signing import SigningOptions
-from headrace_server.services.http import HttpRequest
+from headrace_server.services.http import HttpAnswer, HttpRequest
 from headrace_server.services.page.options import HIDDEN, options_in_force
 from headrace_server.services.page.service import GUARDED_PATHS, OPTIONS_PATH, PATHS, STATE_PATH, PageApi
 from headrace_server.services.page.state import PageState
@@ -121,6 +121,30 @@ def test_options_in_force() -> None:
     assert HIDDEN not in {option["value"] for option in shown.values()}
     told = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))
     assert "secret" not in json.dumps([option["value"] for option in options_in_force(told)])
+
+
+def test_the_native_transport_repeats_a_fresh_state(
+    running: Run, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answer = PageApi.answer
+
+    async def counted(api: PageApi, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
+        asked.append(request.query)
+        return await answer(api, request, delivery)
+
+    monkeypatch.setattr(PageApi, "answer", counted)
+    port = free_port()
+    running(models.linear, rest_api_port=port)
+    caller = RestCaller(port)
+    first, *_ = [state(caller)["time"] for _ in range(30)]
+    assert len(asked) < 30 if transport == "native" else len(asked) == 30
+    eventually(lambda: state(caller)["time"] > first)
+    asked.clear()
+    for query in ("?model=nobody", "?model=mode%6C", "?model=model&more=1", "") * 2:
+        assert caller.get(STATE_PATH + query).status == 200
+    assert len(asked) == 8
+    caller.close()
 
 
 class Counting(PageState):
