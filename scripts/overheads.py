@@ -1,15 +1,14 @@
 """Measures what watching a server costs: viewers of the live page, traces, and drift.
 
-    python -m scripts.overheads [--servers=2] [--rounds=6] [--seconds=1.5] [--out=FILE]
+    python -m scripts.overheads [--seconds=150] [--earlier=FILE] [--out=FILE]
 
-Two processes of the same program differ in their costs by up to 3% for as long as they run, and ten processes started
-one after the other by up to 10%. So one server does all of it, and each thing is switched on and off for a second or
-two at a time, always under the same load: viewers come and go, a thousand requests per second are traced by their
-callers or are not, and the requests are for a model with a profile or for a copy of the model without one. The CPU time
-per request of each slice is compared with that of the slices just before and after it, in which the server only
-answers, because the machine itself is faster or slower for seconds at a time. The median over all rounds counts. This
-is repeated with new servers. Exits with status 1 if anything costs more than it may, by more than twice the standard
-error.
+Two processes of the same program differ in their costs by up to 3% for as long as they run, and so do two loads on the
+same process. So one load runs on a server without a break, and each thing is switched on for half a second at a time,
+in random order: viewers ask for the page or do not, a thousand requests per second ask to be traced or do not, and the
+server takes rows for drift or does not. Each half second is compared with those before and after it, in which the
+server only answers, because the machine itself is faster or slower for seconds at a time. The results of earlier runs,
+on other servers, are kept in a file. Exits with status 1 if anything costs more than it may, by more than twice the
+standard error.
 
 The load is a closed loop, because a server that has nothing to do looks for requests in a loop for a while: the CPU
 time of any further work would replace that of this loop. Every request carries a `traceparent`, so looking for it is
@@ -17,291 +16,195 @@ not part of the cost of traces; docs/monitoring.md says what it is.
 """
 
 import argparse
-import http.client
 import json
-import math
-import os
-import statistics
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from shutil import copytree
-from threading import Event
+from typing import Any
 
-import grpc
-import numpy as np
+from headrace_client.bench.server import Server as BenchServer
+from headrace_client.bench.server import native
+from headrace_client.bench.settings import MOST_UNDER_WAY, Settings
+from headrace_client.bench.workload import prepare
+from scripts.overheads_page import ANSWERS, LIMITS, Row, Rows, is_too_much, page
+from scripts.watched_server import MODEL, Collector, Viewers, Watched, serving
 
-from headrace_client.bench.points import Point
-from headrace_client.bench.running import run
-from headrace_client.bench.settings import Settings, Stage
-from headrace_server.commands.profile import profile_of_requests
-from headrace_server.monitoring.profiles import PROFILE_FILE
-from scripts.bench.process import Server, free_port, running
+SECONDS = 150.0
+SLICE = 0.5
+"""How long each thing is on: as long as the page's state is reused, and as the server waits to send traces."""
 
-SERVERS, ROUNDS, SECONDS = 2, 6, 1.5
-VIEWERS = 10
+LATE = 0.02
+"""A slice that is shorter or longer by more than this does not count."""
+
+WARM = 3.0
 CALLERS, CONNECTIONS = 64, 4
-TRACED = 1000.0
-"""Requests per second that their callers may trace: about 1% of all."""
+TRACED = 1000
+"""Requests per second that ask to be traced, or carry a `traceparent` that does not: about 1% of all."""
 
-SETTLED = 0.6
-"""Seconds after a load until all of its traces have been sent: half a second at most."""
-
-_NORMAL_SPREAD, _MEDIANS_SPREAD = 1.48, 1.25
-"""For a normal distribution: its standard deviation divided by the median distance from its median, and the standard
-error of its median divided by that of its mean."""
-
-_DIGITS = Path(__file__).parents[1] / "models" / "digits"
-_COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 
-_MODELS = ("digits", "twin", "profiled")
-"""The same model three times; the last one has a profile."""
-
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What a slice has shown: requests per second, and the seconds of CPU time that the server spent on each."""
-
-    rate: float
-    cpu: float
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Thing:
     """What a server does in a slice.
 
     Attributes:
         name: What it does besides answering.
-        limit: The share of the CPU time of a request that this may cost.
-        model: The model that is called.
-        viewers: How many browsers look at its page.
-        traces: Whether some of the requests are traced.
-        costs: The results of its slices.
-        shares: The shares by which the CPU time of a request exceeded that of the slices before and after.
+        page: Whether browsers look at its page.
+        traces: Whether some of the requests ask to be traced.
+        drift: Whether rows are taken for drift.
+        lasts: Whether it still takes CPU time in the slice after it: only the second of two slices counts.
     """
 
     name: str
-    limit: float = 0.0
-    model: str = "digits"
-    viewers: int = 0
+    page: bool = False
     traces: bool = False
-    costs: list[Cost] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
+    drift: bool = False
+    lasts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A running server.
+class Slice:
+    """Half a second of a load: what is on, and whether it counts."""
 
-    Attributes:
-        server: Its process.
-        rest: Its REST port.
-        seconds: How long each slice lasts.
-    """
+    thing: Thing
+    counts: bool = True
 
-    server: Server
-    rest: int
-    seconds: float
 
-    def slice(self, variant: Variant) -> Cost:
-        """The cost of requests while it does this."""
-        before = self.server.cpu_seconds()
-        with viewing(self.rest, variant.viewers), ThreadPoolExecutor(2) as pool:
-            loads = [
-                pool.submit(self._load, variant.model, Stage("closed", CALLERS), traces=False),
-                pool.submit(self._load, variant.model, Stage("constant", TRACED), traces=variant.traces),
-            ]
-            points = [load.result() for load in loads]
-        time.sleep(SETTLED)
-        spent = self.server.cpu_seconds() - before
-        if failures := [point.failures for point in points if point.failures]:
-            raise SystemExit(f"calls failed ({variant.name}): {failures}")
-        return Cost(sum(point.rate for point in points), spent / sum(point.calls for point in points))
+ONLY_ANSWERS = Thing(ANSWERS)
+_NOTHING, _PAGE, _OFF, _TRACES, _DRIFT = LIMITS
 
-    def _load(self, model: str, stage: Stage, *, traces: bool) -> Point:
-        settings = Settings(
-            servers=(self.server.address,), models={model: 1.0}, stages=(stage,), warmup=0.0, seconds=self.seconds,
-            connections=CONNECTIONS, metadata=(("traceparent", f"{_PARENT}{traces:02}"),),
-        )  # fmt: skip
-        (point,) = run(settings, lambda *_: None)
-        return point
+WITHOUT_TRACING = (Thing(_NOTHING), Thing(_PAGE, page=True), Thing(_OFF, traces=True), Thing(_DRIFT, drift=True))
+WITH_TRACING = (Thing(_TRACES, traces=True, lasts=True),)
+
+Reading = tuple[float, float, int]
+"""A time, the CPU seconds of the server, and the number of calls that have ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--servers", type=int, default=SERVERS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long the loads last")
+    parser.add_argument(
+        "--earlier", type=Path, help="the results of earlier runs, to which those of this run are added"
+    )
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
-    variants = plain, *others = (
-        Variant("only answers"),
-        Variant("nothing", 0.01, model="twin"),
-        Variant(f"page, {VIEWERS} viewers", 0.01, viewers=VIEWERS),
-        Variant(f"{TRACED:,.0f} traces per second", 0.03, traces=True),
-        Variant("drift of 1%", 0.01, model="profiled"),
-    )
-    with tempfile.TemporaryDirectory() as folder, collecting() as collector:
-        for number in range(told.servers):
-            with serving(Path(folder) / str(number), collector.address, told.seconds) as measured:
-                for turn in range(told.rounds):
-                    _measure_round(measured, variants, turn)
-            costs = ", ".join(f"{each.name} {_middle(each.shares)[0]:+.2%}" for each in others)
-            print(f"server {number + 1} of {told.servers}: {costs}", file=sys.stderr, flush=True)
-    text = _page(plain, others, told, collector.received)
+    rows: Rows = {}
+    if told.earlier is not None and told.earlier.exists():
+        rows = json.loads(told.earlier.read_text())
+    share = told.seconds / (len(WITHOUT_TRACING) + 2 * len(WITH_TRACING))
+    with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
+        tracing = (f"--trace_endpoint={collector.address}", "--trace_ratio=0", "--trace_rate=1000000")
+        plan = ((WITHOUT_TRACING, (), 1), (WITH_TRACING, tracing, 2))
+        for number, (things, flags, weight) in enumerate(plan):
+            with serving(Path(folder) / str(number), *flags) as watched:
+                slices = scheduled(things, share * weight * len(things))
+                for name, row in compared(slices, measure(watched, slices)):
+                    rows.setdefault(name, []).append(row)
+        if collector.received == 0:
+            raise SystemExit("the collector has received no traces")
+    if told.earlier is not None:
+        told.earlier.write_text(json.dumps(rows))
+    text = page(rows)
     print(text)
     if told.out is not None:
         told.out.write_text(text)
-    return int(any(_verdict(each) == "no" for each in others))
+    return int(is_too_much(rows))
 
 
-def _measure_round(measured: Measured, variants: Sequence[Variant], turn: int) -> None:
-    """Measures each variant once, each time between two slices in which the server only answers."""
-    plain, *others = variants
-    plain.costs.append(measured.slice(plain))
-    for variant in others[:: -1 if turn % 2 else 1]:
-        variant.costs.append(measured.slice(variant))
-        plain.costs.append(measured.slice(plain))
-        before, after = plain.costs[-2:]
-        variant.shares.append(2 * variant.costs[-1].cpu / (before.cpu + after.cpu) - 1)
+def scheduled(things: Sequence[Thing], seconds: float) -> list[Slice]:
+    """Slices for about so many seconds: each thing in random order, with a slice of only answers before and after."""
+    slices = [Slice(ONLY_ANSWERS, counts=False)] * int(WARM / SLICE) + [Slice(ONLY_ANSWERS)]
+    end = seconds / SLICE
+    while len(slices) < end:
+        for thing in random.sample(things, len(things)):
+            for each in (thing, ONLY_ANSWERS):
+                slices += [Slice(each, counts=False)] * thing.lasts + [Slice(each)]
+    return slices
 
 
-def write_models(folder: Path) -> None:
-    """Writes the models into a folder."""
-    for name in _MODELS:
-        copytree(_DIGITS / "1", folder / name / "1")
-    rows = np.random.default_rng(1).normal(size=(1000, 64)).astype(np.float32)
-    (folder / _MODELS[-1] / "1" / PROFILE_FILE).write_text(json.dumps(profile_of_requests([{"image": rows}])))
+def compared(slices: Sequence[Slice], readings: Sequence[Reading]) -> Iterator[tuple[str, Row]]:
+    """The results of each slice that counts, by what was on."""
+    results = [(own.thing, each) for own, each in zip(slices, _differences(readings), strict=True) if own.counts]
+    for (_, before), (thing, own), (_, after) in zip(results, results[1:], results[2:], strict=False):
+        if any(abs(seconds - SLICE) > LATE for seconds, _, _ in (before, own, after)):
+            continue  # other work on the machine has kept this program from switching in time
+        fewer = 1 - 2 * _rate(own) / (_rate(before) + _rate(after))
+        more = 2 * _cpu(own) / (_cpu(before) + _cpu(after)) - 1
+        yield thing.name, (_rate(own), _cpu(own), fewer, more)
 
 
-@contextmanager
-def serving(folder: Path, collector: str, seconds: float) -> Iterator[Measured]:
-    """Starts a server of all models, which answers a first slice."""
-    write_models(folder)
-    program, rest = str(Path(sys.executable).with_name("headrace")), free_port()
-    tracing = (f"--trace_endpoint={collector}", "--trace_ratio=0", "--trace_rate=1000000")
-
-    def command(port: int) -> Sequence[str]:
-        return [program, "serve", str(folder), f"--port={port}", f"--rest_api_port={rest}", *tracing]
-
-    with running(command, folder.with_suffix(".log")) as server:
-        measured = Measured(server, rest, seconds)
-        for name in _MODELS:
-            measured.slice(Variant("warming up", model=name))
-        yield measured
+def _rate(reading: Reading) -> float:
+    seconds, _, calls = reading
+    return calls / seconds
 
 
-@contextmanager
-def viewing(port: int, count: int) -> Iterator[None]:
-    """Browsers that ask for the page's state once a second each, as the page does."""
-    ended = Event()
-
-    def look(first: float) -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-            ended.wait(first)
-            while not ended.is_set():
-                connection.request("GET", "/page/state?model=digits")
-                if (answer := connection.getresponse()).status != http.HTTPStatus.OK:
-                    raise SystemExit(f"the page answered {answer.status}")
-                answer.read()
-                ended.wait(1.0)
-
-    with ThreadPoolExecutor(max(1, count)) as pool:
-        looking = [pool.submit(look, number / count) for number in range(count)]
-        try:
-            yield
-        finally:
-            ended.set()
-        for viewer in looking:
-            viewer.result()  # a thread's own exception would not end the program
+def _cpu(reading: Reading) -> float:
+    _, cpu, calls = reading
+    return cpu / calls
 
 
-class Collector:
-    """A collector that only counts the bytes that it gets, so that the server has the CPUs.
-
-    Attributes:
-        received: The number of these bytes.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "Export": grpc.unary_unary_rpc_method_handler(self._export)
-        }
-        handlers = [grpc.method_handlers_generic_handler(_COLLECTOR, methods)]
-        self._server = grpc.server(ThreadPoolExecutor(1), handlers=handlers)
-        self.address = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def close(self) -> None:
-        """Ends it."""
-        self._server.stop(0).wait()
-
-    def _export(self, request: bytes, context: object) -> bytes:
-        del context
-        self.received += len(request)
-        return b""
+def _differences(readings: Iterable[Reading]) -> Iterator[Reading]:
+    for before, after in pairwise(readings):
+        yield after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
 
-@contextmanager
-def collecting() -> Iterator[Collector]:
-    """Runs a collector."""
-    collector = Collector()
-    try:
-        yield collector
-    finally:
-        collector.close()
+def measure(watched: Watched, slices: Sequence[Slice]) -> list[Reading]:
+    """Loads a server, switches things on and off, and reads what it has done at the end of each slice."""
+    loads = [_load(watched, "00"), *(_asking(watched, slices, traced=traced) for traced in (False, True))]
+    with ExitStack() as stack:
+        viewers = stack.enter_context(closing(Viewers(watched.rest)))
+        for load, metadata in loads:
+            load.start(metadata)
+            stack.callback(load.stop)
+        began = time.monotonic()
+        readings = [_read(watched, loads)]
+        drifts = False
+        for number, each in enumerate(slices):
+            until = began + (number + 1) * SLICE
+            if each.thing.drift != drifts:
+                drifts = each.thing.drift
+                watched.watch_drift(on=drifts)
+            if each.thing.page:
+                viewers.look(until)
+            time.sleep(max(0.0, until - time.monotonic()))
+            readings.append(_read(watched, loads))
+        if failed := sum(load.progress()[3] for load, _ in loads):
+            raise SystemExit(f"{failed} calls failed")
+    return readings
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float]:
-    """The median, and its standard error: other work on the machine makes some of the values very large."""
-    middle = statistics.median(values)
-    spread = _NORMAL_SPREAD * statistics.median(abs(value - middle) for value in values)
-    error = _MEDIANS_SPREAD * spread / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return middle, error
+def _read(watched: Watched, loads: Sequence[tuple[Any, Any]]) -> Reading:
+    return time.monotonic(), watched.server.cpu_seconds(), sum(load.progress()[2] for load, _ in loads)
 
 
-def _verdict(variant: Variant) -> str:
-    share, error = _middle(variant.shares)
-    if share + 2 * error <= variant.limit:
-        return "yes"
-    return "no" if share - 2 * error > variant.limit else "not shown"
+def _asking(watched: Watched, slices: Sequence[Slice], *, traced: bool) -> tuple[Any, Any]:
+    """The requests that ask to be traced, in the slices with traces, or those that do not, in all others."""
+    gap, each = 1 / TRACED, int(TRACED * SLICE)
+    wanted = [number for number, own in enumerate(slices) if own.thing.traces == traced]
+    times = [number * SLICE + turn * gap for number in wanted for turn in range(each)]
+    return _load(watched, f"{traced:02}", times)
 
 
-def _row(plain: Variant, variant: Variant) -> str:
-    rate = statistics.median(cost.rate for cost in variant.costs)
-    cpu = statistics.median(cost.cpu for cost in variant.costs)
-    cells = [variant.name, f"{rate:,.0f}", f"{cpu * 1e6:.2f} us"]
-    if variant is not plain:
-        share, error = _middle(variant.shares)
-        cells += [f"{share:+.2%} ± {error:.2%}", f"{variant.limit:.0%}", _verdict(variant)]
-    return f"| {' | '.join(cells)} |"
-
-
-def _page(plain: Variant, others: Sequence[Variant], told: argparse.Namespace, received: int) -> str:
-    rows = "\n".join(_row(plain, each) for each in (plain, *others))
-    servers = "one server" if told.servers == 1 else f"each of {told.servers} servers, one after the other"
-    return f"""# What monitoring costs
-
-Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: a server of the digits
-model under {CALLERS} callers on {CONNECTIONS} connections, with the load generator on the same machine. Each thing is
-on for {told.seconds:g} s at a time, and compared with the slices just before and after, in which the server only
-answers: {told.rounds} rounds on {servers}. The median over all rounds is shown, with its standard error. In the row
-"nothing", the requests are for a copy of the model: its difference is noise. "Not shown" means that the noise is too
-large to tell; [what monitoring itself takes](overheads_counted.md) is measured directly. The collector got
-{received / 1e6:,.1f} MB of spans.
-
-| the server | requests/s | CPU per request | more CPU per request | limit | within the limit |
-| --- | ---: | ---: | ---: | ---: | --- |
-{rows}
-"""
+def _load(watched: Watched, flags: str, times: Sequence[float] = ()) -> tuple[Any, Any]:
+    """A load at these times, otherwise a closed loop, and its metadata."""
+    address, metadata = watched.server.address, (("traceparent", f"{_PARENT}{flags}"),)
+    settings = Settings(servers=(address,), models={MODEL: 1.0})
+    with closing(BenchServer(address, metadata, settings.timeout)) as server:
+        kinds = [(kind.weight, kind.requests) for kind in prepare(server, settings).kinds]
+    plan = {
+        "threads": 1, "connections": CONNECTIONS, "concurrency": MOST_UNDER_WAY if times else CALLERS, "rate": 0.0,
+        "poisson": False, "times": times, "order": [0] * len(times), "warmup": 0.0, "seconds": 3600.0,
+        "timeout": settings.timeout, "seed": settings.seed,
+    }  # fmt: skip
+    return native().Load(address, kinds, plan), metadata
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from headrace_server.commands import process
 from headrace_server.monitoring.drift import Watch
 from headrace_server.monitoring.traces import Tracer
 from scripts.bench.process import free_port
-from scripts.overheads import CALLERS, CONNECTIONS, VIEWERS, Measured, collecting, serving, viewing, write_models
+from scripts.overheads import CALLERS, CONNECTIONS
+from scripts.watched_server import MODEL, VIEWERS, Collector, Viewers, Watched, serving, write_model
 
 RATIO = 0.01
 
@@ -59,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     told = parser.parse_args(arguments)
     seconds, rows = told.seconds, list[str]()
-    with tempfile.TemporaryDirectory() as folder, collecting() as collector:
-        with serving(Path(folder) / "idle", collector.address, seconds=1.0) as measured:
-            more = _idle(measured, VIEWERS, seconds) - _idle(measured, 0, seconds)
+    with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
+        with serving(Path(folder) / "idle") as watched, closing(Viewers(watched.rest)) as viewers:
+            more = _idle(watched, viewers.look, seconds) - _idle(watched, _sleep, seconds)
             rows.append(_row("page", f"{VIEWERS} viewers of an idle server", more))
-        write_models(Path(folder) / "busy")
-        rows += _count_under_load(Path(folder) / "busy" / "profiled", collector.address, seconds)
+        write_model(Path(folder) / "busy")
+        rows += _count_under_load(Path(folder) / "busy" / MODEL, collector.address, seconds)
     page = _page(rows)
     print(page)
     if told.out is not None:
@@ -91,13 +93,16 @@ for that. Traces include their messages to the collector, except for the work of
 """
 
 
-def _idle(measured: Measured, viewers: int, seconds: float) -> float:
-    """The CPU time per second of a server without requests."""
-    with viewing(measured.rest, viewers):
-        time.sleep(1)
-        began, before = time.monotonic(), measured.server.cpu_seconds()
-        time.sleep(seconds)
-        return (measured.server.cpu_seconds() - before) / (time.monotonic() - began)
+def _sleep(until: float) -> None:
+    time.sleep(max(0.0, until - time.monotonic()))
+
+
+def _idle(watched: Watched, look: Callable[[float], None], seconds: float) -> float:
+    """The CPU time per second of a server without requests, while its viewers look until a time."""
+    look(time.monotonic() + 1)
+    began, before = time.monotonic(), watched.server.cpu_seconds()
+    look(began + seconds)
+    return (watched.server.cpu_seconds() - before) / (time.monotonic() - began)
 
 
 def _count_under_load(model: Path, collector: str, seconds: float) -> list[str]:
