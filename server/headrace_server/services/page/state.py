@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from headrace_batching import Options
 from headrace_protos.tensor import dtype_name
@@ -69,6 +70,7 @@ class PageState:
             "threads": shown.threads,
             "tls": {"grpc": bool(shown.config.ssl_config_file), "rest": bool(shown.config.rest_api_ssl_config_file)},
         }
+        self._described: WeakKeyDictionary[Servable, Json] = WeakKeyDictionary()
         self.options = list(options_in_force(shown.config))
 
     def known(self, model: str) -> str:
@@ -133,9 +135,17 @@ class PageState:
             said["error"] = status_of(status.error)[1]
         try:
             with self._shown.models.servable(name, status.version) as servable:
-                return {**said, **_about(servable), **self._counted(name, status.version)}
+                return {**said, **self._about(servable), **self._counted(name, status.version)}
         except ServingError:
             return said
+
+    def _about(self, servable: Servable) -> Json:
+        """What is known about a loaded version. Only its objectives change."""
+        described = self._described.get(servable)
+        if described is None:
+            described = self._described[servable] = _described(servable)
+        beliefs = servable.beliefs()
+        return {**described, "objectives": {signature: each.document() for signature, each in beliefs.items()}}
 
     def _counted(self, name: str, number: int) -> Json:
         metrics, labels = self._shown.metrics, (name, str(number))
@@ -171,14 +181,13 @@ class PageState:
         return list(found.values())
 
 
-def _about(servable: Servable) -> Json:
-    """Everything that the page shows about a loaded version."""
+def _described(servable: Servable) -> Json:
+    """What does not change as long as a version is loaded."""
     options = servable.batching
     return {
         "runtime": servable.runtime,
         "signatures": [_signature(servable, name, each) for name, each in servable.signatures.items()],
         "batching": None if options is None else _batching(options),
-        "objectives": {signature: each.document() for signature, each in servable.beliefs().items()},
     }
 
 
