@@ -175,8 +175,8 @@ class IsolatedBackend:
             else:
                 self._places.put(place)
             raise ServingError(code, text)
-        (numbers,) = answer
-        answers = place.borrower.take(message, numbers)
+        (number,) = answer
+        answers = place.borrower.take(message, number)
         self._places.put(place)
         return answers
 

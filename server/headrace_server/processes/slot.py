@@ -50,17 +50,16 @@ class Message:
 
     Attributes:
         kind: The kind of message.
-        placed: The locations of the message's arrays.
         content: The rest.
         descriptors: Descriptors of files that came with it; the receiver owns them.
-        arrays: The message's arrays; None for those that must be copied again each time.
+        arrays: The location of each of the message's arrays, and the array; None for those that must be copied again
+            each time.
     """
 
     kind: str
-    placed: Sequence[Placed]
     content: Sequence[Any]
     descriptors: Sequence[int] = ()
-    arrays: Sequence[Array | None] = ()
+    arrays: Sequence[tuple[Placed, Array | None]] = ()
 
 
 class Slot:
@@ -105,7 +104,8 @@ class Slot:
         """
         key = (kind, content, tuple(placed)) if placed else None
         if key is not None and self._freed == self._memory.freed and (known := self._pickled.get(key)) is not None:
-            self._send(known)
+            if (link := self._link) is None or not link.send(known):
+                self._send(known)
             return
         new = [own.block for own in placed if own.block != NOWHERE and own.block not in self._sent]
         for start in range(0, len(new), MAX_DESCRIPTORS):
@@ -199,9 +199,13 @@ class Slot:
 
     def _take(self, flags: int = 0) -> Message | None:
         """Receives a message; None if it only announced shared memory."""
-        data = None if self._link is None else self._receive_by(self._link)
-        if data is not None:
-            return self._parsed.get(data) or self._parse(data, ())
+        if (link := self._link) is not None:
+            try:
+                data = link.receive(self._timeout)
+            except ConnectionResetError as error:
+                raise (Ended if link.all_taken else Unread)(str(error)) from error
+            if data is not None:
+                return self._parsed.get(data) or self._parse(data, ())
         data, descriptors = self._receive(flags)
         return self._parsed.get(data) or self._parse(data, descriptors)
 
@@ -214,10 +218,10 @@ class Slot:
             for number, descriptor in zip(content[0], descriptors, strict=True):
                 self.mapped.add(number, descriptor)
             return None
-        locations = tuple(Placed(*own) for own in placed)
-        arrays = tuple(None if own.is_copied else self.mapped.array(own) for own in locations)
-        message = Message(kind, locations, tuple(content), descriptors, arrays)
-        if locations and not dropped:
+        locations = [Placed(*own) for own in placed]
+        arrays = tuple((own, None if own.is_copied else self.mapped.array(own)) for own in locations)
+        message = Message(kind, tuple(content), descriptors, arrays)
+        if arrays and not dropped:
             _remember(self._parsed, data, message, len(data))
         return message
 
@@ -262,12 +266,6 @@ class Slot:
         if not size:
             raise Ended("it has ended")
         return bytes(self._room[:size]), _descriptors(control) if control else ()
-
-    def _receive_by(self, link: Link) -> bytes | None:
-        try:
-            return link.receive(self._timeout)
-        except ConnectionResetError as error:
-            raise (Ended if link.all_taken else Unread)(str(error)) from error
 
 
 def _remember(messages: dict[Any, Any], key: Hashable, value: object, size: int) -> None:

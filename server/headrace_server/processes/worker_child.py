@@ -133,11 +133,11 @@ class _Conversation:
             return
         del inputs
         still_used = kept(message)
-        numbers = self._lender.lend(held)
+        number = self._lender.lend(held)
         try:
-            self.slot.send("ran", numbers, still_used, placed=placed)
+            self.slot.send("ran", number, still_used, placed=placed)
         except ServingError as error:
-            self._lender.give_back(numbers)
+            self._lender.give_back((number,))
             _fail(self.slot, error, still_used)
 
 
