@@ -1,4 +1,8 @@
-"""Measures how four callers who post 10 MB of JSON over REST affect sixteen gRPC callers of another model."""
+"""Measures how four callers who post 10 MB of JSON over REST affect sixteen gRPC callers of another model.
+
+The callers need CPU, too. With `--bodies_per_second`, they send the same bodies to a process that only reads them, so
+that their part is seen.
+"""
 
 import argparse
 import json
@@ -7,11 +11,14 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.queues import Queue
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from statistics import median
@@ -44,10 +51,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Round:
-    """The results of the same load, without and with the REST callers."""
+    """The results of the same load: without and with the REST callers, and beside bodies that are only read."""
 
     quiet: Sample
     beside: Sample
+    only_read: Sample | None
 
 
 def main() -> None:
@@ -55,13 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--bodies_per_second", type=float, help="of all REST callers; by default, as many as they can")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rounds = _measured(Path(folder), arguments.rounds, arguments.seconds)
+        rounds = _measured(Path(folder), arguments.rounds, arguments.seconds, arguments.bodies_per_second)
     print(_table(rounds))
 
 
-def _measured(folder: Path, rounds: int, seconds: float) -> list[Round]:
+def _measured(folder: Path, rounds: int, seconds: float, pace: float | None) -> list[Round]:
     case = CASES[0]
     loop = Loop(case, case.save(folder / case.name))
     _save_wide(folder / WIDE)
@@ -74,15 +83,20 @@ def _measured(folder: Path, rounds: int, seconds: float) -> list[Round]:
         message.write_bytes(framed(request(case, row)))
         caller = Caller(server.address, message, size + PREFIX_BYTES, GRPC_CALLERS)
         caller.warm_up(seconds)
-        with _rest_callers(rest_port, body):
+        with _rest_callers(rest_port, body, pace):
             caller.warm_up(1)  # the parsing process starts with the first body
-        return [_round(caller, rest_port, body, seconds) for _ in range(rounds)]
+        with _reader() as reader_port:
+            return [_round(caller, (rest_port, reader_port), body, seconds, pace) for _ in range(rounds)]
 
 
-def _round(caller: Caller, rest_port: int, body: bytes, seconds: float) -> Round:
-    quiet = _sample(caller, seconds, None)
-    with _rest_callers(rest_port, body) as posted:
-        return Round(quiet, _sample(caller, seconds, posted))
+def _round(caller: Caller, ports: tuple[int, int], body: bytes, seconds: float, pace: float | None) -> Round:
+    quiet, (rest_port, reader_port) = _sample(caller, seconds, None), ports
+    with _rest_callers(rest_port, body, pace) as posted:
+        beside = _sample(caller, seconds, posted)
+    if pace is None:
+        return Round(quiet, beside, None)
+    with _rest_callers(reader_port, body, pace) as posted:
+        return Round(quiet, beside, _sample(caller, seconds, posted))
 
 
 def _sample(caller: Caller, seconds: float, posted: "Synchronized[int] | None") -> Sample:
@@ -96,11 +110,11 @@ def _sample(caller: Caller, seconds: float, posted: "Synchronized[int] | None") 
 
 
 @contextmanager
-def _rest_callers(port: int, body: bytes) -> Iterator["Synchronized[int]"]:
+def _rest_callers(port: int, body: bytes, pace: float | None) -> Iterator["Synchronized[int]"]:
     """Posts the body again and again from another process; yields how often it was answered."""
     spawn = multiprocessing.get_context("spawn")
     posted: Synchronized[int] = spawn.Value("i", 0)
-    process = spawn.Process(target=_post_for_ever, args=(port, body, posted))
+    process = spawn.Process(target=_post_for_ever, args=(port, body, pace, posted))
     process.start()
     try:
         yield posted
@@ -109,17 +123,22 @@ def _rest_callers(port: int, body: bytes) -> Iterator["Synchronized[int]"]:
         process.join()
 
 
-def _post_for_ever(port: int, body: bytes, posted: "Synchronized[int]") -> None:
-    threads = [threading.Thread(target=_post, args=(port, body, posted), daemon=True) for _ in range(REST_CALLERS)]
+def _post_for_ever(port: int, body: bytes, pace: float | None, posted: "Synchronized[int]") -> None:
+    pause = REST_CALLERS / pace if pace else 0.0
+    began = [time.monotonic() + number * pause / REST_CALLERS for number in range(REST_CALLERS)]
+    threads = [threading.Thread(target=_post, args=(port, body, pause, due, posted), daemon=True) for due in began]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def _post(port: int, body: bytes, posted: "Synchronized[int]") -> None:
+def _post(port: int, body: bytes, pause: float, due: float, posted: "Synchronized[int]") -> None:
+    """Posts the body every `pause` seconds from `due` on; a caller who is late does not catch up by more than one."""
     connection = HTTPConnection("127.0.0.1", port)
     while True:
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = max(due, time.monotonic() - pause) + pause
         connection.request("POST", f"/v1/models/{WIDE}:predict", body)
         response = connection.getresponse()
         answer = response.read()
@@ -128,6 +147,43 @@ def _post(port: int, body: bytes, posted: "Synchronized[int]") -> None:
             return
         with posted.get_lock():
             posted.value += 1
+
+
+@contextmanager
+def _reader() -> Iterator[int]:
+    """Runs a process that reads bodies and answers them; yields its port."""
+    spawn = multiprocessing.get_context("spawn")
+    ports: Queue[int] = spawn.Queue()
+    process = spawn.Process(target=_read_for_ever, args=(ports,))
+    process.start()
+    try:
+        yield ports.get(timeout=60)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _read_for_ever(ports: "Queue[int]") -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Reading) as server:
+        ports.put(server.server_port)
+        server.serve_forever()
+
+
+class _Reading(BaseHTTPRequestHandler):
+    """Reads bodies, 128 KB at a time as the server does."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left > 0 and (part := self.rfile.read1(min(left, 128 << 10))):
+            left -= len(part)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Logs nothing."""
 
 
 def _body() -> bytes:
@@ -169,17 +225,26 @@ def _free_port() -> int:
 
 def _table(rounds: Sequence[Round]) -> str:
     lines = [
-        "| gRPC calls/s, p50, p99 ms: quiet | beside REST | bodies/s | p99 ratio |",
-        "|---|---|---|---|",
-        *(_line(each.quiet, each.beside) for each in rounds),
+        "| gRPC calls/s, p50, p99 ms: quiet | beside REST | bodies/s | p99 ratio | beside bodies that are only read |",
+        "|---|---|---|---|---|",
+        *(_line(each) for each in rounds),
     ]
-    ratio = median(each.beside.p99 for each in rounds) / median(each.quiet.p99 for each in rounds)
-    return "\n".join([*lines, "", f"ratio of the median p99s, with REST to without: {ratio:.2f}"])
+    quiet = median(each.quiet.p99 for each in rounds)
+    ratio = median(each.beside.p99 for each in rounds) / quiet
+    lines += ["", f"ratio of the median p99s, with REST to without: {ratio:.2f}"]
+    only_read = [each.only_read.p99 for each in rounds if each.only_read]
+    if only_read:
+        lines.append(f"beside bodies that are only read: {median(only_read) / quiet:.2f}")
+    return "\n".join(lines)
 
 
-def _line(quiet: Sample, beside: Sample) -> str:
-    cells = [f"{each.rate:,.0f}, {each.p50:.1f}, {each.p99:.1f}" for each in (quiet, beside)]
-    return f"| {' | '.join(cells)} | {beside.bodies:.1f} | {beside.p99 / quiet.p99:.2f} |"
+def _line(each: Round) -> str:
+    quiet, beside, only_read = (_cell(sample) for sample in (each.quiet, each.beside, each.only_read))
+    return f"| {quiet} | {beside} | {each.beside.bodies:.1f} | {each.beside.p99 / each.quiet.p99:.2f} | {only_read} |"
+
+
+def _cell(sample: Sample | None) -> str:
+    return f"{sample.rate:,.0f}, {sample.p50:.2f}, {sample.p99:.2f}" if sample else ""
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ use super::plain::{Plain, PlainRequest};
 use super::progress::Progress;
 use super::rewound::Rewound;
 use super::stalling::Stalling;
-use crate::http2::{FrameStats, Stream, Watched};
+use crate::http2::{AfterPause, FrameStats, Stream, Watched};
 
 /// How long a connection may be idle: longer than the connection pools of most clients keep one. Also the time limit
 /// for receiving a request's head.
@@ -44,6 +44,9 @@ pub trait Answers: Clone {
 
     /// Whether the server is stopping.
     fn is_stopping(&self) -> bool;
+
+    /// What the thread does before the connection goes on reading a large body; as in `Turn::new`.
+    fn after_pause(&self) -> AfterPause;
 }
 
 /// A call that waits for its answer. Dropping it cancels the call.
@@ -62,7 +65,7 @@ pub trait PlainCall {
 /// or if, for `stall`, the client does not continue a head that it has begun, or does not read an
 /// answer. When the server stops, requests in flight are answered.
 pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answers, stopping: impl Future) {
-    let mut stopping = pin!(stopping);
+    let (mut stopping, after_pause) = (pin!(stopping), answers.after_pause());
     let first = tokio::select! {
         first = timeout(KEEP_ALIVE, stream.speaks_http2()) => first,
         _ = &mut stopping => return, // there was no request
@@ -74,8 +77,8 @@ pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answer
             let answer = answers.clone().answer(request);
             async { Ok::<_, Infallible>(answer.await) }
         });
-        let stream = Watched::new(stream, Arc::new(FrameStats::default()), stall);
-        let stream = Stalling::new(stream, stall, None);
+        let stream = Watched::new(stream, Arc::new(FrameStats::default()), stall, after_pause.clone());
+        let stream = Stalling::new(stream, stall, None, after_pause);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
@@ -83,7 +86,7 @@ pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answer
         let _ = until_drained(connection, http2::Connection::graceful_shutdown, stopping).await;
     } else {
         let progress = Progress::default();
-        let stream = Stalling::new(stream, stall, Some(progress.clone()));
+        let stream = Stalling::new(stream, stall, Some(progress.clone()), after_pause);
         let plain = Plain::new(stream, progress.clone(), KEEP_ALIVE);
         let Some((read, stream)) = plain.serve(&answers, stopping.as_mut()).await else { return };
         let stream = Rewound::new(read, stream);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::progress::Progress;
-use crate::http2::{Stall, Turn};
+use crate::http2::{AfterPause, Stall, Turn};
 
 /// The most bytes that a connection reads before the others of its thread may run: a tenth of a millisecond.
 const TURN: usize = 128 << 10;
@@ -24,9 +24,10 @@ pub struct Stalling<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
-    /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere.
-    pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>) -> Self {
-        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn: Turn::default() }
+    /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere. `after_pause` is as in `Turn::new`.
+    pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>, after_pause: AfterPause) -> Self {
+        let turn = Turn::new(after_pause);
+        Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn }
     }
 }
 
@@ -94,6 +95,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::Arc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
@@ -104,7 +106,7 @@ mod tests {
         const SIZE: usize = 10 * TURN;
         let (mut client, server) = duplex(SIZE);
         client.write_all(&vec![7; SIZE]).await.unwrap();
-        let mut stream = Stalling::new(server, None, None);
+        let mut stream = Stalling::new(server, None, None, Arc::new(|| ()));
         let (mut all, mut pauses, mut most) = (Vec::new(), 0, 0);
         while all.len() < SIZE {
             let mut buffer = vec![0; SIZE];
@@ -128,7 +130,7 @@ mod tests {
         client.write_all(&vec![1; 4 * TURN]).await.unwrap();
         drop(client);
         let mut all = Vec::new();
-        Stalling::new(server, None, None).read_to_end(&mut all).await.unwrap();
+        Stalling::new(server, None, None, Arc::new(|| ())).read_to_end(&mut all).await.unwrap();
         assert_eq!(all.len(), 4 * TURN);
     }
 }

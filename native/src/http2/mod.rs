@@ -23,5 +23,5 @@ pub use socket::{Accepted, Address, Socket};
 pub use stall::{Stall, Timer};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, HTTP2, Tls};
-pub use turn::Turn;
+pub use turn::{AfterPause, Turn};
 pub use watched::Watched;

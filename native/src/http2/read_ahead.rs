@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::turn::Turn;
+use super::turn::{AfterPause, Turn};
 
 /// The bytes that are read at once: few enough to be in the cache still when they are copied.
 const SIZE: usize = 128 << 10;
@@ -32,7 +32,6 @@ thread_local! {
 }
 
 /// The bytes that one connection has read ahead.
-#[derive(Default)]
 pub struct ReadAhead {
     buffer: Option<Box<[u8]>>,
     start: usize,
@@ -43,6 +42,11 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
+    /// `after_pause` is as in `Turn::new`.
+    pub fn new(after_pause: AfterPause) -> Self {
+        Self { buffer: None, start: 0, end: 0, more: false, turn: Turn::new(after_pause) }
+    }
+
     /// Like `AsyncRead::poll_read` of the stream, but with a pause after every `TURN` bytes.
     pub fn poll_read(
         &mut self,
@@ -111,9 +115,14 @@ impl ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::task::Waker;
 
     use super::*;
+
+    fn idle() -> ReadAhead {
+        ReadAhead::new(Arc::new(|| ()))
+    }
 
     /// A stream that returns as many bytes as are requested until none is left, and is pending then.
     struct Source {
@@ -136,7 +145,7 @@ mod tests {
 
     /// Returns all bytes, and how often it was pending before the end.
     fn read_all(source: &mut Source, at_once: usize) -> (Vec<u8>, usize) {
-        let (mut ahead, mut all, mut pauses) = (ReadAhead::default(), Vec::new(), 0);
+        let (mut ahead, mut all, mut pauses) = (idle(), Vec::new(), 0);
         let mut context = Context::from_waker(Waker::noop());
         loop {
             let mut room = vec![0; at_once];
@@ -165,7 +174,7 @@ mod tests {
     #[test]
     fn a_connection_that_has_read_all_holds_no_buffer() {
         let mut source = Source { bytes: vec![7; 100], reads: 0 };
-        let mut ahead = ReadAhead { more: true, ..ReadAhead::default() };
+        let mut ahead = ReadAhead { more: true, ..idle() };
         let mut room = [0; 200];
         let outcome = ahead.poll_read(
             Pin::new(&mut source),
@@ -179,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_end_is_the_end() {
-        let mut ahead = ReadAhead { more: true, ..ReadAhead::default() };
+        let mut ahead = ReadAhead { more: true, ..idle() };
         let mut room = [0; 8];
         let mut into = ReadBuf::new(&mut room);
         let outcome =

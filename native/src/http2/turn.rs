@@ -2,24 +2,38 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::task::yield_now;
 
+/// What a thread does before one of its connections goes on reading after a pause.
+pub type AfterPause = Arc<dyn Fn() + Send + Sync>;
+
 /// The bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it pauses.
-#[derive(Default)]
 pub struct Turn<const MOST: usize> {
     read: usize,
+    paused: bool,
+    after_pause: AfterPause,
 }
 
 impl<const MOST: usize> Turn<MOST> {
+    /// `after_pause` is called after each pause, when what had arrived on the other connections has been read. While
+    /// one connection reads, the thread does not park, so this is where it handles what they have sent.
+    pub fn new(after_pause: AfterPause) -> Self {
+        Self { read: 0, paused: false, after_pause }
+    }
+
     /// The bytes that are left of the turn, at least one. At the end of the turn, it is pending once; then the next
     /// turn begins.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+        if std::mem::take(&mut self.paused) {
+            (self.after_pause)();
+        }
         if self.read < MOST {
             return Poll::Ready(MOST - self.read);
         }
-        self.read = 0;
+        (self.read, self.paused) = (0, true);
         // The task is woken after tokio has checked the other connections' sockets. If it were woken at once, tokio
         // would first poll it dozens of times more.
         pin!(yield_now()).poll(context).map(|()| MOST)
@@ -34,11 +48,23 @@ impl<const MOST: usize> Turn<MOST> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
     use super::*;
+
+    /// A turn of three bytes, and a function that returns how many of its pauses have ended.
+    fn turn() -> (Turn<3>, impl Fn() -> usize) {
+        let pauses = Arc::new(AtomicUsize::new(0));
+        let counted = pauses.clone();
+        let count = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
+        let turn = Turn::new(Arc::new(count));
+        (turn, move || pauses.load(Ordering::Relaxed))
+    }
 
     #[tokio::test]
     async fn what_others_have_received_is_read_before_the_next_turn() {
@@ -46,7 +72,7 @@ mod tests {
         client.write_all(b"a").await.unwrap();
         let other = tokio::spawn(async move { server.read_u8().await.unwrap() });
         let reading = tokio::spawn(async move {
-            let mut turn = Turn::<3>::default();
+            let (mut turn, _) = turn();
             turn.count(&Poll::Ready(()), 5);
             (poll_fn(|context| turn.poll(context)).await, other.is_finished())
         });
@@ -54,12 +80,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_others_have_received_is_handled_after_each_pause() {
+        let (mut turn, pauses) = turn();
+        for pause in 1..4 {
+            turn.count(&Poll::Ready(()), 3);
+            let waits = poll_fn(|context| Poll::Ready(turn.poll(context).is_pending())).await;
+            assert_eq!((waits, pauses()), (true, pause - 1), "too early: others have not been read");
+            assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, pause));
+            assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, pause), "once per pause");
+        }
+    }
+
+    #[tokio::test]
     async fn a_read_that_waits_ends_a_turn() {
-        let mut turn = Turn::<3>::default();
+        let (mut turn, pauses) = turn();
         for (read, left) in [(Poll::Ready(2), 1), (Poll::Pending, 3), (Poll::Ready(1), 2)] {
             let bytes = if let Poll::Ready(bytes) = read { bytes } else { 0 };
             turn.count(&read, bytes);
             assert_eq!(poll_fn(|context| Poll::Ready(turn.poll(context))).await, Poll::Ready(left));
         }
+        assert_eq!(pauses(), 0, "the thread parks by itself then");
     }
 }

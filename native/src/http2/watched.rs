@@ -20,6 +20,7 @@ use super::frames::{FrameStats, Frames, PREFACE};
 use super::read_ahead::ReadAhead;
 use super::stall::Stall;
 use super::stream::Stream;
+use super::turn::AfterPause;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -46,11 +47,11 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// `stall` is how long a client may pause in the middle of a frame or a head.
-    pub fn new(stream: Stream, stats: Arc<FrameStats>, stall: Option<Duration>) -> Self {
+    /// `stall` is how long a client may pause in the middle of a frame or a head; `after_pause` is as in `Turn::new`.
+    pub fn new(stream: Stream, stats: Arc<FrameStats>, stall: Option<Duration>, after_pause: AfterPause) -> Self {
         Self {
             stream,
-            read_ahead: ReadAhead::default(),
+            read_ahead: ReadAhead::new(after_pause),
             inbound: Frames::after(PREFACE),
             outbound: Frames::after(0),
             last_stream: 0,

@@ -15,8 +15,9 @@
 //!
 //! 1. While a connection thread reads, it only notes that a batch thread is to be woken (`task_waits`). It wakes that
 //!    thread when everything that has arrived has been read (`on_park`, called by tokio before the thread sleeps), so
-//!    that calls which arrive together become one batch. Reading may go on for a long time, so the server also calls
-//!    `wake_at_last` every 20 ms.
+//!    that calls which arrive together become one batch. While a large message is read, the thread does not sleep for
+//!    milliseconds, so `after_pause` is called after every turn of that connection. Reading may go on for even longer
+//!    without a pause, so the server also calls `wake_at_last` every 20 ms.
 //! 2. Before it wakes a batch thread, the thread asks the queue for a *brief* batch (`Queue::run_brief`): all waiting
 //!    tasks form one batch, this batch is due, no other batch runs, and its lane's runs of that size are known to be
 //!    fast. Such a batch is run at once, on this thread. Meanwhile, the thread cannot serve its connections, which is why
@@ -132,6 +133,12 @@ impl BusyPoll {
         } else if self.run_or_wake() == 1 {
             self.answered.notify_one();
         }
+    }
+
+    /// Called before one of the thread's connections goes on reading a large message, when everything has been read that
+    /// had arrived on the others. The thread parks only once the whole message has been read.
+    pub fn after_pause(&self) {
+        self.run_or_wake();
     }
 
     /// Looks at the sockets once more before several calls are run. Never ends.

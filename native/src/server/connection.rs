@@ -63,7 +63,8 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
     let handshake = async {
         let stream = secured(accepted, tls, false).await?;
         let client = Client::new(peer, Identity::of(&stream), thread.clone());
-        Some((client, handshake(limits, stream, stats.clone()).await?))
+        let stream = Watched::new(stream, stats.clone(), limits.stall, thread.after_pause());
+        Some((client, handshake(limits, stream).await?))
     };
     if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
         // A connection's failure concerns only its client, and its calls have ended with it.
@@ -91,7 +92,7 @@ async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -
 }
 
 /// None for a client that does not speak HTTP/2.
-async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> Option<Connection<Watched, Bytes>> {
+async fn handshake(limits: &Limits, stream: Watched) -> Option<Connection<Watched, Bytes>> {
     h2::server::Builder::new()
         .max_concurrent_streams(limits.max_concurrent_streams)
         .initial_window_size(STREAM_WINDOW)
@@ -99,7 +100,7 @@ async fn handshake(limits: &Limits, stream: Stream, stats: Arc<FrameStats>) -> O
         .max_frame_size(MAX_FRAME)
         .max_pending_accept_reset_streams(CANCELLED_AT_ONCE)
         .max_header_list_size(limits.max_metadata_size.saturating_mul(METADATA_HEARD))
-        .handshake(Watched::new(stream, stats, limits.stall))
+        .handshake(stream)
         .await
         .ok()
 }

@@ -20,6 +20,7 @@ use crate::calls::{Arrays, Protocol, Understood};
 use crate::examples::Input;
 use crate::grpc::Status;
 use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, PlainCall, PlainRequest, SMALL, answer};
+use crate::http2::AfterPause;
 use crate::memory::{Budget, CallMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Connection, Declares, ExamplesBody, ModelPath, Reply, Verb};
@@ -253,6 +254,10 @@ impl Answers for Rest {
 
     fn is_stopping(&self) -> bool {
         self.thread.shared.stopping.load(Ordering::Relaxed)
+    }
+
+    fn after_pause(&self) -> AfterPause {
+        self.thread.after_pause()
     }
 }
 

@@ -8,6 +8,7 @@ use super::busy_poll::BusyPoll;
 use super::shared::Shared;
 use crate::calls::Outbox;
 use crate::handover::Handover;
+use crate::http2::AfterPause;
 
 /// A thread that owns connections.
 pub struct ConnectionThread {
@@ -30,5 +31,11 @@ impl ConnectionThread {
             shared,
             connections: AtomicUsize::new(0),
         }
+    }
+
+    /// Handles the calls that have come while one of its connections reads a large message; as in `Turn::new`.
+    pub fn after_pause(self: &Arc<Self>) -> AfterPause {
+        let thread = self.clone();
+        Arc::new(move || thread.busy_poll.after_pause())
     }
 }
