@@ -60,6 +60,7 @@ class ReflectionService:
                 await asyncio.wait((answer, draining), return_when=asyncio.FIRST_COMPLETED)
                 if not answer.done():
                     answer.cancel()
+                    await asyncio.gather(answer, return_exceptions=True)  # it uses the call, which ends with this
                     return
                 try:
                     yield answer.result()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -71,7 +72,13 @@ class Exchanges:
         call.owner = exchange
         exchange.task = task = self._loop.create_task(_answer(handler, exchange, message))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._forget, exchange))
+
+    def _forget(self, exchange: "Exchange", task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
+        # garbage collector would free them, and the request.
+        exchange.task = None
 
 
 class Exchange:

@@ -137,6 +137,8 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
     finally:
         answer.cancel()
         leaving.cancel()
+        # The caller closes what they use, such as the answer's generator, which must not be running then.
+        await asyncio.gather(answer, leaving, return_exceptions=True)
 
 
 async def _send_chunks(send: Send, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 import headrace_native as native
 
@@ -102,7 +103,13 @@ class _Exchanges:
         request.owner = exchange = _Exchange(request, self._api)
         exchange.task = task = self._loop.create_task(exchange.run(self._delivery))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._forget, exchange))
+
+    def _forget(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
+        # garbage collector would free them, and the request.
+        exchange.task = None
 
 
 class _Exchange:

@@ -1,9 +1,11 @@
 """Python models that answer many times: over ModelStreamInfer, generate and generate_stream."""
 
+import gc
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from queue import Queue
@@ -14,6 +16,7 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
+from headrace_server.services.open_inference.request import InferRequest
 from tests.conftest import Rest, Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
 from tests.server.services.open_inference.conftest import Infer
@@ -120,6 +123,29 @@ def test_a_slow_stream_delays_no_other(inferring: Infer) -> None:
         assert numbers([next(answers)]) == [0]
     answers.cancel()
     requests.put(None)
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def kept() -> int:
+    """The number of requests in memory."""
+    return sum(isinstance(each, InferRequest) for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_a_cancelled_stream_leaves_no_garbage(running: Run) -> None:
+    before = kept()
+    with closing(InferenceCaller(running(python(WAITING)).port)) as caller:
+        answers = caller.stream([counting(1)])
+        assert numbers([next(answers)]) == [0]
+        assert kept() > before
+        answers.cancel()
+        eventually(lambda: kept() == before)
 
 
 def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
@@ -271,6 +297,19 @@ def predict(inputs):
                 pass
         log = server.base_path / "1" / "log"
         assert eventually(lambda: log.exists() and log.read_text() == "closed")
+
+    @pytest.mark.usefixtures("no_collection")
+    def test_a_caller_who_leaves_leaves_no_garbage(self, running: Run) -> None:
+        port = free_port()
+        running(python(WAITING), rest_api_port=port)
+        head = f"POST {self.PATH}_stream HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n".encode()
+        before = kept()
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_WITHIN) as connection:
+            connection.sendall(head + b'{"count": 1}')
+            while b"data: " not in connection.recv(4096):
+                pass
+            assert kept() > before
+        eventually(lambda: kept() == before)
 
 
 def test_strings(inferring: Infer) -> None:
