@@ -6,8 +6,8 @@ docs/security.md. Here, one connection sends 64 calls at once, waits for their a
 are the same in every turn.
 
 Two processes of the same program differ by up to 3%, so there are groups of two new servers: one checks keys, one does
-not. Their turns alternate, and each turn is compared with a call without a header in the turn before. The median over
-the groups counts.
+not. Their turns alternate, and each turn is compared with a call without a header in the turn before. The result is the
+median over the groups.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CALLS = 64
 ACKNOWLEDGED = 1
 FRAME_HEAD = 9
 WAYS = ("", "as bytes", "by HPACK's table")
-"""How the authorization header is sent; the first is not at all."""
+"""The ways of sending the authorization header; with the first one, it is not sent."""
 
 _POST, _HTTP = b"\x83", b"\x86"
 
@@ -88,7 +88,7 @@ class Caller:
         self._head = _POST + _HTTP + again + more
 
     def run(self, seconds: float) -> int:
-        """Sends calls for about so many seconds, and returns how many were answered."""
+        """Sends calls for about this many seconds, and returns how many were answered."""
         until, count = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             self._call(CALLS, self._head)

@@ -30,7 +30,7 @@ class Need:
 
 
 def need(model_seconds: float, calls: float = CALLS, cpus: int = CPUS, busy: float = BUSY) -> Need:
-    """The capacity model: CPUs, and the share of them that may be busy."""
+    """Computes the number of servers from the CPUs of a server, and the share of them that may be busy."""
     seconds = CALL_SECONDS + model_seconds
     per_server = cpus * busy / seconds
     return Need(seconds, per_server, int(np.ceil(calls / per_server)))

@@ -236,7 +236,7 @@ class Serving:
         return self.server.cpu_seconds() - before
 
     def page(self) -> bytes:
-        """Its metrics page."""
+        """The server's metrics page."""
         with urlopen(f"http://127.0.0.1:{self.rest_port}{PAGE}", timeout=PATIENCE) as answer:
             page: bytes = answer.read()
             return page

@@ -18,7 +18,7 @@ Stack = list[Frame]
 
 _FRAME = re.compile(r"^\s+[0-9a-f]+ (.+) \((.+)\)$")
 
-# Parts of the path by substrings of a function's name: the first match counts, in the innermost frame that has one.
+# Parts of the path by substrings of a function's name: the first match in the innermost frame that has one is used.
 _KERNEL = (
     ("kernel: TCP, sending", ("sendmsg", "sys_send", "sys_write", "sock_write")),
     ("kernel: TCP, receiving", ("recvmsg", "sys_recv", "sys_read", "sock_read")),

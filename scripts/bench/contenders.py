@@ -17,7 +17,7 @@ GRPCPP = "grpc++, no model"
 HEADRACE = "headrace, grpc.aio"
 NATIVE = "headrace, native"
 
-# Takes a case, the model's base path and a port.
+# A function that returns a server's command from a case, the model's base path and a port.
 Command = Callable[[Case, Path, int], Sequence[str]]
 
 

@@ -6,7 +6,7 @@ from .measure import Results, Sample
 
 
 def requests_per_second(samples: list[Sample]) -> float:
-    """Return the median over the rounds."""
+    """Return the median of the requests per second over the rounds."""
     return median(sample.requests_per_second for sample in samples)
 
 

@@ -40,7 +40,7 @@ its own process alone: the Triton of nvidia-pytriton runs the model in a process
 
 @dataclass(frozen=True)
 class Measured:
-    """All the measurements of one run."""
+    """All measurements of one run."""
 
     results: Sequence[Results]
     scaling: Scaling

@@ -288,9 +288,9 @@ def _row(steps: Sequence[Step]) -> str:
 
 
 def _least(runs: dict[str, list[Step]]) -> float:
-    """The answers in time with the objective, as a share of those that were possible, at the worst step.
+    """The share of the possible answers in time that the objective reaches, at its worst step.
 
-    Those of the best fixed setting were possible, or as many as requests came, if those were fewer: arrivals are
+    As many were possible as the best fixed setting had, or as there were requests, if those were fewer: arrivals are
     random.
     """
     others = [run for name, run in runs.items() if name != OBJECTIVE]

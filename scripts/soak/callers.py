@@ -73,7 +73,7 @@ async def not_plain(target: Target, tally: Tally) -> None:
 
 
 async def metadata(target: Target, tally: Tally) -> None:
-    """Another method."""
+    """Calls another method, GetModelMetadata."""
     request = GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = SMALL
     channel = random.choice(target.channels)

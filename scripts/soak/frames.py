@@ -21,7 +21,7 @@ def opened(window: int = 65_535) -> bytes:
 
 
 def headers(stream: int, **more: str) -> bytes:
-    """A Predict begins."""
+    """The frame that begins a Predict."""
     return frame(HEADERS, END_HEADERS, stream, head(**more))
 
 

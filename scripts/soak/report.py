@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def growth_at_rest(self) -> float:
-        """The same of the memory in use while the server holds nothing for callers.
+        """The growth of the memory in use while the server holds nothing for callers.
 
         The resident memory includes up to 64 MB of free memory at one time, and none at another.
         """

@@ -81,7 +81,7 @@ def route(over: str, folder: Path, rest_port: int) -> Route:
     """One of `OVER`.
 
     Args:
-        over: Which.
+        over: The way, as in `OVER`.
         folder: The folder for a socket, or for a key and its certificate.
         rest_port: The port for REST.
     """

@@ -52,7 +52,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("convert", "folder", "base"),
         1,
-        "headrace: folder: this folder holds no saved_model.pb",
+        "headrace: folder: this folder contains no saved_model.pb",
     ),
     (
         ("convert", "none.py:net", "base"),
@@ -112,7 +112,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("report", "folder"),
         1,
-        "headrace: folder holds no model.onnx and no model.tflite: name the folder of one version",
+        "headrace: folder contains neither model.onnx nor model.tflite: name the folder of one version",
     ),
 ]
 

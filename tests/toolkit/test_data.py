@@ -78,7 +78,7 @@ REFUSED = [
     ({"image": np.zeros((3, 2, 2)), "y": np.zeros((3, 2))}, r"labels 'y' have the shape \[3, 2\]"),
     ({"image": np.zeros((0, 2, 2)), "y": np.zeros(0)}, "image has no rows"),
     ({"image": np.zeros((3, 2, 2))}, "has no labels 'y'; it has image"),
-    ({"y": np.zeros(3)}, "holds no arrays beside the labels 'y'"),
+    ({"y": np.zeros(3)}, "contains no arrays besides the labels 'y'"),
     ({"image": np.float32(1), "y": np.zeros(3)}, "image is a single value"),
 ]
 
@@ -105,7 +105,7 @@ def test_no_file_runs_code(tmp_path: Path) -> None:
     plain = tmp_path / "rows.npy"
     plain.write_bytes(pickle.dumps(Writes(str(marker))))
     for bad in (file, plain):
-        with pytest.raises(ToolkitError, match="runs code that the file brings"):
+        with pytest.raises(ToolkitError, match="runs code from the file"):
             Data.read(bad)
     assert not marker.exists()
 
@@ -162,7 +162,7 @@ def test_hostile_files_are_refused(
 
 def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", lambda _: 1000)
-    with pytest.raises(ToolkitError, match=r"rows\.npz holds 0 GB of arrays, and this machine has 0 GB"):
+    with pytest.raises(ToolkitError, match=r"rows\.npz has 0 GB of arrays, and this machine has 0 GB"):
         Data.read(npz(tmp_path, x=np.zeros(10**6)))
 
 

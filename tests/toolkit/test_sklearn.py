@@ -192,7 +192,7 @@ def test_a_trusted_pickle_is_loaded(tmp_path: Path) -> None:
 
 def test_a_skops_file_with_unknown_types_is_refused_by_name(tmp_path: Path) -> None:
     skops.io.dump(FunctionTransformer(np.savetxt), tmp_path / "model.skops")
-    with pytest.raises(ToolkitError, match=r"holds types that might run code: numpy\.savetxt"):
+    with pytest.raises(ToolkitError, match=r"contains types that might run code: numpy\.savetxt"):
         load(tmp_path / "model.skops")
 
 

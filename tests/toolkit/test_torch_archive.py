@@ -84,10 +84,13 @@ DANGERS: list[tuple[dict[str, Any], str]] = [
     ({"constants": {"config": {"k": {"path_name": "tensor_0", "use_pickle": True}}}}, "has k unpickled"),
     ({"constants": {"config": {"k": {"path_name": "opaque_obj_0"}}}}, "names the Python object k"),
     ({"constants": {"config": {"k": {"path_name": "custom_obj_0"}}}}, "names the Python object k"),
-    ({"sample": saved(pickle.dumps(Opens(), protocol=2))}, "sample_inputs/model.pt holds more than tensors"),
-    ({"sample": saved(pickle.dumps(Opens(), protocol=4))}, "sample_inputs/model.pt holds more than tensors"),
-    ({"m/data/weights/model.pt": saved(pickle.dumps(Opens(), protocol=2))}, "weights/model.pt holds more than tensors"),
-    ({"m/data/aotinductor/model/net.so": b"\x7fELF"}, "it holds data/aotinductor/model/net.so"),
+    ({"sample": saved(pickle.dumps(Opens(), protocol=2))}, "sample_inputs/model.pt contains more than tensors"),
+    ({"sample": saved(pickle.dumps(Opens(), protocol=4))}, "sample_inputs/model.pt contains more than tensors"),
+    (
+        {"m/data/weights/model.pt": saved(pickle.dumps(Opens(), protocol=2))},
+        "weights/model.pt contains more than tensors",
+    ),
+    ({"m/data/aotinductor/model/net.so": b"\x7fELF"}, "it contains data/aotinductor/model/net.so"),
     (target("torch.os.system"), "calls 'torch.os.system'"),
     (target("torch.load"), "calls 'torch.load'"),
     (target("torch.ops.load_library"), "calls 'torch.ops.load_library'"),
@@ -114,7 +117,7 @@ def test_a_program_that_would_run_code(
         check_program(file)
     assert str(refusal.value).startswith(f"{file}: ")
     assert told in str(refusal.value)
-    assert str(refusal.value).endswith("loading it might run code that its author has put in")
+    assert str(refusal.value).endswith("loading it might run code that its author put into it")
     assert not (tmp_path / "was_run").exists()
 
 

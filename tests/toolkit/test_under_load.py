@@ -112,4 +112,4 @@ def test_a_batching_file_needs_a_load(made: Path) -> None:
     words = ["optimize", "cnn.onnx", "base", "--batching_file=batching.pbtxt"]
     done = subprocess.run([COMMAND, *words], cwd=made, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("headrace: --batching_file writes what --load has found best")
+    assert done.stderr.startswith("headrace: --batching_file writes the parameters that --load finds")

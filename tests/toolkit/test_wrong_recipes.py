@@ -146,12 +146,12 @@ def test_no_bytes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 BASES = [
-    ("dangling", "dangling cannot be written: it is a link to nowhere, where nothing is"),
-    ("loop.npz", "it is a link to loop.npz, where nothing is"),
+    ("dangling", "dangling cannot be written: it is a link to nowhere, which cannot be resolved"),
+    ("loop.npz", "it is a link to loop.npz, which cannot be resolved"),
     ("mlp.onnx", "mlp.onnx is not a folder"),
     ("mlp.onnx/m", "mlp.onnx is not a folder"),
-    ("models/7", "models/7 holds a model.onnx, and must be a folder of numbered versions: name the folder above it"),
-    ("models/8", "models/8 holds a model.plan, and must be a folder of numbered versions: name the folder above it"),
+    ("models/7", "models/7 contains a model.onnx, and must be a folder of numbered versions: name the folder above it"),
+    ("models/8", "models/8 contains a model.plan, and must be a folder of numbered versions: name the folder above it"),
     ("full", "full has the version 9223372036854775807, the highest there can be"),
     ("/dev/null/m", "/dev/null is not a folder"),
     ("/proc/m", "/proc/m cannot be written"),

@@ -120,8 +120,8 @@ COMMANDS = (
         name="tune",
         short="find threads and batch sizes for a latency objective, on this machine",
         long="Run a model at many batch sizes and thread counts, choose the combination that serves the most rows "
-        "within a latency objective, try it through headrace's batcher, and show the curves. Nothing is written "
-        "unless asked for.",
+        "within a latency objective, try it through headrace's batcher, and show the curves. Files "
+        "are written only with --write or the flags that name them.",
         usage="VERSION --objective='p99 20ms' [--data=FILE] [--seconds=FLOAT] [--write]",
         places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),
         groups={"the objective": flags.TUNE, "the report": flags.REPORT},
@@ -130,7 +130,7 @@ COMMANDS = (
     Command(
         name="package",
         short="write a version into a folder, with a Dockerfile or for MLflow",
-        long="Write a folder with a version and what others need to serve it. Nothing is built or sent.",
+        long="Write a folder with a version and the files that are needed to serve it. Nothing is built or sent.",
         usage="VERSION FOLDER --as=docker|mlflow",
         places=(
             Place(name="version", metavar="VERSION", help="a version's folder"),

@@ -9,7 +9,7 @@ from typing import Any
 from headrace_toolkit.errors import ToolkitError
 
 _WRITTEN = ("json", "png", "html", "batching_file")
-"""The flags of files that a command writes besides versions."""
+"""The flags that name files which a command writes in addition to versions."""
 
 
 def check_version(place: Path) -> None:
@@ -27,7 +27,7 @@ def check_version(place: Path) -> None:
     inside = list(place.iterdir()) if place.is_dir() else []
     versions = sorted((each.name for each in inside if each.is_dir() and each.name.isdecimal()), key=int)
     if place.is_dir() and not inside:
-        raise ToolkitError(f"{place} holds no model")
+        raise ToolkitError(f"{place} contains no model")
     if versions and not any(map(is_model_file, inside)):
         raise ToolkitError(f"{place} is a folder of versions: name one of them, such as {place / versions[-1]}")
 

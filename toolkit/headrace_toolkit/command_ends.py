@@ -20,7 +20,7 @@ _INTERRUPTED = "interrupted"
 
 
 def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """Runs a function of `command_runs`, which is imported only then, and ends it as described above."""
+    """Runs a function of `command_runs`, which is imported only now, and ends the command as described above."""
 
     def run(parser: argparse.ArgumentParser, values: Values) -> int:
         del parser
@@ -55,7 +55,7 @@ def _sentence(error: Exception) -> str:
     """The text of an error for the user; empty if none is to be printed."""
     if isinstance(error, ToolkitError):
         return str(error)
-    if isinstance(error, BrokenPipeError):  # the reader of the table, such as `head`, has ended
+    if isinstance(error, BrokenPipeError):  # the program that reads the table, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ""
     if isinstance(error, OSError):  # such as a full disk or an invalid file name, anywhere

@@ -197,7 +197,7 @@ def _declared(text: str) -> tuple[str, Any]:
 def _run(recipe: Recipe, given: Values) -> int:
     if "batching_file" in given and not recipe.load:
         raise ToolkitError(
-            "--batching_file writes what --load has found best: give --load, the number of calls in flight"
+            "--batching_file writes the parameters that --load finds: give --load, the number of calls in flight"
         )
     if "form" in given and given.get("to") != "tflite":
         raise ToolkitError("--form is the form of a TFLite file: give --to=tflite as well")

@@ -19,7 +19,7 @@ def try_rows(file: Path, grounds: Grounds) -> Verdict:
 
 
 def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batch: bool) -> None:
-    """Corrects what the exporter declared wrongly about the batch, and refuses a model whose rows influence each other.
+    """Corrects wrong declarations of the batch by the exporter, and refuses a model whose rows influence each other.
 
     Args:
         source: The source of the file.

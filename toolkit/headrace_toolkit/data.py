@@ -178,7 +178,8 @@ def _without_labels(source: str, arrays: dict[str, Array], labels: str) -> tuple
 
 def _check_rows(source: str, arrays: Mapping[str, Array], labels: Array | None, labels_name: str) -> None:
     if not arrays:
-        raise ToolkitError(f"{source} holds no arrays" + (f" beside the labels {labels_name!r}" if labels_name else ""))
+        besides = f" besides the labels {labels_name!r}" if labels_name else ""
+        raise ToolkitError(f"{source} contains no arrays{besides}")
     for name, array in arrays.items():
         if array.ndim == 0:
             raise ToolkitError(f"{source}: {name} is a single value, and must have a row for each example")

@@ -13,7 +13,7 @@ from headrace_batching.task import Array
 from headrace_toolkit.errors import ToolkitError, first_line
 
 ONE_ARRAY = ""
-"""The name of the unnamed array in an .npy file: it is for a model's only input."""
+"""The name for the unnamed array of an .npy file, which is for a model's only input."""
 
 _HEADS = (b"P", b"\x93", b"\x80")
 """The first byte of an .npz file, of an .npy file, and of a pickle, which has an error message of its own."""
@@ -58,8 +58,8 @@ def _read_numpy(path: Path) -> dict[str, Array]:
     except Exception as error:  # what malicious bytes may raise in NumPy, in Python's parser, in zipfile and zlib
         if "pickle" in str(error):
             raise ToolkitError(
-                f"{path}: holds an array of Python objects or a pickle, and loading those runs code that the file "
-                "brings: save arrays of numbers or of strings (dtype str)"
+                f"{path}: contains an array of Python objects or a pickle, and loading those runs code from the file: "
+                "save arrays of numbers or of strings (dtype str)"
             ) from error
         raise ToolkitError(f"{path} is not a {path.suffix} file: {first_line(error)}") from error
     for name, array in arrays.items():
@@ -73,7 +73,7 @@ def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
     size = sum(member.file_size for member in archive.infolist())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > memory:
-        raise ToolkitError(f"{path} holds {size / 1e9:,.0f} GB of arrays, and this machine has {memory / 1e9:,.0f} GB")
+        raise ToolkitError(f"{path} has {size / 1e9:,.0f} GB of arrays, and this machine has {memory / 1e9:,.0f} GB")
 
 
 def _read_table(path: Path) -> dict[str, Array]:
@@ -92,7 +92,7 @@ def _read_table(path: Path) -> dict[str, Array]:
 
 
 def _column(cells: Sequence[str]) -> Array:
-    """Integers, numbers (NaN for an empty cell), or strings."""
+    """Converts a column to integers, numbers (NaN for an empty cell), or strings."""
     try:
         return np.array([int(cell) for cell in cells], np.int64)
     except (ValueError, OverflowError):

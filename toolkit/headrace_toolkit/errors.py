@@ -4,11 +4,11 @@ import importlib
 from typing import Any
 
 _LONGEST = 300
-"""Characters of a library's error that a message quotes."""
+"""The maximum number of characters of a library's error that a message quotes."""
 
 
 class ToolkitError(Exception):
-    """Something from the user cannot be used. The text is one line, and names the file, key or tensor."""
+    """A file or a value of the user cannot be used. The text is one line, and names the file, key or tensor."""
 
 
 def require(module: str, purpose: str, extra: str) -> Any:
@@ -16,7 +16,7 @@ def require(module: str, purpose: str, extra: str) -> Any:
 
     Args:
         module: Its import name.
-        purpose: What it is needed for, such as "quantization".
+        purpose: What the library is needed for, such as "quantization".
         extra: The extra of the `headrace` distribution.
 
     Raises:

@@ -18,7 +18,7 @@ from headrace_toolkit.running import in_parts
 from headrace_toolkit.steps.base import in_silence
 
 WIDE = 1024
-"""An input with more values per row than this is shuffled as a whole."""
+"""The largest number of values per row that are shuffled one by one; a wider input is shuffled as a whole."""
 
 _SHOWN = 20
 
@@ -176,7 +176,7 @@ class _Model:
         self._grounds = grounds
 
     def fit(self, *_: Any) -> None:
-        """scikit-learn checks that this method exists."""
+        """Does nothing; scikit-learn checks that this method exists."""
 
     def answers(self, table: Array) -> Arrays:
         """The outputs for a table of features."""

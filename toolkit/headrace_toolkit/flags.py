@@ -150,8 +150,8 @@ ROWS = (
     Flag(
         names=("--metric",),
         metavar="NAME",
-        help="accuracy, r2, mean_squared_error, cosine, or file.py:function (default: what fits the labels; without "
-        "labels, the cosine with the source's answers)",
+        help="accuracy, r2, mean_squared_error, cosine, or file.py:function (default: the one that fits the labels; "
+        "without labels, the cosine with the source's answers)",
     ),
     Flag(
         names=("--metric_output",),
@@ -294,7 +294,7 @@ TUNE = (
     ),
     _switch(
         "write",
-        "write model.toml beside the version and batching_params.pbtxt into it, unless they exist (default: false)",
+        "write model.toml next to the version and batching_params.pbtxt into it, unless they exist (default: false)",
     ),
 )
 

@@ -24,7 +24,7 @@ class Told:
 
     Attributes:
         warnings: Messages that should not be missed.
-        notes: Others.
+        notes: Other messages.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Grounds:
         return self.metric.drop(self.metric.score(self.expected), metric or 0.0)
 
     def rows(self, count: int) -> dict[str, Array]:
-        """This many measured rows; after the last row, it starts again at the first one."""
+        """Returns this many measured rows, starting again at the first row after the last one."""
         which = np.arange(count) % len(self.measured)
         return {name: array[which] for name, array in self.measured.inputs.items()}
 
@@ -138,8 +138,7 @@ def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
     """Warns if rows to measure on were also calibrated or trained on."""
     if shared := measured.shared_with(seen):
         told.warnings.append(
-            f"{shared} of the {len(measured)} measured rows are {what} on, too: what is measured on them "
-            "says little about other rows"
+            f"{shared} of the {len(measured)} measured rows are {what} on, too: results on them say little about others"
         )
 
 

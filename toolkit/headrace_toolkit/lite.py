@@ -25,7 +25,7 @@ class Aliases:
 
     Attributes:
         inputs: Alias to the name of the tensor in the file.
-        outputs: The same for outputs.
+        outputs: Alias to the name of the output tensor in the file.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class LiteModel:
         self.signature = Signature(inputs=inputs, outputs=outputs, batched=batched)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """One run over all rows.
+        """Runs the model on all rows.
 
         Raises:
             ToolkitError: LiteRT refuses the inputs.

@@ -34,7 +34,7 @@ class Machine:
         return any("vnni" in flag for flag in self.flags)
 
     def document(self) -> dict[str, object]:
-        """For JSON."""
+        """The machine, as data for JSON."""
         return {"architecture": self.architecture, "avx2": "avx2" in self.flags, "vnni": self.vnni,
                 "flags": list(self.flags), "threads": self.threads}  # fmt: skip
 

@@ -11,7 +11,7 @@ from headrace_toolkit.running import OnnxModel, rows_at_once
 
 BATCH = "N"
 
-ROWS = 7  # a number of rows that hardly any model returns by coincidence
+ROWS = 7  # a number of rows that hardly any model has as another dimension
 
 
 def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:

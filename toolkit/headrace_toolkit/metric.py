@@ -51,7 +51,7 @@ class Metric:
         return wilson(value, self.rows) if self.rows else None
 
     def shown(self, value: float) -> str:
-        """For a table."""
+        """A value of the metric, formatted for a table."""
         return f"{value:.2%}" if self.share else f"{value:.4g}"
 
 

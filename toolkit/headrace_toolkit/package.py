@@ -118,7 +118,7 @@ def _signature(version: Path) -> object:
 
 
 def _plain(dtype: object) -> object:
-    """MLflow writes strings as str."""
+    """The name of a dtype as MLflow writes it, which is `str` for strings."""
     numpy = require("numpy", "an MLflow folder", "toolkit")
     return numpy.dtype(str) if numpy.dtype(dtype).kind == "O" else dtype
 

@@ -79,7 +79,7 @@ def _bars(axes: Any, lines: list[Line], ratios: list[float], title: str, form: s
 
 
 def _dots(axes: Any, report: Report, lines: list[Line]) -> None:
-    """The metric of each, with its interval if it has one."""
+    """Draws the metric of each line, with its interval if it has one."""
     for place, line in enumerate(lines):
         value, colour = line.metric or 0.0, _KEPT if line.kept else _OTHER
         if line.interval is not None:

@@ -17,7 +17,7 @@ class Silent:
     """Shows nothing."""
 
     def step(self, name: str) -> AbstractContextManager[Advance]:
-        """Tells nobody."""
+        """Runs the step without showing progress."""
         del name
         return nullcontext(in_silence)
 

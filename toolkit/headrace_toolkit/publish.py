@@ -77,11 +77,11 @@ def check_base(base: Path, version: int = 0) -> None:
         ToolkitError: The base path cannot be written, is not a folder, is a model itself, or has this version already.
     """
     if base.is_symlink() and not base.exists():
-        raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, where nothing is")
+        raise ToolkitError(f"{base} cannot be written: it is a link to {os.readlink(base)}, which cannot be resolved")
     for name in MODEL_FILES:
         if (base / name).is_file():
             above = f": name the folder above it, {base.parent}" if base.name.isdecimal() else ""
-            raise ToolkitError(f"{base} holds a {name}, and must be a folder of numbered versions{above}")
+            raise ToolkitError(f"{base} contains a {name}, and must be a folder of numbered versions{above}")
     nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise ToolkitError(f"{base} cannot be created: {nearest} is not a folder")
@@ -159,7 +159,7 @@ def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path
 @contextlib.contextmanager
 def _folder_in_work(base: Path) -> Iterator[Path]:
     """A new folder, which is locked while it is written, and removed afterwards unless it was renamed."""
-    with _locked(base):  # otherwise another writer might take it for abandoned before it is locked
+    with _locked(base):  # otherwise another process might consider it abandoned before it is locked
         _remove_abandoned(base)
         folder = base / f"{_NEW}{secrets.token_hex(8)}"
         folder.mkdir()

@@ -83,7 +83,7 @@ def model_of(place: str) -> Path:
     for name in (MODEL_FILE, LITE_FILE):
         if (path / name).is_file():
             return path / name
-    raise ToolkitError(f"{place} holds no {MODEL_FILE} and no {LITE_FILE}: name the folder of one version")
+    raise ToolkitError(f"{place} contains neither {MODEL_FILE} nor {LITE_FILE}: name the folder of one version")
 
 
 class _LiteVersion:

@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where to.
+    """Where and how the version is published.
 
     Attributes:
         base: The model's base path, with its numbered versions; empty publishes nothing.
@@ -79,7 +79,7 @@ class Recipe:
 
     Attributes:
         source: A file, a folder, or `file.py:function`; empty if the model itself is passed.
-        source_options: What the source does not say about itself.
+        source_options: Facts about the source that its framework does not record.
         data: The rows.
         limits: The conditions for the result.
         output: Where the version is published.
@@ -130,7 +130,7 @@ class Recipe:
             where: The beginning of messages.
 
         Raises:
-            ToolkitError: As `read`.
+            ToolkitError: As for `read`.
         """
         table = Table(where, values, folder)
         source, options = _model(table.inner("model"))

@@ -102,7 +102,7 @@ class Report:
         lines: The source, the converted model, and each step, in order.
         warnings: Messages that a user should not miss.
         notes: Other messages.
-        suggested: What serves the last model best at the requested load; None without a load.
+        suggested: The setting that serves the last model best at the requested load; None without a load.
         verdict: The sentence at the end.
         changed_files: Whether a file differs from the one in its card.
     """

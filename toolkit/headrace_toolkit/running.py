@@ -17,7 +17,7 @@ Run = Callable[[Arrays], Arrays]
 _OF_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)")
 
 _ON_CPU: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}
-"""Turns off the fallback, which only prints, for a damaged model, that it tries the same provider again."""
+"""Turns off ONNX Runtime's fallback: for a damaged model, it would only print that it tries the same provider again."""
 
 PART = 128
 """The number of rows per run, if there are more."""
@@ -49,7 +49,7 @@ class OnnxModel:
         self.signature = _signature(file.name, self.session)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """One run over all rows.
+        """Runs the model on all rows.
 
         Raises:
             ToolkitError: ONNX Runtime refuses the inputs.

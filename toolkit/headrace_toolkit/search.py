@@ -124,7 +124,7 @@ def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
 def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: float | None) -> tuple[str, dict[str, str]]:
     """Which candidate wins, and why the others do not.
 
-    Of the candidates that meet both limits, the fastest wins; of equally fast ones, the smallest.
+    Of the candidates that meet both limits, the fastest wins; if several are equally fast, the smallest of them wins.
 
     Args:
         outcomes: The outcomes by candidate, in the order of preference.

@@ -34,7 +34,7 @@ def search(asked: Search, base: Variant, before: Variant, workshop: Workshop) ->
     """Tries candidates, and keeps those that meet the limits: first a smaller network, then a smaller form of its file.
 
     Args:
-        asked: What to try.
+        asked: The candidates to try, and the limits.
         base: The converted model, to which times are relative.
         before: The origin of the candidates.
         workshop: The place where they are made.

@@ -125,7 +125,7 @@ class Table:
         """Refuses keys that were not read.
 
         Raises:
-            ToolkitError: There is one; the text suggests the key that was probably meant.
+            ToolkitError: There is such a key; the text suggests the one that was probably meant.
         """
         for key in self._values:
             if key not in self._asked:

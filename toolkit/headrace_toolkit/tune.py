@@ -178,12 +178,12 @@ class _Model:
         self._backend.close()
 
     def rows(self, count: int) -> dict[str, Array]:
-        """This many rows."""
+        """Returns this many rows."""
         which = np.arange(count) % self._count
         return {name: array[which] for name, array in self._rows.items()}
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
-        """One run.
+        """Runs the model once.
 
         Raises:
             ToolkitError: The model refuses the rows.

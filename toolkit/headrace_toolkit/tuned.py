@@ -89,7 +89,7 @@ def write(tuning: Tuning) -> list[Path]:
     """Writes both files next to the model, and returns their paths.
 
     Raises:
-        ToolkitError: One exists already, or cannot be written.
+        ToolkitError: A file exists already, or cannot be written.
     """
     version = tuning.place if tuning.place.is_dir() else tuning.place.parent
     files = {version.parent / MODEL_TOML: model_toml(tuning), version / PARAMETERS: parameters(tuning)}

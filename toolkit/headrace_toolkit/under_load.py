@@ -14,7 +14,7 @@ from headrace_batching.task import Arrays
 from headrace_toolkit.errors import ToolkitError, first_line
 
 ROUNDS = 3
-"""How many turns each variant gets."""
+"""The number of turns of each variant."""
 
 SIZES = (4, 16, 64, 256)
 """The batch sizes to try, up to the number of calls in flight."""
@@ -37,7 +37,7 @@ class Setting:
     size: int
 
     def text(self) -> str:
-        """As a file of TensorFlow Serving's batching parameters."""
+        """The setting as a file of TensorFlow Serving's batching parameters."""
         return f"max_batch_size {{ value: {self.size} }}\nnum_batch_threads {{ value: {self.threads} }}\n"
 
 

@@ -115,7 +115,7 @@ def timed(
 
     Args:
         base: The converted model, whose times are defined as 1.
-        variants: Others.
+        variants: The other models.
         grounds: The rows.
         seconds: The CPU seconds for the timing of one number of rows, for all variants together.
 

@@ -14,7 +14,7 @@ from headrace_toolkit.variants import Variant, examine
 from headrace_toolkit.work_folder import WorkFolder
 
 WRONG_ROWS = 0.05
-"""The share of rows that a conversion may answer differently: trees may split differently after rounding."""
+"""The share of rows whose answers a conversion may change: trees may take another branch after rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

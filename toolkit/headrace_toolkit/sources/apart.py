@@ -94,7 +94,7 @@ def _try_xgboost(file: Path) -> None:
 
     booster = xgboost.Booster()
     booster.load_model(str(file))
-    booster.feature_names = None  # then the dump calls the columns f0, f1 and so on
+    booster.feature_names = None  # without names, the dump calls the columns f0, f1 and so on
     columns = booster.num_features()
     _check_columns(map(json.loads, booster.get_dump(dump_format="json")), columns)
     booster.predict(xgboost.DMatrix(_rows(columns)))

@@ -71,7 +71,7 @@ def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A source for a loaded model.
 
     Args:
-        model: It.
+        model: The model.
         origin: Its origin; kind and framework are not known yet.
         options: Facts that its framework does not record.
 

@@ -67,7 +67,7 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "savedmodel"
-        raise ToolkitError(f"{path}: this folder holds no saved_model.pb; name a file. Known: {KNOWN}")
+        raise ToolkitError(f"{path}: this folder contains no saved_model.pb; name a file. Known: {KNOWN}")
     if not path.is_file():  # opening a named pipe would block
         raise ToolkitError(f"{path} is not a file")
     head = _head(path)

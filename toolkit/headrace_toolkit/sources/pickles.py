@@ -1,4 +1,4 @@
-"""Files that hold a pickle: refused unless the user trusts them, since loading one runs its author's code."""
+"""Refuses files that contain a pickle unless the user trusts them, since loading one runs its author's code."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ def refuse_untrusted(file: Path, options: SourceOptions) -> None:
     if not options.trust_pickle:
         raise ToolkitError(
             f"{file}: this is a pickle, and loading it runs any code that its author put into it. If you trust it as a "
-            "program of your own, add --trust_pickle; better, save the model as .skops (scikit-learn), as a state dict "
-            "or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
+            "program of your own, add --trust_pickle; it is better to save the model as .skops (scikit-learn), as a "
+            "state dict or .pt2 (PyTorch), or by save_model (XGBoost, LightGBM)"
         )

@@ -31,7 +31,7 @@ def read(file: Path, options: SourceOptions) -> Source:
     try:
         unknown = skops.get_untrusted_types(file=file)
         if unknown:
-            raise ToolkitError(f"{file}: holds types that might run code: {', '.join(unknown)}")
+            raise ToolkitError(f"{file}: contains types that might run code: {', '.join(unknown)}")
         model = skops.load(file, trusted=[])
     except ToolkitError:
         raise

@@ -120,7 +120,7 @@ def _weights(file: Path) -> Mapping[str, Any]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(holder), Mapping):
             loaded = loaded[holder]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ToolkitError(f"{file} holds no state dict: save module.state_dict()")
+        raise ToolkitError(f"{file} contains no state dict: save module.state_dict()")
     return loaded
 
 

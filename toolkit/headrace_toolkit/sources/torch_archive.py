@@ -68,7 +68,7 @@ def check_program(file: Path) -> None:
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ToolkitError(f"{file}: damaged, or not what torch.export.save writes") from error
     if found:
-        raise ToolkitError(f"{file}: {found}, and loading it might run code that its author has put in")
+        raise ToolkitError(f"{file}: {found}, and loading it might run code that its author put into it")
 
 
 def check_script(file: Path) -> None:
@@ -117,11 +117,11 @@ def _dangers(archive: zipfile.ZipFile) -> Iterator[str]:
         if inner.startswith(("data/weights/", "data/constants/")) and inner.endswith("_config.json"):
             yield from _payloads(inner, json.loads(archive.read(name)))
         elif inner.startswith("data/") and inner.endswith(".pt") and not only_weights(archive.read(name)):
-            yield f"{inner} holds more than tensors"
+            yield f"{inner} contains more than tensors"
         elif inner.startswith("models/"):
             yield from _of_program(inner, json.loads(archive.read(name)))
         elif inner.endswith((".so", ".py", ".pkl")) or inner.startswith("data/aotinductor"):
-            yield f"it holds {inner}"
+            yield f"it contains {inner}"
 
 
 def _payloads(config: str, told: Any) -> Iterator[str]:

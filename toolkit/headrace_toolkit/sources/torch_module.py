@@ -28,7 +28,7 @@ _ANEW = "torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Called:
-    """The common base of all three.
+    """The common base of the three kinds of sources.
 
     Attributes:
         origin: The origin of the model.

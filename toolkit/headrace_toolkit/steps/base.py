@@ -13,7 +13,7 @@ Advance = Callable[[int, int], None]
 
 
 def in_silence(done: int, total: int) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +81,11 @@ class Step(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in reports, with its settings: `static int8, per channel, 7 bit`."""
+        """The step's name in reports, with its settings: `static int8, per channel, 7 bit`."""
 
     @property
     def needs(self) -> Needs:
-        """What it needs in addition to the model."""
+        """What the step needs in addition to the model."""
 
     def run(self, work: Work) -> Made:
         """Creates the new model.

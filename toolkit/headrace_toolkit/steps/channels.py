@@ -25,8 +25,8 @@ class Channels:
 
     Attributes:
         amount: The share.
-        by: Which ones are removed: those with the smallest `magnitude` of weights, those least used (`activation`), or
-            any (`random`).
+        by: Which channels are removed: those with the smallest `magnitude` of weights, those least used (`activation`),
+            or any (`random`).
         round_to: The number of remaining channels is a multiple of this, if there are that many.
         ignore: Names of modules that keep their channels. The last layer always keeps its channels.
         finetune: How the module is trained afterwards; None skips this, which costs much accuracy.
@@ -77,7 +77,7 @@ class Channels:
         importance = kinds[self.by]()
         looking = importance.compute_importance(module) if self.by == "activation" else nullcontext()
         ignored = [*self._named(module), _last_layer(source, module)]
-        # torch-pruning needs gradients to find which layers are coupled, so there is no no_grad here.
+        # No no_grad here, since torch-pruning needs gradients to find out which layers are coupled.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), quietly(self.name):
             torch.manual_seed(work.seed)
             with looking:

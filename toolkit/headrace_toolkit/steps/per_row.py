@@ -1,7 +1,7 @@
 """Dynamic 8-bit products with a scale for each row, so that no row's answer depends on another row.
 
 ONNX Runtime's own dynamic quantization uses one scale for all rows of a run. In a server that batches the calls of many
-clients, one caller's large values would then round another's to nothing.
+clients, one caller's large values would then round another caller's values to 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from headrace_batching.task import Array
 from headrace_toolkit.errors import ToolkitError, require
 
 _LEAST_OPSET = 13  # QuantizeLinear with one scale for each row
-_AXES_AS_INPUT = 18  # of ReduceMax
+_AXES_AS_INPUT = 18  # the same for ReduceMax
 
 _MIDDLE = 128
 """The byte that stands for 0 if an activation may be negative. If not, byte 0 does, which doubles the resolution.
@@ -75,7 +75,7 @@ class _Rewriting:
     """The state of the rewriting of a graph.
 
     Attributes:
-        graph: It.
+        graph: The graph.
         opset: The version of its operators.
         most: The largest absolute value of a quantized weight.
         per_channel: Whether each column has a scale of its own.

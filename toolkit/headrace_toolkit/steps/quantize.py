@@ -61,7 +61,7 @@ class Quantize:
 
     @property
     def needs(self) -> Needs:
-        """Rows, unless it is dynamic."""
+        """Rows to calibrate on, unless the method is dynamic."""
         return Needs(rows=self.method != "dynamic")
 
     def run(self, work: Work) -> Made:

@@ -45,7 +45,7 @@ def loading(path: Path, what: str) -> Iterator[None]:
     """Makes a library load a file or folder, like `quietly`.
 
     Args:
-        path: That.
+        path: The file or folder.
         what: What the file is not if the library raises, as the end of the sentence: `a model that XGBoost loads`.
 
     Raises:

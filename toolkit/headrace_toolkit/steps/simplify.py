@@ -11,7 +11,7 @@ from headrace_toolkit.tables import Table
 
 @dataclass(frozen=True, slots=True)
 class Simplify:
-    """By onnxslim."""
+    """Simplifies a graph with onnxslim."""
 
     name = "simplify"
     needs = Needs()

@@ -114,7 +114,7 @@ def finetuned(source: ModuleSource, module: Any, how: Finetune, work: Work, step
     Args:
         source: The source that the module was made of.
         module: It.
-        how: How.
+        how: Epochs, learning rate and rows per step.
         work: The input of the step.
         step: Its name, for messages.
 
@@ -196,7 +196,7 @@ def trained_output(source: ModuleSource) -> str:
     """The first output of floats.
 
     Raises:
-        ToolkitError: There is none.
+        ToolkitError: There is no output of floats.
     """
     for name, spec in source.signature.outputs.items():
         if spec.array_dtype.kind == "f":
