@@ -230,11 +230,11 @@ class Signature:
         return f"Got invalid dimensions for input: {spec.name} for the following indices {where}" if where else ""
 
     def is_as_declared(self, arrays: Arrays) -> bool:
-        """Whether all floating-point numbers of a request are within the bound, if there is one."""
+        """Whether all arrays have shapes that the model declares; checked arrays may differ only if `any_shape`."""
         return not self.any_shape or not any(spec.misfit(arrays[alias]) for alias, spec in self.inputs.items())
 
     def is_bounded(self, arrays: Arrays) -> bool:
-        """How two dimensions to which the model gives the same name differ; empty if all such dimensions agree."""
+        """Whether all floating-point numbers of a request are within the bound, if there is one."""
         bound = self.bound
         return bound is None or all(_is_within(bound, array) for array in arrays.values())
 
