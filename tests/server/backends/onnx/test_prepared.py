@@ -27,6 +27,12 @@ PATIENCE = 10.0
 X = {"x": np.ones((1, 4), np.float32)}
 
 
+@pytest.fixture(autouse=True)
+def _enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets all sessions be created together on a busy machine, too."""
+    monkeypatch.setattr(prepared, "SECONDS", PATIENCE)
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files for which a session was created, in order."""
