@@ -38,7 +38,7 @@ from headrace_server.backends.onnx.providers import (
     says_no_memory,
     why_not,
 )
-from headrace_server.backends.onnx.signatures import Found, find_signatures
+from headrace_server.backends.onnx.signatures import Found, find_signatures, output_shapes
 from headrace_server.backends.onnx.threads import SMALL, Pool, Pools
 from headrace_server.backends.onnx.values import as_text, run_ort_values
 from headrace_server.backends.signature import Signature
@@ -117,8 +117,10 @@ def _found(session: ort.InferenceSession, options: BackendOptions, graph: Graph 
     """The signatures of a model; those of an earlier model with the same layout, if there is one."""
     on_cpu = session.get_providers() == [CPU]
     is_usual = on_cpu and not options.signatures
-    if layout is not None and layout.found is not None and is_usual:
-        return layout.found
+    known = layout.found if layout is not None and is_usual else None
+    # The data of a weight may decide a shape: for example, how many columns a Slice leaves.
+    if known is not None and known.output_shapes == output_shapes(session):
+        return known
     any_rank = None if graph is None else graph.any_rank
     found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
     if layout is not None and is_usual and found.is_shared:

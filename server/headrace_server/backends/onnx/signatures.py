@@ -56,17 +56,28 @@ def data_type_of(kind: str) -> DataType:
     return _DTYPES[kind]
 
 
+Shapes = tuple[tuple[int | str | None, ...], ...]
+"""Shapes as ONNX Runtime declares them: dimensions that vary have a name, or None."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The signatures of a model.
 
     Attributes:
         by_name: The signatures, by name.
+        output_shapes: The shapes of the graph's outputs, in the graph's order.
         is_shared: Whether models with equal declarations share them.
     """
 
     by_name: Mapping[str, Signature]
+    output_shapes: Shapes
     is_shared: bool = True
+
+
+def output_shapes(session: ort.InferenceSession) -> Shapes:
+    """The shapes of a graph's outputs. ONNX Runtime infers what the graph leaves open, also from weights."""
+    return tuple([tuple(output.shape) for output in session.get_outputs()])
 
 
 def find_signatures(
@@ -104,7 +115,8 @@ def _found(
         {
             name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
             for name, each in signatures
-        }
+        },
+        output_shapes(session),
     )
 
 

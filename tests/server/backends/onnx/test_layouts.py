@@ -8,7 +8,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
-from onnx.helper import make_node, make_tensor_sequence_value_info
+from onnx.helper import (
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_tensor_sequence_value_info,
+    make_tensor_value_info,
+)
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
@@ -167,6 +174,31 @@ def test_each_recognised_model_logs_the_outputs_that_are_not_served(
     loaded = [load(tmp_path / str(seed), with_a_sequence(seed), options) for seed in range(4)]
     assert ModelFiles.of(tmp_path / "3" / models.FILE, options.shared).layout is not None
     assert len([record for record in caplog.records if "it is not served" in record.message]) == len(loaded)
+
+
+@pytest.mark.parametrize("declared", [["N", "M"], None])
+def test_a_recognised_model_has_its_own_output_shapes(tmp_path: Path, declared: list[str] | None) -> None:
+    """ONNX Runtime infers from a weight how many columns these models return."""
+    options = BackendOptions()
+    loaded = [load(tmp_path / str(size), first_columns(size, declared), options) for size in range(2, 6)]
+    assert ModelFiles.of(tmp_path / "5" / models.FILE, options.shared).layout is not None
+    shapes = [backend.signatures[DEFAULT].outputs["y"].shape for backend in loaded]
+    assert shapes == [(None, columns) for columns in range(2, 6)]
+
+
+def first_columns(columns: int, declared: list[str] | None) -> ModelProto:
+    """A model that returns the first columns of its input, with their number as a weight."""
+    x = make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 8])
+    y = make_tensor_value_info("y", onnx.TensorProto.FLOAT, declared)
+    weights = {"starts": 0, "ends": columns, "axes": 1}
+    made = make_graph(
+        [make_node("Slice", ["x", *weights], ["y"])],
+        "first_columns",
+        [x],
+        [y],
+        [from_array(np.array([value], np.int32), name) for name, value in weights.items()],
+    )
+    return make_model(made, opset_imports=[make_opsetid("", 17)], ir_version=8)
 
 
 def with_a_sequence(seed: int) -> ModelProto:
