@@ -138,7 +138,7 @@ def _indexed(place: int) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, and prints a table; returns 1 if a key costs more than half a microsecond."""
+    """Measures, and prints a table; returns 1 if a key costs a call more than half a microsecond."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", type=int, default=GROUPS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

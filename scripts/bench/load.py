@@ -88,7 +88,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Answers:
-    """One load, answered in full.
+    """The figures of one load, all of whose calls were answered.
 
     `caller_cores` is the CPU that h2load itself used, in cores; `latencies` the microseconds of each call, if they were
     logged.

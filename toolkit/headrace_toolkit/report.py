@@ -93,10 +93,10 @@ class Report:
 
     Attributes:
         source: The origin of the model.
-        machine: The machine that it was measured on.
+        machine: The machine on which they were measured.
         metric: The metric's name.
         share: Whether it is a share, shown in percent.
-        rows: The rows that were measured on.
+        rows: The rows on which the models were measured.
         calibration: The calibration rows; None if there were none.
         training: The training rows; None if there were none.
         lines: The source, the converted model, and each step, in order.

@@ -59,7 +59,7 @@ class Curve:
 
     Attributes:
         sizes: Rows, padding included, increasing.
-        typical: The median run of each size, in seconds; never decreasing.
+        typical: The median run time of a batch of each size, in seconds; never decreasing.
         high: The time within which the objective's share of runs of each size ends, at most twice the median; never
             decreasing.
         hopeful: A low estimate of the median of each size, lower for sizes with few runs; never decreasing.

@@ -15,8 +15,8 @@ pub struct Magnitude {
 const LARGEST_HALF: (f64, u16) = (65504.0, 0x7bff);
 
 impl Magnitude {
-    /// `bound` is finite and positive. Every finite half is within any bound, since all bounds that Python tries
-    /// (`backends/independence/bounded.py`) are larger than the largest half.
+    /// `bound` is finite and positive. Every finite half-precision value is within any bound, since all bounds that
+    /// Python tries (`backends/independence/bounded.py`) are larger than the largest such value.
     pub fn new(bound: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "a bound beyond the largest float is replaced by it")]
         let float = (bound as f32).min(f32::MAX);

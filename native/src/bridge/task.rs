@@ -79,7 +79,7 @@ pub struct NativeTask {
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,
     pub call: Box<dyn PendingCall>,
-    /// Whether the report of its run names it, for its trace.
+    /// Whether the task is traced: then the report of its run says when it arrived.
     pub traced: bool,
     came: Instant,
     abandoned: bool,

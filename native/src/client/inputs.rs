@@ -11,7 +11,7 @@ use crate::protobuf::{Dtype, Rows, Writer, wire};
 /// Arrays of up to this many bytes are copied.
 const COPIED: usize = 16 * 1024;
 
-/// The number of `inputs` in a PredictRequest.
+/// The field number of `inputs` in a PredictRequest.
 const INPUTS: u32 = 2;
 
 /// A Predict's inputs.

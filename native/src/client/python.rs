@@ -231,7 +231,7 @@ fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Li
     })
 }
 
-/// Adds TLS with a server of this name, which also stands in `:authority`, as in gRPC.
+/// Adds TLS with a server of this name, which is also sent as `:authority`, as in gRPC.
 fn secure(settings: &mut Settings, tls: &ClientTls, name: Option<&str>) -> PyResult<()> {
     let unknown = |name: &str| PyValueError::new_err(format!("not a name that a certificate may have: {name}"));
     if let Some(name) = name {

@@ -39,7 +39,7 @@ pub trait Answers: Clone {
     /// The beginning of the head of a successful answer to such a call.
     fn head(&self) -> &[u8];
 
-    /// The answer to any request.
+    /// Answers a request of any kind.
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static;
 
     /// Whether the server is stopping.

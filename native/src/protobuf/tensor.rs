@@ -7,7 +7,7 @@ use super::{Writer, texts, wire};
 #[cfg(target_endian = "big")]
 compile_error!("tensor_content is little-endian, and is copied as it is");
 
-/// The number of `tensor_content`.
+/// The field number of `tensor_content` in a TensorProto.
 pub const CONTENT: u32 = 4;
 
 /// The position of a tensor's values in its message.

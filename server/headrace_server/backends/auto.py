@@ -135,7 +135,7 @@ def _holds(version: Path, *names: str) -> bool:
     """Whether a version has one of these files.
 
     Raises:
-        LoadError: PERMISSION_DENIED, the folder or the file may not be read.
+        LoadError: PERMISSION_DENIED if the folder or the file may not be read.
     """
     try:
         held = next((path for name in names if _is_file(path := os.path.join(version, name))), None)

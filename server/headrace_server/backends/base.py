@@ -120,7 +120,7 @@ class BatchMemory(Protocol, metaclass=Ability):
         halves. `BufferPool` provides such arrays.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left; the batch is then run again in halves.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left; the batch is then run again in halves.
         """
 
 

@@ -60,7 +60,7 @@ class BufferPool:
         """An array with uninitialised elements. Strings, and arrays without elements, use ordinary memory.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left, or UNAVAILABLE, the pool has been closed.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left, or UNAVAILABLE if the pool has been closed.
         """
         dtype = np.dtype(dtype)
         size = prod(shape) * dtype.itemsize

@@ -75,7 +75,7 @@ class CallableBackend:
             THREAD_SAFE may be on either.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the model declares nothing that can be served.
+        ServingError: INVALID_ARGUMENT if the model declares nothing that can be served.
     """
 
     runtime = "python"

@@ -170,7 +170,7 @@ class Signature:
         """A request's arrays, whose names have been checked, with the default of each input that is missing.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an array belongs to no input. TF Serving reports this after it has decoded
+            ServingError: INVALID_ARGUMENT if an array belongs to no input. TF Serving reports this after it has decoded
                 all arrays.
         """
         if not self.defaults:
@@ -207,7 +207,7 @@ class Signature:
         Returns: How the first wrong shape differs from its declaration; empty if none does.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a dtype differs from its declaration.
+            ServingError: INVALID_ARGUMENT if a dtype differs from its declaration.
         """
         misfit = ""
         for position, (alias, spec) in enumerate(self.sendable.items()):

@@ -18,7 +18,7 @@ def read_inputs(file: Path, signature: Signature) -> dict[str, Array]:
     """The arrays in an .npz file, by alias, or the one in an .npy file, for a model with one input.
 
     Raises:
-        ServingError: NOT_FOUND: there is no such file; INVALID_ARGUMENT: its arrays are not what the model takes.
+        ServingError: NOT_FOUND if there is no such file; INVALID_ARGUMENT if its arrays are not what the model takes.
     """
     try:
         loaded = np.load(file, allow_pickle=False)

@@ -18,7 +18,7 @@ class Memory(Protocol):
         """Takes memory for outputs of this many bytes.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, this much memory is not available.
+            ServingError: RESOURCE_EXHAUSTED if this much memory is not available.
         """
 
     def apart(self) -> "Memory":

@@ -145,7 +145,7 @@ class Configuration:
             Its highest version that is available or has failed; None if none was found.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         with self._lock:
             if anew:
@@ -164,7 +164,7 @@ class Configuration:
         Returns once no call can find the model; calls that have found it are still answered.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         with self._lock:
             self._remove(name, ended=False)
@@ -313,7 +313,7 @@ def platform_of(model: ModelConfigMessage) -> str:
     """A model's platform, from either of the two fields. TF Serving: server_core.cc, GetPlatform.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there is no platform or there are two, or it is not one of TF Serving's.
+        ServingError: INVALID_ARGUMENT if there is no platform or there are two, or it is not one of TF Serving's.
     """
     both = "model_type (deprecated) {} ModelServerConfig::model_platform, model name is " + model.name
     if model.model_type and model.model_platform:

@@ -178,7 +178,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
     """The ensemble that a `model.toml` describes.
 
     Raises:
-        LoadError: INVALID_ARGUMENT, the description is invalid; the text names the file and the model or the array.
+        LoadError: INVALID_ARGUMENT if the description is invalid; the text names the file and the model or the array.
         Unready: One of its models has not been loaded yet.
     """
     where = base_path / MODEL_FILE
@@ -196,7 +196,7 @@ def make_ensemble(base_path: Path, steps: Sequence[StepOptions], members: Member
 
 
 def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options | None]:
-    """The signature of a step's model, and how it batches."""
+    """The signature of a step's model, and the model's batching options, if it batches."""
     awaited = members.is_awaited(step.model)  # read first, since it may become false during the look-up
     try:
         with members.find(step.model, step.version or None) as member:

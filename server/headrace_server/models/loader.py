@@ -99,7 +99,7 @@ class Loader:
 
         Args:
             name: The model's name.
-            parameters: Fields of `Options`; an empty mapping restores the operator's.
+            parameters: Fields of `Options`; an empty mapping restores what the operator has set.
         """
         self._overrides[name] = parameters
 

@@ -206,7 +206,7 @@ class Manager:
             to_unavailable: Whether a label that is new or unchanged may name a version that is not available.
 
         Raises:
-            ServingError: FAILED_PRECONDITION, a version is not available. TF Serving: server_core.cc.
+            ServingError: FAILED_PRECONDITION if a version is not available. TF Serving: server_core.cc.
         """
         with self._models.changed:
             for name, versions in labels.items():
@@ -248,7 +248,7 @@ class Manager:
 
         Raises:
             TimeoutError: The models did not settle in time.
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         return self._settling.wait(names, since, timeout)
 
@@ -261,7 +261,7 @@ class Manager:
             given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         return self._settling.wait_unless(names, since, given_up)
 
@@ -278,7 +278,7 @@ class Manager:
             ended: Whether to wait for the end of every version too, until its memory is free.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         self._settling.wait_withdrawn(name, ended=ended)
 

@@ -55,7 +55,7 @@ class NoRows:
             run: Computes outputs for one row.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a row would be too large to run; or the error of the run.
+            ServingError: INVALID_ARGUMENT if a row would be too large to run; or the error of the run.
         """
         shapes = tuple(sorted((alias, array.shape[1:]) for alias, array in inputs.items()))
         key = (name, outputs, shapes)

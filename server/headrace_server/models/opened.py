@@ -48,7 +48,7 @@ def _check_libraries(opened: Opened) -> None:
     """Refuses code that is not signed.
 
     Raises:
-        LoadError: FAILED_PRECONDITION, the model's options name such code.
+        LoadError: FAILED_PRECONDITION if the model's options name such code.
     """
     if opened.signed and read_model_options(opened.path.parent).onnxruntime.get("custom_op_libraries"):
         file = opened.original.parent / MODEL_FILE

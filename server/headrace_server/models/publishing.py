@@ -18,7 +18,7 @@ class Publishing:
 
     Attributes:
         serving: The versions that serve, by model and by number.
-        latest: The version that calls without a version go to, by model.
+        latest: The version that answers calls which name none, by model.
     """
 
     def __init__(self, tell: Tell, is_plain: Callable[[str], bool]) -> None:

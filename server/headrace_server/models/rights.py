@@ -118,7 +118,7 @@ class CodeTrust:
 
         Raises:
             LoadError: PERMISSION_DENIED.
-            ServingError: PERMISSION_DENIED, its folder cannot be read.
+            ServingError: PERMISSION_DENIED if its folder cannot be read.
         """
         try:
             holds_code = libraries or _exists(os.path.join(version, PYTHON_FILE))

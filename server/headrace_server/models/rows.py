@@ -108,7 +108,7 @@ def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool)
 
 
 def _untried(signature: Signature, version: Loaded) -> Verdict | None:
-    """What is known without a test; None if a test is needed."""
+    """The verdict, if it is known without a test; otherwise None."""
     told, backend = version.told, version.backend
     if isinstance(backend, Streaming) and not backend.answers_once:
         return Verdict(Finding.DISABLED, "each has a stream of answers")

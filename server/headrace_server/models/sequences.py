@@ -44,7 +44,7 @@ class Sequences:
         clock: In seconds.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the model does not have this state.
+        ServingError: INVALID_ARGUMENT if the model does not have this state.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Sequences:
             run: Computes outputs from inputs, where both include the state.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, the sequence has not begun, or a step has a different number of rows than
-                the one before; UNAVAILABLE, there are too many sequences; or the error of the run, after which the
+            ServingError: INVALID_ARGUMENT if the sequence has not begun, or a step has a different number of rows than
+                the one before; UNAVAILABLE if there are too many sequences; or the error of the run, after which the
                 state is unchanged.
         """
         rows = self._rows(inputs)

@@ -167,7 +167,7 @@ class Servable:
         """The signature that a request names, and the signature's name.
 
         Raises:
-            ServingError: FAILED_PRECONDITION, there is no such signature.
+            ServingError: FAILED_PRECONDITION if there is no such signature.
         """
         return find_signature(self.signatures, name)
 

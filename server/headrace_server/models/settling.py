@@ -44,7 +44,7 @@ class Settling:
 
         Raises:
             TimeoutError: The models did not settle in time.
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         end = None if timeout is None else self._clock.now() + timeout
         with self._models.changed:
@@ -68,7 +68,7 @@ class Settling:
             given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         with self._models.changed:
             unsettled = list(names)
@@ -87,7 +87,7 @@ class Settling:
         """Waits until no version of a model can be called or is being loaded; with `ended`, until all have ended.
 
         Raises:
-            ServingError: UNAVAILABLE, the server is about to stop.
+            ServingError: UNAVAILABLE if the server is about to stop.
         """
         with self._models.changed:
             while not self._models.is_withdrawn(name, ended=ended):
@@ -112,7 +112,7 @@ class Settling:
             since: As for `wait`.
 
         Raises:
-            ServingError: UNAVAILABLE, a model has not settled, and the server is about to stop.
+            ServingError: UNAVAILABLE if a model has not settled, and the server is about to stop.
         """
         self._drop_settled(unsettled, since)
         if not unsettled:

@@ -39,7 +39,7 @@ class Waking:
             deadline: When to give up, on the monotonic clock; None means never.
 
         Raises:
-            ServingError: DEADLINE_EXCEEDED; NOT_FOUND, the version cannot be loaded; or what `find` raises.
+            ServingError: DEADLINE_EXCEEDED; NOT_FOUND if the version cannot be loaded; or what `find` raises.
         """
         while True:
             name, version, began = asleep.name, asleep.version, time.monotonic()

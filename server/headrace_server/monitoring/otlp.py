@@ -37,7 +37,7 @@ def otlp_exporter(endpoint: str) -> Exporter:
         endpoint: Such as `http://localhost:4317`; `https` means TLS.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, the extra `otel` is not installed; INVALID_ARGUMENT, the URL is invalid.
+        ServingError: FAILED_PRECONDITION if the extra `otel` is not installed; INVALID_ARGUMENT if the URL is invalid.
     """
     if not endpoint.startswith(("http://", "https://")):
         raise invalid(f"--trace_endpoint must be a URL such as http://localhost:4317; was '{endpoint}'")

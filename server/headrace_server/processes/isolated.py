@@ -184,7 +184,7 @@ class IsolatedBackend:
         """An array for a joined input, in shared memory.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left.
         """
         return self._memory.empty(shape, dtype)
 

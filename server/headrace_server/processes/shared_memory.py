@@ -69,7 +69,7 @@ class OwnedMemory:
         """The locations of arrays, after copying those in other memory, and the objects to keep alive meanwhile.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left.
         """
         locations, held = [], []
         for alias, array in arrays.items():

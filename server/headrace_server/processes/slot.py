@@ -100,7 +100,7 @@ class Slot:
 
         Raises:
             Unread: The other side has ended.
-            ServingError: RESOURCE_EXHAUSTED, there are too many arrays.
+            ServingError: RESOURCE_EXHAUSTED if there are too many arrays.
         """
         key = (kind, content, tuple(placed)) if placed else None
         if key is not None and self._freed == self._memory.freed and (known := self._pickled.get(key)) is not None:

@@ -13,7 +13,7 @@ def check_certificate(certificate: bytes) -> Principal:
         certificate: The certificate in DER. The transport has verified its signature and its dates.
 
     Raises:
-        Refused: UNAUTHENTICATED, the certificate has neither.
+        Refused: UNAUTHENTICATED if the certificate has neither.
     """
     name, expires = _read(certificate)
     if not name:

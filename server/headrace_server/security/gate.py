@@ -116,8 +116,8 @@ class Gate:
             action: What the call does; for actions that need no credentials, invalid credentials count as none.
 
         Raises:
-            Refused: UNAUTHENTICATED, the credentials are invalid.
-            ServingError: UNAVAILABLE, the credentials cannot be checked now.
+            Refused: UNAUTHENTICATED if the credentials are invalid.
+            ServingError: UNAVAILABLE if the credentials cannot be checked now.
         """
         visit.generation = self.verdicts.generation  # read before anything that a verdict depends on
         try:
@@ -249,7 +249,7 @@ def _bearer(authorization: str) -> str:
     """The token of an authorization header.
 
     Raises:
-        Refused: UNAUTHENTICATED, there is no token in it.
+        Refused: UNAUTHENTICATED if there is no token in it.
     """
     scheme, _, token = authorization.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():

@@ -39,7 +39,7 @@ def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
         table: The table's values, by key.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a key is unknown, or has an invalid value.
+        ServingError: INVALID_ARGUMENT if a key is unknown, or has an invalid value.
     """
     options = options_of(kind)
     for name in table:

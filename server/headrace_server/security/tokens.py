@@ -62,7 +62,7 @@ def fetch_json(url: str) -> Any:
     """The JSON document at a URL.
 
     Raises:
-        ServingError: UNAVAILABLE, it cannot be fetched, or is not JSON.
+        ServingError: UNAVAILABLE if it cannot be fetched, or is not JSON.
     """
     try:
         request = Request(url, headers={"Accept": "application/json"})
@@ -107,8 +107,8 @@ class KeySet:
         """A key by its ID; an empty ID means the only key. For an unknown ID, the keys are fetched again.
 
         Raises:
-            ServingError: UNAVAILABLE, there are no keys, and they cannot be fetched.
-            Refused: UNAUTHENTICATED, there is no such key.
+            ServingError: UNAVAILABLE if there are no keys, and they cannot be fetched.
+            Refused: UNAUTHENTICATED if there is no such key.
         """
         found = self._find(key_id)
         if found is None:
@@ -201,7 +201,7 @@ class Tokens:
 
         Raises:
             Refused: UNAUTHENTICATED.
-            ServingError: UNAVAILABLE, the issuer's keys cannot be fetched.
+            ServingError: UNAVAILABLE if the issuer's keys cannot be fetched.
         """
         claims = self._claims(token)
         name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
@@ -261,7 +261,7 @@ def secure_url(name: str, url: str) -> str:
     """A URL that cannot be tampered with on the way: https, or on this machine.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not such a URL.
+        ServingError: INVALID_ARGUMENT if it is not such a URL.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in ("https", "http"):

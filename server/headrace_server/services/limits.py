@@ -20,7 +20,7 @@ async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) 
         api: The method's name, for metrics.
 
     Raises:
-        ServingError: DEADLINE_EXCEEDED, the call did not end in time.
+        ServingError: DEADLINE_EXCEEDED if the call did not end in time.
     """
     deadline = deadline_after(seconds)
     async with timed(seconds):
@@ -37,7 +37,7 @@ async def timed(seconds: float | None) -> AsyncIterator[None]:
     """A context whose code is cancelled after this many seconds; None means no limit.
 
     Raises:
-        ServingError: DEADLINE_EXCEEDED, it took longer.
+        ServingError: DEADLINE_EXCEEDED if it took longer.
     """
     try:
         async with asyncio.timeout(seconds):

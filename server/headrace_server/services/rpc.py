@@ -41,7 +41,7 @@ class Method:
 
         Raises:
             DecodeError: None.
-            ServingError: INVALID_ARGUMENT, too many fields.
+            ServingError: INVALID_ARGUMENT if there are too many fields.
         """
         most = self.max_fields
         if most is not None and len(data) > 2 * most and has_more_fields(data, most):

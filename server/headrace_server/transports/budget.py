@@ -55,7 +55,7 @@ class Held:
         """Takes more bytes, unless all have been released: the call may have ended before this is called.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, too little is left. In the native transport's words.
+            ServingError: RESOURCE_EXHAUSTED if too little is left. In the native transport's words.
         """
         budget = self._budget
         if self._released:

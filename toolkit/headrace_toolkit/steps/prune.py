@@ -178,7 +178,7 @@ def smallest_out(weights: Sequence[Array], amount: float) -> list[Array]:
 
     Args:
         weights: Arrays of any shapes.
-        amount: From 0 to 1.
+        amount: The share of the weights to remove, from 0 to 1.
     """
     flat = np.concatenate([np.abs(array).ravel() for array in weights])
     count = round(amount * flat.size)

@@ -16,7 +16,7 @@ class SharedMemory:
 
     Raises:
         ServingError: The handle is invalid, or CUDA cannot open it.
-        LoadError: FAILED_PRECONDITION, there is no such GPU. ModuleNotFoundError: pycuda is not installed.
+        LoadError: FAILED_PRECONDITION if there is no such GPU. ModuleNotFoundError: pycuda is not installed.
     """
 
     def __init__(self, ordinal: int, handle: bytes) -> None:

@@ -321,7 +321,7 @@ class OnnxBackend:
         """An array for a joined input: in page-locked memory if the model is on a GPU.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left.
         """
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
 
@@ -407,7 +407,7 @@ def _register(session: ort.SessionOptions, library: str) -> None:
     """Registers a library's operators with a session.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, it cannot be loaded, or is not such a library.
+        ServingError: FAILED_PRECONDITION if it cannot be loaded, or is not such a library.
     """
     try:
         session.register_custom_ops_library(library)

@@ -113,7 +113,7 @@ class BoundSession:
         Returns: Arrays in page-locked memory, which returns to the pool with their last view.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, there is no memory for a copy.
+            ServingError: RESOURCE_EXHAUSTED if there is no memory for a copy.
         """
         with self._device, self._slots.take() as slot:
             binding = self._session.io_binding()

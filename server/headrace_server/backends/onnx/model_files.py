@@ -167,7 +167,7 @@ class ModelFiles:
         """Checks that the files have not changed since they were read.
 
         Raises:
-            LoadError: FAILED_PRECONDITION, one of its own files has changed.
+            LoadError: FAILED_PRECONDITION if one of its own files has changed.
         """
         if changed := self._changed():
             message = f"{self.model} is not loaded again: {', '.join(changed)} has changed since it was loaded"
@@ -177,7 +177,7 @@ class ModelFiles:
         """Checks that the files were not written to while they were read.
 
         Raises:
-            LoadError: FAILED_PRECONDITION, a file was written to, so that the data may be partly old and partly new.
+            LoadError: FAILED_PRECONDITION if a file was written to, so that the data may be partly old and partly new.
         """
         if changed := self._changed():
             raise LoadError(Code.FAILED_PRECONDITION, f"{', '.join(changed)} has changed while the model was loaded")

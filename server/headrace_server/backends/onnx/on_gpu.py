@@ -101,7 +101,7 @@ class OnGpu:
         """An array in page-locked memory, which returns to the pool with its last view.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left.
         """
         return self._pool.empty(shape, dtype)
 
@@ -109,7 +109,7 @@ class OnGpu:
         """Computes the outputs with these names, from inputs by the graph's names.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, no memory is left.
+            ServingError: RESOURCE_EXHAUSTED if no memory is left.
         """
         return self._bound_for(inputs).run(names, inputs)
 

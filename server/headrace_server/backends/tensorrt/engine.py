@@ -115,8 +115,8 @@ class Engine:
         plan: A serialized engine.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: the plan is for another TensorRT version or another GPU, or is damaged;
-            RESOURCE_EXHAUSTED: no memory is left; UNIMPLEMENTED: it has a tensor that no request can carry.
+        LoadError: FAILED_PRECONDITION if the plan is for another TensorRT version or another GPU, or is damaged;
+            RESOURCE_EXHAUSTED if no memory is left; UNIMPLEMENTED if it has a tensor that no request can carry.
     """
 
     def __init__(self, device: Device, plan: bytes) -> None:

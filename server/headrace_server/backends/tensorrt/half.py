@@ -15,7 +15,8 @@ def half(model: Path, folder: Path) -> Path:
     """Writes a copy of a model that computes in half floats, except for its inputs and outputs, and returns its path.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: the converter is not installed; INVALID_ARGUMENT: the model cannot be converted.
+        LoadError: FAILED_PRECONDITION if the converter is not installed; INVALID_ARGUMENT if the model cannot be
+            converted.
     """
     try:
         import onnx

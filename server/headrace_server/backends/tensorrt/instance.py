@@ -78,8 +78,8 @@ class Instance:
         Returns: Arrays in page-locked memory, which returns to the pool with their last view.
 
         Raises:
-            ServingError: INVALID_ARGUMENT: no profile accepts the shapes; RESOURCE_EXHAUSTED: no memory is left;
-                INTERNAL: the GPU, or TensorRT, failed.
+            ServingError: INVALID_ARGUMENT if no profile accepts the shapes; RESOURCE_EXHAUSTED if no memory is left;
+                INTERNAL if the GPU or TensorRT fails.
         """
         shapes = {name: array.shape for name, array in inputs.items()}
         index = choose(self._engine.tensors.profiles, shapes)

@@ -30,7 +30,7 @@ def recipients_of(texts: Sequence[str]) -> list[Any]:
         texts: Public keys, `age1...`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a text is not a recipient; FAILED_PRECONDITION, pyrage is not installed.
+        ServingError: INVALID_ARGUMENT if a text is not a recipient; FAILED_PRECONDITION if pyrage is not installed.
     """
     pyrage = _pyrage()
     return [_recipient(pyrage, each) for each in texts]
@@ -81,7 +81,7 @@ def identities_of(keys: ModelKeys) -> list[Any]:
     """The age identities among keys, parsed.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, one is invalid, and the text says where it is; FAILED_PRECONDITION, there is
+        ServingError: INVALID_ARGUMENT if one is invalid (the text says where it is); FAILED_PRECONDITION if there is
             one, but pyrage is not installed.
     """
     if not keys.identities:

@@ -73,7 +73,7 @@ class Opener:
             version: The version's folder or file.
 
         Raises:
-            LoadError: FAILED_PRECONDITION, it must not be loaded; the text names the file.
+            LoadError: FAILED_PRECONDITION if it must not be loaded; the text names the file.
             ServingError: The version cannot be read.
         """
         root, signature = self._trust.of(version), signature_path(version)

@@ -88,7 +88,7 @@ def make_signers(keys: Sequence[str], keyless: KeylessOptions) -> Signers | None
 
     Args:
         keys: Paths of PEM files.
-        keyless: Options that have been checked.
+        keyless: The options of keyless signing, already checked.
 
     Raises:
         ServingError: A file cannot be read or used, or a package is missing.

@@ -47,8 +47,8 @@ def to_array(value: Any, dtype: DataType) -> Array:
             as one and fit 32 bits, or the 64 or unsigned bits of its dtype; narrower ones wrap.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the lists differ in length or depth, or a value is not of the dtype;
-            UNIMPLEMENTED, JSON has no values of the dtype. TF Serving: json_tensor.cc.
+        ServingError: INVALID_ARGUMENT if the lists differ in length or depth, or a value is not of the dtype;
+            UNIMPLEMENTED if JSON has no values of the dtype. TF Serving: json_tensor.cc.
     """
     array = regular_array(value, dtype)
     if array is None:
@@ -70,7 +70,7 @@ def decode_base64(value: dict[str, Any]) -> bytes:
     """The bytes of such an object. White space is ignored; padding may be missing entirely, but not in part.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not base64.
+        ServingError: INVALID_ARGUMENT if it is not base64.
     """
     text = value[BASE64_KEY].translate(_SPACES)
     bare = text.rstrip("=")

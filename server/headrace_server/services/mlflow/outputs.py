@@ -19,7 +19,7 @@ def write_predictions(outputs: Arrays, output: str, rows: int | None) -> bytes:
         rows: The number of rows of the table that was sent, if the answer is to be a table, too.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the values cannot be written as JSON.
+        ServingError: INVALID_ARGUMENT if the values cannot be written as JSON.
     """
     if output:
         predictions: Any = _values(output, outputs[output])

@@ -44,7 +44,7 @@ class Checks:
         """The requested outputs, sorted by name.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, the model has no such output.
+            ServingError: INVALID_ARGUMENT if the model has no such output.
         """
         for name in self.request.outputs:
             if name not in self.signature.outputs:

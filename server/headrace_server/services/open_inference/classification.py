@@ -37,7 +37,7 @@ def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool)
     Returns: An object array of bytes, of shape (rows, count) or (count,), or smaller if a row has fewer elements.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are too many values.
+        ServingError: INVALID_ARGUMENT if there are too many values.
     """
     if values.size > MAX_ELEMENTS:
         raise invalid("classification output tensor too large")

@@ -62,7 +62,8 @@ class CudaRegions:
         """Opens a region with a name.
 
         Raises:
-            ServingError: ALREADY_EXISTS, the name is taken; INVALID_ARGUMENT, there is no GPU, or the handle is bad.
+            ServingError: ALREADY_EXISTS if the name is taken; INVALID_ARGUMENT if there is no GPU or the
+                handle is bad.
         """
         if name in self._regions:
             raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")
@@ -80,7 +81,7 @@ class CudaRegions:
         """One region, or all of them if the name is empty.
 
         Raises:
-            ServingError: NOT_FOUND, there is no region with that name.
+            ServingError: NOT_FOUND if there is no region with that name.
         """
         if not name:
             return list(self._regions.values())

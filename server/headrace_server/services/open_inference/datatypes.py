@@ -57,7 +57,7 @@ def datatype_of(data_type: DataType) -> Datatype:
     """The datatype of a declared tensor.
 
     Raises:
-        ServingError: UNIMPLEMENTED, the protocol has no such datatype, so it cannot serve the model.
+        ServingError: UNIMPLEMENTED if the protocol has no such datatype, so it cannot serve the model.
     """
     if data_type not in _BY_DATA_TYPE:
         raise unimplemented(f"the Open Inference Protocol has no datatype for {dtype_name(data_type)}")

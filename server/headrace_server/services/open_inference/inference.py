@@ -33,7 +33,7 @@ def signature_of(servable: Servable, name: str) -> tuple[str, Signature]:
     """The signature that a request names, and its name.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the model has no signature with that name.
+        ServingError: INVALID_ARGUMENT if the model has no signature with that name.
     """
     try:
         return servable.signature(name)

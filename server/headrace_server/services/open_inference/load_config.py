@@ -41,7 +41,7 @@ def read_load_config(text: str) -> LoadConfig:
 
     Raises:
         ValueError: The text is not a JSON object, or a value has the wrong type.
-        ServingError: INVALID_ARGUMENT, it would change something that cannot be changed.
+        ServingError: INVALID_ARGUMENT if it would change something that cannot be changed.
     """
     document = json.loads(text)
     if not isinstance(document, dict):

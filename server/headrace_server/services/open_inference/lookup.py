@@ -59,7 +59,7 @@ class Lookup:
         """Whether a version, or any if none is named, can be called.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, the version is not a number.
+            ServingError: INVALID_ARGUMENT if the version is not a number.
         """
         ready = self.ready_versions(name)
         number = version_number(version)

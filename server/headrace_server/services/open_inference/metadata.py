@@ -40,7 +40,7 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
         signature: The name of the signature to describe; empty means the default.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there is no such signature; UNIMPLEMENTED, the protocol has no such type.
+        ServingError: INVALID_ARGUMENT if there is no such signature; UNIMPLEMENTED if the protocol has no such type.
     """
     _, declared = signature_of(servable, signature)
     message = ModelMetadataResponse(

@@ -87,7 +87,7 @@ class Models:
         """The statistics of one version, of all ready versions of a model, or of every model if the name is empty.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, no version is ready.
+            ServingError: INVALID_ARGUMENT if no version is ready.
         """
         number = version_number(asked)
         response = messages.ModelStatisticsResponse()

@@ -30,7 +30,7 @@ def read_parameters(sent: Sent) -> Parameters:
     """A request's parameters; those without a meaning here are only checked.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a parameter has the wrong type, or a reserved name.
+        ServingError: INVALID_ARGUMENT if a parameter has the wrong type, or a reserved name.
     """
     for name, parameter in sent.items():
         _check(name, parameter)
@@ -54,7 +54,7 @@ def text_of(sent: Sent, name: str) -> str:
     """A parameter that is a string.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not a string.
+        ServingError: INVALID_ARGUMENT if it is not a string.
     """
     if name not in sent:
         return ""

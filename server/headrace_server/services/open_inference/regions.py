@@ -77,7 +77,7 @@ class SystemRegion:
         byte_size: The region's size.
 
     Raises:
-        ServingError: INTERNAL, there is no such object; INVALID_ARGUMENT, the object is smaller than that.
+        ServingError: INTERNAL if there is no such object; INVALID_ARGUMENT if the object is smaller than that.
     """
 
     def __init__(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -111,7 +111,7 @@ class SystemRegion:
         """Announces the region to a listener.
 
         Raises:
-            ServingError: INTERNAL, the object cannot be opened again.
+            ServingError: INTERNAL if the object cannot be opened again.
         """
         try:
             mirror.put(self.name, self._file, self.offset, self.byte_size)
@@ -159,7 +159,7 @@ class Regions:
         """Opens a region under a name.
 
         Raises:
-            ServingError: ALREADY_EXISTS, the name is taken; the others as for `SystemRegion`.
+            ServingError: ALREADY_EXISTS if the name is taken; the others as for `SystemRegion`.
         """
         if name in self._regions:
             raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")
@@ -181,7 +181,7 @@ class Regions:
         """One region, or all of them if the name is empty.
 
         Raises:
-            ServingError: NOT_FOUND, there is no region with that name.
+            ServingError: NOT_FOUND if there is no region with that name.
         """
         if not name:
             return list(self._regions.values())
@@ -193,7 +193,7 @@ class Regions:
         """A part of a region.
 
         Raises:
-            ServingError: NOT_FOUND, there is no such region; INVALID_ARGUMENT, the part lies outside it.
+            ServingError: NOT_FOUND if there is no such region; INVALID_ARGUMENT if the part lies outside it.
         """
         region: Region | None = self._regions.get(name) or self.cuda.find(name)
         if region is None:

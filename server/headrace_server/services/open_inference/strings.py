@@ -30,7 +30,7 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tup
         told: The beginning of an error (the request's ID) and its end (the model's name).
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the bytes do not contain this many elements.
+        ServingError: INVALID_ARGUMENT if the bytes do not contain this many elements.
     """
     begin, model = told
     where = f"inference input '{name}' for model '{model}'"

@@ -59,7 +59,8 @@ class PageApi:
     """Answers the paths of the live page. In one event loop.
 
     The files say nothing about this server, so a server that requires a token may send them to anybody: only
-    `GUARDED_PATHS`, and the page's calls of models, need one. The page asks its user for it on a 401.
+    `GUARDED_PATHS`, and the page's calls of models, need one. When a call is answered with a 401, the
+    page asks its user for the token.
 
     Args:
         state: Returns what to show.

@@ -21,7 +21,7 @@ def require_model_spec(request: HasModelSpec) -> ModelSpec:
     """The request's ModelSpec.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it has none.
+        ServingError: INVALID_ARGUMENT if it has none.
     """
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
@@ -32,7 +32,7 @@ def asked_version(spec: ModelSpec) -> int | str | None:
     """The version that a ModelSpec requests, by number or by label; None for the latest.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it names no model.
+        ServingError: INVALID_ARGUMENT if it names no model.
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")

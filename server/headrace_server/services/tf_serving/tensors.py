@@ -31,7 +31,7 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
         signature: The name of the signature to run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a tensor does not parse, or many strings are not what the model takes.
+        ServingError: INVALID_ARGUMENT if a tensor does not parse, or many strings are not what the model takes.
         TaskTooLarge: Many strings are too many rows.
     """
     if not _are_many_strings(tensors):

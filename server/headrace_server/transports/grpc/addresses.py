@@ -22,7 +22,7 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
     """Parses `k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there is an item without `=`.
+        ServingError: INVALID_ARGUMENT if there is an item without `=`.
     """
     arguments: list[tuple[str, int | str]] = []
     for item in filter(None, text.split(",")):

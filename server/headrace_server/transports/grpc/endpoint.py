@@ -66,7 +66,7 @@ class Endpoint:
     Attributes:
         addresses: Host and port, or `unix:` and a path; at most one has a host and port.
         services: headrace's services, whose methods are functions from message to message.
-        observe: Called for the calls of each method.
+        observe: Returns, for a service and a method, the function to call for each of its calls that has ended.
         servicers: grpcio's own (health, reflection), each as the function that registers it.
         queue: The queue of tasks, for a transport that fills it itself.
         arguments: gRPC channel arguments for the server, by name.

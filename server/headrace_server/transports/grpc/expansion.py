@@ -52,8 +52,8 @@ class Expander:
         """The message, decompressed if it is compressed; the call's memory then grows by its size.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED, it would be larger than the limit, or `held` cannot grow as much.
-                INTERNAL, the compressed data are invalid or incomplete. The texts are the native transport's.
+            ServingError: RESOURCE_EXHAUSTED if the message would be larger than the limit, or `held` cannot grow by its
+                size; INTERNAL if the compressed data are invalid or incomplete. The texts are the native transport's.
         """
         if not data.startswith(STARTS):
             return data

@@ -55,7 +55,7 @@ class GrpcioTransport:
         """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
+            ServingError: INVALID_ARGUMENT if an address is taken or invalid. The text begins as TF Serving's.
         """
         self._server = server = grpc.aio.server(options=_options(self._endpoint))
         delivery = LoopDelivery(asyncio.get_running_loop())

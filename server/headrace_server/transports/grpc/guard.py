@@ -207,7 +207,7 @@ def _credentials(context: Any) -> Credentials:
     """The credentials of a call.
 
     Raises:
-        Refused: UNAUTHENTICATED, there are several authorization headers.
+        Refused: UNAUTHENTICATED if there are several authorization headers.
     """
     shown = [value for name, value in context.invocation_metadata() if name == "authorization"]
     if len(shown) > 1:

@@ -51,7 +51,7 @@ def check_interface() -> None:
     """Checks that the installed native package is compatible with this one.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, it is not compatible.
+        ServingError: FAILED_PRECONDITION if it is not compatible.
     """
     if native.INTERFACE != INTERFACE:
         text = f"headrace-native has interface {native.INTERFACE}, headrace {INTERFACE}: install matching versions"
@@ -93,7 +93,7 @@ class NativeTransport:
         """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, an address is taken or invalid. The text begins as TF Serving's.
+            ServingError: INVALID_ARGUMENT if an address is taken or invalid. The text begins as TF Serving's.
         """
         methods = self._methods()
         paths = [(path, handler.request_streaming) for path, handler in methods.handlers.items()]
@@ -224,7 +224,7 @@ def check_tls(path: str) -> None:
     """Checks that an SSLConfig's key and certificates can be used.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they cannot be used, such as an RSA key of 8192 bits.
+        ServingError: INVALID_ARGUMENT if they cannot be used, such as an RSA key of 8192 bits.
     """
     _certificates(path, read_ssl_config(path))
 

@@ -40,7 +40,7 @@ def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCa
     """Returns a function to call for calls that have ended, which records the model and the code of traced ones.
 
     Args:
-        observe: Called for all calls.
+        observe: Called for each call that has ended, traced or not.
         name: The method's name, with its service.
         tracing: None if there are no traces.
     """

@@ -50,7 +50,7 @@ class HttpTransport(Protocol):
         """Listens, and returns the port.
 
         Raises:
-            ServingError: UNKNOWN, the port is taken.
+            ServingError: UNKNOWN if the port is taken.
         """
 
     async def stop(self, grace: float) -> None:

@@ -45,7 +45,7 @@ class NativeHttpTransport:
         """Listens, and returns the port.
 
         Raises:
-            ServingError: UNKNOWN, the port is taken.
+            ServingError: UNKNOWN if the port is taken.
         """
         options = self._options
         try:

@@ -17,7 +17,7 @@ def make_http(options: HttpOptions, plain: PlainApis, api: HttpApi, carrier: Tra
         carrier: gRPC's transport.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, TLS is requested, which is not supported with uvicorn.
+        ServingError: INVALID_ARGUMENT if TLS is requested, which is not supported with uvicorn.
     """
     if isinstance(carrier, CarriesHttp):
         from headrace_server.transports.http.native_impl import NativeHttpTransport

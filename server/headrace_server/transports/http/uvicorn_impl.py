@@ -47,7 +47,7 @@ class UvicornTransport:
         """Listens, and returns the port.
 
         Raises:
-            ServingError: UNKNOWN, the port is taken.
+            ServingError: UNKNOWN if the port is taken.
         """
         delivery = LoopDelivery(asyncio.get_running_loop())
 

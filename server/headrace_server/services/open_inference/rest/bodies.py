@@ -13,8 +13,8 @@ async def received(request: HttpRequest) -> memoryview:
     """The whole body; a large one is mapped, not read.
 
     Raises:
-        ServingError: UNIMPLEMENTED, the declared encoding is not supported; INVALID_ARGUMENT, the body is not in that
-            encoding.
+        ServingError: UNIMPLEMENTED if the declared encoding is not supported; INVALID_ARGUMENT if the body is not in
+            that encoding.
     """
     encoding = request.header("content-encoding")
     if not is_known(encoding):

@@ -27,7 +27,7 @@ def inflate(data: bytes | memoryview, encoding: str) -> bytes | memoryview:
     """A body, decompressed.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not of that encoding, or expands too far.
+        ServingError: INVALID_ARGUMENT if it is not of that encoding, or expands too far.
     """
     if encoding not in _WINDOWS:
         return data

@@ -252,7 +252,7 @@ def values_of(data: list[Any], dtype: DataType) -> Array:
     """The values in nested lists, in an array of one dimension.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a value does not fit the dtype, or the lists are nested too deeply.
+        ServingError: INVALID_ARGUMENT if a value does not fit the dtype, or the lists are nested too deeply.
     """
     return _converted(_flat(data), dtype)
 
@@ -261,7 +261,7 @@ def _flat(data: list[Any]) -> list[Any]:
     """The values in nested lists, in order.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the lists are nested too deeply.
+        ServingError: INVALID_ARGUMENT if the lists are nested too deeply.
     """
     flat, nested = [], [iter(data)]
     while nested:

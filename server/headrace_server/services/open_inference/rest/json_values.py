@@ -14,7 +14,7 @@ def read_document(data: bytes) -> Mapping[str, Any]:
     """The object in a body.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the body is not JSON, or not an object.
+        ServingError: INVALID_ARGUMENT if the body is not JSON, or not an object.
     """
     document: Any = parse_quickly(data)
     if document is None:
@@ -78,7 +78,7 @@ def parameters_of(document: Any) -> Mapping[str, Any]:
     """The parameters of a request or of a tensor; empty if there are none.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they are not an object.
+        ServingError: INVALID_ARGUMENT if they are not an object.
     """
     value = document.get("parameters", {}) if isinstance(document, dict) else {}
     if not isinstance(value, dict):

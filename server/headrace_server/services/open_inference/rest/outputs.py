@@ -35,7 +35,7 @@ def write_infer(answer: InferAnswer) -> InferContent:
     """The body for an answer.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output has no values in JSON and is not wanted as bytes.
+        ServingError: INVALID_ARGUMENT if an output has no values in JSON and is not wanted as bytes.
     """
     parts = [head_text(answer), b',"outputs":[']
     raw = []
@@ -80,7 +80,7 @@ def values_text(output: OutputTensor) -> bytes:
     """The values of an output as a flat list.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they cannot be written as JSON.
+        ServingError: INVALID_ARGUMENT if they cannot be written as JSON.
     """
     if output.datatype in HALVES:
         raise invalid(

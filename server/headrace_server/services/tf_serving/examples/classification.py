@@ -38,7 +38,7 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
         check_method: Whether the signature must have been exported for this method.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it cannot classify. TF Serving: classifier.cc, PreProcessClassification.
+        ServingError: INVALID_ARGUMENT if it cannot classify. TF Serving: classifier.cc, PreProcessClassification.
     """
     if check_method and signature.method_name != CLASSIFY_METHOD:
         raise invalid(
@@ -72,8 +72,8 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
         examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output has a wrong dtype or shape, or a class is not UTF-8;
-            FAILED_PRECONDITION, the model has fewer or more labels than it gives scores. TF Serving: classifier.cc,
+        ServingError: INVALID_ARGUMENT if an output has a wrong dtype or shape, or a class is not UTF-8;
+            FAILED_PRECONDITION if the model has fewer or more labels than it gives scores. TF Serving: classifier.cc,
             PostProcessClassificationResult.
     """
     found = _wanted(signature)

@@ -55,8 +55,8 @@ class Examples:
             abandoned: Returns whether nothing waits for the inputs any more; called at intervals.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a feature is missing or does not fit its input. TF Serving: the texts are
-                those of TensorFlow's ParseExample. CANCELLED, it was abandoned.
+            ServingError: INVALID_ARGUMENT if a feature is missing or does not fit its input. TF Serving: the texts are
+                those of TensorFlow's ParseExample. CANCELLED if it was abandoned.
         """
         if not signature.features:
             return {INPUTS: self._serialized()}
@@ -85,7 +85,7 @@ def read_examples(message: Input) -> Examples:
     """The Examples in a request.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are none.
+        ServingError: INVALID_ARGUMENT if there are none.
     """
     with_context = message.example_list_with_context
     examples = message.example_list.examples or with_context.examples

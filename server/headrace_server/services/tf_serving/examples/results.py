@@ -54,7 +54,7 @@ def classifications(labels: Iterable[Sequence[str | bytes]], scores: Array) -> C
         scores: Float32 [n, classes].
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a label is not UTF-8.
+        ServingError: INVALID_ARGUMENT if a label is not UTF-8.
     """
     data, at = _bytes_of(scores).tobytes(), 0
     heads: dict[str | bytes, bytes] = {}

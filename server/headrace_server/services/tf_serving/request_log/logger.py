@@ -78,7 +78,7 @@ class RequestLogger:
         """Checks the request logs in a configuration; returns a function that puts them into effect.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, a model names an unknown collector, or has an invalid value. TF Serving:
+            ServingError: INVALID_ARGUMENT if a model names an unknown collector, or has an invalid value. TF Serving:
                 server_request_logger.cc has the first text.
         """
         logs = {model.name: self._log(model) for model in models if model.HasField("logging_config")}

@@ -71,7 +71,7 @@ def signature_name(document: dict[str, Any]) -> str:
     """The signature that a body names; empty for none.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is not a string.
+        ServingError: INVALID_ARGUMENT if it is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):

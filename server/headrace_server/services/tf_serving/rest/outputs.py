@@ -44,8 +44,8 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
     """The body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a dtype that JSON cannot carry; by row, outputs without rows or with different
-            numbers of rows, or no outputs. TF Serving: json_tensor.cc.
+        ServingError: INVALID_ARGUMENT if JSON cannot carry a dtype; by row, also if outputs have no rows or different
+            numbers of rows, or if there are no outputs. TF Serving: json_tensor.cc.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
