@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -53,21 +54,23 @@ class ReflectionService:
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Answers a stream of requests, until the server drains."""
         draining = asyncio.ensure_future(self._draining.wait())
-        answers = self._servicer.ServerReflectionInfo(requests, context)
         try:
-            while True:
-                answer = asyncio.ensure_future(anext(answers))
-                await asyncio.wait((answer, draining), return_when=asyncio.FIRST_COMPLETED)
-                if not answer.done():
-                    answer.cancel()
-                    await asyncio.gather(answer, return_exceptions=True)  # it uses the call, which ends with this
-                    return
-                try:
-                    yield answer.result()
-                except StopAsyncIteration:
-                    return
+            async with aclosing(self._servicer.ServerReflectionInfo(requests, context)) as answers:
+                while (answer := await _next(answers, draining)) is not None:
+                    yield answer
         finally:
             draining.cancel()
+
+
+async def _next(answers: AsyncIterator[Any], draining: "asyncio.Future[Any]") -> Any:
+    """The next answer; None if there is none, or the server drains first."""
+    answer = asyncio.ensure_future(anext(answers, None))
+    try:
+        await asyncio.wait((answer, draining), return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
+    finally:
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)  # it uses the call, which may end with this
 
 
 def _v1_file() -> bytes:

@@ -1,16 +1,21 @@
 """Server reflection: what a client without the .proto files can learn."""
 
+import asyncio
+import gc
+from queue import Queue
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.conftest import Run
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request
+from tests.support.running import eventually
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,24 @@ def test_unknown_symbol(database: ProtoReflectionDescriptorDatabase, symbol: str
 def test_finds_the_file_of_a_method(database: ProtoReflectionDescriptorDatabase) -> None:
     file = database.FindFileContainingSymbol("tensorflow.serving.PredictionService.Predict")
     assert file.name.endswith("prediction_service.proto")
+
+
+def tasks() -> int:
+    """The number of tasks that have not ended, of all event loops."""
+    return sum(isinstance(each, asyncio.Task) and not each.done() for each in gc.get_objects())
+
+
+def test_a_caller_who_leaves_leaves_nothing(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Python logs tasks that are dropped before they have ended, or whose exceptions nobody has seen."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(running(models.linear).caller.channel)
+    requests: Queue[Any] = Queue()
+    before = tasks()
+    answers = stub.ServerReflectionInfo(iter(requests.get, None))
+    requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert next(answers).list_services_response.service
+    assert tasks() > before
+    answers.cancel()
+    requests.put(None)
+    eventually(lambda: tasks() == before)
+    gc.collect()
+    assert not caplog.records
