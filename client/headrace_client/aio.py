@@ -3,6 +3,7 @@
 # Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
 # ruff: noqa: ASYNC109
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -23,7 +24,7 @@ Answer = TypeVar("Answer")
 
 
 class AsyncClient(Connection[AsyncChannel]):
-    """A connection to one server, for any number of calls at the same time, on the event loop in which it was created.
+    """A connection to one server, for any number of calls at the same time, on the event loop of its first call.
 
     `target` is a gRPC target: `host:port`, `unix:/path`, `dns:///name:port`, `ipv4:10.0.0.1:8500,10.0.0.2:8500`; with
     several addresses, as in the last two forms, calls go to each in turn. By default calls are not encrypted. `timeout`
@@ -37,10 +38,12 @@ class AsyncClient(Connection[AsyncChannel]):
     whose certificate headrace-native refuses.
 
     An asynchronous context manager. It connects at the first call; no call may follow `close`.
-    Raises ValueError for a `transport` that does not support the arguments.
+    Raises ValueError for a `transport` that does not support the arguments; calls on another event loop raise
+    RuntimeError.
     """
 
     _open = staticmethod(open_async_channel)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def predict(
         self,
@@ -142,7 +145,16 @@ class AsyncClient(Connection[AsyncChannel]):
         await self.close()
 
     async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+        self._check_loop()
         return await self._channel.call(call, self._within(timeout))
 
     async def _send_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
+        self._check_loop()
         return await self._channel.call_many(calls, self._within(timeout), in_flight)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("this AsyncClient belongs to another event loop, that of its first call")

@@ -209,6 +209,20 @@ def test_a_call_that_nobody_waits_for_is_given_up(target: str, carrier: str, ser
     asyncio.run(leave())
 
 
+def test_an_async_client_belongs_to_the_event_loop_of_its_first_call(target: str, carrier: str) -> None:
+    async def connected() -> AsyncClient:
+        client = AsyncClient(target, transport=carrier)
+        assert (await client.predict("half_plus_two", X))["y"] == [2.5]
+        return client
+
+    client = asyncio.run(connected())
+    with pytest.raises(RuntimeError, match="this AsyncClient belongs to another event loop"):
+        asyncio.run(client.predict("half_plus_two", X))
+    with pytest.raises(RuntimeError, match="this AsyncClient belongs to another event loop"):
+        asyncio.run(client.predict_many("half_plus_two", [X]))
+    asyncio.run(client.close())
+
+
 FORKED = """
 import os, sys
 import numpy as np

@@ -133,7 +133,7 @@ class AsyncNativeChannel:
 
     async def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
         waiting, self._waiting = self._waiting, {}
