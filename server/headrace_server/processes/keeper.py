@@ -68,6 +68,7 @@ class Places:
         self._free: deque[Place] = deque()
         self._streams_changed = Condition(lock)
         self._streams: list[StreamPlace] = []
+        self._up: set[Worker] = set()
         self.hopeless = False
 
     def take(self, patience: float) -> Place | None:
@@ -109,6 +110,11 @@ class Places:
             self._streams.append(place)
             self._streams_changed.notify_all()
 
+    def came_up(self, worker: Worker) -> None:
+        """Expects the places of a process until they are dropped."""
+        with self._changed:
+            self._up.add(worker)
+
     def put(self, place: Place) -> None:
         """Frees the place, or drops it if its process has ended."""
         self._free.append(place)
@@ -122,6 +128,7 @@ class Places:
     def drop(self, worker: Worker) -> None:
         """Closes the free places of a process that has ended; the user of any other place closes it."""
         with self._changed:
+            self._up.discard(worker)
             for place in [place for place in list(self._free) if place.worker is worker]:
                 with suppress(ValueError):  # another thread has taken it
                     self._free.remove(place)
@@ -131,8 +138,10 @@ class Places:
                 stream_place.streams.close()
 
     def give_up(self) -> None:
-        """Ends all waits, because no place is expected soon."""
+        """Ends all waits, because no place is expected soon, unless another process is up: its places are put back."""
         with self._changed:
+            if self._up:
+                return
             self.hopeless = True
             self._changed.notify_all()
             self._streams_changed.notify_all()
@@ -223,6 +232,7 @@ class Keeper:
             self.loaded.set_result(loaded)
         if loaded.streams:
             self._places.add_streams(StreamPlace(worker, worker.open_streams()))
+        self._places.came_up(worker)
         for slot in slots:
             self._places.put(Place(worker, slot, Borrower(slot.mapped)))
 

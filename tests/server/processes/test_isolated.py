@@ -466,6 +466,15 @@ class TestLoads:
         assert text in raised.value.message
         assert str(tmp_path) in raised.value.message
 
+    def test_a_process_that_cannot_be_started_again_leaves_the_others_up(self, tmp_path: Path) -> None:
+        model = Isolated(write(tmp_path), workers=2)
+        write(tmp_path, "def")
+        model.lost(EXITS)
+        eventually(lambda: model.restarts > 2)  # it ended, could not be loaded again, and once more
+        assert not model.backend.is_down
+        assert model.run(FINE).tolist() == [[1, 1]]
+        model.backend.close()
+
     def test_a_model_that_cannot_be_loaded_again_is_unavailable_at_once(self, tmp_path: Path) -> None:
         model = Isolated(write(tmp_path))
         (tmp_path / "model.py").write_text("raise ValueError")

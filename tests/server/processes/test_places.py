@@ -36,6 +36,21 @@ def test_no_run_waits_where_no_place_is_expected() -> None:
     assert places.take(PATIENCE) is None
 
 
+def test_a_run_waits_for_the_places_of_other_processes() -> None:
+    places, put = Places(), place()
+    places.came_up(put.worker)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(places.take, PATIENCE)
+        eventually(lambda: places._waiting == 1)
+        places.give_up()
+        assert not places.hopeless
+        places.put(put)
+        assert waiting.result() is put
+    places.drop(put.worker)
+    places.give_up()
+    assert places.hopeless
+
+
 def test_a_place_that_is_put_back_ends_hopelessness() -> None:
     places, put = Places(), place()
     places.give_up()
