@@ -144,11 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--program", default=str(Path(sys.executable).with_name("headrace")))
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     differences: dict[tuple[str, str], list[float]] = {}
     plain: list[float] = []
-    for _ in range(told.groups):
-        costs = _group(told.program, told.rounds, told.seconds)
+    for _ in range(options.groups):
+        costs = _group(options.program, options.rounds, options.seconds)
         plain.append(statistics.median(costs["sent", ""]))
         for kind, of_kind in costs.items():
             paired = zip(of_kind, costs["sent", ""], strict=True)

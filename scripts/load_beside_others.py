@@ -109,19 +109,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ghz", default="ghz")
     parser.add_argument("--perf_analyzer", default="perf_analyzer")
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     tools: dict[str, tuple[str, Tool]] = {
         "h2load": ("h2load", _h2load),
-        "ghz": (told.ghz, partial(_ghz, told.ghz)),
-        "perf_analyzer": (shlex.split(told.perf_analyzer)[0], partial(_perf_analyzer, told.perf_analyzer)),
+        "ghz": (options.ghz, partial(_ghz, options.ghz)),
+        "perf_analyzer": (shlex.split(options.perf_analyzer)[0], partial(_perf_analyzer, options.perf_analyzer)),
     }
     found = {name: tool for name, (program, tool) in tools.items() if shutil.which(program)}
     with tempfile.TemporaryDirectory() as folder:
-        compared = list(_compared(Path(folder), found, told.rounds, told.seconds))
+        compared = list(_compared(Path(folder), found, options.rounds, options.seconds))
     text = _page(compared)
     print(text)
-    if told.out is not None:
-        told.out.write_text(text)
+    if options.out is not None:
+        options.out.write_text(text)
     return int(any(abs(each.ratio - 1) > MOST_DIFFERENCE for each in compared))
 
 

@@ -95,11 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--earlier", type=Path, help="the results of earlier runs, to which those of this run are added"
     )
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
-    told = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     rows: Rows = {}
-    if told.earlier is not None and told.earlier.exists():
-        rows = json.loads(told.earlier.read_text())
-    share = told.seconds / (len(WITHOUT_TRACING) + 2 * len(WITH_TRACING))
+    if options.earlier is not None and options.earlier.exists():
+        rows = json.loads(options.earlier.read_text())
+    share = options.seconds / (len(WITHOUT_TRACING) + 2 * len(WITH_TRACING))
     with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
         tracing = (f"--trace_endpoint={collector.address}", "--trace_ratio=0", "--trace_rate=1000000")
         plan = ((WITHOUT_TRACING, (), 1), (WITH_TRACING, tracing, 2))
@@ -110,12 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     rows.setdefault(name, []).append(row)
         if collector.received == 0:
             raise SystemExit("the collector has received no traces")
-    if told.earlier is not None:
-        told.earlier.write_text(json.dumps(rows))
+    if options.earlier is not None:
+        options.earlier.write_text(json.dumps(rows))
     text = page(rows)
     print(text)
-    if told.out is not None:
-        told.out.write_text(text)
+    if options.out is not None:
+        options.out.write_text(text)
     return int(is_too_much(rows))
 
 

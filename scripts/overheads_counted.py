@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
-    told = parser.parse_args(arguments)
-    seconds, rows = told.seconds, list[str]()
+    options = parser.parse_args(arguments)
+    seconds, rows = options.seconds, list[str]()
     with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
         with serving(Path(folder) / "idle") as watched, closing(Viewers(watched.rest)) as viewers:
             more = _idle(watched, viewers.look, seconds) - _idle(watched, _sleep, seconds)
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += _count_under_load(Path(folder) / "busy" / MODEL, collector.address, seconds)
     page = _page(rows)
     print(page)
-    if told.out is not None:
-        told.out.write_text(page)
+    if options.out is not None:
+        options.out.write_text(page)
     return 0
 
 

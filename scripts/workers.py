@@ -88,8 +88,8 @@ def main() -> int:
         f"| {_beside(beside_worker, alone)} |",
         f"| `kill -9` | ends the server | back after {seconds:.2f} s; {failed} calls failed |",
     ]
-    told = {"batch": BATCH, "rounds": ROUNDS, "other": OTHER_SECONDS, "busy": BUSY_SECONDS, "pairs": PAIRS}
-    text = HEAD.format(machine=machine, rows="\n".join(rows), **told)
+    settings = {"batch": BATCH, "rounds": ROUNDS, "other": OTHER_SECONDS, "busy": BUSY_SECONDS, "pairs": PAIRS}
+    text = HEAD.format(machine=machine, rows="\n".join(rows), **settings)
     PAGE.write_text(text)
     print(text)
     return 0

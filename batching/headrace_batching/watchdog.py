@@ -16,7 +16,7 @@ class Watchdog:
     """Waits for the ends of runs. Any thread; its own thread starts with the first run that has a time limit.
 
     Args:
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:

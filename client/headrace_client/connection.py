@@ -33,7 +33,7 @@ class Connection(ABC, Generic[C]):
         self._timeout = timeout
         self._closed = False
         self._declared = Declared(convert=convert)
-        told = Settings(
+        settings = Settings(
             target=target,
             credentials=credentials,
             retry=retry,
@@ -41,7 +41,7 @@ class Connection(ABC, Generic[C]):
             metadata=tuple(metadata),
             options=tuple(options),
         )
-        self._channel = self._open(transport, told)
+        self._channel = self._open(transport, settings)
 
     @staticmethod
     @abstractmethod

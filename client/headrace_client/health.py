@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "target", nargs="?", default="localhost:8500", help="gRPC target, such as localhost:8500 (the default)"
     )
     parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="3 by default")
-    told = parser.parse_args(arguments)
-    return 0 if is_serving(told.target, timeout=told.timeout) else 1
+    options = parser.parse_args(arguments)
+    return 0 if is_serving(options.target, timeout=options.timeout) else 1
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ _ON_CUDA = OnnxruntimeOptions(providers=(CUDA, "CPUExecutionProvider"))
 
 def bare_tensorrt(version: Path, cache: Path, row: np.ndarray, batch: int, seconds: float) -> Iterator[Bare]:
     """The TensorRT engine that the server has built, run by the server's backend."""
-    told = TensorrtOptions(enabled=True, cache_folder=str(cache), instances=2)
-    options = BackendOptions(batching=Options(max_batch_size=batch), tensorrt=told)
+    tensorrt = TensorrtOptions(enabled=True, cache_folder=str(cache), instances=2)
+    options = BackendOptions(batching=Options(max_batch_size=batch), tensorrt=tensorrt)
     yield from _by_backend("TensorRT", version, options, row, batch, seconds)
 
 

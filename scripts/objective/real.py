@@ -136,8 +136,8 @@ def _run(plan: Ramp, seconds: float, flags: Sequence[str], setting: Fixed | None
     with tempfile.TemporaryDirectory(prefix="headrace-objective-") as folder:
         parameters = Path(folder) / "batching.pbtxt"
         parameters.write_text(_parameters(setting))
-        told = [flag.format(parameters) for flag in flags]
-        with _served(Path(folder) / "model", f"--transport={plan.transport}", *told) as port:
+        filled = [flag.format(parameters) for flag in flags]
+        with _served(Path(folder) / "model", f"--transport={plan.transport}", *filled) as port:
             return _ramp(f"127.0.0.1:{port}", plan.rates, seconds / plan.steps)
 
 

@@ -128,10 +128,12 @@ def _ramp(each: Comparison, file: Path) -> None:
     above.set_ylabel("a second")
     above.legend(fontsize=8)
     times = [at for at, _ in each.kept.beliefs]
-    below.plot(times, [told.target.size for _, told in each.kept.beliefs], color=_OURS, label="rows of a full batch")
-    below.plot(times, [told.rows_per_batch for _, told in each.kept.beliefs], color="#74b816", linewidth=0.8,
+    below.plot(
+        times, [belief.target.size for _, belief in each.kept.beliefs], color=_OURS, label="rows of a full batch"
+    )
+    below.plot(times, [belief.rows_per_batch for _, belief in each.kept.beliefs], color="#74b816", linewidth=0.8,
                label="rows of a batch")  # fmt: skip
-    below.plot(times, [told.target.wait * 1e3 for _, told in each.kept.beliefs], color=_BEST, label="wait in ms")
+    below.plot(times, [belief.target.wait * 1e3 for _, belief in each.kept.beliefs], color=_BEST, label="wait in ms")
     below.set_xlabel("seconds")
     below.legend(fontsize=8)
     for axes in (above, below):

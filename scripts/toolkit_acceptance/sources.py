@@ -21,17 +21,17 @@ def keras(scene: Scene) -> str:
         assert done.returncode == 0, done.stderr[-2000:]
         found = json.loads(done.stdout.splitlines()[-1])
         forms = found.pop("forms")
-        for name, told in found.items():
-            at_most(told["largest_difference"], 1e-4, f"{name}: largest difference")
-            assert told["agreement"] == 1.0, name
-        for form, told in forms.items():
-            at_most(told["served_difference"], 1e-4 if form == "float" else 0.1, f"TFLite {form}: largest difference")
+        for name, result in found.items():
+            at_most(result["largest_difference"], 1e-4, f"{name}: largest difference")
+            assert result["agreement"] == 1.0, name
+        for form, result in forms.items():
+            at_most(result["served_difference"], 1e-4 if form == "float" else 0.1, f"TFLite {form}: largest difference")
         return f"{', '.join(found)}; as TFLite: {', '.join(forms)}"
     rows = scene.folder / "images.npz"
     held = np.load(scene.given / "data" / "digits.npz")
     images = held["test_x"].reshape(-1, 8, 8, 1).astype(np.float32) / 16
     np.savez(rows, image=images, y=held["test_y"].astype(np.int64))
-    told = []
+    observed = []
     for name in ("digits.keras", "digits.h5", "digits_saved_model", "digits_fp32.tflite", "digits_int8.tflite"):
         given = [f"--data={rows}", "--labels=y"]
         run = scene.headrace("convert", scene.given / "models" / name, "keras", *given, within="tensorflow")
@@ -40,8 +40,8 @@ def keras(scene: Scene) -> str:
         at_most(step["largest_difference"], 1.0 if "int8" in name else 1e-4, f"{name}: largest difference")
         assert step["agreement"] == 1.0, name
         at_most(abs(step["metric"] - 0.9667), 1e-4, f"{name}: accuracy beside 0.9667")
-        told.append(f"{name} {step['metric']:.4f}")
-    return ", ".join(told)
+        observed.append(f"{name} {step['metric']:.4f}")
+    return ", ".join(observed)
 
 
 def importances(scene: Scene) -> str:
@@ -81,7 +81,7 @@ def boosters(scene: Scene) -> str:
         features, labels = load_breast_cancer(return_X_y=True)
         np.savez(rows, x=features[400:].astype(np.float32), y=labels[400:])
         files = [xgboost_file(scene.folder), xgboost_file(scene.folder, ".ubj"), lightgbm_file(scene.folder)]
-    told = []
+    observed = []
     for file in files:
         run = scene.headrace("convert", file, f"base_{file.suffix[1:]}", f"--data={rows}", "--labels=y")
         assert run.status == 0, run.error
@@ -91,8 +91,8 @@ def boosters(scene: Scene) -> str:
         else:
             at_most(step["largest_difference"], 1e-6, "largest difference")
         assert step["metric"] == run.step("source")["metric"]
-        told.append(f"{file.name} {step['metric']:.4f}")
-    return ", ".join(told)
+        observed.append(f"{file.name} {step['metric']:.4f}")
+    return ", ".join(observed)
 
 
 def estimators(scene: Scene) -> str:
@@ -102,7 +102,7 @@ def estimators(scene: Scene) -> str:
 
     from headrace_toolkit import Data, convert, load
 
-    told = []
+    observed = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind, (features, labels) in (
@@ -117,8 +117,8 @@ def estimators(scene: Scene) -> str:
                 assert line.largest_difference is not None
                 assert line.agreement in (1.0, None), f"{name}: {line.agreement}"
                 at_most(line.largest_difference, 1e-5 if kind == "classifier" else 1e-6 * labels.max(), name)
-                told.append(f"{name} {line.largest_difference:.1g}")
-    return ", ".join(told)
+                observed.append(f"{name} {line.largest_difference:.1g}")
+    return ", ".join(observed)
 
 
 def _models(kind: str) -> list[Any]:

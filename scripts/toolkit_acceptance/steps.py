@@ -34,7 +34,7 @@ def search_of_a_perceptron(scene: Scene) -> str:
 
 def search_of_convolutions(scene: Scene) -> str:
     """8: static int8 is kept for convolutions, and dynamic int8 is skipped, with the reason."""
-    told = []
+    observed = []
     for name in ("cnn", "resnet"):
         run = scene.optimize(name)
         kept = run.step("static int8")
@@ -43,8 +43,8 @@ def search_of_convolutions(scene: Scene) -> str:
         at_most(kept["time"]["32"], 0.9, "time of 32 rows")
         at_most(drop(run, kept), 0.5, "drop")
         assert "slower in dynamic int8" in run.step("dynamic int8")["why"]
-        told.append(f"{name} {share(run, kept):.2f}, {kept['time']['32']:.2f}, {drop(run, kept):.2f}")
-    return "; ".join(told)
+        observed.append(f"{name} {share(run, kept):.2f}, {kept['time']['32']:.2f}, {drop(run, kept):.2f}")
+    return "; ".join(observed)
 
 
 def search_of_depthwise_convolutions(scene: Scene) -> str:
@@ -82,7 +82,7 @@ def one_bright_row(scene: Scene) -> str:
 
 def half(scene: Scene) -> str:
     """11: half floats halve the bytes, and no speed-up is claimed."""
-    told = []
+    observed = []
     for name in ALL:
         run = scene.steps(name, '[[step]]\nkind = "half"\n')
         step = run.step("half")
@@ -90,13 +90,13 @@ def half(scene: Scene) -> str:
         assert share(run, step) >= 0.49, share(run, step)
         at_most(step["largest_difference"], 0.03, f"{name}: largest difference")
         assert not any("fast" in text for text in (step["why"], *step["notes"])), step
-        told.append(f"{name} {share(run, step):.2f}")
-    return ", ".join(told) + " of the bytes"
+        observed.append(f"{name} {share(run, step):.2f}")
+    return ", ".join(observed) + " of the bytes"
 
 
 def sharing(scene: Scene) -> str:
     """12: weight sharing makes files smaller, and nothing faster or slower."""
-    told = []
+    observed = []
     for values, size, loss in ((256, 0.38, 0.5), (16, 0.23, 1.2)):
         for name in ALL:
             run = scene.steps(name, f'[[step]]\nkind = "share"\nvalues = {values}\n')
@@ -105,8 +105,8 @@ def sharing(scene: Scene) -> str:
             if scene.given is not None:  # random weights suffer more from 4 bits
                 at_most(drop(run, step), loss, f"{name}, {values} values: drop")
             assert 0.85 <= step["time"]["32"] <= 1.15, f"{name}, {values} values: time {step['time']['32']}"
-        told.append(f"{values} values: at most {size:g}")
-    return ", ".join(told) + " of the bytes, times 0.85 to 1.15"
+        observed.append(f"{values} values: at most {size:g}")
+    return ", ".join(observed) + " of the bytes, times 0.85 to 1.15"
 
 
 def sentence_encoder(scene: Scene) -> str:

@@ -54,7 +54,7 @@ def torch_of(scene: Scene) -> Torch:
 
 def torch_sources(scene: Scene) -> str:
     """2: a module, its weights, an exported program and TorchScript give the same answers in ONNX as in PyTorch."""
-    held, told = torch_of(scene), []
+    held, observed = torch_of(scene), []
     rows = [f"--data={held.rows / 'test.npz'}", "--labels=y"]
     sources: list[tuple[str | Path, list[str]]] = [(held.module, [])]
     sources += [(file, [f"--build={held.build}"] if "state" in file.name else []) for file in held.files]
@@ -67,13 +67,13 @@ def torch_sources(scene: Scene) -> str:
         assert step["metric"] == run.step("source")["metric"]
         if held.golden:
             at_most(abs(step["metric"] - 0.9981), 1e-4, f"{source}: accuracy beside 0.9981")
-        told.append(f"{Path(str(source)).name} {step['metric']:.4f}")
-    return ", ".join(told)
+        observed.append(f"{Path(str(source)).name} {step['metric']:.4f}")
+    return ", ".join(observed)
 
 
 def zeros(scene: Scene) -> str:
     """13: global L1 pruning leaves the requested zeros, costs little after fine-tuning, and is not called fast."""
-    held, told = torch_of(scene), []
+    held, observed = torch_of(scene), []
     known = {0.5: 0.978, 0.8: 0.676, 0.9: 0.150}
     for amount in (0.5, 0.8, 0.9):
         found = []
@@ -93,8 +93,8 @@ def zeros(scene: Scene) -> str:
             at_most(abs(found[0] - known[amount]), 0.01, f"{amount}: accuracy beside {known[amount]}")
             assert found[1] >= 0.985, found
         at_most(run.step("source")["metric"] - found[1], 0.02, f"{amount}: accuracy lost after training")
-        told.append(f"{amount} {found[0]:.3f} {found[1]:.3f}")
-    return "accuracy as it is and fine-tuned: " + ", ".join(told)
+        observed.append(f"{amount} {found[0]:.3f} {found[1]:.3f}")
+    return "accuracy as it is and fine-tuned: " + ", ".join(observed)
 
 
 def schedule(scene: Scene) -> str:
@@ -119,8 +119,8 @@ def fewer_channels(scene: Scene) -> str:
     at_most(drop(run, int8), 0.5, "drop with int8")
     if held.golden:
         assert channels["metric"] >= 0.985, channels["metric"]
-    told = [f"{share(run, one):.2f}, {one['time']['32']:.2f}, {one['metric']:.4f}" for one in (channels, int8)]
-    return f"bytes, time, accuracy: {told[0]}; with int8 {told[1]}"
+    observed = [f"{share(run, one):.2f}, {one['time']['32']:.2f}, {one['metric']:.4f}" for one in (channels, int8)]
+    return f"bytes, time, accuracy: {observed[0]}; with int8 {observed[1]}"
 
 
 def student(scene: Scene) -> str:

@@ -86,7 +86,7 @@ class Server:
         config: The configuration of the run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT or NOT_FOUND: an option, or a file that an option names, is invalid.
+        ServingError: INVALID_ARGUMENT or NOT_FOUND if an option, or a file that an option names, is invalid.
     """
 
     def __init__(self, config: Config) -> None:
@@ -286,7 +286,7 @@ class Server:
             batching_of(self._config).num_batch_threads,
             grpc_port=lambda: self._port,
             held=lambda: held_memory(self._transport),
-            more={"drift": self._drift.told},
+            more={"drift": self._drift.summary},
         )
 
     def _make_loader(self, options: Options, code: CodeTrust) -> Loader:

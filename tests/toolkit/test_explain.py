@@ -26,13 +26,13 @@ LABELS = Recipe(data=DataOptions(labels="y"), seed=3)
 def cancer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A folder with cancer/1, test.npz and test.csv; and scikit-learn's own importances."""
     folder = tmp_path_factory.mktemp("explain")
-    told = load_breast_cancer()
-    x, y = told.data.astype(np.float32), told.target
+    messages = load_breast_cancer()
+    x, y = messages.data.astype(np.float32), messages.target
     train_x, test_x, train_y, test_y = train_test_split(x, y, test_size=0.3, random_state=0, stratify=y)
     model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(train_x, train_y)
     own = permutation_importance(model, test_x, test_y, n_repeats=2, random_state=3)
     np.savez(folder / "test.npz", x=test_x, y=test_y)
-    columns = [name.replace(" ", "_") for name in told.feature_names]
+    columns = [name.replace(" ", "_") for name in messages.feature_names]
     lines = [",".join([*columns, "y"]), *(",".join(map(str, [*row, label])) for row, label in
                                           zip(test_x.tolist(), test_y, strict=True))]  # fmt: skip
     (folder / "test.csv").write_text("\n".join(lines))
@@ -82,7 +82,7 @@ def test_pictures_without_labels(made: Path) -> None:
     means = {one.name: one.mean for one in found.features}
     assert len(means) == 64
     assert means["x[0,3,4]"] > 10 * abs(means["x[0,0,0]"])  # a corner that is black in all pictures
-    assert any("compared with the model's own answers" in text for text in found.told)
+    assert any("compared with the model's own answers" in text for text in found.messages)
 
 
 def test_there_must_be_rows(made: Path) -> None:

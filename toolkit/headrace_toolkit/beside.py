@@ -8,7 +8,7 @@ from pathlib import Path
 from headrace_server.backends.signature import Signature
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError, first_line
-from headrace_toolkit.grounds import Plan, Told, settle
+from headrace_toolkit.grounds import Messages, Plan, settle
 from headrace_toolkit.machine import this_machine
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.publish import CARD_FILE
@@ -32,14 +32,14 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
     Raises:
         ToolkitError: A version cannot be read or run, or its inputs differ from the first one's.
     """
-    told = Told()
+    messages = Messages()
     versions = [open_version(place) for place in places]
     changed = [warning for place in places for warning in changed_files(place)]
     first = versions[0].source
     for version in versions[1:]:
         _check_alike(versions[0].name, first.signature, version.name, version.model.signature)
     plan = Plan(calibrates=False, classes=(), seed=recipe.seed)
-    grounds = settle(first, data, recipe.data, plan, told, progress)
+    grounds = settle(first, data, recipe.data, plan, messages, progress)
     lines: list[Line] = []
     for version in versions:
         with progress.step(f"check {version.name}") as advance:
@@ -55,8 +55,8 @@ def compare_versions(places: Sequence[str], data: Data | None, recipe: Recipe, p
         share=grounds.metric.share,
         rows=Rows(name=grounds.measured.name, sha256=grounds.measured.sha256, count=len(grounds.measured)),
         lines=tuple(replace(line, time=time, kept=False) for line, time in zip(lines, times, strict=True)),
-        warnings=(*changed, *told.warnings),
-        notes=tuple(told.notes),
+        warnings=(*changed, *messages.warnings),
+        notes=tuple(messages.notes),
         changed_files=bool(changed),
     )
 
@@ -75,7 +75,7 @@ def changed_files(place: str) -> list[str]:
     if not card.is_file():
         return []
     try:
-        files = {str(name): str(told["sha256"]) for name, told in json.loads(card.read_text())["files"].items()}
+        files = {str(name): str(entry["sha256"]) for name, entry in json.loads(card.read_text())["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ToolkitError(f"{card} is not a card: {first_line(error)}") from error
     sentences = []

@@ -149,19 +149,19 @@ def add_commands(commands: Any) -> None:
         commands: What `ArgumentParser.add_subparsers` returned. Each command sets `command`, called with its parser
             and the values given, which returns the exit status, and `command_parser`.
     """
-    for told in COMMANDS:
+    for command in COMMANDS:
         parser: argparse.ArgumentParser = commands.add_parser(
-            told.name,
-            help=told.short,
-            usage=f"headrace {told.name} {told.usage}",
-            description=told.long,
+            command.name,
+            help=command.short,
+            usage=f"headrace {command.name} {command.usage}",
+            description=command.long,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,  # only flags that were set appear in the result
         )
-        for place in told.places:
+        for place in command.places:
             parser.add_argument(place.name, metavar=place.metavar, help=place.help, nargs=place.count)
-        for title, members in told.groups.items():
+        for title, members in command.groups.items():
             group = parser.add_argument_group(title)
             for flag in members:
                 flag.add_to(group)
-        parser.set_defaults(command=lazily(told.run), command_parser=parser)
+        parser.set_defaults(command=lazily(command.run), command_parser=parser)

@@ -5,7 +5,7 @@ from pathlib import Path
 from headrace_server.backends.independence import Finding, Verdict
 from headrace_toolkit import mend
 from headrace_toolkit.errors import ToolkitError
-from headrace_toolkit.grounds import Grounds, Told
+from headrace_toolkit.grounds import Grounds, Messages
 from headrace_toolkit.report import Line
 from headrace_toolkit.rows import TRIED_ROWS, try_model
 from headrace_toolkit.running import OnnxModel
@@ -18,33 +18,33 @@ def try_rows(file: Path, grounds: Grounds) -> Verdict:
     return try_model(file, None if grounds.random else grounds.rows(TRIED_ROWS))
 
 
-def check_rows(source: Source, file: Path, grounds: Grounds, told: Told, *, batch: bool) -> None:
+def check_rows(source: Source, file: Path, grounds: Grounds, messages: Messages, *, batch: bool) -> None:
     """Corrects wrong declarations of the batch by the exporter, and refuses a model whose rows influence each other.
 
     Args:
         source: The source of the file.
         file: The converted model; it is changed.
         grounds: The rows.
-        told: Collects messages for the user.
+        messages: Collects messages for the user.
         batch: Whether the version may be batched; if not, rows may influence each other.
 
     Raises:
         ToolkitError: The rows influence each other.
     """
-    told.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
+    messages.notes += mend.mend_outputs(file, grounds.rows(mend.ROWS))
     verdict = try_rows(file, grounds)
     if verdict.batched:
         mend.name_batch(file, OnnxModel(file).signature)
-        told.notes += [f"requests will be {verdict.effect}"] if verdict.bound is not None else []
+        messages.notes += [f"requests will be {verdict.effect}"] if verdict.bound is not None else []
     elif verdict.finding is Finding.NO_BATCH_AXIS:
-        told.warnings.append(
+        messages.warnings.append(
             f"requests will run one by one: {verdict.reason}; export the model with a first dimension that varies to "
             "have them batched"
         )
     elif verdict.finding is Finding.DEPENDENT and batch:
         raise refusal_of_mixed(source, verdict)
     else:
-        told.warnings.append(f"requests will run one by one: {verdict.reason}")
+        messages.warnings.append(f"requests will run one by one: {verdict.reason}")
 
 
 def refusal_of_mixed(source: Source, verdict: Verdict) -> ToolkitError:
@@ -55,13 +55,13 @@ def refusal_of_mixed(source: Source, verdict: Verdict) -> ToolkitError:
     )
 
 
-def check_answers(source: Source, line: Line, told: Told, *, form: str = "ONNX") -> None:
+def check_answers(source: Source, line: Line, messages: Messages, *, form: str = "ONNX") -> None:
     """Refuses a conversion that gives other answers than its source.
 
     Args:
         source: The source.
         line: The comparison of the answers.
-        told: Collects messages for the user.
+        messages: Collects messages for the user.
         form: The format that it was converted to.
 
     Raises:
@@ -74,4 +74,4 @@ def check_answers(source: Source, line: Line, told: Told, *, form: str = "ONNX")
             f"{source.origin.framework} itself, by up to {line.largest_difference:.3g}"
         )
     if differing:
-        told.notes.append(f"{differing:.2%} of the rows differ from the source's answers by more than rounding")
+        messages.notes.append(f"{differing:.2%} of the rows differ from the source's answers by more than rounding")

@@ -9,7 +9,7 @@ import numpy as np
 from headrace_batching.task import Array, Arrays
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import require
-from headrace_toolkit.grounds import Grounds, Plan, Told, settle
+from headrace_toolkit.grounds import Grounds, Messages, Plan, settle
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.published import Model, open_version
 from headrace_toolkit.recipe import Recipe
@@ -50,7 +50,7 @@ class Explanation:
         rows: The number of rows.
         repeats: How often each feature was shuffled.
         features: All features, the most important first.
-        told: Messages for the user.
+        messages: Messages for the user.
     """
 
     version: str
@@ -59,7 +59,7 @@ class Explanation:
     rows: int
     repeats: int
     features: tuple[Importance, ...]
-    told: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     def table(self) -> str:
         """The most important features for a terminal."""
@@ -73,7 +73,7 @@ class Explanation:
                 "",
                 *columns(("feature", "loss", "+-", ""), rows),
                 *([f"and {left} others"] if left else []),
-                *(["", *self.told] if self.told else []),
+                *(["", *self.messages] if self.messages else []),
             ]
         )
 
@@ -103,12 +103,12 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
         ToolkitError: The version cannot be read, or the rows do not fit it, or scikit-learn is not installed.
     """
     permute = require("sklearn.inspection", "explain", "sklearn").permutation_importance
-    version, told = open_version(place), Told()
+    version, messages = open_version(place), Messages()
     grounds = settle(
-        version.source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), told, progress
+        version.source, data, recipe.data, Plan(calibrates=False, classes=(), seed=recipe.seed), messages, progress
     )
     if recipe.data.labels == "" and recipe.data.metric == "":
-        told.notes.append("without labels: compared with the model's own answers to the unchanged rows")
+        messages.notes.append("without labels: compared with the model's own answers to the unchanged rows")
     layout = _Layout.of(grounds.measured.inputs, data)
     model = _Model(version.model, layout, grounds)
     with progress.step(f"explain {version.name}"):
@@ -125,7 +125,7 @@ def explain(place: str, data: Data, recipe: Recipe, progress: Progress, repeats:
         rows=len(layout.table),
         repeats=repeats,
         features=tuple(sorted(features, key=lambda one: -one.mean)),
-        told=(*told.warnings, *told.notes),
+        messages=(*messages.warnings, *messages.notes),
     )
 
 

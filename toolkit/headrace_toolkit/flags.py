@@ -39,14 +39,14 @@ class Flag:
 
     def add_to(self, group: Any) -> None:
         """Adds the flag to a group of an argparse parser."""
-        told: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
-        told |= {"type": self.read} if self.read else {}
-        told |= {"dest": self.into} if self.into else {}
-        told |= {"choices": self.choices} if self.choices else {}
-        told |= {"nargs": "?", "const": True} if self.switch else {}
-        told |= {"action": "append"} if self.many else {}
-        told |= {"required": True} if self.required else {}
-        group.add_argument(*self.names, **told)
+        arguments: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
+        arguments |= {"type": self.read} if self.read else {}
+        arguments |= {"dest": self.into} if self.into else {}
+        arguments |= {"choices": self.choices} if self.choices else {}
+        arguments |= {"nargs": "?", "const": True} if self.switch else {}
+        arguments |= {"action": "append"} if self.many else {}
+        arguments |= {"required": True} if self.required else {}
+        group.add_argument(*self.names, **arguments)
 
 
 def boolean(flag: str) -> Read:
@@ -114,8 +114,8 @@ def _rows_or_file(text: str) -> Any:
     return whole("calibration", 1)(text) if text.lstrip("-").isdecimal() else text
 
 
-def _switch(name: str, told: str) -> Flag:
-    return Flag(names=(f"--{name}",), help=told, metavar="true|false", read=boolean(name), switch=True)
+def _switch(name: str, text: str) -> Flag:
+    return Flag(names=(f"--{name}",), help=text, metavar="true|false", read=boolean(name), switch=True)
 
 
 MODEL = (

@@ -114,8 +114,8 @@ def _strip_graph(graph: Any) -> None:
 
 
 def _check_external(file: Path, tensor: Any) -> None:
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    location = told.get("location", "")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
     held = file.parent / location
     what = f"{file}: the weight {tensor.name} lies in {location!r}"
     folder = os.path.realpath(file.parent)
@@ -123,7 +123,7 @@ def _check_external(file: Path, tensor: Any) -> None:
         raise ToolkitError(f"{what}, which is outside of the model's folder")
     if not held.is_file():
         raise ToolkitError(f"{what}, and there is no such file")
-    end = int(told.get("offset", 0)) + int(told.get("length", 0))
+    end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
     if end > held.stat().st_size:
         raise ToolkitError(f"{what}, which is cut short: {held.stat().st_size} bytes of at least {end}")
 

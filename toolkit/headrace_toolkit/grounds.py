@@ -19,7 +19,7 @@ FEW_ROWS = 300
 
 
 @dataclass(slots=True)
-class Told:
+class Messages:
     """Messages for the user that come up during the work.
 
     Attributes:
@@ -83,11 +83,11 @@ class _Division:
     source: Source
     options: DataOptions
     training: Data | None
-    told: Told
+    messages: Messages
 
 
 def settle(
-    source: Source, data: Data | None, options: DataOptions, plan: Plan, told: Told, progress: Progress
+    source: Source, data: Data | None, options: DataOptions, plan: Plan, messages: Messages, progress: Progress
 ) -> Grounds:
     """Adapts the rows to the source, keeps some for calibration, and asks the source for its answers.
 
@@ -98,11 +98,13 @@ def settle(
         inputs = random_inputs(source.signature, RANDOM_ROWS, plan.seed)
         data = Data("", "", inputs)
         measured, calibration, training = data, None, None
-        told.notes.append(f"compared on {RANDOM_ROWS} random rows: give some of yours with --data")
+        messages.notes.append(f"compared on {RANDOM_ROWS} random rows: give some of yours with --data")
     else:
-        _note_unused(data, source, told)
+        _note_unused(data, source, messages)
         training = Data.read(options.train, options.labels).fitted(source.signature) if options.train else None
-        measured, calibration = _divide(data.fitted(source.signature), plan, _Division(source, options, training, told))
+        measured, calibration = _divide(
+            data.fitted(source.signature), plan, _Division(source, options, training, messages)
+        )
     measured = _whole_batches(measured, source)
     with progress.step(f"answers of {source.origin.name}") as advance:
         expected = in_parts(source.run, source.signature, measured.inputs, advance)
@@ -115,7 +117,7 @@ def settle(
     )
     metric = choose(asked)
     if metric.rows and metric.rows < FEW_ROWS:
-        told.warnings.append(f"{metric.rows} labelled rows are few: see how wide the interval of the accuracy is")
+        messages.warnings.append(f"{metric.rows} labelled rows are few: see how wide the interval of the accuracy is")
     return Grounds(
         measured=measured,
         calibration=calibration,
@@ -126,37 +128,39 @@ def settle(
     )
 
 
-def _note_unused(data: Data, source: Source, told: Told) -> None:
+def _note_unused(data: Data, source: Source, messages: Messages) -> None:
     """If labels are missing, notes the arrays that are not inputs: one of them may be the labels."""
     unused = [name for name in data.inputs if name and name not in source.signature.inputs]
     if data.labels is None and unused and set(source.signature.inputs) <= set(data.inputs):
         what = "is no input" if len(unused) == 1 else "are no inputs"
-        told.notes.append(f"{data.name}: {', '.join(unused)} {what}: if it has the labels, name them with --labels")
+        messages.notes.append(f"{data.name}: {', '.join(unused)} {what}: if it has the labels, name them with --labels")
 
 
-def warn_of_shared(measured: Data, seen: Data, what: str, told: Told) -> None:
+def warn_of_shared(measured: Data, seen: Data, what: str, messages: Messages) -> None:
     """Warns if rows to measure on were also calibrated or trained on."""
     if shared := measured.shared_with(seen):
-        told.warnings.append(
+        messages.warnings.append(
             f"{shared} of the {len(measured)} measured rows are {what} on, too: results on them say little about others"
         )
 
 
 def _divide(data: Data, plan: Plan, division: _Division) -> tuple[Data, Data | None]:
     """The rows to measure on, and others to calibrate on: some of the training rows if there are any."""
-    options, told = division.options, division.told
+    options, messages = division.options, division.messages
     if not plan.calibrates:
         return data, None
     if not isinstance(options.calibration, int):
         measured, calibration = data, Data.read(options.calibration).fitted(division.source.signature)
-        warn_of_shared(measured, calibration, "calibrated", told)
+        warn_of_shared(measured, calibration, "calibrated", messages)
     elif division.training is not None:
         measured, calibration = data, division.training.some(options.calibration, plan.seed)
-        warn_of_shared(measured, calibration, "calibrated", told)
+        warn_of_shared(measured, calibration, "calibrated", messages)
     else:
         measured, calibration = data.split(options.calibration, plan.seed)
         if len(calibration) < options.calibration and options.calibration != DataOptions().calibration:
-            told.warnings.append(f"{data.name} has {len(data)} rows: {len(calibration)} of them are for calibration")
+            messages.warnings.append(
+                f"{data.name} has {len(data)} rows: {len(calibration)} of them are for calibration"
+            )
     if not len(calibration):
         return data, None
     return measured, replace(calibration, labels=None)

@@ -125,8 +125,8 @@ def _plain(dtype: object) -> object:
 
 def _metadata(version: Path) -> dict[str, object]:
     card = version / CARD_FILE
-    told = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    return {key: told[key] for key in ("model", "made", "versions", "rows") if key in told}
+    document = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    return {key: document[key] for key in ("model", "made", "versions", "rows") if key in document}
 
 
 KINDS: Mapping[str, Callable[[Path, Path], None]] = {"docker": _docker, "mlflow": _mlflow}

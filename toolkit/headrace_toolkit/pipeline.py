@@ -9,7 +9,7 @@ from headrace_toolkit.conversion import check_answers, check_rows, try_rows
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import Facts
-from headrace_toolkit.grounds import Grounds, Plan, Told, settle
+from headrace_toolkit.grounds import Grounds, Messages, Plan, settle
 from headrace_toolkit.progress import Progress, Silent
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.report import Line, size
@@ -61,7 +61,7 @@ class _Run:
         self._source = source
         self._recipe = recipe
         self._progress = progress
-        self._told = Told()
+        self._messages = Messages()
         self._folder = WorkFolder()
 
     def result(self, data: Data | None) -> Result:
@@ -69,13 +69,13 @@ class _Run:
         self._refuse_steps_without_module()
         with self._progress.step(f"convert {self._source.origin.name}"):
             exported = self._source.export(self._folder.new())
-        self._told.notes += exported.notes
+        self._messages.notes += exported.notes
         plan = Plan(calibrates=self._calibrates(exported.model), classes=exported.labels, seed=self._recipe.seed)
-        grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
-        check_rows(self._source, exported.model, grounds, self._told, batch=self._recipe.output.batch)
+        grounds = settle(self._source, data, self._recipe.data, plan, self._messages, self._progress)
+        check_rows(self._source, exported.model, grounds, self._messages, batch=self._recipe.output.batch)
         with self._progress.step("check convert to ONNX") as advance:
             first = examine("convert to ONNX", exported.model, self._source, grounds, advance)
-        check_answers(self._source, first.line, self._told)
+        check_answers(self._source, first.line, self._messages)
         chain, lines = self._do_steps(first, grounds)
         return self._conclude(chain, lines, grounds, exported.labels)
 
@@ -96,7 +96,7 @@ class _Run:
     def _do_steps(self, first: Variant, grounds: Grounds) -> tuple[list[Variant], list[Line]]:
         """The variants that build on each other, and the lines of everything that was tried, in order."""
         workshop = Workshop(
-            recipe=self._recipe, grounds=grounds, folder=self._folder, told=self._told, progress=self._progress
+            recipe=self._recipe, grounds=grounds, folder=self._folder, messages=self._messages, progress=self._progress
         )
         chain, lines = [first], list[Line]()
         for step in self._recipe.steps:
@@ -117,7 +117,7 @@ class _Run:
         first, last, suggested = self._under_load(first, last, grounds)
         others = [*others[:-1], last] if others else []
         lines = [self._retimed(line, others) for line in lines]
-        report = report_of(self._source.origin, grounds, (replace(first.line, kept=True), *lines), self._told)
+        report = report_of(self._source.origin, grounds, (replace(first.line, kept=True), *lines), self._messages)
         verdict = try_rows(last.file, grounds)
         tried = any(line.bytes is not None for line in lines)
         failed = self._failure(first, last, grounds, tried=tried) or self._mixing(last, verdict)
@@ -154,7 +154,7 @@ class _Run:
             first, *others = under_load(both, grounds, recipe.load, recipe.timing_seconds)
             last = others[0] if others else first
             best = best_setting(last.model.run, load_of(last, grounds, recipe.load, recipe.timing_seconds))
-        self._told.notes.append(
+        self._messages.notes.append(
             f"{recipe.load} calls of one row in flight: {best} with num_batch_threads {best.setting.threads} and "
             f"max_batch_size {best.setting.size}"
         )

@@ -144,12 +144,12 @@ def _publish(folder: Path, base: Path, contents: Contents, version: int) -> Path
         file.chmod(0o644)
         _sync(file)
     folder.chmod(0o755)
-    told = _write_model_options(folder, base, contents.model_options)
+    wrote_options = _write_model_options(folder, base, contents.model_options)
     _sync(folder)
     try:
         target = _rename(folder, base, version)
     except BaseException:
-        if told:
+        if wrote_options:
             (base / MODEL_OPTIONS_FILE).unlink()
         raise
     _sync(base)

@@ -151,9 +151,9 @@ class Report:
         times = [str(count) + (" row" if count == 1 else " rows") for count in self._counts()]
         load = ("CPU/row", "rows/s", "p99") if self._loaded else ()
         body = columns(("step", self.metric, "agree", "differs by", "bytes", "gzip", *times, *load, ""), rows)
-        told = [*(f"warning: {text}" for text in self.warnings), *self.notes]
+        messages = [*(f"warning: {text}" for text in self.warnings), *self.notes]
         spread = self._interval_sentence()
-        return "\n".join([*body, *([""] if told or spread else []), *([spread] if spread else []), *told,
+        return "\n".join([*body, *([""] if messages or spread else []), *([spread] if spread else []), *messages,
                           *(["", self.verdict] if self.verdict else [])])  # fmt: skip
 
     @property

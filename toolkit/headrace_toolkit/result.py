@@ -14,7 +14,7 @@ from headrace_server.config.model_toml import read_model_options
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
 from headrace_toolkit.graph import DATA_FILE
-from headrace_toolkit.grounds import Grounds, Told
+from headrace_toolkit.grounds import Grounds, Messages
 from headrace_toolkit.machine import this_machine, versions
 from headrace_toolkit.profile import profile_of
 from headrace_toolkit.publish import CARD_FILE, PROFILE_FILE, Contents, publish
@@ -132,22 +132,22 @@ class Result:
         """Refuses a base path whose `model.toml` allows batching for a model whose rows influence each other."""
         if self.rows_verdict.finding is not Finding.DEPENDENT or not (base / MODEL_OPTIONS_FILE).exists():
             return
-        told = read_model_options(base)
-        if told.batching is not None and told.batched is not False:
+        options = read_model_options(base)
+        if options.batching is not None and options.batched is not False:
             raise ToolkitError(
                 f"{base / MODEL_OPTIONS_FILE} turns on batching, but the rows of this model influence each other: "
                 f"set [batching] enabled = false there"
             )
 
 
-def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], told: Told) -> Report:
+def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], messages: Messages) -> Report:
     """The report of a run, without its verdict; the source's line comes before the variants'.
 
     Args:
         source: The name of the file or the object that the run began with.
         grounds: The rows and the answers that everything was compared with.
         lines: The lines of the variants, in order.
-        told: The collected warnings and notes.
+        messages: The collected warnings and notes.
     """
     score = grounds.metric.score(grounds.expected)
     first = Line(name=f"source: {source}", metric=score, interval=grounds.metric.interval(score), kept=True)
@@ -160,8 +160,8 @@ def report_of(source: Origin, grounds: Grounds, lines: Iterable[Line], told: Tol
         calibration=None if grounds.calibration is None else rows_of(grounds.calibration),
         training=None if grounds.training is None else rows_of(grounds.training),
         lines=(first, *lines),
-        warnings=tuple(told.warnings),
-        notes=tuple(told.notes),
+        warnings=tuple(messages.warnings),
+        notes=tuple(messages.notes),
     )
 
 

@@ -142,9 +142,9 @@ def signature_of(model: bytes, name: str) -> Signature:
 def _signature(name: str, session: Any) -> Signature:
     from headrace_server.backends.onnx.signatures import signatures_of
 
-    told: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
     try:
-        return signatures_of(session, told)[DEFAULT_SIGNATURE]
+        return signatures_of(session, options)[DEFAULT_SIGNATURE]
     except ServingError as error:
         raise ToolkitError(f"{name}: {error.message}") from error
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from headrace_server.backends.independence import Finding, Subject, Verdict, try
 from headrace_toolkit.conversion import check_answers, refusal_of_mixed
 from headrace_toolkit.data import Data
 from headrace_toolkit.errors import ToolkitError
-from headrace_toolkit.grounds import Grounds, Plan, Told, settle
+from headrace_toolkit.grounds import Grounds, Messages, Plan, settle
 from headrace_toolkit.lite import LITE_FILE, Aliases, LiteModel, open_lite, write_aliases
 from headrace_toolkit.measure import size_in_files
 from headrace_toolkit.progress import Progress, Silent
@@ -89,20 +89,20 @@ class _Run:
         self._form = form
         self._recipe = recipe
         self._progress = progress
-        self._told = Told(notes=["the server reads a model.tflite with --prefer_tflite_model"])
+        self._messages = Messages(notes=["the server reads a model.tflite with --prefer_tflite_model"])
         self._folder = WorkFolder()
         self._saved_names: Mapping[str, str] = {}
 
     def result(self, data: Data | None, save: Callable[[Path], SavedModel]) -> Result:
         """Carries out the whole run."""
         plan = Plan(calibrates=self._form == INT8, classes=(), seed=self._recipe.seed)
-        grounds = settle(self._source, data, self._recipe.data, plan, self._told, self._progress)
+        grounds = settle(self._source, data, self._recipe.data, plan, self._messages, self._progress)
         if self._form == INT8:
             _check_calibration(grounds)
         with self._progress.step("write a SavedModel"):
             saved = save(self._folder.new() / "saved_model")
         first = self._made(FLOAT, saved, grounds)
-        check_answers(self._source, first.line, self._told, form="TFLite")
+        check_answers(self._source, first.line, self._messages, form="TFLite")
         made = [first, *([] if self._form == FLOAT else [self._made(self._form, saved, grounds)])]
         verdict = self._verdict(made[-1].model, grounds)
         with self._progress.step("time the models"):
@@ -140,14 +140,14 @@ class _Run:
         if verdict.finding is Finding.DEPENDENT and self._recipe.output.batch:
             raise refusal_of_mixed(self._source, verdict)
         if not verdict.batched:
-            self._told.warnings.append(f"requests will run one by one: {verdict.reason}")
+            self._messages.warnings.append(f"requests will run one by one: {verdict.reason}")
         return verdict
 
     def _conclude(self, made: list[_Made], grounds: Grounds, verdict: Verdict) -> Result:
         first, last = made[0], made[-1]
         failed = too_far(grounds, last.line.metric, self._recipe.limits.max_drop)
         lines = (replace(one.line, kept=one is last) for one in made)
-        report = report_of(self._source.origin, grounds, lines, self._told)
+        report = report_of(self._source.origin, grounds, lines, self._messages)
         return Result(
             report=replace(report, verdict=failed or _summary(first.line, last.line)),
             failed=failed,

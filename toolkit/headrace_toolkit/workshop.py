@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from headrace_toolkit import check
 from headrace_toolkit.errors import ToolkitError
-from headrace_toolkit.grounds import Grounds, Told, warn_of_shared
+from headrace_toolkit.grounds import Grounds, Messages, warn_of_shared
 from headrace_toolkit.progress import Progress
 from headrace_toolkit.recipe import Recipe
 from headrace_toolkit.running import OnnxModel, in_parts
@@ -25,14 +25,14 @@ class Workshop:
         recipe: The recipe.
         grounds: The basis for judging every variant.
         folder: The folder for the files.
-        told: Collects messages for the user.
+        messages: Collects messages for the user.
         progress: Called with the progress.
     """
 
     recipe: Recipe
     grounds: Grounds
     folder: WorkFolder
-    told: Told
+    messages: Messages
     progress: Progress
 
     def step(self, step: Step, before: Variant) -> Variant:
@@ -63,7 +63,7 @@ class Workshop:
         if made.source is not None:
             self._check_export(step.name, made, made.source)
         if made.trained_on is not None:
-            warn_of_shared(grounds.measured, made.trained_on, "trained", self.told)
+            warn_of_shared(grounds.measured, made.trained_on, "trained", self.messages)
         name = made.name or step.name
         with self.progress.step(f"check {name}") as advance:
             variant = examine(name, made.model, made.source, grounds, advance)

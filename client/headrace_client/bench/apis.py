@@ -84,10 +84,10 @@ class Infer:
     def signature(self, server: Server, model: str) -> Signature:
         """The content of ModelMetadata."""
         asked = ModelMetadataRequest(name=model, version=self._version)
-        told = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
+        metadata = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
         return Signature(
-            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in told.inputs},
-            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in told.outputs},
+            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in metadata.inputs},
+            {tensor.name: spec_of(tensor.datatype, tensor.shape) for tensor in metadata.outputs},
         )
 
     def request(self, model: str, inputs: Arrays) -> Any:

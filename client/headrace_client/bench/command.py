@@ -64,9 +64,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, measured in turn")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
-        for name, (metavar, told) in flags.items():
+        for name, (metavar, text) in flags.items():
             action = "append" if name in _REPEATED else "store"
-            group.add_argument(f"--{name}", metavar=metavar, help=told, action=action)
+            group.add_argument(f"--{name}", metavar=metavar, help=text, action=action)
 
 
 def _bench(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:

@@ -120,12 +120,12 @@ def page(settings: Settings, points: Sequence[Point]) -> str:
     picture = base64.b64encode(chart(points)).decode()
     title = html.escape(f"Load on {' and '.join(settings.servers)}")
     remarks = "".join(f'<p class="note">{html.escape(text)}</p>\n' for text in notes(points))
-    told = machine()
+    details = machine()
     facts = (
         f"{', '.join(settings.models) or settings.log}; {settings.seconds:g} s a point after {settings.warmup:g} s of "
         f"warm-up; latencies count from the planned start of a call. The load came from a machine with "
-        f"{told['cpus']} CPUs "
-        f"({told['architecture']})."
+        f"{details['cpus']} CPUs "
+        f"({details['architecture']})."
     )
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'

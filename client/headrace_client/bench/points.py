@@ -131,7 +131,7 @@ class Point:
         }
 
 
-def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[str, Any], **told: Any) -> Point:
+def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[str, Any], **values: Any) -> Point:
     """The point from the result of a `headrace_native.Load`.
 
     Args:
@@ -139,7 +139,7 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
         stage: The stage of the load.
         names: The names of the kinds.
         result: Its `result()`.
-        told: The values of `seconds`, `calls` and `limit`.
+        values: The values of `seconds`, `calls` and `limit`.
     """
     kinds = [
         KindPoint(
@@ -159,7 +159,7 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
         texts={code_name(code): text for code, text in reversed(result["texts"])},
         cpu=sum(result["cpu"]),
         busy=max(shares, default=0.0),
-        **told,
+        **values,
     )
 
 

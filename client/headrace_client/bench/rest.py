@@ -139,7 +139,7 @@ class RestPredict:
             signatures = document["metadata"]["signature_def"]["signature_def"]
             if self._signature in signatures:
                 sides = (signatures[self._signature][side] for side in ("inputs", "outputs"))
-                return Signature(*({name: _info(told) for name, told in side.items()} for side in sides))
+                return Signature(*({name: _info(tensor) for name, tensor in side.items()} for side in sides))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BenchError(f"{server.target} does not describe {model} as TF Serving's REST API does") from error
         raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
@@ -171,7 +171,7 @@ class RestInfer:
         document = server.get(f"/v2/models/{quote(model)}{self._version}")
         try:
             inputs, outputs = (
-                {told["name"]: spec_of(told["datatype"], told["shape"]) for told in document[side]}
+                {tensor["name"]: spec_of(tensor["datatype"], tensor["shape"]) for tensor in document[side]}
                 for side in ("inputs", "outputs")
             )
             return Signature(inputs, outputs)
@@ -205,12 +205,12 @@ def _reason(error: OSError | http.client.HTTPException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _info(told: Mapping[str, Any]) -> TensorSpec:
+def _info(tensor: Mapping[str, Any]) -> TensorSpec:
     try:
-        dtype: np.dtype[Any] | None = dtype_of(DataType.Value(told["dtype"]))
+        dtype: np.dtype[Any] | None = dtype_of(DataType.Value(tensor["dtype"]))
     except TensorError:
         dtype = None
-    shape = told.get("tensor_shape", {})
+    shape = tensor.get("tensor_shape", {})
     if shape.get("unknown_rank"):
         return TensorSpec(dtype, None)
     sizes = [int(dim["size"]) for dim in shape.get("dim", [])]

@@ -88,10 +88,10 @@ def read(given: Mapping[str, object]) -> Settings:
     Raises:
         BenchError: A value cannot be used.
     """
-    told = {name: value for name, value in given.items() if value is not None}
-    single = {name: str(value) for name, value in told.items() if isinstance(value, str)}
+    flags = {name: value for name, value in given.items() if value is not None}
+    single = {name: str(value) for name, value in flags.items() if isinstance(value, str)}
     log = Path(single["log"]) if "log" in single else None
-    models = _models(_several(told, "model"))
+    models = _models(_several(flags, "model"))
     if not models and log is None:
         raise BenchError("--model must name the model to call, unless --log has requests")
     read: dict[str, object] = {}
@@ -103,27 +103,27 @@ def read(given: Mapping[str, object]) -> Settings:
             read[flag] = values.count(flag, single[flag], most)
     if "rows" in single:
         read["rows"] = values.counts("rows", single["rows"], 100_000)
-    if "compare" in told and "server" in told:
+    if "compare" in flags and "server" in flags:
         raise BenchError("--compare names both servers; no other can be given")
     api = values.choice("api", single.get("api", "auto"), APIS)
     if api.startswith("rest-") and log is not None:
         raise BenchError("--log has gRPC requests, which cannot be sent over REST")
     default = "localhost:8501" if api.startswith("rest-") else "localhost:8500"
     return Settings(
-        servers=tuple(_several(told, "compare")) or (single.get("server", default),),
+        servers=tuple(_several(flags, "compare")) or (single.get("server", default),),
         api=api,
         models=models,
         signature=single.get("signature", "serving_default"),
-        inputs=_files(_several(told, "inputs"), models),
+        inputs=_files(_several(flags, "inputs"), models),
         log=log,
         stages=_stages(single, log),
-        metadata=tuple(values.metadata("metadata", text) for text in _several(told, "metadata")),
+        metadata=tuple(values.metadata("metadata", text) for text in _several(flags, "metadata")),
         **read,  # type: ignore[arg-type]
     )
 
 
-def _several(told: Mapping[str, object], name: str) -> list[str]:
-    given = told.get(name, [])
+def _several(flags: Mapping[str, object], name: str) -> list[str]:
+    given = flags.get(name, [])
     return [str(item) for item in given] if isinstance(given, list) else [str(given)]
 
 

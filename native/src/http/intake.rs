@@ -188,9 +188,9 @@ mod tests {
         let mut body = Body { bytes: vec![0; LARGE].into(), is_gzip: false, memory };
         let held = || budget.by_kind()[Kind::Received as usize];
         let runtime = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
-        let (go_on, told) = mpsc::channel();
+        let (go_on, signal) = mpsc::channel();
         runtime.block_on(async {
-            let busy = spawn_blocking(move || told.recv());
+            let busy = spawn_blocking(move || signal.recv());
             body.release();
             drop(body);
             assert_eq!(held(), LARGE);

@@ -93,8 +93,8 @@ impl Spans {
             self.waiting.push(trace.extract::<PythonTrace>()?.ended(kind)?);
         }
         // Reports are read last: a batch is reported as soon as its requests have been answered.
-        for told in reports.try_iter()? {
-            let (version, report): (Bound<'py, PyAny>, Report) = told?.extract()?;
+        for pair in reports.try_iter()? {
+            let (version, report): (Bound<'py, PyAny>, Report) = pair?.extract()?;
             self.batches.add(self.kinds.of_batch(&version, report.failed)?, &report);
         }
         let messages = py.detach(|| self.messages(oldest, oldest_batch));

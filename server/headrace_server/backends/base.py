@@ -54,9 +54,9 @@ class BackendOptions:
         """The options that a server's configuration gives to all models, before any model overrides them."""
         both = config.tensorflow_session_parallelism
         cpus = schedulable_cpus()
-        unless_told = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs and ignore quotas
+        by_default = cpus if cpus < affine_cpus() else 0  # runtimes count CPUs and ignore quotas
         return cls(
-            intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both) or unless_told,
+            intra_op_threads=max(0, config.tensorflow_intra_op_parallelism or both) or by_default,
             inter_op_threads=max(0, config.tensorflow_inter_op_parallelism or both),
             onnxruntime=config.onnxruntime,
             gpu_memory_fraction=config.per_process_gpu_memory_fraction,

@@ -73,8 +73,8 @@ def _size(spec: TensorSpec, axis: int, options: TensorrtOptions) -> int:
     size = spec.shape[axis]
     if size is not None:
         return size
-    told = (options.dimensions[name][1] for name in dimension_names(spec, axis) if name in options.dimensions)
-    return next(told, 1)
+    sizes = (options.dimensions[name][1] for name in dimension_names(spec, axis) if name in options.dimensions)
+    return next(sizes, 1)
 
 
 def _random(dtype: DataType, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -21,7 +21,7 @@ from headrace_server.config.model_toml import read_model_options
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import ServingError, not_found
-from headrace_server.models.rows import Loaded, Told, decide
+from headrace_server.models.rows import BatchSettings, Loaded, decide
 
 RANDOM_ROWS = 64
 WARM_UP_RUNS = 10
@@ -237,8 +237,8 @@ def _copied(backend: BatchMemory, array: Array) -> Array:
 
 
 def _is_batched(version: Path, backend: Backend, options: BackendOptions, seconds: float) -> bool:
-    told = Told(batching=options.batching is not None)
-    return decide(Loaded(str(version), version, backend, seconds, told))[DEFAULT_SIGNATURE].batched
+    settings = BatchSettings(batching=options.batching is not None)
+    return decide(Loaded(str(version), version, backend, seconds, settings))[DEFAULT_SIGNATURE].batched
 
 
 def _rows(plan: _Plan, inputs: Mapping[str, Array]) -> int:

@@ -269,8 +269,8 @@ def _batching(table: Any) -> dict[str, Any]:
 
 def _isolation(table: Any) -> dict[str, Any]:
     values = _checked("isolation", table, TABLES["isolation"])
-    told = IsolationOptions(**values)
-    if told.workers == 0 and told.memory_limit_mb:
+    options = IsolationOptions(**values)
+    if options.workers == 0 and options.memory_limit_mb:
         raise _WrongError("isolation.memory_limit_mb limits worker processes, but isolation.workers is 0")
     return values
 

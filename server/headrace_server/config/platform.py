@@ -22,7 +22,7 @@ def with_files(config: Config) -> Config:
     server.cc. There, the numbers of threads in a session file are never used; here, flags take precedence over them.
 
     Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT: a file cannot be read, or is invalid.
+        ServingError: NOT_FOUND or INVALID_ARGUMENT if a file cannot be read, or is invalid.
     """
     if config.platform_config_file:
         return _with_platform(config, _read_platform(config.platform_config_file))
@@ -45,7 +45,7 @@ def _read_platform(path: str) -> SessionBundleConfig:
 
 
 def _with_platform(config: Config, bundle: SessionBundleConfig) -> Config:
-    told = replace(
+    adapted = replace(
         config,
         enable_batching=bundle.HasField("batching_parameters"),
         enable_per_model_batching_parameters=bundle.enable_per_model_batching_params,
@@ -61,7 +61,7 @@ def _with_platform(config: Config, bundle: SessionBundleConfig) -> Config:
         tensorflow_intra_op_parallelism=0,
         tensorflow_inter_op_parallelism=0,
     )
-    return _with_session(told, bundle.session_config)
+    return _with_session(adapted, bundle.session_config)
 
 
 def _with_session(config: Config, session: ConfigProto) -> Config:

@@ -42,8 +42,8 @@ def proved_rows(folder: Path) -> Verdict | None:
 def _are_the_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
     held = {path.name for path in folder.iterdir()} - _BESIDE
     return held == set(files) and all(
-        (folder / name).stat().st_size == told["bytes"] and _sha256(folder / name) == told["sha256"]
-        for name, told in files.items()
+        (folder / name).stat().st_size == entry["bytes"] and _sha256(folder / name) == entry["sha256"]
+        for name, entry in files.items()
     )
 
 

@@ -32,7 +32,7 @@ def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[obje
     except OSError as error:
         yield (path, error.errno)
         return
-    yield _told(path, found)
+    yield _description(path, found)
     identity = (found.st_dev, found.st_ino)
     if not stat.S_ISDIR(found.st_mode) or identity in above:  # a file, or a link to a folder that contains it
         return
@@ -46,10 +46,10 @@ def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[obje
 
 def _state(path: str) -> tuple[object, ...]:
     try:
-        return _told(path, os.stat(path))
+        return _description(path, os.stat(path))
     except OSError as error:
         return (path, error.errno)
 
 
-def _told(path: str, found: os.stat_result) -> tuple[object, ...]:
+def _description(path: str, found: os.stat_result) -> tuple[object, ...]:
     return (path, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -22,7 +22,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained, risks_of
 from headrace_server.models.ensemble import Members, make_ensemble
 from headrace_server.models.rights import CodeTrust
-from headrace_server.models.rows import Loaded, Told, decide
+from headrace_server.models.rows import BatchSettings, Loaded, decide
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
@@ -126,10 +126,10 @@ class Loader:
         began = time.perf_counter()
         backend = self._load_backend(Asked(name, version, path), model, self._backend_options(model, batching))
         try:
-            told = Told(batching is not None, model.batched, model.any_first_dimension, model.padding)
+            settings = BatchSettings(batching is not None, model.batched, model.any_first_dimension, model.padding)
             _check_pad_values(backend, model, path)
             seconds = time.perf_counter() - began
-            verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, told))
+            verdicts = decide(Loaded(f"model {name} version {version}", path, backend, seconds, settings))
             return Servable(
                 name,
                 version,

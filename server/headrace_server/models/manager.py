@@ -72,8 +72,8 @@ class Manager:
         self._changed = changed
         self._tell_labels = labelled
         self._served_of = served_on_demand if on_demand else served_at_once
-        told = self._publish if on_demand else lambda _: changed()
-        self._models = Models(options.policy, told, on_demand=on_demand)
+        on_change = self._publish if on_demand else lambda _: changed()
+        self._models = Models(options.policy, on_change, on_demand=on_demand)
         self.rooms = Rooms(options.bounds, self._models.by_name, tallies.evicted) if on_demand else None
         self._waking = Waking(self._models, tallies.waited)
         self._acting = Acting(self._models, load, options, clock, self._publish, self.rooms, prepare)

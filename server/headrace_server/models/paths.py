@@ -32,7 +32,8 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
         name: The name of the one model; empty to derive it.
 
     Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT: a path does not exist, holds no model, or two models have one name.
+        ServingError: NOT_FOUND or INVALID_ARGUMENT if a path does not exist or holds no model, or if two models have
+            one name.
     """
     models = [model for path in paths for model in _models_at(path)]
     if name:

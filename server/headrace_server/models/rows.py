@@ -33,8 +33,8 @@ PART_OF_LOAD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an operator has set.
+class BatchSettings:
+    """What an operator has set about batches.
 
     Attributes:
         batching: Whether requests share batches if they may.
@@ -63,7 +63,7 @@ class Loaded:
     folder: Path
     backend: Backend
     seconds: float
-    told: Told = field(default_factory=Told)
+    settings: BatchSettings = field(default_factory=BatchSettings)
 
 
 def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_rows) -> dict[str, Verdict]:
@@ -79,12 +79,12 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     verdicts = {}
     for name, signature in signatures.items():
         verdict = _untried(signature, version) or _proved(version) or _proved_by_graph(version, name)
-        if verdict is None or _may_pad(verdict, signature, version.told):
+        if verdict is None or _may_pad(verdict, signature, version.settings):
             records = records or recorded_inputs(version.folder, signatures)
             subject = _subject(version, name, records[name])
             verdict = try_one(subject, budget) if verdict is None else try_padding(subject, verdict, budget)
         verdicts[name] = verdict
-        if version.told.batching or version.told.batched is False:
+        if version.settings.batching or version.settings.batched is False:
             _say(version, name, verdict)
     if isinstance(version.backend, Settled):
         version.backend.settle({name: verdict.batched for name, verdict in verdicts.items()})
@@ -109,14 +109,14 @@ def as_decided(signature: Signature, verdict: Verdict | None, *, batching: bool)
 
 def _untried(signature: Signature, version: Loaded) -> Verdict | None:
     """The verdict, if it is known without a test; otherwise None."""
-    told, backend = version.told, version.backend
+    settings, backend = version.settings, version.backend
     if isinstance(backend, Streaming) and not backend.answers_once:
         return Verdict(Finding.DISABLED, "each has a stream of answers")
-    if not told.batching:
+    if not settings.batching:
         return Verdict(Finding.DISABLED, "batching is off")
-    if told.batched is False:
+    if settings.batched is False:
         return Verdict(Finding.DISABLED, "model.toml says so")
-    if told.batched and (signature.batched or told.any_first_dimension):
+    if settings.batched and (signature.batched or settings.any_first_dimension):
         return Verdict(Finding.ENABLED, "model.toml says so")
     if not signature.batched:
         return Verdict(Finding.NO_BATCH_AXIS, "the first dimension of its inputs does not vary")
@@ -145,10 +145,12 @@ def _evidence(backend: Backend, name: str) -> list[Evidence]:
     return [*evidence, *([repeated] if repeated else [])]
 
 
-def _may_pad(verdict: Verdict, signature: Signature, told: Told) -> bool:
+def _may_pad(verdict: Verdict, signature: Signature, settings: BatchSettings) -> bool:
     """Whether to look for a padding: for independent rows, or if an operator has set pad values."""
     varies = any(None in spec.shape[1:] for spec in signature.inputs.values())
-    return varies and (verdict.finding is Finding.INDEPENDENT or (verdict.batched and bool(told.padding.pad_values)))
+    return varies and (
+        verdict.finding is Finding.INDEPENDENT or (verdict.batched and bool(settings.padding.pad_values))
+    )
 
 
 def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
@@ -163,7 +165,7 @@ def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
         evidence=_evidence(backend, name),
         records=records,
         most_rows=backend.most_rows if isinstance(backend, Triable) else None,
-        padding=version.told.padding,
+        padding=version.settings.padding,
     )
 
 

@@ -41,7 +41,7 @@ class Sequences:
         signature: The model's own signature, with the inputs and outputs of its state.
         states: How each output of the state is kept, by the output's alias.
         options: How many sequences, and for how long.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the model does not have this state.

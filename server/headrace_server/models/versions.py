@@ -211,7 +211,7 @@ class Models:
 
     Args:
         policy: Decides what to do next for one model.
-        told: Called with the name of a model at every change of it.
+        on_change: Called with the name of a model at every change of it.
         on_demand: Whether versions are loaded when they are called.
 
     Attributes:
@@ -223,7 +223,7 @@ class Models:
     """
 
     def __init__(
-        self, policy: Policy, told: Callable[[str], None] = lambda _: None, *, on_demand: bool = False
+        self, policy: Policy, on_change: Callable[[str], None] = lambda _: None, *, on_demand: bool = False
     ) -> None:
         lock = RLock()
         self.changed, self.news = Condition(lock), Condition(lock)
@@ -231,7 +231,7 @@ class Models:
         self.by_name: dict[str, Model] = {}
         self.touched: dict[str, None] = {}
         self._policy = policy
-        self._told = told
+        self._on_change = on_change
         self._on_demand = on_demand
         self._events = count(1)
 
@@ -257,7 +257,7 @@ class Models:
     def _touch(self, name: str) -> None:
         self.touched[name] = None
         self.tell(name)
-        self._told(name)
+        self._on_change(name)
 
     def aspires(self, name: str) -> bool:
         """Whether any version of a model is wanted."""

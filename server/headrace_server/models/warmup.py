@@ -207,7 +207,7 @@ def run_on_zeros(
     Args:
         backend: Called on this thread.
         batching: Gives the batch sizes; None for requests that run one by one.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
         signatures: The backend's signatures, with whether they are batched; None for those of the backend itself.
         named: Whether the operator sets the batch sizes. If not, only sizes up to a moderate one are run: memory for
             large batches that never come would be kept for nothing.

@@ -51,7 +51,7 @@ class Columns:
             counts /= 2
         self._values, self._missing, self._outside = self._values / 2, self._missing / 2, self._outside / 2
 
-    def told(self) -> dict[str, float | int]:
+    def summary(self) -> dict[str, float | int]:
         """The largest index, its column, and the shares of values that are missing and out of range."""
         indices = np.zeros(self._number)
         indices[self._numeric] = self._numbers.indices()

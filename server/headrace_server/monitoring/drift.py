@@ -60,7 +60,7 @@ class Watch:
         profile: The bins of the columns of each input.
         ratio: The share of rows that are taken.
         chance: Uniform random numbers from 0 to 1, excluding 1.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Watch:
         self._taken: deque[tuple[Arrays, Arrays]] = deque(maxlen=WAITING_ROWS)
         self._lock = Lock()
         self._rows = 0.0
-        self._told: dict[str, Any] | None = None
+        self._summary: dict[str, Any] | None = None
 
     def take(self, inputs: Arrays, outputs: Arrays) -> int:
         """Takes the first row of a batch that has run; returns how many batches later it is to take the next one.
@@ -98,7 +98,7 @@ class Watch:
         rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
         return max(1, self._stretch * self._gap() // max(1, rows))
 
-    def told(self) -> dict[str, Any] | None:
+    def summary(self) -> dict[str, Any] | None:
         """The number of rows, the index and shares of each input, and the shares of each output of classes.
 
         None if there are too few rows.
@@ -106,12 +106,12 @@ class Watch:
         with self._lock:
             if self._compare() and self._rows >= LEAST_ROWS:
                 # Kept until there are further rows, since a scrape asks once for each of the metrics.
-                self._told = {
+                self._summary = {
                     "rows": round(self._rows),
-                    "inputs": {alias: columns.told() for alias, columns in self._columns.items()},
+                    "inputs": {alias: columns.summary() for alias, columns in self._columns.items()},
                     "classes": {alias: _shares(counts) for alias, counts in self._classes.items() if counts},
                 }
-            return self._told
+            return self._summary
 
     def _gap(self) -> int:
         """The distance in rows to the next sampled row, if each row is sampled by chance."""
@@ -199,10 +199,10 @@ class Drift:
 
         return load_and_watch
 
-    def told(self, name: str, version: int) -> dict[str, Any] | None:
+    def summary(self, name: str, version: int) -> dict[str, Any] | None:
         """The number of rows, the indices and the shares of one version, for the live page."""
         watch = self._watches.get((name, str(version)))
-        return None if watch is None else watch.told()
+        return None if watch is None else watch.summary()
 
     def metrics(self, loaded: Callable[[], Iterable[Labels]]) -> tuple[Metric, ...]:
         """The metrics of all versions.
@@ -216,20 +216,22 @@ class Drift:
             for gone in self._watches.keys() - versions:
                 self._watches.pop(gone, None)
             for labels in sorted(versions):
-                told = self.told(labels[0], int(labels[1])) if labels in self._watches else None
-                if told is not None:
-                    yield labels, told
+                summary = self.summary(labels[0], int(labels[1])) if labels in self._watches else None
+                if summary is not None:
+                    yield labels, summary
 
         def of_inputs(key: str) -> Callable[[], list[tuple[Labels, float]]]:
             return lambda: [
-                ((*labels, alias), each[key]) for labels, told in every() for alias, each in told["inputs"].items()
+                ((*labels, alias), each[key])
+                for labels, summary in every()
+                for alias, each in summary["inputs"].items()
             ]
 
         def of_classes() -> list[tuple[Labels, float]]:
             return [
                 ((*labels, output, name), share)
-                for labels, told in every()
-                for output, shares in told["classes"].items()
+                for labels, summary in every()
+                for output, shares in summary["classes"].items()
                 for name, share in shares.items()
             ]
 
@@ -252,7 +254,7 @@ class Drift:
             gauge(
                 "headrace_drift_rows",
                 "Rows that are compared with the profile",
-                lambda: [(labels, told["rows"]) for labels, told in every()],
+                lambda: [(labels, summary["rows"]) for labels, summary in every()],
                 ("model", "version"),
             ),
         )

@@ -46,7 +46,7 @@ class Sampler:
         ratio: The share of requests without a traceparent.
         rate: The maximum number of requests per second.
         chance: Uniform random numbers from 0 to 1, excluding 1.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(

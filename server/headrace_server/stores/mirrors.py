@@ -58,7 +58,7 @@ class Mirrors:
         options: How often stores are scanned, how many at a time, and the folder of the cache.
         changed: Called when a base path has changed.
         counts: The listeners.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(

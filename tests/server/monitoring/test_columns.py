@@ -24,7 +24,7 @@ def compared(bins: list[Bins | None], rows: Array) -> dict[str, float | int]:
     columns = Columns(bins)
     for some in np.array_split(rows, 3):
         columns.add([row[None] for row in some])
-    return columns.told()
+    return columns.summary()
 
 
 def index(bins: Bins | None, values: Array) -> float:
@@ -90,16 +90,16 @@ def test_one_column_for_a_whole_row() -> None:
 def test_rows_of_another_size_are_left_out() -> None:
     columns = Columns(bins_of(PROFILED))
     columns.add([np.zeros((1, 4))])
-    assert columns.told() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}
+    assert columns.summary() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}
     columns.add([np.full((1, 4), math.nan), np.zeros((1, 5))])
-    assert columns.told()["missing"] == 0
+    assert columns.summary()["missing"] == 0
 
 
 def test_an_input_without_rows_has_not_changed() -> None:
     """Tried with categories and with numbers: an optional input may be missing in all requests."""
     words: Array = np.array([["red", "a"], ["green", "a"], ["green", "a"]] * 100, object)
     for values in (words, PROFILED):
-        assert Columns(bins_of(values)).told() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}
+        assert Columns(bins_of(values)).summary() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}
 
 
 def test_later_rows_weigh_more() -> None:
@@ -108,4 +108,4 @@ def test_later_rows_weigh_more() -> None:
     columns.add([np.full((1, 5), math.nan)])
     columns.halve()
     columns.add([np.zeros((1, 5))])
-    assert columns.told()["missing"] == pytest.approx(1 / 3)
+    assert columns.summary()["missing"] == pytest.approx(1 / 3)

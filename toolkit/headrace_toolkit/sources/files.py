@@ -71,7 +71,7 @@ def kind_of(path: Path) -> str:
     if not path.is_file():  # opening a named pipe would block
         raise ToolkitError(f"{path} is not a file")
     head = _head(path)
-    kind = _told_by_bytes(path, head)
+    kind = _kind_by_bytes(path, head)
     named = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes}
     if path.suffix.lower() not in named:
         says = (
@@ -113,13 +113,13 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _told_by_bytes(path: Path, head: bytes) -> str:
+def _kind_by_bytes(path: Path, head: bytes) -> str:
     if head[4:8] == b"TFL3":
         return "tflite"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     if head.startswith(b"PK\x03\x04"):
-        return _told_by_names(path)
+        return _kind_by_names(path)
     if (
         head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x1f\x8b", b"BZh"))
         or head[:1] == b"\x78"
@@ -134,7 +134,7 @@ def _told_by_bytes(path: Path, head: bytes) -> str:
     return "onnx" if _is_onnx(head) else ""
 
 
-def _told_by_names(path: Path) -> str:
+def _kind_by_names(path: Path) -> str:
     """The kind of a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -145,9 +145,9 @@ def _write_out_scalers(graph: Any) -> None:
         if node.op_type != "Scaler":
             nodes.append(node)
             continue
-        told = {attribute.name: np.array(attribute.floats, np.float32) for attribute in node.attribute}
+        values = {attribute.name: np.array(attribute.floats, np.float32) for attribute in node.attribute}
         at = f"{node.output[0]}.scaler"
-        graph.graph.initializer.extend(from_array(told[name], f"{at}.{name}") for name in ("offset", "scale"))
+        graph.graph.initializer.extend(from_array(values[name], f"{at}.{name}") for name in ("offset", "scale"))
         nodes.append(helper.make_node("Sub", [node.input[0], f"{at}.offset"], [at], name=f"{at}.sub"))
         nodes.append(helper.make_node("Mul", [at, f"{at}.scale"], [node.output[0]], name=f"{at}.mul"))
     del graph.graph.node[:]

@@ -124,8 +124,8 @@ def _dangers(archive: zipfile.ZipFile) -> Iterator[str]:
             yield f"it contains {inner}"
 
 
-def _payloads(config: str, told: Any) -> Iterator[str]:
-    for name, payload in told["config"].items():
+def _payloads(config: str, document: Any) -> Iterator[str]:
+    for name, payload in document["config"].items():
         if payload.get("use_pickle", False):
             yield f"{config} has {name} unpickled"
         if "/constants/" in f"/{config}" and not payload["path_name"].startswith("tensor_"):

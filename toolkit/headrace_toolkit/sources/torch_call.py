@@ -160,7 +160,7 @@ def _parameters(module: Any) -> list[str]:
     if hasattr(module, "forward") and hasattr(module.forward, "schema"):  # TorchScript
         return [argument.name for argument in module.forward.schema.arguments][1:]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [name for name, told in inspect.signature(module.forward).parameters.items() if told.kind in kinds]
+    return [name for name, parameter in inspect.signature(module.forward).parameters.items() if parameter.kind in kinds]
 
 
 def _inputs(

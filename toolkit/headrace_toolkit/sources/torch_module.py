@@ -184,9 +184,9 @@ def _said(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """The last line of code outside the libraries in an exception's traceback; empty if there is none."""
-    told = [(file, int(line)) for file, line in _USER_CODE.findall(str(error))]
+    named = [(file, int(line)) for file, line in _USER_CODE.findall(str(error))]
     raised = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [(file, line) for file, line in (*raised, *told)
+    own = [(file, line) for file, line in (*raised, *named)
            if "site-packages" not in file and "headrace_toolkit" not in file and file.endswith(".py")
            and "/lib/python3" not in file]  # fmt: skip
     return f"{Path(own[-1][0]).name}, line {own[-1][1]}" if own else ""

@@ -62,8 +62,8 @@ class Channels:
         trained = None if self.finetune is None else finetuned(source, module, self.finetune, work, self.name)
         after = sum(weight.numel() for weight in module.parameters())
         exported = source.with_module(module).export(work.folder)
-        told = f"{after} of {before} weights are left ({after / before:.1%})"
-        return Made(model=exported.model, source=source.with_module(module), notes=(told,), trained_on=trained)
+        note = f"{after} of {before} weights are left ({after / before:.1%})"
+        return Made(model=exported.model, source=source.with_module(module), notes=(note,), trained_on=trained)
 
     def _shrink(self, source: ModuleSource, module: Any, work: Work) -> None:
         torch = require("torch", "channels", "torch")

@@ -42,8 +42,8 @@ class Distil:
     @property
     def name(self) -> str:
         """Its name in reports."""
-        told = f"alpha {self.alpha:g}, temperature {self.temperature:g}, {self.how.epochs} epochs"
-        return f"distilled into {self.student.rpartition('/')[2]}, {told}"
+        settings = f"alpha {self.alpha:g}, temperature {self.temperature:g}, {self.how.epochs} epochs"
+        return f"distilled into {self.student.rpartition('/')[2]}, {settings}"
 
     def run(self, work: Work) -> Made:
         """The student, trained and exported.
@@ -110,18 +110,18 @@ class Distil:
     def _loss(self, student: ModuleSource, logits: Array, rows: Data) -> Callable[[Any, Any], Any]:
         torch = require("torch", "distil", "torch")
         functional = require("torch.nn.functional", "distil", "torch")
-        told = torch.from_numpy(logits.astype(np.float32))
+        wanted = torch.from_numpy(logits.astype(np.float32))
         labels = None if rows.labels is None else torch.from_numpy(rows.labels.astype(np.int64))
         name, heat = trained_output(student), self.temperature
 
         def loss(outputs: Any, which: Any) -> Any:
             scores = output_of(outputs, student, name)
-            if scores.shape != told[which].shape:
+            if scores.shape != wanted[which].shape:
                 raise ToolkitError(
                     f"{self.name}: the student's answer to a row has shape {list(scores.shape[1:])}, the teacher's "
-                    f"{list(told.shape[1:])}"
+                    f"{list(wanted.shape[1:])}"
                 )
-            own, taught = functional.log_softmax(scores / heat, 1), functional.softmax(told[which] / heat, 1)
+            own, taught = functional.log_softmax(scores / heat, 1), functional.softmax(wanted[which] / heat, 1)
             soft = functional.kl_div(own, taught, reduction="batchmean")
             known = torch.zeros(len(which), dtype=torch.bool) if labels is None else labels[which] >= 0
             hard = scores.sum() * 0

@@ -121,12 +121,12 @@ class _Rewriting:
         return [node] if weight is None else self._product(node, weight, node.input[1])
 
     def _gemm(self, node: Any) -> list[Any]:
-        told = {attribute.name: attribute for attribute in node.attribute}
-        plain = all(told[name].f == 1 for name in ("alpha", "beta") if name in told)
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        plain = all(attributes[name].f == 1 for name in ("alpha", "beta") if name in attributes)
         weight = self._matrix(node.input[1])
-        if weight is None or not plain or ("transA" in told and told["transA"].i):
+        if weight is None or not plain or ("transA" in attributes and attributes["transA"].i):
             return [node]
-        if "transB" in told and told["transB"].i:
+        if "transB" in attributes and attributes["transB"].i:
             weight = weight.T
         bias = node.input[2] if len(node.input) > 2 else ""
         return self._product(node, weight, node.input[1], bias)

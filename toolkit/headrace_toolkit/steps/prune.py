@@ -190,8 +190,8 @@ def smallest_out(weights: Sequence[Array], amount: float) -> list[Array]:
 
 
 def _zeros(counts: Iterator[tuple[int, int]]) -> str:
-    told = list(counts)
-    zeros, weights = sum(zero for zero, _ in told), sum(all_ for _, all_ in told)
+    pairs = list(counts)
+    zeros, weights = sum(zero for zero, _ in pairs), sum(all_ for _, all_ in pairs)
     return f"{zeros} of {weights} weights are zero ({zeros / weights:.2%})"
 
 

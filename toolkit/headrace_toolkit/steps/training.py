@@ -82,7 +82,7 @@ def read_finetune(table: Table | None) -> Finetune | None:
     """
     if table is None:
         return None
-    told = Finetune(
+    options = Finetune(
         epochs=table.whole("epochs", 8, 1),
         train=table.file("train"),
         rate=table.number("rate", 1e-3, 1e-8, 1),
@@ -90,7 +90,7 @@ def read_finetune(table: Table | None) -> Finetune | None:
         function=table.file("with"),
     )
     table.done()
-    return told
+    return options
 
 
 def training_rows(work: Work, file: str, step: str) -> Data:

@@ -31,7 +31,7 @@ class Device:
         ordinal: The GPU's number in CUDA.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: there is no driver or no such device. ModuleNotFoundError: pycuda is not
+        LoadError: FAILED_PRECONDITION if there is no driver or no such device. ModuleNotFoundError: pycuda is not
             installed.
     """
 
@@ -230,7 +230,7 @@ def _driver() -> Any:
     """The driver interface of pycuda, initialised.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: no NVIDIA driver, or no GPU.
+        LoadError: FAILED_PRECONDITION if there is no NVIDIA driver or no GPU.
     """
     try:
         import pycuda.driver as driver

@@ -19,7 +19,7 @@ class Graph:
         work: Puts the work into the stream.
 
     Raises:
-        ServingError: INTERNAL: the work or the driver does not support capture. The stream is unchanged.
+        ServingError: INTERNAL if the work or the driver does not support capture. The stream is unchanged.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:

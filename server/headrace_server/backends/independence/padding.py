@@ -89,9 +89,9 @@ class PaddingTrial:
 
     def _choices(self) -> Iterator[Arrays]:
         """Pad values for all inputs, the most likely first: zeros, then one of them replaced, and so on."""
-        inputs, told = self.subject.inputs, self.subject.padding.pad_values
+        inputs, pad_values = self.subject.inputs, self.subject.padding.pad_values
         candidates = [
-            (told[alias],) if alias in told else _CANDIDATES.get(spec.array_dtype.kind, ())
+            (pad_values[alias],) if alias in pad_values else _CANDIDATES.get(spec.array_dtype.kind, ())
             for alias, spec in inputs.items()
         ]
         ranks = product(*(range(len(each)) for each in candidates))

@@ -48,7 +48,7 @@ def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.
     Args:
         subject: The signature and its runs.
         budget: Seconds that a trial should take. A slow model gets a short trial of a few runs.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
     began = clock()
     runs = Runs(subject, clock)
@@ -74,7 +74,7 @@ def try_padding(
         subject: The signature and its runs.
         verdict: What is known about the signature.
         budget: Seconds that the test should take.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
     began = clock()
     runs = Runs(subject, clock)

@@ -25,7 +25,7 @@ class Arena:
 
     Args:
         session: The session.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, session: ort.InferenceSession, clock: Callable[[], float] = time.monotonic) -> None:

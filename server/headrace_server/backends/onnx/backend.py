@@ -122,7 +122,7 @@ def _found(session: ort.InferenceSession, options: BackendOptions, graph: Graph 
     if known is not None and known.output_shapes == output_shapes(session):
         return known
     any_rank = None if graph is None else graph.any_rank
-    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.bears_empty and on_cpu)
+    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.runs_on_empty and on_cpu)
     if layout is not None and is_usual and found.is_shared:
         layout.found = found
     return found

@@ -138,7 +138,7 @@ def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
         content: The serialized model. A model without the word KEY has no external data.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor's file lies outside the model's folder, or its entry is invalid;
+        ServingError: INVALID_ARGUMENT if a tensor's file lies outside the model's folder, or its entry is invalid;
             another code if a file cannot be read.
         google.protobuf.message.DecodeError: It is not an ONNX model.
     """

@@ -14,10 +14,10 @@ from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.integers import INTEGERS, may_be_integers
 from headrace_server.backends.onnx.operators import (
-    BEAR_ANY_RANK,
     CHECKS_MORE,
     FATAL_VALUES,
     GROWING,
+    RUN_AT_ANY_RANK,
     TRIED,
     dividing,
 )
@@ -50,7 +50,7 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
 
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
-BEARS_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
+RUN_ON_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
 """Operators that turn arrays without elements into such arrays; some other operators crash the process on them."""
 
 # Operators whose outputs do not depend on the values of their inputs, or are indices in range; each with the number of
@@ -66,7 +66,7 @@ class Graph:
     Attributes:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
         any_rank: Inputs without a declared rank; a scalar declares rank 0.
-        bears_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
+        runs_on_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
         risks: The model's operators with which a request can crash the process.
         evidence: Reasons in the operators to doubt that rows are independent.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
@@ -74,7 +74,7 @@ class Graph:
 
     steady: bool = False
     any_rank: frozenset[str] = frozenset()
-    bears_empty: bool = False
+    runs_on_empty: bool = False
     risks: Risks = field(default_factory=Risks)
     evidence: tuple[Evidence, ...] = ()
     rows_apart: frozenset[str] = frozenset()
@@ -120,7 +120,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # the content of functions is not analysed
         any_rank=any_rank,
-        bears_empty=not functions and all(map(_bears_empty, nodes)),
+        runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
         risks=_risks(
             followed,
             inner,
@@ -136,10 +136,10 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
 
 
 def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
-    for node, told in _followed(nodes, inputs):
+    for node, dependent in _followed(nodes, inputs):
         if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or _has_graphs(node):
             return False
-        if told.intersection(_SIZES.get(node.op_type, ())):
+        if dependent.intersection(_SIZES.get(node.op_type, ())):
             return False
     return True
 
@@ -155,12 +155,12 @@ def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: 
         any_rank: Whether an input may be of any rank.
     """
     fatal = crashing | {node.op_type for node in inner if node.op_type in FATAL_VALUES}
-    fatal |= _told(followed, FATAL_VALUES)
+    fatal |= _depending(followed, FATAL_VALUES)
     used = {_full_name(node.domain, node.op_type) for node in (*(node for node, _ in followed), *inner)}
     if any_rank:
-        fatal |= used - BEAR_ANY_RANK
+        fatal |= used - RUN_AT_ANY_RANK
     untried = used - TRIED - functions
-    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_told(followed, GROWING))))
+    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_depending(followed, GROWING))))
 
 
 def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:
@@ -189,7 +189,7 @@ class _Divisions:
         """The operators, of the given ones, whose divisor may come from the values of a request."""
         nodes = [node for node, _ in followed]
         integers = may_be_integers(nodes, self.integers)
-        divides = [node for node, told in followed if 1 in told and node.op_type in self.operators]
+        divides = [node for node, dependent in followed if 1 in dependent and node.op_type in self.operators]
         return {node.op_type for node in divides if node.input[0] in integers} | self._fatal_inside(
             inner, integers, inputs | _names(nodes, "output")
         )
@@ -208,9 +208,9 @@ def _names(nodes: list[Any], which: str) -> set[str]:
     return {name for node in nodes for name in getattr(node, which)}
 
 
-def _told(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
+def _depending(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
     """The types of the nodes, among these operators, whose given inputs depend on the values of a request."""
-    return {node.op_type for node, told in followed if told.intersection(by.get(node.op_type, ()))}
+    return {node.op_type for node, dependent in followed if dependent.intersection(by.get(node.op_type, ()))}
 
 
 def _followed(
@@ -225,9 +225,9 @@ def _followed(
     """
     from_values = set(inputs)
     for node in nodes:
-        told = {number for number, name in enumerate(node.input) if name in from_values}
-        yield node, told
-        if told or _has_graphs(node):
+        dependent = {number for number, name in enumerate(node.input) if name in from_values}
+        yield node, dependent
+        if dependent or _has_graphs(node):
             from_values.update(node.output[: bounded.get(node.op_type)])
 
 
@@ -244,11 +244,11 @@ def _full_name(domain: str, name: str) -> str:
     return name if domain in ("", "ai.onnx") else f"{domain}.{name}"
 
 
-def _bears_empty(node: Any) -> bool:
+def _runs_on_empty(node: Any) -> bool:
     """Whether a node can run on arrays without elements. A ReduceSum can if it reduces all axes to one number."""
     sums_all = node.op_type == "ReduceSum" and len(node.input) == 1
     sums_all = sums_all and all(attribute.name == "keepdims" for attribute in node.attribute)
-    return node.domain == "" and (node.op_type in BEARS_EMPTY or sums_all)
+    return node.domain == "" and (node.op_type in RUN_ON_EMPTY or sums_all)
 
 
 def _has_graphs(node: Any) -> bool:

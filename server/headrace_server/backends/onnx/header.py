@@ -102,7 +102,7 @@ def read_header(model: bytes) -> OnnxHeader:
         model: A serialized ModelProto.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: it is not a model, or has an input or output that is not a tensor of a known
+        ServingError: INVALID_ARGUMENT if it is not a model, or has an input or output that is not a tensor of a known
             type.
     """
     try:

@@ -29,7 +29,7 @@ def device_for(providers: Providers, ordinal: int) -> Device | None:
     """The GPU of the preferred provider, which must be released; None for the CPU, or without pycuda.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: there is no such GPU.
+        LoadError: FAILED_PRECONDITION if there is no such GPU.
     """
     if providers[0][0] not in GPU_LIBRARIES:
         return None

@@ -52,7 +52,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
 }
 """Operators with an output whose size is given by the values of some inputs (by number), and may exceed the memory."""
 
-BEAR_ANY_RANK = frozenset(
+RUN_AT_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "
     "Not Or Pow Reciprocal Relu Reshape Round Shape Sigmoid Sign Sin Size Sqrt Sub Sum Tanh Where Xor".split()
 )

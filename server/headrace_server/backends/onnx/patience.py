@@ -21,7 +21,7 @@ class Patience:
     """How long the next run may take, judging by the runs that ended by themselves. One thread at a time.
 
     Args:
-        clock: In seconds.
+        clock: Returns the time, in seconds.
         make_timer: Like `threading.Timer`.
     """
 

@@ -28,33 +28,33 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
         return cuda_options(options.onnxruntime, memory_limit(options))
     if name != TENSORRT:
         return {}
-    told = tensorrt_options(options.onnxruntime, memory_limit(options))
+    values = tensorrt_options(options.onnxruntime, memory_limit(options))
     if options.batching is not None:
-        told |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
+        values |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
     if folder := options.onnxruntime.tensorrt_engine_cache:
-        told["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, told)))
+        values["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, values)))
     for kept in ("trt_engine_cache_path", "trt_timing_cache_path"):
-        if kept in told:
-            Path(told[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime creates only the last folder of a path
-    return told
+        if kept in values:
+            Path(values[kept]).mkdir(parents=True, exist_ok=True)  # ONNX Runtime creates only a path's last folder
+    return values
 
 
 def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
     """The options of the CUDA provider; the limit is in bytes, 0 means none."""
-    told = {
+    values = {
         "device_id": str(options.device_id),
         "arena_extend_strategy": _ARENA[options.gpu_arena_strategy],
         "cudnn_conv_algo_search": options.gpu_convolution_search.upper(),
         "prefer_nhwc": _switch(options.gpu_prefer_nhwc),
         "use_tf32": _switch(options.gpu_tf32),
     }
-    return told | ({"gpu_mem_limit": str(limit)} if limit else {})
+    return values | ({"gpu_mem_limit": str(limit)} if limit else {})
 
 
 def for_one_shape(providers: Providers) -> Providers:
     """The same providers for a session that sees only one shape, whose arena is kept small since it need not grow."""
     exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
-    return [(name, {**told, **exact} if name == CUDA else told) for name, told in providers]
+    return [(name, {**values, **exact} if name == CUDA else values) for name, values in providers]
 
 
 def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
@@ -62,7 +62,7 @@ def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
     For switches, the TensorRT provider accepts only `True` and `False`, unlike the CUDA provider.
     """
-    told = {
+    values = {
         "device_id": str(options.device_id),
         "trt_fp16_enable": str(options.tensorrt_fp16),
         "trt_int8_enable": str(options.tensorrt_int8),
@@ -70,8 +70,8 @@ def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
         "trt_timing_cache_enable": str(bool(options.tensorrt_timing_cache)),
     }
     if options.tensorrt_timing_cache:
-        told["trt_timing_cache_path"] = options.tensorrt_timing_cache
-    return told | ({"trt_max_workspace_size": str(limit)} if limit else {})
+        values["trt_timing_cache_path"] = options.tensorrt_timing_cache
+    return values | ({"trt_max_workspace_size": str(limit)} if limit else {})
 
 
 def memory_limit(options: BackendOptions) -> int:

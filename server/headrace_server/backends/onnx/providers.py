@@ -78,7 +78,7 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
             build an engine at every load.
 
     Raises:
-        ServingError: FAILED_PRECONDITION: a named provider is missing or does not work. INVALID_ARGUMENT: none was
+        ServingError: FAILED_PRECONDITION if a named provider is missing or does not work. INVALID_ARGUMENT if none was
             named, or `auto` together with another one.
     """
     if not wanted or (AUTO in wanted and len(wanted) > 1):
@@ -129,8 +129,8 @@ def why_not(provider: str, device: int) -> str:
         device: The GPU's number.
 
     Raises:
-        ServingError: RESOURCE_EXHAUSTED: it would work if the GPU were not full; a model for the GPU must not silently
-            run on the CPU.
+        ServingError: RESOURCE_EXHAUSTED if it fails only because the GPU is full; a model for the GPU must not
+            silently run on the CPU.
     """
     try:
         count = device_count()

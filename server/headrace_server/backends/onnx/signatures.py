@@ -105,12 +105,12 @@ def find_signatures(
 
 def _found(
     session: ort.InferenceSession,
-    told: Mapping[str, SignatureOptions],
+    declared: Mapping[str, SignatureOptions],
     any_rank: frozenset[str] | None,
     *,
     empty: bool,
 ) -> Found:
-    signatures = signatures_of(session, told, any_rank).items()
+    signatures = signatures_of(session, declared, any_rank).items()
     return Found(
         {
             name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
@@ -121,7 +121,7 @@ def _found(
 
 
 def signatures_of(
-    session: ort.InferenceSession, told: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
+    session: ort.InferenceSession, declared: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
 ) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default` is the whole graph unless it is defined otherwise.
 
@@ -129,17 +129,17 @@ def signatures_of(
 
     Args:
         session: The loaded model.
-        told: The signatures in `model.toml`; if empty, the model's metadata decide.
+        declared: The signatures in `model.toml`; if empty, the model's metadata decide.
         any_rank: Inputs without a declared rank, which ONNX Runtime describes like scalars; None if unknown, so that
             what looks like a scalar may have any shape.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor has a type that a request cannot carry, or a signature names one that
+        ServingError: INVALID_ARGUMENT if a tensor has a type that a request cannot carry, or a signature names one that
             does not exist; the text names it.
     """
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
-    outputs = _tensors(session.get_outputs(), told)
-    signatures = make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, told)
+    outputs = _tensors(session.get_outputs(), declared)
+    signatures = make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, declared)
     optional = {arg.name: _spec(arg) for arg in session.get_overridable_initializers() if arg.type in _DTYPES}
     return {name: _with_optional(signature, optional) for name, signature in signatures.items()}
 
@@ -150,15 +150,15 @@ def _with_optional(signature: Signature, optional: Mapping[str, TensorSpec]) -> 
     return replace(signature, optional=others) if others else signature
 
 
-def _tensors(outputs: Sequence[ort.NodeArg], told: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
+def _tensors(outputs: Sequence[ort.NodeArg], declared: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
     """The outputs that a tensor can carry; the others are not served, and a log line says so.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a tensor can carry none of them, or not the one that a signature in `model.toml`
-            names.
+        ServingError: INVALID_ARGUMENT if a tensor can carry none of them, or not the one that a signature in
+            `model.toml` names.
     """
     others = [arg for arg in outputs if arg.type not in _DTYPES]
-    named = {name for options in told.values() for name in options.outputs.values()}
+    named = {name for options in declared.values() for name in options.outputs.values()}
     for arg in others:
         if arg.name in named or len(others) == len(outputs):
             raise _no_tensor(arg)
@@ -170,12 +170,12 @@ def make_signatures(
     inputs: Mapping[str, TensorSpec],
     outputs: Mapping[str, TensorSpec],
     metadata: Mapping[str, str],
-    told: Mapping[str, SignatureOptions],
+    declared: Mapping[str, SignatureOptions],
 ) -> dict[str, Signature]:
     """Like `signatures_of`, but given the inputs and outputs by name, and the model's metadata."""
-    told = told or _in_metadata(metadata.get(METADATA_KEY, ""))
-    told = {DEFAULT_SIGNATURE: SignatureOptions(), **told}
-    return {name: _signature(name, options, inputs, outputs) for name, options in told.items()}
+    declared = declared or _in_metadata(metadata.get(METADATA_KEY, ""))
+    declared = {DEFAULT_SIGNATURE: SignatureOptions(), **declared}
+    return {name: _signature(name, options, inputs, outputs) for name, options in declared.items()}
 
 
 def _in_metadata(text: str) -> dict[str, SignatureOptions]:

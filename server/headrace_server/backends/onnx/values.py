@@ -47,7 +47,7 @@ def as_text(alias: str, array: Array) -> Array:
     """Strings as ONNX Runtime expects them: it would convert a bytes object to its Python repr.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a string is not UTF-8.
+        ServingError: INVALID_ARGUMENT if a string is not UTF-8.
     """
     try:
         text = [item.decode() for item in array.flat]

@@ -38,8 +38,8 @@ def load_plan(plan: Path, options: BackendOptions) -> "TensorrtBackend":
     """Loads a serialized engine.
 
     Raises:
-        LoadError: FAILED_PRECONDITION: there is no GPU, or the plan is for another GPU or TensorRT version;
-            RESOURCE_EXHAUSTED: the GPU lacks memory. The text names the file, and says what to do.
+        LoadError: FAILED_PRECONDITION if there is no GPU, or the plan is for another GPU or TensorRT version;
+            RESOURCE_EXHAUSTED if the GPU lacks memory. The text names the file, and says what to do.
     """
     return _named(plan, lambda: TensorrtBackend(plan.read_bytes(), options))
 
@@ -48,7 +48,8 @@ def load_onnx(model: Path, options: BackendOptions) -> "TensorrtBackend":
     """Loads an ONNX model: uses the engine that was built from it before, or builds one now.
 
     Raises:
-        LoadError: As for `load_plan`; INVALID_ARGUMENT: TensorRT cannot parse the model, or an option does not fit it.
+        LoadError: As for `load_plan`; INVALID_ARGUMENT if TensorRT cannot parse the model or an option does not
+            fit it.
     """
     return planned(model, options)[1]
 
@@ -85,17 +86,17 @@ class CachedPlan:
         plan: The plan itself; None if it has not been built yet.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: an option does not fit the model.
+        ServingError: INVALID_ARGUMENT if an option does not fit the model.
     """
 
     def __init__(self, model: Path, header: OnnxHeader, options: BackendOptions) -> None:
-        self._model, self._header, self._told = model, header, options.tensorrt
-        self._profiles = profiles_for(header.inputs, options.batching, self._told)
+        self._model, self._header, self._options = model, header, options.tensorrt
+        self._profiles = profiles_for(header.inputs, options.batching, self._options)
         with self._device() as device:
-            told = self._told
+            chosen = self._options
             gpu = (trt.__version__, device.name, device.compute_capability)
-            decide = (told.precision, told.tf32, told.workspace_mb, told.optimization_level, self._profiles)
-            self.file = told.cache / f"{tensorrt_cache.model_key(model.parent, (*gpu, *decide))}.plan"
+            decide = (chosen.precision, chosen.tf32, chosen.workspace_mb, chosen.optimization_level, self._profiles)
+            self.file = chosen.cache / f"{tensorrt_cache.model_key(model.parent, (*gpu, *decide))}.plan"
         self.plan = tensorrt_cache.read(self.file)
 
     def build(self) -> bytes:
@@ -106,7 +107,7 @@ class CachedPlan:
         """
         with self._device() as device:
             log.info("building an engine of %s with TensorRT %s on %s", self._model, trt.__version__, device.name)
-            plan = build_plan(self._model, self._header, self._profiles, self._told, device)
+            plan = build_plan(self._model, self._header, self._profiles, self._options, device)
         try:
             tensorrt_cache.write(self.file, plan)
         except OSError as error:
@@ -115,7 +116,7 @@ class CachedPlan:
 
     @contextmanager
     def _device(self) -> Iterator[Device]:
-        device = Device(self._told.devices[0])
+        device = Device(self._options.devices[0])
         try:
             yield device
         finally:

@@ -42,8 +42,8 @@ def build_plan(
         device: The device on which it is tuned and will run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: TensorRT cannot parse it, or it lacks the types that the precision needs;
-            RESOURCE_EXHAUSTED: the GPU lacks memory; INTERNAL: TensorRT fails in another way.
+        ServingError: INVALID_ARGUMENT if TensorRT cannot parse it, or it lacks the types that the precision needs;
+            RESOURCE_EXHAUSTED if the GPU lacks memory; INTERNAL if TensorRT fails in another way.
     """
     check_precision(header, options.precision)
     timings = _timings(device, options)
@@ -76,7 +76,7 @@ def check_precision(header: OnnxHeader, precision: str) -> None:
     """Checks that a model has the types of a precision: a strongly typed engine computes in the file's own types.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: it does not have them; the text says how to get such a file.
+        ServingError: INVALID_ARGUMENT if it does not have them; the text says how to get such a file.
     """
     if precision == "bf16" and DataType.DT_BFLOAT16 not in header.types:
         raise invalid(
@@ -95,7 +95,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
 
     Args:
         what: What is being built.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -139,7 +139,7 @@ class Engine:
         """A new context in one of the profiles. The device's context must be current now, and when it is dropped.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED: there is no memory for it.
+            ServingError: RESOURCE_EXHAUSTED if there is no memory for it.
         """
         engine: Any = self._engine
         only_what_it_needs = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE

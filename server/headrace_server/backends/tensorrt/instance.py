@@ -43,7 +43,7 @@ class Instance:
         spin: Whether the instance's thread stays awake while the GPU runs a batch.
 
     Raises:
-        ServingError: RESOURCE_EXHAUSTED: the GPU has no memory left.
+        ServingError: RESOURCE_EXHAUSTED if the GPU has no memory left.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, opt
         options: The ranges of the other dimensions.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a dimension that varies has no range, or a range names an unknown dimension.
+        ServingError: INVALID_ARGUMENT if a dimension that varies has no range, or a range names an unknown dimension.
     """
     batched = all(spec.shape and spec.shape[0] is None for spec in inputs.values())
     _check_known(inputs, options, batched=batched)

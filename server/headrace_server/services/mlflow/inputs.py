@@ -81,8 +81,8 @@ def read_json_scoring(data: bytes, declared: Declared) -> Scoring:
     params = document.get(PARAMS)
     if not isinstance(params, dict):
         return scoring
-    told = {key: _of_params(params[key], spec) for key, spec in declared.extra.items() if key in params}
-    return Scoring({**told, **scoring.inputs}, (*told, *scoring.names), scoring.by_record)
+    values = {key: _of_params(params[key], spec) for key, spec in declared.extra.items() if key in params}
+    return Scoring({**values, **scoring.inputs}, (*values, *scoring.names), scoring.by_record)
 
 
 def read_csv_scoring(data: bytes, declared: Declared) -> Scoring:

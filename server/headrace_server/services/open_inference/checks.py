@@ -147,10 +147,10 @@ class Checks:
             if len(content) > count:
                 raise self._refused(f"unexpected number of string elements {count + 1} for {where}, expecting {count}")
             raise self._refused(f"expected {count} string elements for {where}, got {len(content)}")
-        told = (self.request.tag, self.request.model)
+        ends = (self.request.tag, self.request.model)
         if isinstance(content, Place):
             content = content.read()
-        return unpack(content, count, tensor.name, told).reshape(tensor.shape)
+        return unpack(content, count, tensor.name, ends).reshape(tensor.shape)
 
     def _refused(self, text: str) -> ServingError:
         return invalid(f"{self.request.tag}{text}")

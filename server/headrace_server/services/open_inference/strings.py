@@ -20,19 +20,19 @@ def pack(elements: Iterable[str | bytes]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, told: tuple[str, str]) -> Array:
+def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, ends: tuple[str, str]) -> Array:
     """The elements of a tensor, as an array of one dimension.
 
     Args:
         raw: Their bytes.
         count: The expected number of elements.
         name: The name of the input.
-        told: The beginning of an error (the request's ID) and its end (the model's name).
+        ends: The beginning of an error (the request's ID) and its end (the model's name).
 
     Raises:
         ServingError: INVALID_ARGUMENT if the bytes do not contain this many elements.
     """
-    begin, model = told
+    begin, model = ends
     where = f"inference input '{name}' for model '{model}'"
     view, at = memoryview(raw), 0
     found: list[bytes] = []  # as many as there are bytes for, since a shape may claim any number

@@ -64,7 +64,7 @@ class PageApi:
 
     Args:
         state: Returns what to show.
-        clock: In seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, state: PageState, clock: Callable[[], float] = time.monotonic) -> None:

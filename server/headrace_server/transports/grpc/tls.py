@@ -40,7 +40,7 @@ class Followed(Generic[T]):
         make: Converts the file's contents.
 
     Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT: the file cannot be read, or its contents cannot be used.
+        ServingError: NOT_FOUND or INVALID_ARGUMENT if the file cannot be read, or its contents cannot be used.
     """
 
     def __init__(self, path: str, make: Callable[[SSLConfig], T]) -> None:

@@ -106,7 +106,7 @@ class RestTransport:
         self._http = make_http(http, PlainApis(rest, infer), api, carrier)
 
     def _mlflow(self, servables: Servables, options: RestOptions) -> mlflow.MlflowApi:
-        told = mlflow.MlflowRestOptions(
+        settings = mlflow.MlflowRestOptions(
             self._config.mlflow.model,
             self._config.mlflow.output,
             options.timeout,
@@ -114,7 +114,7 @@ class RestTransport:
             options.is_ready,
             options.observe,
         )
-        return mlflow.MlflowApi(servables, self._processes, told)
+        return mlflow.MlflowApi(servables, self._processes, settings)
 
     async def start(self) -> None:
         """Listens, if possible. TF Serving: server.cc serves only gRPC if it is not, and logs why."""

@@ -13,7 +13,7 @@ from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import load_onnx
-from headrace_server.backends.onnx.graph import BEARS_EMPTY, Graph, read_graph
+from headrace_server.backends.onnx.graph import RUN_ON_EMPTY, Graph, read_graph
 from headrace_server.errors import RunLost
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
@@ -97,8 +97,8 @@ def test_a_function_of_the_models_own_is_not_trusted(tmp_path: Path) -> None:
 
 def test_inputs_without_a_rank(tmp_path: Path) -> None:
     scalar, unranked = models.doubled_scalar(tmp_path / "1"), models.doubled_scalar(tmp_path / "2", ranked=False)
-    assert read_graph(scalar) == Graph(steady=True, bears_empty=True)
-    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}), bears_empty=True)
+    assert read_graph(scalar) == Graph(steady=True, runs_on_empty=True)
+    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}), runs_on_empty=True)
 
 
 @pytest.mark.parametrize("content", [b"ORTM", b"\0" * 100, b"\x3a\xff\xff\x03", b"\x08\x09"])
@@ -135,9 +135,9 @@ def single(operator: str) -> Make:
     return make
 
 
-@pytest.mark.parametrize("operator", [*sorted(BEARS_EMPTY), "ReduceSum"])
+@pytest.mark.parametrize("operator", [*sorted(RUN_ON_EMPTY), "ReduceSum"])
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
-def test_operators_that_bear_arrays_without_elements(tmp_path: Path, operator: str, shape: tuple[int, int]) -> None:
+def test_operators_that_run_on_arrays_without_elements(tmp_path: Path, operator: str, shape: tuple[int, int]) -> None:
     backend = load_onnx(single(operator)(tmp_path / "1"), BackendOptions())
     assert backend.signatures["serving_default"].empty
     result = backend.run("serving_default", {"x": np.empty(shape, np.float32)}, ("y",))
