@@ -91,9 +91,9 @@ def running(transport: str, loop_thread: LoopThread, tmp_path_factory: pytest.Te
             base_path = tmp_path_factory.mktemp("model")
             for version, make in enumerate(makers, start=1):
                 make(base_path / str(version))
-            told = {"port": 0, "model_name": MODEL, "model_base_path": str(base_path), "transport": transport}
+            settings = {"port": 0, "model_name": MODEL, "model_base_path": str(base_path), "transport": transport}
             once = {"max_num_load_retries": 0}  # otherwise a broken model takes five minutes to fail
-            server = RunningServer(loop_thread, Config(**{**told, **once, **config}))  # type: ignore[arg-type]
+            server = RunningServer(loop_thread, Config(**{**settings, **once, **config}))  # type: ignore[arg-type]
             stack.callback(server.close)
             return server
 

@@ -30,8 +30,8 @@ def entered(tmp_path: Path, *flags: str, **environment: str) -> list[str]:
     server = tmp_path / "tensorflow_model_server"
     server.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     server.chmod(0o755)
-    told = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environment}
-    return subprocess.check_output([DOCKER / "entrypoint", *flags], text=True, env=told).splitlines()
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", **environment}
+    return subprocess.check_output([DOCKER / "entrypoint", *flags], text=True, env=variables).splitlines()
 
 
 class TestEntryPoint:

@@ -154,8 +154,8 @@ def test_a_batch_that_is_dropped(call: Any, queue: Any) -> None:
 
 def lane_options(**values: Any) -> SimpleNamespace:
     usual = {"execution_limit": 1, "enqueued_limit": 1, "timeout": 0.0, "enable_large_batch_splitting": False}
-    told = {"max_running_batches": None, "num_batch_threads": 1, "latency_objective": ""}
-    return SimpleNamespace(**{**usual, **told, **values})
+    settings = {"max_running_batches": None, "num_batch_threads": 1, "latency_objective": ""}
+    return SimpleNamespace(**{**usual, **settings, **values})
 
 
 @pytest.mark.parametrize("target", [Target(0.0, 0), Target(float("nan"), 1), Target(0.0, 1, start_within=-1.0)])

@@ -82,10 +82,10 @@ class Asking:
 
     def __init__(self, loop: LoopThread, folder: Path, transport: str) -> None:
         port = free_port()
-        told = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
+        settings = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
         (folder / "monitoring").write_text("prometheus_config { enable: true path: '/metrics' }")
-        told |= {"monitoring_config_file": str(folder / "monitoring"), "transport": transport}
-        self.server = RunningServer(loop, Config(**told, file_system_poll_wait_seconds=0.1))  # type: ignore[arg-type]
+        settings |= {"monitoring_config_file": str(folder / "monitoring"), "transport": transport}
+        self.server = RunningServer(loop, Config(**settings, file_system_poll_wait_seconds=0.1))  # type: ignore[arg-type]
         self.rest = RestCaller(port)
 
     def close(self) -> None:
@@ -111,8 +111,8 @@ class Asking:
 
 def config_of(folder: Path, labels: str = "", policy: str = "all { }") -> str:
     """The configuration of the one model."""
-    told = f'name: "{MODEL}" base_path: "{folder / MODEL}" model_platform: "tensorflow" {labels}'
-    return f"model_config_list {{ config {{ {told} model_version_policy {{ {policy} }} }} }}"
+    entry = f'name: "{MODEL}" base_path: "{folder / MODEL}" model_platform: "tensorflow" {labels}'
+    return f"model_config_list {{ config {{ {entry} model_version_policy {{ {policy} }} }} }}"
 
 
 def label(version: int) -> str:

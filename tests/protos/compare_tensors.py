@@ -88,7 +88,7 @@ def random_array() -> npt.NDArray[Any]:
     return np.array(drawn, np.float64).astype(np.int64).astype(dtype).reshape(shape)
 
 
-def told(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+def details(array: npt.NDArray[Any]) -> tuple[Any, ...]:
     """The compared form of an array: its bits, except for the unused bits of elements narrower than a byte."""
     if array.dtype.name in {"int2", "uint2", "int4", "uint4", "float4_e2m1fn"}:
         array = array.astype(np.float32)
@@ -97,7 +97,7 @@ def told(array: npt.NDArray[Any]) -> tuple[Any, ...]:
 
 def our_outcome(proto: TensorProto) -> tuple[Any, ...]:
     try:
-        return told(to_array(proto))
+        return details(to_array(proto))
     except TensorError:
         return ("refused",)
 
@@ -105,7 +105,7 @@ def our_outcome(proto: TensorProto) -> tuple[Any, ...]:
 def their_outcome(proto: TensorProto) -> tuple[Any, ...]:
     """The array that TensorFlow's runtime decodes from a message; TF Serving decodes requests with the same code."""
     try:
-        return told(
+        return details(
             np.asarray(tf.io.parse_tensor(proto.SerializeToString(), proto.dtype).numpy(), dtype_of(proto.dtype))
         )
     except tf.errors.InvalidArgumentError:
@@ -121,13 +121,13 @@ def comparisons() -> Iterator[tuple[str, tuple[Any, ...], tuple[Any, ...], objec
         array = random_array()
         for as_content in (False, True):
             ours = to_proto(array, as_content=as_content)
-            yield "encoded", told(array), their_outcome(ours), ours
+            yield "encoded", details(array), their_outcome(ours), ours
             if enum_of(array.dtype) not in UNMADE and not (array.dtype.hasobject and as_content):
                 theirs = tensor_pb2.TensorProto.FromString(ours.SerializeToString())
-                yield "made into an array", told(array), told(tf.make_ndarray(theirs)), ours
+                yield "made into an array", details(array), details(tf.make_ndarray(theirs)), ours
         if enum_of(array.dtype) not in UNMADE:
             made = TensorProto.FromString(tf.make_tensor_proto(array).SerializeToString())
-            yield "made into a message", our_outcome(made), told(array), made
+            yield "made into a message", our_outcome(made), details(array), made
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def config(root: Path, transport: str, rest_port: int, **more: object) -> Config
     (root / "both" / "1").mkdir(parents=True)
     (root / "both" / "model.toml").write_text(STEPS)
     (root / "models.config").write_text(str(listed))
-    told = {
+    settings = {
         "port": 0,
         "rest_api_port": rest_port,
         "transport": transport,
@@ -88,7 +88,7 @@ def config(root: Path, transport: str, rest_port: int, **more: object) -> Config
         "max_num_load_retries": 0,
         "drain_seconds": 5,
     }
-    return Config(**{**told, **more})  # type: ignore[arg-type]
+    return Config(**{**settings, **more})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +203,11 @@ def test_named_models_are_loaded_before_the_first_call(tmp_path: Path, transport
 
 
 def test_a_check_loads_every_model(tmp_path: Path) -> None:
-    told = config(tmp_path, "grpcio", 0, preload_models=("*",))
+    settings = config(tmp_path, "grpcio", 0, preload_models=("*",))
     (tmp_path / "m4" / "1" / "model.onnx").write_bytes(b"not a model")
 
     async def start() -> None:
-        server = Server(told)
+        server = Server(settings)
         try:
             await server.start()
         finally:

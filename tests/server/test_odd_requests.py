@@ -75,8 +75,8 @@ class Fuzzed:
         config = base_path / "models.config"
         config.write_text(f"model_config_list {{\n{entries}\n}}\n")
         self._rest_port = free_port()
-        told = (*FLAGS, *flags, f"--model_config_file={config}", f"--rest_api_port={self._rest_port}")
-        self.server = ServerProcess(base_path, *told, headrace=("prlimit", f"--data={MEMORY}", COMMAND))
+        arguments = (*FLAGS, *flags, f"--model_config_file={config}", f"--rest_api_port={self._rest_port}")
+        self.server = ServerProcess(base_path, *arguments, headrace=("prlimit", f"--data={MEMORY}", COMMAND))
         self.caller: Caller = self.server.started()
         self.sent = 0
 

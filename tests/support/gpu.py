@@ -67,8 +67,8 @@ class Gpu:
     def options(self, batching: Options | None = BATCHING, **tensorrt: Any) -> BackendOptions:
         """The options that a model is loaded with."""
         exact = {"tf32": False} if REAL else {}  # so that answers equal those of ONNX Runtime on the CPU
-        told = {"enabled": True, "cache_folder": str(self._folder / "engines"), **exact, **tensorrt}
-        return BackendOptions(batching=batching, tensorrt=TensorrtOptions(**told))
+        settings = {"enabled": True, "cache_folder": str(self._folder / "engines"), **exact, **tensorrt}
+        return BackendOptions(batching=batching, tensorrt=TensorrtOptions(**settings))
 
     def load(self, version: Path, batching: Options | None = BATCHING, **tensorrt: Any) -> Backend:
         """Loads the model in a version's folder."""

@@ -262,10 +262,10 @@ def test_an_interrupted_run_leaves_nothing(folder: Path, how: signal.Signals) ->
     try:
         assert started.stdout.readline() == b"now\n"
         started.send_signal(how)
-        _, told = started.communicate(timeout=START_WITHIN)
+        _, errors = started.communicate(timeout=START_WITHIN)
     finally:
         started.kill()  # if it has not ended
         started.communicate()
     assert started.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-    assert b"Traceback" not in told
+    assert b"Traceback" not in errors
     assert not (folder / "ended").exists()

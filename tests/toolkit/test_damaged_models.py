@@ -66,10 +66,10 @@ def test_damaged_models_are_refused_in_one_line(
     assert file.read_bytes() != whole
     capfd.readouterr()
     assert main(["convert", str(file), str(tmp_path / "base")]) == 1, what
-    told = capfd.readouterr()
-    assert told.err.startswith("headrace: ")
-    assert file.name in told.err
-    assert told.err.count("\n") == 1
-    assert "did not expect" not in told.err
-    assert told.out == ""
+    printed = capfd.readouterr()
+    assert printed.err.startswith("headrace: ")
+    assert file.name in printed.err
+    assert printed.err.count("\n") == 1
+    assert "did not expect" not in printed.err
+    assert printed.out == ""
     assert not (tmp_path / "base").exists()

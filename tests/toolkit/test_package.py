@@ -95,7 +95,7 @@ def test_a_missing_mlflow_is_named(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         (("digits/2", "image", "--as=docker"), "digits/2 is not a version's folder: name one, as in models/digits/1"),
         (("digits", "image", "--as=docker"), "digits is not a version's folder"),
@@ -103,12 +103,12 @@ def test_a_missing_mlflow_is_named(base: Path) -> None:
         (("digits/1", "file/image", "--as=docker"), "file/image cannot be written: "),
     ],
 )
-def test_refused_arguments(base: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_refused_arguments(base: Path, arguments: tuple[str, ...], text: str) -> None:
     (base.parent / "file").write_text("")
     before = sorted(base.parent.rglob("*"))
     done = package(base.parent, *arguments)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"headrace: {told}")
+    assert done.stderr.startswith(f"headrace: {text}")
     assert len(done.stderr.splitlines()) == 1
     assert sorted(base.parent.rglob("*")) == before
 

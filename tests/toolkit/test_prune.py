@@ -64,7 +64,7 @@ def test_a_threshold(optimized: Callable[..., Result]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "text"),
     [
         ({"amount": 0.5, "threshold": 0.1}, "threshold and amount cannot be given together"),
         ({"amount": 2}, "amount must be a finite number from 0 to 1; was 2"),
@@ -73,10 +73,10 @@ def test_a_threshold(optimized: Callable[..., Result]) -> None:
         ({"finetune": {"epoch": 3}}, "unknown key epoch; did you mean epochs?"),
     ],
 )
-def test_keys_that_make_no_sense(tmp_path: Path, step: dict[str, Any], told: str) -> None:
+def test_keys_that_make_no_sense(tmp_path: Path, step: dict[str, Any], text: str) -> None:
     with pytest.raises(ToolkitError) as refusal:
         Recipe.of({"step": [{"kind": "prune", **step}]}, tmp_path)
-    assert told in str(refusal.value)
+    assert text in str(refusal.value)
 
 
 @pytest.mark.parametrize("step", [{"kind": "prune", "finetune": {"epochs": 1}}, {"kind": "channels"}])

@@ -56,10 +56,10 @@ def test_a_signed_version_loads_where_signatures_are_required(tmp_path: Path, ma
 
 def test_a_key_that_cannot_sign_is_refused_and_leaves_nothing(tmp_path: Path, made: Path) -> None:
     (tmp_path / "no.key").write_text("nothing")
-    for name, told in (("no.key", "no.key cannot be used as a private key"), ("missing.key", "missing.key")):
-        with pytest.raises(ToolkitError, match=told):
+    for name, text in (("no.key", "no.key cannot be used as a private key"), ("missing.key", "missing.key")):
+        with pytest.raises(ToolkitError, match=text):
             check_key(tmp_path / name)
-        with pytest.raises(ToolkitError, match=told):
+        with pytest.raises(ToolkitError, match=text):
             publish(tmp_path / "m", contents(made, key=tmp_path / name))
         assert os.listdir(tmp_path) == ["no.key"]
 

@@ -28,21 +28,21 @@ def test_one_model_in_four_formats(tensorflow_python: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for name, kind in KINDS.items():
-        told = found[name]
-        assert told["kind"] == kind
-        assert told["largest_difference"] < 1e-4, name
-        assert told["agreement"] == 1.0
-        assert told["rows"] == "independent"
-        assert told["inputs"] == ["image"], name
+        result = found[name]
+        assert result["kind"] == kind
+        assert result["largest_difference"] < 1e-4, name
+        assert result["agreement"] == 1.0
+        assert result["rows"] == "independent"
+        assert result["inputs"] == ["image"], name
     assert found["model.keras"]["outputs"] == ["digit"]
     assert set(found["forms"]) == set(LARGEST)
-    for form, told in found["forms"].items():
-        assert told["largest_difference"] <= LARGEST[form], form
-        assert told["served_difference"] <= LARGEST[form], form
-        assert told["files"] == ["card.json", "model.tflite", "profile.json"]
-        assert told["inputs"] == ["image"], form
-        assert told["outputs"] == (["output_0"] if form == "half" else ["digit"])
-        assert told["batched"], form
-        assert told["rows"] == "independent", form
+    for form, result in found["forms"].items():
+        assert result["largest_difference"] <= LARGEST[form], form
+        assert result["served_difference"] <= LARGEST[form], form
+        assert result["files"] == ["card.json", "model.tflite", "profile.json"]
+        assert result["inputs"] == ["image"], form
+        assert result["outputs"] == (["output_0"] if form == "half" else ["digit"])
+        assert result["batched"], form
+        assert result["rows"] == "independent", form
     size = found["forms"]["float"]["bytes"]
-    assert all(told["bytes"] < size for form, told in found["forms"].items() if form != "float")
+    assert all(result["bytes"] < size for form, result in found["forms"].items() if form != "float")

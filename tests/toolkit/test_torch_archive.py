@@ -107,16 +107,16 @@ DANGERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("members", "told"), DANGERS, ids=[told + str(n) for n, (_, told) in enumerate(DANGERS)])
+@pytest.mark.parametrize(("members", "text"), DANGERS, ids=[text + str(n) for n, (_, text) in enumerate(DANGERS)])
 def test_a_program_that_would_run_code(
-    tmp_path: Path, members: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, members: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = program(tmp_path / "net.pt2", **members)
     with pytest.raises(ToolkitError) as refusal:
         check_program(file)
     assert str(refusal.value).startswith(f"{file}: ")
-    assert told in str(refusal.value)
+    assert text in str(refusal.value)
     assert str(refusal.value).endswith("loading it might run code that its author put into it")
     assert not (tmp_path / "was_run").exists()
 

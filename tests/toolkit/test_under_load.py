@@ -79,8 +79,8 @@ def test_a_search_by_load(made: Path, tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or done.stdout
     assert re.search(r"32 rows +CPU/row +rows/s +p99$", done.stdout.splitlines()[0])
-    told = r"^16 calls of one row in flight: [\d,]+ rows/s at a p99 of [\d.e+]+ ms with num_batch_threads \d+"
-    assert re.search(told, done.stdout, re.MULTILINE)
+    line = r"^16 calls of one row in flight: [\d,]+ rows/s at a p99 of [\d.e+]+ ms with num_batch_threads \d+"
+    assert re.search(line, done.stdout, re.MULTILINE)
     report = json.loads((tmp_path / "report.json").read_text())
     served = [step["served"] for step in report["steps"] if step["served"]]
     assert len(served) >= 3  # the converted model and the candidates

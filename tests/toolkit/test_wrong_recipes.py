@@ -120,19 +120,19 @@ def test_the_recipe_itself_is_right(place: Path) -> None:
 def test_no_value_of_any_key(place: Path, capsys: pytest.CaptureFixture[str], part: int) -> None:
     for key, value in changes(part):
         status = run(place, text_of(**{key: value}))
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         if status:
-            check_refusal(place, told.err, told.out, "leaves" if "leaves" in value else (key, value[:50]))
+            check_refusal(place, printed.err, printed.out, "leaves" if "leaves" in value else (key, value[:50]))
         else:
-            assert told.err == ""
+            assert printed.err == ""
             subprocess.run(["rm", "-rf", place / "base"], check=True)
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=[repr(text[:30]) for text in TEXTS])
 def test_no_text(place: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert run(place, text) == 1
-    told = capsys.readouterr()
-    check_refusal(place, told.err, told.out, text)
+    printed = capsys.readouterr()
+    check_refusal(place, printed.err, printed.out, text)
 
 
 def test_no_bytes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

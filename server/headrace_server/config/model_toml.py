@@ -171,7 +171,7 @@ class ModelOptions:
         return replace(options, larger_alone=larger_alone, **self.batching)
 
 
-NOTHING_SAID = ModelOptions()
+NO_OPTIONS = ModelOptions()
 """The options of a model without a `model.toml`."""
 
 
@@ -187,7 +187,7 @@ def read_model_options(base_path: Path | str) -> ModelOptions:
         with open(path, "rb") as file:
             text = file.read().decode()
     except (FileNotFoundError, NotADirectoryError):
-        return NOTHING_SAID
+        return NO_OPTIONS
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
@@ -254,16 +254,16 @@ def _tensorrt(table: Any) -> dict[str, Any]:
 def _batching(table: Any) -> dict[str, Any]:
     """The fields of `ModelOptions` that concern batching."""
     values = _checked("batching", table, TABLES["batching"])
-    said = SharingOptions(**{key: values.pop(key) for key in options_of(SharingOptions) if key in values})
+    sharing = SharingOptions(**{key: values.pop(key) for key in options_of(SharingOptions) if key in values})
     padding = PaddingOptions(**{key: values.pop(key) for key in options_of(PaddingOptions) if key in values})
-    if said.enabled is False:
+    if sharing.enabled is False:
         return {"batching": None, "batched": False}
-    batched = said.enabled if said.batch_axis is None else said.batch_axis
+    batched = sharing.enabled if sharing.batch_axis is None else sharing.batch_axis
     try:
         Options(**{**_together(values), **values})
     except OptionsError as error:
         raise _WrongError(f"batching: {error}") from error
-    axis = said.batch_axis is True
+    axis = sharing.batch_axis is True
     return {"batching": values, "batched": batched, "any_first_dimension": axis, "padding": padding}
 
 

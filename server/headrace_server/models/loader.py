@@ -16,7 +16,7 @@ from headrace_server.backends.signature import Signature
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.memory import available_memory
-from headrace_server.config.model_toml import MODEL_FILE, NOTHING_SAID, ModelOptions, read_model_options
+from headrace_server.config.model_toml import MODEL_FILE, NO_OPTIONS, ModelOptions, read_model_options
 from headrace_server.errors import ServingError, invalid
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models.containment import RUN_SECONDS, TRIAL_MEMORY, must_be_contained, risks_of
@@ -178,7 +178,7 @@ class Loader:
         return IsolatedBackend(job, isolation)
 
     def _backend_options(self, model: ModelOptions, batching: Options | None) -> BackendOptions:
-        if model is NOTHING_SAID and batching is self._batching:
+        if model is NO_OPTIONS and batching is self._batching:
             return self._backend
         return replace(
             self._backend,
@@ -212,7 +212,7 @@ def _base_path(version: Path) -> str:
 
 def _has_no_options(base_path: str) -> bool:
     try:
-        return read_model_options(base_path) is NOTHING_SAID
+        return read_model_options(base_path) is NO_OPTIONS
     except ServingError:  # which its load reports
         return False
 

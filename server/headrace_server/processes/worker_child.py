@@ -80,12 +80,12 @@ def _serve_first(connection: socket.socket) -> None:
 
 def _described(backend: Backend) -> Loaded:
     runtime = backend.runtime if isinstance(backend, NamesRuntime) else ""
-    said = Loaded(dict(backend.signatures), runtime)
+    loaded = Loaded(dict(backend.signatures), runtime)
     if isinstance(backend, Streaming):
-        said = replace(said, streams=backend.streams, answers_once=backend.answers_once)
+        loaded = replace(loaded, streams=backend.streams, answers_once=backend.answers_once)
     if isinstance(backend, Triable):
-        said = replace(said, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
-    return said
+        loaded = replace(loaded, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
+    return loaded
 
 
 class _Conversation:

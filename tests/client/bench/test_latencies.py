@@ -48,7 +48,7 @@ def test_calls_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("values", "said"),
     [
         ({"busy": 0.95}, "the load generator itself was busy 95% of the time"),
         ({"lag": 5_000_000}, "1 call in 100 began 5.0 ms late"),
@@ -57,8 +57,8 @@ def test_calls_within_the_limit() -> None:
     ],
     ids=str,
 )
-def test_it_reports_that_it_is_itself_the_limit(told: dict[str, float], said: str) -> None:
-    doubt = point(**told).doubt()  # type: ignore[arg-type]
+def test_it_reports_that_it_is_itself_the_limit(values: dict[str, float], said: str) -> None:
+    doubt = point(**values).doubt()  # type: ignore[arg-type]
     assert said in doubt
     assert bool(said) == bool(doubt)
 

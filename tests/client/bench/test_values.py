@@ -50,13 +50,13 @@ def test_stages(given: dict[str, Any], stages: list[tuple[str, float]]) -> None:
 
 
 def test_models_files_and_servers() -> None:
-    told = read(
+    settings = read(
         {"model": ["a=3", "b"], "inputs": ["a=x.npz", "y.npz"], "compare": ["h:1", "h:2"], "metadata": ["k=v=w"]}
     )
-    assert told.models == {"a": 3.0, "b": 1.0}
-    assert told.inputs == {"a": Path("x.npz"), "": Path("y.npz")}
-    assert told.servers == ("h:1", "h:2")
-    assert told.metadata == (("k", "v=w"),)
+    assert settings.models == {"a": 3.0, "b": 1.0}
+    assert settings.inputs == {"a": Path("x.npz"), "": Path("y.npz")}
+    assert settings.servers == ("h:1", "h:2")
+    assert settings.metadata == (("k", "v=w"),)
 
 
 @pytest.mark.parametrize(

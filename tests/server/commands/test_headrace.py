@@ -120,12 +120,12 @@ class TestHelp:
 
     @pytest.mark.parametrize("name", sorted(FLAGS))
     def test_every_flag_is_shown_with_what_it_does_and_its_default(self, name: str, help_text: str) -> None:
-        default, told = FLAGS[name].default, FLAGS[name].metadata["help"]
-        nothing = "empty" if "empty" in told else "none"
+        default, text = FLAGS[name].default, FLAGS[name].metadata["help"]
+        nothing = "empty" if "empty" in text else "none"
         shown = (",".join(map(str, default)) if isinstance(default, tuple) else str(default)) or nothing
         shown = shown.lower() if isinstance(default, bool) else shown
         note = "ignored" if FLAGS[name].metadata["ignored"] else f"default: {shown}"
-        said = re.escape(told if "(default: " in told else f"{told} ({note})")
+        said = re.escape(text if "(default: " in text else f"{text} ({note})")
 
         assert re.search(rf"^ +--{name} .*\s+{said}$", help_text, re.MULTILINE)
 

@@ -52,8 +52,8 @@ def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 class TestTheLog:
     def test_names_inputs_and_outputs_of_each_model(self, log_and_address: tuple[str, str]) -> None:
         for name in ("iris", "wine"):
-            told = "x float32[?,4] -> y float32[?,1], in batches of up to 1000 rows"
-            assert f"model {name} version 1, serving_default: {told}\n" in log_and_address[0]
+            signature = "x float32[?,4] -> y float32[?,1], in batches of up to 1000 rows"
+            assert f"model {name} version 1, serving_default: {signature}\n" in log_and_address[0]
             assert re.search(rf"model {name} version 1 loaded in \d+ ms on CPUExecutionProvider\n", log_and_address[0])
 
     def test_warns_of_nothing_where_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:

@@ -131,7 +131,7 @@ def test_isolation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "python", "workers"),
+    ("options", "python", "workers"),
     [
         ({}, True, 1),
         ({}, False, 0),
@@ -141,8 +141,8 @@ def test_isolation(tmp_path: Path) -> None:
         ({"memory_limit_mb": 1}, False, 1),
     ],
 )
-def test_models_with_worker_processes(told: dict[str, int], python: bool, workers: int) -> None:
-    assert IsolationOptions(**told).workers_for(python=python) == workers
+def test_models_with_worker_processes(options: dict[str, int], python: bool, workers: int) -> None:
+    assert IsolationOptions(**options).workers_for(python=python) == workers
 
 
 def test_labels_may_be_listed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_everything_that_a_platform_file_can_set(tmp_path: Path) -> None:
 
 
 def test_a_platform_file_overrides_the_flags(tmp_path: Path) -> None:
-    told = with_files(
+    config = with_files(
         Config(
             platform_config_file=platform(tmp_path, ""),
             tensorflow_session_config_file="/is/not/read",
@@ -88,11 +88,11 @@ def test_a_platform_file_overrides_the_flags(tmp_path: Path) -> None:
         )
     )
 
-    assert not told.enable_batching
-    assert not told.enable_model_warmup
-    assert told.batching_parameters_file == ""
-    assert told.num_request_iterations_for_warmup == 0
-    assert {told.tensorflow_session_parallelism, told.tensorflow_intra_op_parallelism} == {0}
+    assert not config.enable_batching
+    assert not config.enable_model_warmup
+    assert config.batching_parameters_file == ""
+    assert config.num_request_iterations_for_warmup == 0
+    assert {config.tensorflow_session_parallelism, config.tensorflow_intra_op_parallelism} == {0}
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_a_platform_file_overrides_the_flags(tmp_path: Path) -> None:
 )
 def test_flags_override_a_session_file(tmp_path: Path, flags: dict[str, int], threads: tuple[int, int]) -> None:
     text = "intra_op_parallelism_threads: 2 inter_op_parallelism_threads: 3 allow_soft_placement: true"
-    told = with_files(Config(tensorflow_session_config_file=session(tmp_path, text), **flags))  # type: ignore[arg-type]
+    config = with_files(Config(tensorflow_session_config_file=session(tmp_path, text), **flags))  # type: ignore[arg-type]
 
-    assert (told.tensorflow_intra_op_parallelism, told.tensorflow_inter_op_parallelism) == threads
-    assert told.tensorflow_session_parallelism == 0
+    assert (config.tensorflow_intra_op_parallelism, config.tensorflow_inter_op_parallelism) == threads
+    assert config.tensorflow_session_parallelism == 0
 
 
 def test_invalid_files(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ class TestOptionsOfARuntime:
             Server(config)
 
     def test_are_flags_with_a_prefix(self) -> None:
-        told = config_of({"port": 1, "onnxruntime_device_id": 2, "onnxruntime_providers": "A,B,"})
+        config = config_of({"port": 1, "onnxruntime_device_id": 2, "onnxruntime_providers": "A,B,"})
 
-        assert (told.port, told.onnxruntime) == (1, OnnxruntimeOptions(device_id=2, providers=("A", "B")))
+        assert (config.port, config.onnxruntime) == (1, OnnxruntimeOptions(device_id=2, providers=("A", "B")))
         assert config_of({}) == Config()
         assert config_of({name: flag.default for name, flag in FLAGS.items()}) == Config()

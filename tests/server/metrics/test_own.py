@@ -34,9 +34,9 @@ def page(running: Run) -> str:
     rest.get("/v1/models/model")
     rest.send("POST", "/v2/models/model/infer", {"inputs": []})
     padded = 'headrace_padding_rows_total{model="model",version="1"} 2'
-    told = eventually(lambda: text if padded in (text := rest.get("/metrics").text) else "")
+    page = eventually(lambda: text if padded in (text := rest.get("/metrics").text) else "")
     rest.close()
-    return told
+    return page
 
 
 def test_promtool_finds_nothing(page: str) -> None:

@@ -26,9 +26,9 @@ MIXES = next(iter(next(iter(MIXING.values())).values()))
 def write(folder: Path) -> Card:
     """A version of the model, and a card with its digest that says that its rows are independent."""
     model = MIXES.write(folder)
-    told = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
+    file = {"bytes": model.stat().st_size, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
     rows = {"finding": "independent", "reason": "", "runs": 9}
-    return {"files": {"model.onnx": told}, "rows": rows, "versions": {"headrace": version("headrace")}}
+    return {"files": {"model.onnx": file}, "rows": rows, "versions": {"headrace": version("headrace")}}
 
 
 def verdict_of(folder: Path) -> Verdict:
@@ -47,8 +47,8 @@ def test_a_proved_model_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCap
     (folder / "card.json").write_text(json.dumps(write(folder)))
     caplog.set_level(logging.INFO)
     assert verdict_of(folder) == Verdict(Finding.INDEPENDENT, "card.json records a trial of exactly these files")
-    told = "requests share batches: no row depends on the others (card.json records a trial of exactly these files)"
-    assert any(told in message for message in caplog.messages)
+    line = "requests share batches: no row depends on the others (card.json records a trial of exactly these files)"
+    assert any(line in message for message in caplog.messages)
 
 
 def other_bytes(card: Card, folder: Path) -> None:

@@ -61,8 +61,8 @@ class Managed:
 
     def __init__(self, loads: Loads, publish: Publish | None = None, **options: object) -> None:
         self.loads = loads
-        told = ManagerOptions(**options)  # type: ignore[arg-type]
-        self.manager = Manager(loads.load, told, loads.clock, publish=publish)
+        manager_options = ManagerOptions(**options)  # type: ignore[arg-type]
+        self.manager = Manager(loads.load, manager_options, loads.clock, publish=publish)
         self.manager.start()
 
     def aspire(self, *versions: int, name: str = "m") -> None:

@@ -40,12 +40,12 @@ class Town:
     def __init__(self, threads: BatchThreads, count: int, prepare: Prepare | None = None, **options: Any) -> None:
         self.names = [f"m{number}" for number in range(count)]
         self.asked = 0
-        self.told: list[tuple[str, list[int]]] = []
+        self.published: list[tuple[str, list[int]]] = []
         self.loaded_by: set[Thread] = set()
         self.clock = Counting()
         self._threads = threads
-        told = ManagerOptions(policy=self._policy, **options)
-        self.manager = Manager(self._load, told, self.clock, publish=self._publish, prepare=prepare)
+        manager_options = ManagerOptions(policy=self._policy, **options)
+        self.manager = Manager(self._load, manager_options, self.clock, publish=self._publish, prepare=prepare)
 
     def begin(self) -> None:
         for name in self.names:
@@ -62,7 +62,7 @@ class Town:
 
     def _publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
         del latest
-        self.told.append((name, list(versions)))
+        self.published.append((name, list(versions)))
 
     def _load(self, name: str, version: int, path: Path) -> Servable:
         del path
@@ -84,32 +84,32 @@ def test_a_load_checks_only_its_model(threads: BatchThreads, options: dict[str, 
         town = Town(threads, count, **options)
         town.start()
         assert town.asked <= 4 * count
-        assert sorted(town.told) == sorted((name, [1]) for name in town.names)
+        assert sorted(town.published) == sorted((name, [1]) for name in town.names)
         town.manager.stop()
 
 
 def test_an_unload_checks_only_its_model(threads: BatchThreads) -> None:
     town = Town(threads, MANY)
     town.start()
-    town.asked, town.told = 0, []
+    town.asked, town.published = 0, []
     town.manager.aspire("m7", {})
     town.manager.wait_withdrawn("m7", ended=True)
 
     assert town.asked <= 4
-    assert town.told == [("m7", [])]
+    assert town.published == [("m7", [])]
     town.manager.stop()
 
 
 def test_a_new_version_checks_only_its_model(threads: BatchThreads) -> None:
     town = Town(threads, MANY)
     town.start()
-    town.asked, town.told = 0, []
+    town.asked, town.published = 0, []
     since = town.manager.mark()
     town.manager.aspire("m7", {2: Path("/m7/2")})
     town.manager.wait_settled(["m7"], since, timeout=PATIENCE)
     town.manager.stop()
 
-    assert [told for told in town.told if told[0] == "m7"] == [("m7", [1, 2]), ("m7", [2]), ("m7", [])]
+    assert [one for one in town.published if one[0] == "m7"] == [("m7", [1, 2]), ("m7", [2]), ("m7", [])]
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ class TestPreparing:
 
         town = Town(threads, FEW, prepare=fail, num_initial_load_threads=1)
         town.start()
-        assert len(town.told) == FEW
+        assert len(town.published) == FEW
         assert "the next loads could not be prepared" in caplog.messages
         town.manager.stop()
 

@@ -239,13 +239,13 @@ class TestLeaving:
         serve(backend, scene)
 
     @pytest.mark.parametrize(
-        ("batching", "told"),
+        ("batching", "status"),
         [
             (Options(), (Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")),
             (None, (Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")),  # TF Serving has no queue here
         ],
     )
-    def test_a_deadline_that_has_passed(self, batching: Options | None, told: tuple[Code, str]) -> None:
+    def test_a_deadline_that_has_passed(self, batching: Options | None, status: tuple[Code, str]) -> None:
         backend = Adder()
 
         async def scene(requests: Requests) -> None:
@@ -254,7 +254,7 @@ class TestLeaving:
                 await late
             await early
 
-            assert status_of(raised.value) == told
+            assert status_of(raised.value) == status
             assert backend.runs == [[2]]
 
         serve(backend, scene, batching)

@@ -40,7 +40,7 @@ class Looks:
 
     def __init__(self, *models: ModelConfig, poll_seconds: float = 1) -> None:
         self.seen: Seen = []
-        self.told = Event()
+        self.looked = Event()
         self.source = Source(models, poll_seconds, self._aspire)
 
     def look(self) -> Seen:
@@ -56,7 +56,7 @@ class Looks:
 
     def _aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         self.seen.append((name, dict(versions)))
-        self.told.set()
+        self.looked.set()
 
 
 class TestVersions:
@@ -337,9 +337,9 @@ class TestThread:
     def test_it_scans_at_once_and_again_until_stopped(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0.001)
         looks.source.start()
-        assert looks.told.wait(PATIENCE)
-        looks.told.clear()
-        assert looks.told.wait(PATIENCE)
+        assert looks.looked.wait(PATIENCE)
+        looks.looked.clear()
+        assert looks.looked.wait(PATIENCE)
         looks.source.stop()
 
         assert not looks.alive
@@ -355,7 +355,7 @@ class TestThread:
 
         looks.source = Source([ModelConfig("m", tmp_path)], 0.001, aspire)
         looks.source.start()
-        assert looks.told.wait(PATIENCE)
+        assert looks.looked.wait(PATIENCE)
         looks.source.stop()
 
         assert [line for line in caplog.messages if "RuntimeError" in line] == [
@@ -366,7 +366,7 @@ class TestThread:
     def test_a_period_of_zero_scans_once(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0)
         looks.source.start()
-        assert looks.told.wait(PATIENCE)
+        assert looks.looked.wait(PATIENCE)
         looks.source.stop()
 
         assert not looks.alive
@@ -386,7 +386,7 @@ class TestThread:
     def test_stopping_does_not_wait_for_the_next_scan(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=3600)
         looks.source.start()
-        assert looks.told.wait(PATIENCE)
+        assert looks.looked.wait(PATIENCE)
         stopping = Thread(target=looks.source.stop)
         stopping.start()
         stopping.join(PATIENCE)

@@ -42,18 +42,18 @@ def test_the_column_that_has_changed(dtype: type, moved: int) -> None:
     bins = bins_of(PROFILED)
     rows: Array = PROFILED[:600].astype(dtype)
     rows[:, moved] += 2
-    told = compared(bins, rows)
+    summary = compared(bins, rows)
     indices = [index(own, column) for own, column in zip(bins, rows.T, strict=True)]
-    assert told["column"] == moved == int(np.argmax(indices))
-    assert told["index"] == pytest.approx(max(indices))
+    assert summary["column"] == moved == int(np.argmax(indices))
+    assert summary["index"] == pytest.approx(max(indices))
 
 
 def test_missing_values_and_values_out_of_range() -> None:
     bins = bins_of(PROFILED)
     rows = np.zeros((100, 5))
     rows[:10, 0], rows[:20, 3], rows[:5, 4] = np.nan, 1e9, -np.inf
-    told = compared(bins, rows)
-    assert (told["missing"], told["outside"]) == (15 / 500, 20 / 500)
+    summary = compared(bins, rows)
+    assert (summary["missing"], summary["outside"]) == (15 / 500, 20 / 500)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16])
@@ -64,19 +64,19 @@ def test_whole_numbers_of_few_and_of_many_values(dtype: type) -> None:
     assert compared(bins, values)["index"] == pytest.approx(0, abs=0.05)
     moved = values.copy()
     moved[:, 0] = 9
-    told = compared(bins, moved)
-    assert told["column"] == 0
-    assert told["index"] == pytest.approx(index(bins[0], moved[:, 0]))
-    assert told["outside"] == 0.5
+    summary = compared(bins, moved)
+    assert summary["column"] == 0
+    assert summary["index"] == pytest.approx(index(bins[0], moved[:, 0]))
+    assert summary["outside"] == 0.5
 
 
 def test_strings() -> None:
     words = np.array([["red", "a"], ["green", "b"], ["blue", "c"], ["green", "d"]] * 100, object)
     bins = bins_of(words)
     assert compared(bins, words)["index"] < 0.01
-    told = compared(bins, np.array([[b"red", b"a"], [b"purple", b"b"]] * 100, object))
-    assert told["column"] == 1 or told["index"] > 0.2
-    assert (told["missing"], told["outside"]) == (0, 0.25)
+    summary = compared(bins, np.array([[b"red", b"a"], [b"purple", b"b"]] * 100, object))
+    assert summary["column"] == 1 or summary["index"] > 0.2
+    assert (summary["missing"], summary["outside"]) == (0, 0.25)
 
 
 def test_one_column_for_a_whole_row() -> None:

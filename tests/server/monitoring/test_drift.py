@@ -181,7 +181,7 @@ def test_old_rows_count_less_and_less() -> None:
     for _ in range(12):
         for _ in range(1000):
             watch.take({"x": floats([1.0])}, {"label": np.array([1])})
-        told = watch.summary()
-    assert told is not None
-    assert told["rows"] <= 5000
-    assert told["classes"] == {"label": {"1": 1.0}}
+        summary = watch.summary()
+    assert summary is not None
+    assert summary["rows"] <= 5000
+    assert summary["classes"] == {"label": {"1": 1.0}}

@@ -46,9 +46,14 @@ class Server:
         self.base_path = base_path
         self.rest_port = free_port()
         self.held: list[Any] = []
-        told = ["--model_name=m", f"--model_base_path={base_path}", "--port=0", f"--rest_api_port={self.rest_port}"]
-        told += [f"--transport={transport}", f"--drain_seconds={DRAIN_SECONDS}", *flags]
-        self.process = subprocess.Popen([COMMAND, "serve", *told], stderr=subprocess.PIPE, text=True)
+        arguments = [
+            "--model_name=m",
+            f"--model_base_path={base_path}",
+            "--port=0",
+            f"--rest_api_port={self.rest_port}",
+        ]
+        arguments += [f"--transport={transport}", f"--drain_seconds={DRAIN_SECONDS}", *flags]
+        self.process = subprocess.Popen([COMMAND, "serve", *arguments], stderr=subprocess.PIPE, text=True)
         self.log = ""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -105,8 +105,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def converted(source: str | Path, rows: Mapping[str, Any], **options: Any) -> Result:
-    told = SourceOptions(example=rows, **options)
-    return convert(load(source, told), Data("rows", "", rows))
+    source_options = SourceOptions(example=rows, **options)
+    return convert(load(source, source_options), Data("rows", "", rows))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "text"),
     [
         ("Data", r"net\.py:Data cannot be exported to ONNX: .*data-dependent.* \(net\.py, line \d+\)"),
         ("Rows", r"net\.py:Rows: converted to ONNX, it answers 100% of the rows differently from PyTorch"),
@@ -174,11 +174,11 @@ def test_a_batch_that_is_mixed_is_refused(folder: Path) -> None:
         ("words", r"net\.py:words: its forward takes ids, mask, but the data has x, z: name the arrays after the a"),
     ],
 )
-def test_models_that_cannot_be_converted(folder: Path, name: str, told: str) -> None:
+def test_models_that_cannot_be_converted(folder: Path, name: str, text: str) -> None:
     rows = {"x": np.random.default_rng(0).random((8, 4)).astype(np.float32)}
     if name == "words":
         rows["z"] = rows["x"]
-    with pytest.raises(ToolkitError, match=told) as refusal:
+    with pytest.raises(ToolkitError, match=text) as refusal:
         converted(f"{folder / 'net.py'}:{name}", rows)
     assert len(str(refusal.value).splitlines()) == 1
 
@@ -215,6 +215,6 @@ def test_a_whole_module_is_loaded_only_with_trust(folder: Path) -> None:
 
 
 def test_only_a_module_can_be_trained(folder: Path) -> None:
-    told = SourceOptions(example={"image": IMAGES}, build=f"{folder / 'net.py'}:net")
-    assert isinstance(load(folder / "weights.pt", told), Trainable)
+    source_options = SourceOptions(example={"image": IMAGES}, build=f"{folder / 'net.py'}:net")
+    assert isinstance(load(folder / "weights.pt", source_options), Trainable)
     assert not isinstance(load(folder / "net.pt2", SourceOptions(example={"image": IMAGES})), Trainable)

@@ -204,7 +204,7 @@ def test_a_teacher_of_probabilities_has_a_student_of_probabilities(optimized: Op
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "text"),
     [
         ({"kind": "distil", "student": "net.py:wrong"}, r"answer to a row has shape \[3\], the teacher's \[10\]"),
         ({"kind": "distil", "student": "net.py:rows"}, "it must be a PyTorch module|must be a torch.nn.Module"),
@@ -218,8 +218,8 @@ def test_a_teacher_of_probabilities_has_a_student_of_probabilities(optimized: Op
         ({"kind": "prune", "schedule": "polynomial", "end": 9999, "finetune": {"epochs": 1}}, "ends at step 9999, and"),
     ],
 )
-def test_errors_that_end_a_run(optimized: Optimized, step: dict[str, Any], told: str) -> None:
-    with pytest.raises(ToolkitError, match=told):
+def test_errors_that_end_a_run(optimized: Optimized, step: dict[str, Any], text: str) -> None:
+    with pytest.raises(ToolkitError, match=text):
         optimized("trained", step=[step])
 
 

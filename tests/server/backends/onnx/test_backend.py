@@ -44,10 +44,10 @@ VALUES: dict[str, tuple[DataType, Array]] = {
 
 
 def load(file: Path, *, threads: int = 0, **onnxruntime: Any) -> OnnxBackend:
-    told = BackendOptions(
+    backend_options = BackendOptions(
         intra_op_threads=threads, inter_op_threads=threads, onnxruntime=OnnxruntimeOptions(**onnxruntime)
     )
-    return load_onnx(file, told)
+    return load_onnx(file, backend_options)
 
 
 def signature_of(file: Path) -> Signature:

@@ -109,11 +109,11 @@ class TestZipMap:
         assert f"({', '.join(map(str, classes))})" in warning
 
     def test_a_signature_may_name_either(self, tmp_path: Path) -> None:
-        told = {
+        signatures = {
             DEFAULT: SignatureOptions(outputs={"label": "output_label"}),
             "scores": SignatureOptions(outputs={"p": "output_probability"}),
         }
-        backend = load_onnx(classifier(tmp_path), BackendOptions(signatures=told))
+        backend = load_onnx(classifier(tmp_path), BackendOptions(signatures=signatures))
 
         assert backend.run(DEFAULT, {"x": floats([5.0])}, ["label"])["label"].tolist() == [7]
         assert backend.run("scores", {"x": floats([0.0])}, ["p"])["p"].shape == (1, 3)
@@ -138,15 +138,15 @@ class TestOtherOutputs:
         assert [message for message in caplog.messages if "which a tensor cannot carry: it is not served" in message]
 
     @pytest.mark.parametrize(
-        ("alone", "told"),
+        ("alone", "signatures"),
         [(True, {}), (False, {DEFAULT: SignatureOptions(outputs={"p": "pieces"})})],
     )
     def test_the_version_does_not_load_without_another_output_or_if_a_signature_names_it(
-        self, tmp_path: Path, alone: bool, told: dict[str, SignatureOptions]
+        self, tmp_path: Path, alone: bool, signatures: dict[str, SignatureOptions]
     ) -> None:
         file = pieces(tmp_path, alone=alone)
         with pytest.raises(LoadError) as raised:
-            load_onnx(file, BackendOptions(signatures=told))
+            load_onnx(file, BackendOptions(signatures=signatures))
 
         assert raised.value.code == Code.INVALID_ARGUMENT
         assert raised.value.message == f"{file}: 'pieces' is a seq(tensor(float)), which a tensor cannot carry"

@@ -159,8 +159,8 @@ def test_a_recognised_model_has_the_signatures_of_the_earlier_ones(tmp_path: Pat
 def test_a_recognised_model_can_have_signatures_of_its_own(tmp_path: Path, asked: list[object]) -> None:
     options = BackendOptions()
     loaded = [load(tmp_path / str(seed), mean_of_product(seed), options) for seed in range(3)]
-    told = replace(options, signatures={"named": SignatureOptions(inputs={"a": "x"}, outputs={"b": "y"})})
-    backend = load(tmp_path / "told", mean_of_product(3), told)
+    named = replace(options, signatures={"named": SignatureOptions(inputs={"a": "x"}, outputs={"b": "y"})})
+    backend = load(tmp_path / "named", mean_of_product(3), named)
     assert set(backend.signatures) == {DEFAULT, "named"}
     assert load(tmp_path / "usual", mean_of_product(4), options).signatures is loaded[0].signatures
     assert len(asked) == 3

@@ -82,7 +82,7 @@ class TestLoaded:
         caplog.set_level(logging.INFO, "headrace_server")
         file = models.linear(tmp_path)
         backend = load(file, device_id=1, gpu_memory_limit_mb=2)
-        told = {
+        cuda = {
             "device_id": "1",
             "arena_extend_strategy": "kNextPowerOfTwo",
             "cudnn_conv_algo_search": "HEURISTIC",
@@ -91,7 +91,7 @@ class TestLoaded:
             "gpu_mem_limit": str(2 << 20),
         }
 
-        assert opened.providers == [[(CUDA, told), (CPU, {})]]
+        assert opened.providers == [[(CUDA, cuda), (CPU, {})]]
         assert caplog.messages == [f"{file} runs on {CUDA}"]
         assert isinstance(backend, BatchMemory)
         assert isinstance(backend, OnDevices)

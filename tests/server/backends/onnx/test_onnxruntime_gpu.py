@@ -98,13 +98,13 @@ def test_the_providers_know_every_word_of_their_options(gpu_python: Path, tmp_pa
     found = subprocess.check_output([gpu_python, "-c", "import onnxruntime; print(onnxruntime.__file__)"], text=True)
     capi = Path(found.strip()).parent / "capi"
     caches = {"tensorrt_engine_cache": str(tmp_path / "engines"), "tensorrt_timing_cache": str(tmp_path / "timings")}
-    told = BackendOptions(
+    backend_options = BackendOptions(
         onnxruntime=OnnxruntimeOptions(**caches, gpu_memory_limit_mb=1),  # type: ignore[arg-type]
         batching=Options(max_batch_size=2),
     )
     file = models.linear(tmp_path / "1")
     for provider, library in GPU_LIBRARIES.items():
-        words, known = provider_options(provider, file, told), (capi / library).read_bytes()
+        words, known = provider_options(provider, file, backend_options), (capi / library).read_bytes()
         assert [word for word in words if word.encode() not in known] == []
 
 

@@ -38,8 +38,8 @@ class TestWords:
             "use_tf32": "1",
         }
         convolutions = {"gpu_convolution_search": "exhaustive", "gpu_prefer_nhwc": True, "gpu_tf32": False}
-        told = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested", **convolutions)  # type: ignore[arg-type]
-        assert cuda_options(told, 1 << 30) == {
+        given = OnnxruntimeOptions(device_id=3, gpu_arena_strategy="same_as_requested", **convolutions)  # type: ignore[arg-type]
+        assert cuda_options(given, 1 << 30) == {
             "device_id": "3",
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "EXHAUSTIVE",
@@ -56,14 +56,14 @@ class TestWords:
             "trt_engine_cache_enable": "False",
             "trt_timing_cache_enable": "False",
         }
-        told = OnnxruntimeOptions(
+        given = OnnxruntimeOptions(
             device_id=1,
             tensorrt_fp16=True,
             tensorrt_int8=True,
             tensorrt_engine_cache="/engines",
             tensorrt_timing_cache="/timings",
         )
-        assert tensorrt_options(told, 5 << 20) == {
+        assert tensorrt_options(given, 5 << 20) == {
             "device_id": "1",
             "trt_fp16_enable": "True",
             "trt_int8_enable": "True",
@@ -104,9 +104,9 @@ class TestProfile:
 
     def test_is_of_what_the_model_declares_and_the_batching_allows(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path, columns=4)
-        told = provider_options(TENSORRT, file, options(batching=Options(max_batch_size=16)))
+        found = provider_options(TENSORRT, file, options(batching=Options(max_batch_size=16)))
 
-        assert told["trt_profile_max_shapes"] == "x:16x4"
+        assert found["trt_profile_max_shapes"] == "x:16x4"
         assert "trt_profile_max_shapes" not in provider_options(TENSORRT, file, options())
         assert "trt_profile_max_shapes" not in provider_options(
             TENSORRT, models.row_sums(tmp_path / "wide"), options(batching=Options())
@@ -121,8 +121,8 @@ class TestEngines:
         self.cache = tmp_path / "cache" / "engines"
 
     def engines(self, file: Path, **more: Any) -> str:
-        told = options(tensorrt_engine_cache=str(self.cache), **more)
-        return provider_options(TENSORRT, file, told)["trt_engine_cache_path"]
+        given = options(tensorrt_engine_cache=str(self.cache), **more)
+        return provider_options(TENSORRT, file, given)["trt_engine_cache_path"]
 
     def test_are_kept_where_no_other_weights_nor_options_find_them(self, tmp_path: Path) -> None:
         first = models.linear(tmp_path / "1", bias=1.0)

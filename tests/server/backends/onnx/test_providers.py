@@ -185,7 +185,7 @@ class TestWhyNot:
         machine.check_nothing_left()
 
     @pytest.mark.parametrize(
-        ("said", "told"),
+        ("said", "reason"),
         [
             (
                 'x.cc:63 [ONNXRuntimeError] : 1 : FAIL : Parse "device_id": CUDA failure 35: CUDA driver version'
@@ -195,13 +195,13 @@ class TestWhyNot:
             ("Please install\n TensorRT libraries ", "Please install TensorRT libraries"),
         ],
     )
-    def test_the_reason_is_one_line(self, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
+    def test_the_reason_is_one_line(self, monkeypatch: pytest.MonkeyPatch, said: str, reason: str) -> None:
         def fails(*_: object) -> None:
             raise RuntimeError(said)
 
         self._with_driver(monkeypatch, "")
         monkeypatch.setattr(onnx_providers, "open_session", fails)
-        assert why_not(CUDA, 0) == told
+        assert why_not(CUDA, 0) == reason
 
     def test_a_provider_that_works_passes_the_trial(self) -> None:
         assert onnx_providers._probe(CPU, 0) == ""

@@ -148,8 +148,8 @@ class TestAnswers:
 
     def test_an_operators_signature_renames_and_chooses(self, gpu: Gpu, tmp_path: Path) -> None:
         models.two_inputs(tmp_path / "1")
-        told = SignatureOptions(inputs={"left": "a", "right": "b"}, outputs={"less": "difference"})
-        backend = auto.load(tmp_path / "1", replace(gpu.options(), signatures={"minus": told}))
+        signature = SignatureOptions(inputs={"left": "a", "right": "b"}, outputs={"less": "difference"})
+        backend = auto.load(tmp_path / "1", replace(gpu.options(), signatures={"minus": signature}))
         a, b = rows(2, 2), rows(2, 2, seed=1)
 
         assert_equal(backend.run("minus", {"left": a, "right": b}, ("less",)), {"less": a - b})

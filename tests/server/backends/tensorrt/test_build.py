@@ -44,12 +44,12 @@ def test_the_settings_that_tensorrt_gets(gpu: Gpu, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     options = Options(max_batch_size=8, allowed_batch_sizes=(2, 8))
     gpu.load(tmp_path / "1", options, tf32=False, workspace_mb=64, optimization_level=5).close()
-    told = gpu.machine.built_with
+    config = gpu.machine.built_with
 
-    assert told.flags == set()
-    assert told.builder_optimization_level == 5
-    assert {pool.name: size for pool, size in told.pools.items()} == {"WORKSPACE": 64 << 20}
-    assert [profile.shapes for profile in told.profiles] == [
+    assert config.flags == set()
+    assert config.builder_optimization_level == 5
+    assert {pool.name: size for pool, size in config.pools.items()} == {"WORKSPACE": 64 << 20}
+    assert [profile.shapes for profile in config.profiles] == [
         {"x": ([1, 4], [2, 4], [2, 4])},
         {"x": ([3, 4], [8, 4], [8, 4])},
     ]
@@ -58,10 +58,10 @@ def test_the_settings_that_tensorrt_gets(gpu: Gpu, tmp_path: Path) -> None:
 def test_unset_options_are_left_to_tensorrt(gpu: Gpu, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     gpu.load(tmp_path / "1").close()
-    told = gpu.machine.built_with
+    config = gpu.machine.built_with
 
-    assert {flag.name for flag in told.flags} == {"TF32"}
-    assert told.pools == {}
+    assert {flag.name for flag in config.flags} == {"TF32"}
+    assert config.pools == {}
 
 
 @pytest.mark.parametrize("version", ["10.9.0.34", "11.4.0.106"])

@@ -24,9 +24,9 @@ def spec(name: str, *dims: int | str) -> TensorSpec:
     return TensorSpec(name, DataType.DT_FLOAT, shape, tuple("" if isinstance(size, int) else size for size in dims))
 
 
-def built(*specs: TensorSpec, batching: Options | None = None, **told: Any) -> list[dict[str, tuple[Any, ...]]]:
+def built(*specs: TensorSpec, batching: Options | None = None, **options: Any) -> list[dict[str, tuple[Any, ...]]]:
     """The profiles as plain tuples."""
-    profiles = profiles_for({spec.name: spec for spec in specs}, batching, TensorrtOptions(**told))
+    profiles = profiles_for({spec.name: spec for spec in specs}, batching, TensorrtOptions(**options))
     return [{name: tuple(bounds) for name, bounds in profile.items()} for profile in profiles]
 
 
@@ -63,11 +63,11 @@ class TestChoice:
         assert built(spec("x", "N", 4)) == [{"x": ((1, 4), (1, 4), (1, 4))}]
 
     def test_dimensions_beyond_the_batch_go_by_their_names_or_their_places(self) -> None:
-        told = {"W": (1, 64, 512), "y.1": (2, 3, 4)}
+        ranges = {"W": (1, 64, 512), "y.1": (2, 3, 4)}
 
-        assert built(spec("x", "N", "W"), spec("y", "N", ""), batching=Options(max_batch_size=2), dimensions=told) == [
-            {"x": ((1, 1), (2, 64), (2, 512)), "y": ((1, 2), (2, 3), (2, 4))}
-        ]
+        assert built(
+            spec("x", "N", "W"), spec("y", "N", ""), batching=Options(max_batch_size=2), dimensions=ranges
+        ) == [{"x": ((1, 1), (2, 64), (2, 512)), "y": ((1, 2), (2, 3), (2, 4))}]
 
     def test_a_model_without_a_batch_axis_has_only_configured_dimensions(self) -> None:
         inputs = spec("x", "N"), spec("y", 3, "W")

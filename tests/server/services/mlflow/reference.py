@@ -31,9 +31,9 @@ def signature(inputs: tuple[str, ...], outputs: tuple[str, ...], columns: tuple[
 
 def write(folder: Path) -> None:
     """Writes MLflow's folders next to the existing ONNX files; `bare` is `one` without a signature."""
-    for name, told in COLUMNS.items():
+    for name, columns in COLUMNS.items():
         model = onnx.load(folder / f"{name}.onnx")
-        mlflow.onnx.save_model(model, str(folder / name), signature=signature(*told), pip_requirements=[])
+        mlflow.onnx.save_model(model, str(folder / name), signature=signature(*columns), pip_requirements=[])
         if name == "one":
             mlflow.onnx.save_model(model, str(folder / "bare"), pip_requirements=[])
 

@@ -86,8 +86,8 @@ def test_status_and_unregistering(caller: InferenceCaller, machine: Machine) -> 
 def test_invalid_registrations(
     caller: InferenceCaller, machine: Machine, request_: messages.CudaSharedMemoryRegisterRequest, text: str
 ) -> None:
-    code, told = caller.refusal(request_)
-    assert (code, told[: len(text)]) == (StatusCode.INVALID_ARGUMENT, text)
+    code, answer = caller.refusal(request_)
+    assert (code, answer[: len(text)]) == (StatusCode.INVALID_ARGUMENT, text)
     assert machine.retained == [0]
 
 

@@ -390,9 +390,9 @@ def test_invalid_lengths_of_json(linear: RestCaller, length: str, text: str) -> 
 )
 def test_data_nested_deep(linear: RestCaller, depth: int, text: str) -> None:
     body = json.dumps({"inputs": [tensor("DATA")]}).replace('"DATA"', "[" * depth + "1" + "]" * depth)
-    status, told = infer(linear, body).error
+    status, answer = infer(linear, body).error
     assert status == 400
-    assert told.startswith(text)
+    assert answer.startswith(text)
 
 
 class TestPaths:

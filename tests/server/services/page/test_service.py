@@ -119,8 +119,8 @@ def test_options_in_force() -> None:
     assert "rest_api_num_threads" not in shown  # an option without an effect
     assert json.dumps(list(shown.values()))
     assert HIDDEN not in {option["value"] for option in shown.values()}
-    told = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))
-    assert "secret" not in json.dumps([option["value"] for option in options_in_force(told)])
+    config = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))
+    assert "secret" not in json.dumps([option["value"] for option in options_in_force(config)])
 
 
 def test_the_native_transport_repeats_a_fresh_state(

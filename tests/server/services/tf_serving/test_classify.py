@@ -154,8 +154,8 @@ def test_scores_that_are_not_a_table(running: Run) -> None:
     ],
 )
 def test_outputs_of_another_dtype(running: Run, alias: str, dtype: int, value: list[object], text: str) -> None:
-    told = {"method": "classify", "outputs": {alias: "y"}}
-    caller = running(partial(feature_models.passed_on, dtype=dtype, signatures={"serving_default": told})).caller
+    signature = {"method": "classify", "outputs": {alias: "y"}}
+    caller = running(partial(feature_models.passed_on, dtype=dtype, signatures={"serving_default": signature})).caller
     assert caller.refusal(classify_request(example(x=value))) == (StatusCode.INVALID_ARGUMENT, text)
 
 

@@ -101,8 +101,8 @@ def test_a_model_without_a_column_names_its_signature(running: Run, make: Callab
 def test_an_output_that_is_not_a_column_of_floats(
     running: Run, dtype: int, dims: models.Dims, value: list[Any], text: str
 ) -> None:
-    told = {"serving_default": {"method": "regress", "outputs": {"outputs": "y"}}}
-    make = partial(feature_models.passed_on, dtype=dtype, dims=dims, signatures=told)
+    signatures = {"serving_default": {"method": "regress", "outputs": {"outputs": "y"}}}
+    make = partial(feature_models.passed_on, dtype=dtype, dims=dims, signatures=signatures)
     refusal = running(make).caller.refusal(regress_request(example(x=value)))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
     assert refusal.text.endswith(text)

@@ -94,8 +94,8 @@ def test_an_onnx_model_is_built_if_tensorrt_is_on(running: Run, tmp_path: Path) 
         return models.wide(folder)
 
     devices = (0,) if REAL else (0, 1)
-    told = TensorrtOptions(enabled=True, devices=devices, cache_folder=str(tmp_path / "engines"))
-    server = start(running, make, tensorrt=told)
+    options = TensorrtOptions(enabled=True, devices=devices, cache_folder=str(tmp_path / "engines"))
+    server = start(running, make, tensorrt=options)
     inputs = requests(60)
 
     assert_equal(answers(server.caller, inputs), by_onnx_runtime(tmp_path / "1", inputs))

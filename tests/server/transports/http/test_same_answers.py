@@ -107,9 +107,9 @@ def _both(stack: ExitStack, loop_thread: LoopThread, folder: Path, **options: An
 
 def _caller(stack: ExitStack, loop_thread: LoopThread, folder: Path, **options: Any) -> RestCaller:
     port = free_port()
-    told = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
-    told["allow_version_labels_for_unavailable_models"] = True
-    server = RunningServer(loop_thread, Config(**told, **options))  # type: ignore[arg-type]
+    settings = {"port": 0, "rest_api_port": port, "model_config_file": str(folder / "models.config")}
+    settings["allow_version_labels_for_unavailable_models"] = True
+    server = RunningServer(loop_thread, Config(**settings, **options))  # type: ignore[arg-type]
     stack.callback(server.close)
     caller = RestCaller(port)
     stack.callback(caller.close)

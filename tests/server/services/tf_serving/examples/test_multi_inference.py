@@ -32,7 +32,7 @@ def of(method: str, signature: str = "", **spec: Any) -> InferenceTask:
     return task(method, signature_name=signature, **spec)
 
 
-def told(response: Any) -> list[tuple[str, int, str, Any]]:
+def details(response: Any) -> list[tuple[str, int, str, Any]]:
     """Each result: its version, signature and content."""
     return [
         (r.model_spec.name, r.model_spec.version.value, r.model_spec.signature_name, held(r)) for r in response.results
@@ -50,26 +50,26 @@ LABELLED = [[("lo", 1.5), ("hi", 2.5)], [("lo", 5), ("hi", 6)]]
 
 def test_results_in_the_order_of_the_tasks(tariff: Caller) -> None:
     response = tariff.call(multi_request(of(REGRESS, "regress"), of(CLASSIFY, "classify"), input=BOTH))
-    assert told(response) == [("model", 1, "regress", [4, 11]), ("model", 1, "classify", LABELLED)]
+    assert details(response) == [("model", 1, "regress", [4, 11]), ("model", 1, "classify", LABELLED)]
     response = tariff.call(multi_request(of(CLASSIFY, "classify"), of(REGRESS, "regress"), input=BOTH))
-    assert told(response) == [("model", 1, "classify", LABELLED), ("model", 1, "regress", [4, 11])]
+    assert details(response) == [("model", 1, "classify", LABELLED), ("model", 1, "regress", [4, 11])]
 
 
 def test_one_task_of_the_default_signature(tariff: Caller) -> None:
     response = tariff.call(multi_request(of(REGRESS), input=BOTH))
-    assert told(response) == [("model", 1, "serving_default", [4, 11])]
+    assert details(response) == [("model", 1, "serving_default", [4, 11])]
 
 
 def test_the_first_task_decides_the_version(tariff: Caller) -> None:
     response = tariff.call(multi_request(of(REGRESS, version=1), of(CLASSIFY, "classify", version=9), input=BOTH))
-    assert [row[1] for row in told(response)] == [1, 1]
+    assert [row[1] for row in details(response)] == [1, 1]
 
 
 def test_tasks_that_one_signature_answers_share_a_run(running: Run, served: Stop) -> None:
     server = running(partial(feature_models.tariff, signatures=SIGNATURES))
     tasks = [of(REGRESS, "regress"), of(CLASSIFY, "classify"), of(CLASSIFY)]
     response = server.caller.call(multi_request(*tasks, input=BOTH))
-    assert [row[3] for row in told(response)] == [
+    assert [row[3] for row in details(response)] == [
         [4, 11],
         LABELLED,
         [[("", a), ("", b)] for a, b in ((1.5, 2.5), (5, 6))],
@@ -80,7 +80,7 @@ def test_tasks_that_one_signature_answers_share_a_run(running: Run, served: Stop
 def test_other_feature_names_need_another_run(tariff: Caller) -> None:
     sent = examples(example(age=[1], years=[100], weights=[0.5, 1.5]))
     response = tariff.call(multi_request(of(REGRESS), of(REGRESS, "other_names"), input=sent))
-    assert [row[3] for row in told(response)] == [[4], [202]]
+    assert [row[3] for row in details(response)] == [[4], [202]]
 
 
 class Refused(NamedTuple):
@@ -150,7 +150,7 @@ def test_a_task_that_the_signature_cannot_answer(tariff: Caller) -> None:
 def test_method_names_are_checked(running: Run) -> None:
     make = partial(feature_models.tariff, signatures=SIGNATURES)
     caller = running(make, enable_signature_method_name_check=True).caller
-    assert told(caller.call(multi_request(of(REGRESS, "regress"), input=BOTH))) == [("model", 1, "regress", [4, 11])]
+    assert details(caller.call(multi_request(of(REGRESS, "regress"), input=BOTH))) == [("model", 1, "regress", [4, 11])]
     text = f"Expected classification signature method_name to be {CLASSIFY}. Was: {REGRESS}"
     refusal = caller.refusal(multi_request(of(CLASSIFY, "regress"), input=BOTH))
     assert refusal == (StatusCode.INVALID_ARGUMENT, text)
