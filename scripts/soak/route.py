@@ -15,7 +15,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 OVER = ("tcp", "tls", "unix")
 LIMIT = 64 * 1024
-"""The most bytes that a reader buffers."""
+"""The maximum number of bytes that a reader buffers."""
 
 
 @dataclass(frozen=True)

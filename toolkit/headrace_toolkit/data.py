@@ -19,7 +19,7 @@ _LABELS = "biufUSO"
 """The kinds of dtypes that labels may have."""
 
 _NAMED = 10
-"""The most row numbers that a message lists."""
+"""The maximum number of row numbers that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from headrace_toolkit.data import Data
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 _COLUMNS = 256
-"""The most columns of an input that are profiled one by one; a wider input is profiled as a whole."""
+"""The maximum number of columns of an input that are profiled one by one; a wider input is profiled as a whole."""
 
 _CATEGORIES = 32
 """The number of different integers or strings up to which they are counted one by one."""

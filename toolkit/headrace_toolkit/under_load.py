@@ -30,7 +30,7 @@ class Setting:
 
     Attributes:
         threads: The number of concurrent batches, each on one thread.
-        size: The most rows of a batch.
+        size: The maximum number of rows of a batch.
     """
 
     threads: int

@@ -11,7 +11,7 @@ APIS = ("auto", "predict", "infer", "rest-predict", "rest-infer")
 ARRIVALS = ("poisson", "constant", "recorded")
 DEFAULT_CONCURRENCY = (1, 4, 16, 64)
 MOST_UNDER_WAY = 10_000
-"""The most calls that an open loop has in flight; later ones wait, and the wait counts as latency."""
+"""The maximum number of calls that an open loop has in flight; later ones wait, and the wait counts as latency."""
 
 
 @dataclass(frozen=True, slots=True)

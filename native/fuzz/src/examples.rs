@@ -20,7 +20,7 @@ const SIGNATURES: [&[Input]; 4] = [
     &[("s", Dtype::String, &[None])],
 ];
 const MAX_ROWS: usize = 100;
-/// The most memory that a shared feature may take, however small the request is.
+/// The maximum memory that a shared feature may take, however small the request is.
 const SHARED: usize = 2 << 20;
 
 #[derive(Clone, PartialEq, Message)]

@@ -141,7 +141,7 @@ impl Signature {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
-    /// The most rows of a request; None if axis 0 is not the batch.
+    /// The maximum number of rows of a request; None if axis 0 is not the batch.
     pub fn rows(&self) -> Option<usize> {
         self.batched.then_some(self.max_rows)
     }

@@ -23,7 +23,7 @@ thread_local! {
 pub struct Outbox(Handover<Box<Call>>);
 
 impl Outbox {
-    /// Has an answer sent by the thread of its connection: at once if this is that thread, otherwise soon. Any thread.
+    /// Sends an answer from the thread of its connection: at once if this is that thread, otherwise soon. Any thread.
     pub fn put(&self, call: Box<Call>) {
         if ptr::eq(OWN.get(), self) {
             call.send_here();

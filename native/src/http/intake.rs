@@ -21,7 +21,8 @@ use crate::memory::{CallMemory, Kind};
 /// A body of up to this size is parsed on its connection's thread, which takes a tenth of a millisecond.
 pub const SMALL: usize = 64 << 10;
 
-/// The most bytes that are allocated for a body before it has arrived: memory that is never written costs nothing.
+/// The maximum number of bytes that are allocated for a body before it has arrived: memory that is never written
+/// costs nothing.
 const RESERVED: usize = 64 << 20;
 
 /// TF Serving: gzip_zlib.h has this limit for a body that was compressed.

@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::progress::Progress;
 use crate::http2::{AfterPause, Stall, Turn};
 
-/// The most bytes that a connection reads before the others of its thread may run: a tenth of a millisecond.
+/// The maximum number of bytes that a connection reads before the others of its thread may run: a tenth of
+/// a millisecond.
 const TURN: usize = 128 << 10;
 
 /// A stream with a time limit for writes, and for reads in the middle of an HTTP/1 head.

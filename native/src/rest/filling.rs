@@ -8,7 +8,7 @@ use crate::json::Reader;
 use crate::predict::{Column, Input};
 use crate::protobuf::Dtype;
 
-/// The most bytes that are allocated for a row before it has been read.
+/// The maximum number of bytes that are allocated for a row before it has been read.
 const RESERVED: usize = 4 << 10;
 
 /// A column that is being read.

@@ -13,8 +13,8 @@ use pyo3::types::PyBytes;
 
 use crate::json::write_compact_string;
 
-/// The most bytes of lines that may wait. Beyond that, calls are left to Python, which writes each line before the call
-/// ends.
+/// The maximum number of bytes of lines that may wait. Beyond that, calls are left to Python, which writes each line
+/// before the call ends.
 const MOST: usize = 16 << 20;
 
 /// The names of gRPC's codes, by number.

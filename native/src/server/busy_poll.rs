@@ -157,7 +157,7 @@ impl BusyPoll {
         came > seen.max(1) && came < self.most() && self.wake_due.load(Ordering::Relaxed)
     }
 
-    /// The most calls of a batch that are run here now.
+    /// The maximum number of calls of a batch that are run here now.
     fn most(&self) -> usize {
         if self.is_grpc.load(Ordering::Relaxed) { 1 } else { self.most }
     }

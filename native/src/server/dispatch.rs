@@ -18,7 +18,7 @@ use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
 use crate::traces::Method as Traced;
 
-/// The most bytes that are read of a request that is not gRPC, before it is refused.
+/// The maximum number of bytes that are read of a request that is not gRPC, before it is refused.
 const ENOUGH: usize = 64 << 10;
 /// The approximate size of a call without its message and its answer, and that of each of its headers.
 const CALL: usize = 2 << 10;

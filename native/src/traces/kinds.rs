@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-/// The most kinds of requests that are kept.
+/// The maximum number of kinds of requests that are kept.
 const MOST: usize = 1024;
 
 /// The bytes of a span of one kind, without its IDs and times.

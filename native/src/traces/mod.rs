@@ -23,7 +23,7 @@ pub use self::spans::Spans;
 /// The headers of W3C Trace Context: the caller's span, and the states of other tracing systems.
 pub const CONTEXT: [&str; 2] = [sampler::PARENT, record::STATE];
 
-/// The most records that may wait for their spans; further ones are dropped.
+/// The maximum number of records that may wait for their spans; further ones are dropped.
 const MOST: usize = 4096;
 
 /// Samples the calls of a server, and keeps the records of those that have ended. Any thread.

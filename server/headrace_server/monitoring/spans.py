@@ -22,10 +22,10 @@ PAUSE = 0.001
 """Seconds between two slices."""
 
 TREES = 512
-"""The most requests in a message: collectors refuse messages of more than 4 MB."""
+"""The maximum number of requests in a message: collectors refuse messages of more than 4 MB."""
 
 WAITING = 4096
-"""The most requests that may wait for their batches; further ones are dropped."""
+"""The maximum number of requests that may wait for their batches; further ones are dropped."""
 
 
 @dataclass(eq=False, slots=True)

@@ -15,7 +15,7 @@ from headrace_toolkit.sources.torch_module import ModuleSource, ProgramSource, S
 from headrace_toolkit.steps.quiet import loading
 
 _NAMED = 3
-"""The most weights that a message names."""
+"""The maximum number of weights that a message names."""
 
 _HOLDERS = ("state_dict", "model_state_dict", "model")
 """The keys under which a training loop's checkpoint keeps the weights among other things."""

@@ -8,7 +8,7 @@ use httparse::{EMPTY_HEADER, Status};
 use crate::http::intake::SMALL;
 use crate::traces::CONTEXT;
 
-/// The most bytes of a plain head.
+/// The maximum number of bytes of a plain head.
 pub const MAX_HEAD: usize = 8 << 10;
 
 const MAX_HEADERS: usize = 24;

@@ -13,7 +13,7 @@ const AHEAD: usize = 40;
 /// The number of bytes that `scaled` inspects at once, from the first digit on.
 const SCALED: usize = 26;
 
-/// The most digits before the point of a number of the usual form.
+/// The maximum number of digits before the point of a number of the usual form.
 const USUALLY_WHOLE: usize = 8;
 
 /// The largest exponent that is accepted: a larger one may make a number infinite or zero.

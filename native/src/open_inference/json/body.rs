@@ -13,7 +13,7 @@ use crate::protobuf::Dtype;
 const MAX_TENSORS: usize = 64;
 const MAX_RANK: usize = 8;
 
-/// The most bytes that are allocated for a tensor's values before they have been read.
+/// The maximum number of bytes that are allocated for a tensor's values before they have been read.
 const RESERVED: usize = 4 << 10;
 
 /// An output that a signature declares.

@@ -220,7 +220,7 @@ def _followed(
 
     Args:
         nodes: In the order in which they run. Inner graphs are not analysed: their values may be anything.
-        inputs: The graph's.
+        inputs: The names of the graph's inputs.
         bounded: Operators with outputs that do not depend on values, and the first such output.
     """
     from_values = set(inputs)

@@ -79,7 +79,7 @@ def make_spans(name: str, ratio: float, rate: float, kinds: object) -> Spans | N
     Args:
         name: The transport's name.
         ratio: The share of the requests without a traceparent that are traced.
-        rate: The most requests per second that are traced.
+        rate: The maximum number of requests per second that are traced.
         kinds: An `EncodedKinds` of `monitoring/span_kinds.py`.
 
     Raises:
