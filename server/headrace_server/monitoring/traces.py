@@ -27,7 +27,7 @@ PATIENCE = 5.0
 """Seconds after the end of a request for which its batches are awaited; a failed task has none."""
 
 LAST_WITHIN = 1.0
-"""Seconds that sending the last spans may take when the server stops."""
+"""Seconds that sending the last spans may take when the server stops, and that closing the exporter may then take."""
 
 
 def make_tracer(config: Config, transport: str) -> "Tracer | None":
@@ -112,9 +112,12 @@ class Tracer:
         """Sends the remaining spans and stops; abandons them if the collector takes longer than `LAST_WITHIN`."""
         self._stopping = True
         self._due.set()
-        self._join()
-        self._exporter.shutdown()  # also ends a call that the collector does not answer
-        self._join()
+        if self._thread is not None:
+            self._thread.join(LAST_WITHIN)
+        # OpenTelemetry's exporter ends the call that it makes; old versions, such as 1.27, wait up to 30 s for it.
+        closing = Thread(target=self._close, name="traces-end", daemon=True)
+        closing.start()
+        closing.join(LAST_WITHIN)
 
     def flush(self) -> None:
         """Sends the requests whose batches are known, or never will be. On the tracer's thread."""
@@ -127,9 +130,10 @@ class Tracer:
         for message, count in messages:
             self._exporter.export(EncodedSpans(message, count))
 
-    def _join(self) -> None:
+    def _close(self) -> None:
+        self._exporter.shutdown()
         if self._thread is not None:
-            self._thread.join(LAST_WITHIN)
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -324,6 +324,36 @@ def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: 
     assert exporter.ended == [True]
 
 
+def test_an_exporter_that_waits_for_its_call_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old versions of OpenTelemetry's exporter, such as 1.27, do."""
+
+    class Exporter:
+        """Ends when the test ends."""
+
+        def __init__(self) -> None:
+            self.over = Event()
+            self.closed: list[bool] = []
+
+        def export(self, spans: EncodedSpans) -> None:
+            del spans
+            self.over.wait(START_WITHIN)
+
+        def shutdown(self) -> None:
+            self.closed.append(self.over.wait(START_WITHIN))
+
+    monkeypatch.setattr(traces, "LAST_WITHIN", 0.01)
+    exporter = Exporter()
+    tracer = Tracer(Sampler(1.0, 100.0), SpanMaker(SpanKinds()), exporter)
+    trace = tracer.begin("", "", marked=True)
+    assert trace is not None
+    tracer.end(trace)
+    tracer.start()
+    tracer.stop()
+    exporter.over.set()
+    eventually(lambda: exporter.closed)
+    assert exporter.closed == [True]
+
+
 def test_nothing_is_recorded_without_an_endpoint(running: Run) -> None:
     server = running(models.linear)
     assert server._server._tracer is None
