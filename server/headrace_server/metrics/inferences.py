@@ -6,7 +6,7 @@ a request nothing.
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -73,15 +73,17 @@ class Inferences:
 
 
 class InferenceCounts:
-    """Counts what one version does. Any thread.
-
-    Attributes:
-        counted: The counts so far; to be read only while nothing is being counted.
-    """
+    """Counts what one version does. Any thread."""
 
     def __init__(self) -> None:
-        self.counted = Inferences()
+        self._counted = Inferences()
         self._lock = Lock()
+
+    @property
+    def counted(self) -> Inferences:
+        """The counts so far. Its sizes are a copy, which may be iterated over while further runs are counted."""
+        with self._lock:
+            return replace(self._counted, by_rows=dict(self._counted.by_rows))
 
     def add(self, runs: RunColumns, waited: float) -> None:
         """Counts runs that have not failed.
@@ -93,7 +95,7 @@ class InferenceCounts:
         tasks, rows = runs.tasks, runs.rows
         parts = (runs.parts * NANOSECONDS).astype(np.int64)
         with self._lock:
-            counted, requests = self.counted, int(tasks.sum())
+            counted, requests = self._counted, int(tasks.sum())
             counted.rows += int(rows.sum())
             counted.runs += len(runs)
             counted.last = time.time() - (time.monotonic() - runs.ended)
@@ -108,7 +110,7 @@ class InferenceCounts:
         """Counts a request that was answered without a queue: one run of one row."""
         spent = round(seconds * NANOSECONDS)
         with self._lock:
-            counted = self.counted
+            counted = self._counted
             counted.rows += 1
             counted.runs += 1
             counted.last = time.time()
@@ -124,11 +126,11 @@ class InferenceCounts:
             seconds: The time from the request's arrival to its failure, if known.
         """
         with self._lock:
-            self.counted.fail.add(1, round(seconds * NANOSECONDS))
+            self._counted.fail.add(1, round(seconds * NANOSECONDS))
 
     def _of_size(self, rows: int) -> Computing:
         """The runs of this many rows; forgets the oldest size for a new one. Under the lock."""
-        by_rows = self.counted.by_rows
+        by_rows = self._counted.by_rows
         if (computing := by_rows.get(rows)) is None:
             if len(by_rows) >= SIZES_KEPT:
                 del by_rows[next(iter(by_rows))]

@@ -40,5 +40,13 @@ def test_a_bounded_number_of_sizes_is_kept() -> None:
     assert counts.counted.runs == counts.counted.computing.inputs.count == most + 1
 
 
+def test_runs_are_counted_while_the_sizes_are_read() -> None:
+    counts = InferenceCounts()
+    for rows in range(1, SIZES_KEPT + 1):
+        counts.add(RunColumns.of([report([1.0], [rows])]), 0.0)
+    for rows in counts.counted.by_rows:
+        counts.add(RunColumns.of([report([1.0], [SIZES_KEPT + rows])]), 0.0)
+
+
 def report(arrivals: "list[float] | array[float]", sizes: "list[int] | array[int]", joined: float = 0.0) -> BatchReport:
     return BatchReport(len(sizes), sum(sizes), 0, 3.0, 1.0, False, arrivals, sizes, joined)
