@@ -63,7 +63,7 @@ class Padding:
         A task that is not padded shares batches with tasks of the same shapes.
 
         Args:
-            inputs: By name, with the declared ranks.
+            inputs: The task's inputs, by name, with the declared ranks.
         """
         lengths = self.lengths(inputs)
         shapes = tuple(inputs[name].shape[1:] for name in self.inputs)

@@ -67,7 +67,7 @@ def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[
     A model with a fixed first dimension is run that many rows at a time.
 
     Args:
-        run: The model.
+        run: Runs the model.
         signature: The model's signature.
         inputs: Arrays by name, all with the same axis 0.
         advance: Called with the number of finished rows and of all rows.

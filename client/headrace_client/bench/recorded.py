@@ -54,7 +54,7 @@ def times(requests: list[Recorded], speed: float) -> list[float]:
     A log only records whole seconds: requests within one second are spread over it.
 
     Args:
-        requests: In order.
+        requests: The requests, in the order in which they were sent.
         speed: How many times as fast as recorded the requests are sent.
     """
     seconds: dict[int, int] = {}

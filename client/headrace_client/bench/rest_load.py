@@ -26,7 +26,7 @@ class RestLoad:
 
     Args:
         target: A host and a port.
-        kinds: A weight for each, and requests that are sent in turn.
+        kinds: For each kind of request, its relative share of the calls, and requests that are sent in turn.
         plan: As for a `headrace_native.Load`.
     """
 

@@ -39,7 +39,7 @@ class Settings:
     Attributes:
         servers: gRPC targets; two are measured in turn.
         api: One of `APIS`.
-        models: Names and weights.
+        models: The models to call, by name, each with its relative share of the calls.
         signature: The signature of TF Serving's models.
         version: None means the newest.
         inputs: The file with the input arrays of each model, by its name; the file under `""` is for all models.

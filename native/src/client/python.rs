@@ -184,7 +184,7 @@ impl ClientChannel {
         self.runtime.lock().clone().ok_or_else(|| PyValueError::new_err("the client is closed"))
     }
 
-    /// Starts the thread that drives started calls, once.
+    /// Starts the thread that drives started calls, unless it has been started before.
     fn drive(&self, runtime: &Arc<Runtime>) -> PyResult<()> {
         let mut driven = self.driven.lock();
         if !*driven {

@@ -235,7 +235,8 @@ impl HttpRequest {
         self.0.is_gzip
     }
 
-    /// Takes the body, once: its bytes, or the descriptor of a file with them, which the caller must close.
+    /// Takes the body: its bytes, or the descriptor of a file with them, which the calling function must close.
+    /// Raises an error if the body has already been taken.
     fn take_body<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match std::mem::replace(&mut *self.0.body.lock(), Held::Taken) {
             Held::Memory(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),

@@ -19,7 +19,7 @@ use super::frames::FrameStats;
 use super::seldom::Seldom;
 use super::watched::Watched;
 
-/// The shortest time between two pings of a client without a call in flight, if it may not ping then.
+/// The shortest time between two pings of a client without a call in flight, unless `keepalive_without_calls` is set.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 3600);
 
 /// The limits that may end a connection before its client does. A time of None means no limit.

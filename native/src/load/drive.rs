@@ -166,8 +166,7 @@ impl Callers {
         part.record.begin();
         let answer = channel.call(message, Some(part.plan.timeout())).await;
         let ended = Instant::now();
-        // Whether a call belongs to the measurement depends on its end in a closed loop, and on its planned start in an
-        // open one.
+        // A closed loop measures the calls that end within the measured time, an open loop those that were due in it.
         let counted = (if closed { ended } else { due.at }).saturating_duration_since(self.start);
         part.record.end(&Outcome {
             kind: due.kind,

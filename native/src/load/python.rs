@@ -37,7 +37,8 @@ pub struct Load {
 
 #[pymethods]
 impl Load {
-    /// A load on a target. Each kind is a weight and a list of requests, which are sent in turn.
+    /// A load on a target. Each kind is its relative share of the calls and a list of requests,
+    /// which are sent in turn.
     #[new]
     fn new(target: String, kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>, plan: Plan) -> PyResult<Self> {
         let kinds: Vec<_> = kinds.iter().map(|(weight, requests)| Kind::new(*weight, requests)).collect();
@@ -61,7 +62,7 @@ impl Load {
         })
     }
 
-    /// Starts it, once. `metadata` is sent with every call.
+    /// Starts the load; raises an error if it has been started before. `metadata` is sent with every call.
     fn start(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
         let mut threads = self.threads.lock();
         if self.started.lock().replace(Instant::now()).is_some() {

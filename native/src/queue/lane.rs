@@ -20,7 +20,7 @@ pub struct Rules {
     pub slots: usize,
     /// Bytes that the joined inputs of a batch may take.
     pub max_batch_bytes: usize,
-    /// Whether tasks run one by one; no batch has more than one then.
+    /// Whether tasks run one by one, so that no batch has more than one.
     pub one_by_one: bool,
 }
 

@@ -31,7 +31,7 @@ pub struct Mailbox {
     connection: Arc<Connection>,
 }
 
-/// What the calls of a connection need to be answered.
+/// What is needed to answer the calls of a connection.
 pub struct Connection {
     pub endpoint: Arc<Endpoint>,
     /// Wakes tasks on the connection's thread.
@@ -89,7 +89,7 @@ impl Mailbox {
         matches!(*self.state.lock(), State::Closed)
     }
 
-    /// Whether the answer may be delivered. If so, the caller must deliver one.
+    /// Claims the delivery of the answer. Returns whether it may be delivered; if so, the calling function must do so.
     pub fn claim(&self) -> bool {
         let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {

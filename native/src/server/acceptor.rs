@@ -112,7 +112,7 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
     }
 }
 
-/// Serves the connections that arrive, until the server stops and they have drained; drops `_alive` then.
+/// Serves the connections that arrive. Ends when the server stops and they have drained, and then drops `_alive`.
 pub async fn run_thread(
     thread: Arc<ConnectionThread>,
     mut arrivals: UnboundedReceiver<Arrival>,

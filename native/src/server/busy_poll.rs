@@ -22,8 +22,8 @@
 //!    tasks form one batch, this batch is due, no other batch runs, and its lane's runs of that size are known to be
 //!    fast. Such a batch is run at once, on this thread. Meanwhile, the thread cannot serve its connections, which is why
 //!    this is limited to fast lanes. A lane becomes fast by earning trust (`queue/pace.rs`): each run that ends within
-//!    0.2 ms earns one point, 8 points are enough, and slower runs cost some or all of the points. Only backends whose
-//!    runs all take about the same time are trusted at all (`steady`). The numbers are in `headrace_batching.bridge`.
+//!    0.2 ms earns one point, 8 points are enough, and slower runs cost some or all of the points. Lanes of a backend
+//!    whose runs may differ in time earn no trust (`steady`). The numbers are in `headrace_batching.bridge`.
 //! 3. A brief batch has only one task if any of its calls came over gRPC, or if there are more than two cores for each
 //!    connection thread (`most_together`): the connection thread then reads the next calls while a batch thread runs.
 //!    A REST call takes several times as long to read and answer as its share of a batch, so running the batch here

@@ -226,7 +226,7 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// No call is plain if callers are checked, since the headers must be read then.
+    /// If the server checks credentials, no call is plain, since its headers, which are not passed here, must be read.
     fn call(&self, PlainRequest { path, context, body }: PlainRequest<'_>) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;

@@ -57,7 +57,7 @@ impl Batches {
         self.0.contains_key(&arrived.to_bits())
     }
 
-    /// Returns the batch of a task, once.
+    /// Removes the batch of a task, and returns it.
     pub fn take(&mut self, arrived: f64) -> Option<Arc<Batch>> {
         self.0.remove(&arrived.to_bits())
     }

@@ -251,7 +251,7 @@ class Signature:
         """What must be equal for two checked requests to share a batch; their dtypes are known to be equal.
 
         Args:
-            arrays: By alias.
+            arrays: The request's arrays, by alias.
             pad: Whether inputs are padded with their first elements if the signature has no padding.
         """
         if self.one_shape:

@@ -118,7 +118,7 @@ def build(order: BuildOrder, clock: Callable[[], float] = time.perf_counter) -> 
 
     Raises:
         ServingError: There is no model or no GPU, TensorRT refuses the model, or the answers differ by more than is
-            allowed; no plan is written then.
+            allowed. In each case, no plan is written.
     """
     model = order.version / ONNX_FILE
     if not model.is_file():

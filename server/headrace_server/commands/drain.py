@@ -97,5 +97,8 @@ class Ending:
 
 
 def _end_for_certain(seconds: float) -> None:
-    """Makes a C thread end the process and dump all tracebacks if a model still holds the interpreter lock then."""
+    """Makes a C thread end the process after this time, even if a model holds the interpreter lock.
+
+    The thread dumps all tracebacks first.
+    """
     faulthandler.dump_traceback_later(seconds, exit=True)

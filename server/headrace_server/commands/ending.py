@@ -13,7 +13,7 @@ def ending_of(command: str, act: Callable[[dict[str, Any]], object]) -> Callable
 
     Args:
         command: The command's name, which is printed before an error.
-        act: What the command does.
+        act: Carries out the command.
     """
 
     def run(_: Any, values: dict[str, Any]) -> int:
@@ -32,7 +32,7 @@ def status_of_run(failing: str, act: Callable[[], None]) -> int:
 
     Args:
         failing: What to say if it fails, such as `cannot start`.
-        act: What the command does.
+        act: Carries out the command.
     """
     try:
         act()

@@ -55,7 +55,7 @@ class Loader:
         batching: Batching parameters for every model; None for no batching.
         metrics: Counts what the servables do.
         members: What ensembles need from other models.
-        isolation: For every model that has no options of its own.
+        isolation: Options of worker processes for every model that has none of its own.
         per_model_batching: Whether a version's own `batching_params.pbtxt` takes precedence over `batching`, and a
             version without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
         code: Decides which versions may hold a `model.py`.

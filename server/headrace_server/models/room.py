@@ -88,7 +88,7 @@ class Rooms:
         bounds: How much may be in memory.
         models: The models, by name.
         evicted: Called for each version that is unloaded to make room.
-        size_of: The bytes that a version uses, given its folder; None for `memory_of`.
+        size_of: Returns the bytes that a version uses, given its folder; if it is None, `memory_of` is called instead.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class BatchSettings:
     """What an operator has set about batches.
 
     Attributes:
-        batching: Whether requests share batches if they may.
+        batching: Whether requests share batches at all.
         batched: The setting of `model.toml`; None means that a test decides.
         any_first_dimension: Whether `batched` applies regardless of the declared shapes.
         padding: How requests whose inputs differ in length can share batches.

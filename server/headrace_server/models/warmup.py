@@ -68,7 +68,7 @@ class Warmup:
 
     Args:
         options: The options of warm-up.
-        answers: For a servable, the functions that answer requests with it, by the `log_type` of the record.
+        answers: Returns, for a servable, the functions that answer requests with it, by the `log_type` of the record.
         metrics: Counts warm-up files.
     """
 

@@ -59,7 +59,7 @@ class Watch:
     Args:
         profile: The bins of the columns of each input.
         ratio: The share of rows that are taken.
-        chance: Uniform random numbers from 0 to 1, excluding 1.
+        chance: Returns a uniformly distributed random number from 0 to 1, excluding 1.
         clock: Returns the time, in seconds.
     """
 

@@ -17,7 +17,7 @@ from headrace_batching.task import Array
 PROFILE_FILE = "profile.json"
 
 LEAST_SHARE = 1e-3
-"""The smallest share of a bin, so that a bin which is empty in the profile does not make the index infinite."""
+"""Smaller shares of a bin are raised to this one: a bin that is empty in the profile would make the index infinite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Sampler:
     Args:
         ratio: The share of requests without a traceparent.
         rate: The maximum number of requests per second.
-        chance: Uniform random numbers from 0 to 1, excluding 1.
+        chance: Returns a uniformly distributed random number from 0 to 1, excluding 1.
         clock: Returns the time, in seconds.
     """
 

@@ -60,7 +60,7 @@ class Tracer:
         clock: The queues' clock, in seconds.
 
     Attributes:
-        spans: As given.
+        spans: The argument `spans`.
         waiting: The number of requests that wait for their batches.
     """
 

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def end_with_server(lifeline: int) -> None:
-    """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing then.
+    """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing.
 
     A thread that waits for that would not suffice, since a model may hold the interpreter lock forever.
     """

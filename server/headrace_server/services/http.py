@@ -74,7 +74,7 @@ class Body:
         return max(self.size, gzip_size(data))
 
     def detach(self) -> int:
-        """The descriptor of a file with the whole body, which the caller closes.
+        """The descriptor of a file with the whole body, which the calling function must close.
 
         Call this only once, and not for an empty body.
         """

@@ -1,4 +1,4 @@
-"""One model's store as a base path on this machine that shows only complete versions."""
+"""Makes one model's store a base path on this machine, in which only complete versions appear."""
 
 import json
 import os
@@ -66,7 +66,7 @@ class Mirror:
         fetching: Fetches from the store.
         list_store: Lists the store.
         cache: Holds what was fetched.
-        base_path: The base path that shows the versions.
+        base_path: The base path in which the versions appear, as links to what was fetched.
         choose: Chooses the wanted versions.
     """
 
@@ -89,7 +89,9 @@ class Mirror:
         self._pinned: set[str] = set()
 
     def look(self) -> bool:
-        """Fetches and shows wanted versions, and removes those that no longer exist; returns whether anything changed.
+        """Fetches the wanted versions into the base path, and removes those that the store no longer has.
+
+        Returns: Whether anything changed.
 
         Raises:
             StoreError: The store cannot be read; the base path does not change.
@@ -173,7 +175,7 @@ class Mirror:
         return {int(name) for name in os.listdir(self._base_path) if _VERSION.fullmatch(name)}
 
     def _pin(self) -> None:
-        """Protects the shown contents from being removed."""
+        """Protects the contents that the base path links to from being removed."""
         contents = self._cache.root / "contents"
         used = set()
         for version in self._shown():

@@ -45,7 +45,7 @@ class Converted:
     Attributes:
         origin: The origin of the model.
         model: The graph, an `onnx.ModelProto`.
-        answer: The framework's own answers.
+        answer: Computes the framework's own answers.
         signature: The graph's inputs and outputs.
         notes: Messages about the conversion for the user.
         labels: The classes by index, if they are known.
@@ -79,7 +79,7 @@ def converted(origin: Origin, model: Any, answer: Answer, options: SourceOptions
     Args:
         origin: The origin of the model.
         model: The graph; it is changed.
-        answer: The framework's own answers.
+        answer: Computes the framework's own answers.
         options: The user's names.
         more: `notes`, `labels` and `saved_model`.
     """

@@ -22,8 +22,8 @@ class Subject:
     Attributes:
         run: Runs the model: takes arrays by input alias, and returns arrays by output alias. May raise anything for
             inputs that the model refuses.
-        inputs: By alias; the first dimension of each varies.
-        outputs: By alias.
+        inputs: The model's inputs, by alias; the first dimension of each varies.
+        outputs: The model's outputs, by alias.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.
         evidence: Reasons in the model's description to doubt that rows are independent.
         records: Real requests, which are the best inputs: each has an array with rows for every input.

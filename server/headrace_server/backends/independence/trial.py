@@ -27,7 +27,7 @@ SHORT_OF = 20
 MANY = 40
 """The rows of the largest batch in a full trial, which shows an influence over a distance of 1 to 39 rows."""
 
-_FEWEST = 5  # rows with which a full trial can be run
+_FEWEST = 5  # the smallest number of rows with which a full trial can be run
 _SEED = 2024
 _TIMED = 3  # runs after the first one, which may show that the model is faster than in its first run
 

@@ -56,10 +56,10 @@ class Arena:
                 return
 
     def _free(self, inputs: Arrays) -> None:
-        """Ends a run before its first operator, and has ONNX Runtime free memory at its end.
+        """Frees the unused parts of the arena, by a run that ends before its first operator.
 
-        At the end of a run, ONNX Runtime can free all unused parts except those that hold that run's outputs. So this
-        is a run of its own.
+        At the end of a run, ONNX Runtime can free all unused parts except those that hold that run's outputs. This
+        extra run has none, so nothing is excepted.
         """
         self._freed, self._has_grown = self._clock(), False
         options = ort.RunOptions()

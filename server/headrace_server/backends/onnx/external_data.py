@@ -237,7 +237,8 @@ def _put_in(folder: Path, tensor: Any) -> None:
 
 def _bits(tensor: Any) -> int:
     if tensor.data_type not in _DTYPES:
-        raise invalid(f"tensor {tensor.name!r} is of type {tensor.data_type}, which cannot be stored as external data")
+        text = f"tensor {tensor.name!r} has the ONNX data type {tensor.data_type}"
+        raise invalid(f"{text}, which cannot be stored as external data")
     return 8 * dtype_of(_DTYPES[tensor.data_type]).itemsize
 
 

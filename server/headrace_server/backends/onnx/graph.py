@@ -219,7 +219,8 @@ def _followed(
     """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
 
     Args:
-        nodes: In the order in which they run. Inner graphs are not analysed: their values may be anything.
+        nodes: The graph's nodes, in the order in which they run. Inner graphs are not analysed: their values
+            may be anything.
         inputs: The names of the graph's inputs.
         bounded: Operators with outputs that do not depend on values, and the first such output.
     """

@@ -11,7 +11,7 @@ FIRST = 30.0
 """Seconds that the first run may take, when nothing is known about the model."""
 
 LEAST = 1.0
-"""Seconds that any run may take."""
+"""Seconds that every run may take, however short the runs before it were."""
 
 TIMES = 20
 """The factor by which a run may take longer than the longest run before it."""

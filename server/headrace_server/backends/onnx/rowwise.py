@@ -13,7 +13,7 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
     """The names of the values whose rows depend only on the same row of the inputs.
 
     Args:
-        nodes: In the order in which they run.
+        nodes: The graph's nodes, in the order in which they run.
         inputs: The ranks of the graph's inputs, by name. Axis 0 of each is the batch.
         constants: The graph's weights.
     """

@@ -22,8 +22,8 @@ async def written(
 
     Args:
         processes: The processes for long work.
-        outputs: By alias.
-        write: A module's function, called with the outputs and the arguments.
+        outputs: The outputs, by alias.
+        write: A function at the top level of a module, called with the outputs and the arguments.
         arguments: Further arguments, which can be pickled.
 
     Raises:

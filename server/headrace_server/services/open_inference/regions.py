@@ -73,7 +73,7 @@ class SystemRegion:
     Args:
         name: Its name in requests.
         key: The object's name.
-        offset: In bytes, where the region begins in the object.
+        offset: Where the region begins in the object, in bytes.
         byte_size: The region's size.
 
     Raises:

@@ -33,7 +33,8 @@ class ModelService:
     Args:
         manager: Knows the versions.
         announce: Returns a function that replaces the configuration, and blocks until its new models are loaded.
-        read_counter: The first cell of a counter, by its name; 0 for an unknown one.
+        read_counter: Returns the value in the first cell of a counter, given the counter's name; 0 if there is no such
+            counter.
     """
 
     def __init__(self, manager: Manager, announce: Announce, read_counter: ReadCounter) -> None:

@@ -92,7 +92,7 @@ def make_spans(name: str, ratio: float, rate: float, kinds: object) -> Spans | N
 
 
 def make_verdicts(name: str, *, audits: bool) -> Verdicts:
-    """The store of verdicts, so that the transport need not ask the gate again.
+    """The store that keeps the gate's verdicts, so that the transport need not ask again.
 
     Args:
         name: The transport's name.

@@ -137,7 +137,8 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
     finally:
         answer.cancel()
         leaving.cancel()
-        # The caller closes what they use, such as the answer's generator, which must not be running then.
+        # Both must have ended before the calling function closes what they use: a generator cannot be closed while it
+        # runs.
         await asyncio.gather(answer, leaving, return_exceptions=True)
 
 

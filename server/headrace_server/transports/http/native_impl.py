@@ -31,7 +31,7 @@ class NativeHttpTransport:
         options: The address and the limits.
         plain: How plain requests are answered.
         api: Answers all other requests.
-        listen: The native server's function.
+        listen: The native server's function that begins to listen.
     """
 
     def __init__(self, options: HttpOptions, plain: PlainApis, api: HttpApi, listen: Listen) -> None:

@@ -81,8 +81,8 @@ class InferBody:
     Attributes:
         id: The ID; empty if there is none.
         parameters: The parameters as sent; their types have been checked.
-        inputs: In order.
-        outputs: In order; empty means all.
+        inputs: The inputs, in the order of the request.
+        outputs: The requested outputs, in the order of the request; empty means all.
     """
 
     id: str = ""

@@ -53,7 +53,7 @@ class RequestLogger:
     Args:
         writer: The writer, which its creator closes.
         tags: What TF Serving records as the tags of a SavedModel.
-        chance: Uniform random numbers from 0 to 1, excluding 1.
+        chance: Returns a uniformly distributed random number from 0 to 1, excluding 1.
         clock: In seconds since 1970.
         changed: Called with the models whose calls are logged now, or no longer.
     """

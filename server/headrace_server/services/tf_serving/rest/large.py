@@ -37,7 +37,7 @@ class JsonWork:
 
         Args:
             body: The body, whose file is passed on.
-            convert: A module's function, called with the object and the arguments.
+            convert: A function at the top level of a module, called with the object and the arguments.
             arguments: Further arguments, which can be pickled.
 
         Raises:
