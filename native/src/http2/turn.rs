@@ -3,9 +3,12 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::task::yield_now;
+
+use super::seldom::Seldom;
 
 /// What a thread does before one of its connections goes on reading after a pause.
 pub type AfterPause = Arc<dyn Fn() + Send + Sync>;
@@ -13,7 +16,8 @@ pub type AfterPause = Arc<dyn Fn() + Send + Sync>;
 /// The bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it pauses.
 pub struct Turn<const MOST: usize> {
     read: usize,
-    paused: bool,
+    /// The pause that has begun and has not ended.
+    pause: Option<Seldom>,
     after_pause: AfterPause,
 }
 
@@ -21,27 +25,35 @@ impl<const MOST: usize> Turn<MOST> {
     /// `after_pause` is called after each pause, when what had arrived on the other connections has been read. While
     /// one connection reads, the thread does not park, so this is where it handles what they have sent.
     pub fn new(after_pause: AfterPause) -> Self {
-        Self { read: 0, paused: false, after_pause }
+        Self { read: 0, pause: None, after_pause }
     }
 
-    /// The bytes that are left of the turn, at least one. At the end of the turn, it is pending once; then the next
-    /// turn begins.
+    /// The bytes that are left of the turn, at least one. At the end of the turn, it is pending until the others have
+    /// had theirs, however often it is polled; then the next turn begins.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
-        if std::mem::take(&mut self.paused) {
-            (self.after_pause)();
-        }
         if self.read < MOST {
             return Poll::Ready(MOST - self.read);
         }
-        (self.read, self.paused) = (0, true);
+        let begins = self.pause.is_none();
         // The task is woken after tokio has checked the other connections' sockets. If it were woken at once, tokio
         // would first poll it dozens of times more.
-        pin!(yield_now()).poll(context).map(|()| MOST)
+        let pause = |context: &mut Context<'_>| {
+            if begins { pin!(yield_now()).poll(context) } else { Poll::Ready(()) }
+        };
+        ready!(self.pause.get_or_insert_default().poll(context, pause));
+        (self.read, self.pause) = (0, None);
+        (self.after_pause)();
+        Poll::Ready(MOST)
     }
 
-    /// Counts the bytes of a read. A read that has to wait starts a new turn.
+    /// Counts the bytes of a read. One that had to wait, because the client sends slowly, ends the turn without a pause.
+    /// If it waits because the task has used up tokio's budget, the thread does not park either, and so the pause is due.
     pub fn count<T>(&mut self, read: &Poll<T>, bytes: usize) {
-        self.read = if read.is_ready() { self.read + bytes } else { 0 };
+        self.read = match read {
+            Poll::Ready(_) => self.read + bytes,
+            Poll::Pending if has_budget_remaining() => 0,
+            Poll::Pending => MOST,
+        };
     }
 }
 
@@ -52,6 +64,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
+    use tokio::task::coop::consume_budget;
 
     use super::*;
 
@@ -89,6 +102,28 @@ mod tests {
             assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, pause));
             assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, pause), "once per pause");
         }
+    }
+
+    #[tokio::test]
+    async fn a_turn_begins_only_after_the_pause_however_often_it_is_polled() {
+        let (mut turn, pauses) = turn();
+        turn.count(&Poll::Ready(()), 3);
+        let at_once = poll_fn(|context| Poll::Ready([turn.poll(context), turn.poll(context)]));
+        assert_eq!((at_once.await, pauses()), ([Poll::Pending; 2], 0), "a connection polls again after each call");
+        assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, 1));
+    }
+
+    /// Over TLS, 4 KB are read at once, so that the budget lasts for less than a turn. The thread does not park then.
+    #[tokio::test]
+    async fn a_turn_ends_when_the_task_has_used_up_its_budget() {
+        let (mut turn, pauses) = turn();
+        let reading = poll_fn(|context| {
+            while pin!(consume_budget()).poll(context).is_ready() {}
+            turn.count(&Poll::<()>::Pending, 0);
+            Poll::Ready(turn.poll(context))
+        });
+        assert_eq!((reading.await, pauses()), (Poll::Pending, 0));
+        assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, 1));
     }
 
     #[tokio::test]
