@@ -127,6 +127,7 @@ def test_a_slow_stream_delays_no_other(inferring: Infer) -> None:
 
 @pytest.fixture
 def no_collection() -> Iterator[None]:
+    gc.collect()  # of what earlier tests have left
     gc.disable()
     yield
     gc.enable()
@@ -145,7 +146,7 @@ def test_a_cancelled_stream_leaves_no_garbage(running: Run) -> None:
         assert numbers([next(answers)]) == [0]
         assert kept() > before
         answers.cancel()
-        eventually(lambda: kept() == before)
+        eventually(lambda: kept() <= before)
 
 
 def test_a_cancelled_stream_closes_its_generator(running: Run) -> None:
@@ -309,7 +310,7 @@ def predict(inputs):
             while b"data: " not in connection.recv(4096):
                 pass
             assert kept() > before
-        eventually(lambda: kept() == before)
+        eventually(lambda: kept() <= before)
 
 
 def test_strings(inferring: Infer) -> None:
