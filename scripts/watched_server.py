@@ -26,7 +26,7 @@ from headrace_server.commands.headrace import main as headrace
 from headrace_server.commands.profile import profile_of_requests
 from headrace_server.monitoring.drift import Watch
 from headrace_server.monitoring.profiles import PROFILE_FILE
-from scripts.bench.process import Server, free_port, running
+from scripts.bench.process import Server, await_listening, free_port, running
 
 MODEL = "digits"
 VIEWERS = 10
@@ -100,6 +100,7 @@ def serving(folder: Path, *flags: str) -> Iterator[Watched]:
         return [sys.executable, "-m", "scripts.watched_server", str(folder), *ports, *flags]
 
     with running(command, folder.with_suffix(".log")) as server:
+        await_listening(server.process, rest, server.log, time.monotonic() + 60)  # later than on the port for gRPC
         yield Watched(server, rest)
 
 

@@ -79,7 +79,7 @@ def running(command: Callable[[int], Sequence[str]], log: Path, patience: float 
     with log.open("wb") as stderr:
         process = subprocess.Popen(command(port), stdout=stderr, stderr=stderr)
     try:
-        _await_listening(process, port, log, time.monotonic() + patience)
+        await_listening(process, port, log, time.monotonic() + patience)
         yield Server(process, port, log)
     finally:
         _stop(process, patience)
@@ -112,7 +112,11 @@ def free_port() -> int:
     raise StartError("no free port between 20000 and 30000")
 
 
-def _await_listening(process: subprocess.Popen[bytes], port: int, log: Path, until: float) -> None:
+def await_listening(process: subprocess.Popen[bytes], port: int, log: Path, until: float) -> None:
+    """Wait until a process listens on a port.
+
+    Raises StartError if it ends before that, or does not listen at this time of the monotonic clock.
+    """
     while process.poll() is None and time.monotonic() < until:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
