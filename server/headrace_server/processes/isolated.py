@@ -218,12 +218,14 @@ class IsolatedBackend:
         """Asks a process for a run and waits for the result; uses another one if it had ended before it could begin."""
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
+            returned = place.borrower.give_back()
             try:
-                place.slot.send(*question, place.borrower.give_back(), placed=placed)
+                place.slot.send(*question, returned, placed=placed)
                 return place, place.slot.receive(seconds)
             except Unread:
                 place.slot.close()
-            except ServingError:
+            except ServingError:  # the question is too long, and was not sent
+                place.borrower.keep(returned)
                 self._places.put(place)
                 raise
             except TimeoutError as error:

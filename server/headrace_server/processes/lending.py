@@ -39,6 +39,7 @@ class Borrower:
     def __init__(self, memory: MappedMemory) -> None:
         self._memory = memory
         self._used: list[tuple[int, Message]] = []
+        self._unsent: tuple[int, ...] = ()
 
     def take(self, message: Message, number: int) -> Arrays:
         """The arrays of an answer, by alias; the other side has lent them under this number."""
@@ -47,10 +48,11 @@ class Borrower:
 
     def give_back(self) -> tuple[int, ...]:
         """The numbers of answers whose arrays nothing refers to; the caller tells the other side."""
-        if not self._used:
+        if not self._used and not self._unsent:
             return ()
         used: list[tuple[int, Message]] = []
-        returned: list[int] = []
+        returned = list(self._unsent)
+        self._unsent = ()
         for answer in self._used:
             if kept(answer[1]):
                 used.append(answer)
@@ -58,6 +60,10 @@ class Borrower:
                 returned.append(answer[0])
         self._used = used
         return tuple(returned)
+
+    def keep(self, numbers: tuple[int, ...]) -> None:
+        """Returns these numbers once more with the next ones, because they could not be sent."""
+        self._unsent = numbers
 
 
 _UNUSED = ALONE + 1

@@ -20,7 +20,7 @@ from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, RunLost, ServingError
-from headrace_server.processes import isolated
+from headrace_server.processes import isolated, slot
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 from tests.support import models
@@ -185,6 +185,18 @@ def test_a_process_that_is_killed_fails_the_run_that_it_began(tmp_path: Path, ki
         assert lost.result() == (Code.INTERNAL, f"{NAME}: its worker process was ended by SIGKILL during the run")
     assert model.run(FINE).tolist() == [[1, 1]]
     model.backend.close()
+
+
+def test_an_answer_returns_after_a_run_that_could_not_be_sent(model: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.run(FINE)
+    with monkeypatch.context() as patched:
+        patched.setattr(slot, "MAX_MESSAGE", 10)
+        with pytest.raises(ServingError, match="too many arrays for one message"):
+            model.run(FINE, 2)
+    place = model.backend._places.take(0)
+    assert place is not None
+    assert place.borrower.give_back() == (0,)
+    model.backend._places.put(place)
 
 
 @pytest.mark.parametrize("kind", [HANGS, HOLDS])
