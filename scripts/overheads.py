@@ -1,14 +1,13 @@
 """Measures what watching a server costs: viewers of the live page, traces, and drift.
 
-    python -m scripts.overheads [--seconds=150] [--earlier=FILE] [--out=FILE]
+    python -m scripts.overheads [--seconds=380] [--out=FILE]
 
 Two processes of the same program differ in their costs by up to 3% for as long as they run, and so do two loads on the
 same process. So one load runs on a server without a break, and each thing is switched on for half a second at a time,
 in random order: viewers ask for the page or do not, a thousand requests per second ask to be traced or do not, and the
 server takes rows for drift or does not. Each half second is compared with those before and after it, in which the
-server only answers, because the machine itself is faster or slower for seconds at a time. The results of earlier runs,
-on other servers, are kept in a file. Exits with status 1 if anything costs more than it may, by more than twice the
-standard error.
+server only answers, because the machine itself is faster or slower for seconds at a time. Exits with status 1 if
+anything costs more than it may, by more than twice the standard error.
 
 The load is a closed loop, because a server that has nothing to do looks for requests in a loop for a while: the CPU
 time of any further work would replace that of this loop. Every request carries a `traceparent`, so looking for it is
@@ -16,7 +15,6 @@ not part of the cost of traces; docs/monitoring.md says what it is.
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -35,7 +33,7 @@ from headrace_client.bench.workload import prepare
 from scripts.overheads_page import ANSWERS, LIMITS, Row, Rows, is_too_much, page
 from scripts.watched_server import MODEL, Collector, Viewers, Watched, serving
 
-SECONDS = 150.0
+SECONDS = 380.0
 SLICE = 0.5
 """How long each thing is on: as long as the page's state is reused, and as the server waits to send traces."""
 
@@ -91,14 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long the loads last")
-    parser.add_argument(
-        "--earlier", type=Path, help="the results of earlier runs, to which those of this run are added"
-    )
     parser.add_argument("--out", type=Path, help="write the page to this file as well")
     options = parser.parse_args(arguments)
     rows: Rows = {}
-    if options.earlier is not None and options.earlier.exists():
-        rows = json.loads(options.earlier.read_text())
     share = options.seconds / (len(WITHOUT_TRACING) + 2 * len(WITH_TRACING))
     with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
         tracing = (f"--trace_endpoint={collector.address}", "--trace_ratio=0", "--trace_rate=1000000")
@@ -110,8 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     rows.setdefault(name, []).append(row)
         if collector.received == 0:
             raise SystemExit("the collector has received no traces")
-    if options.earlier is not None:
-        options.earlier.write_text(json.dumps(rows))
     text = page(rows)
     print(text)
     if options.out is not None:
