@@ -4,13 +4,13 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import headrace_native as native
 
 from headrace_server.services.kept import Count
+from headrace_server.transports.exchange_tasks import ExchangeTasks
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Exchanges:
         self._server = server
         self._handlers = handlers
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = ExchangeTasks()
         self._drained = asyncio.Event()
 
     def start(self) -> None:
@@ -43,9 +43,7 @@ class Exchanges:
         await self._drained.wait()
         self._loop.remove_reader(self._server.fileno())
         await asyncio.to_thread(self._server.join)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
 
     def _take(self) -> None:
         for kind, call, payload in self._server.take():
@@ -70,15 +68,7 @@ class Exchanges:
         handler = self._handlers[call.method]
         exchange = Exchange(call)
         call.owner = exchange
-        exchange.task = task = self._loop.create_task(_answer(handler, exchange, message))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._forget, exchange))
-
-    def _forget(self, exchange: "Exchange", task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
-        # garbage collector would free them, and the request.
-        exchange.task = None
+        self._tasks.begin(exchange, _answer(handler, exchange, message))
 
 
 class Exchange:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 
 import headrace_native as native
 
@@ -16,6 +15,7 @@ from headrace_server.services.open_inference.rest.service import OpenInferenceRe
 from headrace_server.services.router import HttpApi
 from headrace_server.services.tf_serving.rest.outputs import OTHER_ROWS, SCALAR
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
+from headrace_server.transports.exchange_tasks import ExchangeTasks
 from headrace_server.transports.grpc.addresses import address_of
 from headrace_server.transports.http.base import HttpOptions, PlainApis, failed_to_listen
 from headrace_server.transports.http.refusals import refusal, too_large
@@ -71,7 +71,7 @@ class _Exchanges:
         self._api = api
         self._loop = asyncio.get_running_loop()
         self._delivery = LoopDelivery(self._loop)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = ExchangeTasks()
         self._drained = asyncio.Event()
 
     def start(self) -> None:
@@ -82,9 +82,7 @@ class _Exchanges:
         """Returns when no request is left and none will come."""
         await self._drained.wait()
         self._loop.remove_reader(self._endpoint.fileno())
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
 
     def _take(self) -> None:
         for kind, request in self._endpoint.take():
@@ -101,15 +99,7 @@ class _Exchanges:
 
     def _begin(self, request: native.HttpRequest) -> None:
         request.owner = exchange = _Exchange(request, self._api)
-        exchange.task = task = self._loop.create_task(exchange.run(self._delivery))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._forget, exchange))
-
-    def _forget(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
-        # garbage collector would free them, and the request.
-        exchange.task = None
+        self._tasks.begin(exchange, exchange.run(self._delivery))
 
 
 class _Exchange:

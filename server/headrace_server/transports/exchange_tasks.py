@@ -1,0 +1,42 @@
+"""The exchanges with callers that Python code answers for a native transport, each in a task of the event loop."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Protocol
+
+
+class Exchange(Protocol):
+    """One call or request.
+
+    Attributes:
+        task: Answers it; None once it has ended.
+    """
+
+    task: "asyncio.Task[None] | None"
+
+
+class ExchangeTasks:
+    """The tasks of the exchanges that have begun and not ended. One event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, exchange: Exchange, answering: Coroutine[None, None, None]) -> None:
+        """Starts the task that answers an exchange."""
+        exchange.task = task = self._loop.create_task(answering)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._forget, exchange))
+
+    async def end(self) -> None:
+        """Cancels all tasks, and returns when they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _forget(self, exchange: Exchange, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
+        # garbage collector would free them, and the request.
+        exchange.task = None
