@@ -152,11 +152,12 @@ def test_a_decompression_delays_no_other_call(running: Run) -> None:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(grpc_encoding="gzip")))
         connection.sendall(frame(DATA, 0, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb[:16_000]))
         rest = [bomb[start : start + 16_000] for start in range(16_000, len(bomb), 16_000)]
-        connection.sendall(b"".join(frame(DATA, 0, 1, part) for part in rest) + frame(DATA, END_STREAM, 1))
-        connection.sendall(frame(PING, 0, 0, bytes(8)))
+        message = b"".join(frame(DATA, 0, 1, part) for part in rest) + frame(DATA, END_STREAM, 1)
+        after = frame(PING, 0, 0, bytes(8)) + frame(HEADERS, END_HEADERS, 3, head())
+        # All at once: if this process were held up in between, the decompression might end first.
+        connection.sendall(message + after + frame(DATA, END_STREAM, 3, prefixed(request)))
         heard = ((kind, stream) for kind, stream in frames(connection) if kind != WINDOW_UPDATE)
         assert next(kind for kind, stream in heard if kind == PING or stream == 1) == PING
-        connection.sendall(frame(HEADERS, END_HEADERS, 3, head()) + frame(DATA, END_STREAM, 3, prefixed(request)))
         assert begun(connection, 3, before=1)
 
 
