@@ -26,6 +26,7 @@ class Proxy:
         self.cut_after: int | None = None
         self.passed = 0
         self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
         self._thread.start()
 
@@ -49,13 +50,23 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                if self.is_down:
+                try:
+                    self._connect(client)
+                except OSError:  # the server does not listen yet, or no longer
                     client.close()
-                    continue
-                server = socket.create_connection(("127.0.0.1", self.target))
-                self._open += [client, server]
-                for source, sink, counts in ((client, server, False), (server, client, True)):
-                    threading.Thread(target=self._pass_on, args=(source, sink, counts), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        """Forwards the bytes of a new connection, both ways; closes it if the server is unreachable."""
+        if self.is_down:
+            client.close()
+            return
+        server = socket.create_connection(("127.0.0.1", self.target))
+        with self._lock:
+            self._open += [client, server]
+        for source, sink, counts in ((client, server, False), (server, client, True)):
+            threading.Thread(target=self._pass_on, args=(source, sink, counts), daemon=True).start()
+        if self.is_down:  # it went down in between
+            self._close_all()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
         with contextlib.suppress(OSError):
@@ -69,8 +80,9 @@ class Proxy:
             sink.shutdown(socket.SHUT_WR)
 
     def _close_all(self) -> None:
-        while self._open:
-            each = self._open.pop()
+        with self._lock:
+            closing, self._open = self._open, []
+        for each in closing:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
