@@ -52,7 +52,7 @@ def tensorflow_python() -> Path:
     named = os.environ.get("HEADRACE_TENSORFLOW_PYTHON")
     python = Path(named) if named else ROOT / ".venv-tensorflow" / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"{python} is not there: run scripts/install, or set HEADRACE_TENSORFLOW_PYTHON")
+        pytest.skip(f"{python} does not exist: run scripts/install, or set HEADRACE_TENSORFLOW_PYTHON")
     return python
 
 

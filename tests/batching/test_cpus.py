@@ -17,7 +17,7 @@ V1_MOUNT = (
 
 
 def machine(root: Path, groups: str, mounts: str, **files: str) -> Path:
-    """Fake `proc` and `sys` folders: in a file's name `__` stands for a slash, and `_` for a dot or itself."""
+    """Fake `proc` and `sys` folders. In the names of `files`, `__` stands for a slash, and `_` for a dot or itself."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(groups)
     (root / "proc/self/mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + mounts)
@@ -49,7 +49,7 @@ class TestVersion2:
     ) -> None:
         assert v2(tmp_path, cpu_max=content) == quota
 
-    def test_the_least_of_all_groups_above(self, tmp_path: Path) -> None:
+    def test_the_lowest_limit_of_the_group_and_its_parents(self, tmp_path: Path) -> None:
         """The limits of a pod and of a container in it, as Kubernetes nests them."""
         quota = v2(
             tmp_path,
@@ -75,7 +75,7 @@ class TestVersion1:
         found = v1(tmp_path, "/docker/1", "/docker/1", cpu_cfs_quota_us=quota_us, cpu_cfs_period_us=period_us)
         assert found == quota
 
-    def test_the_least_of_all_groups_above(self, tmp_path: Path) -> None:
+    def test_the_lowest_limit_of_the_group_and_its_parents(self, tmp_path: Path) -> None:
         quota = v1(
             tmp_path,
             "/a/b",

@@ -99,7 +99,7 @@ class TestLoopDelivery:
 
         assert not future.done()
 
-    def test_answers_a_caller_whose_model_ran_out_of_an_iterator(
+    def test_answers_a_caller_whose_model_raised_stop_iteration(
         self, loop: CountingLoop, delivery: LoopDelivery
     ) -> None:
         task = a_task(error=StopIteration("empty"))

@@ -29,7 +29,7 @@ def filled(group: Group, *tasks: Task) -> Group:
 
 
 def batches_of(group: Group) -> list[list[int]]:
-    """The rows of the pieces of each batch, until the group is empty."""
+    """Takes batches until the group is empty; returns the rows of each piece of each batch."""
     batches = []
     while group:
         batches.append([piece.rows for piece in group.take(0.0)[0]])
@@ -37,7 +37,7 @@ def batches_of(group: Group) -> list[list[int]]:
 
 
 class Counted:
-    """TF Serving's rule without splitting while no thread takes batches: one open batch behind the closed ones."""
+    """TF Serving's rule without splitting, if no thread takes batches: one open batch behind the closed ones."""
 
     def __init__(self, size: int, most: int) -> None:
         self.size = size
@@ -123,14 +123,14 @@ def a_wide_task(row_bytes: int, rows: int = 1) -> Task:
     return Task({"x": np.broadcast_to(np.uint8(7), (rows, row_bytes))}, lambda _: None, rows=rows)
 
 
-def test_a_batch_writes_out_no_more_bytes_than_it_may() -> None:
+def test_a_joined_batch_has_no_more_bytes_than_it_may() -> None:
     third = MAX_BATCH_BYTES // 3
     group = filled(a_group(), *[a_wide_task(third) for _ in range(7)])
 
     assert batches_of(group) == [[1, 1, 1], [1, 1, 1], [1]]
 
 
-def test_a_row_counts_as_the_widest_that_it_may_be_padded_to() -> None:
+def test_a_row_counts_with_the_largest_width_that_padding_can_give_it() -> None:
     group = filled(a_group(), a_wide_task(1), a_wide_task(1), a_wide_task(MAX_BATCH_BYTES // 2), a_wide_task(1))
 
     assert batches_of(group) == [[1, 1], [1, 1]]

@@ -31,7 +31,7 @@ def test_a_batch_waits_as_long_as_the_target_says(bench: Bench) -> None:
     assert bench.batch(after=0.2) is not None
 
 
-def test_it_waits_no_longer_when_it_is_full(bench: Bench) -> None:
+def test_a_full_batch_does_not_wait(bench: Bench) -> None:
     lane = lane_of(bench, Target(wait=0.5, size=2))
     tasks = [bench.put(lane, 1) for _ in range(3)]
 
@@ -47,7 +47,7 @@ def test_a_new_target_applies_to_waiting_tasks(bench: Bench) -> None:
     assert bench.batch(after=0.2) == [task]
 
 
-def test_a_task_larger_than_the_target_runs_by_itself(bench: Bench) -> None:
+def test_a_task_larger_than_the_target_runs_alone(bench: Bench) -> None:
     lane = lane_of(bench, Target(wait=0.0, size=4), max_batch_size=16)
     before, large, after = (bench.put(lane, rows) for rows in (2, 9, 1))
 
@@ -61,7 +61,7 @@ def test_a_large_task_is_split_into_batches_of_the_target(bench: Bench) -> None:
     assert [turn.formed.batch.rows if (turn := bench.turn()).formed else 0 for _ in range(4)] == [4, 4, 1, 0]
 
 
-def test_the_options_remain_the_bound(bench: Bench) -> None:
+def test_a_larger_target_does_not_lift_the_limits_of_the_options(bench: Bench) -> None:
     lane = lane_of(bench, Target(wait=0.0, size=64), max_batch_size=2, max_enqueued_batches=1)
     bench.put(lane, 2)
 
@@ -77,8 +77,8 @@ RUN = Target(wait=0.0, size=4, start_within=0.015, run_one=0.004, run_full=0.010
 def test_a_task_is_refused_when_no_thread_is_free_in_time(bench: Bench) -> None:
     lane = lane_of(bench, RUN)
     bench.put(lane, 4)
-    assert bench.batch()  # this run lasts until 10 ms
-    for _ in range(4):  # the next batch, from 10 to 20 ms
+    assert bench.batch()  # this run ends at 10 ms
+    for _ in range(4):  # the next batch runs from 10 to 20 ms
         bench.put(lane, 1)
 
     with pytest.raises(ObjectiveMissed, match=f"too late for the latency objective {OBJECTIVE}"):

@@ -97,12 +97,12 @@ def test_a_value_that_makes_no_sense_is_refused(values: dict[str, Any], text: st
         ({"enable_large_batch_splitting": True}, 1000),
     ],
 )
-def test_a_batch_may_have_as_many_rows_as(values: dict[str, Any], limit: int) -> None:
+def test_the_largest_number_of_rows_of_a_batch(values: dict[str, Any], limit: int) -> None:
     assert Options(**values).execution_limit == limit
 
 
 @pytest.mark.parametrize(("enqueued", "limit"), [(0, 1), (1, 1), (7, 7)])
-def test_no_enqueued_batches_count_as_one(enqueued: int, limit: int) -> None:
+def test_a_limit_of_0_enqueued_batches_counts_as_1(enqueued: int, limit: int) -> None:
     assert Options(max_enqueued_batches=enqueued).enqueued_limit == limit
 
 

@@ -146,7 +146,7 @@ class Batching(RuleBasedStateMachine):
         return turn.wake <= self.now
 
     @invariant()
-    def counts_what_waits(self) -> None:
+    def counts_waiting_tasks(self) -> None:
         for lane in self.lanes:
             assert lane.waiting.rows == sum(group.rows for group in lane.waiting.groups.values())
             assert 0 <= lane.waiting.rows <= lane.options.enqueued_limit * lane.options.execution_limit

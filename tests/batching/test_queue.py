@@ -106,7 +106,7 @@ class TestWaiting:
 
         assert bench.batch() == tasks
 
-    def test_a_batch_writes_out_no_more_bytes_than_it_may(self, bench: Bench) -> None:
+    def test_a_joined_batch_has_no_more_bytes_than_it_may(self, bench: Bench) -> None:
         """This holds even if the tasks' inputs use few bytes of memory, because they are broadcast."""
         lane = bench.lane()
         row = np.broadcast_to(np.uint8(7), (1, MAX_BATCH_BYTES // 2))
@@ -426,7 +426,7 @@ class TestThreads:
 class TestRunning:
     """A lane may limit how many of its batches run at once."""
 
-    def test_the_next_batch_forms_when_one_has_ended_of_all_that_waits_by_then(self, bench: Bench) -> None:
+    def test_when_a_batch_has_ended_the_next_one_takes_all_tasks_that_wait_by_then(self, bench: Bench) -> None:
         lane = bench.lane(max_running_batches=2)
         running = [bench.put(lane, 1, key=key) for key in ("a", "b")]
         assert [bench.batch(), bench.batch()] == [[running[0]], [running[1]]]

@@ -334,7 +334,7 @@ class TestFailures:
             scheduler.submit(task)
         gate.let_go()
         wait([task.future for task in tasks], WAIT)
-        threads.close()  # a report follows the answers
+        threads.close()  # a report is made after the answers are delivered
 
         assert [report.traced for report in reports] == [[], [tasks[1].arrived]]
 
@@ -420,7 +420,7 @@ class TestThreads:
         assert len(started) == 3
         assert not any(thread.is_alive() for thread in started)
 
-    def test_run_what_waits_before_they_end(self) -> None:
+    def test_run_waiting_tasks_before_they_end(self) -> None:
         threads = BatchThreads(1)
         scheduler = Scheduler(threads, doubled, Options(batch_timeout_micros=3_600_000_000))
         future = scheduler.call(row(1))
@@ -440,7 +440,7 @@ class TestThreads:
 
 
 class TestClose:
-    def test_runs_at_once_what_waits(self, threads: BatchThreads) -> None:
+    def test_runs_waiting_tasks_at_once(self, threads: BatchThreads) -> None:
         scheduler = Scheduler(threads, doubled, Options(batch_timeout_micros=3_600_000_000))
         future = scheduler.call(row(1))
 
@@ -479,7 +479,7 @@ def test_a_batch_that_has_lost_its_tasks_ends(threads: BatchThreads) -> None:
 
 
 class TestReports:
-    def test_say_what_a_run_was(self, threads: BatchThreads) -> None:
+    def test_describe_each_run(self, threads: BatchThreads) -> None:
         reports: list[BatchReport] = []
         gate = Gate()
         options = Options(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))

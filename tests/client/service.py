@@ -37,7 +37,7 @@ class Service:
     """Serves version 3 of `half_plus_two`, which also has an `echo` signature, and `stuck`, which waits for `release`.
 
     Records the requests, the seconds that each had left, and the metadata of the last one. Refuses the next `refusals`
-    calls as UNAVAILABLE, with some trailing metadata. If it `holds`, all models wait like `stuck`. `most` is the
+    calls as UNAVAILABLE, with some trailing metadata. If `holds` is set, all models wait like `stuck`. `most` is the
     largest number of concurrent Predicts so far.
     """
 
@@ -103,13 +103,13 @@ class Service:
 
 
 def half_plus_two(arrays: Arrays) -> Arrays:
-    """Return y = 0.5 x + 2 and the number of rows; x is 0 if it is left out."""
+    """Returns y = 0.5 x + 2 and the number of rows; x is 0 if it is left out."""
     y = arrays.get("x", np.zeros(1, np.float32)) * np.float32(0.5) + np.float32(2)
     return {"y": y, "rows": np.array([len(y)])}
 
 
 def signatures() -> dict[str, SignatureDef]:
-    """Return a signature with an open dimension, one with an open rank, and TensorFlow's additional one."""
+    """Returns a signature with an open dimension, one with an open rank, and TensorFlow's additional one."""
     x = TensorInfo(dtype=DataType.DT_FLOAT, tensor_shape=shape(-1, 4))
     rows = TensorInfo(dtype=DataType.DT_INT64, tensor_shape=shape(1))
     text = TensorInfo(dtype=DataType.DT_STRING, tensor_shape=TensorShapeProto(unknown_rank=True))
@@ -123,7 +123,7 @@ def signatures() -> dict[str, SignatureDef]:
 
 
 def shape(*sizes: int) -> TensorShapeProto:
-    """Return the message for a shape; -1 is an open dimension."""
+    """Returns the message for a shape; -1 is an open dimension."""
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
@@ -133,7 +133,7 @@ def start(
     credentials: grpc.ServerCredentials | None = None,
     address: str = "localhost:0",
 ) -> tuple[grpc.Server, str]:
-    """Start the service on a free port, with gRPC's options, and return the server and its target."""
+    """Starts the service on a free port, with gRPC's options, and returns the server and its target."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), *options])
     server.add_generic_rpc_handlers([prediction_service(service), model_service(service)])
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)

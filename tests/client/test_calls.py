@@ -186,7 +186,7 @@ def test_each_coroutine_gets_its_own_answer(target: str) -> None:
     assert asyncio.run(ask_all()) == [0.5 * value + 2 for value in range(64)]
 
 
-def test_the_client_brings_neither_the_server_nor_a_runtime_with_it() -> None:
+def test_the_client_imports_neither_the_server_nor_a_runtime() -> None:
     code = "import sys, headrace_client; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 

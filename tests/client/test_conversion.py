@@ -32,7 +32,7 @@ def test_float64_becomes_float32(client: Client) -> None:
     np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # now by cached metadata
 
 
-def test_is_not_done_unless_wanted(connect: Connect, server: RunningServer) -> None:
+def test_arrays_are_not_converted_if_convert_is_off(connect: Connect, server: RunningServer) -> None:
     client = connect(f"localhost:{server.port}", convert=False)
     with pytest.raises(ServerError) as refused:
         client.predict("model", {"x": X})
@@ -65,19 +65,19 @@ def test_an_array_alone_is_refused_in_words(client: Client) -> None:
         client.predict("model", X)  # type: ignore[arg-type]
 
 
-def test_other_failures_are_as_they_were(client: Client) -> None:
+def test_other_failures_keep_their_text(client: Client) -> None:
     with pytest.raises(ServerError, match=r"^NOT_FOUND: Servable not found for request: Latest\(other\)$"):
         client.predict("other", {"x": X})
 
 
-def test_many_are_converted_too(client: Client) -> None:
+def test_predict_many_converts_too(client: Client) -> None:
     answers = client.predict_many("model", [{"x": X}, {"x": X.astype(np.float32)}, {"x": X}])
 
     for answer in answers:
         np.testing.assert_array_equal(answer["y"], expected(client))
 
 
-def test_an_error_in_one_of_many_is_named(client: Client) -> None:
+def test_predict_many_names_the_error_of_one_request(client: Client) -> None:
     inputs = [{"x": X.astype(np.float32)}, {"x": np.zeros((2, 3), np.float32)}]
     right, wrong = client.predict_many("model", inputs, return_exceptions=True)
 

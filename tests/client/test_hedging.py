@@ -78,7 +78,7 @@ def test_the_timeout_is_that_of_the_whole_call(pair: Pair, hedged: Any) -> None:
     assert second <= 0.51
 
 
-def test_many_calls_are_hedged_each(pair: Pair, hedged: Any) -> None:
+def test_predict_many_hedges_each_call(pair: Pair, hedged: Any) -> None:
     pair[0].holds = True
     answers = hedged.predict_many("half_plus_two", [X] * 8, in_flight=1)
     assert [answer["y"].tolist() for answer in answers] == [[2.5]] * 8
@@ -117,7 +117,7 @@ def test_the_native_transport_does_not_hedge() -> None:
         Client("localhost:1", hedge=SOON, transport="native")
 
 
-def test_its_failures_have_grpcs_error_as_their_cause(pair: Pair, hedged: Any) -> None:
+def test_failures_of_hedged_calls_have_grpcs_error_as_their_cause(pair: Pair, hedged: Any) -> None:
     del pair
     with pytest.raises(ServerError) as raised:
         hedged.predict("missing", X)

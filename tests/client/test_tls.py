@@ -1,4 +1,4 @@
-"""Calls over TLS: whom each transport trusts, what it shows, and when `auto` leaves a server to grpcio."""
+"""Calls over TLS: which servers each transport trusts, which certificate it shows, and when `auto` uses grpcio."""
 
 import socket
 import ssl
@@ -29,7 +29,7 @@ Secure = Callable[..., str]
 
 
 class Authorities(NamedTuple):
-    """One that is trusted, with a certificate for localhost, and another one."""
+    """Two certificate authorities: a trusted one, which has signed a certificate for localhost, and another one."""
 
     trusted: Authority
     localhost: Pem
@@ -163,7 +163,7 @@ class TestMutual:
         assert client.predict("half_plus_two", X)["y"] == [2.5]
 
     @pytest.mark.parametrize("shown", ["none", "another"])
-    def test_one_that_it_does_not(
+    def test_a_certificate_that_the_server_does_not_trust(
         self, connect: Connect, secure: Secure, authorities: Authorities, service: Service, shown: str
     ) -> None:
         pair = authorities.trusted.sign("client") if shown == "another" else None
@@ -236,7 +236,7 @@ class TestNative:
         ],
         ids=["none", "noise", "key"],
     )
-    def test_what_cannot_be_used(
+    def test_credentials_that_cannot_be_used(
         self,
         carrier: str,
         authorities: Authorities,
@@ -260,7 +260,7 @@ SELF_SIGNED = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhos
 
 
 class TestAuto:
-    """With `auto`, grpcio has the last word on a server's certificate."""
+    """With `auto`, grpcio makes the final decision about a server's certificate."""
 
     @pytest.fixture
     def carrier(self) -> str:
@@ -307,7 +307,7 @@ class TestAuto:
         client = connect(target, credentials=trusting(authorities.trusted.pem))
         assert client.predict("half_plus_two", X, timeout=20)["y"] == [2.5]
 
-    def test_what_grpcio_refuses_stays_refused(
+    def test_a_certificate_that_grpcio_refuses_stays_refused(
         self, connect: Connect, secure: Secure, authorities: Authorities, service: Service
     ) -> None:
         client = connect(secure(), credentials=trusting(authorities.other.pem), retry=ONCE)

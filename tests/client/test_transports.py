@@ -1,4 +1,4 @@
-"""Which transport a client uses, and how that of headrace-native differs."""
+"""Which transport a client uses, and how headrace-native's transport differs from grpcio's."""
 
 import _thread
 import asyncio
@@ -52,7 +52,7 @@ def test_native_carries_calls_where_it_is_installed() -> None:
 
 @pytest.mark.usefixtures("native")
 def test_the_thread_that_first_uses_a_client_may_end() -> None:
-    """The allocator kept the memory of the thread that had loaded it, and crashed in the next one with its address."""
+    """The allocator kept memory of the thread that had loaded it, and crashed in the next thread at that address."""
     code = """
 import threading
 from headrace_client import Client
@@ -64,7 +64,7 @@ for _ in range(50):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_grpcio_does_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpcio_carries_calls_where_native_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "headrace_native", None)
     monkeypatch.setattr("headrace_client.channels.auto.find_spec", lambda _: None)
 
@@ -73,7 +73,7 @@ def test_grpcio_does_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         Client("localhost:1", transport="native")
 
 
-def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_native_module_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "headrace_native.py").write_text("CLIENT_INTERFACE = 0")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "headrace_native", sys)
@@ -196,7 +196,7 @@ def test_a_call_that_waits_can_be_interrupted(target: str, carrier: str) -> None
             client.predict("stuck", X, timeout=20)
 
 
-def test_a_call_that_nobody_waits_for_is_given_up(target: str, carrier: str, service: Service) -> None:
+def test_a_call_that_nobody_waits_for_is_cancelled(target: str, carrier: str, service: Service) -> None:
     async def leave() -> None:
         async with AsyncClient(target, transport=carrier) as client:
             waiting = asyncio.ensure_future(client.predict("stuck", X))

@@ -48,7 +48,7 @@ VALUES: dict[str, list[str]] = {
 def tool(name: str, variable: str) -> str:
     found = os.environ.get(variable) or shutil.which(name)
     if not found:
-        pytest.skip(f"{name} is not there: `make test-kubernetes` brings it, or {variable} names it")
+        pytest.skip(f"{name} is missing: run `make test-kubernetes`, which installs it, or set {variable}")
     return found
 
 
@@ -110,7 +110,7 @@ def test_kserve_takes_the_runtimes(kind: str) -> None:
     if not (crds / f"{kind}.yaml").exists():
         pytest.skip("HEADRACE_KSERVE_CRDS names no folder with KServe's definitions")
     file = "serving-runtime.yaml" if kind == "servingruntimes" else "cluster-serving-runtime.yaml"
-    python = Path(validate).with_name("python")  # this one has jsonschema and yaml
+    python = Path(validate).with_name("python")  # this Python has jsonschema and yaml
     program = """
 import json, sys, jsonschema, yaml
 definition, made = (yaml.safe_load(open(path)) for path in sys.argv[1:])
@@ -142,7 +142,7 @@ print(json.dumps([error.message for error in jsonschema.Draft202012Validator(sch
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        pytest.skip("systemd-analyze is not there")
+        pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / "headrace.service"
     text = (DEPLOY / "systemd" / "headrace.service").read_text()
     unit.write_text(text.replace("/opt/headrace/bin/headrace", sys.executable))

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 PIP_CONFIGURATION = "[global]\nno-index = true\nfind-links = /wheelhouse\nbreak-system-packages = true\n"
 
 _CRUN = (*("unshare", "--mount", "sh", "-c"), 'umount -l /sys/fs/cgroup/unified 2>/dev/null; exec crun "$@"', "crun")
-"""Runs crun without version 2 of cgroups, since it refuses to start where both versions are mounted."""
+"""Runs crun without version 2 of cgroups, since crun refuses to start where both versions are mounted."""
 
 
 class Images:

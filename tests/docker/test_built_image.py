@@ -28,7 +28,7 @@ model_config_list {
 """
 
 WAITS = '''
-"""Answers after somebody has made a file."""
+"""Answers once a file exists."""
 import time
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def healthy(container: Container, about: dict[str, Any]) -> bool:
     return container.inside(*about["Healthcheck"]["Test"][1:]) == 0
 
 
-def test_it_serves_and_drains(container: Container, about: dict[str, Any], signals: Path) -> None:
+def test_the_image_serves_and_drains(container: Container, about: dict[str, Any], signals: Path) -> None:
     eventually(lambda: healthy(container, about), WITHIN)
     assert container.call(PREDICT.format(model="digits")).communicate(timeout=WITHIN)[0] == "[[4.0]]\n"
     assert '"predictions": [[4.0' in container.call(REST).communicate(timeout=WITHIN)[0]
@@ -124,12 +124,12 @@ def test_it_serves_and_drains(container: Container, about: dict[str, Any], signa
     assert container.ended(WITHIN) == 0
 
 
-def test_it_is_small(images: Images) -> None:
+def test_the_image_is_small(images: Images) -> None:
     above = images.layers(TAG)[len(images.layers("localhost/base")) :]
     assert 0 < sum(above) < MOST_ABOVE_BASE
 
 
-def test_it_has_the_native_transport_and_no_build_tools(images: Images) -> None:
+def test_the_image_has_the_native_transport_and_no_build_tools(images: Images) -> None:
     root = images.mounted(TAG)
     packages = next(root.glob("opt/headrace/lib/python3*/site-packages"))
     assert (packages / "headrace_native").is_dir()

@@ -47,7 +47,7 @@ class TestEntryPoint:
     def test_has_the_originals_defaults(self, tmp_path: Path) -> None:
         assert entered(tmp_path)[2:4] == ["--model_name=model", "--model_base_path=/models/model"]
 
-    def test_flags_go_after_its_own_so_that_they_count(self, tmp_path: Path) -> None:
+    def test_given_flags_follow_those_of_the_entry_point_and_override_them(self, tmp_path: Path) -> None:
         flags = ["--model_config_file=/models/a b.config", "--port=9000"]
 
         assert entered(tmp_path, *flags)[-2:] == flags
@@ -85,7 +85,7 @@ def without_health(tmp_path: Path) -> Iterator[int]:
 
 class TestHealthCheck:
     @pytest.mark.parametrize("name", ["cpu", "gpu"])
-    def test_the_image_asks_the_port_that_it_serves(self, name: str) -> None:
+    def test_the_health_check_of_the_image_asks_the_port_that_is_served(self, name: str) -> None:
         match = HEALTHCHECK.search((DOCKER / f"Dockerfile.{name}").read_text())
 
         assert match is not None

@@ -36,7 +36,7 @@ def address(port: int) -> dict[str, Any]:
 
 
 def on_this_machine(ports: Sequence[int]) -> str:
-    """The configuration with servers on these ports, a free port, and an admin page that tells which port it is."""
+    """The configuration with servers on these ports, a free port, and an admin page that shows this port."""
     config = yaml.safe_load(FILE.read_text())
     config["admin"] = {"address": address(0)}
     (listener,), (cluster,) = config["static_resources"]["listeners"], config["static_resources"]["clusters"]

@@ -28,7 +28,7 @@ ENDS_WITHIN = 600.0
 
 
 TORCH_PYTHON = ROOT / ".venv-torch" / "bin" / "python"
-"""`make test-torch` sets it up."""
+"""The Python with PyTorch, which `make test-torch` sets up."""
 
 
 class Addresses(NamedTuple):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Context(Owned):
-    """An execution context: one thread uses it at a time, and nobody may use it after a graph was captured from it."""
+    """An execution context: one thread uses it at a time, and none may use it after a graph was captured from it."""
 
     def __init__(self, machine: Machine, engine: "Engine") -> None:
         super().__init__(machine, "an execution context", 1)
@@ -46,7 +46,7 @@ class Context(Owned):
             return True
 
     def _allocate(self) -> bool:
-        """Sets the memory that the profile needs, instead of that of the profile before it."""
+        """Allocates the memory that the profile needs, in place of the previous profile's."""
         self._free_activations()
         try:
             self._activations = self._machine.new_memory(self._engine.plan.context_bytes, self._device)
@@ -90,7 +90,7 @@ class Context(Owned):
             assert name in self._engine.outputs
             assert output_allocator.initialized
             if name in self._allocators:
-                raise self._machine.complain(f"set_output_allocator: again for {name}, kept once more each time")
+                raise self._machine.complain(f"set_output_allocator: set again for {name}, which leaks a reference")
             self._allocators[name] = output_allocator
             return True
 
@@ -177,7 +177,7 @@ class Context(Owned):
         if device != self._device:
             raise self._machine.complain(f"{call}: the context of another GPU is current")
         if changes and self._captured:
-            raise self._machine.complain(f"{call}: a graph was captured of this context, and would change with it")
+            raise self._machine.complain(f"{call}: a graph was captured from this context, and would change with it")
         if self._last is not None and self._last[2] in self._last[1].work and self._last[0] != threading.get_ident():
             raise self._machine.complain(f"{call}: a context is used from two threads at once")
         if not self._busy.acquire(blocking=False):

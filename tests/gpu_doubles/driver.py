@@ -96,7 +96,7 @@ class Driver:
 
 
 class IPCMemoryHandle:
-    """Memory of another process, opened in this one; `Machine.shared` maps its handle to it."""
+    """Memory of another process, opened in this one; `Machine.shared` maps the handle to that memory."""
 
     machine: Machine
 
@@ -167,7 +167,7 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """As in pycuda: on a thread that did not make the context, works only if it is current, and leaves it so."""
+        """As in pycuda, this works on other threads only if the context is current there, and leaves it current."""
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False
@@ -176,14 +176,14 @@ class Context:
 
 
 class _OfContext:
-    """A resource that pycuda frees only while the context object that it was made in is current."""
+    """A resource that pycuda frees only while the context object in which it was made is current."""
 
     def belongs_to_current(self, machine: Machine) -> None:
         self._context = machine.stack[-1]
 
     def check_current(self, machine: Machine, call: str) -> None:
         if machine.stack[-1] is not self._context:
-            raise machine.complain(f"{call}: another context is current than the one it was made in")
+            raise machine.complain(f"{call}: the current context is not the one in which it was made")
 
 
 class DeviceAllocation(_OfContext):
@@ -228,7 +228,7 @@ class Stream(_OfContext):
     def __init__(self, flags: int = 0) -> None:
         device = self.machine.enter("Stream")
         if flags != 1:
-            raise self.machine.complain("Stream: one that the default stream waits for")
+            raise self.machine.complain("Stream: the default stream would wait for it")
         with self.machine.alive("a stream") as number:
             self.handle = number
             self.belongs_to_current(self.machine)

@@ -1,7 +1,7 @@
 """A machine with GPUs that acts as late as CUDA may, and reports an error where CUDA's behaviour is undefined.
 
-Work in a stream only happens when somebody waits for it. So a read that comes too early finds the old data, and memory
-that is reused too early is found to have changed.
+The work of a stream is done only when a thread waits for it. So a read that comes too early finds the old data, and a
+check finds memory that was reused too early.
 """
 
 import itertools
@@ -50,7 +50,7 @@ class Memory:
         return self.address + self.bytes.nbytes
 
     def at(self, address: int, size: int) -> Array:
-        """A part of its bytes. They do not keep the block alive, just as a pending copy does not."""
+        """A part of the block's bytes. The array does not keep the block alive, just as a pending copy does not."""
         start = address - self.address
         return self.bytes[start : start + size]
 
@@ -78,7 +78,7 @@ class Machine:
     """The state that the doubles share.
 
     Args:
-        devices: GPUs.
+        devices: The number of GPUs.
         memory: Each device's memory in bytes.
 
     Attributes:
@@ -86,7 +86,7 @@ class Machine:
         failures: Names of calls that fail the next time, with what they raise.
         calls: How often each call was made.
         built_with: The configuration of TensorRT's last build.
-        logger: TensorRT's.
+        logger: TensorRT's logger.
         plugins: Whether TensorRT's own plugins have been registered.
         shared: Memory of other processes, by its handle.
         before_work: Called by a thread that waits for a stream, before the stream's work is done.
@@ -158,7 +158,7 @@ class Machine:
         """TensorRT has one logger per process, and ignores others while a builder or a runtime is alive."""
         in_use = {"a builder", "a runtime"} & set(self.live.values())
         if in_use and logger is not self.logger:
-            raise self.complain("another logger than the one of the builders and runtimes that live: it is ignored")
+            raise self.complain("a second logger, which is ignored while a builder or runtime of the first is alive")
         self.logger = logger
 
     def new_memory(self, size: int, device: int | None) -> Memory:
@@ -215,7 +215,7 @@ class Machine:
         if stream is None:
             raise self.complain(f"{what}: there is no stream {handle}")
         if stream.device != device:
-            raise self.complain(f"{what}: the stream is of GPU {stream.device}, the context of GPU {device}")
+            raise self.complain(f"{what}: the stream belongs to GPU {stream.device}, and the context to GPU {device}")
         return stream
 
     def put(self, stream: StreamState, work: Work) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class NVMLError(Exception):
-    """As pynvml's."""
+    """A double of pynvml's class."""
 
 
 class NVMLError_FunctionNotFound(NVMLError):  # noqa: N801

@@ -1,7 +1,7 @@
 """Sessions as on a GPU: bound memory is a `Machine`'s, and ONNX Runtime computes on the CPU.
 
-Has only the calls that headrace makes, and checks that memory is the device's, not freed, and written before a run
-reads it.
+The doubles have only the calls that headrace makes, and check that memory is the device's, not freed, and written
+before a run reads it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 @dataclass
 class Binding:
-    """As `onnxruntime.IOBinding`."""
+    """A double of `onnxruntime.IOBinding`."""
 
     session: "GpuSession"
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -39,8 +39,8 @@ class Binding:
     ) -> None:
         machine, device = self.session.machine, self.session.device
         self.session.check_name(name, self.session.inputs)
-        if name in self.session.at_home:
-            raise machine.complain(f"bind_input: {name} is read on the CPU, and would have to come back")
+        if name in self.session.on_cpu:
+            raise machine.complain(f"bind_input: {name} is read on the CPU, and would have to be copied back")
         if (kind, ordinal) != ("cuda", device):
             raise machine.complain(f"bind_input: {kind} {ordinal} is not the session's device")
         dtype = self.session.inputs[name]
@@ -98,15 +98,15 @@ class GpuSession:
         machine: The machine whose memory it uses; the model occupies some of it until the session is closed.
         model: A file, or the contents of one.
         device: The GPU.
-        at_home: The inputs and outputs of operators that run on the CPU.
+        on_cpu: The inputs and outputs of operators that run on the CPU.
     """
 
     def __init__(
-        self, machine: Machine, model: Path | str | bytes, device: int = 0, at_home: Sequence[str] = ()
+        self, machine: Machine, model: Path | str | bytes, device: int = 0, on_cpu: Sequence[str] = ()
     ) -> None:
         self.machine = machine
         self.device = device
-        self.at_home = at_home
+        self.on_cpu = on_cpu
         self._real = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._weights = machine.new_memory(4096, device)
         self.inputs = {arg.name: dtype_of(data_type_of(arg.type)) for arg in self._real.get_inputs()}
@@ -173,7 +173,7 @@ class GpuSession:
             raise self.machine.complain("run_with_iobinding: the copy of an input has not ended")
 
     def _memory_infos(self, names: Mapping[str, Any]) -> list[Any]:
-        return [SimpleNamespace(name="Cpu" if name in self.at_home else "Cuda") for name in names]
+        return [SimpleNamespace(name="Cpu" if name in self.on_cpu else "Cuda") for name in names]
 
 
 def has_convolutions(model: Path | str | bytes) -> bool:

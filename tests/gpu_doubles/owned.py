@@ -7,7 +7,7 @@ class Owned:
     """An object of TensorRT with device memory.
 
     Args:
-        machine: The machine whose current context it is made in.
+        machine: The machine in whose current context the object is made.
         what: Its name in complaints.
         size: Its device memory in bytes.
     """

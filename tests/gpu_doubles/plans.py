@@ -24,7 +24,7 @@ class Plan:
 
     Attributes:
         model: A serialized ModelProto.
-        version: TensorRT's.
+        version: TensorRT's version.
         gpu: The compute capability that it was built for.
         profiles: The smallest, usual and largest shape of each input that varies.
         host: Tensors that are read or written in host memory.

@@ -42,7 +42,7 @@ class Severity(IntEnum):
 
 
 class _Interface:
-    """A base class for Python to override; TensorRT cannot call an object whose base `__init__` was not called."""
+    """A base class that Python code derives from; TensorRT cannot call an object if the base `__init__` did not run."""
 
     initialized = False
 

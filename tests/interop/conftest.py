@@ -98,6 +98,6 @@ def installed(package: str) -> Path:
     if not command.exists():
         go = shutil.which("go")
         if go is None:
-            pytest.skip(f"{name} is not there, nor the go command to build it with")
+            pytest.skip(f"{name} is not installed, and there is no go command to build it with")
         subprocess.run([go, "install", package], check=True, env={**os.environ, "GOBIN": str(command.parent)})
     return command

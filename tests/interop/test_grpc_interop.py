@@ -41,7 +41,7 @@ SECURED = ["large_unary", "ping_pong", "custom_metadata"]
 
 
 class Serving(NamedTuple):
-    """The port of the service, and the service."""
+    """A running service, and its port."""
 
     port: int
     service: InteropService
@@ -95,7 +95,7 @@ def test_cases_of_grpc_go(serving: Serving, go_interop: Path, transport: str) ->
         ended = dict(zip(CASES, pool.map(lambda case: said(go_interop, serving.port, case), CASES), strict=True))
     assert {case: text for case, (status, text) in ended.items() if status} == {}
     # This waits for the call that is cancelled after its first response. Other calls may end before their handlers
-    # begin, and grpc.aio reports that to some handlers as the end of their requests, or not at all.
+    # begin; grpc.aio reports this to some handlers as the end of the requests, and to others not at all.
     assert transport == "grpcio" or eventually(lambda: serving.service.cancelled)
 
 

@@ -15,13 +15,13 @@ pytest.importorskip("headrace_native")
 
 H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"
 
-# More streams would be refused; without a limit h2spec would try forever to exceed it.
+# h2spec opens streams until one is refused. Without a limit, it would never end.
 ARGUMENTS = "grpc.max_concurrent_streams=50"
 
 # Cases that may fail, by their section number and description, with the reason.
 EXPLAINED = {
     ("http2/3.5", "Sends invalid connection preface"): (
-        "The server closes the connection without reading the bytes after the preface, which makes it a TCP reset; "
+        "The server closes the connection without reading the bytes after the preface, so Linux sends a TCP reset; "
         "h2spec accepts only an orderly close."
     ),
     ("http2/4.2", "Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE"): (

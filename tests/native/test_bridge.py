@@ -36,7 +36,7 @@ def test_rust_imports_one_module_of_python() -> None:
     }
 
 
-def test_every_name_that_rust_takes_is_there_and_no_other() -> None:
+def test_rust_takes_every_shared_name_and_no_other() -> None:
     names = PRODUCT["bridge/python.rs"].split("pub struct Names {")[1].split("}")[0]
     renamed = set(re.findall(r'attribute\("(\w+)"\)', names))
     plain = set(re.findall(r"(?<!\)\]\n)^    (?:pub )?(\w+): Py<PyAny>", names, re.MULTILINE))
@@ -61,7 +61,7 @@ def test_shared_constants_are_not_repeated_in_rust(shared: str) -> None:
     assert [name for name, text in PRODUCT.items() if shared in text] == []
 
 
-def test_a_deadline_that_has_passed_has_one_text() -> None:
+def test_the_text_about_a_passed_deadline_is_written_once() -> None:
     assert [name for name, text in PRODUCT.items() if "Deadline Exceeded" in text] == ["grpc/status.rs"]
 
 

@@ -68,7 +68,7 @@ def limit(server: RunningServer) -> int:
 
 
 def agreed(client: Connection) -> None:
-    """After this a client may send megabytes before it reads."""
+    """Exchanges settings; afterwards, the client may send megabytes before it reads."""
     client.next(SETTINGS)
     client.next(WINDOW_UPDATE)  # the connection's window update, which may arrive after the settings
     client.say(frame(SETTINGS, ACK, 0))
@@ -95,7 +95,7 @@ def test_a_request_larger_than_a_connections_part_is_refused(linear: RunningServ
 def test_unfinished_requests_of_one_connection_leave_room_for_others(linear: RunningServer) -> None:
     with Connection(linear.port) as greedy:
         agreed(greedy)
-        for stream in range(1, 25, 2):  # fills the connection's window, even if it is not read at once
+        for stream in range(1, 25, 2):  # fills the connection's window, even if the server does not read at once
             greedy.say(frame(HEADERS, END_HEADERS, stream, head()), frame(DATA, 0, stream, b"\0" + b"\x7f" * 4))
             greedy.say(*[frame(DATA, 0, stream, bytes(16384))] * 64)
         eventually(lambda: held(linear)["received"] > limit(linear) // 3)
@@ -113,7 +113,7 @@ def test_calls_without_a_message_are_counted(linear: RunningServer) -> None:
     eventually(lambda: sum(held(linear).values()) == 0)
 
 
-def test_a_connection_has_so_many_calls_in_flight(linear: RunningServer) -> None:
+def test_the_calls_in_flight_of_a_connection_are_limited(linear: RunningServer) -> None:
     with Connection(linear.port) as client:
         settings = client.next(SETTINGS).payload
     known = dict(struct.unpack(">HI", settings[at : at + 6]) for at in range(0, len(settings), 6))
@@ -126,7 +126,7 @@ def test_answers_that_nobody_reads_stay_within_the_budget(repeated: RunningServe
     small = request.SerializeToString()
     repeated.caller.call(
         predict_request({"x": np.ones((1, 1), np.float32)})
-    )  # after this the server knows the size of an answer
+    )  # from now on, the server knows the size of an answer
     with Connection(repeated.port) as unread:
         unread.say(WINDOW_OF_NOTHING)
         unread.say(*[call(stream, small) for stream in range(1, 101, 2)])
@@ -138,7 +138,7 @@ def test_answers_that_nobody_reads_stay_within_the_budget(repeated: RunningServe
 
 
 class TestCompressed:
-    def test_a_bomb_is_expanded_as_far_as_it_may_be(self, running: Run) -> None:
+    def test_a_decompression_bomb_is_expanded_only_up_to_the_limit(self, running: Run) -> None:
         server = running(models.linear, request_expanded_mb=1)
         with grpc.insecure_channel(f"127.0.0.1:{server.port}", compression=grpc.Compression.Gzip) as channel:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT)
@@ -151,7 +151,7 @@ class TestCompressed:
         )
         assert server.caller.predict({"x": X})["y"].tolist() == [[10]]
 
-    def test_an_honest_one_does_not_wait_behind_bombs(self, running: Run) -> None:
+    def test_an_honest_message_does_not_wait_behind_decompression_bombs(self, running: Run) -> None:
         server = running(models.linear)
         bomb = gzip.compress(bytes(200 << 20), 9)
         message = b"\1" + struct.pack(">I", len(bomb)) + bomb

@@ -106,7 +106,7 @@ def test_a_request_during_a_single_call_is_left_to_a_batch_thread(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
     )  # also on a busy machine
     server = running(models.linear, transport_threads=2)
-    held.clear()  # ignores the warm-up run
+    held.clear()  # forgets the warm-up run
     eventually(lambda: server.caller.predict({"x": X}) and held.is_set())
 
     with Connection(server.port) as connection:  # the other thread serves it

@@ -147,14 +147,14 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
 def test_a_decompression_delays_no_other_call(running: Run) -> None:
     linear = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=55000000")
     request = predict_request({"x": X}).SerializeToString()
-    bomb = gzip.compress(bytes(60_000_000))  # fits into a window that has not been widened yet
+    bomb = gzip.compress(bytes(60_000_000))  # compressed, it fits into a window that has not been widened yet
     with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(grpc_encoding="gzip")))
         connection.sendall(frame(DATA, 0, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb[:16_000]))
         rest = [bomb[start : start + 16_000] for start in range(16_000, len(bomb), 16_000)]
         message = b"".join(frame(DATA, 0, 1, part) for part in rest) + frame(DATA, END_STREAM, 1)
         after = frame(PING, 0, 0, bytes(8)) + frame(HEADERS, END_HEADERS, 3, head())
-        # All at once: if this process were held up in between, the decompression might end first.
+        # Everything is sent at once: if this process were held up in between, the decompression might end first.
         connection.sendall(message + after + frame(DATA, END_STREAM, 3, prefixed(request)))
         heard = ((kind, stream) for kind, stream in frames(connection) if kind != WINDOW_UPDATE)
         assert next(kind for kind, stream in heard if kind == PING or stream == 1) == PING

@@ -1,7 +1,7 @@
-"""Calls that come while other connections of the same thread send large bodies without a pause.
+"""Calls that arrive while other connections of the same thread send large bodies without a pause.
 
-The thread is kept in a model until the kernel holds megabytes of each body. While it then reads them, it never has to
-wait for a client, so only a pause lets it handle a call that has come on another connection.
+A model keeps the thread busy until the kernel holds megabytes of each body. The thread then reads them without ever
+having to wait for a client, so only a pause lets it handle a call that has arrived on another connection.
 """
 
 import socket
@@ -40,7 +40,7 @@ from tests.support.running import eventually
 pytest.importorskip("headrace_native")
 
 LARGE = 3_900_000
-"""The bytes of a body: fewer than a stream may send before the server allows it more."""
+"""The size of a body in bytes. A stream may send this much before the server widens its window."""
 
 PART = 100_000
 SENDERS = 4
@@ -68,14 +68,14 @@ def grpc_message(number: int) -> bytes:
 
 
 def grpc_calls(number: int) -> bytes:
-    """Many calls, as large together."""
+    """Many calls, together as large as one body."""
     count = LARGE // PART
     return b"".join(call(2 * (number * count + each) + 1, bytes(PART)) for each in range(count))
 
 
-@pytest.mark.skipif(not TABLES[0].exists(), reason="asks Linux what has not been read")
+@pytest.mark.skipif(not TABLES[0].exists(), reason="asks Linux how many bytes have not been read")
 @pytest.mark.parametrize("body", [http_body, grpc_message, grpc_calls])
-def test_a_call_is_run_before_all_that_has_come_on_other_connections_is_read(
+def test_a_call_runs_before_everything_that_other_connections_have_sent_is_read(
     running: Run, monkeypatch: pytest.MonkeyPatch, body: Body
 ) -> None:
     go_on, held, run = threading.Event(), threading.Event(), OnnxBackend.run
@@ -90,7 +90,7 @@ def test_a_call_is_run_before_all_that_has_come_on_other_connections_is_read(
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", seen)
-    pace = replace(bridge.SHARED.pace, quick=100.0, slow=100.0)  # the thread goes on to run calls after it was held
+    pace = replace(bridge.SHARED.pace, quick=100.0, slow=100.0)  # the thread still runs calls itself after the slow one
     monkeypatch.setattr(bridge, "SHARED", replace(bridge.SHARED, pace=pace))
     rest_port = free_port()
     server = running(models.linear, rest_api_port=rest_port, transport_threads=1)
@@ -141,7 +141,7 @@ def fill(sender: socket.socket, data: bytes) -> None:
 
 
 def unread(senders: Sequence[socket.socket]) -> int:
-    """The bytes that they have sent and the server has not read."""
+    """The number of bytes that the connections have sent and the server has not read."""
     ways = {(sender.getsockname()[1], sender.getpeername()[1]) for sender in senders}
     total = 0
     for here, there, to_send, to_read in queues():
@@ -150,7 +150,7 @@ def unread(senders: Sequence[socket.socket]) -> int:
 
 
 def queues() -> Iterator[tuple[int, int, int, int]]:
-    """The ports of each connection, and the bytes that it has to send and to read."""
+    """The ports of each connection, and the numbers of bytes that wait to be sent and to be read."""
     for table in TABLES:
         for line in table.read_text().splitlines()[1:]:
             _, here, there, _, waiting, *_ = line.split()

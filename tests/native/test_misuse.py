@@ -108,7 +108,7 @@ def batch(call: Any, queue: Any) -> TaskBatch:
 
 
 def test_an_output_that_lies_about_its_rows(call: Any, batch: TaskBatch, queue: Any) -> None:
-    """A task that runs alone may get an output of any shape: that of its real memory."""
+    """A task that runs alone may get an output of any shape. It gets the shape of the array's real memory."""
     liar: npt.NDArray[Any] = np.empty((0, 1), np.float32).view(Liar)
     answers: list[Any] = batch.split({"y": liar}, queue.lock)
     for answer in answers:
@@ -170,6 +170,6 @@ def test_a_lane_of_batches_without_rows(queue: Any) -> None:
         queue.lane(lane_options(execution_limit=0), print)
 
 
-def test_a_lane_of_which_no_batch_may_run(queue: Any) -> None:
+def test_a_lane_that_may_run_no_batch(queue: Any) -> None:
     with pytest.raises(ValueError, match="a lane must be allowed at least one running batch"):
         queue.lane(lane_options(max_running_batches=0), print)

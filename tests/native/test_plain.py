@@ -116,7 +116,7 @@ def test_every_model_spec(running: Run, version: int | None, name: str, signatur
     assert plain == seen
 
 
-def test_no_model_spec(linear: RunningServer) -> None:
+def test_a_request_without_a_model_spec(linear: RunningServer) -> None:
     request = predict_request({"x": X})
     request.ClearField("model_spec")
     plain, seen = both_ways(linear.caller, request.SerializeToString())
@@ -301,7 +301,7 @@ def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(
         return not ran_on[-1].startswith("batch-")
 
     assert eventually(called)
-    assert any(name.startswith("batch-") for name in ran_on)  # while the model was not known to be fast
+    assert any(name.startswith("batch-") for name in ran_on)  # these calls ran before the model was known to be fast
 
 
 def test_several_calls_of_a_quick_model_run_together_on_the_thread_that_read_them(
@@ -318,7 +318,7 @@ def test_several_calls_of_a_quick_model_run_together_on_the_thread_that_read_the
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
     )  # also on a busy machine
-    server = running(models.linear, transport_threads=cpu_count() or 1)  # so many that none has two cores for itself
+    server = running(models.linear, transport_threads=cpu_count() or 1)  # no thread has two cores for itself
     request = predict_request({"x": X})
 
     def called() -> bool:
@@ -329,7 +329,7 @@ def test_several_calls_of_a_quick_model_run_together_on_the_thread_that_read_the
     assert eventually(called)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux what a thread does")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for the states of threads")
 def test_polling_for_the_next_single_call_stops_if_none_comes(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))

@@ -25,7 +25,7 @@ from tests.support.running import LoopThread, RunningServer
 
 pytest.importorskip("headrace_native")
 
-SEEN = b"\x32\x01c"  # an unknown field: enough to make a request not plain
+SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 X = floats([1, 2, 3, 4])
 
 
@@ -36,7 +36,7 @@ def transport() -> str:
 
 @pytest.fixture
 def blocked(loop_thread: LoopThread) -> Iterator[None]:
-    """Blocks the event loop of the servers, so that no handler runs."""
+    """Blocks the event loop of the servers, so that no Python handler runs."""
     go_on = Event()
     loop_thread.loop.call_soon_threadsafe(go_on.wait)
     yield
@@ -176,7 +176,7 @@ def test_many_callers_of_a_model_without_a_batch_axis(running: Run, served: Stop
 
 
 def test_requests_that_run_one_by_one_fail_alone(running: Run) -> None:
-    """A request that fails or goes through Python does not change the answers to the requests behind it."""
+    """A request that fails or goes through Python does not change the answers to the requests that follow it."""
     server = running(models.lookup, enable_batching=False)
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
 

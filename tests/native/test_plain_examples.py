@@ -44,7 +44,7 @@ pytest.importorskip("headrace_native")
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 
-# An unknown field, which is ignored: enough to make a request not plain.
+# An unknown field: the server ignores it, but a request with one is not plain.
 SEEN = b"\x32\x01c"
 
 ONE = example(age=[1], weights=[0.5, 1.5])

@@ -159,7 +159,7 @@ def test_refused_requests(linear: RunningServer, request_: ModelInferRequest) ->
     assert plain == seen
 
 
-def test_bytes_at_random(linear: RunningServer) -> None:
+def test_random_bytes(linear: RunningServer) -> None:
     """Rust and Python refuse the same requests."""
     chance = random.Random(7)
     good = infer_request(id="a", outputs=[wanted()], model_version="1").SerializeToString()

@@ -23,7 +23,7 @@ from tests.support.running import RunningServer
 pytest.importorskip("headrace_native")
 
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
-SEEN = b"\x32\x01c"  # an unknown field: enough to make a request not plain
+SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 
 
 @pytest.fixture(scope="module")

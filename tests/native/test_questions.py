@@ -132,7 +132,7 @@ def pair(loop_thread: LoopThread, tmp_path: Path) -> Iterator[tuple[Path, Asking
 
 
 def same(bare: Asking, native: Asking) -> None:
-    """Both servers answer every request alike, and again when it is repeated."""
+    """Asserts that both servers answer every request alike, also when it is repeated."""
     for path, request in OVER_GRPC:
         expected = bare.ask(path, request)
         for _ in range(2):
@@ -179,7 +179,7 @@ KEPT: dict[str, Ask] = {
 
 
 NOT_KEPT = {f"{HEALTH} {HealthCheckRequest(service=MODEL)}"}
-"""The health of one model can change without an event: when a run hangs."""
+"""A request for one model's health, which can change without an event: a run may hang."""
 
 
 def is_ok(answer: Any) -> bool:
@@ -199,8 +199,8 @@ def test_no_request_is_computed_twice(pair: tuple[Path, Asking, Asking], loop_th
     assert len(is_kept) > 20
 
 
-def test_no_answer_is_older_than_a_reload(pair: tuple[Path, Asking, Asking]) -> None:
-    """Callers send requests all the time; once a reload has been answered, none of them gets an older answer."""
+def test_no_answer_after_a_reload_is_from_before_it(pair: tuple[Path, Asking, Asking]) -> None:
+    """Callers send requests all the time. Once a reload has been answered, no caller gets an answer from before it."""
     folder, _, native = pair
     models.linear(folder / "new", columns=3)
     (folder / "new").rename(folder / MODEL / "2")

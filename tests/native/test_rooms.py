@@ -39,7 +39,7 @@ def test_no_cycle() -> None:
     assert circle(imports()) == []
 
 
-def test_the_modules_that_are_checked() -> None:
+def test_all_modules_are_checked() -> None:
     rooms = imports()
     assert {"bridge", "http2", "queue", "server"} <= set(rooms)
     assert "queue" in rooms["bridge"]

@@ -34,12 +34,12 @@ def test_two_runs_with_the_same_seed_do_not_choose_the_same_ports() -> None:
 
 
 BEFORE = 11
-"""The threads before the run."""
+"""The number of threads before the run."""
 
 GREW = [
     pytest.param([12] * 40, False, id="no growth"),
-    pytest.param([11, 13, 12, 11] * 10, False, id="some threads for a moment"),
-    pytest.param([11] * 39 + [14], False, id="some threads at the very end"),
+    pytest.param([11, 13, 12, 11] * 10, False, id="some threads that end soon"),
+    pytest.param([11] * 39 + [14], False, id="some threads that start at the very end"),
     pytest.param([11] * 20 + [12] * 20, False, id="one more thread of a pool"),
     pytest.param([11] * 20 + [13] * 20, True, id="two more threads that stay"),
     pytest.param([11 + look // 5 for look in range(40)], True, id="steady growth"),
@@ -56,9 +56,9 @@ def test_lasting_threads_are_distinguished_from_temporary_ones(threads: list[int
 @pytest.mark.parametrize(
     ("resting", "loaded", "grew"),
     [
-        pytest.param([100] * 40, [100 + look for look in range(40)], False, id="only what callers make it hold"),
-        pytest.param([100 - look for look in range(20)] + [100] * 20, [100] * 40, False, id="less in the first half"),
-        pytest.param([50 + look for look in range(20)] + [100] * 20, [100] * 40, False, id="more in the first half"),
+        pytest.param([100] * 40, [100 + look for look in range(40)], False, id="only memory held for callers"),
+        pytest.param([100 - look for look in range(20)] + [100] * 20, [100] * 40, False, id="it shrinks at first"),
+        pytest.param([50 + look for look in range(20)] + [100] * 20, [100] * 40, False, id="it grows at first"),
         pytest.param([1000] * 20 + [1000 + look for look in range(20)], [1000] * 40, True, id="more at rest"),
     ],
 )
@@ -99,7 +99,7 @@ Rss:              600000 kB
 """A program, C's first heap, another one and its rest, two mappings of other allocators, and a stack."""
 
 
-def test_memory_of_other_allocators_is_told_from_that_of_the_heaps() -> None:
+def test_memory_of_other_allocators_is_distinguished_from_that_of_the_heaps() -> None:
     assert outside_heap(SMAPS.splitlines(keepends=True)) == 654_001 * 1024
 
 

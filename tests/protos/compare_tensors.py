@@ -113,7 +113,7 @@ def their_outcome(proto: TensorProto) -> tuple[Any, ...]:
 
 
 def comparisons() -> Iterator[tuple[str, tuple[Any, ...], tuple[Any, ...], object]]:
-    """Yield a kind of comparison, our result, their result, and the input."""
+    """Yields a kind of comparison, our result, their result, and the input."""
     for _ in range(MESSAGES):
         message = random_message()
         yield "decoded", our_outcome(message), their_outcome(message), message

@@ -90,7 +90,7 @@ def test_values_in_another_field_are_not_read(dtype: str) -> None:
     ("dtype", "field"),
     [("DT_FLOAT", "float_val"), ("DT_DOUBLE", "double_val"), ("DT_BOOL", "bool_val"), ("DT_COMPLEX64", "scomplex_val")],
 )
-def test_many_values_are_read_as_few_are(dtype: str, field: str, count: int) -> None:
+def test_many_values_are_read_like_few(dtype: str, field: str, count: int) -> None:
     sent = (np.random.default_rng(0).random(count * 2) > 0.5).tolist()
     parts = 2 if "COMPLEX" in dtype else 1
     array = to_array(tensor(dtype, [count], **{field: sent[: count * parts]}))
@@ -209,7 +209,7 @@ def test_a_dtype_without_data_is_an_error(dtype: int) -> None:
 @pytest.mark.parametrize(
     ("dtype", "field", "value"), [("DT_FLOAT", "float_val", 1), ("DT_STRING", "string_val", b"ab")]
 )
-def test_a_claim_of_more_than_the_bound_allocates_nothing(dtype: str, field: str, value: Any, count: int) -> None:
+def test_a_shape_beyond_the_bound_allocates_nothing(dtype: str, field: str, value: Any, count: int) -> None:
     proto = tensor(dtype, [2**20, 2**20], **{field: [value] * count})
     tracemalloc.start()
     try:

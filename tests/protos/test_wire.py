@@ -10,7 +10,7 @@ from headrace_protos.wire import find_payload, opening, read_varint, varint
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_varints_are_protobufs(value: int) -> None:
+def test_varints_are_encoded_as_by_protobuf(value: int) -> None:
     written = wrappers_pb2.UInt64Value(value=value).SerializeToString()
     assert varint(value) == (written[1:] or b"\0")
     assert read_varint(b"xx" + varint(value) + b"\xff", 2) == (value, 2 + len(varint(value)))

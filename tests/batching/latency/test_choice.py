@@ -18,7 +18,7 @@ def curve(fixed: float, per_row: float, spread: float = 1.0) -> Curve:
 CURVE = curve(0.010, 0.001)
 
 
-def test_the_sizes_considered_are_those_allowed() -> None:
+def test_only_allowed_sizes_are_considered() -> None:
     assert candidate_sizes(1) == (1,)
     assert candidate_sizes(10) == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
     assert candidate_sizes(40)[-5:] == (28, 30, 32, 36, 40)
@@ -26,7 +26,7 @@ def test_the_sizes_considered_are_those_allowed() -> None:
 
 
 @pytest.mark.parametrize(("threads", "size"), [(1, 8), (2, 16), (4, 16)])
-def test_the_largest_size_that_ends_in_time_even_when_all_threads_are_busy(threads: int, size: int) -> None:
+def test_the_largest_size_that_ends_in_time_even_when_all_threads_are_busy_is_chosen(threads: int, size: int) -> None:
     assert full_size(CURVE, 0.040, Limits(SIZES, threads)) == size
 
 
@@ -109,7 +109,7 @@ def test_a_wait_ends_when_the_rows_no_longer_come() -> None:
     assert search.wait == 0.0
 
 
-def test_no_wait_is_longer_than_what_is_left() -> None:
+def test_no_wait_is_longer_than_the_time_that_is_left() -> None:
     search = WaitSearch(0.1, threads=2)
     for _ in range(20):
         search.look(CURVE, steady(200.0, search.wait), longest=0.06)
@@ -128,7 +128,7 @@ def test_late_answers_make_the_margin_larger_and_early_ones_smaller() -> None:
     assert margin.part == 1.0
 
 
-def test_as_many_late_answers_as_are_allowed_change_nothing() -> None:
+def test_the_allowed_share_of_late_answers_changes_nothing() -> None:
     margin = Margin(0.99)
     before = margin.part
     for _ in range(50):

@@ -15,7 +15,7 @@ from headrace_batching.objective import is_objective
         ("p99.99 3600s", 0.9999, 3600.0),
     ],
 )
-def test_a_percentile_and_a_time(text: str, share: float, seconds: float) -> None:
+def test_an_objective_is_a_percentile_and_a_time(text: str, share: float, seconds: float) -> None:
     objective = LatencyObjective.parse(text)
 
     assert objective.text == text.strip()
@@ -28,7 +28,7 @@ def test_a_percentile_and_a_time(text: str, share: float, seconds: float) -> Non
     ["", "20", "p99", "20ms", "p99 -3ms", "p101 2ms", "p100 2ms", "p9 2ms", "p49 2ms", "p99 0ms", "p99 20", "p99 20m",
      "p99 1e9s", "p99 nanms", "p99 3601s", "p99 1us", "P99 20ms", "p99.999 20ms", "p99  20ms 30ms", "p99 २ms"],
 )  # fmt: skip
-def test_anything_else_is_refused_by_its_own_text(text: str) -> None:
+def test_the_error_for_any_other_text_quotes_it(text: str) -> None:
     with pytest.raises(ObjectiveError) as refusal:
         LatencyObjective.parse(text)
 
@@ -37,7 +37,7 @@ def test_anything_else_is_refused_by_its_own_text(text: str) -> None:
     assert is_objective(text) == (not text)
 
 
-def test_options_hold_one() -> None:
+def test_options_parse_their_objective() -> None:
     assert Options().objective is None
     assert Options(latency_objective="p95 5ms").objective == LatencyObjective("p95 5ms", 0.95, 0.005)
     with pytest.raises(OptionsError, match=r"latency_objective must be a percentile .* or empty; was 'p99 -3ms'"):

@@ -13,7 +13,7 @@ TWO_THREADS = Limits(candidate_sizes(64), 2)
 
 
 def curve(*runs: tuple[float, float]) -> Curve:
-    """Sizes and the seconds of their runs, none of which is slower than usual."""
+    """The seconds that a run takes for each size; no run is slower than usual."""
     sizes, seconds = (tuple(values) for values in zip(*runs, strict=True))
     return Curve(sizes, seconds, seconds, seconds)
 
@@ -44,13 +44,13 @@ def test_the_size_after_the_largest_that_has_run_is_tried() -> None:
     ],
     ids=[
         "a larger size has run and was not chosen",
-        "a run after another takes too long already",
-        "on two threads as well",
+        "two runs in a row take too long already",
+        "two runs in a row take too long on two threads, too",
         "batches are not full",
         "there is no larger size",
     ],
 )
-def test_otherwise_the_chosen_size_stays(seen: Curve, size: int, rows: float, seconds: float, limits: Limits) -> None:
+def test_otherwise_the_chosen_size_is_kept(seen: Curve, size: int, rows: float, seconds: float, limits: Limits) -> None:
     assert size_to_try(seen, size, rows, seconds, limits) == size
 
 

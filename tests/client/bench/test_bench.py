@@ -61,7 +61,7 @@ def bench(tmp_path: Path, *arguments: str) -> Any:
     return json.loads(path.read_text())
 
 
-def test_a_constant_rate_is_the_number_of_calls_that_it_says(tmp_path: Path, address: str) -> None:
+def test_a_constant_rate_makes_exactly_that_many_calls(tmp_path: Path, address: str) -> None:
     (point,) = bench(
         tmp_path, address, "--model=model", "--rate=200", "--arrivals=constant", "--seconds=500ms", "--warmup=100ms"
     )["points"]
@@ -136,7 +136,7 @@ def test_rest_sends_a_mix_at_random_times(tmp_path: Path, rest: str) -> None:
     ],
     ids=str,
 )
-def test_arguments_that_rest_refuses(
+def test_arguments_that_are_invalid_for_rest(
     capsys: pytest.CaptureFixture[str], rest: str, arguments: list[str], wrong: str
 ) -> None:
     assert wrong in said(capsys, rest, *arguments)
@@ -383,7 +383,7 @@ def test_an_impossible_file_of_arrays(
     ],
     ids=str,
 )  # fmt: skip
-def test_impossible_values(capsys: pytest.CaptureFixture[str], address: str, arguments: list[str], line: str) -> None:
+def test_invalid_values(capsys: pytest.CaptureFixture[str], address: str, arguments: list[str], line: str) -> None:
     assert said(capsys, address, "--model=model", *arguments) == line
 
 

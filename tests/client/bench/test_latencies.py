@@ -57,13 +57,13 @@ def test_calls_within_the_limit() -> None:
     ],
     ids=str,
 )
-def test_it_reports_that_it_is_itself_the_limit(values: dict[str, float], said: str) -> None:
+def test_a_load_generator_that_is_itself_the_limit_is_reported(values: dict[str, float], said: str) -> None:
     doubt = point(**values).doubt()  # type: ignore[arg-type]
     assert said in doubt
     assert bool(said) == bool(doubt)
 
 
-def test_the_requests_of_a_second_are_spread_over_it() -> None:
+def test_requests_of_one_second_are_spread_over_that_second() -> None:
     requests = [Recorded("m", "/p", b"", second) for second in (100, 100, 101, 103)]
     assert times(requests, 1.0) == [0.0, 0.5, 1.0, 3.0]
     assert times(requests, 2.0) == [0.0, 0.25, 0.5, 1.5]

@@ -24,7 +24,7 @@ def test_invalid_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "nan", "inf", "1e9", "100,,200", "fast", ""])
-def test_impossible_rates(text: str) -> None:
+def test_invalid_rates(text: str) -> None:
     with pytest.raises(BenchError, match="--rate must be numbers above 0 and up to 10,000,000"):
         values.rates("rate", text)
 

@@ -49,7 +49,7 @@ class Load:
             await asyncio.sleep(0.05)
 
     async def by_each(self, values: int, count: int = 100) -> None:
-        """Waits until so many different values have been answered, each of them `count` times."""
+        """Waits until `values` different values have been answered, each of them `count` times."""
         while len(self.answers) < values or min(self.answers.values()) < count:  # noqa: ASYNC110  # it is polled
             await asyncio.sleep(0.05)
 
@@ -123,7 +123,7 @@ async def scaled(folder: Path) -> dict[str, Any]:
 
 
 async def settled(are_there: Callable[[list[str]], bool]) -> list[str]:
-    """The addresses of the replicas, once they are as expected."""
+    """Waits until the addresses of the replicas are as expected, and returns them."""
     while not are_there(found := await addresses()):  # noqa: ASYNC110  # it is polled
         await asyncio.sleep(0.1)
     return found

@@ -49,9 +49,9 @@ def bin_folder() -> Path:
 
 @pytest.fixture(scope="module")
 def port(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a Ray that runs only on this machine.
+    """The port of a Ray cluster that runs only on this machine.
 
-    All ports are given: on a busy machine, Ray does not start otherwise.
+    All ports are given, since Ray does not start on a busy machine otherwise.
     """
     ports = {
         name: free_port()

@@ -1,4 +1,4 @@
-"""Whether a backend has an optional ability: by the members of its class or of the object itself."""
+"""A backend has an optional ability if its class, or the object itself, has the ability's members."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Blocks of memory: each is used by one array at a time, returns to the pool by itself, and is freed in the end."""
+"""Blocks of memory: each is used by one array at a time, returns after the last view, and is freed in the end."""
 
 from itertools import pairwise
 from threading import Barrier, Thread
@@ -71,7 +71,7 @@ def test_a_block_serves_one_array_at_a_time(memory: Memory, pool: BufferPool) ->
     assert memory.allocated == 2
 
 
-def test_a_block_comes_back_with_the_last_view(memory: Memory, pool: BufferPool) -> None:
+def test_a_block_returns_when_its_last_view_is_gone(memory: Memory, pool: BufferPool) -> None:
     array = pool.empty((8, 2), FLOAT)
     array[...] = 1
     view = array[3:5].T[0]
@@ -87,7 +87,7 @@ def test_a_block_comes_back_with_the_last_view(memory: Memory, pool: BufferPool)
     assert again
 
 
-def test_it_recognises_its_own_arrays(pool: BufferPool) -> None:
+def test_the_pool_recognises_its_own_arrays(pool: BufferPool) -> None:
     other = BufferPool(lambda size: np.empty(size, np.uint8), lambda _: None)
 
     assert pool.owns(pool.empty((8, 2), FLOAT)[2:])
@@ -126,7 +126,7 @@ def test_idle_blocks_make_room_for_one_that_is_larger(memory: Memory) -> None:
     assert pool.held == 16384
 
 
-def test_idle_blocks_are_freed_before_memory_is_said_to_have_run_out() -> None:
+def test_idle_blocks_are_freed_before_a_lack_of_memory_is_reported() -> None:
     memory = Memory(most=16384)
     pool = BufferPool(memory.allocate, memory.free)
     pool.empty((8192,), np.dtype(np.uint8))

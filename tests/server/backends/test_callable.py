@@ -1,4 +1,4 @@
-"""Python models: the inputs that they get, what they may return, how they fail, and what remains after them."""
+"""Python models: the inputs that they get, the values that they may return, their failures, and how they are freed."""
 
 import gc
 import re
@@ -120,7 +120,9 @@ def test_a_model_may_write_into_its_inputs(tmp_path: Path) -> None:
     ("dims", "batched"),
     [("[None, 2]", True), ("[1, 2]", False), ("[]", False)],
 )
-def test_the_batch_axis_is_what_all_declare_as_varying(tmp_path: Path, dims: str, batched: bool) -> None:
+def test_a_batch_axis_needs_a_first_dimension_that_varies_in_every_tensor(
+    tmp_path: Path, dims: str, batched: bool
+) -> None:
     specs = f'INPUTS = {{"x": ("float32", {dims})}}\nOUTPUTS = {{"y": ("float32", [None])}}\n'
 
     backend = load_python(write(tmp_path, "def predict(inputs): return {}", specs))
@@ -213,7 +215,7 @@ def test_calls_come_one_at_a_time(tmp_path: Path) -> None:
     busy = threading.Lock()
     def predict(inputs):
         assert busy.acquire(blocking=False), "two at once"
-        sum(range(100_000))  # takes longer than a thread keeps the interpreter
+        sum(range(100_000))  # takes longer than a thread keeps the interpreter lock
         busy.release()
         return {"y": inputs["x"][:, 0]}
     """
@@ -362,7 +364,7 @@ def test_two_outputs_may_be_one_array(tmp_path: Path) -> None:
 
 
 def test_the_next_batch_waits_until_the_answer_has_been_copied(tmp_path: Path) -> None:
-    """The model runs one call at a time, and its callers share a buffer so large that a copy takes a while."""
+    """The model runs one call at a time, and all answers use one buffer, so large that a copy takes a while."""
     code = """
         import numpy as np
         buffer = np.empty((1, 1 << 20), np.float32)

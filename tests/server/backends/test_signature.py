@@ -46,7 +46,7 @@ class TestFind:
             f'Serving signature key "{missed}" not found.',
         )
 
-    def test_it_is_meant_for_predict(self) -> None:
+    def test_its_method_is_predict(self) -> None:
         assert TWO.method_name == PREDICT_METHOD == "tensorflow/serving/predict"
 
 
@@ -86,7 +86,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("aliases", "missing"), [(["flags", "feature"], "features(feed name: features:0)"), (["x", "y"], "features(")]
     )
-    def test_a_wrong_name_among_as_many(self, aliases: list[str], missing: str) -> None:
+    def test_a_wrong_name_among_the_right_number_of_inputs(self, aliases: list[str], missing: str) -> None:
         code, text = refusal(lambda: TWO.check_names(aliases))
 
         assert code == Code.INVALID_ARGUMENT

@@ -76,11 +76,11 @@ def test_requests_of_several_callers(plain: Caller) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Mapping[str, ServerProcess]:
-    """Servers with one model each, which wait as long as they may for requests to batch."""
+    """Servers with one model each, whose batches wait for more requests as long as is allowed."""
     return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite_three", "tflite_ranked")}
 
 
-def test_outputs_whose_names_differ_after_the_colon_alone_are_all_served(alone: Mapping[str, ServerProcess]) -> None:
+def test_outputs_whose_names_differ_only_after_the_colon_are_all_served(alone: Mapping[str, ServerProcess]) -> None:
     """TF Serving returns only one of them: their names are equal up to the colon."""
     caller = alone["tflite_three"].started()
     answer = caller.predict({"serving_default_x": floats([1, 2])})

@@ -159,7 +159,7 @@ def write_tflite_ranked(folder: Path) -> None:
 
 
 class Bytes(str):
-    """A flexbuffer string of arbitrary bytes, as the C++ library writes it, not only of UTF-8."""
+    """A flexbuffer string of arbitrary bytes, not only of UTF-8, as the C++ library writes it."""
 
     def __new__(cls, content: bytes) -> "Bytes":
         made = super().__new__(cls)

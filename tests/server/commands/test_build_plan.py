@@ -23,7 +23,7 @@ Build = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(gpu: Gpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Build:
     """Runs `headrace build` on version 1 of a model: its exit status, output, and errors."""
-    del gpu  # the GPU only has to exist
+    del gpu  # only the fixture's effect is needed
 
     def run(*flags: str, make: Callable[[Path], Path] = models.linear, toml: str = "") -> tuple[int, str, str]:
         make(tmp_path / "m" / "1")

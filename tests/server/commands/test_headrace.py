@@ -48,7 +48,7 @@ def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Shell:
-    """The command in this process, so that tests need not start another one."""
+    """The command, run in this process, so that tests need not start another process."""
 
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
@@ -70,7 +70,7 @@ class Shell:
         return message.removeprefix("headrace: cannot start: ")
 
     def _serve(self, *flags: str) -> int:
-        # If it did start, it would serve until stopped.
+        # If the server did start, it would serve until it was stopped.
         guard = Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGTERM))
         guard.start()
         try:

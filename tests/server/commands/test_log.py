@@ -50,7 +50,7 @@ def test_every_call(serving: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_every_call_whatever_the_level(serving: Serve, tmp_path: Path, form: str) -> None:
+def test_every_call_is_logged_at_any_level(serving: Serve, tmp_path: Path, form: str) -> None:
     models.linear(tmp_path / "1")
     path = f"{tmp_path}/s"
     flags = ("--log_level=error", f"--log_format={form}", f"--grpc_socket_path={path}")
@@ -61,7 +61,7 @@ def test_every_call_whatever_the_level(serving: Serve, tmp_path: Path, form: str
     process.wait_for(re.compile(f"{PREDICT[1:]} model=model code=OK"))
     process.terminate()
     process.ended()
-    assert len(process.log) == 1  # nothing else that is less than an error
+    assert len(process.log) == 1  # no other message below the level of errors
 
 
 def test_no_call_by_default(serving: Serve, tmp_path: Path) -> None:

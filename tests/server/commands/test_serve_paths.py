@@ -56,7 +56,7 @@ class TestTheLog:
             assert f"model {name} version 1, serving_default: {signature}\n" in log_and_address[0]
             assert re.search(rf"model {name} version 1 loaded in \d+ ms on CPUExecutionProvider\n", log_and_address[0])
 
-    def test_warns_of_nothing_where_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:
+    def test_has_no_warning_if_nothing_is_wrong(self, log_and_address: tuple[str, str]) -> None:
         assert not re.search(r" (WARNING|ERROR) ", log_and_address[0])
 
     def test_says_that_the_server_is_open_to_the_network(self, log_and_address: tuple[str, str]) -> None:
@@ -90,7 +90,7 @@ class TestCall:
         assert main(["call", "iris", "x=[[1, 2, 3, 4], [0, 0, 0, 0]]", f"--server={log_and_address[1]}"]) == 0
         assert np.shape(json.loads(capsys.readouterr().out)["y"]) == (2, 1)
 
-    def test_values_may_lie_in_a_file(
+    def test_values_may_be_read_from_a_file(
         self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
         np.save(tmp_path / "x.npy", np.zeros((3, 4)))
@@ -127,7 +127,7 @@ class TestCall:
         ],
         ids=lambda address: address[:20],
     )
-    def test_other_addresses_of_grpc_are_taken(self, address: str) -> None:
+    def test_other_addresses_of_grpc_are_accepted(self, address: str) -> None:
         assert checked_address(address) == address
 
     @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "x"])
@@ -210,7 +210,7 @@ class TestCheck:
         assert ran.returncode == 0, ran.stderr
         assert "x float32[?,4] -> y float32[?,1]" in ran.stderr
 
-    def test_a_model_that_does_not(self, tmp_path: Path) -> None:
+    def test_a_model_that_does_not_load(self, tmp_path: Path) -> None:
         (tmp_path / "iris.onnx").write_bytes(b"no model")
         ran = self.serve(str(tmp_path / "iris.onnx"), "--load_retry_interval_micros=600000000")
         assert ran.returncode == 1

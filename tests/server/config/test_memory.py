@@ -12,7 +12,7 @@ ONE = "31 20 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
 
 
 def root(tmp_path: Path, cgroup: str, mounts: str, **limits: str) -> Path:
-    """A file system of a machine with 16 GB, and limits by the folder below /sys/fs/cgroup."""
+    """The file system of a machine with 16 GB; each limit is named by its file below /sys/fs/cgroup."""
     for name, text in {"proc/meminfo": MACHINE, "proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

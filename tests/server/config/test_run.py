@@ -70,7 +70,7 @@ def test_every_help_text_is_one_line() -> None:
     assert all(len(text) > 20 and "\n" not in text and not text.endswith(".") for text in texts)
 
 
-def test_it_cannot_be_changed() -> None:
+def test_a_configuration_cannot_be_changed() -> None:
     config = Config()
     with pytest.raises(FrozenInstanceError):
         config.port = 1  # type: ignore[misc]

@@ -220,7 +220,7 @@ class TestServable:
         assert values(metrics, f"{name}_sum") == {'{execution_batch_size="8"}': 5, '{execution_batch_size="4"}': 0}
         assert values(metrics, f"{name}_count") == {'{execution_batch_size="8"}': 3, '{execution_batch_size="4"}': 1}
 
-    def test_callers_who_choose_the_sizes_of_batches_fill_no_page(self, metrics: Metrics) -> None:
+    def test_callers_who_choose_the_sizes_of_batches_cannot_fill_the_page(self, metrics: Metrics) -> None:
         runs = runs_of(metrics.servable("m", 1))
         for rows in range(1, 1001):
             runs(report(rows=rows, padding=0))
@@ -288,7 +288,7 @@ class TestServable:
         assert len(servable._tallied) == 1
         assert values(metrics, ":tensorflow:serving:request_count") == {'{model_name="m",status="OK"}': 100}
 
-    def test_a_thread_that_finds_nothing_to_count_finds_it_counted(self, metrics: Metrics) -> None:
+    def test_a_thread_that_finds_nothing_to_count_sees_the_counts_of_others(self, metrics: Metrics) -> None:
         servable = metrics.servable("m", 1)
         held = []
 

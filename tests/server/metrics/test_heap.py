@@ -58,8 +58,8 @@ class TestHeaps:
 
 @pytest.mark.parametrize("look", [read_memory, memory.release])
 def test_a_look_at_the_memory_leaves_no_garbage(look: Callable[[], object]) -> None:
-    # In an idle server, Python collected the garbage of more than sixty looks at a time.
-    look()  # what is kept from the first look is no garbage
+    # In an idle server, garbage of more than sixty such calls was there before Python collected it.
+    look()  # the first call creates objects that are kept
     gc.collect()
 
     look()

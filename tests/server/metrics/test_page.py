@@ -87,14 +87,14 @@ def test_without_batching_there_are_no_batching_session_metrics(running: Run) ->
     assert f":headrace:batch_rows_sum{{{M1}}} 1" in lines(server)
 
 
-def test_waiting_requests_are_refused_or_given_up(running: Run) -> None:
+def test_waiting_requests_are_refused_or_cancelled(running: Run) -> None:
     server = running(models.counting, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=3))
     slow, quick = (predict_request({"steps": np.array([steps])}) for steps in (SLOW, 1))
     running_one = server.caller.begin(slow)
     server.caller.call(status_request())  # once this is answered, the call before it has arrived
     eventually(nothing_waits(server))
     assert server.caller.refusal(slow, timeout=0.05).code is StatusCode.DEADLINE_EXCEEDED
-    # The client's clock runs out first, and the server may learn of the cancellation before its own deadline passes.
+    # The client's deadline passes first, so the server may learn of the cancellation before its own deadline passes.
     late, left = (
         f":headrace:grpc_calls{{{CALL.format('model', code)}}} 1" for code in ("DEADLINE_EXCEEDED", "CANCELLED")
     )
@@ -123,7 +123,7 @@ def test_refusals_are_counted_though_nothing_is_answered(running: Run, monkeypat
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", held)
-    go_on.set()  # lets its warm-up run
+    go_on.set()  # lets the warm-up run
     server = running(models.linear, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=1))
     go_on.clear()
     calls = [server.caller.begin(predict_request({"x": X}))]

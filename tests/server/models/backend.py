@@ -12,7 +12,7 @@ from headrace_protos import Code, DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import ServingError
 
-PATIENCE = 20.0  # the most seconds that anything here waits; far more than it ever takes
+PATIENCE = 20.0  # the longest wait in seconds; far more than any step takes
 
 X = TensorSpec("x", DataType.DT_FLOAT, (None, 1), ("N", ""))
 SUM = TensorSpec("sum", DataType.DT_FLOAT, (None, 1), ("N", ""))

@@ -6,7 +6,7 @@ from headrace_server.models.versions import Clock
 
 
 class StillClock(Clock):
-    """Only `advance` moves the time; a waiter is woken by that, and by its own condition."""
+    """Only `advance` moves the time. It wakes a waiter, and so does a notification of the waiter's own condition."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -1,4 +1,4 @@
-"""A version's card makes the trial unnecessary if it proves that the rows are independent, for exactly these bytes."""
+"""A version's card makes the trial unnecessary if it proves, for exactly these bytes, that the rows are independent."""
 
 import hashlib
 import json

@@ -181,7 +181,7 @@ class TestLists:
             ("specific { versions: 1 versions: 9 versions: 44 }", [9, 1]),
         ],
     )
-    def test_the_policy_says_which_versions(self, house: House, policy: str, served: list[int]) -> None:
+    def test_the_policy_decides_which_versions_are_served(self, house: House, policy: str, served: list[int]) -> None:
         house.make("a", 1, 3, 9)
         house.start(house.model("a", f"model_version_policy {{ {policy} }}"))
 

@@ -1,4 +1,4 @@
-"""Models whose process a request can crash: they, and only they, run in a worker process."""
+"""Models of which a request can crash the process run in a worker process, and no other models do."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The few CUDA calls, on the double: they work, and the double complains about every broken rule."""
+"""The CUDA calls that headrace makes, on the double: they work, and the double complains about every broken rule."""
 
 from collections.abc import Callable, Iterator
 from threading import Thread
@@ -178,7 +178,7 @@ class TestRules:
         with complains("mem_alloc: this thread has no context"):
             device.allocate(8)
 
-    def test_a_call_from_another_thread_than_the_contexts(self, device: Device) -> None:
+    def test_a_call_from_a_thread_other_than_the_contexts(self, device: Device) -> None:
         with device, complains("Stream: this thread has no context"):
             in_thread(device.stream)
 
@@ -270,7 +270,7 @@ class TestRules:
         other = Device(ordinal)
         with device:
             memory: Any = device.allocate(8) if kind == "device" else device.page_locked(8).base
-            with other, complains("another context is current than the one it was made in"):
+            with other, complains("the current context is not the one in which it was made"):
                 memory.free()
             memory.free()
         other.release()
@@ -294,7 +294,7 @@ class TestRules:
             event = device.event()
             with other:
                 stream = other.stream()
-                with complains("event_record: another context is current than the one it was made in"):
+                with complains("event_record: the current context is not the one in which it was made"):
                     other.record(event, stream)
                 del stream
             del event
@@ -306,7 +306,7 @@ class TestRules:
         with device:
             with complains("other devices would take it for ordinary memory"):
                 driver.pagelocked_empty((8,), np.uint8)
-            with complains("one that the default stream waits for"):
+            with complains("the default stream would wait for it"):
                 driver.Stream()
             with complains("waiting for it would keep a core busy"):
                 driver.Event()
@@ -363,7 +363,7 @@ class TestRules:
         array, other = page_locked(pool, 1, 2), Device(1)
         with device:
             stream, memory = device.stream(), device.allocate(8)
-            with other, complains("the stream is of GPU 0, the context of GPU 1"):
+            with other, complains("the stream belongs to GPU 0, and the context to GPU 1"):
                 device.copy_in(int(memory), array, stream)
             memory.free()
             del stream

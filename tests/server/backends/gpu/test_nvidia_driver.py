@@ -1,4 +1,4 @@
-"""Queries of the NVIDIA driver, and the messages without one, on a double that checks the driver's rules."""
+"""Queries of the NVIDIA driver, and the errors if there is none, on a double that checks the driver's rules."""
 
 import ctypes
 from typing import Any

@@ -85,7 +85,7 @@ class TestNeighbours:
     def test_a_model_that_counts_the_rows_after_each(self) -> None:
         assert tried(lambda x: x + np.maximum(0, np.arange(len(x))[::-1] - 3)[:, None]).finding is Finding.DEPENDENT
 
-    def test_less_than_the_rounding_is_still_a_change(self) -> None:
+    def test_a_difference_below_the_rounding_error_is_still_a_change(self) -> None:
         assert tried(lambda x: x * (1 + np.float32(1e-7) * (x.sum() > 0))).finding is Finding.DEPENDENT
 
     def test_an_inexact_device_may_round_differently(self) -> None:
@@ -192,7 +192,7 @@ class TestBounded:
 
 
 class TestInputs:
-    def test_each_input_is_varied_by_itself_if_both_are_refused(self) -> None:
+    def test_each_input_is_varied_alone_if_both_together_are_refused(self) -> None:
         """A table whose first column must stay the same, and rows that must not change when it changes."""
         seen: list[bytes] = []
 
@@ -245,7 +245,7 @@ class TestInputs:
 
         assert tried(model, past, mask).finding is Finding.INDEPENDENT
 
-    def test_positive_numbers_are_tried_if_others_have_no_answer(self) -> None:
+    def test_positive_numbers_are_tried_if_other_numbers_get_no_answer(self) -> None:
         assert tried(lambda x: np.log(x.sum(axis=1, keepdims=True) * 0 + x)).finding is Finding.INDEPENDENT
 
     def test_a_model_that_ends_its_process_is_not_tried_again(self) -> None:

@@ -57,7 +57,7 @@ def test_before_the_run_after_a_large_output_memory_is_freed() -> None:
     assert options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
 
 
-def test_it_is_freed_at_intervals() -> None:
+def test_memory_is_freed_at_intervals() -> None:
     arena = arena_for(session := Session(), clock := Clock())
     freed: list[int] = []
     for at in range(40):
@@ -92,7 +92,7 @@ def test_memory_of_answers_that_waited_is_returned_to_the_system(tmp_path: Path,
 
 
 @pytest.mark.parametrize("rows", [1, 50])
-def test_it_is_returned_as_well_if_no_run_follows(tmp_path: Path, rows: int) -> None:
+def test_memory_of_such_answers_is_returned_even_if_no_run_follows(tmp_path: Path, rows: int) -> None:
     backend = load_onnx(models.identity(tmp_path, dims=("N", "W")), BackendOptions())
     assert backend._arena is not None
     backend._arena._clock = clock = Clock()
@@ -110,7 +110,7 @@ def test_it_is_returned_as_well_if_no_run_follows(tmp_path: Path, rows: int) -> 
 
 
 @pytest.mark.parametrize("array", [np.ones((3, 2), np.int32), np.ones((), np.bool_), np.array([b"a"], object)])
-def test_an_idle_arena_is_freed_by_a_run_on_such_inputs_as_the_last(array: Array) -> None:
+def test_an_idle_arena_is_freed_by_a_run_on_inputs_like_the_last_ones(array: Array) -> None:
     arena = arena_for(session := Session(), clock := Clock())
     arena.ran({"x": array}, LARGE)
     clock.now += SECONDS
@@ -136,7 +136,7 @@ def test_a_session_without_an_arena_is_not_asked_to_free_it(tmp_path: Path) -> N
         assert backend.run(DEFAULT, {"x": np.ones((2, 1), np.float32)}, ["y"])["y"].shape == (2, 250_000)
 
 
-def test_a_session_on_the_cpu_has_one(tmp_path: Path) -> None:
+def test_a_session_on_the_cpu_has_an_arena(tmp_path: Path) -> None:
     session = ort.InferenceSession(models.linear(tmp_path))
 
     assert isinstance(arena_of(session), Arena)

@@ -125,11 +125,13 @@ class TestSignature:
         ("dims", "batched"),
         [(("N", 2), True), ((None, 2), True), (("N",), True), ((3, 2), False), ((1, "N"), False), ((), False)],
     )
-    def test_it_may_be_batched_if_the_first_dimension_varies(self, tmp_path: Path, dims: Dims, batched: bool) -> None:
+    def test_a_model_may_be_batched_if_the_first_dimension_varies(
+        self, tmp_path: Path, dims: Dims, batched: bool
+    ) -> None:
         assert signature_of(models.identity(tmp_path, dims=dims)).batched is batched
 
     @pytest.mark.parametrize(("right", "batched"), [(("N", 2), True), (("M", 2), True), ((1, 2), False), ((), False)])
-    def test_it_may_be_batched_if_the_first_dimensions_of_all_inputs_vary(
+    def test_a_model_may_be_batched_if_the_first_dimensions_of_all_inputs_vary(
         self, tmp_path: Path, right: Dims, batched: bool
     ) -> None:
         assert signature_of(models.two_inputs(tmp_path, ("N", 2), right)).batched is batched
@@ -140,7 +142,7 @@ class TestSignature:
         assert not backend.signatures[DEFAULT].batched
         assert backend.run(DEFAULT, {}, ["y"])["y"].tolist() == [0, 1, 2]
 
-    def test_names_sizes_and_dimensions_names_are_the_models(self, tmp_path: Path) -> None:
+    def test_names_sizes_and_names_of_dimensions_are_the_models(self, tmp_path: Path) -> None:
         signature = signature_of(models.two_inputs(tmp_path, ("N", 2, None), ("N", 2, "W")))
 
         assert list(signature.inputs) == ["a", "b"]

@@ -27,7 +27,7 @@ CPU = ["CPUExecutionProvider"]
 
 
 class OnMachine:
-    """Bound sessions on a `Machine`; at the end it must have no memory in use and no complaints."""
+    """Bound sessions on a `Machine`; at the end, the machine must have no memory in use and no complaints."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.machine = Machine(devices=2, memory=1 << 20)
@@ -186,7 +186,7 @@ class TestCopies:
         assert calls["pagelocked_empty"] == before + len(outputs)
 
     def test_are_not_made_of_what_the_cpu_takes_and_gives(self, on_machine: OnMachine, tmp_path: Path) -> None:
-        bound = on_machine.bind(models.two_inputs(tmp_path), at_home=["b", "sum"])
+        bound = on_machine.bind(models.two_inputs(tmp_path), on_cpu=["b", "sum"])
         ones = np.ones((1, 2), np.float32)
         total, difference = bound.run(["sum", "difference"], {"a": ones, "b": ones})
 
@@ -276,7 +276,7 @@ class TestTheDoubleComplains:
             session.io_binding().bind_output("y", "cuda", 1)
 
     def test_of_names_and_types_that_are_not_the_models(self, machine: Machine, tmp_path: Path) -> None:
-        session = GpuSession(machine, models.linear(tmp_path), at_home=["x"])
+        session = GpuSession(machine, models.linear(tmp_path), on_cpu=["x"])
         with pytest.raises(Complaint, match="z is none of x"):
             session.io_binding().bind_input("z", "cuda", 0, np.dtype(np.float32), (1, 4), 0)
         with pytest.raises(Complaint, match="z is none of y"):
@@ -285,12 +285,12 @@ class TestTheDoubleComplains:
             self.bound(session, 0)
         with pytest.raises(Complaint, match="x is not bound"):
             session.run_with_iobinding(session.io_binding())
-        session.at_home = ()
+        session.on_cpu = ()
         with pytest.raises(Complaint, match="x is float32, not float64"):
             session.io_binding().bind_input("x", "cuda", 0, np.dtype(np.float64), (1, 4), 0)
 
     def test_of_device_outputs_that_are_read_on_the_host(self, machine: Machine, tmp_path: Path) -> None:
-        session = GpuSession(machine, models.linear(tmp_path), at_home=["x"])
+        session = GpuSession(machine, models.linear(tmp_path), on_cpu=["x"])
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(np.ones((1, 4), np.float32)))
         binding.bind_output("y", "cuda", 0)

@@ -64,7 +64,7 @@ def classifier(folder: Path, classes: Sequence[int] | Sequence[str] = NUMBERS, *
 
 
 def pieces(folder: Path, *, alone: bool = False) -> Path:
-    """`pieces`, a sequence of the rows of `x`; and, unless it is `alone`, `y` = `x`."""
+    """`pieces`, a sequence of the rows of `x`; and, unless `alone` is set, `y` = `x`."""
     nodes = [make_node("SplitToSequence", ["x"], ["pieces"], axis=0), make_node("Identity", ["x"], ["y"])]
     sequence = make_sequence_type_proto(make_tensor_type_proto(TensorProto.FLOAT, [1, 2]))
     outputs = [make_value_info("pieces", sequence), make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]
@@ -73,7 +73,7 @@ def pieces(folder: Path, *, alone: bool = False) -> Path:
 
 
 def optional_beside(folder: Path) -> Path:
-    """`maybe`, an optional `x`; and, unless it is `alone`, `y` = `x`."""
+    """`maybe`, an optional `x`; and, unless `alone` is set, `y` = `x`."""
     nodes = [make_node("Optional", ["x"], ["maybe"]), make_node("Identity", ["x"], ["y"])]
     maybe = onnx.helper.make_optional_type_proto(make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
     outputs = [make_value_info("maybe", maybe), make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]

@@ -204,7 +204,7 @@ class TestDivisions:
         assert self.fatal(tmp_path, nodes, self.INT64) == ()
         assert self.fatal(tmp_path, nodes, self.INT64, self.OLD) == ("GatherND", "Mod")
 
-    def test_it_is_so(self, tmp_path: Path) -> None:
+    def test_a_division_ends_the_process(self, tmp_path: Path) -> None:
         """The model is isolated: its process ends, and the next one answers."""
         self.fatal(tmp_path / "1", [helper.make_node("Div", ["a", "b"], ["y"])], self.INT64)
         backend = IsolatedBackend(Job(tmp_path / "1", BackendOptions()), Isolation(name="m"))

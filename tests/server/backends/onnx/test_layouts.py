@@ -67,7 +67,7 @@ def test_a_layout_is_forgotten_with_the_models(tmp_path: Path) -> None:
     assert ModelFiles.of(tmp_path / "0" / models.FILE, options.shared).layout is None
 
 
-def test_each_byte_but_the_data_of_weights_must_be_the_same() -> None:
+def test_each_byte_outside_the_data_of_weights_must_be_the_same() -> None:
     shared, content = Shared(), mean_of_product().SerializeToString()
     known = graph(content, shared)
     layout = Layout(content, known)
@@ -83,7 +83,7 @@ def test_each_byte_but_the_data_of_weights_must_be_the_same() -> None:
     assert graph(other, shared) is known
 
 
-def test_axes_of_the_batch_are_told_from_others() -> None:
+def test_axes_of_the_batch_are_distinguished_from_others() -> None:
     content = mean_of_product().SerializeToString()
     over_the_batch = mean_of_product()
     over_the_batch.graph.initializer[1].CopyFrom(from_array(np.array([0]), "axes"))
@@ -94,7 +94,7 @@ def test_axes_of_the_batch_are_told_from_others() -> None:
 
 
 def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
-    """The data of a weight have a length; a number in the field of the data is unknown to ONNX, but not skipped."""
+    """The data of a weight have a length. A number in their field means nothing to ONNX, but must not be ignored."""
     proto = mean_of_product()
     proto.graph.initializer[0].ClearField("raw_data")
     proto.graph.initializer[0].MergeFromString(b"\x48\x05")  # field 9, as a varint

@@ -104,13 +104,13 @@ def shared_by(backend: OnnxBackend) -> list[SharedTensor]:
 
 
 def overwrite(file: Path) -> None:
-    """As `rsync --inplace`."""
+    """Writes into the file, as `rsync --inplace` does."""
     with file.open("r+b") as opened:
         opened.write(b"\x07" * file.stat().st_size)
 
 
 def copy_over(file: Path) -> None:
-    """As `cp`."""
+    """Truncates and writes the file, as `cp` does."""
     file.write_bytes(b"\x07" * file.stat().st_size)
 
 
@@ -142,7 +142,7 @@ def test_a_loaded_model_stays_as_it_is(
 
 
 def test_truncating_the_files_does_not_end_the_process(tmp_path: Path) -> None:
-    """If the file were mapped, some of its pages would be read only now, which would end in SIGBUS."""
+    """If the file were mapped, reading a page that is gone would end the process by SIGBUS."""
     table(tmp_path)
     program = f"""
 import os, sys
@@ -163,7 +163,7 @@ print(backend.run("serving_default", {{"i": np.arange({ROWS})}}, ["y"])["y"].sum
 
 class TestLinks:
     @pytest.mark.parametrize("linked", ["weights", "model", "both"])
-    def test_files_that_are_links_are_as_good_as_files(self, tmp_path: Path, linked: str) -> None:
+    def test_links_to_files_work_like_files(self, tmp_path: Path, linked: str) -> None:
         table(tmp_path / "store")
         version = tmp_path / "1"
         version.mkdir()
@@ -187,7 +187,7 @@ class TestLinks:
 
 
 @pytest.mark.parametrize("make", [models.linear, models.external_data, table])
-def test_a_path_of_any_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_a_path_of_arbitrary_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xff\n"))
     make(tmp_path / "plain").parent.rename(folder)
 
@@ -269,7 +269,7 @@ class TestWrong:
         return raised.value.message
 
     @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b", "", "./.."])
-    def test_a_place_outside_its_folder(self, tmp_path: Path, location: str) -> None:
+    def test_a_location_outside_the_models_folder(self, tmp_path: Path, location: str) -> None:
         text = self.edited(tmp_path, location=location)
         assert f"tensor 'table' says that its data are in {location!r}, outside the model's folder" in text
 
@@ -283,7 +283,7 @@ class TestWrong:
             ({"offset": "4", "length": None}, "External data of tensor 'table' are out of bounds"),
         ],
     )
-    def test_numbers_that_make_no_sense(self, tmp_path: Path, entries: dict[str, str | None], text: str) -> None:
+    def test_invalid_numbers(self, tmp_path: Path, entries: dict[str, str | None], text: str) -> None:
         assert text in self.edited(tmp_path, **entries)
 
     def test_a_file_that_is_too_short_is_not_loaded(self, tmp_path: Path) -> None:

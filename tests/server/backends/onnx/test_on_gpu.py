@@ -203,10 +203,10 @@ class TestConvolutions:
         backend.close()
 
     @pytest.mark.parametrize("gone", [True, False])
-    def test_that_cannot_be_loaded_again_are_still_run(
+    def test_of_models_that_cannot_be_loaded_again_are_still_run(
         self, opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture, gone: bool
     ) -> None:
-        """A changed file is not loaded again, either: batches of that size would use the new weights."""
+        """A changed file is not loaded again, either, since batches of that size would then use the new weights."""
         file = models.convolution(tmp_path)
         backend = load(file, self.BATCHING)
         if gone:

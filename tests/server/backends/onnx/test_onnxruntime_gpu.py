@@ -67,7 +67,7 @@ def test_auto_says_so_and_serves_on_the_cpu(serve: Serve, tmp_path: Path) -> Non
 
 
 def test_a_driver_without_the_rest_is_not_enough(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If CUDA's libraries are missing, or need a newer driver, ONNX Runtime alone hardly says so."""
+    """ONNX Runtime hardly reports that CUDA's libraries are missing or need a newer driver; headrace does."""
     if which("cc") is None:
         pytest.skip("no C compiler for the double of a driver")
     library = tmp_path / "driver" / "libcuda.so.1"
@@ -94,7 +94,7 @@ def test_an_explicit_provider_is_refused_with_the_reason(serve: Serve, tmp_path:
     assert re.search(rf"{provider} does not work: there is no NVIDIA driver .*; it needs the driver", server.log[-1])
 
 
-def test_the_providers_know_every_word_of_their_options(gpu_python: Path, tmp_path: Path) -> None:
+def test_the_providers_know_every_option_that_they_get(gpu_python: Path, tmp_path: Path) -> None:
     found = subprocess.check_output([gpu_python, "-c", "import onnxruntime; print(onnxruntime.__file__)"], text=True)
     capi = Path(found.strip()).parent / "capi"
     caches = {"tensorrt_engine_cache": str(tmp_path / "engines"), "tensorrt_timing_cache": str(tmp_path / "timings")}

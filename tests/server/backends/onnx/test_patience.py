@@ -1,4 +1,4 @@
-"""Trials of models with loops whose count depends on the input's values: they end, and the model is served."""
+"""Trials of models with loops whose number of steps depends on an input's values: the trials end."""
 
 from contextlib import closing
 from pathlib import Path

@@ -71,7 +71,7 @@ def test_each_load_uses_the_session_of_its_own_model(tmp_path: Path, opened: lis
     del kept
 
 
-def test_they_are_dropped_with_what_is_returned(tmp_path: Path, opened: list[str]) -> None:
+def test_sessions_are_dropped_with_the_returned_object(tmp_path: Path, opened: list[str]) -> None:
     options, folders = BackendOptions(), shelf(tmp_path, 2)
     auto.prepare(folders, options)
     assert answer(folders[1], options) == 5
@@ -142,7 +142,7 @@ def test_the_providers_are_chosen_once_for_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_pipe_is_left_to_its_load(tmp_path: Path) -> None:
-    """Its load refuses it without opening it, which would wait for a writer, and all loads would wait for that."""
+    """The load refuses a pipe without opening it. Opening would wait for a writer, and all loads would wait, too."""
     options, folders = BackendOptions(), shelf(tmp_path, 2)
     (folders[0] / models.FILE).unlink()
     os.mkfifo(folders[0] / models.FILE)
@@ -154,7 +154,7 @@ def test_a_pipe_is_left_to_its_load(tmp_path: Path) -> None:
         auto.load(folders[0], options)
 
 
-def test_what_would_take_long_is_left_to_the_loads(
+def test_models_that_would_take_long_are_left_to_their_loads(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options, folders = BackendOptions(), shelf(tmp_path, 4)

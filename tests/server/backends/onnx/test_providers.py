@@ -96,10 +96,10 @@ class TestAuto:
 
 
 class TestNamed:
-    def test_all_are_taken_as_they_are_named(self) -> None:
+    def test_named_providers_are_used_in_their_order(self) -> None:
         assert chosen((TENSORRT, CUDA)).providers == (TENSORRT, CUDA)
 
-    def test_one_that_does_not_work_is_an_error_that_says_why_and_what_it_needs(self) -> None:
+    def test_a_provider_that_does_not_work_is_an_error_with_the_reason_and_its_requirements(self) -> None:
         code, text = refusal((TENSORRT, CUDA), **{CUDA: "there is no NVIDIA driver"})
 
         assert code == Code.FAILED_PRECONDITION
@@ -150,7 +150,7 @@ class TestWhyNot:
     def test_a_provider_that_onnx_runtime_skips(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._with_driver(monkeypatch, "")
 
-        assert why_not(CUDA, 0)  # a CPU build of ONNX Runtime refuses the name, a GPU build skips it
+        assert why_not(CUDA, 0)  # a CPU build of ONNX Runtime refuses the name; a GPU build skips the provider
 
     def test_a_full_gpu_is_an_error_and_not_a_reason_to_use_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
@@ -166,7 +166,7 @@ class TestWhyNot:
     def test_a_cuda_library_that_cannot_start_on_a_full_gpu_lacks_memory(
         self, monkeypatch: pytest.MonkeyPatch, memory: int
     ) -> None:
-        """As observed on a full GPU: cublasCreate reports only that it is not initialized."""
+        """On a full GPU, cublasCreate was observed to report only that it is not initialized."""
         said = "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED"
 
         def fails(*_: object) -> None:

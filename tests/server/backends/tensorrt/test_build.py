@@ -66,7 +66,7 @@ def test_unset_options_are_left_to_tensorrt(gpu: Gpu, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["10.9.0.34", "11.4.0.106"])
 def test_every_tensorrt_types_strongly(gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    install_tensorrt(monkeypatch, gpu.machine, version)  # complains unless networks are strongly typed
+    install_tensorrt(monkeypatch, gpu.machine, version)  # this double complains unless networks are strongly typed
     models.linear(tmp_path / "1")
 
     gpu.load(tmp_path / "1").close()
@@ -83,7 +83,7 @@ def test_a_model_in_which_nothing_varies_needs_no_profile(gpu: Gpu, tmp_path: Pa
 
 
 class TestPrecision:
-    def test_half_floats_inside_floats_outside(self, gpu: Gpu, tmp_path: Path) -> None:
+    def test_only_the_inside_becomes_half_floats(self, gpu: Gpu, tmp_path: Path) -> None:
         models.wide(tmp_path / "1")
         x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
         exact, half = gpu.load(tmp_path / "1"), gpu.load(tmp_path / "1", precision="fp16")
@@ -167,7 +167,7 @@ def test_timings_are_kept_for_the_next_build(gpu: Gpu, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_progress_is_said_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     from headrace_server.backends.tensorrt.build import SAY_EVERY, Progress
 
     caplog.set_level(logging.INFO, "headrace_server")

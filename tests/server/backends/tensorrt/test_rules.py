@@ -1,4 +1,4 @@
-"""The TensorRT double complains about every rule that is broken; this breaks each on purpose."""
+"""The TensorRT double complains about every broken rule: each test breaks one on purpose."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,7 +183,7 @@ def test_a_context_used_on_another_gpu(scene: Scene) -> None:
     other.release()
 
 
-def test_a_context_that_is_dropped_without_the_gpus(scene: Scene) -> None:
+def test_a_context_that_is_dropped_without_the_gpus_context(scene: Scene) -> None:
     trt = scene.trt
     engine = scene.context._engine
     extra = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
@@ -223,7 +223,7 @@ def test_an_allocator_that_is_set_again(scene: Scene) -> None:
     allocator = scene.trt.IOutputAllocator()
     scene.context.set_output_allocator("y", allocator)
 
-    with complains("again for y, kept once more each time"):
+    with complains("set again for y, which leaks a reference"):
         scene.context.set_output_allocator("y", allocator)
 
 
@@ -232,7 +232,7 @@ def test_a_second_logger(scene: Scene) -> None:
         pass
 
     for make in (scene.trt.Runtime, scene.trt.Builder):
-        with complains("another logger than the one of the builders and runtimes that live"):
+        with complains("a second logger, which is ignored"):
             make(Log())
 
 
@@ -277,7 +277,7 @@ class TestGraphs:
     def test_a_context_that_is_changed_after_its_capture(self, scene: Scene) -> None:
         scene.prepare()
         graph = self.capture(scene)
-        with complains("a graph was captured of this context, and would change with it"):
+        with complains("a graph was captured from this context, and would change with it"):
             scene.context.set_input_shape("x", (1, 4))
         graph.close()
 
