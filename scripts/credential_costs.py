@@ -1,9 +1,9 @@
 """Measures what an API key costs a small Predict: python -m scripts.credential_costs [--groups=8] [--seconds=0.4].
 
 gRPC's implementations send a header in two ways: those in Go and Java put it into HPACK's table once and refer to it
-with each call; C core (Python, C++) sends its bytes each time. Clients that compress them cost more: see
-docs/security.md. Here, one connection sends 64 calls at once, waits for their answers, and goes on, so that the batches
-are the same in every turn.
+with each call; C core (Python, C++) sends its bytes each time. Calls of clients that compress these bytes cost more:
+see docs/security.md. Here, one connection sends 64 calls at once, waits for their answers, and goes on, so that the
+batches are the same in every turn.
 
 Two processes of the same program differ by up to 3%, so there are groups of two new servers: one checks keys, one does
 not. Their turns alternate, and each turn is compared with a call without a header in the turn before. The result is the

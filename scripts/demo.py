@@ -38,7 +38,7 @@ SERVED = re.compile(r"served digits:\S+ \S+: \d+ requests, (\d+) rows in (\d+) b
 
 
 class DemoError(Exception):
-    """A result of the demo is not as it should be; the text says which one."""
+    """A result of the demo is wrong; the text says which one."""
 
 
 @dataclass(frozen=True)

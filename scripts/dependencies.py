@@ -57,7 +57,7 @@ def licence_of(metadata: Any) -> str:
 
 
 def _is_allowed(licence: str) -> bool:
-    """Whether a licence, or one of several alternatives, is allowed; all that are joined by AND have to be."""
+    """Whether a licence, or one of several alternatives, is allowed; licences joined by AND must all be allowed."""
     return all(ALLOWED.search(part) for part in re.split(r"\bAND\b", licence))
 
 

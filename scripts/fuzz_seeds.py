@@ -151,7 +151,10 @@ def _values(dtype: Any, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
 
 
 def _framed(name: str, message: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """The message without compression, twice, and with each compression, which the first byte of three names."""
+    """Two uncompressed messages, and for each compression a compressed message before an uncompressed one.
+
+    The first three bytes are the encoding and two limits.
+    """
     plain = b"\0" + len(message).to_bytes(4, "big") + message
     yield "frames", f"{name}-plain", bytes([0, 1, 9]) + plain * 2
     for encoding, window in ((1, 15), (2, 31)):

@@ -82,7 +82,7 @@ Tool = Callable[[Case, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The median rates of a case with `headrace bench` and another tool, and the CPU time of the first per call."""
+    """The median rates of a case with `headrace bench` and another tool, and the CPU time of the former per call."""
 
     case: Case
     tool: str

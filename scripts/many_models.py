@@ -283,11 +283,17 @@ def served(root: Path, count: int, bare: Mapping[str, Bare], first: tuple[float,
         Figure(
             "seconds until it is ready, relative to bare sessions with defaults", ready / bare["defaults"].seconds, 1.3
         ),
-        Figure("CPU seconds until it is ready, relative to the same", ready_cpu / bare["defaults"].cpu, 1.3),
+        Figure(
+            "CPU seconds until it is ready, relative to bare sessions with defaults",
+            ready_cpu / bare["defaults"].cpu,
+            1.3,
+        ),
         Figure(
             "seconds until it is ready, relative to bare sessions without threads", ready / bare["own"].seconds, 1.3
         ),
-        Figure("CPU seconds until it is ready, relative to the same", ready_cpu / bare["own"].cpu, 1.3),
+        Figure(
+            "CPU seconds until it is ready, relative to bare sessions without threads", ready_cpu / bare["own"].cpu, 1.3
+        ),
         Figure("seconds until it is ready", ready),
         Figure("CPU seconds until it is ready", ready_cpu),
         Figure("seconds until a server with one of the models is ready", first[0]),

@@ -154,7 +154,7 @@ def _of_the_hot_model(server: Server, meanwhile: Callable[[], object]) -> list[f
     stop, (taken, sent) = context.Event(), context.Pipe(duplex=False)
     caller = context.Process(target=_keep_calling, args=(server.address, stop, sent))
     caller.start()
-    taken.recv()  # it has begun
+    taken.recv()  # the calls have begun
     meanwhile()
     stop.set()
     seconds: list[float] = taken.recv()

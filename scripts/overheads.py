@@ -11,7 +11,7 @@ anything costs more than it may, by more than twice the standard error.
 
 The load is a closed loop, because a server that has nothing to do looks for requests in a loop for a while: the CPU
 time of any further work would replace that of this loop. Every request carries a `traceparent`, so looking for it is
-not part of the cost of traces; docs/monitoring.md says what it is.
+not part of the measured cost of traces; docs/monitoring.md has the cost of that.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def scheduled(things: Sequence[Thing], seconds: float) -> list[Slice]:
-    """Slices for about so many seconds: each thing in random order, with a slice of only answers before and after."""
+    """Slices for about this many seconds: each thing in random order, with a slice of only answers before and after."""
     slices = [Slice(ONLY_ANSWERS, counts=False)] * int(WARM / SLICE) + [Slice(ONLY_ANSWERS)]
     end = seconds / SLICE
     while len(slices) < end:
@@ -148,7 +148,7 @@ def _differences(readings: Iterable[Reading]) -> Iterator[Reading]:
 
 
 def measure(watched: Watched, slices: Sequence[Slice]) -> list[Reading]:
-    """Loads a server, switches things on and off, and reads what it has done at the end of each slice."""
+    """Loads a server, switches things on and off, and reads the server's figures at the end of each slice."""
     loads = [_load(watched, "00"), *(_asking(watched, slices, traced=traced) for traced in (False, True))]
     with ExitStack() as stack:
         viewers = stack.enter_context(closing(Viewers(watched.rest)))
@@ -185,7 +185,7 @@ def _asking(watched: Watched, slices: Sequence[Slice], *, traced: bool) -> tuple
 
 
 def _load(watched: Watched, flags: str, times: Sequence[float] = ()) -> tuple[Any, Any]:
-    """A load at these times, otherwise a closed loop, and its metadata."""
+    """A load, and its metadata: calls at these times, or a closed loop if there are none."""
     address, metadata = watched.server.address, (("traceparent", f"{_PARENT}{flags}"),)
     settings = Settings(servers=(address,), models={MODEL: 1.0})
     with closing(BenchServer(address, metadata, settings.timeout)) as server:

@@ -30,8 +30,8 @@ Rows = dict[str, list[Row]]
 def estimate(values: Sequence[float]) -> tuple[float, float]:
     """The centre of values, and its standard error.
 
-    That is the median of the means of all pairs, and the ranks in their order that Wilcoxon's test gives: other work on
-    the machine makes some of the values very large.
+    The centre is the median of the means of all pairs. Wilcoxon's test gives the ranks of the means that lie one
+    standard error from it. Values that other work on the machine makes very large hardly change either.
     """
     count = len(values)
     if count < 2:

@@ -1,7 +1,7 @@
 """Measures how four callers who post 10 MB of JSON over REST affect sixteen gRPC callers of another model.
 
-The callers need CPU, too. With `--bodies_per_second`, they send the same bodies to a process that only reads them, so
-that their part is seen.
+The REST callers need CPU time, too. With `--bodies_per_second`, they also send the same bodies to a process that only
+reads them, which shows the effect of this CPU time alone.
 """
 
 import argparse

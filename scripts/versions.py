@@ -1,4 +1,4 @@
-"""Versions of a model whose answers tell which version gave them, for tests of loading under load."""
+"""Versions of a model whose answers contain the version's number, for tests of loading under load."""
 
 from pathlib import Path
 

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _switched(take: Callable[[Watch, Arrays, Arrays], int]) -> Callable[..., int]:
-    """The same function, switched by signals; off, it costs what a batch costs that is not taken."""
+    """The same function, switched by signals; while it is off, a call costs as much as if no row is taken."""
     on = False
 
     def switch(number: int, _: object) -> None:
@@ -143,7 +143,7 @@ class Viewers:
 
 
 def _size(answer: bytes) -> int:
-    """The size of an answer of which this has arrived; -1 if its head is not complete."""
+    """The size of the answer that begins with these bytes; -1 if its head is not complete."""
     head, end, _ = answer.partition(b"\r\n\r\n")
     if not end:
         return -1
@@ -171,7 +171,7 @@ class Collector:
         self._server.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the collector."""
         self._server.stop(0).wait()
 
     def _export(self, request: bytes, context: object) -> bytes:

@@ -1,4 +1,4 @@
-"""What is documented about dependencies: their origin and their licence."""
+"""The documentation of dependencies: their origin and their licence."""
 
 import runpy
 from email.message import Message

@@ -23,7 +23,7 @@ Command = Callable[[Case, Path, int], Sequence[str]]
 
 @dataclass(frozen=True)
 class Contender:
-    """A server, by its name in the report; `infers` tells headrace from the responders, which run no model."""
+    """A server, by its name in the report; `infers` is false for the responders, which run no model."""
 
     name: str
     command: Command

@@ -54,7 +54,7 @@ def bare_tensorrt(version: Path, cache: Path, row: np.ndarray, batch: int, secon
 def _by_backend(
     title: str, version: Path, options: BackendOptions, row: np.ndarray, batch: int, seconds: float
 ) -> Iterator[Bare]:
-    """The part of the server that runs batches, by itself, with inputs and outputs in page-locked memory."""
+    """The server's backend without the rest of the server, with inputs and outputs in page-locked memory."""
     backend: Any = auto.load(version, options)
     try:
         for threads in (1, 2, 3):

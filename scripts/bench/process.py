@@ -86,7 +86,7 @@ def running(command: Callable[[int], Sequence[str]], log: Path, patience: float 
 
 
 def _stat(file: Path) -> list[str]:
-    """The fields after the command's name, which may contain spaces: proc(5)'s fields from the third on, or none."""
+    """The fields of proc(5) after the command's name, which may contain spaces; none if the process has ended."""
     try:
         return file.read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -102,7 +102,8 @@ def busy_seconds() -> float:
 def free_port() -> int:
     """Return a TCP port that nothing listens on."""
     # Not an ephemeral port: a client that retries connecting to one may connect to itself.
-    # Random even if the caller has set a seed: else two of them would choose the same port, before either is bound.
+    # Random even if the program has set a seed: otherwise, two such programs would choose the same port before either
+    # of them binds it.
     for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
         try:
             socket.create_server(("127.0.0.1", port)).close()

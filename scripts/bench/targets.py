@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Yield the targets of a case, without those for which one of the two sides is missing here."""
+    """Yield the targets of a case, without those of which one side was not measured."""
     yield from _TARGETS[results.case.name](results)
 
 

@@ -290,8 +290,8 @@ def _row(steps: Sequence[Step]) -> str:
 def _least(runs: dict[str, list[Step]]) -> float:
     """The share of the possible answers in time that the objective reaches, at its worst step.
 
-    As many were possible as the best fixed setting had, or as there were requests, if those were fewer: arrivals are
-    random.
+    The number of possible answers is that of the best fixed setting, or that of the requests in the objective's own
+    run, if there were fewer: arrivals are random.
     """
     others = [run for name, run in runs.items() if name != OBJECTIVE]
     best = [max((run[place].good_rate for run in others), default=0.0) for place in range(len(runs[OBJECTIVE]))]

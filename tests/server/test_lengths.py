@@ -88,7 +88,7 @@ def test_lengths_that_do_not_agree_are_left_to_the_model(running: Run) -> None:
     server = running(attention().write, batching=TOGETHER)
     good = requests(attention(), [4, 6])
     x = np.ones((1, 5, WIDTH), np.float32)
-    other: Arrays = {"x": x, "mask": np.ones((1, 1), np.int64)}  # it broadcasts
+    other: Arrays = {"x": x, "mask": np.ones((1, 1), np.int64)}  # the model broadcasts the mask
     wrong: Arrays = {"x": x, "mask": np.ones((1, 3), np.int64)}
     futures = [server.caller.begin(predict_request(inputs)) for inputs in (good[0], other, wrong, good[1])]
     assert futures[2].exception() is not None

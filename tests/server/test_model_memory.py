@@ -105,7 +105,7 @@ def test_every_method_of_every_api_loads_what_it_calls(house: House) -> None:
     infer = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
     def asleep(name: str) -> None:
-        """Calls other models until this one was unloaded."""
+        """Calls other models until this one is unloaded."""
         for other in NAMES:
             if name in house.in_memory() and other != name:
                 house.predict(other)

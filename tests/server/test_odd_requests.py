@@ -36,7 +36,7 @@ from tests.support.rest_calls import RestCaller
 from tests.support.running import COMMAND, ServerProcess, eventually
 
 SECONDS = float(os.environ.get("HEADRACE_FUZZ_SECONDS", "0"))
-"""The seconds of calls on each transport; 0 is a sample."""
+"""The seconds of calls on each transport; 0 means only a sample of requests."""
 
 SEED = int(os.environ.get("HEADRACE_FUZZ_SEED", "7"))
 
@@ -51,7 +51,7 @@ MEMORY = 6 << 30
 """The server's memory limit in bytes: some requests ask for answers of any size."""
 
 CALL_SECONDS = 5.0
-"""The seconds after which a call is given up; a run is given up after one second."""
+"""The seconds after which a call is cancelled; a run is abandoned after one second."""
 
 FLAGS = ("--run_timeout=1", "--request_memory_mb=256", "--max_num_load_retries=0")
 
@@ -153,7 +153,7 @@ def _that_load(odd: Sequence[OddModel], base_path: Path) -> dict[str, tuple[Sign
 
 
 def _is_request(usual: Arrays | None, signature: Signature) -> bool:
-    """Whether it has an array for each input; some of ONNX's cases have sequences."""
+    """Whether a request has an array for each input; some of ONNX's cases have sequences."""
     every = usual is not None and set(usual) == set(signature.inputs)
     return every and all(isinstance(array, np.ndarray) for array in (usual or {}).values())
 

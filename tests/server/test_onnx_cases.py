@@ -101,7 +101,7 @@ def in_json(array: Array) -> Any:
 
 
 def from_json(value: Any, want: Array) -> Array:
-    """The expected value as an array; JSON does not tell the shape of an array without elements."""
+    """The expected value as an array; JSON does not show the shape of an array without elements."""
     array = np.array(value, object if want.dtype == object else np.float64)
     return array.reshape(want.shape) if not want.size and not array.size else array
 

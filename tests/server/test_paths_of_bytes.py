@@ -31,7 +31,9 @@ def weights(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [models.linear, weights, python])
-def test_it_is_served(tmp_path: Path, transport: str, loop_thread: LoopThread, make: Callable[[Path], Path]) -> None:
+def test_models_below_such_a_path_are_served(
+    tmp_path: Path, transport: str, loop_thread: LoopThread, make: Callable[[Path], Path]
+) -> None:
     make(tmp_path / "plain" / "1")
     base_path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/mod\xe8le \xff"))
     (tmp_path / "plain").rename(base_path)

@@ -19,7 +19,7 @@ class Fatal(NamedTuple):
     Attributes:
         graph: The model.
         request: A request that crashes the process.
-        fine: A request that does not.
+        fine: A request that does not crash it.
     """
 
     graph: Graph

@@ -44,14 +44,14 @@ class Gpu:
     def machine(self) -> Machine:
         """The double's machine; a test that uses it is for the double only."""
         if self._machine is None:
-            pytest.skip("only the double can be looked into")
+            pytest.skip("only the double can be inspected")
         return self._machine
 
     @property
     def libcuda(self) -> Libcuda:
-        """As `machine`."""
+        """The double's calls for graphs; like `machine`, only for tests of the double."""
         if self._libcuda is None:
-            pytest.skip("only the double can be looked into")
+            pytest.skip("only the double can be inspected")
         return self._libcuda
 
     @contextmanager

@@ -35,7 +35,7 @@ class OddModel:
     usual: Arrays | None = None
 
     def write(self, base_path: Path) -> None:
-        """Writes it as version 1."""
+        """Writes the model as version 1."""
         folder = base_path / self.name / "1"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(self.model.SerializeToString())

@@ -43,7 +43,7 @@ KNOWN: Mapping[str, str] = {
     "the request has no rows": _EMPTY,
     **{f" to type: {kind}": _NO_JSON for kind in ("half", "bfloat16", "uint16", "uint32", "uint64", "int8")},
     "Failed to get input map": "TF Serving's REST API takes no request without inputs",
-    "no elements": "JSON does not tell the shape of an array without elements",
+    "no elements": "JSON does not show the shape of an array without elements",
 }
 """Why a case may fail, by a part of its error."""
 
@@ -131,7 +131,7 @@ def _session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def _answers(session: ort.InferenceSession, inputs: Arrays) -> Arrays | None:
-    """None if an answer is not a tensor."""
+    """The answers of a session; None if one of them is not a tensor."""
     values = session.run(None, dict(inputs))
     if not all(isinstance(value, np.ndarray) for value in values):
         return None

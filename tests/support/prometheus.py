@@ -66,6 +66,6 @@ class Prometheus:
         return found
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops Prometheus."""
         self._process.terminate()
         self._process.wait()

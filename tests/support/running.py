@@ -39,7 +39,7 @@ class Served(NamedTuple):
 
 
 def read_served(log: Iterable[str]) -> Served:
-    """Finds it in the lines of a log."""
+    """Finds these numbers in the lines of a log."""
     (match,) = filter(None, map(_SERVED.search, log))
     return Served(*(int(number or 0) for number in match.groups()))
 
@@ -73,7 +73,7 @@ class LoopThread:
         self._started.wait()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = START_WITHIN) -> T:
-        """Runs a coroutine there and waits for its result."""
+        """Runs a coroutine on that loop and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
     def stop(self) -> None:

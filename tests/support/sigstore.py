@@ -1,7 +1,7 @@
 """A Sigstore service of a few keys: its authority, its two logs, its trusted root, and the signatures that it makes.
 
-Does without a network what Fulcio, the certificate log and Rekor do, so that signatures can be made for any identity,
-and with any mistake.
+It does without a network what Fulcio, the certificate log and Rekor do, so that tests can make signatures for any
+identity, and with any mistake.
 """
 
 import base64

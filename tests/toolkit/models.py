@@ -46,7 +46,7 @@ class Digits:
         """Writes `train.npz` and `test.npz` with the pixels under `name` and the digits under `y`.
 
         Args:
-            folder: Where.
+            folder: The folder for the files.
             name: The name of the model's input.
             shape: The shape of a row.
             zoom: By how much each pixel is enlarged.

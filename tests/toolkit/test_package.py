@@ -64,7 +64,7 @@ def test_the_folder_is_served_as_the_image_serves_it(base: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own warning, about type hints
 def test_for_mlflow(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "mlflow-skinny is not here: make test-torch runs this"
+    reason = "mlflow-skinny is not installed: make test-torch runs this test"
     pytest.importorskip("mlflow.onnx", reason=reason)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     done = package(base.parent, "digits/1", "kept", "--as=mlflow")

@@ -110,7 +110,7 @@ def test_a_folder_of_versions_is_refused(version: Path) -> None:
     )
 
 
-def test_a_measurement_of_no_time_is_refused(version: Path) -> None:
+def test_a_measurement_of_zero_seconds_is_refused(version: Path) -> None:
     ended = tune(version, "--objective=p99 1s", "--seconds=0")
 
     assert ended.stderr.startswith("headrace tune: --seconds must be a finite number above 0; was 0\n")

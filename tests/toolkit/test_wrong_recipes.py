@@ -95,7 +95,7 @@ def run(place: Path, text: str) -> int:
 
 
 def check_refusal(place: Path, said: str, table: str, what: object) -> None:
-    """Whether a run that failed said so in one line, or in its table, and left nothing under the base path."""
+    """Asserts that a failed run said so in one line, or in its table, and left nothing under the base path."""
     assert "not expect" not in said, (what, said)  # the message for unexpected errors
     if "nothing is published" not in table and what != "leaves":
         assert said.startswith("headrace: "), (what, said)
@@ -117,7 +117,7 @@ def test_the_recipe_itself_is_right(place: Path) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_value_of_any_key(place: Path, capsys: pytest.CaptureFixture[str], part: int) -> None:
+def test_wrong_values_of_every_key(place: Path, capsys: pytest.CaptureFixture[str], part: int) -> None:
     for key, value in changes(part):
         status = run(place, text_of(**{key: value}))
         printed = capsys.readouterr()
@@ -129,13 +129,13 @@ def test_no_value_of_any_key(place: Path, capsys: pytest.CaptureFixture[str], pa
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=[repr(text[:30]) for text in TEXTS])
-def test_no_text(place: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_wrong_texts(place: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert run(place, text) == 1
     printed = capsys.readouterr()
     check_refusal(place, printed.err, printed.out, text)
 
 
-def test_no_bytes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_are_no_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "recipe.toml").write_bytes(b"[model]\nsource = '\xff'")
     assert main(["optimize", "recipe.toml"]) == 1
     check_refusal(place, capsys.readouterr().err, "", "bytes")
@@ -159,7 +159,7 @@ BASES = [
 
 
 @pytest.mark.parametrize(("base", "words"), BASES)
-def test_no_base_path(place: Path, capsys: pytest.CaptureFixture[str], base: str, words: str) -> None:
+def test_wrong_base_paths(place: Path, capsys: pytest.CaptureFixture[str], base: str, words: str) -> None:
     (place / "dangling").symlink_to("nowhere")
     for name in ("7/model.onnx", "8/model.plan"):
         (place / "models" / name).parent.mkdir(parents=True)
@@ -204,7 +204,7 @@ def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
 
 
 @pytest.mark.parametrize("moment", ["rows", "metric", "publishing", "import"])
-def test_no_signal_at_any_moment(
+def test_signals_at_any_moment(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
     send = f"signal.raise_signal({int(number)})"
@@ -226,7 +226,7 @@ def test_no_signal_at_any_moment(
 
 
 @pytest.mark.parametrize("limit", [0, 6000], ids=["no file at all", "nearly all of the model"])
-def test_no_disk_that_fills_up(place: Path, limit: int) -> None:
+def test_disks_that_fill_up(place: Path, limit: int) -> None:
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

@@ -48,7 +48,7 @@ outputs = { features = "features", length = "length" }
 
 
 def folder(root: Path, *, steps: str = STEPS, **more: str) -> Path:
-    """A configuration file with models `words`, `sum` and `both`, an ensemble of the two, and further ensembles."""
+    """A configuration file with models `words` and `sum`, an ensemble `both` of these two, and further ensembles."""
     python = root / "words" / "1"
     python.mkdir(parents=True)
     python.joinpath("model.py").write_text(WORDS)
@@ -103,7 +103,7 @@ def test_ensembles_of_ensembles(caller: InferenceCaller) -> None:
     assert {output.name for output in response.outputs} == {"score", "n"}
 
 
-def test_its_metadata(caller: InferenceCaller) -> None:
+def test_metadata_of_an_ensemble(caller: InferenceCaller) -> None:
     metadata = caller.call(messages.ModelMetadataRequest(name="both"))
     assert metadata.platform == "ensemble"
     assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("text", "BYTES", [-1])]

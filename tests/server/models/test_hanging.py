@@ -22,7 +22,7 @@ def played(scene: object) -> None:
     asyncio.run(scene)  # type: ignore[arg-type]
 
 
-def test_its_callers_fail_and_other_models_go_on() -> None:
+def test_callers_of_a_hanging_run_fail_and_other_models_go_on() -> None:
     hung, other = Adder(), Adder(number=1)
     threads = BatchThreads(1)
     threads.start()
@@ -50,7 +50,7 @@ def test_its_callers_fail_and_other_models_go_on() -> None:
     threads.close()
 
 
-def test_a_version_whose_run_was_given_up_can_be_closed() -> None:
+def test_a_version_whose_run_was_abandoned_can_be_closed() -> None:
     hung = Adder()
     threads = BatchThreads(1)
     threads.start()

@@ -139,7 +139,7 @@ def test_as_many_versions_are_loaded_at_once_as_there_are_threads(loads: Loads, 
 
 
 def test_a_hanging_load_does_not_delay_the_next(loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manager decides twice; in between, the time is up for which the second load waits for the first."""
+    """The manager decides twice; in between, the time ends for which the second load waits for the first one."""
     times = count(step=QUICK_SECONDS * 0.75)
     monkeypatch.setattr(action_threads, "time", SimpleNamespace(monotonic=lambda: next(times)))
     model = manage(num_initial_load_threads=2)
@@ -219,7 +219,7 @@ def test_the_last_failure_is_reported(loads: Loads, manage: Manage) -> None:
     assert model.error(1) == (Code.DATA_LOSS, "try 3 of 1")
 
 
-def test_between_two_attempts_it_stays_loading_and_blocks_nothing(loads: Loads, manage: Manage) -> None:
+def test_between_two_attempts_a_version_stays_loading_and_blocks_nothing(loads: Loads, manage: Manage) -> None:
     loads.failures[2] = 1
     model = manage(max_num_load_retries=1, load_retry_interval=HOURS)
     model.aspire(1, 2)
@@ -310,7 +310,7 @@ def test_a_model_that_cannot_be_freed_is_still_unloaded(
     model = manage()
     model.aspire(1)
     model.reach({1: AVAILABLE})
-    loads.backends.pop(1).closed = True  # its close asserts that it was not closed before
+    loads.backends.pop(1).closed = True  # its `close` asserts that it is called only once
     model.aspire(2)
     model.reach({1: END, 2: AVAILABLE})
     assert "model m version 1 cannot be freed" in caplog.messages

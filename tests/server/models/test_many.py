@@ -141,7 +141,7 @@ def test_waiting_for_one_model_is_not_woken_by_the_others(threads: BatchThreads)
     town.manager.wait_settled(town.names[-1:], timeout=PATIENCE)
     town.manager.stop()
 
-    assert town.clock.waits[current_thread()] <= 4  # it begins, it is available
+    assert town.clock.waits[current_thread()] <= 4  # one at the beginning, and one when the model is available
 
 
 def test_a_thread_that_has_loaded_a_model_continues_with_the_next(threads: BatchThreads) -> None:
@@ -194,7 +194,9 @@ class TestPreparing:
         assert max(map(len, batches)) == TOGETHER
         assert last == []
 
-    def test_loads_do_without_it_if_it_fails(self, threads: BatchThreads, caplog: pytest.LogCaptureFixture) -> None:
+    def test_loads_succeed_even_if_preparing_them_fails(
+        self, threads: BatchThreads, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def fail(_: object) -> None:
             raise OSError("no memory")
 
@@ -204,7 +206,7 @@ class TestPreparing:
         assert "the next loads could not be prepared" in caplog.messages
         town.manager.stop()
 
-    def test_what_is_prepared_at_the_end_of_the_initial_load_is_dropped(self, threads: BatchThreads) -> None:
+    def test_a_preparation_at_the_end_of_the_initial_load_is_dropped(self, threads: BatchThreads) -> None:
         prepared, begun, go_on = list[int](), Event(), Event()
 
         def prepare(versions: Sequence[Asked]) -> None:
@@ -222,7 +224,7 @@ class TestPreparing:
         town.manager.stop()
         assert prepared == [0, FEW, 0]
 
-    def test_what_is_prepared_is_dropped_when_the_server_stops_before_it_serves(self, threads: BatchThreads) -> None:
+    def test_a_preparation_is_dropped_when_the_server_stops_before_it_serves(self, threads: BatchThreads) -> None:
         prepared: list[int] = []
         town = Town(threads, FEW, prepare=lambda versions: prepared.append(len(versions)))
         town.start()

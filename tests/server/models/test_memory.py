@@ -77,7 +77,7 @@ class TestRemains:
         process.ends(REUSED_BYTES, grown=-2 * REUSED_BYTES)
         assert process.ends(REUSED_BYTES, grown=REUSED_BYTES) == 2
 
-    def test_a_little_is_never_returned(self) -> None:
+    def test_a_little_memory_is_never_returned(self) -> None:
         process = Process()
         process.ends(REUSED_BYTES)
         # The process may have grown because of a large request.

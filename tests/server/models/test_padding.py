@@ -70,13 +70,13 @@ def test_a_length_that_another_dimension_is_computed_from_is_not_padded(shop: Sh
     assert shop.load(cached).signatures[DEFAULT].padding is None
 
 
-class TestTold:
+class TestSettings:
     """Settings in `model.toml`."""
 
     def test_nothing_is_padded(self, shop: Shop) -> None:
         assert shop.load(attention(), "[batching]\npad_lengths = false").signatures[DEFAULT].padding is None
 
-    def test_a_configured_value_is_used_whatever_that_does_to_answers(self, shop: Shop) -> None:
+    def test_a_configured_value_is_used_even_if_answers_change(self, shop: Shop) -> None:
         padding = shop.load(reduced("ReduceMean"), "[batching]\npad_values = { x = 0.5 }").signatures[DEFAULT].padding
 
         assert padding is not None

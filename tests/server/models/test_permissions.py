@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_read_is_named(base_path: Path, make: Callable[[P
     assert f"{file}: Permission denied" in error.message
 
 
-def test_a_folder_that_may_not_be_entered_is_named_and_not_a_file_that_may_not_be_there(base_path: Path) -> None:
+def test_a_folder_that_may_not_be_entered_is_named_instead_of_a_file_in_it(base_path: Path) -> None:
     models.linear(base_path / "1")
     (base_path / "1").chmod(0o600)
     error = load(base_path)

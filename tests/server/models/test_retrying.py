@@ -90,20 +90,20 @@ def link(store: Store) -> None:
     store.file.symlink_to(other)
 
 
-def write_what_is_linked(store: Store) -> None:
+def write_the_target_of_a_link(store: Store) -> None:
     (store.folder.parent / "elsewhere").write_bytes(WHOLE)
 
 
-def write_with_the_time_of_before(store: Store) -> None:
+def write_with_the_previous_time(store: Store) -> None:
     """The size and the modification time stay the same, as after `cp -p` and `rsync -t`."""
     before = store.file.stat()
     store.file.write_bytes(WHOLE)
     os.utime(store.file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("mend", [write, rename, link, write_what_is_linked, write_with_the_time_of_before])
+@pytest.mark.parametrize("mend", [write, rename, link, write_the_target_of_a_link, write_with_the_previous_time])
 def test_a_repaired_version_is_loaded(store: Store, mend: Callable[[Store], None]) -> None:
-    if mend is write_what_is_linked:
+    if mend is write_the_target_of_a_link:
         (store.folder.parent / "elsewhere").write_bytes(b"half")
         store.file.symlink_to(store.folder.parent / "elsewhere")
     else:

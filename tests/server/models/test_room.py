@@ -179,7 +179,7 @@ def test_if_only_one_fits_the_old_version_is_unloaded_first(build: Build) -> Non
     assert town.call("a") == 2
 
 
-def test_without_a_version_the_highest_is_called_though_a_lower_one_is_in_memory(build: Build) -> None:
+def test_without_a_version_the_highest_is_called_even_if_a_lower_one_is_in_memory(build: Build) -> None:
     town = build(models=2)
     town.aspire("a", 1, 2)
     assert town.call("a", 1) == 1

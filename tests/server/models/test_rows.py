@@ -80,7 +80,7 @@ def test_every_kind_has_three_members(kind: str) -> None:
     assert len(MIXING[kind]) >= 3
 
 
-class TestTold:
+class TestSettings:
     """A setting in `model.toml` is followed, without a trial."""
 
     @pytest.mark.parametrize("key", ["enabled", "batch_axis"])

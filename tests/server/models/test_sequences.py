@@ -51,7 +51,7 @@ def step(value: float, identity: int | str, **flags: bool) -> messages.ModelInfe
 def test_state_goes_from_step_to_step(caller: InferenceCaller) -> None:
     values = [array(caller.call(step(value, 7, start=value == 1))).item() for value in (1, 2, 3)]
     assert values == [2, 6, 12]
-    assert array(caller.call(step(1, 7, start=True))).item() == 2  # begun anew
+    assert array(caller.call(step(1, 7, start=True))).item() == 2  # started again
 
 
 def test_sequences_do_not_mix(caller: InferenceCaller) -> None:

@@ -53,7 +53,7 @@ def test_by_example(aspired: set[int], states: Mapping[int, State], action: Load
     assert preserve_availability(aspired, states) == action
 
 
-def test_the_states_are_those_of_the_wire() -> None:
+def test_the_states_have_the_numbers_of_the_protocol() -> None:
     assert {state.name: state.on_the_wire for state in State if state is not AT_REST} == {
         name: number for name, number in ModelVersionStatus.State.items() if name != "UNKNOWN"
     }

@@ -1,4 +1,4 @@
-"""Warm-up by itself: which requests it runs, how it refuses a file, and which zeros it runs a model on."""
+"""Warm-up without a server: the requests that it runs, the files that it refuses, and its runs on zeros."""
 
 import logging
 from collections.abc import Mapping
@@ -108,7 +108,7 @@ def test_files_that_were_read_are_counted(tmp_path: Path) -> None:
     assert counted(metrics, tmp_path, "OK") == ["2", "1"]
 
 
-def test_files_with_a_request_that_failed_are_not(tmp_path: Path) -> None:
+def test_files_with_a_request_that_failed_are_not_counted(tmp_path: Path) -> None:
     metrics = Metrics()
     refusal(write_warmup(tmp_path, numbered(2)), Answered(refuse=2), metrics)
     assert b"warmup" not in metrics.page()

@@ -73,7 +73,7 @@ def test_requests_like_those_that_were_profiled(watched: Watched) -> None:
     watched.ask(images()[1 : 2 * ROWS : 2])
     watched.ask(images()[: 2 * ROWS : 2])
     found = watched.metrics()
-    assert 0 <= found[INDEX] < 0.2  # the index of the pixel, of 64, that differs most over 360 rows
+    assert 0 <= found[INDEX] < 0.2  # the largest index of 64 pixels, over 360 rows
     assert found['headrace_drift_missing_ratio{model="model",version="1",input="image"}'] == 0
     classes = {series: share for series, share in found.items() if series.startswith("headrace_drift_class_ratio")}
     assert len(classes) == 10

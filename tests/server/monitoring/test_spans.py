@@ -74,14 +74,14 @@ class Recorded:
         self.tracer = Tracer(None, spans, self.sent, lambda: self.now)
 
     def end(self, *arrivals: float, trace: bytes = b"1" * 16, parent: bytes = b"", state: str = "") -> None:
-        """A request ends now."""
+        """Records that a request ends now."""
         request = Trace(trace, parent, state, self.now - 1)
         request.is_rpc("a.Service/Method", "model", 0)
         request.arrivals = arrivals
         self.tracer.end(request)
 
     def ran(self, *arrivals: float, failed: bool = False) -> None:
-        """A batch with these traced tasks has run."""
+        """Reports that a batch with these traced tasks has run."""
         report = BatchReport(
             4, 6, 2, self.now - 0.5, 0.25, failed, (*arrivals, 1.0), (1, 1, 1, 3), 0.0625, 0.125, arrivals
         )
@@ -157,7 +157,7 @@ def test_many_spans_are_sent_in_several_messages(recorded: Recorded) -> None:
     assert recorded.flush() == [1] * WAITING
 
 
-def test_no_more_requests_wait_than_may(recorded: Recorded) -> None:
+def test_no_more_requests_wait_than_are_allowed(recorded: Recorded) -> None:
     for number in range(WAITING):
         recorded.end(float(number))
     assert recorded.flush() == []
@@ -166,7 +166,7 @@ def test_no_more_requests_wait_than_may(recorded: Recorded) -> None:
     assert recorded.tracer.waiting == WAITING
 
 
-def test_what_has_ended_is_sent_when_the_tracer_stops(recorded: Recorded) -> None:
+def test_ended_requests_are_sent_when_the_tracer_stops(recorded: Recorded) -> None:
     recorded.end(2.0)
     assert recorded.flush() == []
     recorded.tracer.stop()

@@ -72,12 +72,12 @@ class Collector:
         return {a.value.string_value for each in resources for a in each.attributes if a.key == "service.name"}
 
     def clear(self) -> None:
-        """Forgets them."""
+        """Forgets all spans."""
         with self._lock:
             self._requests.clear()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the receiver."""
         self._server.stop(0).wait()
 
 
@@ -116,7 +116,7 @@ def traced(running: Run, collector: Collector) -> Iterator[Traced]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "SECONDS", 0.05)  # sends sooner than by default
+    monkeypatch.setattr(traces, "SECONDS", 0.05)  # makes the tracer send sooner than by default
     collector.clear()
 
 
@@ -325,7 +325,7 @@ def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: 
 
 
 def test_an_exporter_that_waits_for_its_call_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old versions of OpenTelemetry's exporter, such as 1.27, do."""
+    """Old versions of OpenTelemetry's exporter, such as 1.27, wait even during a shutdown."""
 
     class Exporter:
         """Ends when the test ends."""

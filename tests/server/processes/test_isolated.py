@@ -84,12 +84,12 @@ class Isolated:
 
 
 CROSSINGS = ["socket", *(["link"] if find_spec("headrace_native") else [])]
-"""How the messages of runs cross: what is tested here holds for both ways."""
+"""The ways in which the messages of runs cross; all tests here must pass with both."""
 
 
 @pytest.fixture(params=CROSSINGS, autouse=True)
 def crossing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The way, which models take that are made now."""
+    """The way in which messages cross, for models that are made from now on."""
     way: str = request.param
     monkeypatch.setattr(Isolated, "linked", way == "link")
     return way
@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(folder: Path, crossing: str) -> Iterator[Isolated]:
-    del crossing  # before the model is made
+    del crossing  # the fixture has set the way before the model is made
     before = set(threading.enumerate())
     isolated = Isolated(folder)
     yield isolated
@@ -155,7 +155,7 @@ BECOMES_ANOTHER = """
 
 
 @pytest.mark.parametrize("code", [FORKS, BECOMES_ANOTHER])
-def test_a_process_of_which_something_is_left_is_ended_and_started_again(tmp_path: Path, code: str) -> None:
+def test_a_process_that_forks_or_becomes_another_is_ended_and_started_again(tmp_path: Path, code: str) -> None:
     model = Isolated(write(tmp_path, code))
     assert model.lost(IS_KILLED) == (Code.INTERNAL, f"{NAME}: its worker process was ended by SIGKILL during the run")
     assert model.run(FINE).tolist() == [[1, 1]]
@@ -232,7 +232,7 @@ def test_a_run_with_too_much_memory_fails_and_its_process_is_replaced(folder: Pa
 
 
 def test_a_model_may_use_most_of_its_limit(tmp_path: Path) -> None:
-    """The process must not use it up itself: headrace-native's allocator can reserve a gigabyte."""
+    """The process must leave room for the model: headrace-native's allocator can reserve a gigabyte."""
     code = """
     import numpy as np
     INPUTS, OUTPUTS = {"x": ("float32", [None, 2])}, {"y": ("float32", [None, 2])}
@@ -246,7 +246,7 @@ def test_a_model_may_use_most_of_its_limit(tmp_path: Path) -> None:
 
 
 def test_a_process_that_cannot_be_started_fails_the_load_and_leaves_no_descriptor(folder: Path, crossing: str) -> None:
-    """The process that is told to load has few descriptors, and no other threads that open or close files."""
+    """The load runs in a process with few descriptors, and without other threads that open or close files."""
     code = f"""
 import os, resource
 from pathlib import Path
@@ -437,7 +437,7 @@ class TestAtOnce:
     def test_one_batch_at_a_time_unless_the_model_is_thread_safe(self, model: Isolated) -> None:
         assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 1
 
-    def test_a_process_that_ends_when_it_is_asked_is_followed_by_one_that_answers(self, model: Isolated) -> None:
+    def test_a_process_that_ends_during_a_run_is_followed_by_one_that_answers(self, model: Isolated) -> None:
         (pid,) = model.pids()
         os.kill(pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
@@ -482,7 +482,7 @@ class TestLoads:
         model = Isolated(write(tmp_path), workers=2)
         write(tmp_path, "def")
         model.lost(EXITS)
-        eventually(lambda: model.restarts > 2)  # it ended, could not be loaded again, and once more
+        eventually(lambda: model.restarts > 2)  # it ended, then could not be loaded twice
         assert not model.backend.is_down
         assert model.run(FINE).tolist() == [[1, 1]]
         model.backend.close()

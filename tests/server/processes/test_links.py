@@ -33,7 +33,7 @@ def test_messages_cross_both_ways(both: Both) -> None:
         assert server.receive(0.0) == b"!" * size
 
 
-def test_what_is_sent_in_another_way_keeps_its_turn(both: Both) -> None:
+def test_messages_sent_in_another_way_keep_their_turn(both: Both) -> None:
     server, worker = both
     assert not server.send(b"?" * (native.Link.ROOM + 1))
     server.send_elsewhere()
@@ -44,14 +44,14 @@ def test_what_is_sent_in_another_way_keeps_its_turn(both: Both) -> None:
     assert worker.receive() == b"again"
 
 
-def test_a_receiver_waits_only_as_long_as_it_is_told(both: Both) -> None:
+def test_a_receiver_waits_no_longer_than_its_timeout(both: Both) -> None:
     with pytest.raises(TimeoutError):
         both[0].receive(0.001)
 
 
 @pytest.mark.parametrize("ender", [0, 1])
 @pytest.mark.parametrize("waiter", [0, 1])
-def test_the_end_wakes_whoever_waits(both: Both, ender: int, waiter: int) -> None:
+def test_the_end_wakes_waiting_threads(both: Both, ender: int, waiter: int) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(both[waiter].receive)
         both[ender].end()
@@ -59,7 +59,7 @@ def test_the_end_wakes_whoever_waits(both: Both, ender: int, waiter: int) -> Non
             waiting.result()
 
 
-def test_what_was_sent_before_the_end_is_received(both: Both) -> None:
+def test_messages_sent_before_the_end_are_received(both: Both) -> None:
     server, worker = both
     assert worker.send(b"last")
     server.end()
@@ -68,7 +68,7 @@ def test_what_was_sent_before_the_end_is_received(both: Both) -> None:
         server.receive()
 
 
-def test_a_waiting_thread_does_not_hold_the_interpreter(both: Both) -> None:
+def test_a_waiting_thread_does_not_hold_the_interpreter_lock(both: Both) -> None:
     server, worker = both
 
     def answer() -> None:
@@ -84,8 +84,8 @@ def test_a_waiting_thread_does_not_hold_the_interpreter(both: Both) -> None:
     thread.join()
 
 
-def test_its_memory_cannot_be_taken_away() -> None:
-    """A worker process has a descriptor of it, and could make the server fail with SIGBUS."""
+def test_the_memory_of_a_link_cannot_be_truncated() -> None:
+    """A worker process has a descriptor of the memory. By truncating it, it would end the server by SIGBUS."""
     _, descriptor = create_link()
     with pytest.raises(PermissionError):
         os.ftruncate(descriptor, 0)

@@ -51,7 +51,7 @@ def test_a_run_waits_for_the_places_of_other_processes() -> None:
     assert places.hopeless
 
 
-def test_a_place_that_is_put_back_ends_hopelessness() -> None:
+def test_waiting_is_not_hopeless_once_a_place_is_put_back() -> None:
     places, put = Places(), place()
     places.give_up()
     places.put(put)

@@ -27,12 +27,12 @@ def spin(started: str) -> None:
 
 
 def process() -> int:
-    """The ID of the process that runs it."""
+    """The ID of the process that runs this function."""
     return os.getpid()
 
 
 def hoard(size: int) -> int:
-    """How many bytes it could allocate."""
+    """Allocates some bytes, and returns their number."""
     return len(bytearray(size))
 
 
@@ -128,7 +128,7 @@ def test_the_failure_of_a_function_reaches_its_caller() -> None:
 
 
 @pytest.mark.parametrize("size", [MAX_INFLATED_BYTES + 1, 4 << 30])
-def test_a_bomb_is_not_decompressed(size: int) -> None:
+def test_a_decompression_bomb_is_not_decompressed(size: int) -> None:
     claims = gzip.compress(b"{}")[:-4] + (size % 2**32).to_bytes(4, "little")
     held = inflate(claims)
 

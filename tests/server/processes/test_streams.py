@@ -241,10 +241,10 @@ def test_a_caller_who_leaves_during_an_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("seconds", [None, 1e-6])
-def test_a_stream_that_is_given_up_leaves_no_socket_with_the_event_loop(
+def test_a_cancelled_stream_leaves_no_socket_with_the_event_loop(
     seconds: float | None, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """libuv aborts the process if a socket has been closed that it has yet to watch."""
+    """libuv aborts the process if a socket is closed before libuv begins to watch it."""
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     memory = OwnedMemory()
     streams = WorkerStreams(ours, memory)

@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 
 
 class Recorder:
-    """The part of a server that generated code registers methods on."""
+    """The part of a server on which generated code registers methods."""
 
     def __init__(self) -> None:
         self.paths: set[str] = set()

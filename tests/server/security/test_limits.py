@@ -19,7 +19,7 @@ def _native(limits: Limits) -> Account:
 
 @pytest.fixture(params=["python", *(["native"] if find_spec("headrace_native") else [])])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes an account, in Python and in Rust."""
+    """Makes an account, in Python and in Rust in turn."""
     return LocalAccount if request.param == "python" else _native
 
 

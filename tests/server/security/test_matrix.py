@@ -109,7 +109,7 @@ def test_an_unauthorised_caller_does_not_learn_whether_a_model_exists(guarded: G
         answer = APIS[api](guarded.target, method, "other", guarded.headers["key", "right"])
         assert answer.outcome is Outcome.DENIED
         known = APIS[api](guarded.target, method, "other", guarded.operator)
-        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "others are told that it is missing"
+        assert known.outcome in (Outcome.NOT_FOUND, Outcome.OTHER), "to others, the server answers that it is missing"
 
 
 @pytest.mark.parametrize("api", ["open-inference-grpc", "open-inference-rest"])

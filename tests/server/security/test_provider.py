@@ -65,7 +65,7 @@ class Called:
         self._target = target_of(server.port, port)
 
     def ask(self, api: str, method: str, header: str, model: str = MODEL) -> Answered:
-        """Asks once."""
+        """Makes one call."""
         return APIS[api](self._target, method, model, header)
 
     def are_refused(self, header: str) -> bool:
@@ -77,7 +77,7 @@ class Called:
 def test_an_expired_token_is_refused_everywhere(running: Run, issuer: str, tmp_path: Path) -> None:
     called = Called(running, issuer, tmp_path)
     brief = f"Bearer {token(issuer, f'{AUDIENCE}/brief')}"
-    called.ask("tf-serving-grpc", "predict", brief)  # it may still be valid, and then the verdict is kept
+    called.ask("tf-serving-grpc", "predict", brief)  # the token may still be valid; if so, the verdict is cached
 
     eventually(lambda: called.are_refused(brief))
     assert "expired" in called.ask("tf-serving-grpc", "predict", brief).text

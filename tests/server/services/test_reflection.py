@@ -49,7 +49,7 @@ def test_clients_of_v1_get_the_same_answers(caller: Caller, database: ProtoRefle
     assert [service.name for service in response.list_services_response.service] == sorted(database.get_services())
 
 
-def test_does_not_list_what_is_not_served(running: Run) -> None:
+def test_does_not_list_services_that_are_not_served(running: Run) -> None:
     server = running(models.linear, enable_grpc_healthcheck_service=False)
     database = ProtoReflectionDescriptorDatabase(server.caller.channel)
     assert "grpc.health.v1.Health" not in database.get_services()
@@ -81,7 +81,7 @@ def test_described_methods_can_be_called(caller: Caller, database: ProtoReflecti
     assert arrays(caller.call(predict_request({"x": floats([1, 2, 3, 4])})))["y"].tolist() == [[10]]
 
 
-def test_describes_what_metadata_carries(database: ProtoReflectionDescriptorDatabase) -> None:
+def test_describes_the_messages_in_metadata(database: ProtoReflectionDescriptorDatabase) -> None:
     """An Any names its message type, so that clients can look it up."""
     found = DescriptorPool(database).FindMessageTypeByName("tensorflow.serving.SignatureDefMap")
     assert [field.name for field in found.fields] == ["signature_def"]

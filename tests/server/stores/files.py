@@ -19,7 +19,7 @@ class Files:
     Attributes:
         content: Bytes by path, which begins with a slash.
         headers: Additional headers by path.
-        cut: By path, the number of bytes after which the next answer is cut off, once.
+        cut: By path, the number of bytes after which the next answer, and only that one, is cut off.
         refuse: The status of the answer to every request; 0 for the normal one.
         token: The token that each request must have; empty for none.
         asked: The requests: method, path and range of each.
@@ -74,7 +74,7 @@ class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: Any) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)

@@ -80,7 +80,7 @@ def test_an_interrupted_fetch_is_resumed(files: Files, watch: Watch, tmp_path: P
         watch(uri).look()
     assert list((tmp_path / "cache" / "contents").iterdir()) == []
 
-    mirror = watch(uri)  # as in the next run
+    mirror = watch(uri)  # like the server's next run
     mirror.look()
     assert shown(mirror) == {"1": {"model.onnx": content}}
     begun = int(files.asked[-1][2].removeprefix("bytes=").split("-")[0])
@@ -260,7 +260,7 @@ class TestArchives:
         with pytest.raises(StoreError, match=r"link in its archive is neither a file nor a folder"):
             unpacked(tmp_path, buffer.getvalue())
 
-    def test_a_bomb(self, tmp_path: Path) -> None:
+    def test_a_decompression_bomb(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"contains more than the 1 MB"):
             unpacked(tmp_path, zipped({"zeros": b"\0" * 50_000_000}), most=1 << 20)
         assert sum(path.stat().st_size for path in tmp_path.rglob("zeros")) <= 2 << 20

@@ -22,7 +22,7 @@ X = floats([1, 2, 3, 4])
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which another socket listens, willing to share it."""
+    """A port on which another socket listens that allows others to share it."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("0.0.0.0", 0))

@@ -15,7 +15,7 @@ X = floats([1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("sent", ["7", "01HZ-abc_=/+", "x" * 128])
-def test_the_callers_own(sent: str) -> None:
+def test_the_callers_own_id(sent: str) -> None:
     assert request_id(sent) == sent
 
 
@@ -26,7 +26,7 @@ def test_an_id_that_does_not_fit_into_a_line(sent: str) -> None:
     assert made != request_id(sent)
 
 
-def test_on_every_api(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_id_on_every_api(running: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace_server.metrics.access_log")
     port = free_port()
     server = running(models.linear, rest_api_port=port, access_log=True)

@@ -57,7 +57,7 @@ def outcome(future: Any) -> int | Refusal:
     return arrays(future.result())["y"].item() if error is None else refusal_of(error)
 
 
-def test_full_queue_refuses_at_once_and_keeps_what_it_has(server: RunningServer, served: Stop) -> None:
+def test_full_queue_refuses_at_once_and_keeps_its_tasks(server: RunningServer, served: Stop) -> None:
     slow = send(server, count_to(SLOW))
     others = fill(server)
     assert not slow.done()

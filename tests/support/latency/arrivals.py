@@ -80,7 +80,7 @@ def _of(name: str, times: Array) -> Arrivals:
 
 
 def _poisson(rng: np.random.Generator, rate: Callable[[Array], Array], seconds: float) -> Array:
-    """By thinning."""
+    """Arrival times of a Poisson process whose rate may vary, drawn by thinning."""
     most = float(rate(np.linspace(0, seconds, 1000)).max())
     times = np.cumsum(rng.exponential(1 / most, int(most * seconds * 1.2) + 10))
     times = times[times < seconds]

@@ -47,11 +47,11 @@ class Outcome:
     """The outcome of a trace.
 
     Attributes:
-        offered: Requests.
+        offered: The number of requests.
         latencies: The seconds from arrival to answer, of the answered requests.
         busy: The seconds that runs have taken, over all threads.
-        batches: Runs.
-        beliefs: The batcher's estimates, from time to time; empty without an objective.
+        batches: The number of runs.
+        beliefs: The batcher's estimates, recorded from time to time; empty without an objective.
     """
 
     offered: int

@@ -12,7 +12,7 @@ from headrace_toolkit.result import Result
 from headrace_toolkit.sources.base import SourceOptions, Trainable
 from headrace_toolkit.specs import read_spec
 
-torch = pytest.importorskip("torch", reason="PyTorch is not here: make test-torch runs these")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-torch runs these tests")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 

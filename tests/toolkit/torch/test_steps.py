@@ -15,7 +15,7 @@ from headrace_toolkit.result import Result
 from headrace_toolkit.sources.base import SourceOptions
 from tests.toolkit import models
 
-torch = pytest.importorskip("torch", reason="PyTorch is not here: make test-torch runs these")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-torch runs these tests")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -171,7 +171,7 @@ def test_steps_that_change_a_module_build_on_each_other(optimized: Optimized) ->
         {"kind": "quantize", "method": "static"},
     ]
     result = optimized("trained", step=steps)
-    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # plus the weights that 7 bits round to zero
+    assert abs(float((weights(result.model) == 0).mean()) - 0.5) < 0.1  # and those that 7 bits round to zero
     with pytest.raises(ToolkitError, match="must change a module, but the step before it has changed the file"):
         optimized("trained", step=[{"kind": "half"}, steps[0]])
 

@@ -68,7 +68,7 @@ def test_an_unsigned_model_is_not_served_and_the_error_names_it(running: Run, tm
 def test_no_file_of_an_unsigned_model_reaches_the_runtime(
     running: Run, tmp_path: Path, signer: KeyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions of models that are loaded soon are created ahead only if no signature has to be verified before."""
+    """Sessions for the next loads are created in advance only if no signature has to be verified first."""
     listed = ModelServerConfig()
     for name in ("a", "b", "c"):
         models.linear(tmp_path / name / "1")

@@ -115,7 +115,7 @@ class InferenceCaller:
         return stub(request, **{"timeout": ANSWER_WITHIN, **options})
 
     def await_ready(self, *versions: int) -> None:
-        """Returns once each version is ready: a server starts to serve as soon as one is."""
+        """Waits until every version is ready; a server starts to serve as soon as one version is."""
         asked = [messages.ModelReadyRequest(name=MODEL, version=str(version)) for version in versions]
         eventually(lambda: all(self.call(request).ready for request in asked))
 

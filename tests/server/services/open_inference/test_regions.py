@@ -44,7 +44,7 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def region(caller: InferenceCaller, memory: Path) -> Iterator[str]:
-    """It, registered."""
+    """A registered region: this object."""
     caller.call(register(memory.name, f"/{memory.name}"))
     yield memory.name
     caller.call(messages.SystemSharedMemoryUnregisterRequest(name=memory.name))
@@ -67,7 +67,7 @@ def test_an_input_comes_from_a_region(caller: InferenceCaller, region: str) -> N
     assert array(response).tolist() == TEN
 
 
-def test_a_plain_input_is_read_outside_the_interpreter(
+def test_a_plain_input_is_read_without_the_interpreter(
     caller: InferenceCaller, transport: str, region: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places: list[str] = []

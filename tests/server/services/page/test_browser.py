@@ -29,7 +29,7 @@ class Site:
     """A server with its page.
 
     Args:
-        server: It.
+        server: The server.
         port: The port of its REST API.
     """
 
@@ -194,7 +194,7 @@ def test_dark_and_light(page: Any) -> None:
     assert ground() == light
 
 
-def test_a_phone_scrolls_up_and_down_only(browser: Any, site: Site) -> None:
+def test_a_phone_scrolls_only_vertically(browser: Any, site: Site) -> None:
     phone = browser.new_page(viewport={"width": 360, "height": 740})
     phone.goto(site.url)
     phone.wait_for_selector("#tiles .tile")
@@ -287,7 +287,7 @@ def test_large_numbers_have_no_exponent(page: Any) -> None:
 
 
 def test_quantiles_are_those_of_prometheus(page: Any) -> None:
-    """Interpolated as by histogram_quantile: 10 values up to 1, 10 up to 2."""
+    """They are interpolated as by histogram_quantile: 10 values are at most 1, and 10 more at most 2."""
     found = page.evaluate(
         """async () => {
             const { between, quantile } = await import("/page/numbers.js");

@@ -74,7 +74,7 @@ def test_the_page_says_what_was_chosen_and_why(server: RunningServer, browser: A
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("colours", ["dark", "light"])
-def test_it_fits_a_phone(browser: Any, rest_port: int, colours: str) -> None:
+def test_the_page_fits_a_phone(browser: Any, rest_port: int, colours: str) -> None:
     page = opened(browser, rest_port, viewport={"width": 360, "height": 740}, color_scheme=colours)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     page.close()

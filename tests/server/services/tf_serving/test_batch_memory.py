@@ -33,7 +33,7 @@ class Owner:
     Attributes:
         runs: The rows of each run, and whether its input was from the pool.
         blocks: The blocks that the pool has allocated and not freed.
-        allocated: Ever.
+        allocated: The number of blocks that the pool has ever allocated.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -109,7 +109,7 @@ def test_batches_are_joined_in_the_backends_memory_and_padded_to_its_sizes(runni
     assert sums(server, rows) == [[4.0 * number] * (1 + number % 3) for number in range(60)]
     assert {size for size, _ in owner.runs} <= {4, MOST}
     assert all(own for _, own in owner.runs)
-    assert owner.allocated <= 2  # one for each batch thread, used again and again
+    assert owner.allocated <= 2  # one for each batch thread, which is used again and again
     server.stop()
     assert not owner.blocks
 

@@ -43,7 +43,7 @@ async def _call_all(port: int, x: Array) -> list[Array]:
 
 
 def test_batches_are_padded_to_an_allowed_size(running: Run, served: Stop) -> None:
-    """A model of a fixed width answers with its batch: the sum of a column over all rows."""
+    """The model's answers show its batch: each is the sum of a column over all rows, with those of the padding."""
     options = Options(max_batch_size=8, allowed_batch_sizes=(4, 8))
     server = running(believed(models.column_totals), batching=options)
     x = np.array([[1, 10], [2, 20], [3, 30]], np.float32)

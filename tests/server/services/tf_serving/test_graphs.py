@@ -157,7 +157,7 @@ def test_tasks_whose_tensors_one_signature_has_share_its_run(serve: Serve) -> No
         [[("", 0.5), ("", 0.25)]],
     ]
     assert response.results[3].regression_result.regressions[0].value == 0.75
-    assert service.graph.runs == ["both", "scores"]  # the second also has the regression's tensor
+    assert service.graph.runs == ["both", "scores"]  # the second one also returns the tensor for the regression
 
 
 def with_inputs(signature: Signature, *aliases: str) -> Signature:

@@ -104,7 +104,7 @@ def test_a_process_that_is_killed_under_load(serving: Serve, tmp_path: Path) -> 
     assert both.worker() != pid
 
 
-def test_a_hanging_run_is_given_up(serving: Serve, tmp_path: Path) -> None:
+def test_a_hanging_run_is_ended(serving: Serve, tmp_path: Path) -> None:
     both = TwoModels(serving, tmp_path, options="[isolation]\nrun_timeout = 0.2")
     text = "model python version 1: a run took more than 0.2 s, and its worker process was ended"
     assert both.refusal(HANGS) == (StatusCode.DEADLINE_EXCEEDED, text)
@@ -112,7 +112,7 @@ def test_a_hanging_run_is_given_up(serving: Serve, tmp_path: Path) -> None:
     assert both.call(FINE) == [[1, 1]]
 
 
-def test_its_output_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> None:
+def test_a_models_output_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> None:
     both = TwoModels(serving, tmp_path)
     both.call(PRINTS)
     both.server.wait_for(re.compile(r"model python version 1: printed$"))
@@ -121,7 +121,9 @@ def test_its_output_is_in_the_servers_log(serving: Serve, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("flags", "options"), [(["--python_workers=0"], ""), ([], "[isolation]\nworkers = 0")], ids=["flag", "model.toml"]
 )
-def test_the_servers_own_process_can_run_it(serving: Serve, tmp_path: Path, flags: list[str], options: str) -> None:
+def test_a_python_model_can_run_in_the_servers_own_process(
+    serving: Serve, tmp_path: Path, flags: list[str], options: str
+) -> None:
     both = TwoModels(serving, tmp_path, *flags, options=options)
     assert both.call(FINE) == [[1, 1]]
     with pytest.raises(ValueError, match="not enough values"):
@@ -139,7 +141,7 @@ def test_restarts_are_counted(serving: Serve, tmp_path: Path) -> None:
         eventually(lambda: line in rest.get("/monitoring/prometheus/metrics").text)
 
 
-class TestGivenUp:
+class TestAbandoned:
     """This model runs in the server's own process, which cannot be killed."""
 
     FLAGS = ("--python_workers=0", "--run_timeout=0.3")

@@ -64,7 +64,9 @@ def bare(file: Path, inputs: Arrays) -> Array:
 
 
 @pytest.mark.parametrize(("make", "sent"), CASES)
-def test_they_may_be_sent_or_left_out(running: Run, tmp_path: Path, make: Callable[[Path], Path], sent: Arrays) -> None:
+def test_optional_inputs_may_be_sent_or_left_out(
+    running: Run, tmp_path: Path, make: Callable[[Path], Path], sent: Arrays
+) -> None:
     file = make(tmp_path)
     caller = running(make).caller
     for inputs in ({"x": X}, {"x": X, **sent}, {"x": X}):
@@ -73,7 +75,7 @@ def test_they_may_be_sent_or_left_out(running: Run, tmp_path: Path, make: Callab
 
 
 @pytest.mark.parametrize(("make", "sent"), CASES)
-def test_over_rest_too(resting: Rest, tmp_path: Path, make: Callable[[Path], Path], sent: Arrays) -> None:
+def test_optional_inputs_over_rest(resting: Rest, tmp_path: Path, make: Callable[[Path], Path], sent: Arrays) -> None:
     file = make(tmp_path)
     caller = resting(make)
     for inputs in ({"x": X}, {"x": X, **sent}):

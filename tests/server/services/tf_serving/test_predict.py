@@ -113,7 +113,7 @@ ENCODINGS: dict[str, tuple[TensorProto, list[float]]] = {
     "surplus values are ignored": (tensor(2, 2, float_val=[1, 2, 3, 4, 5]), [1, 2, 3, 4]),
     "values of the wrong field are zeros": (tensor(2, 2, int_val=[1, 2, 3, 4]), [0, 0, 0, 0]),
     "content": (tensor(2, 2, tensor_content=FOUR), [1, 2, 3, 4]),
-    "content goes before values": (tensor(2, 2, tensor_content=FOUR, float_val=[9] * 4), [1, 2, 3, 4]),
+    "content takes precedence over values": (tensor(2, 2, tensor_content=FOUR, float_val=[9] * 4), [1, 2, 3, 4]),
     "version_number is ignored": (tensor(2, 2, float_val=[5], version_number=9), [5, 5, 5, 5]),
 }
 

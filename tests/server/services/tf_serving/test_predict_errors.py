@@ -200,7 +200,7 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
 
 
 def test_inputs_that_do_not_fit_each_other(running: Run) -> None:
-    """The error names the dimension: that of the rows without batching, a width that the model names with it."""
+    """The error names the dimension: without batching that of the rows, with batching another one that has a name."""
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
@@ -210,7 +210,7 @@ def test_inputs_that_do_not_fit_each_other(running: Run) -> None:
     refusal = wide.refusal(predict_request({"a": floats([1, 2, 3]), "b": floats([1, 2])}))
     assert refusal.code is StatusCode.INVALID_ARGUMENT
     assert refusal.text.startswith("Dimension W of input: b Got: 2 Expected: 3, and the model refuses it: ")
-    assert wide.predict({"a": floats([1, 2, 3]), "b": floats([1])})["sum"].tolist() == [[2, 3, 4]]  # it broadcasts
+    assert wide.predict({"a": floats([1, 2, 3]), "b": floats([1])})["sum"].tolist() == [[2, 3, 4]]  # `b` is broadcast
 
 
 def test_text_that_is_not_utf8_names_its_input(running: Run) -> None:
@@ -253,7 +253,7 @@ def words(running: Run) -> Caller:
 
 
 class TestManyStrings:
-    """They are refused by dtype and number, before the server notices that they do not parse."""
+    """Many strings are refused for their dtype or their number, before the server notices that they do not parse."""
 
     @staticmethod
     def many(shape: tuple[int, ...]) -> PredictRequest:

@@ -90,7 +90,7 @@ def test_a_reload_that_waits_for_a_missing_path_ends_at_the_next(
     server: RunningServer, tmp_path: Path, make: Models
 ) -> None:
     make("b", 5)
-    states(server.caller, "a")  # after this a connection exists, on which calls arrive in order
+    states(server.caller, "a")  # from now on, a connection exists, on which calls arrive in order
     slip = server.caller.begin(ReloadConfigRequest(config=config("a", "misspelt", root=tmp_path)))
     states(server.caller, "a")
     reload(server, config("a", "b", root=tmp_path))

@@ -68,7 +68,7 @@ class TestWithoutTheLastDimension:
         assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 2")
 
 
-class TestWithALastDimensionTooMany:
+class TestWithAnExtraLastDimension:
     """TF Serving's clients send `[3, 1]` where the signature says `[-1]`, which TensorFlow's operators also accept."""
 
     @pytest.mark.parametrize("batching", [True, False])

@@ -65,7 +65,7 @@ def test_every_call_is_replayed_by_the_version_itself(running: Run) -> None:
         ("multi_inference_log", multi_request(task(REGRESS, signature_name="unknown"), input=examples(ONE))),
     ],
 )
-def test_each_that_fails_keeps_the_version_from_service(running: Run, kind: str, request_: Message) -> None:
+def test_each_failing_call_keeps_the_version_from_service(running: Run, kind: str, request_: Message) -> None:
     with pytest.raises(ServingError, match=r"INVALID_ARGUMENT: .* unknown") as caught:
         running(lambda folder: tariff(folder, record(kind, request_)))
     assert caught.value.code == Code.UNKNOWN

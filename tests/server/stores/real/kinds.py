@@ -102,7 +102,7 @@ class Buckets(Objects):
 
 @contextmanager
 def s3(folder: Path) -> Iterator[RealStore]:
-    """moto, which checks signatures and keys from the time that this is turned on."""
+    """moto, which checks signatures and keys once that has been turned on."""
     del folder
     command = [program("moto_server"), "-H", "127.0.0.1", "-p", "0"]
     with proxied() as proxy, started(command, r"Running on http://127\.0\.0\.1:(\d+)") as port:
@@ -139,7 +139,7 @@ def gcs(folder: Path) -> Iterator[RealStore]:
     """fake-gcs-server, which has no access control; folders of its root are buckets."""
     with proxied() as proxy:
         (folder / "root" / "models").mkdir(parents=True)
-        proxy.target = free_port()  # it does not print the port that it has taken
+        proxy.target = free_port()  # it would not print a port that it had chosen itself
         where = f"127.0.0.1:{proxy.port}"
         command = [program("fake-gcs-server"), "-scheme", "http", "-host", "127.0.0.1", "-port", str(proxy.target)]
         command += ["-public-host", where, "-backend", "filesystem", "-filesystem-root", str(folder / "root")]

@@ -31,7 +31,7 @@ class Proxy:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the proxy."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._thread.join()

@@ -112,7 +112,7 @@ def test_a_large_model_is_resumed_after_a_cut(store: RealStore, watch: Watch, tm
 
     store.proxy.come_up()
     store.proxy.passed = 0
-    mirror = watch(store.uri)  # as in the next run
+    mirror = watch(store.uri)  # like the server's next run
     eventually(mirror.look, WITHIN)
     (version,) = (path for path in mirror._base_path.iterdir() if path.is_symlink())
     with (version / "model.onnx").open("rb") as fetched:

@@ -82,7 +82,7 @@ def test_a_bomb_within_the_limit_is_decompressed_up_to_the_budget(running: Run) 
     eventually(lambda: held(server)["received"] == 0)
 
 
-def test_the_channel_argument_bounds_it_too(running: Run) -> None:
+def test_the_channel_argument_limits_decompression_too(running: Run) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=100000")
     with pytest.raises(grpc.RpcError) as raised:
         send(server, rows(100_000), grpc.Compression.Gzip)
@@ -140,7 +140,7 @@ def test_grpcios_own_services_read_short_messages(linear: RunningServer, compres
         check(
             health_pb2.HealthCheckRequest(service="x" * (64 * MEGABYTE)), compression=compression, timeout=ANSWER_WITHIN
         )
-    assert refusal_of(raised.value).code is StatusCode.UNKNOWN  # grpcio's own, as for invalid messages
+    assert refusal_of(raised.value).code is StatusCode.UNKNOWN  # grpcio's own code for invalid messages
     assert "more than 1048576 vs. 1048576" in refusal_of(raised.value).text
     assert check(health_pb2.HealthCheckRequest(), timeout=ANSWER_WITHIN) == served
 
@@ -195,7 +195,7 @@ def expanded(loop: LoopThread, data: bytes, budget: Budget) -> bytes:
 
 
 def test_no_request_begins_like_compressed_data() -> None:
-    """Read as protobuf, zlib's first byte begins a number in field 15, which no message has, and gzip's is invalid."""
+    """Read as protobuf, zlib's first byte begins a number in field 15, which no message has; gzip's is invalid."""
     for message in requests():
         assert 15 not in message.fields_by_number or (
             message.fields_by_number[15].type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)

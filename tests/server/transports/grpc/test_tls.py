@@ -119,7 +119,7 @@ def test_an_invalid_new_file_leaves_the_old_certificate(
     assert shown_by(server.port) == first.certificate
     assert shown_by(server.port) == first.certificate
     assert [message for message in caplog.messages if message.startswith("the certificate is not replaced: ")]
-    assert sum(str(file) in message for message in caplog.messages) == 1, "said once, not at every connection"
+    assert sum(str(file) in message for message in caplog.messages) == 1, "logged once, not for every connection"
     write(file, second)
     assert shown_by(server.port) == second.certificate
 

@@ -99,7 +99,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_they_are_read_at_a_lower_priority(linear: RestCaller, transport: str, large: bytes) -> None:
+def test_large_bodies_are_read_at_a_lower_priority(linear: RestCaller, transport: str, large: bytes) -> None:
     if transport != "native":
         pytest.skip("Python has a process for them")
     linear.predict(large)

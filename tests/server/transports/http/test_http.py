@@ -310,7 +310,7 @@ def test_arrays_are_as_sent(resting: Rest) -> None:
     np.testing.assert_array_equal(np.array(got, np.float32), sent)
 
 
-def test_nothing_of_it_is_imported_without_a_port() -> None:
+def test_no_http_server_is_imported_without_a_port() -> None:
     code = "import sys, headrace_server; print(sorted({'uvicorn', 'h11', 'orjson'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

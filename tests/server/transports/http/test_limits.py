@@ -27,7 +27,7 @@ def send_until_refused(connection: socket.socket, start: bytes, what: bytes, mos
             connection.sendall(what)
     except (BrokenPipeError, ConnectionResetError):
         return
-    raise AssertionError(f"{most} bytes were taken in")
+    raise AssertionError(f"{most} bytes were accepted")
 
 
 CHUNKED = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()

@@ -82,7 +82,7 @@ def test_a_call_may_come_byte_by_byte(send: Send) -> None:
     assert [_kind(answer) for answer in answers] == ["ten"] * 2
 
 
-def test_a_body_larger_than_what_is_read_at_once(send: Send) -> None:
+def test_a_body_larger_than_one_read(send: Send) -> None:
     rows = {"instances": [[1, 2, 3, 4.5]] * 3000}
     body = json.dumps(rows).encode()
     call = PLAIN.replace(BODY, body).replace(b"Length: %d" % len(BODY), b"Length: %d" % len(body))
