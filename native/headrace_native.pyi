@@ -67,7 +67,7 @@ class Failure:
     tls_failed: bool
 
 class ClientTls:
-    """What a client trusts, and what it shows: TLS 1.2 or 1.3, with HTTP/2 by ALPN.
+    """The authorities that a client trusts, and the certificate that it shows: TLS 1.2 or 1.3, with HTTP/2 by ALPN.
 
     Args:
         authorities: The certificates of the trusted authorities, in PEM.

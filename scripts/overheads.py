@@ -3,8 +3,8 @@
     python -m scripts.overheads [--seconds=380] [--out=FILE]
 
 Two processes of the same program differ in their costs by up to 3% for as long as they run, and so do two loads on the
-same process. So one load runs on a server without a break, and each thing is switched on for half a second at a time,
-in random order: viewers ask for the page or do not, a thousand requests per second ask to be traced or do not, and the
+same process. So one load runs on a server without a break, and each activity is on for half a second at a time, in
+random order: viewers ask for the page or do not, a thousand requests per second ask to be traced or do not, and the
 server takes rows for drift or does not. Each half second is compared with those before and after it, in which the
 server only answers, because the machine itself is faster or slower for seconds at a time. Exits with status 1 if
 anything costs more than it may, by more than twice the standard error.
@@ -35,7 +35,7 @@ from scripts.watched_server import MODEL, Collector, Viewers, Watched, serving
 
 SECONDS = 380.0
 SLICE = 0.5
-"""How long each thing is on: as long as the page's state is reused, and as the server waits to send traces."""
+"""How long each activity is on: as long as the page's state is reused, and as the server waits to send traces."""
 
 LATE = 0.02
 """A slice that is shorter or longer by more than this does not count."""
@@ -49,7 +49,7 @@ _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Activity:
     """What a server does in a slice.
 
     Attributes:
@@ -71,15 +71,20 @@ class Thing:
 class Slice:
     """Half a second of a load: what is on, and whether it counts."""
 
-    thing: Thing
+    activity: Activity
     counts: bool = True
 
 
-ONLY_ANSWERS = Thing(ANSWERS)
+ONLY_ANSWERS = Activity(ANSWERS)
 _NOTHING, _PAGE, _OFF, _TRACES, _DRIFT = LIMITS
 
-WITHOUT_TRACING = (Thing(_NOTHING), Thing(_PAGE, page=True), Thing(_OFF, traces=True), Thing(_DRIFT, drift=True))
-WITH_TRACING = (Thing(_TRACES, traces=True, lasts=True),)
+WITHOUT_TRACING = (
+    Activity(_NOTHING),
+    Activity(_PAGE, page=True),
+    Activity(_OFF, traces=True),
+    Activity(_DRIFT, drift=True),
+)
+WITH_TRACING = (Activity(_TRACES, traces=True, lasts=True),)
 
 Reading = tuple[float, float, int]
 """A time, the CPU seconds of the server, and the number of calls that have ended."""
@@ -96,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, closing(Collector()) as collector:
         tracing = (f"--trace_endpoint={collector.address}", "--trace_ratio=0", "--trace_rate=1000000")
         plan = ((WITHOUT_TRACING, (), 1), (WITH_TRACING, tracing, 2))
-        for number, (things, flags, weight) in enumerate(plan):
+        for number, (activities, flags, weight) in enumerate(plan):
             with serving(Path(folder) / str(number), *flags) as watched:
-                slices = scheduled(things, share * weight * len(things))
+                slices = scheduled(activities, share * weight * len(activities))
                 for name, row in compared(slices, measure(watched, slices)):
                     rows.setdefault(name, []).append(row)
         if collector.received == 0:
@@ -110,26 +115,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(is_too_much(rows))
 
 
-def scheduled(things: Sequence[Thing], seconds: float) -> list[Slice]:
-    """Slices for about this many seconds: each thing in random order, with a slice of only answers before and after."""
+def scheduled(activities: Sequence[Activity], seconds: float) -> list[Slice]:
+    """Slices for about this many seconds: the activities in random order, each between slices of only answers."""
     slices = [Slice(ONLY_ANSWERS, counts=False)] * int(WARM / SLICE) + [Slice(ONLY_ANSWERS)]
     end = seconds / SLICE
     while len(slices) < end:
-        for thing in random.sample(things, len(things)):
-            for each in (thing, ONLY_ANSWERS):
-                slices += [Slice(each, counts=False)] * thing.lasts + [Slice(each)]
+        for activity in random.sample(activities, len(activities)):
+            for each in (activity, ONLY_ANSWERS):
+                slices += [Slice(each, counts=False)] * activity.lasts + [Slice(each)]
     return slices
 
 
 def compared(slices: Sequence[Slice], readings: Sequence[Reading]) -> Iterator[tuple[str, Row]]:
     """The results of each slice that counts, by what was on."""
-    results = [(own.thing, each) for own, each in zip(slices, _differences(readings), strict=True) if own.counts]
-    for (_, before), (thing, own), (_, after) in zip(results, results[1:], results[2:], strict=False):
+    results = [(own.activity, each) for own, each in zip(slices, _differences(readings), strict=True) if own.counts]
+    for (_, before), (activity, own), (_, after) in zip(results, results[1:], results[2:], strict=False):
         if any(abs(seconds - SLICE) > LATE for seconds, _, _ in (before, own, after)):
             continue  # other work on the machine has kept this program from switching in time
         fewer = 1 - 2 * _rate(own) / (_rate(before) + _rate(after))
         more = 2 * _cpu(own) / (_cpu(before) + _cpu(after)) - 1
-        yield thing.name, (_rate(own), _cpu(own), fewer, more)
+        yield activity.name, (_rate(own), _cpu(own), fewer, more)
 
 
 def _rate(reading: Reading) -> float:
@@ -148,7 +153,7 @@ def _differences(readings: Iterable[Reading]) -> Iterator[Reading]:
 
 
 def measure(watched: Watched, slices: Sequence[Slice]) -> list[Reading]:
-    """Loads a server, switches things on and off, and reads the server's figures at the end of each slice."""
+    """Loads a server, switches activities on and off, and reads the server's figures at the end of each slice."""
     loads = [_load(watched, "00"), *(_asking(watched, slices, traced=traced) for traced in (False, True))]
     with ExitStack() as stack:
         viewers = stack.enter_context(closing(Viewers(watched.rest)))
@@ -160,10 +165,10 @@ def measure(watched: Watched, slices: Sequence[Slice]) -> list[Reading]:
         drifts = False
         for number, each in enumerate(slices):
             until = began + (number + 1) * SLICE
-            if each.thing.drift != drifts:
-                drifts = each.thing.drift
+            if each.activity.drift != drifts:
+                drifts = each.activity.drift
                 watched.watch_drift(on=drifts)
-            if each.thing.page:
+            if each.activity.page:
                 viewers.look(until)
             time.sleep(max(0.0, until - time.monotonic()))
             readings.append(_read(watched, loads))
@@ -179,7 +184,7 @@ def _read(watched: Watched, loads: Sequence[tuple[Any, Any]]) -> Reading:
 def _asking(watched: Watched, slices: Sequence[Slice], *, traced: bool) -> tuple[Any, Any]:
     """The requests that ask to be traced, in the slices with traces, or those that do not, in all others."""
     gap, each = 1 / TRACED, int(TRACED * SLICE)
-    wanted = [number for number, own in enumerate(slices) if own.thing.traces == traced]
+    wanted = [number for number, own in enumerate(slices) if own.activity.traces == traced]
     times = [number * SLICE + turn * gap for number in wanted for turn in range(each)]
     return _load(watched, f"{traced:02}", times)
 

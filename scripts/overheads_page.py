@@ -1,4 +1,4 @@
-"""The page that `scripts.overheads` writes: what each thing costs, how sure that is, and whether it may do so."""
+"""The page that `scripts.overheads` writes: what each activity costs, how sure that is, and whether it may do so."""
 
 import math
 import os
@@ -68,7 +68,7 @@ def page(rows: Mapping[str, Sequence[Row]]) -> str:
 
 Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}: servers of the digits
 model under a load of 64 callers on 4 connections and 1,000 further requests per second, with the load generator and
-the viewers on the same machine. Each thing is on for half a second at a time (traces for a whole one, of which the
+the viewers on the same machine. Each activity is on for half a second at a time (traces for a whole one, of which the
 second half counts), at least {times} times in all, in random order, while the load goes on. It is compared with the
 half seconds just before and after, in which the server only answers. The table has the medians of the means of all
 pairs of these shares, with their standard errors. In the row "nothing", nothing is switched on: the difference is

@@ -1,4 +1,4 @@
-"""Trains a convolutional network on handwritten digits. Run as a program, it keeps the weights and the test rows."""
+"""Trains a convolutional network on handwritten digits. Run as a program, it saves the weights and the test rows."""
 
 from pathlib import Path
 

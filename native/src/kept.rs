@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_made_of_the_state_before_is_not_kept() {
+    fn an_answer_from_before_a_change_is_not_kept() {
         let kept = Kept::<String, u32>::default();
         let asked_in = kept.state();
         kept.forget();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_expire_before_that_and_be_replaced() {
+    fn an_answer_may_expire_earlier_and_be_replaced() {
         let (kept, now) = (Kept::<String, u32>::default(), Instant::now());
         let until = now + Duration::from_millis(500);
         kept.put(0, "a".into(), Answer { answer: 1, bytes: MAX_BYTES, until: Some(until) });
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_has_bounds() {
+    fn the_number_and_the_bytes_of_kept_answers_are_bounded() {
         let (kept, now) = (Kept::<usize, u32>::default(), Instant::now());
         let found = |number| (kept.find(&number, now), kept.find(&MAX_ANSWERS, now));
         (0..=MAX_ANSWERS).for_each(|number| kept.put(0, number, lasting(1, 1)));

@@ -172,6 +172,6 @@ __all__ = [
 ]
 
 for _enum in (DataType, Code):
-    # Otherwise protobuf searches for a name at each use, which takes microseconds.
+    # Otherwise, protobuf searches for a name at each use, which takes microseconds.
     for _name, _number in _enum.items():
         setattr(_enum, _name, _number)

@@ -1,4 +1,4 @@
-"""TensorFlow's data types: for each, the numpy dtype and the field of a TensorProto that carries its values."""
+"""TensorFlow's data types: for each, the numpy dtype, and the field of a TensorProto that has its values."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -105,7 +105,7 @@ def codec_of(data_type: int) -> Codec:
 
 
 def codec_for(dtype: np.dtype[Any]) -> Codec:
-    """Return how an array of a numpy dtype is written; raises TensorError, which names it, if there is none.
+    """Return how an array of a numpy dtype is written; raises TensorError, which names the dtype, if there is none.
 
     Strings may be numpy's objects, byte strings or texts; a big-endian dtype is written like the native one.
     """
@@ -132,12 +132,12 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
 
 
 def enum_of(dtype: np.dtype[Any]) -> DataType:
-    """Return the data type that arrays of a numpy dtype are sent as; raises TensorError, which names it, if none is."""
+    """Return the data type for arrays of a numpy dtype; raises TensorError, which names the dtype, if there is none."""
     return codec_for(dtype).data_type
 
 
 def dtype_name(data_type: int) -> str:
-    """Return TensorFlow's name of a data type, such as "float", "half" or "string"; says so for an unknown number."""
+    """Return TensorFlow's name of a data type, such as "float"; for an unknown number, a text that says so."""
     if data_type == DataType.DT_INVALID:
         return "INVALID"
     if data_type not in DataType.values():

@@ -99,7 +99,7 @@ def _parse_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
     count = 1
     for size in shape:
         count *= size
-        # Not after the loop: an overflow counts even if a dimension of 0 follows it.
+        # This is checked in the loop, since an overflow is an error even if a dimension of 0 follows it.
         if size < 0 or count > _INT64_MAX:
             reason = f"a negative dimension, or too many elements: {shape}"
             raise TensorError(reason)
@@ -130,7 +130,7 @@ def _from_content(content: bytes, codec: Codec, shape: tuple[int, ...], count: i
 
 
 def _split(content: bytes, count: int) -> list[bytes]:
-    """Split strings that are written as the lengths of all, followed by the bytes of all."""
+    """Split strings that are written as all lengths, followed by all bytes."""
     if count > len(content):
         raise TensorError(_SHORT)
     sizes, at = _read_sizes(np.frombuffer(content, np.uint8), count)
@@ -144,7 +144,7 @@ def _split(content: bytes, count: int) -> list[bytes]:
 def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.int64], int]:
     """Decode `count` varints, all at once since callers may send millions; return them and the offset after the last.
 
-    TF Serving: a length has 32 bits; if its fifth byte holds more, it is truncated, and not refused.
+    TF Serving: a length has 32 bits; if its fifth byte holds more, the length is truncated, and not refused.
     """
     ends = np.flatnonzero(content[: _LONGEST_SIZE * count] < 0x80)[:count] + 1
     starts = np.concatenate(([0], ends[:-1]))
@@ -199,7 +199,7 @@ def _filled(values: npt.NDArray[Any], codec: Codec, shape: tuple[int, ...], coun
 
 
 def _objects(values: list[bytes]) -> npt.NDArray[Any]:
-    # Assigned, not converted: numpy's own byte strings lose the zero bytes at their end.
+    # The values are assigned, not converted, since numpy's own byte strings lose the zero bytes at their end.
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array
@@ -241,7 +241,7 @@ def _content(array: npt.NDArray[Any], codec: Codec) -> bytes:
 
 
 def _payload(array: npt.NDArray[Any], codec: Codec) -> bytes | None:
-    """Return the bytes of an array's `*_val` field, or None if that takes a loop over the values."""
+    """Return the bytes of an array's `*_val` field, or None if encoding it takes a loop over the values."""
     if codec.is_raw:
         return array.tobytes()
     if array.size >= _MANY and array.dtype.kind in "iu" and array.min() >= 0 and array.max() < 0x80:

@@ -64,7 +64,7 @@ def find_payload(message: bytes, number: int, most_fields: int = 32) -> memoryvi
 def has_more_fields(message: bytes, most: int) -> bool:
     """Whether a serialized message has more than `most` fields at its top level; false if it cannot be parsed that far.
 
-    Stops there, so that its cost does not grow with the message.
+    It stops after `most` fields, so that its cost does not grow with the message.
     """
     at = 0
     try:

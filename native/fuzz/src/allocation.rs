@@ -22,17 +22,17 @@ fn count(bytes: isize) {
 }
 
 // SAFETY: every method passes its arguments to the system's allocator unchanged, and returns its result; counting
-// allocates nothing, since both cells are constants until they are set.
+// allocates nothing, since the initial values of both cells are constants.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller keeps `alloc`'s contract, which is the same there.
+        // SAFETY: the caller keeps the contract of `alloc`, which is also that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the pointer came from `alloc` above, and so from the system's.
+        // SAFETY: the pointer came from `alloc` above, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_counted() {
+    fn memory_in_use_is_counted() {
         at_most(1000, || drop(vec![0_u8; 1000]));
         assert!(std::panic::catch_unwind(|| at_most(999, || drop(vec![0_u8; 1000]))).is_err());
     }

@@ -45,7 +45,7 @@ fn plainest(mut frames: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// Rewrites the authorities. The memory is limited, since only the head of a frame need be remembered.
+/// Rewrites the authorities. The memory is limited, since only the head of a frame has to be remembered.
 fn mend(bytes: &[u8], seed: usize) -> Vec<u8> {
     let mut pieces: Vec<_> = cut(bytes, seed).iter().map(|piece| piece.to_vec()).collect();
     at_most(64, || {

@@ -71,7 +71,7 @@ fn compare(read: &UnderstoodInferBody, body: &[u8], json: usize, inputs: &[Input
     assert!(behind.is_empty());
 }
 
-/// The outputs that are wanted as binary data.
+/// For each output, whether it is requested as binary data.
 fn binary(document: &Map<String, Value>, outputs: &[Output]) -> Vec<bool> {
     let flag = |of: Option<&Value>, name: &str| {
         of.and_then(|of| of.get("parameters")).and_then(|all| all.get(name)) == Some(&Value::Bool(true))

@@ -85,8 +85,8 @@ pub struct Dim {
 }
 
 impl TensorProto {
-    /// The bytes of its array: tensor_content if there is any, otherwise the values of its dtype's field, narrowed to
-    /// `size` bytes each.
+    /// The bytes of the tensor's array: tensor_content if there is any, otherwise the values of its dtype's field,
+    /// narrowed to `size` bytes each.
     pub fn array_bytes(&self, size: usize) -> Vec<u8> {
         if !self.tensor_content.is_empty() {
             return self.tensor_content.clone();
@@ -131,7 +131,7 @@ pub struct ModelInferRequest {
     pub raw_input_contents: Vec<Vec<u8>>,
 }
 
-/// Parameters and contents as the bytes of their messages: plain requests have none.
+/// Parameters and contents, as the bytes of their messages; plain requests have neither.
 #[derive(Clone, PartialEq, Message)]
 pub struct InferInput {
     #[prost(string, tag = "1")]

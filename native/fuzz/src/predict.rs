@@ -43,7 +43,8 @@ pub fn understood(data: &[u8]) -> bool {
     whole.is_some()
 }
 
-/// A few bytes of a request must not expand to many in memory: at most eight times the received bytes, and a little.
+/// Reads a request. A few bytes must not expand to many in memory: at most eight times the received bytes, plus a
+/// little.
 fn read(declared: &Declared, message: &[u8], seed: usize) -> Option<Understood> {
     let message = rope(&cut(message, seed));
     at_most(8 * message.len() + 16 * 1024, || declared.read(&message))

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::allocation::at_most;
 use crate::examples::{BytesList, Example, Examples, Feature, FloatList, Int64List};
 
-/// A list in JSON as one of tf.Example's lists, whose values all have the same kind.
+/// A list in JSON, as one of tf.Example's lists: all its values have the same kind.
 #[derive(Debug, PartialEq)]
 enum Kind {
     Strings(Vec<Vec<u8>>),
@@ -81,7 +81,7 @@ fn string(value: &Value) -> Vec<u8> {
     }
 }
 
-/// Whether it has a decimal point or an exponent.
+/// Whether a number has a decimal point or an exponent.
 fn is_decimal(value: &Value) -> bool {
     value.is_number() && value.to_string().contains(['.', 'e', 'E'])
 }

@@ -61,7 +61,7 @@ fn plainest(values: &[u8], dtype: Dtype, count: usize, field: u32) -> Option<Vec
     (fits && clean).then_some(bytes)
 }
 
-/// Rows of an answer with these bytes, in both of the encodings.
+/// Writes rows with these bytes into an answer, in each of the two encodings.
 fn written(values: &[u8], dtype: Dtype) {
     let rows = values.len() / dtype.size();
     let bytes = &values[..rows * dtype.size()];

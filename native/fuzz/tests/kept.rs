@@ -26,7 +26,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// One to four small changes: a byte, a length, a part that is removed, doubled, or replaced from another seed.
+/// A seed with one to four small changes: to a byte, to a length, or to a part, which is removed, doubled, or replaced
+/// by a part of another seed.
 fn mutated(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
     let mut data = seeds[numbers.below(seeds.len())].clone();
     for _ in 0..=numbers.below(4) {

@@ -47,14 +47,14 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_told_of_what_happened_before() {
+    fn a_wait_ends_at_once_after_activity() {
         let activity = Activity::default();
         activity.note();
         assert!(has_come(&activity));
     }
 
     #[test]
-    fn nothing_comes_while_nothing_happens() {
+    fn a_wait_does_not_end_without_activity() {
         let activity = Activity::default();
         activity.note();
         assert!(activity.take());
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_woken() {
+    fn a_waiting_task_is_woken() {
         let activity = Activity::default();
         let mut comes = pin!(activity.comes());
         let mut context = Context::from_waker(Waker::noop());

@@ -39,7 +39,7 @@ pub struct Array {
 impl Array {
     /// An array, which must have this many rows. If no number is given, as for a single task, it may have any shape.
     ///
-    /// Ignores `array.shape`, since the shape of the buffer is what is read later.
+    /// Ignores `array.shape`, since the memory is read later by the shape of the buffer.
     pub fn new(
         py: Python<'_>,
         alias: &Bound<'_, PyAny>,

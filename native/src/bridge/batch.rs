@@ -27,7 +27,7 @@ pub struct Batch {
     native_rows: usize,
     /// The number of rows of the last piece with rows.
     last: usize,
-    /// How its tasks are padded, and to what lengths; None if all have one shape.
+    /// The padding of the batch's tasks, and the lengths to which they are padded; None if all have one shape.
     padded_to: Option<(Arc<Padding>, Lengths)>,
     #[pyo3(get)]
     rows: usize,
@@ -160,7 +160,7 @@ impl Batch {
         python::sequence(py, "d", &self.arrivals, f64::to_ne_bytes)
     }
 
-    /// The rows of each of its tasks.
+    /// The number of rows of each task in the batch.
     #[getter]
     fn sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         python::sequence(py, "q", &self.sizes, |rows| (rows as i64).to_ne_bytes())
@@ -302,8 +302,8 @@ impl Batch {
     }
 }
 
-/// How tasks that leave the queue together are padded, and to what lengths; None if all have one shape. `pieces` are
-/// those of Python's tasks.
+/// The padding of tasks that leave the queue together, and the lengths to which they are padded; None if all have one
+/// shape. `pieces` are those of Python's tasks.
 fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
     let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
     let mut lengths: Vec<_> = native.iter().map(|task| task.lengths(&padding)).collect();

@@ -114,7 +114,7 @@ impl EndedCalls {
         self.activity.note();
     }
 
-    /// Adds a call whose client has been told that its deadline passed.
+    /// Adds a call whose client has got the error that its deadline passed.
     pub fn add_late(&self, signature: &Arc<Signature>, seconds: f64) {
         self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
         self.activity.note();

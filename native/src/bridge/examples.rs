@@ -77,7 +77,7 @@ struct InferenceFields {
 }
 
 impl Examples {
-    /// `signature` is that of its Predicts.
+    /// `signature` is the one for Predicts with the same signature name.
     pub fn new(signature: &Signature, format: Format, fields: ExamplesFields) -> PyResult<Self> {
         let (answered, failed, rows) = fields.multi;
         let mut counter = Counter::new(signature.counter.bounds.clone(), answered, failed);

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn larger_infinite_and_no_numbers_are_not() {
+    fn larger_infinite_and_nan_values_are_not_within_it() {
         assert!(
             ![1.000_001e6, -1.1e6, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN]
                 .into_iter()
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn so_are_those_of_other_types() {
+    fn values_of_other_types_are_compared_as_well() {
         let bound = Magnitude::new(1e300);
         assert!(bound.holds(Dtype::Double, &1e300_f64.to_le_bytes()));
         assert!(!bound.holds(Dtype::Double, &1.1e300_f64.to_le_bytes()));

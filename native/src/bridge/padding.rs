@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_to_be_padded_is_not() {
+    fn inputs_that_must_not_be_padded_have_no_padded_shape() {
         assert_eq!(shapes(&[&[3], &[1]], &[1]), None);
         assert_eq!(shapes(&[&[1], &[1]], &[1]), None);
         assert_eq!(shapes(&[&[3], &[3]], &[0, 0x80, 0]), None);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_cut_where_a_length_stands() {
+    fn outputs_are_cut_along_the_padded_dimensions() {
         let padding = texts();
         assert_eq!(padding.cut_shape("y", &[2, 8, 7], &[3]), Some(vec![2, 3, 7]));
         assert_eq!(padding.cut_shape("z", &[2, 8], &[3]), None);

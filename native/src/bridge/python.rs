@@ -1,4 +1,4 @@
-//! What is imported from `headrace_batching.bridge`.
+//! Imports from `headrace_batching.bridge`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -59,7 +59,7 @@ pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
     NAMES.get_or_try_init(py, || module(py)?.extract())
 }
 
-/// The current values of what Python and Rust must agree on.
+/// The current values of the constants that Python and Rust share.
 pub fn shared(py: Python<'_>) -> PyResult<Shared> {
     module(py)?.getattr("SHARED")?.extract()
 }

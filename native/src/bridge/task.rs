@@ -32,21 +32,21 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     /// Visits the strings of an input in the order of its elements; some protocols have no string inputs.
     fn strings(&self, _input: usize, _visit: &mut dyn FnMut(&[u8])) {}
 
-    /// Whether its client has gone.
+    /// Whether the call's client has gone.
     fn client_gone(&mut self) -> bool;
 
-    /// Whether its client must still be answered. From then on, it counts as answered. Called once, before `send` or
-    /// `refuse`.
+    /// Whether the call's client must still be answered. From then on, the call counts as answered. Called once, before
+    /// `send` or `refuse`.
     fn claim(&mut self) -> bool {
         true
     }
 
-    /// The number of its Examples; None for a call without Examples.
+    /// The number of the call's Examples; None for a call without Examples.
     fn examples(&self) -> Option<usize> {
         None
     }
 
-    /// Whether an answer can be made from these outputs, whose rows from `start` on belong to it.
+    /// Whether an answer can be made from these outputs, whose rows from `start` on belong to this call.
     fn fits(&self, _signature: &Signature, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
         true
     }
@@ -61,8 +61,8 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         Ok(())
     }
 
-    /// Encodes its answer from the rows `start` to `start + rows` of each output. Small answers of a batch are written
-    /// into `out`, one after the other.
+    /// Encodes the call's answer from the rows `start` to `start + rows` of each output. Small answers of a batch are
+    /// written into `out`, one after the other.
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut);
 
     /// Sends what `encode` has produced. Any thread; must not block or panic.
@@ -101,7 +101,7 @@ impl NativeTask {
         Self { traced, ..self }
     }
 
-    /// The lengths of its inputs, if it may be padded.
+    /// The lengths of the task's inputs, if the task may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
     }
@@ -135,7 +135,7 @@ impl NativeTask {
         chosen.map(|aliases| PyTuple::new(py, aliases)).transpose()
     }
 
-    /// Encodes its rows of the outputs, from `start` on.
+    /// Encodes the task's rows of the outputs, from `start` on.
     pub fn encode(&mut self, outputs: &[Output<'_>], start: usize, out: &mut BytesMut) {
         self.call.encode(&self.signature, outputs, start, self.rows, out);
     }
@@ -144,7 +144,7 @@ impl NativeTask {
         self.abandoned || self.call.client_gone()
     }
 
-    /// Ends the task, at most once, if its client has gone, or if it is `late`: then its client is told.
+    /// Ends the task, at most once, if its client has gone, or if it is `late`, in which case the client gets an error.
     pub fn abandon(&mut self, late: bool) -> Option<Abandoned> {
         if self.abandoned || !(late || self.call.client_gone()) {
             return None;

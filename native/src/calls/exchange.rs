@@ -154,7 +154,7 @@ impl Exchange {
             End::Refused(status) => Some(status),
         };
         if let Some(status) = status {
-            // Fails only if the caller has gone, so that nobody needs to be told.
+            // Fails only if the caller has gone, so that nobody needs an error.
             let _ = reply.finish(None, &status, HeaderMap::new());
         }
         if self.begun {

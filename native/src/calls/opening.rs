@@ -1,4 +1,4 @@
-//! What is known of a call when its headers have arrived.
+//! The state of a call when its headers have arrived.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::protobuf::Rope;
 use crate::security::Identity;
 use crate::traces::Begun;
 
-/// What is known of a call when its headers have arrived.
+/// The state of a call when its headers have arrived.
 pub struct Opening {
     pub method: usize,
     pub streaming: bool,

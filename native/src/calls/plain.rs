@@ -42,7 +42,7 @@ pub struct PlainCalls {
 struct PlainMethod {
     number: usize,
     method: Method,
-    /// Its name in the audit log: the path without the first slash.
+    /// The method's name in the audit log: the path without the first slash.
     name: String,
 }
 
@@ -72,13 +72,13 @@ pub struct PlainFields {
     verdicts: Option<Py<Verdicts>>,
 }
 
-/// What has happened to a call.
+/// The outcome of a plain call.
 pub enum Outcome {
     /// The call waits in its queue. `wake` says whether a thread must be woken for it.
     Waits { wake: bool },
-    /// There is no memory for the call's answer, and its client has been told.
+    /// There is no memory for the call's answer, and its client has got an error.
     NoMemory,
-    /// The call was refused this many seconds after it arrived, and its client has been told.
+    /// The call was refused this many seconds after it arrived, and its client has got an error.
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
     /// The call is not plain, or may not share a batch, or its version is being unloaded and may have been replaced.
     ForPython(Rope, SendResponse<Bytes>),

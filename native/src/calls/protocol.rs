@@ -124,7 +124,7 @@ impl Protocol {
         self.answers().iter().all(|answer| answer.result(signature, outputs, rows).is_some())
     }
 
-    /// Makes Python raise an error for what is wrong with the outputs; `rows` are the call's own, and None means all.
+    /// Makes Python raise an error that says how the outputs are wrong; `rows` are the call's own, and None means all.
     pub fn misfit(
         &self,
         signature: &Signature,

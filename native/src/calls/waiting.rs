@@ -29,7 +29,7 @@ pub struct Call {
     pub arrays: Arrays,
     pub protocol: Protocol,
     pub respond: SendResponse<Bytes>,
-    /// The outbox of its connection's thread; None once the call is in the outbox.
+    /// The outbox of the connection's thread; None once the call is in the outbox.
     pub outbox: Option<Arc<Outbox>>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,

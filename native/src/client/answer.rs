@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused_when_it_says_so() {
+    fn a_message_that_is_too_long_is_refused_by_its_prefix() {
         let check = |bytes: &'static [u8]| check_length(&Bytes::from_static(bytes).into(), 2);
         assert!(check(&[0, 0, 0]).is_ok() && check(&[0, 0, 0, 0, 2]).is_ok());
         assert_eq!(check(&[0, 0, 0, 0, 3]).unwrap_err().text, "CLIENT: Received message larger than max (3 vs. 2)");

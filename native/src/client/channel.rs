@@ -80,7 +80,7 @@ impl Channel {
         self.connection().await.map(drop).map_err(|unconnected| unconnected.status)
     }
 
-    /// Cancels the calls in flight, and all that follow.
+    /// Cancels the calls in flight, and all later ones.
     pub fn close(&self) {
         self.closed.send_replace(true);
         self.kept.lock().sender = None;

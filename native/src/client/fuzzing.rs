@@ -1,4 +1,4 @@
-//! The client's decoders by themselves: what they read from an answer, as owned bytes.
+//! The client's decoders, without a connection: the values that they read from an answer, as owned bytes.
 
 use super::outputs::read;
 use crate::grpc::Status;

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent() {
+    fn the_headers_that_are_sent() {
         let metadata = HeaderMap::from_iter([(HeaderName::from_static("a"), HeaderValue::from_static("1"))]);
         let path = PathAndQuery::from_static("/s/m");
         let origin = Origin { scheme: Scheme::HTTPS, authority: Authority::from_static("h:1") };

@@ -23,7 +23,7 @@ pub struct Message {
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientRequest {
     pub message: Message,
-    /// Whether its answer is a PredictResponse whose outputs are wanted as arrays.
+    /// Whether the answer is a PredictResponse whose outputs are to become arrays.
     pub arrays: bool,
 }
 

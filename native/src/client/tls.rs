@@ -18,14 +18,14 @@ use tokio_rustls::client::TlsStream;
 use super::target::Target;
 use crate::http2::{HTTP2, Socket};
 
-/// What a client trusts, and what it shows: TLS 1.2 or 1.3, with HTTP/2 by ALPN.
+/// The authorities that a client trusts, and the certificate that it shows: TLS 1.2 or 1.3, with HTTP/2 by ALPN.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientTls(Arc<ClientConfig>);
 
 #[pymethods]
 impl ClientTls {
     /// Parses PEM texts: the trusted authorities, and a key with its certificate chain for servers that ask for one.
-    /// ValueError for what cannot be used.
+    /// Raises ValueError if one of them cannot be used.
     #[new]
     #[pyo3(signature = (authorities, pair=None))]
     fn new(authorities: PyBackedBytes, pair: Option<(PyBackedBytes, PyBackedBytes)>) -> PyResult<Self> {
@@ -44,7 +44,7 @@ impl ClientTls {
 }
 
 impl ClientTls {
-    /// TLS with a server of this name; None for what cannot be a name in a certificate.
+    /// TLS with a server of this name; None if a certificate cannot have such a name.
     pub fn with(&self, name: &str) -> Option<Secured> {
         Some(Secured { connector: self.0.clone().into(), name: server_name(name)? })
     }

@@ -69,7 +69,7 @@ fn checked_example<'a>(example: &Cursor<'a>) -> Option<&'a [u8]> {
 /// A column that is being read.
 struct Filling<'a> {
     input: &'a predict::Input,
-    /// Its dimensions.
+    /// The column's dimensions beyond axis 0.
     inner: &'a [Option<usize>],
     /// The product of the known dimensions, and whether all dimensions are known.
     known: usize,
@@ -117,7 +117,7 @@ impl<'a> Filling<'a> {
             return (size == first).then_some(());
         }
         self.size = Some(size);
-        // If several dimensions vary, their sizes cannot be told from the number of elements.
+        // If several dimensions vary, the number of elements does not determine their sizes.
         let varying = self.inner.iter().filter(|inner| inner.is_none()).count();
         let fits = if self.all_known { size == self.known } else { self.known > 0 && size.is_multiple_of(self.known) };
         (fits && size > 0 && varying <= 1).then_some(())

@@ -120,7 +120,7 @@ impl<'a> Result<'a> {
         floats(values).map(f32::from_bits)
     }
 
-    /// The number of its values, or of its pairs of a class and a score.
+    /// The number of the result's values, or of its pairs of a class and a score.
     pub fn elements(self) -> usize {
         match self {
             Self::Classes(table) => table.rows * table.columns,
@@ -150,7 +150,7 @@ impl<'a> Result<'a> {
 pub struct Response<'a> {
     parts: Vec<Part<'a>>,
     len: usize,
-    /// Whether it has a list of results instead of one.
+    /// Whether the response has a list of results instead of one.
     multi: bool,
 }
 
@@ -170,12 +170,12 @@ impl<'a> Response<'a> {
         Self { parts: vec![Part { format, result, result_len, len }], len, multi: false }
     }
 
-    /// Its bytes.
+    /// The size of the response in bytes.
     pub fn encoded_len(&self) -> usize {
         self.len
     }
 
-    /// Writes it.
+    /// Writes the response.
     pub fn encode(&self, out: &mut Writer<'_>) {
         for part in &self.parts {
             if self.multi {
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_is_as_long_as_it_says() {
+    fn the_announced_length_is_that_of_the_response() {
         let format = Format::new("model", 3, "serving_default");
         let scores = [0_f32, 1.5, -0.0, f32::NAN].map(f32::to_le_bytes).concat();
         let labels = [Bytes::new(), Bytes::from_static(b"large")];

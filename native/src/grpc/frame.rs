@@ -73,12 +73,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// Whether its decompression takes negligible time: a byte expands to at most a thousand.
+    /// Whether decompressing the message takes negligible time: a byte expands to at most a thousand.
     pub fn is_light(&self) -> bool {
         self.compressed.is_none() || self.data.len() <= LIGHT
     }
 
-    /// Its decompression in steps; the message itself if it is not compressed.
+    /// The decompression of the message in steps; the message itself if it is not compressed.
     pub fn expansion(self, memory: Arc<CallMemory>) -> Result<Expanding, Status> {
         match self.compressed {
             Some((encoding, limit)) => encoding.expansion(self.data, limit, memory).map(Expanding::Steps),

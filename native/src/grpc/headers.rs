@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_travel_as_ascii() {
+    fn texts_are_encoded_as_ascii() {
         assert_eq!(percent_encoded("100% \u{e9}\n"), "100%25 %C3%A9%0A");
     }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_said() {
+    fn malformed_headers_are_errors() {
         let says = |name: &'static str, value| {
             CallHeaders::of(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]))
         };

@@ -12,12 +12,12 @@ use super::status::{INTERNAL, Status};
 use crate::memory::{Begun, CallMemory};
 use crate::protobuf::Rope;
 
-/// Why no message could be read.
+/// The reason why no message could be read.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The client must be told.
+    /// The client must get this status.
     Refused(Status),
-    /// Nobody can be told: the stream or its connection has ended.
+    /// No status can be sent, since the stream or its connection has ended.
     Gone,
 }
 

@@ -29,7 +29,7 @@ use crate::memory::{self, CallMemory};
 use crate::security::Identity;
 
 /// Lets Python answer a request; None if there is no memory for it. If the future is dropped while it waits, Python is
-/// told that the request has been cancelled.
+/// notified that the request has been cancelled.
 pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Identity>), body: Body) -> Option<Answer> {
     let asked = question(&head, &body).map(|target| (endpoint.kept.state(), target.to_owned()));
     if !body.memory.grow(memory::Kind::Received, body.bytes.len()) {

@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// Tells Python what happens to the pieces. If this is dropped before `over`, Python is told that the client has gone.
+/// Tells Python what happens to the pieces. If this is dropped before `over`, Python is notified that the client has
+/// gone.
 pub trait Waits: Send {
     /// Tells Python that a piece has been sent.
     fn piece_sent(&self);
@@ -14,7 +15,7 @@ pub trait Waits: Send {
     fn over(&mut self);
 }
 
-/// The pieces of a body. If this is dropped before the end, Python is told that the client has gone.
+/// The pieces of a body. If this is dropped before the end, Python is notified that the client has gone.
 pub struct Pieces {
     coming: UnboundedReceiver<Bytes>,
     waiting: Box<dyn Waits>,
@@ -25,7 +26,7 @@ impl Pieces {
         Self { coming, waiting }
     }
 
-    /// The next piece; Python is told that it has been sent. None at the end.
+    /// The next piece; None at the end. Notifies Python that the piece has been sent.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let piece = self.coming.poll_recv(context);
         match &piece {

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_read_comes_before_the_rest() {
+    async fn bytes_that_were_read_come_before_the_rest() {
         let mut all = Vec::new();
         let mut first = [0; 2];
         let mut stream = Rewound::new(b"abc".to_vec(), &b"def"[..]);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn another_has_its_turn_while_a_large_body_comes() {
+    async fn other_connections_have_their_turn_while_a_large_body_arrives() {
         const SIZE: usize = 10 * TURN;
         let (mut client, server) = duplex(SIZE);
         client.write_all(&vec![7; SIZE]).await.unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_goes_on_after_its_turn() {
+    async fn a_connection_goes_on_after_its_turn() {
         let (mut client, server) = duplex(4 * TURN);
         client.write_all(&vec![1; 4 * TURN]).await.unwrap();
         drop(client);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_rewritten_wherever_it_stands() {
+    fn an_authority_is_rewritten_at_any_position() {
         let named = b"\x40\x05:path\x04/a%b\x40\x0a:authority\x05a%2Fb\x83\x86\x40\x01x\x03%%%";
         let indexed = b"\xff\x00\x3f\x00\x41\x03%2F\x0f\x01\x01%\x01\x02%a";
         let blocks = [

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_the_end() {
+    fn nothing_is_read_after_the_end() {
         let mut ahead = ReadAhead { more: true, ..idle() };
         let mut room = [0; 8];
         let mut into = ReadBuf::new(&mut room);

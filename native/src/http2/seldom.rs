@@ -66,7 +66,7 @@ mod tests {
     use crate::counted::Counted;
 
     #[test]
-    fn it_is_polled_again_only_after_a_wake_or_an_end() {
+    fn a_connection_is_polled_again_only_after_a_wake_or_an_end() {
         let (mut seldom, mut polls, mut kept) = (Seldom::default(), 0, None);
         let task = Arc::new(Counted::default());
         let waker = task.clone().into();

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_was_begun_is_waited_for_in_bounds() {
+    async fn only_a_wait_within_a_request_has_a_limit() {
         let mut stall = Stall::new(Some(LIMIT));
         let rests = poll_fn(|context| waits(&mut stall, context, false));
         assert!(tokio::time::timeout(3 * LIMIT, rests).await.is_err());
@@ -94,7 +94,7 @@ mod tests {
 
     /// When a task has used up tokio's budget, all of tokio's resources are pending until the task is polled again.
     #[tokio::test]
-    async fn a_wait_ends_that_began_when_the_task_had_used_up_its_turn() {
+    async fn a_wait_ends_even_if_the_task_had_used_up_its_budget_when_it_began() {
         let (mut timer, until, mut has_begun) = (Timer::default(), Instant::now() + LIMIT, false);
         let waiting = poll_fn(|context| {
             while !has_begun && pin!(consume_budget()).poll(context).is_ready() {}
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_time_begins_anew_with_what_comes() {
+    async fn the_time_begins_again_with_each_byte() {
         let mut stall = Stall::new(Some(LIMIT));
         let began = Instant::now();
         poll_fn(|context| {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_limit_it_waits_for_ever() {
+    async fn without_a_limit_a_wait_never_ends() {
         let mut stall = Stall::new(None);
         let waiting = poll_fn(|context| waits(&mut stall, context, true));
         assert!(tokio::time::timeout(LIMIT, waiting).await.is_err());

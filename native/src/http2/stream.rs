@@ -33,7 +33,7 @@ impl Stream {
 }
 
 impl Stream {
-    /// Whether its client speaks HTTP/2, if it may also speak HTTP/1. Waits for the first bytes and inspects them,
+    /// Whether the client speaks HTTP/2, if it may also speak HTTP/1. Waits for the first bytes and inspects them,
     /// unless TLS has negotiated the protocol.
     pub async fn speaks_http2(&self) -> bool {
         match self {

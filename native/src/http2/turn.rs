@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_have_received_is_read_before_the_next_turn() {
+    async fn data_of_other_connections_are_read_before_the_next_turn() {
         let (mut client, mut server) = UnixStream::pair().unwrap();
         client.write_all(b"a").await.unwrap();
         let other = tokio::spawn(async move { server.read_u8().await.unwrap() });
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_have_received_is_handled_after_each_pause() {
+    async fn data_of_other_connections_are_handled_after_each_pause() {
         let (mut turn, pauses) = turn();
         for pause in 1..4 {
             turn.count(&Poll::Ready(()), 3);

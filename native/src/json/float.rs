@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_left() {
+    fn other_numbers_are_not_written() {
         for value in [0.0, 1e-5, 1e6, 2_500_000.0, 1e9, f32::NAN, f32::INFINITY, 1e-40] {
             assert_eq!(write_float(value, &mut [0; LONGEST]), None, "{value}");
         }

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_be_is_escaped() {
+    fn only_necessary_characters_are_escaped() {
         let mut out = BytesMut::new();
         write_string("a\"\\\u{8}\u{c}\n\r\t\u{1}\u{1f}/\u{7f}ö".as_bytes(), &mut out);
         assert_eq!(out, "\"a\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001F/\u{7f}ö\"".as_bytes());

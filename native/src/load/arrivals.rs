@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_tell_them_apart() {
+    fn other_seeds_give_other_arrivals() {
         let of = |seed| Arrivals::poisson(100.0, (0, 1), 1.0, seed).collect::<Vec<_>>();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));

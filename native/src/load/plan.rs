@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_what_there_is() {
+    fn threads_share_the_callers() {
         let plan = plan(3, 0.0, vec![], vec![]);
         assert_eq!([0, 1, 2].map(|thread| plan.share(10, thread)), [4, 3, 3]);
         assert_eq!([0, 1, 2].map(|thread| plan.share(1, thread)), [1, 1, 1]);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recorded_is_shared_in_turn() {
+    fn threads_take_recorded_requests_in_turn() {
         let plan = plan(2, 0.0, vec![0.0, 0.1, 0.2], vec![1, 0, 1]);
         let of = |thread| {
             let mut chooser = plan.chooser(thread);

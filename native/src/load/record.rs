@@ -144,7 +144,7 @@ mod tests {
     use crate::grpc::OK;
 
     #[test]
-    fn what_counts_is_what_is_measured() {
+    fn only_measured_calls_count() {
         let record = Record::new(2);
         let (well, full) = (Status::new(OK, ""), Status::new(14, "full"));
         let ends = |kind, status, millis, measured| {

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_one_that_comes_later() {
+    fn there_is_room_for_a_later_connection() {
         let calls = calls(1 << 20, 2);
         assert_eq!(greedy(&calls[0]), 1 << 19);
         assert_eq!(greedy(&calls[1]), 1 << 18);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_little_is_given_back_with_its_call() {
+    fn the_memory_of_a_call_is_given_back_at_its_end() {
         let calls = calls(1 << 20, 1);
         let (call, budget) = (&calls[0], calls[0].share().budget.clone());
         assert!(call.receive(LITTLE) && call.grow(Kind::Answers, 2 * LITTLE) && call.set(Kind::Answers, LITTLE));

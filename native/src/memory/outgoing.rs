@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_may_wait() {
+    fn the_number_of_waiting_answers_is_bounded() {
         let memory = call();
         let held: Vec<_> = std::iter::from_fn(|| memory.hold()).collect();
         assert_eq!(held.len(), MOST_HELD);

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_there() {
+    fn parts_within_a_region() {
         let (_file, regions) = object(b"__abcdef");
         let mut bytes = [0; 3];
         regions.part(b"r", 1, 3).unwrap().copy_to(&mut bytes);

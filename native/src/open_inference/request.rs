@@ -42,7 +42,7 @@ impl<'a> Request<'a> {
         Some(Self { model: model?, version, id, inputs, outputs, raw })
     }
 
-    /// Whether it asks for these outputs, each once, or names none.
+    /// Whether the request names these outputs, each once, or no outputs.
     pub fn wants(&self, all: &[Vec<u8>]) -> bool {
         let named = |output: &Vec<u8>| self.outputs.iter().filter(|name| **name == output.as_slice()).count() == 1;
         self.outputs.is_empty() || (self.outputs.len() == all.len() && all.iter().all(named))
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain() {
+    fn requests_that_are_not_plain() {
         let (good, values) = (input("x", "FP32", &[3, 2]), field(7, &[0; 24]));
         for fields in [
             vec![good.clone()],

@@ -35,7 +35,7 @@ pub struct Response<'a> {
 struct Tensor<'a> {
     name: &'a str,
     rows: Rows<'a>,
-    /// The bytes of its shape, and of the description that contains it.
+    /// The size in bytes of the shape, and that of the description that contains the shape.
     shape: usize,
     described: usize,
 }
@@ -50,7 +50,7 @@ impl<'a> Response<'a> {
         Self { format, id, tensors, len }
     }
 
-    /// Its bytes.
+    /// The size of the response in bytes.
     pub fn encoded_len(&self) -> usize {
         self.len
     }
@@ -119,7 +119,7 @@ mod tests {
     use crate::protobuf::Dtype;
 
     #[test]
-    fn a_response_is_as_long_as_it_says() {
+    fn the_announced_length_is_that_of_the_response() {
         let format = Format::new("model", 3);
         let one = Output { alias: "y", dtype: Dtype::Float, shape: &[2, 1], bytes: &[0; 8], text: &[], whole: false };
         let other = Output { alias: "a", dtype: Dtype::Int64, shape: &[2], bytes: &[1; 16], text: &[], whole: false };

@@ -13,7 +13,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// `number` is that of its type in types.proto; None for a type that plain tensors do not have.
+    /// An input whose type has this `number` in types.proto; None for a type that plain tensors do not have.
     pub fn new(alias: String, number: u64, inner: Vec<Option<usize>>) -> Option<Self> {
         Some(Self { alias: alias.into_bytes(), dtype: Dtype::of_number(number)?, inner })
     }
@@ -60,14 +60,14 @@ impl Tensor {
         }
     }
 
-    /// Writes its numbers as an array's bytes; `target` has exactly their size.
+    /// Writes the tensor's numbers as an array's bytes; `target` has exactly their size.
     pub fn copy_to(&self, message: &Rope, dtype: Dtype, target: &mut [u8]) {
         if let Contents::Numbers(values) = &self.values {
             values.copy_to(message, dtype, target);
         }
     }
 
-    /// Visits its strings.
+    /// Visits the strings in their order.
     pub fn strings(&self, message: &Rope, visit: &mut dyn FnMut(&[u8])) {
         if let Contents::Strings(places) = &self.values {
             texts::visit(places, message, visit);
@@ -85,12 +85,12 @@ pub struct Column {
 }
 
 impl Column {
-    /// The bytes that it takes.
+    /// The size of the column in bytes.
     pub fn held(&self) -> usize {
         self.bytes.len() + self.text.len()
     }
 
-    /// Visits its strings.
+    /// Visits the strings in their order.
     pub fn strings(&self, visit: &mut dyn FnMut(&[u8])) {
         texts::strings(&self.bytes, &self.text).for_each(visit);
     }
@@ -165,7 +165,7 @@ struct TensorProto<'a> {
     dtype: Option<Dtype>,
     shape: Option<([usize; MAX_RANK], usize)>,
     values: Option<(u32, Cursor<'a>)>,
-    /// The number of its strings, and the position of the first field with one.
+    /// The number of strings, and the position of the first field with one.
     strings: Option<(usize, Cursor<'a>)>,
 }
 
@@ -192,7 +192,7 @@ impl<'a> TensorProto<'a> {
         Some(proto)
     }
 
-    /// The positions of its strings, if it has exactly this many and nothing else.
+    /// The positions of the strings, if the tensor has exactly this many and no other values.
     fn strings(&self, count: usize) -> Option<Vec<u8>> {
         let (found, mut at) = self.strings.clone()?;
         (found == count && self.values.is_none()).then_some(())?;

@@ -78,7 +78,7 @@ impl<'a> Response<'a> {
         Self { format, tensors, len }
     }
 
-    /// Its bytes.
+    /// The size of the response in bytes.
     pub fn encoded_len(&self) -> usize {
         self.len
     }

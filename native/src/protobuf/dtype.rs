@@ -109,7 +109,7 @@ impl Dtype {
         }
     }
 
-    /// The field number of its `*_val` field in a TensorProto.
+    /// The number of the type's `*_val` field in a TensorProto.
     pub fn field(self) -> u32 {
         self.row().3
     }

@@ -77,7 +77,7 @@ impl<'a> Rows<'a> {
         texts::strings(self.bytes, self.text)
     }
 
-    /// The bytes of its elements.
+    /// The size of the elements in bytes.
     pub fn size(&self) -> usize {
         if self.dtype == String { self.strings().map(<[u8]>::len).sum() } else { self.bytes.len() }
     }
@@ -143,7 +143,7 @@ impl<'a> Rows<'a> {
         if as_content { CONTENT } else { self.dtype.field() }
     }
 
-    /// Its dimensions.
+    /// The tensor's dimensions.
     pub fn shape(&self) -> impl Iterator<Item = usize> {
         self.rows.into_iter().chain(self.inner.iter().copied())
     }

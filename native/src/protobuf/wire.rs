@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn varints_that_are_none() {
+    fn bytes_that_are_no_varint() {
         for bytes in [&[][..], &[0x80], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
             let rope = Rope::from(bytes::Bytes::copy_from_slice(bytes));
             assert_eq!(varint(&mut rope.cursor()), None);

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_there_in_its_order() {
+    fn all_bytes_are_written_in_order() {
         let long = [7; 3 * ROOM];
         let (mut out, mut plain) = (BytesMut::from(&b"before"[..]), b"before".to_vec());
         let mut writer = Writer::new(&mut out);

@@ -44,7 +44,7 @@ impl Hash for Token {
 pub trait Waits: Sized {
     type Abandoned;
 
-    /// Whether its client has gone. Called under the queue's lock.
+    /// Whether the task's client has gone. Called under the queue's lock.
     fn gone(&mut self) -> bool;
 
     /// Abandons the task if its client has gone or if it is `late`, with a deadline that has passed. Returns what must
@@ -52,7 +52,7 @@ pub trait Waits: Sized {
     /// queue's lock, without the interpreter lock.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
-    /// Whether it may leave the queue together with others that run one by one.
+    /// Whether the task may leave the queue together with others that run one by one.
     fn in_series(&self) -> bool;
 
     /// Another reference to the task, for some of its rows; None for a task that is only run as a whole.
@@ -63,7 +63,7 @@ pub trait Waits: Sized {
 pub struct Entry<T> {
     pub task: T,
     pub rows: usize,
-    /// The bytes of one of its rows in a batch.
+    /// The bytes of one row of the task in a batch.
     pub row_bytes: usize,
     pub deadline: Option<f64>,
     pub priority: usize,
@@ -82,7 +82,7 @@ impl<T> Entry<T> {
         (self.rows - self.taken).max(1)
     }
 
-    /// The bytes that this many of its rows take in a batch; the number of rows for a task without bytes.
+    /// The bytes that this many rows of the task take in a batch; the number of rows for a task without bytes.
     pub fn size_of(&self, rows: usize) -> usize {
         rows.saturating_mul(self.row_bytes.max(1))
     }

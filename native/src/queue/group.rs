@@ -30,7 +30,7 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// The size of its next batch, if that batch has all waiting tasks, and at most `most` of them.
+    /// The size of the group's next batch, if that batch has all waiting tasks, and at most `most` of them.
     pub fn whole(&self, lane: &Lane, most: usize) -> Option<usize> {
         let most = if lane.rules.one_by_one { 1 } else { most };
         let count = self.tasks.iter().map(VecDeque::len).sum::<usize>();

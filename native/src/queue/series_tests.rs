@@ -23,7 +23,7 @@ fn many(count: usize) -> impl Iterator<Item = (Patient, usize)> {
 }
 
 #[test]
-fn brief_ones_leave_together_and_one_turn_at_a_time() {
+fn tasks_with_brief_runs_leave_together_and_one_turn_at_a_time() {
     let mut bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
     put(&bench, lane, many(20));
@@ -37,7 +37,7 @@ fn brief_ones_leave_together_and_one_turn_at_a_time() {
 }
 
 #[test]
-fn long_ones_leave_alone_and_run_side_by_side() {
+fn tasks_with_long_runs_leave_alone_and_run_side_by_side() {
     for (bounds, seconds) in [(Some(BOUNDS), QUICK), (None, BRIEF)] {
         let bench = Bench::new();
         let lane = one_by_one(&bench, bounds);
@@ -48,7 +48,7 @@ fn long_ones_leave_alone_and_run_side_by_side() {
 }
 
 #[test]
-fn a_larger_one_leaves_alone() {
+fn a_larger_task_leaves_alone() {
     let bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
     bench.queue.ran(lane, BRIEF, 1);
@@ -60,7 +60,7 @@ fn a_larger_one_leaves_alone() {
 }
 
 #[test]
-fn one_that_python_has_made_leaves_alone() {
+fn a_task_from_python_leaves_alone() {
     let bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
     bench.queue.ran(lane, BRIEF, 1);
@@ -72,7 +72,7 @@ fn one_that_python_has_made_leaves_alone() {
 }
 
 #[test]
-fn an_interrupted_run_does_not_make_them_long() {
+fn an_interrupted_run_does_not_make_runs_count_as_long() {
     let bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
     bench.queue.ran(lane, BRIEF, 1);

@@ -9,7 +9,7 @@ fn splitting(bench: &Bench) -> LaneId {
 }
 
 #[test]
-fn one_that_does_not_fit_waits_for_the_next_batch() {
+fn a_task_that_does_not_fit_waits_for_the_next_batch() {
     let bench = Bench::new();
     let lane = splitting(&bench);
     [5, 5, 3, 8, 1].into_iter().for_each(|rows| bench.put(lane, rows));
@@ -18,7 +18,7 @@ fn one_that_does_not_fit_waits_for_the_next_batch() {
 }
 
 #[test]
-fn one_that_is_larger_than_the_batches_of_an_objective_is_a_batch() {
+fn a_task_larger_than_the_batches_of_an_objective_is_a_batch() {
     let bench = Bench::new();
     let lane = splitting(&bench);
     bench.queue.steer(lane, Target { wait: 0.0, size: 4, start_within: 1e9, run_one: 0.0, run_full: 0.0 });

@@ -144,7 +144,7 @@ fn of_a_lane_that_was_interrupted_once() {
 }
 
 #[test]
-fn not_larger_than_what_has_been_quick() {
+fn not_larger_than_tasks_that_have_been_quick() {
     let mut bench = Bench::new();
     let lane = bench.steady();
     bench.run(lane, &RUNS, 2);

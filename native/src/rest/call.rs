@@ -31,7 +31,7 @@ pub struct Mailbox {
     connection: Arc<Connection>,
 }
 
-/// What is needed to answer the calls of a connection.
+/// The objects that are needed to answer the calls of a connection.
 pub struct Connection {
     pub endpoint: Arc<Endpoint>,
     /// Wakes tasks on the connection's thread.

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_for_another() {
+    fn other_bodies_are_left_to_python() {
         for text in [
             "",
             "{}",

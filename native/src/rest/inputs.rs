@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn several_inputs_by_a_name_before_or_behind() {
+    fn several_inputs_with_the_signatures_name_before_or_after_them() {
         let column = |bytes: &[u8]| Column { inner: vec![], bytes: bytes.into(), text: vec![] };
         let columns = vec![column(&[1, 0]), column(&[44, 255])];
         for text in [
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_for_another() {
+    fn other_bodies_are_left_to_python() {
         for values in [
             "[]",
             "[[]]",

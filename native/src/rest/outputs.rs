@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_other_rows_are_none() {
+    fn outputs_with_other_numbers_of_rows_are_not_written() {
         let scalar = part("y", Dtype::Uint8, None, &[], &[1]);
         assert_eq!(write_rows(&[scalar], &mut BytesMut::new()), Err(Misfit::Scalar("y")));
         let parts = [part("y", Dtype::Uint8, None, &[1], &[1]), part("z", Dtype::Uint8, None, &[2], &[1, 2])];

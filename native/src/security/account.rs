@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_goes_elsewhere_costs_nothing() {
+    fn a_call_that_python_handles_costs_nothing_here() {
         let account = Account::new(1.0, 10.0, 1);
         let now = Instant::now();
         (0..3).for_each(|_| account.admitted(30, now).expect("nothing has been used").undo());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_at_once() {
+    fn concurrent_calls() {
         let account = Account::new(0.0, 0.0, 1);
         let now = Instant::now();
         let first = account.admitted(1, now);

@@ -1,4 +1,4 @@
-//! A call that has been admitted, and what is recorded when it ends.
+//! A call that has been admitted, and the record that is written when it ends.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::audit::Record;
 use crate::grpc::CANCELLED;
 use crate::traces::{Begun, Trace};
 
-/// An admitted call, which counts as running until this is dropped, and what is recorded when it ends.
+/// An admitted call, which counts as running until this is dropped, and the record for its end.
 ///
 /// The code that answers the client calls `end`. If this is dropped before that, the client has left.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub struct Admitted {
     ending: Option<Box<Ending>>,
 }
 
-/// What is recorded when a call ends.
+/// The record that is written when a call ends.
 #[derive(Default)]
 struct Ending {
     line: Option<Record>,
@@ -31,7 +31,7 @@ impl Admitted {
         Self { charged: Some(charged), ending: None }
     }
 
-    /// Returns what was charged, because the code that takes over the call will admit it again.
+    /// Gives the charged rows back, because the code that takes over the call will admit it again.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.ending = None;

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_taken_once_and_ends_what_was_waited_for() {
+    fn a_line_is_taken_once_and_ends_a_wait() {
         let lines = Arc::new(Lines::default());
         let names = Names { who: "\"key:shop\"".into(), model: "\"m\"".into() };
         let taker = lines.clone();

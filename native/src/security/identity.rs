@@ -31,7 +31,7 @@ pub struct Last {
     pub found: Option<Found>,
 }
 
-/// A verdict, which is in force as long as the number of changes of `Verdicts` is the given one.
+/// A verdict, which is in effect as long as `Verdicts` has had exactly this number of changes.
 pub struct Found {
     pub verdict: Arc<Verdict>,
     pub changes: u64,

@@ -1,4 +1,4 @@
-//! Who may call what, as Python has decided: verdicts by credentials and model, and what each caller may still use.
+//! Python's decisions about callers: verdicts by credentials and model, and the remainder of each caller's limits.
 //!
 //! No decision is made here. A plain call is answered without Python only if Python has stored a verdict that allows
 //! it. Over gRPC, the call is also refused here if it reaches a limit that the verdict names. Every other call goes to

@@ -23,7 +23,7 @@ pub struct Verdict {
     /// When the credentials expire; None for never.
     expires: Option<Instant>,
     account: Option<Py<Account>>,
-    /// Whether its calls have low priority.
+    /// Whether the caller's calls of this model have low priority.
     low: bool,
     /// The text of the refusal if the account admits no call.
     exhausted: String,
@@ -48,7 +48,7 @@ pub struct Asked<'a> {
 pub enum Admission {
     /// The call is admitted; the second value says whether it has low priority.
     Admitted(Admitted, bool),
-    /// Its caller has reached a limit, and may try again after this many seconds.
+    /// The caller has reached a limit, and may try again after this many seconds.
     Exhausted { text: String, seconds: f64, refused: Admitted },
     /// Python must decide.
     Unknown,
@@ -69,7 +69,7 @@ struct Table {
 #[derive(Default)]
 pub struct Verdicts {
     table: RwLock<Table>,
-    /// How often the table has changed. A verdict that a connection remembers is in force until the next change.
+    /// How often the table has changed. A verdict that a connection remembers is in effect until the next change.
     changes: AtomicU64,
     /// Where the audit log's lines go; None if there is no audit log.
     lines: Option<Arc<Lines>>,
@@ -183,7 +183,7 @@ impl Verdicts {
 }
 
 impl Found {
-    /// Whether it is the verdict about this model after this many changes.
+    /// Whether this is the verdict about a model after this many changes.
     fn is(&self, model: &str, changes: u64) -> bool {
         self.changes == changes && self.verdict.model == model
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_of_before_a_change_is_not_kept() {
+    fn a_verdict_from_before_a_change_is_not_kept() {
         let verdicts = Verdicts::default();
         let before = verdicts.generation();
         verdicts.clear();
@@ -245,7 +245,7 @@ mod tests {
         assert!(matches!(admit(&verdicts, &shown("Bearer a"), "m"), Admission::Unknown));
     }
 
-    /// Whether calls of one connection are admitted and let others go first; None if Python must decide.
+    /// Whether a call of one connection has a low priority; None if no verdict admits it, so that Python decides.
     fn on_one_connection<'a>(verdicts: &'a Verdicts, header: &str) -> impl Fn(&str) -> Option<bool> + use<'a> {
         let (identity, headers) = (Identity::default(), shown(header));
         move |model| match verdicts.admit(&asked(&identity, &headers, model)) {

@@ -35,7 +35,7 @@ pub struct ThreadHandle {
     pub arrivals: UnboundedSender<Arrival>,
 }
 
-/// Accepts connections at all addresses until the server is told to stop, and reports when all have drained.
+/// Accepts connections at all addresses until the server is asked to stop, and reports when all have drained.
 pub async fn accept_all(
     mut addresses: UnboundedReceiver<(Address, Service)>,
     handles: Vec<ThreadHandle>,
@@ -57,7 +57,7 @@ pub async fn accept_all(
     endpoints.iter().for_each(|endpoint| endpoint.inbox.push(http::Event::drained()));
 }
 
-/// Accepts connections at all addresses until the server is told to stop; returns the HTTP endpoints.
+/// Accepts connections at all addresses until the server is asked to stop; returns the HTTP endpoints.
 async fn accept_until<T>(
     stopped: impl Future<Output = T>,
     addresses: &mut UnboundedReceiver<(Address, Service)>,

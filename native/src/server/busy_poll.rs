@@ -253,12 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn one_that_takes_its_time_is_hardly_looked_for() {
+    fn a_caller_that_takes_its_time_is_hardly_looked_for() {
         assert!(looks(&mut Patience::default(), 10_000, false) < 50);
     }
 
     #[test]
-    fn whoever_comes_in_time_is_looked_for_again() {
+    fn a_caller_that_comes_in_time_is_looked_for_again() {
         let mut patience = Patience::default();
         looks(&mut patience, 10_000, false);
         let found = (0..=MOST_SKIPPED).any(|_| patience.lasts());

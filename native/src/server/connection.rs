@@ -131,7 +131,7 @@ impl<'a> Stall<'a> {
         interval(self.limit / LOOKS)
     }
 
-    /// Whether it has been inactive for too long.
+    /// Whether the client has been inactive for too long.
     fn has_ended(&mut self) -> bool {
         let (sends, takes, (came, left)) = self.client.owes();
         let (sent, took, (came_before, left_before)) = self.seen;

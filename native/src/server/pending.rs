@@ -47,7 +47,7 @@ impl Api {
         }
     }
 
-    /// What is inserted into the error text for a full queue: the reason, or the request's ID.
+    /// The text that is inserted into the error for a full queue: the reason, or the request's ID.
     fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::TfServing => reason.to_owned(),

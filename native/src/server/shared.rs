@@ -18,7 +18,7 @@ use crate::traces::{Begun, Method, Traces};
 /// Whether the server is to stop, and how long calls in flight may then take to end.
 pub type Stop = watch::Receiver<Option<Duration>>;
 
-/// Waits until the server is told to stop; returns how long calls in flight may take to end.
+/// Waits until the server is asked to stop; returns how long calls in flight may take to end.
 pub async fn stopped(mut stop: Stop) -> Duration {
     // Fails only if the server has gone, when no call needs time to end.
     stop.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default()

@@ -28,9 +28,9 @@ pub struct Batch {
     pub kind: Encoded,
     /// When it began, had its inputs, had its outputs, and ended, in seconds on the queue's clock.
     pub times: [f64; 4],
-    /// Its requests, rows, and rows of padding.
+    /// The numbers of requests, of rows, and of rows of padding.
     pub counts: [u64; 3],
-    /// Its span in the trace of each of its requests, once they are known.
+    /// The batch's span in the trace of each of its requests, once the spans are known.
     pub spans: Mutex<Vec<(TraceId, SpanId)>>,
 }
 

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_records_wait_than_may() {
+    fn no_more_records_wait_than_allowed() {
         let traces = Arc::new(Traces::new(1.0, 1e9));
         for _ in 0..MOST + 1 {
             let begun = traces.begin(&mut HeaderMap::new(), || Method::Rpc("a/b".into())).expect("all are traced");

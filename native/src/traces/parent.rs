@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none() {
+    fn texts_that_are_no_parent() {
         for text in [
             "",
             "01",

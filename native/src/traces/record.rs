@@ -1,4 +1,4 @@
-//! What is recorded of a traced call that is answered without Python.
+//! The record of a traced call that is answered without Python.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_decide_where_they_trace() {
+    fn callers_that_trace_decide() {
         let (all, none) = (Sampler::new(1.0, 1e9), Sampler::new(0.0, 1e9));
         let with_flags = |flags| match flags {
             1 => "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_a_second() {
+    fn no_more_than_the_limit_per_second() {
         let (sampler, now) = (Sampler::new(1.0, 10.0), Instant::now() + Duration::from_secs(60));
         let at = |seconds| now + Duration::from_secs_f64(seconds);
         assert_eq!((0..100).filter(|_| sampler.has_room(at(0.0))).count(), 10);

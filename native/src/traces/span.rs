@@ -28,7 +28,7 @@ const LINK_LEN: usize = (2 + size_of::<TraceId>()) + (2 + size_of::<SpanId>()) +
 /// The bytes of a time, with its tag.
 const TIME_LEN: usize = 1 + size_of::<u64>();
 
-/// A span, without what it has in common with others of its kind.
+/// A span, without the attributes that all spans of its kind share.
 pub struct Span<'a> {
     pub trace_id: &'a TraceId,
     pub id: SpanId,

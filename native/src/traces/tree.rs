@@ -28,7 +28,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Whether its batches are known, or it ended too long ago to wait for them.
+    /// Whether the request's batches are known, or the request ended too long ago to wait for them.
     pub fn is_whole(&self, batches: &Batches, oldest: f64) -> bool {
         self.ended < oldest || self.arrivals.iter().all(|arrived| batches.has(*arrived))
     }
@@ -41,7 +41,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Takes the batches of a request, and tells each of them the ID of its span.
+    /// Takes the batches of a request, and records in each of them the ID of its span.
     pub fn new(request: Ended, batches: &mut Batches, ids: &mut Rng) -> Self {
         let found = request.arrivals.iter().filter_map(|arrived| Some((*arrived, batches.take(*arrived)?)));
         let batches: SmallVec<[_; 1]> = found.map(|(arrived, batch)| (arrived, batch, new_id(ids))).collect();

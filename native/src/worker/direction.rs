@@ -37,14 +37,14 @@ pub struct Direction {
     words: [AtomicU64; WORDS],
 }
 
-/// Why a receiver waits no longer.
+/// The reason why a receiver's wait has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Woken {
     /// A message has come.
     Message,
-    /// No message will come.
+    /// No more messages will come.
     Ended,
-    /// None has come in time.
+    /// No message has come in time.
     TimedOut,
     /// A signal has arrived, which Python may want to see.
     Interrupted,

@@ -89,7 +89,7 @@ mod tests {
         let now = Instant::now();
         let (first, later) = (date(now), date(now + Duration::from_secs(1)));
         assert!(later >= first && SystemTime::now().duration_since(later).unwrap() < Duration::from_secs(2));
-        // The date was written anew because the second had passed.
+        // The date was written again because the second had passed.
         DATE.with_borrow(|date| assert!(date.as_ref().is_some_and(|(end, _)| *end > now + Duration::from_secs(1))));
     }
 }

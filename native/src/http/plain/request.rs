@@ -13,7 +13,7 @@ pub const MAX_HEAD: usize = 8 << 10;
 
 const MAX_HEADERS: usize = 24;
 
-/// What is at the beginning of the bytes that have been read.
+/// The beginning of the bytes that have been read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
     /// A plain request, and its size in bytes.
@@ -38,14 +38,14 @@ pub struct PlainRequest<'a> {
 pub struct Requests {
     path: String,
     context: HeaderMap,
-    /// The bytes of the last head before the digits of its length.
+    /// The bytes of the last head, up to the digits of the body's length.
     before: Vec<u8>,
     /// The bytes after these digits.
     after: Vec<u8>,
 }
 
 impl Requests {
-    /// What is at the beginning of some bytes: a request, a part of one, or something unusual.
+    /// Examines the beginning of some bytes: it may be a request, a part of one, or something unusual.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Next<'a> {
         let (head, size) = match self.again(bytes) {
             Some(again) => again,
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// The result of a text as the first on its connection.
+    /// The result of parsing a text that is the first on its connection.
     fn first(text: &str) -> Kind {
         kind(&mut Requests::default(), text.as_bytes())
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_for_hyper() {
+    fn other_requests_are_left_to_hyper() {
         let long = format!("X: {}\r\nContent-Length: 0", "a".repeat(MAX_HEAD));
         let many = format!("{}Content-Length: 0", "X: a\r\n".repeat(MAX_HEADERS));
         for headers in [

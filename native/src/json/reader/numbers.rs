@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_readers_differ_on_is_no_decimal() {
+    fn texts_that_readers_disagree_about_are_no_decimals() {
         for text in ["", "-", "01", "-01", "1.", ".5", "+1", "1e", "1e+", "1e1000", "1e999", "-0", "NaN", "1x", "--1"] {
             assert_eq!(decimal(text), None, "{text}");
         }
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_told_apart_by_how_they_are_written() {
+    fn whole_numbers_are_those_written_without_a_point_or_an_exponent() {
         let read = |text: &str| match Reader::new(text.as_bytes()).number()? {
             Number::Whole(integer) => Some(format!("{}", integer.signed()?)),
             Number::Decimal(value) => Some(format!("{value:?}")),

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn values_in_json_and_behind_it() {
+    fn values_in_json_and_in_binary_data() {
         let floats = [9.0, 9.0, 0.1, f32::NAN].map(f32::to_le_bytes).concat();
         let (y, a) = (output("y", Dtype::Float, &[2, 2], &floats), output("a", Dtype::Uint8, &[2, 2], b"__ab"));
         let head = r#""model_name":"m\"1","model_version":"3","outputs":["#;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_bytes() {
+    fn half_floats_are_binary_data() {
         let half = output("h", Dtype::Half, &[2], &[0; 4]);
         assert_eq!(written("", &[(half.clone(), false)]), None);
         assert!(written("", &[(half, true)]).is_some());

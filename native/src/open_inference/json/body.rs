@@ -258,7 +258,7 @@ mod tests {
     const BINARY: &str = r#""parameters":{"binary_data_output":true}"#;
 
     #[test]
-    fn values_in_json_and_behind_it() {
+    fn values_in_json_and_in_binary_data() {
         let x = [1_f32, 2.0, 3.0, 4.0].map(f32::to_le_bytes).concat();
         for (b, behind) in [(B, &[][..]), (BEHIND, &[1, 0][..])] {
             for list in [format!("{X},{b}"), format!("{b},{X}")] {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain() {
+    fn bodies_that_are_not_plain() {
         let whole = format!(r#"{{{BINARY},"inputs":[{X},{B}]}}"#);
         assert!(read(&whole, b"").is_some());
         assert!(read(&whole, b"1").is_none());
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_that_are_not_plain() {
+    fn binary_data_that_are_not_plain() {
         let json =
             |size: &str| format!(r#"{{{BINARY},"inputs":[{X},{}]}}"#, BEHIND.replace(":2}", &format!(":{size}}}")));
         assert!(read(&json("2"), &[1, 1]).is_some());

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_no_matter() {
+    fn nesting_does_not_matter() {
         let flat = [1_f32, 2.0, 0.5].map(f32::to_le_bytes).concat();
         for text in ["[1, 2.0, 5e-1]", "[[1,2],[0.5]]", "[1,[[2]],[0.5]]"] {
             assert_eq!(read(text, Dtype::Float), Some(flat.clone()), "{text}");
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_cut() {
+    fn whole_numbers_are_truncated() {
         assert_eq!(read("[300, -1]", Dtype::Int8), Some(vec![44, 255]));
         assert_eq!(read("[65537]", Dtype::Uint16), Some(vec![1, 0]));
         assert_eq!(read("[9223372036854775808]", Dtype::Uint64), Some(vec![0, 0, 0, 0, 0, 0, 0, 128]));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain() {
+    fn values_that_are_not_plain() {
         let deep = format!("{}1{}", "[".repeat(17), "]".repeat(17));
         for (text, dtype) in [
             ("1", Dtype::Float),

@@ -16,7 +16,7 @@ let selected = new URLSearchParams(location.hash.slice(1)).get("model") ?? "";
 let timer = 0;
 let paused = false;
 let allOptions = false;
-let allOfThem = null; // the options in force, which do not change while a server runs
+let allOfThem = null; // the options in effect, which do not change while a server runs
 
 const token = () => sessionStorage.getItem(TOKEN) ?? "";
 const tryIt = new TryIt(send, () => token() !== "");
@@ -47,7 +47,7 @@ async function look() {
 
 function take(state) {
   const last = looks.at(-1);
-  if (last && last.time === state.time) return; // a state that the server computed for somebody else, and kept
+  if (last && last.time === state.time) return; // a state that has been shown already: the server repeats it for a while
   if (last && last.process.process_start_time_seconds !== state.process.process_start_time_seconds) looks = []; // the server was restarted
   looks = [...looks, state].slice(-LOOKS);
   render();
@@ -64,7 +64,7 @@ async function fetchOptions(state) {
 
 function askForToken(status) {
   byId("token").hidden = false;
-  byId("token-why").textContent = status === 401 ? "This server asks for a token." : "This token does not allow to look.";
+  byId("token-why").textContent = status === 401 ? "This server asks for a token." : "This token does not have the right to see the page.";
   link("lost", "a token is needed");
   byId("token-value").focus();
 }
@@ -90,13 +90,13 @@ function render() {
   tryIt.update(state);
 }
 
-/** Figures are those of the last seconds, or, if nothing has happened in these, those since the start. */
+/** Shows the figures of the last seconds, or, if there were no calls in them, the figures since the start. */
 function draw(state, own) {
   const earlier = own.at(-1 - WINDOW) ?? (own.length > 1 ? own[0] : null);
   const recent = panels.changes(state, earlier);
   const quiet = !earlier || recent.requests + recent.rows.sum === 0;
   const now = quiet ? panels.changes(state, null) : recent;
-  byId("span").textContent = quiet ? "No calls in the last seconds: what follows is since the start." : `Of the last ${Math.round(now.seconds)} seconds.`;
+  byId("span").textContent = quiet ? "No calls in the last seconds: these are the figures since the start." : `The figures of the last ${Math.round(now.seconds)} seconds.`;
   const steps = own.slice(1).map((later, index) => panels.changes(later, own[index]));
   const charts = { looks: LOOKS, seconds: Math.round(LOOKS * EVERY / 1000) };
   show(byId("tiles"), panels.tiles(now, state));
@@ -142,7 +142,7 @@ function choose(name) {
 
 byId("options-all").addEventListener("click", () => {
   allOptions = !allOptions;
-  byId("options-all").textContent = allOptions ? "Only what differs from its default" : "Show all options";
+  byId("options-all").textContent = allOptions ? "Show only changed options" : "Show all options";
   if (allOfThem) show(byId("options-panel"), panels.optionsPanel(allOfThem.options, allOptions));
 });
 

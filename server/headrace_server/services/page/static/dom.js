@@ -1,4 +1,4 @@
-// Creates elements whose text is never parsed as markup, since anybody who stores models can choose their names.
+// Creates elements whose text is never parsed as markup, since anybody who can store a model can choose its name.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -1,6 +1,6 @@
 // Computes what happened between two readings of the same counters, and formats numbers for people.
 
-/** The histogram of what was counted between two readings; the whole later one if there is no earlier one. */
+/** The histogram of the values that were counted between two readings; the later reading if there is no earlier one. */
 export function between(later, earlier) {
   if (!earlier || total(earlier.counts) > total(later.counts)) return later; // another run of the server
   const counts = later.counts.map((count, bucket) => count - (earlier.counts[bucket] ?? 0));

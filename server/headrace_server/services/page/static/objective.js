@@ -20,16 +20,16 @@ export function objectivePanel(looks, options) {
 function facts(beliefs) {
   const { chosen } = beliefs, late = beliefs.latency_ms > beliefs.objective_ms;
   const every = [
-    ["a batch is full with", `${short(chosen.batch_size)} rows`],
-    ["else it waits", milliseconds(chosen.wait_ms)],
+    ["a full batch has", `${short(chosen.batch_size)} rows`],
+    ["other batches wait", milliseconds(chosen.wait_ms)],
     ["refused if it cannot run within", milliseconds(chosen.start_within_ms)],
     ["planned with", `${milliseconds(beliefs.aimed_ms)} of ${milliseconds(beliefs.objective_ms)}`],
     ["latency now", el("span", { class: late ? "bad" : "good" }, milliseconds(beliefs.latency_ms))],
-    ["answers too late", percent(beliefs.late_share)],
+    ["late answers", percent(beliefs.late_share)],
     ["rows come", `${short(beliefs.rows_per_second)}/s`],
-    ["rows a batch", short(beliefs.rows_per_batch)],
+    ["rows per batch", short(beliefs.rows_per_batch)],
     ["threads busy", `${percent(beliefs.busy_share)} of ${beliefs.threads}`],
-    ["refused for it", short(beliefs.refused)],
+    ["refused because of the objective", short(beliefs.refused)],
   ];
   return el("dl", { class: "facts" }, ...every.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
@@ -45,5 +45,5 @@ function runTimes(beliefs) {
   if (!beliefs.run_times.length) return el("p", { class: "note" }, "Nothing has run yet.");
   const rows = beliefs.run_times.map(each => [short(each.batch_size), milliseconds(each.typical_ms), milliseconds(each.high_ms),
     `${short(1000 * each.batch_size / each.typical_ms)}/s`]);
-  return el("div", { class: "tall" }, table("Run times that are believed in", ["rows", "typical run", "slow run", "rows of one thread"], rows, [0, 1, 2, 3]));
+  return el("div", { class: "tall" }, table("Estimated run times", ["rows", "typical run", "slow run", "rows of one thread"], rows, [0, 1, 2, 3]));
 }

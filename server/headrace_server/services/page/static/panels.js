@@ -7,10 +7,10 @@ import { age, between, bytes, duration, mean, percent, quantile, rate, short, to
 const PARTS = [["join", "assembly"], ["run", "run"], ["split", "split and encode"]];
 const REASONS = {
   queue_full: "the queue was full", deadline_exceeded: "the deadline had passed", task_too_large: "more rows than a batch may have",
-  objective_missed: "an answer would come too late", invalid_task: "inputs of unequal rows", closed: "the version was unloading",
+  objective_missed: "an answer would come too late", invalid_task: "inputs with different numbers of rows", closed: "the version was unloading",
 };
 
-/** What happened to all versions of a model between two states; if `earlier` is null, since the start. */
+/** The figures of all versions of a model between two states, or since the start if `earlier` is null. */
 export function changes(later, earlier) {
   const seconds = earlier ? later.time - earlier.time : null;
   const before = earlier?.model?.name === later.model.name ? earlier.model : null;
@@ -54,7 +54,7 @@ export function tiles(now, state) {
     tile("requests/s", short(perSecond)),
     tile("median", duration(quantile(answered, latency, 0.5))),
     tile("99th percentile", duration(quantile(answered, latency, 0.99))),
-    tile("rows a batch", short(mean(now.rows)), now.seconds && batches ? `${short(batches / now.seconds)} batches/s` : ""),
+    tile("rows per batch", short(mean(now.rows)), now.seconds && batches ? `${short(batches / now.seconds)} batches/s` : ""),
     tile("padding", percent(padded ? now.padding / padded : null), "of all rows"),
     tile("rows waiting", short(waiting)),
     tile("refused", now.seconds ? `${short(refused / now.seconds)}/s` : short(refused), "", refused > 0),
@@ -73,7 +73,7 @@ export function callsChart(steps, options) {
     values: steps.map(step => step && step.calls.filter(call => apiOf(call) === name)
       .reduce((sum, call) => sum + total(call.counts), 0) / step.seconds),
   }));
-  return lines("Requests a second", series.length ? series : [{ name: "none yet", values: steps.map(() => null) }], { ...options, format: short });
+  return lines("Requests per second", series.length ? series : [{ name: "none yet", values: steps.map(() => null) }], { ...options, format: short });
 }
 
 function apiOf(call) {
@@ -109,7 +109,7 @@ export function batchesPanel(now, state) {
   const most = newest?.batching.max_batch_size, average = mean(now.rows);
   const fill = most && average ? ` ${short(average)} of at most ${short(most)} rows: ${percent(average / most)} full.` : "";
   return counts.length
-    ? [bars("Batches by their rows", sizes), el("p", { class: "note" }, `${short(total(counts))} batches.${fill}`)]
+    ? [bars("Batches by number of rows", sizes), el("p", { class: "note" }, `${short(total(counts))} batches.${fill}`)]
     : [el("p", { class: "note" }, "No batch has run.")];
 }
 
@@ -124,7 +124,7 @@ export function queueChart(looks, options) {
   const near = bound && Math.max(...values) > bound / 10;
   return [
     lines("Rows waiting", [{ name: "waiting", values }], { ...options, format: short, bound: near ? bound : null }),
-    el("p", { class: "note" }, bound ? `At most ${short(bound)} rows may wait; what comes then is refused.` : "Requests run one by one."),
+    el("p", { class: "note" }, bound ? `At most ${short(bound)} rows may wait; further requests are refused.` : "Requests run one by one."),
   ];
 }
 
@@ -173,7 +173,7 @@ export function driftPanel(state) {
       [1, 2, 3, 4]),
     ...Object.entries(drift.classes).map(([output, classes]) => bars(`Classes of ${output}`,
       Object.entries(classes).map(([name, share]) => ({ name: `${output} ${name}`, value: share, text: percent(share) })))),
-    el("p", { class: "note" }, `Version ${version}: ${short(drift.rows)} rows of late, compared with its profile. An index above 0.2 is a shift.`),
+    el("p", { class: "note" }, `Version ${version}: ${short(drift.rows)} recent rows, compared with its profile. An index above 0.2 is a shift.`),
   ]);
 }
 
@@ -182,7 +182,7 @@ export function serverPanel(state, earlier) {
   const { process, server, memory } = state, seconds = earlier ? state.time - earlier.time : 0;
   const cpu = rate(process.process_cpu_seconds_total, earlier?.process.process_cpu_seconds_total, seconds);
   const facts = [
-    ["CPU", `${percent(earlier ? cpu : null)} of one core, of ${server.cpus}`],
+    ["CPU", `${percent(earlier ? cpu : null)} of one core; the machine has ${server.cpus}`],
     ["batch threads busy", `${Math.min(server.running, server.threads)} of ${server.threads}`],
     ["resident memory", bytes(process.process_resident_memory_bytes)],
     ["open files", `${short(process.process_open_fds)} of ${short(process.process_max_fds)}`],
@@ -205,7 +205,7 @@ export function serverPanel(state, earlier) {
 export function optionsPanel(options, all) {
   const shown = all ? options : options.filter(option => option.value !== option.default);
   return shown.length
-    ? table("Options in force", ["option", "value", "default", "what it is"], shown.map(option =>
+    ? table("Options in effect", ["option", "value", "default", "description"], shown.map(option =>
       [`--${option.name}`, String(option.value) || "(empty)", String(option.default) || "(empty)", option.help]))
     : el("p", { class: "note" }, "Every option has its default.");
 }

@@ -32,7 +32,7 @@ export function restBody(call) {
 export function shapeOf(value) {
   if (!Array.isArray(value)) return [];
   const inner = value.map(shapeOf);
-  if (inner.some(shape => shape.join() !== inner[0].join())) throw new Error("lists beside each other must be equally long");
+  if (inner.some(shape => shape.join() !== inner[0].join())) throw new Error("lists in one list must have equal lengths");
   return [value.length, ...(inner[0] ?? [])];
 }
 
@@ -58,7 +58,7 @@ function grpcurl(call) {
 function python(call) {
   const arrays = call.inputs.map(({ name, dtype, value }) =>
     `${literal(name)}: np.array(${literal(value)}, ${NUMPY[dtype] ?? `np.${dtype.slice(3).toLowerCase()}`})`);
-  const note = call.grpcTls ? "  # and TLS's own arguments" : call.token ? "  # and the token" : "";
+  const note = call.grpcTls ? "  # plus the arguments for TLS" : call.token ? "  # plus the token" : "";
   return `import numpy as np
 from headrace_client import Client
 
