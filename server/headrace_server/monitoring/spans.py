@@ -6,6 +6,7 @@ SDK takes. `native/src/traces/` does the same without the interpreter, for serve
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,8 @@ SLICE = 16
 PAUSE = 0.001
 """Seconds between two slices."""
 
-TREES = 512
-"""The maximum number of requests in a message: collectors refuse messages of more than 4 MB."""
+ENOUGH = 1 << 20
+"""The bytes after which the next request begins another message: collectors refuse messages of more than 4 MB."""
 
 WAITING = 4096
 """The maximum number of requests that may wait for their batches; further ones are dropped."""
@@ -76,10 +77,13 @@ class SpanMaker:
         for trace in ended:
             (whole if self._is_whole(trace, oldest) else self._waiting).append(trace)
         del self._waiting[WAITING:]
-        trees = [_Tree(trace, self._known) for trace in whole]  # all of them first: the spans of batches are linked
+        # All of them first, since the spans of batches link to each other.
+        trees = deque(_Tree(trace, self._known) for trace in whole)
         self._forget(oldest_batch)
-        chunks = (trees[start : start + TREES] for start in range(0, len(trees), TREES))
-        return [self._message(chunk) for chunk in chunks], len(self._waiting)
+        messages: list[tuple[bytes, int]] = []
+        while trees:
+            messages.append(self._message(trees))
+        return messages, len(self._waiting)
 
     def _is_whole(self, trace: Trace, oldest: float) -> bool:
         return trace.ended < oldest or all(arrival in self._known for arrival in trace.arrivals)
@@ -92,14 +96,18 @@ class SpanMaker:
                 return
             del self._known[arrival]
 
-    def _message(self, trees: Sequence["_Tree"]) -> tuple[bytes, int]:
+    def _message(self, trees: "deque[_Tree]") -> tuple[bytes, int]:
+        """Encodes the spans of the first trees, and removes these: all of them, or as many as have enough bytes."""
         message = self._kinds.message()
         spans = message.resource_spans[0].scope_spans[0].spans
-        for start in range(0, len(trees), SLICE):
-            if start:
+        size = encoded = 0
+        while trees and size < ENOUGH:
+            if encoded and encoded % SLICE == 0:
                 self._pause(PAUSE)
-            for tree in trees[start : start + SLICE]:
-                self._add(tree, _Writer(spans, tree.trace, self._kinds.offset))
+            tree, before = trees.popleft(), len(spans)
+            self._add(tree, _Writer(spans, tree.trace, self._kinds.offset))
+            size += sum(span.ByteSize() for span in spans[before:])
+            encoded += 1
         return message.SerializeToString(), len(spans)
 
     def _add(self, tree: "_Tree", writer: "_Writer") -> None:

@@ -157,6 +157,14 @@ def test_many_spans_are_sent_in_several_messages(recorded: Recorded) -> None:
     assert recorded.flush() == [1] * WAITING
 
 
+def test_the_links_of_a_large_batch_are_sent_in_several_messages(recorded: Recorded) -> None:
+    arrivals = [number + 0.5 for number in range(512)]
+    recorded.ran(*arrivals)
+    for arrival in arrivals:
+        recorded.end(arrival)
+    assert recorded.flush() == [1] * len(arrivals)
+
+
 def test_no_more_requests_wait_than_are_allowed(recorded: Recorded) -> None:
     for number in range(WAITING):
         recorded.end(float(number))
