@@ -15,6 +15,7 @@ from headrace_batching.batch import Batch
 from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.queue import Turn
 from headrace_batching.task import Arrays
+from tests.support.calls import ANSWER_WITHIN
 from tests.support.clock import Clock
 from tests.support.running import eventually
 
@@ -342,7 +343,7 @@ class TestThreads:
         scheduler = Scheduler(threads, run, Options())
         for number in range(12):
             eventually(lambda: bench.queue.idle == 4)
-            scheduler.call(row(number)).result(5)
+            scheduler.call(row(number)).result(ANSWER_WITHIN)
         threads.close()
 
         assert len(set(ran)) == 1
@@ -351,7 +352,7 @@ class TestThreads:
         self, kind: Callable[..., Any]
     ) -> None:
         def run(inputs: Arrays) -> Arrays:
-            assert go_on.wait(5)
+            assert go_on.wait(ANSWER_WITHIN)
             return inputs
 
         go_on = Event()
@@ -363,9 +364,9 @@ class TestThreads:
         eventually(lambda: queue.idle == 2)
         waiting, running = patient.call(row(1)), busy.call(row(2))
 
-        assert waiting.result(5)["x"] == [1]
+        assert waiting.result(ANSWER_WITHIN)["x"] == [1]
         go_on.set()
-        assert running.result(5)["x"] == [2]
+        assert running.result(ANSWER_WITHIN)["x"] == [2]
         threads.close()
 
     def take(self, bench: Bench) -> tuple[Thread, list[Task]]:
@@ -391,7 +392,7 @@ class TestThreads:
         tasks.append(bench.put(lane, 1))
         bench.queue.wake()
 
-        thread.join(5)
+        thread.join(ANSWER_WITHIN)
         assert taken == tasks
 
     def test_are_to_be_called_for_a_new_group_and_for_a_full_batch(self, bench: Bench) -> None:
@@ -406,7 +407,7 @@ class TestThreads:
         assert not wanted_with_none_idle
         assert wanted == [True, True, True]
         bench.queue.wake()
-        thread.join(5)
+        thread.join(ANSWER_WITHIN)
         assert len(taken) == 2
 
     def test_wait_no_longer_than_the_oldest_task_may(self, kind: Callable[..., Any]) -> None:
@@ -420,7 +421,7 @@ class TestThreads:
 
         assert formed is not None
         assert formed.batch.tasks == [task]
-        assert 0.015 < time.monotonic() - began < 5
+        assert 0.015 < time.monotonic() - began < ANSWER_WITHIN
 
 
 class TestRunning:
@@ -452,7 +453,7 @@ class TestRunning:
     def test_closing_runs_waiting_tasks_and_ends_every_thread(self, kind: Callable[..., Any]) -> None:
         queue = kind()
         most, now, runs = 0, 0, 0
-        lock, pair = Lock(), Barrier(2, timeout=10)
+        lock, pair = Lock(), Barrier(2, timeout=ANSWER_WITHIN)
 
         def execute(batch: Any) -> None:
             nonlocal most, now, runs
@@ -505,7 +506,7 @@ class TestClosing:
         assert bench.batch() is None
         assert closing.is_alive()
         lane.finish()
-        closing.join(5)
+        closing.join(ANSWER_WITHIN)
         assert not closing.is_alive()
 
     def test_a_lane_whose_tasks_are_all_dropped_ends(self, bench: Bench) -> None:
@@ -515,7 +516,7 @@ class TestClosing:
         closing = self.close_lane(lane)
         bench.turn()
 
-        closing.join(5)
+        closing.join(ANSWER_WITHIN)
         assert not closing.is_alive()
 
     def test_a_closed_queue_hands_out_waiting_tasks_and_then_nothing(self, bench: Bench) -> None:

@@ -32,7 +32,7 @@ from headrace_batching.contract import Run
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.task import Array, Arrays
 
-WAIT = 10.0  # seconds after which a test gives up
+WAIT = 60.0  # seconds after which a test gives up
 
 StartThreads = Callable[[int], BatchThreads]
 

@@ -97,7 +97,7 @@ class Service:
             context.set_trailing_metadata((("why", "full"), ("why-bin", b"\0\xff")))
             context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is full")
         if spec.name == "stuck" or self.holds:
-            self.release.wait(timeout=10)
+            self.release.wait(timeout=60)
         if spec.name not in ("half_plus_two", "stuck"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec.name})")
 

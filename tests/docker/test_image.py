@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.support import models
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
-from tests.support.running import ServerProcess, eventually
+from tests.support.running import START_WITHIN, ServerProcess, eventually
 
 DOCKER = ROOT / "docker"
 HERE = str(Path(sys.executable).parent)
@@ -60,14 +60,14 @@ class TestEntryPoint:
         command = [str(DOCKER / "entrypoint"), f"--port={port}", f"--rest_api_port={rest}"]
         server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         try:
-            assert eventually(lambda: health(f"localhost:{port}") == 0, within=20)
+            assert eventually(lambda: health(f"localhost:{port}") == 0, START_WITHIN)
             with Client(f"localhost:{port}") as client:
                 assert client.predict("digits", {"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[4]]
             caller = RestCaller(rest)
             assert caller.get("/v1/models/digits").status == 200
             caller.close()
             server.terminate()
-            assert server.wait(20) == 0  # the process is the server itself, not a shell that waits for it
+            assert server.wait(START_WITHIN) == 0  # the process is the server itself, not a shell that waits for it
         finally:
             server.kill()
             server.wait()
@@ -132,4 +132,4 @@ def test_the_constraints_of_the_gpu_image_are_within_the_extra() -> None:
 def health(*arguments: str) -> int:
     """The exit status of the health check."""
     command = [sys.executable, "-m", "headrace_client.health", *arguments]
-    return subprocess.run(command, timeout=20, check=False).returncode
+    return subprocess.run(command, timeout=START_WITHIN, check=False).returncode

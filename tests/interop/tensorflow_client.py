@@ -24,7 +24,7 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSy
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 END = get_model_status_pb2.ModelVersionStatus.END
 
-WITHIN = 10.0
+WITHIN = 60.0
 """Seconds after which a change by a reload must be visible."""
 
 DTYPES: dict[str, list[Any]] = {
@@ -75,7 +75,7 @@ def predict(channel: grpc.Channel, x: Any, *outputs: str, **spec: Any) -> predic
     if "version_label" in spec:
         request.model_spec.version_label = spec["version_label"]
     request.inputs["x"].CopyFrom(x)
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=10)
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=WITHIN)
 
 
 def check_predict(channel: grpc.Channel) -> None:
@@ -128,7 +128,7 @@ def metadata(channel: grpc.Channel, *fields: str, name: str = "model") -> Any:
     """One GetModelMetadata."""
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
     request.model_spec.name = name
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=10)
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).GetModelMetadata(request, timeout=WITHIN)
 
 
 def check_metadata_errors(channel: grpc.Channel) -> None:
@@ -145,7 +145,7 @@ def status(channel: grpc.Channel, name: str = "model", version: int | None = Non
     request.model_spec.name = name
     if version is not None:
         request.model_spec.version.value = version
-    response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=10)
+    response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=WITHIN)
     return [(each.version, each.state, each.status.error_code) for each in response.model_version_status]
 
 
@@ -213,7 +213,7 @@ def configured(root: str, *names: str) -> Any:
 
 def reload(channel: grpc.Channel, request: Any) -> Any:
     """One HandleReloadConfigRequest."""
-    response = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=10)
+    response = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
     assert (response.status.error_code, response.status.error_message) == (0, "")
     return response
 

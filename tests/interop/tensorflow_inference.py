@@ -78,7 +78,7 @@ def name_model(request: Any, signature: str = "") -> Any:
 def check_classify(stub: Any, examples: Any) -> None:
     """Checks the labels and scores of each example."""
     request = name_model(classification_pb2.ClassificationRequest(input=examples), "classify")
-    response = stub.Classify(request, timeout=10)
+    response = stub.Classify(request, timeout=60)
     assert labelled(response.result) == [[("lo", 1.5), ("hi", 2.5)], [("lo", 5), ("hi", 6)]], response
     assert response.model_spec.version.value == 1
     assert response.model_spec.signature_name == "classify"
@@ -86,7 +86,7 @@ def check_classify(stub: Any, examples: Any) -> None:
 
 def check_regress(stub: Any, examples: Any) -> None:
     """Checks the value of each example."""
-    response = stub.Regress(name_model(regression_pb2.RegressionRequest(input=examples)), timeout=10)
+    response = stub.Regress(name_model(regression_pb2.RegressionRequest(input=examples)), timeout=60)
     assert [row.value for row in response.result.regressions] == [4, 11], response
     assert response.model_spec.signature_name == tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -96,7 +96,7 @@ def check_multi_inference(stub: Any, examples: Any) -> None:
     regress = name_model(inference_pb2.InferenceTask(method_name=REGRESS), "regress")
     classify = name_model(inference_pb2.InferenceTask(method_name=CLASSIFY), "classify")
     request = inference_pb2.MultiInferenceRequest(tasks=[regress, classify], input=examples)
-    first, second = stub.MultiInference(request, timeout=10).results
+    first, second = stub.MultiInference(request, timeout=60).results
     assert [row.value for row in first.regression_result.regressions] == [4, 11]
     assert labelled(second.classification_result) == [[("lo", 1.5), ("hi", 2.5)], [("lo", 5), ("hi", 6)]]
     assert (first.model_spec.signature_name, second.model_spec.signature_name) == ("regress", "classify")
@@ -111,7 +111,7 @@ def check_refusal(stub: Any, wrong: tf.train.Example) -> None:
     """The server's error for a bad Example is TensorFlow's own, without the operator's name around it."""
     examples = input_pb2.Input(example_list=input_pb2.ExampleList(examples=[ONE, wrong]))
     request = name_model(regression_pb2.RegressionRequest(input=examples))
-    refused = raised(lambda: stub.Regress(request, timeout=10), grpc.RpcError)
+    refused = raised(lambda: stub.Regress(request, timeout=60), grpc.RpcError)
     assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT, refused
     serialized = [ONE.SerializeToString(), wrong.SerializeToString()]
     error = raised(lambda: tf.io.parse_example(serialized, FEATURES), tf.errors.InvalidArgumentError)

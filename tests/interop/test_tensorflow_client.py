@@ -36,5 +36,5 @@ def test_program_with_tensorflow_serving_api(running: Run, two_models: TwoModels
     ports = {name: running(partial(models.identity, dtype=dtype)).port for name, dtype in DTYPES.items()}
     ports |= {"linear": running(models.linear).port, "two_models": two_models.port}
     client = [str(tensorflow_python), str(CLIENT), json.dumps(ports), str(two_models.root)]
-    ended = subprocess.run(client, capture_output=True, text=True, timeout=80, check=False)
+    ended = subprocess.run(client, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

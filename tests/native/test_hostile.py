@@ -4,6 +4,7 @@ import gzip
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.support import models
-from tests.support.calls import PREDICT, floats, predict_request, refusal_of
+from tests.support.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, refusal_of
 from tests.support.frames import (
     CONTINUATION,
     DATA,
@@ -43,17 +44,13 @@ def linear(running: Run) -> RunningServer:
     return running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=100000")
 
 
-def said(server: RunningServer, data: bytes) -> bytes:
-    """The server's answer to some bytes, until it closes the connection or stays silent."""
+def say(server: RunningServer, data: bytes) -> None:
+    """Sends some bytes, and reads until the server closes the connection or has been silent for a while."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=0.3) as connection:
         connection.sendall(data)
-        heard = b""
-        try:
-            while part := connection.recv(65536):
-                heard += part
-        except (TimeoutError, ConnectionResetError):
-            pass
-        return heard
+        with suppress(TimeoutError, ConnectionResetError):
+            while connection.recv(65536):
+                pass
 
 
 def call(*frames: bytes, **more: str) -> bytes:
@@ -85,7 +82,7 @@ def call(*frames: bytes, **more: str) -> bytes:
     ],
 )
 def test_bytes_of_all_kinds(linear: RunningServer, data: bytes) -> None:
-    said(linear, data)
+    say(linear, data)
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
@@ -100,9 +97,14 @@ def test_bytes_of_all_kinds(linear: RunningServer, data: bytes) -> None:
     ],
 )
 def test_malformed_calls_get_an_error(linear: RunningServer, data: bytes, status: bytes) -> None:
-    heard = said(linear, data)
-    # The value is a Huffman-coded literal: the digits take 5 and 6 bits, and the rest is padded with ones.
-    assert huffman(status) in heard
+    heard = b""
+    with socket.create_connection(("127.0.0.1", linear.port), timeout=ANSWER_WITHIN) as connection:
+        connection.sendall(data)
+        # The value is a Huffman-coded literal: the digits take 5 and 6 bits, and the rest is padded with ones.
+        while huffman(status) not in heard:
+            part = connection.recv(65536)
+            assert part, heard
+            heard += part
 
 
 def huffman(digits: bytes) -> bytes:
@@ -118,7 +120,7 @@ def test_decompression_is_bounded(linear: RunningServer, compression: grpc.Compr
     bomb = predict_request({"x": np.zeros((1_000_000, 4), np.float32)}, as_content=True).SerializeToString()
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = linear.caller.channel.unary_unary(PREDICT)
     with pytest.raises(grpc.RpcError) as raised:
-        send(bomb, compression=compression, timeout=20)
+        send(bomb, compression=compression, timeout=ANSWER_WITHIN)
     assert refusal_of(raised.value).code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "more than 100000" in refusal_of(raised.value).text
 
@@ -130,7 +132,7 @@ def test_a_burst_of_cancellations_ends_no_other_call(linear: RunningServer) -> N
     )
     request = prefixed(predict_request({"x": X}).SerializeToString())
     whole = frame(HEADERS, END_HEADERS, 201, head()) + frame(DATA, END_STREAM, 201, request)
-    with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", linear.port), timeout=ANSWER_WITHIN) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + cancelled + whole)
         assert begun(connection, 201)
 
@@ -140,7 +142,7 @@ def test_streams_that_are_reset_at_once(linear: RunningServer) -> None:
         frame(HEADERS, END_HEADERS, stream, head()) + frame(3, 0, stream, struct.pack(">I", 8))
         for stream in range(1, 4001, 2)
     )
-    said(linear, PREFACE + frame(SETTINGS, 0, 0) + opened)
+    say(linear, PREFACE + frame(SETTINGS, 0, 0) + opened)
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
 
 
@@ -148,7 +150,7 @@ def test_a_decompression_delays_no_other_call(running: Run) -> None:
     linear = running(models.linear, grpc_channel_arguments="grpc.max_receive_message_length=55000000")
     request = predict_request({"x": X}).SerializeToString()
     bomb = gzip.compress(bytes(60_000_000))  # compressed, it fits into a window that has not been widened yet
-    with socket.create_connection(("127.0.0.1", linear.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", linear.port), timeout=ANSWER_WITHIN) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, head(grpc_encoding="gzip")))
         connection.sendall(frame(DATA, 0, 1, b"\1" + struct.pack(">I", len(bomb)) + bomb[:16_000]))
         rest = [bomb[start : start + 16_000] for start in range(16_000, len(bomb), 16_000)]
@@ -197,14 +199,16 @@ def test_a_caller_that_reads_no_answers_gets_no_more(running: Run) -> None:
     request = predict_request({"x": floats([1])}).SerializeToString()
     message = prefixed(request)
     no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=ANSWER_WITHIN) as connection:
         connection.sendall(PREFACE + no_window)
         for stream in range(1, 100, 2):
             connection.sendall(frame(HEADERS, END_HEADERS, stream, head()) + frame(DATA, END_STREAM, stream, message))
+            connection.settimeout(ANSWER_WITHIN if stream // 2 < 16 else 1)
             if not begun(connection, stream):
                 break
         assert stream // 2 in {16, 17, 18}  # answers of one megabyte
         assert server.caller.predict({"x": floats([2])})["y"].tolist() == [[2] * 250_000]
         more = b"".join(frame(8, 0, each, struct.pack(">I", 1 << 26)) for each in (0, *range(1, stream, 2)))
+        connection.settimeout(ANSWER_WITHIN)
         connection.sendall(more)
         assert begun(connection, stream)

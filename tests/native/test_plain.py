@@ -21,7 +21,7 @@ from headrace_protos import DataType, PredictRequest, PredictResponse, TensorPro
 from headrace_server.backends.onnx.backend import OnnxBackend
 from tests.conftest import Run, Stop
 from tests.support import models
-from tests.support.calls import PREDICT, Caller, Refusal, arrays, floats, predict_request, refusal_of
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request, refusal_of
 from tests.support.running import RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
@@ -213,7 +213,7 @@ def test_a_request_in_many_frames(running: Run) -> None:
 def together(caller: Caller, requests: list[bytes]) -> list[PredictResponse | Refusal]:
     """Sends requests at once; returns their answers in order."""
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = caller.channel.unary_unary(PREDICT)
-    futures: list[Any] = [send.future(request, timeout=20) for request in requests]
+    futures: list[Any] = [send.future(request, timeout=ANSWER_WITHIN) for request in requests]
     return [answer(refusal_of(f.exception()) if f.exception() else f.result()) for f in futures]
 
 

@@ -19,7 +19,7 @@ from headrace_protos import PredictRequest, PredictResponse
 from headrace_protos.tensor import to_array
 from tests.conftest import Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import PREDICT, Caller, Refusal, floats, predict_request, refusal_of
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, floats, predict_request, refusal_of
 from tests.support.examples import classify_request, example, examples, labelled, multi_request, regress_request, task
 from tests.support.running import LoopThread, RunningServer
 
@@ -65,7 +65,7 @@ def is_plain(server: RunningServer, request: PredictRequest) -> bool:
     """Whether a request is answered while no handler runs."""
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
     try:
-        send(request.SerializeToString(), timeout=0.3)
+        send(request.SerializeToString(), timeout=ANSWER_WITHIN)
     except grpc.RpcError:
         return False
     return True
@@ -125,7 +125,7 @@ def test_requests_for_the_same_outputs_share_a_batch(running: Run, served: Stop)
         request.output_filter.extend([["same"], ["doubled"], []][number % 3])
         data.append(request.SerializeToString())
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
-    futures = [send.future(each, timeout=20) for each in data]
+    futures = [send.future(each, timeout=ANSWER_WITHIN) for each in data]
     for number, future in enumerate(futures):
         got = outputs(PredictResponse.FromString(future.result()))
         assert sorted(got) == [["same"], ["doubled"], ["doubled", "greatest", "same"]][number % 3]
@@ -170,7 +170,7 @@ def test_many_callers_of_a_model_without_a_batch_axis(running: Run, served: Stop
     server = running(partial(models.identity, dtype=Onnx.FLOAT, dims=(4,)), batching=Options(num_batch_threads=2))
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
     data = [predict_request({"x": np.full(4, number, np.float32)}).SerializeToString() for number in range(100)]
-    for number, future in enumerate([send.future(each, timeout=20) for each in data]):
+    for number, future in enumerate([send.future(each, timeout=ANSWER_WITHIN) for each in data]):
         assert outputs(PredictResponse.FromString(future.result()))["y"].tolist() == [number] * 4
     assert served(server).batches == 100
 
@@ -185,7 +185,7 @@ def test_requests_that_run_one_by_one_fail_alone(running: Run) -> None:
         more = SEEN if number % 7 == 0 else b""
         return predict_request({"index": np.array([index], np.int64)}).SerializeToString() + more
 
-    futures = [send.future(data(number), timeout=20) for number in range(300)]
+    futures = [send.future(data(number), timeout=ANSWER_WITHIN) for number in range(300)]
     for number, future in enumerate(futures):
         if number % 5 == 0:
             error = future.exception()

@@ -25,7 +25,7 @@ from headrace_protos import (
 )
 from tests.conftest import Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import Caller, Refusal, refusal_of
+from tests.support.calls import ANSWER_WITHIN, Caller, Refusal, refusal_of
 from tests.support.examples import (
     CLASSIFY,
     REGRESS,
@@ -89,7 +89,7 @@ def is_plain(caller: Caller, request: Message) -> bool:
     """Whether a request is answered while no handler runs."""
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = caller.channel.unary_unary(method_of(request))
     try:
-        send(request.SerializeToString(), timeout=0.2)
+        send(request.SerializeToString(), timeout=ANSWER_WITHIN)
     except grpc.RpcError as error:
         if refusal_of(error).code is not grpc.StatusCode.DEADLINE_EXCEEDED:
             raise

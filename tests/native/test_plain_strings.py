@@ -15,7 +15,7 @@ from headrace_batching import Options
 from headrace_protos import ClassificationResponse, DataType, PredictResponse, TensorProto
 from tests.conftest import Rest, Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import PREDICT, Caller, Refusal, predict_request
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, predict_request
 from tests.support.examples import classify_request, example, labelled
 from tests.support.rest_calls import RestCaller
 from tests.support.running import RunningServer
@@ -73,11 +73,13 @@ def test_the_same_bytes_as_the_service(words: RunningServer, name: str) -> None:
 @pytest.mark.usefixtures("blocked")
 def test_needs_no_event_loop(words: RunningServer) -> None:
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = words.caller.channel.unary_unary(PREDICT)
-    answer = PredictResponse.FromString(send(request_of([b"cat", b"dog"]), timeout=10))
+    answer = PredictResponse.FromString(send(request_of([b"cat", b"dog"]), timeout=ANSWER_WITHIN))
     assert list(answer.outputs["classes"].string_val) == [b"cat", b"dog"]
     sent = example(words=[b"cat", b"dog"], numbers=[0.5, 0.25])
     send = words.caller.channel.unary_unary(CLASSIFY)
-    classified = ClassificationResponse.FromString(send(classify_request(sent).SerializeToString(), timeout=10))
+    classified = ClassificationResponse.FromString(
+        send(classify_request(sent).SerializeToString(), timeout=ANSWER_WITHIN)
+    )
     assert labelled(classified) == [[("cat", 0.5), ("dog", 0.25)]]
 
 
@@ -104,7 +106,7 @@ def test_a_bad_string_fails_no_other_request(running: Run) -> None:
     server = running(feature_models.words, batching=Options(num_batch_threads=1, batch_timeout_micros=50_000))
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
     data = [request_of([b"\xff" if number == 7 else b"cat", b"%d" % number]) for number in range(20)]
-    futures = [send.future(each, timeout=20) for each in data]
+    futures = [send.future(each, timeout=ANSWER_WITHIN) for each in data]
     for number, future in enumerate(futures):
         if number == 7:
             assert "input words holds a string that is not UTF-8" in str(future.exception())
@@ -118,7 +120,8 @@ def test_requests_are_joined_and_padded(running: Run, served: Stop) -> None:
     server = running(feature_models.words, batching=sizes)
     send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = server.caller.channel.unary_unary(PREDICT)
     futures = [
-        send.future(request_of(*[[b"%d" % number, b"x"]] * (1 + number % 3)), timeout=20) for number in range(30)
+        send.future(request_of(*[[b"%d" % number, b"x"]] * (1 + number % 3)), timeout=ANSWER_WITHIN)
+        for number in range(30)
     ]
     for number, future in enumerate(futures):
         strings = PredictResponse.FromString(future.result()).outputs["classes"].string_val

@@ -11,7 +11,7 @@ from headrace_protos import ModelServerConfig
 from headrace_server import Config
 from headrace_server.models.servable import Servable
 from tests.support import models
-from tests.support.calls import arrays, floats, predict_request
+from tests.support.calls import ANSWER_WITHIN, arrays, floats, predict_request
 from tests.support.ports import free_port
 from tests.support.running import LoopThread, RunningServer
 
@@ -58,7 +58,7 @@ def test_each_is_served_and_costs_no_threads_and_no_lines(
 
 
 def page(port: int) -> bytes:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_WITHIN) as answer:
         text: bytes = answer.read()
         return text
 

@@ -11,7 +11,7 @@ from headrace_protos import Code
 from headrace_server import Config
 from headrace_server.errors import ServingError
 from tests.support import models
-from tests.support.calls import MODEL, arrays, floats, predict_request
+from tests.support.calls import ANSWER_WITHIN, MODEL, arrays, floats, predict_request
 from tests.support.ports import free_port
 from tests.support.running import LoopThread, RunningServer
 
@@ -42,7 +42,7 @@ def test_models_below_such_a_path_are_served(
     server = RunningServer(loop_thread, config(base_path, transport, rest_port, tmp_path / "monitoring"))
     try:
         assert arrays(server.caller.call(predict_request({"x": X})))["y"].tolist() == [[10]]
-        with urlopen(f"http://127.0.0.1:{rest_port}/metrics", timeout=10) as page:
+        with urlopen(f"http://127.0.0.1:{rest_port}/metrics", timeout=ANSWER_WITHIN) as page:
             assert b'model_name="model"' in page.read()
     finally:
         server.close()

@@ -229,7 +229,7 @@ def test_a_thread_safe_model_runs_several_at_once(tmp_path: Path) -> None:
     code = """
     import threading
     THREAD_SAFE = True
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     def predict(inputs):
         both.wait()
         return {"y": inputs["x"][:, 0]}

@@ -24,6 +24,7 @@ from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from tests.support.models import linear
 from tests.support.ports import free_port
+from tests.support.running import START_WITHIN
 
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 
@@ -45,7 +46,7 @@ def log_and_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
             break
     yield "".join(lines), f"localhost:{port}"
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=START_WITHIN)
     assert process.returncode == 0
 
 

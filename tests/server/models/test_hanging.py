@@ -26,14 +26,14 @@ def test_callers_of_a_hanging_run_fail_and_other_models_go_on() -> None:
     hung, other = Adder(), Adder(number=1)
     threads = BatchThreads(1)
     threads.start()
-    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.05)
+    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.5)
     neighbour = Servable("other", 1, other, threads, ONE)
 
     async def scene() -> None:
         requests, others = Requests(servable), Requests(neighbour)
         with pytest.raises(RunTimedOut) as raised:
             await requests.add(HELD)
-        assert status_of(raised.value) == (Code.DEADLINE_EXCEEDED, "the run took more than 0.05 s and was abandoned")
+        assert status_of(raised.value) == (Code.DEADLINE_EXCEEDED, "the run took more than 0.5 s and was abandoned")
         assert servable.hangs
         assert (await others.add(1))["sum"].tolist() == [[2]]
         with pytest.raises(RunHangs) as refused:
@@ -54,7 +54,7 @@ def test_a_version_whose_run_was_abandoned_can_be_closed() -> None:
     hung = Adder()
     threads = BatchThreads(1)
     threads.start()
-    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.05)
+    servable = Servable("hung", 1, hung, threads, ONE, run_timeout=0.5)
 
     async def scene() -> None:
         with pytest.raises(RunTimedOut):

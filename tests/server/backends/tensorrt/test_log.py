@@ -48,7 +48,7 @@ def test_each_thread_gets_messages_of_its_own_failures_and_of_tensorrts_threads(
 
     def fail_elsewhere() -> None:
         said.log(error, "another model's: out of memory")
-        go.wait(10)
+        go.wait(60)
 
     other = threading.Thread(target=fail_elsewhere)
     gone = threading.Thread(target=lambda: said.log(error, "a thread of TensorRT's"))

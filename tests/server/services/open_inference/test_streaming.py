@@ -19,6 +19,7 @@ from tests.server.services.open_inference.calls import (
 )
 from tests.server.services.open_inference.conftest import Infer
 from tests.support import models
+from tests.support.calls import ANSWER_WITHIN
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,6 @@ def test_a_caller_who_leaves(linear: InferenceCaller) -> None:
 def test_a_message_that_cannot_be_read(linear: InferenceCaller) -> None:
     stub: Any = linear._channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
     with pytest.raises(grpc.RpcError) as failure:
-        list(stub(iter([b"\xff\xff"]), timeout=10))
+        list(stub(iter([b"\xff\xff"]), timeout=ANSWER_WITHIN))
     assert failure.value.code() == grpc.StatusCode.INTERNAL
     assert "Failed to parse inference.ModelInferRequest" in str(failure.value.details())

@@ -105,8 +105,8 @@ def test_a_process_that_is_killed_under_load(serving: Serve, tmp_path: Path) -> 
 
 
 def test_a_hanging_run_is_ended(serving: Serve, tmp_path: Path) -> None:
-    both = TwoModels(serving, tmp_path, options="[isolation]\nrun_timeout = 0.2")
-    text = "model python version 1: a run took more than 0.2 s, and its worker process was ended"
+    both = TwoModels(serving, tmp_path, options="[isolation]\nrun_timeout = 1.0")
+    text = "model python version 1: a run took more than 1 s, and its worker process was ended"
     assert both.refusal(HANGS) == (StatusCode.DEADLINE_EXCEEDED, text)
     assert both.other() == [[2]]
     assert both.call(FINE) == [[1, 1]]
@@ -144,11 +144,11 @@ def test_restarts_are_counted(serving: Serve, tmp_path: Path) -> None:
 class TestAbandoned:
     """This model runs in the server's own process, which cannot be killed."""
 
-    FLAGS = ("--python_workers=0", "--run_timeout=0.3")
+    FLAGS = ("--python_workers=0", "--run_timeout=1.0")
 
     def test_a_hanging_python_run_is_answered_and_others_continue(self, serving: Serve, tmp_path: Path) -> None:
         both = TwoModels(serving, tmp_path, *self.FLAGS)
-        timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s and was abandoned")
+        timed_out = Refusal(StatusCode.DEADLINE_EXCEEDED, "the run took more than 1 s and was abandoned")
         assert both.refusal(HANGS) == timed_out
         assert both.other() == [[2]]
         hangs = "a run of this model hangs; no other starts before it has ended"
@@ -159,9 +159,9 @@ class TestAbandoned:
 
     def test_onnx_runtime_ends_its_run(self, serving: Serve, tmp_path: Path) -> None:
         models.counting(tmp_path / "1")
-        caller = serving(tmp_path, "--run_timeout=0.3").started()
+        caller = serving(tmp_path, "--run_timeout=1.0").started()
         refusal = caller.refusal(predict_request({"steps": np.array([1 << 40])}))
-        assert refusal == (StatusCode.DEADLINE_EXCEEDED, "the run took more than 0.3 s and was abandoned")
+        assert refusal == (StatusCode.DEADLINE_EXCEEDED, "the run took more than 1 s and was abandoned")
         eventually(lambda: health(caller, "model") == "SERVING")
         assert caller.predict({"steps": np.array([3])})["y"].tolist() == [3]
         caller.close()

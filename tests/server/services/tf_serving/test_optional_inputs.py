@@ -15,7 +15,7 @@ from onnx.numpy_helper import from_array
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from tests.conftest import Rest, Run
-from tests.support.calls import arrays, floats, predict_request
+from tests.support.calls import ANSWER_WITHIN, arrays, floats, predict_request
 from tests.support.models import FILE
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -89,7 +89,7 @@ def test_a_request_that_sends_one_runs_alone(running: Run, tmp_path: Path) -> No
     inputs = [{"x": X * n, **({"k": np.array([n], np.float32)} if n % 3 == 0 else {})} for n in range(1, 40)]
     waiting = [caller.begin(predict_request(each)) for each in inputs]
     for each, answer in zip(inputs, waiting, strict=True):
-        assert arrays(answer.result(timeout=20))["y"].tolist() == bare(file, each).tolist()
+        assert arrays(answer.result(timeout=ANSWER_WITHIN))["y"].tolist() == bare(file, each).tolist()
 
 
 def test_other_requests_are_batched_as_usual(running: Run) -> None:
