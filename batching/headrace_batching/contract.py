@@ -109,7 +109,7 @@ class TaskLane(Protocol):
 
     @property
     def shed(self) -> int:
-        """Tasks refused because they could not be answered in time."""
+        """The number of tasks that were refused because they could not be answered in time."""
 
     def put(self, task: Task) -> bool:
         """Adds a task; returns whether the queue's `wake` must be called."""
@@ -133,7 +133,7 @@ class TaskFormed(Protocol):
 
     @property
     def lane(self) -> TaskLane:
-        """Its lane."""
+        """The lane of the batch."""
 
 
 class TaskQueue(Protocol):

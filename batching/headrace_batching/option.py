@@ -18,7 +18,7 @@ class Rule:
         choices: The only values; empty for any.
         nullable: Whether the value may be None, which means "not given".
         fits: A further condition, which `words` describes.
-        words: What follows "must be", for an option whose expectation cannot be derived from the rest.
+        words: The words after "must be" in errors, for an option whose expectation cannot be derived from the rest.
     """
 
     kind: type

@@ -8,7 +8,7 @@ from headrace_batching.task import Priority
 
 
 class Waiting(Protocol):
-    """What the decision needs to know about tasks that wait together."""
+    """The data that the decision needs about tasks that wait together."""
 
     @property
     def full(self) -> bool:

@@ -197,7 +197,7 @@ class Queue:
             return self._idle > 0 and (new or group.full) and lane.free
 
     def wake(self) -> None:
-        """Wakes an idle thread to look at what has been added."""
+        """Wakes an idle thread to look at the added tasks."""
         with self.lock:
             self._call_one()
 

@@ -128,7 +128,7 @@ class Scheduler:
         return self.lane.put(task)
 
     def wake(self) -> None:
-        """Wakes an idle batch thread to look at what has been enqueued."""
+        """Wakes an idle batch thread to look at the enqueued tasks."""
         self._queue.wake()
 
     def call(
@@ -139,7 +139,7 @@ class Scheduler:
         Args:
             inputs: Arrays by name, with the same length of axis 0 if that is the batch.
             timeout: The seconds that the request may wait in the queue.
-            priority: Which tasks leave the queue first.
+            priority: The priority of the task: normal tasks leave the queue before low ones.
 
         Raises:
             InvalidTask: The inputs have no common number of rows.

@@ -31,9 +31,9 @@ class Task:
         rows: The length of axis 0; 1 for a model that has no batch axis.
         key: A value that must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
         deadline: On the scheduler's clock, in seconds; None if there is none.
-        priority: Which tasks leave the queue first.
-        choice: What the run should compute, such as the names of outputs, for the scheduler's `run_choice`; None for
-            `run`. Only tasks of equal choices share a batch.
+        priority: The task's priority: normal tasks leave the queue before low ones.
+        choice: The values that the run should compute, such as the names of outputs, for the scheduler's `run_choice`;
+            None for `run`. Only tasks of equal choices share a batch.
         padding: How the task is padded if the key lets tasks of different lengths share a batch; if missing, each input
             is padded with its own first element.
 

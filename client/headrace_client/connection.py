@@ -1,4 +1,4 @@
-"""What the blocking and the asyncio client have in common: the connection, and what models declare."""
+"""The common parts of the blocking and the asyncio client: the connection, and the declarations of models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection

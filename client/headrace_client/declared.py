@@ -1,4 +1,4 @@
-"""What models declare: the server is asked after it has refused a request, to correct dtypes or explain the refusal."""
+"""The declarations of models, requested after a refusal: to correct the dtypes of arrays, or to explain the refusal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DEFAULT_SIGNATURE = "serving_default"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one call runs: a model, optionally a version or a label, and a signature."""
+    """The target of a call: a model, optionally a version or a label, and a signature."""
 
     model: str
     version: int | None

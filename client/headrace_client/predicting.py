@@ -1,4 +1,4 @@
-"""Predict calls of one model, and what to do if the model refuses one; shared by both clients."""
+"""Predict calls of one model, and the handling of refusals by the model; shared by both clients."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -100,7 +100,7 @@ _FILES: dict[int | None, Code] = {
 
 
 def unreadable(path: str | Path, error: OSError) -> ServingError:
-    """Why a file cannot be read."""
+    """The reason why a file cannot be read."""
     return ServingError(_FILES.get(error.errno, Code.UNKNOWN), f"{path}: {error.strerror}")
 
 

@@ -146,8 +146,8 @@ def add_commands(commands: Any) -> None:
     """Adds the toolkit's commands to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned. Each command sets `command`, called with its parser
-            and the values given, which returns the exit status, and `command_parser`.
+        commands: The object that `ArgumentParser.add_subparsers` returned. Each command sets `command_parser`, and
+            `command`, which is called with its parser and the given values, and returns the exit status.
     """
     for command in COMMANDS:
         parser: argparse.ArgumentParser = commands.add_parser(

@@ -13,7 +13,7 @@ _WRITTEN = ("json", "png", "html", "batching_file")
 
 
 def check_version(place: Path) -> None:
-    """Refuses a path that is not a version; the text says what it is instead.
+    """Refuses a path that is not a version; the text names its kind.
 
     Raises:
         ToolkitError: The path is not a version.

@@ -1,4 +1,4 @@
-"""What `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package` do."""
+"""Runs `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package`."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The toolkit's error for its user: a sentence that says what is wrong and what to do."""
+"""The toolkit's error for its user: a sentence that names the fault and the remedy."""
 
 import importlib
 from typing import Any

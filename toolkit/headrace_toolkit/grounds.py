@@ -63,7 +63,7 @@ class Grounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What determines how the rows are split.
+    """The settings that determine how the rows are split.
 
     Attributes:
         calibrates: Whether some step needs rows to calibrate on.
@@ -78,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Division:
-    """What determines how the rows are divided, in addition to the plan."""
+    """The settings that determine how the rows are divided, in addition to the plan."""
 
     source: Source
     options: DataOptions

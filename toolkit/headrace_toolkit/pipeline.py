@@ -167,7 +167,7 @@ class _Run:
         return next((variant.line for variant in chain if variant.line.name == line.name), line)
 
     def _failure(self, first: Variant, last: Variant, grounds: Grounds, *, tried: bool) -> str:
-        """Why nothing may be published; empty if the limits are met."""
+        """The reason why nothing may be published; empty if the limits are met."""
         searched = any(isinstance(step, Search) for step in self._recipe.steps)
         if searched and last is first:
             what = "no candidate meets the limits" if tried else "no candidate can help this model"
@@ -183,7 +183,7 @@ class _Run:
         return ""
 
     def _mixing(self, last: Variant, verdict: Verdict) -> str:
-        """Why a model must not be published whose rows a step has mixed; empty if it may be."""
+        """The reason why a model whose rows a step has mixed must not be published; empty if it may be."""
         if verdict.finding is not Finding.DEPENDENT or not self._recipe.output.batch:
             return ""
         return f"{last.line.name} mixes the rows of a batch: {verdict.reason}: nothing is published"

@@ -28,7 +28,8 @@ class DataOptions:
         calibration: The number of rows that are used for calibration instead of measuring, at most half of all rows. If
             there are training rows, they are taken from those. Or the name of another file of rows.
         train: A file of rows to train on, with labels of the same name; empty if there are none.
-        metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for what fits the labels.
+        metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for the one that fits the
+            labels.
         output: The output for the metric; if empty, one is chosen.
     """
 
@@ -56,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where and how the version is published.
+    """The settings for publishing the version.
 
     Attributes:
         base: The model's base path, with its numbered versions; empty publishes nothing.

@@ -32,7 +32,7 @@ class Result:
 
     Attributes:
         report: All measurements.
-        failed: Why nothing may be published; empty if the limits are met.
+        failed: The reason why nothing may be published; empty if the limits are met.
         model: The file of the kept model. It is removed with this object.
         signature: The model's signature.
         rows_verdict: Whether rows of several callers may share a batch of it, according to the server's own trial.
@@ -171,7 +171,7 @@ def rows_of(data: Data) -> Rows:
 
 
 def too_far(grounds: Grounds, metric: float | None, allowed: float) -> str:
-    """Why a model with this metric loses too much to be published; empty if it does not."""
+    """The reason why a model with this metric loses too much to be published; empty if it does not."""
     drop = grounds.drop(metric)
     if drop <= allowed:
         return ""

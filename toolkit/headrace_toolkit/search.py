@@ -58,7 +58,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What determines the candidates, in addition to the model.
+    """The settings that determine the candidates, in addition to the model.
 
     Attributes:
         calibrated: Whether there are rows to calibrate on.
@@ -103,7 +103,7 @@ def build_search(table: Table) -> Search:
 
 
 def why_not(candidate: str, facts: Facts, given: Circumstances) -> str:
-    """Why a candidate is not worth trying on a model; empty if it is."""
+    """The reason why a candidate is not worth trying on a model; empty if it is."""
     if facts.quantized:
         return "the model is already quantized"
     if facts.trees:
@@ -149,7 +149,7 @@ def verdicts(outcomes: Mapping[str, Outcome], max_drop: float, min_speedup: floa
 
 
 def _clips_for_little(outcomes: Mapping[str, Outcome], reasons: Mapping[str, str]) -> str:
-    """Why static int8 loses to dynamic int8; empty if it does not."""
+    """The reason why static int8 loses to dynamic int8; empty if it does not."""
     static, dynamic = outcomes.get(STATIC), outcomes.get(DYNAMIC)
     if static is None or dynamic is None or reasons[DYNAMIC] or static.time * CLIPPING <= dynamic.time:
         return ""
@@ -170,7 +170,7 @@ def _size_of(outcomes: Mapping[str, Outcome], order: Sequence[str]) -> Any:
 
 
 def over_limit(outcome: Outcome, max_drop: float, min_speedup: float | None) -> str:
-    """Why a measurement does not meet the limits; empty if it does."""
+    """The reason why a measurement does not meet the limits; empty if it does."""
     if outcome.drop > max_drop:
         return f"loses {outcome.drop:.2f} points, more than {max_drop:g}"
     if min_speedup is None:

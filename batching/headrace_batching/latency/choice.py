@@ -1,4 +1,4 @@
-"""Chooses the batch size and the wait for an objective, in pure functions of what is known."""
+"""Chooses the batch size and the wait for an objective, in pure functions of the estimates."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _OUT_OF_REACH = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the operator allows.
+    """The limits that the operator has set.
 
     Attributes:
         sizes: The batch sizes to choose from, increasing.

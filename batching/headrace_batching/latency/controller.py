@@ -69,7 +69,7 @@ class Controller:
 
     Args:
         objective: The objective.
-        options: What the operator allows: the largest size, the sizes that batches are padded to, the threads.
+        options: The operator's limits: the largest size, the sizes to which batches are padded, and the threads.
         name: The name for the log.
 
     Attributes:

@@ -19,7 +19,7 @@ _LONGEST_PAUSE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What happened since the last evaluation.
+    """The events since the last evaluation.
 
     Attributes:
         rows_per_second: Rows that arrived.
@@ -68,7 +68,7 @@ class WaitSearch:
 
         Args:
             curve: Run times.
-            seen: What happened since the last call.
+            seen: The events since the last call.
             longest: The longest wait that leaves time for a run.
         """
         if self._wait:

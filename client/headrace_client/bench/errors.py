@@ -1,4 +1,4 @@
-"""The load generator's error for its user: a sentence that names what is wrong."""
+"""The load generator's error for its user: a sentence that names the mistake or the fault."""
 
 import importlib
 from typing import Any

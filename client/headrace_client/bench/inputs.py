@@ -19,7 +19,7 @@ _MOST_BYTES = 64 << 20
 
 _NO_ARRAYS = "it is not a .npz file of arrays"
 _UNREADABLE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy and zipfile raise for a file that is cut short, damaged, encrypted, or of another kind."""
+"""The exceptions of numpy and zipfile for a file that is cut short, damaged, encrypted, or of another kind."""
 
 Arrays = dict[str, np.ndarray]
 

@@ -1,4 +1,4 @@
-"""What headrace-native needs to know of gRPC's credentials, to make the same connections over TLS."""
+"""Reads from gRPC's credentials what headrace-native needs to make the same connections over TLS."""
 
 import os
 import pkgutil

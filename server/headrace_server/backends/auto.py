@@ -79,7 +79,7 @@ def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
         versions: Their folders.
         options: Options of the runtime, as for `load`.
 
-    Returns: What must be kept until the versions have been loaded.
+    Returns: An object that must be kept until the versions have been loaded.
     """
     if options.tensorrt.enabled:
         return None

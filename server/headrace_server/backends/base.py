@@ -21,7 +21,7 @@ from headrace_server.config.tensorrt import TensorrtOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """What an operator sets for a runtime; each backend reads the fields that apply to it.
+    """An operator's settings for a runtime; each backend reads the fields that apply to it.
 
     Attributes:
         intra_op_threads: Threads within one operator; 0 lets the runtime choose.
@@ -31,7 +31,7 @@ class BackendOptions:
         saved_model_tags: The tags of the SavedModel's graph to load; they must match exactly.
         prefer_tflite_model: Whether a version's `model.tflite` takes precedence over its SavedModel.
         tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
-        signatures: What `model.toml` says about this model's signatures, by name.
+        signatures: The settings in `model.toml` for this model's signatures, by name.
         tensorrt: Options of TensorRT.
         batching: How the requests for this model become batches; None if each runs alone.
         shared: Objects that models share, mainly weights.

@@ -108,7 +108,7 @@ class CallableBackend:
         return {DEFAULT_SIGNATURE: self._signature}
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        """Calls the model, one batch at a time unless it is THREAD_SAFE, and checks what it returns."""
+        """Calls the model, one batch at a time unless it is THREAD_SAFE, and checks the returned arrays."""
         del signature  # it exists
         if self._predict is None:
             raise _unloaded()
@@ -153,7 +153,7 @@ class CallableBackend:
         return {alias: self._output(alias, results) for alias in outputs}
 
     def _output(self, alias: str, results: Mapping[str, Any]) -> Array:
-        """A copy of what a model returned for an output; it shares no memory with the model or its inputs."""
+        """A copy of the value that a model returned for an output; it shares no memory with the model or its inputs."""
         if alias not in results:
             raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
         declared = self._signature.outputs[alias].array_dtype
@@ -202,7 +202,7 @@ def _run(file: Path, module: ModuleType) -> object:
 
 
 def _forget(module: ModuleType) -> None:
-    """Drops a model's modules, and what they hold."""
+    """Drops a model's modules, and the objects in them."""
     for name in [name for name in sys.modules if f"{name}.".startswith(f"{module.__name__}.")]:
         sys.modules.pop(name).__dict__.clear()
 

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """A cache of objects, by what they were made from. It drops an object that is no longer used. Any thread."""
+    """A cache of objects, by their sources. It drops an object that is no longer used. Any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()

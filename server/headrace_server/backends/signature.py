@@ -64,7 +64,7 @@ class TensorSpec:
             raise invalid(f"Expects arg[{position}] to be {dtype_name(self.dtype)} but {got} is provided")
 
     def misfit(self, array: Array) -> str:
-        """How an array's shape differs from what is declared, in ONNX Runtime's words; empty if it does not."""
+        """How an array's shape differs from the declared one, in ONNX Runtime's words; empty if it does not."""
         if self.any_rank:
             return ""
         if array.ndim != len(self.shape):
@@ -90,7 +90,7 @@ class Signature:
             then not compared with their declarations.
         empty: Whether the runtime may be given arrays without elements. Some runtimes crash on them; a dimension of 0
             that is not the batch is then refused unless it is declared.
-        definition: What GetModelMetadata answers, if the model's file contains it.
+        definition: The answer of GetModelMetadata, if the model's file contains it.
         defaults: Default arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
             model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.
@@ -248,7 +248,7 @@ class Signature:
         return ""
 
     def shape_key(self, arrays: Arrays, *, pad: bool) -> Hashable:
-        """What must be equal for two checked requests to share a batch; their dtypes are known to be equal.
+        """A key that must be equal for two checked requests to share a batch; their dtypes are known to be equal.
 
         Args:
             arrays: The request's arrays, by alias.

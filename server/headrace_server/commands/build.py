@@ -1,4 +1,4 @@
-"""The flags of `headrace build`, and what it prints."""
+"""The flags and the output of `headrace build`."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def add_command(commands: Any) -> None:
     """Adds the command to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned.
+        commands: The object that `ArgumentParser.add_subparsers` returned.
     """
     parser = commands.add_parser(
         "build",

@@ -33,9 +33,9 @@ def _without_further(values: dict[str, Any], name: str, unknown: list[str]) -> l
     """Adds the arguments after a flag, where argparse stops, to those before the flag; returns the rest.
 
     Args:
-        values: What argparse has found.
+        values: The values that argparse has parsed.
         name: The value that holds any number of arguments; empty if the command has none.
-        unknown: What argparse has left over.
+        unknown: The arguments that argparse has not recognised.
     """
     if name and not any(argument.startswith("-") for argument in unknown):
         values[name] = [*values.get(name, ()), *unknown]

@@ -11,7 +11,7 @@ def add_command(commands: Any, root: argparse.ArgumentParser) -> None:
     """Adds the command to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned.
+        commands: The object that `ArgumentParser.add_subparsers` returned.
         root: The parser of `headrace` itself, which knows the commands and flags.
     """
     parser = commands.add_parser(

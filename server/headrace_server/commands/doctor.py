@@ -1,4 +1,4 @@
-"""`headrace doctor`: shows what this machine offers a server, and what could be installed."""
+"""`headrace doctor`: shows the parts that a server can use on this machine, and those that could be installed."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ OPTIONAL = {
     "uvicorn": "the REST API: pip install 'headrace[server]'",
     "uvloop": "a faster event loop: pip install 'headrace[server]'",
 }
-"""Optional distributions, and what each one provides."""
+"""Optional distributions, and the use of each."""
 
 STANDS_FOR = {"onnxruntime": ("onnxruntime-gpu",), "tensorflow-cpu": ("tensorflow",)}
 """Distributions that provide the same thing."""
@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
     """Adds the command to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned.
+        commands: The object that `ArgumentParser.add_subparsers` returned.
     """
     parser = commands.add_parser(
         "doctor",

@@ -17,7 +17,7 @@ def add_command(commands: Any) -> None:
     """Adds the command to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned.
+        commands: The object that `ArgumentParser.add_subparsers` returned.
     """
     parser = commands.add_parser(
         "keys",

@@ -1,4 +1,4 @@
-"""Where a command's log lines go, and how they are formatted."""
+"""The destination of a command's log lines, and their format."""
 
 import json
 import logging

@@ -83,7 +83,7 @@ async def _serve(config: Config, started: Callable[[Server], None]) -> None:
 
 
 async def _started(server: Server, stop: asyncio.Event) -> bool:
-    """Whether the server started before it was told to stop.
+    """Whether the server started before a signal stopped it.
 
     Raises:
         ServingError: The server cannot start.

@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
     """Adds both commands to those of `headrace`.
 
     Args:
-        commands: What `ArgumentParser.add_subparsers` returned.
+        commands: The object that `ArgumentParser.add_subparsers` returned.
     """
     signing = commands.add_parser(
         "sign",

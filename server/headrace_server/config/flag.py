@@ -25,7 +25,7 @@ def flag(
         name: The flag's name, if it is not the field's name with the prefix of its group.
         tensorflow: The default of `tensorflow_model_server`, if it differs.
         int64: Whether an integer may have 64 bits instead of 32.
-        ignored: Why the flag has no effect, for a flag that exists only so that users of TF Serving can keep it.
+        ignored: The reason why the flag has no effect. Such a flag exists only so that users of TF Serving can keep it.
         by_cpus: Whether the default is computed from the number of CPUs.
         rule: Attributes of `Rule`: the values that are allowed.
     """

@@ -127,7 +127,7 @@ TABLES: Mapping[str, Mapping[str, Field[Any]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """What an operator sets for one model; anything not set is as for all models.
+    """An operator's settings for one model; anything that is not set is as for all models.
 
     Attributes:
         backend: Fields of `BackendOptions` that differ for this model.

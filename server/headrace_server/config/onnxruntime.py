@@ -1,4 +1,4 @@
-"""What an operator sets for ONNX Runtime: flags for all models, `[onnxruntime]` in `model.toml` for one."""
+"""An operator's settings for ONNX Runtime: flags for all models, `[onnxruntime]` in `model.toml` for one."""
 
 from dataclasses import dataclass
 

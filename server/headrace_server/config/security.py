@@ -1,4 +1,4 @@
-"""Who may call: API keys, tokens, certificates, and what they may do."""
+"""Who may call, and the rights of callers: API keys, tokens, certificates, and the policy."""
 
 from dataclasses import dataclass
 from typing import Any

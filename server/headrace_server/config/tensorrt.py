@@ -1,4 +1,4 @@
-"""What an operator sets for TensorRT: whether and where it runs, and how an engine is built."""
+"""An operator's settings for TensorRT: whether and where it runs, and how an engine is built."""
 
 import os
 from collections.abc import Mapping

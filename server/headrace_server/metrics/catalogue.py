@@ -92,7 +92,7 @@ class Metrics(Families):
         return model if model in self._known or not model else OTHER
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:
-        """What Prometheus scrapes."""
+        """The page that Prometheus scrapes."""
         self.count_reports()
         return super().page((*self._gauges, *gauges))
 
@@ -232,7 +232,7 @@ class Metrics(Families):
             own.count_reports()
 
     def now(self, *labels: str) -> Now:
-        """What reports a version's current state, given its model's name and its number."""
+        """A function that returns a version's current state, given its model's name and its number."""
         with self._lock:
             found = self._servables.get(labels)
         return NOTHING if found is None else found.now

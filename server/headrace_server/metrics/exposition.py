@@ -78,7 +78,7 @@ class Metric:
 
 
 def page(families: Iterable[Lines]) -> bytes:
-    """What Prometheus scrapes, sorted by name. TF Serving: prometheus_exporter.cc."""
+    """The page that Prometheus scrapes, sorted by name. TF Serving: prometheus_exporter.cc."""
     ordered = sorted(families, key=lambda family: family.name)
     return "".join(f"{line}\n" for line in unhurried(line for family in ordered for line in family.lines())).encode()
 

@@ -16,7 +16,7 @@ from headrace_server.metrics.runs import Counts, RunColumns
 NANOSECONDS = 1e9
 
 SIZES_KEPT = 1000
-"""The number of sizes by which runs are told apart; without batching, callers choose the sizes."""
+"""The number of sizes that are counted separately; without batching, callers choose the sizes."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Computing:
 
 @dataclass(slots=True)
 class Inferences:
-    """What one version has done.
+    """The counts of one version's requests and batches.
 
     Attributes:
         rows: The number of rows answered; a request without a batch axis is one.

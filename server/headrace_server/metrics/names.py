@@ -69,7 +69,7 @@ class Families:
         self.refusals = self._counters(f"{ours}refusals", *SERVABLE, "reason")
 
     def page(self, gauges: Iterable[Gauges] = ()) -> bytes:
-        """What Prometheus scrapes.
+        """The page that Prometheus scrapes.
 
         Args:
             gauges: The values that are read anew for each page.

@@ -167,7 +167,7 @@ class ServableMetrics:
             self._inferences.ran_alone(seconds)
 
     def inferences(self) -> Inferences:
-        """What the version has done so far."""
+        """The version's counts so far."""
         self.count_reports()
         return self._inferences.counted
 

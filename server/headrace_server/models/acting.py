@@ -57,7 +57,7 @@ class Acting:
         clock: Measures the pauses between tries.
         publish: Called under the models' lock with a model whose versions in service have changed. It may refuse a
             version that was added.
-        rooms: Which versions are in memory; None if all may be.
+        rooms: Decides which versions are in memory; None if all of them may be.
         prepare: Prepares for several loads during the initial load; None if nothing can be prepared.
     """
 

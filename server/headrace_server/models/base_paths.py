@@ -1,4 +1,4 @@
-"""What a model's base path holds: the versions that exist, and those of them that are wanted."""
+"""The content of a model's base path: the versions that exist, and those of them that are wanted."""
 
 import os
 import re

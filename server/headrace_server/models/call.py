@@ -1,4 +1,4 @@
-"""What accompanies a request besides its message, and how a request waits for its answer."""
+"""The data of a request besides its message, and how a request waits for its answer."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class SequenceStep:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What accompanies a request besides its message.
+    """The data of a request besides its message.
 
     Attributes:
         delivery: Resolves futures of the event loop in which the caller waits.

@@ -45,10 +45,11 @@ class Configuration:
     Args:
         manager: Loads what the source finds, and keeps the labels.
         source: Watches the models.
-        prepare_logging: Checks what is to be logged for each model, and returns a function that puts it into effect.
+        prepare_logging: Checks the logging configuration of each model, and returns a function that puts it into
+            effect.
         configured: Called with the names of the models whenever a configuration has been accepted.
         labels_to_unavailable: As in `Manager.assign_labels`.
-        rights: What callers may configure.
+        rights: The rights of callers to configure models.
         code: Trusts the base paths that the operator has named.
         mirrors: Fetch models from stores; None if there are no stores.
 
@@ -106,7 +107,7 @@ class Configuration:
 
         Raises:
             ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused and the old one stays;
-                UNKNOWN if a new model has no version that loads, although the configuration stays in force.
+                UNKNOWN if a new model has no version that loads, although the configuration stays in effect.
         """
         self.announce(config)()
 

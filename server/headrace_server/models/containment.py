@@ -79,7 +79,7 @@ def _is_answered_without(signature: Signature, inputs: Arrays) -> bool:
 
 
 def _fatal_request(backend: Backend, trial: IsolatedBackend) -> str:
-    """What was odd about the request that crashed the process; empty if none did."""
+    """The odd property of the request that crashed the process; empty if no request did."""
     began, runs = time.monotonic(), 0
     for name, signature in backend.signatures.items():
         for what, inputs in odd_requests(signature):

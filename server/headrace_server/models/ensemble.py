@@ -43,7 +43,7 @@ class Member(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What an ensemble needs from other models.
+    """The access of an ensemble to other models.
 
     Attributes:
         find: Leases the servable of a name and a version, where None means the latest.

@@ -54,7 +54,7 @@ class Loader:
         threads: The threads that run batches.
         batching: Batching parameters for every model; None for no batching.
         metrics: Counts what the servables do.
-        members: What ensembles need from other models.
+        members: The access of ensembles to other models.
         isolation: Options of worker processes for every model that has none of its own.
         per_model_batching: Whether a version's own `batching_params.pbtxt` takes precedence over `batching`, and a
             version without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
@@ -104,7 +104,7 @@ class Loader:
         self._overrides[name] = parameters
 
     def prepare(self, versions: Sequence[Asked]) -> None:
-        """Does the part of these loads that takes less time if it is done together; drops what was prepared before."""
+        """Does the part of these loads that is faster if it is done together; drops earlier preparations."""
         self._prepared = None
         if versions and not self._isolation.workers_for(python=False):
             usual = (asked.path for asked in versions if _has_no_options(_base_path(asked.path)))

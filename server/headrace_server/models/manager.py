@@ -298,7 +298,7 @@ class Manager:
         return status is not None and status.state.can_be_called
 
     def _publish(self, name: str) -> None:
-        """Makes the callable versions of a model visible to requests; listeners are only told of changes."""
+        """Makes the callable versions of a model visible to requests; calls listeners only after a change."""
         before, served = self._served.get(name, NOTHING), self._served_of(self._models.by_name[name])
         self._served[name] = served
         if self._tell is not None and (served.latest, served.ready) != (before.latest, before.ready):

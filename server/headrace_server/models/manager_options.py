@@ -25,8 +25,8 @@ class ManagerOptions:
             have not changed. TF Serving does so.
         load_retry_interval: Seconds between two tries.
         policy: Decides what to do next for one model.
-        bounds: How much may be in memory; without bounds, every version is loaded as it appears, otherwise when it is
-            called.
+        bounds: The limits on models in memory; without them, every version is loaded as it appears, otherwise when it
+            is called.
     """
 
     num_load_threads: int = 0

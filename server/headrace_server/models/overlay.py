@@ -1,4 +1,4 @@
-"""The models to serve: those in the configuration, and what was requested by name since."""
+"""The models to serve: those in the configuration, with later requests by name."""
 
 from collections.abc import Iterable
 
@@ -20,14 +20,14 @@ class Overlay:
 
         Args:
             models: All models in the configuration.
-            anew: Whether the configuration also replaces what was requested by name.
+            anew: Whether the configuration also replaces the requests by name.
         """
         if anew:
             self._asked.clear()
         self._listed = {model.name: model for model in models}
 
     def ask(self, name: str, model: ModelConfig | None) -> None:
-        """Records what is requested by name; None for a model that is not to be served."""
+        """Records a request by name; None for a model that is not to be served."""
         self._asked[name] = model
 
     def listed(self, name: str) -> ModelConfig | None:

@@ -16,7 +16,7 @@ SECONDS_EACH = 0.002
 """The maximum number of seconds that preparing for a small model takes, unless the machine is busy."""
 
 Prepare = Callable[[Sequence[Asked]], None]
-"""Prepares for the loads of these versions, so that they take less time; replaces what was prepared before."""
+"""Prepares for the loads of these versions, so that they take less time; replaces earlier preparations."""
 
 
 class Preparing:
@@ -60,7 +60,7 @@ class Preparing:
         load()
 
     def drop(self) -> None:
-        """Frees what was prepared and not used, also what is being prepared now. Any thread."""
+        """Frees unused preparations, including one that is under way. Any thread."""
         self._dropped = True
         self._replace(())
 

@@ -1,4 +1,4 @@
-"""What callers of HandleReloadConfigRequest may do: name models, run their code, and log calls."""
+"""The rights of callers of HandleReloadConfigRequest: to name models, run their code, and log calls."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from headrace_server.stores.uris import is_remote
 
 @dataclass(frozen=True, slots=True)
 class ReloadRights:
-    """What a caller may configure. A caller may always repeat what the operator has configured.
+    """The rights of a caller to configure models. A caller may always repeat the operator's configuration.
 
     Attributes:
         allowed: Whether callers may replace the configuration at all.

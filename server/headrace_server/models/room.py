@@ -1,4 +1,4 @@
-"""Decides which versions are in memory if not all may be, and which one makes room for another."""
+"""Decides which versions are in memory if they do not all fit, and which one makes room for another."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -60,7 +60,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What must happen before a version is loaded.
+    """The steps that must come before a version is loaded.
 
     Attributes:
         evict: The version that must be unloaded first; None if there is none.
@@ -85,7 +85,7 @@ class Rooms:
     A version without files, such as an ensemble's, needs no room.
 
     Args:
-        bounds: How much may be in memory.
+        bounds: The limits on models in memory.
         models: The models, by name.
         evicted: Called for each version that is unloaded to make room.
         size_of: Returns the bytes that a version uses, given its folder; if it is None, `memory_of` is called instead.
@@ -110,7 +110,7 @@ class Rooms:
         return sum(held.size for held in self.held.values())
 
     def for_load(self, name: str, version: int, path: Path) -> Room:
-        """What must happen before a version is loaded; if nothing must, the version is counted as in memory.
+        """The steps before a version is loaded; if there are none, the version is counted as in memory.
 
         Raises:
             NoRoom: Nothing can be unloaded.

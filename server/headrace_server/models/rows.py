@@ -34,7 +34,7 @@ PART_OF_LOAD = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
-    """What an operator has set about batches.
+    """An operator's settings for batches.
 
     Attributes:
         batching: Whether requests share batches at all.
@@ -124,13 +124,13 @@ def _untried(signature: Signature, version: Loaded) -> Verdict | None:
 
 
 def _proved(version: Loaded) -> Verdict | None:
-    """What the version's card has proved, on a CPU like this one; None if a test is needed."""
+    """The verdict that the version's card has proved, on a CPU like this one; None if a test is needed."""
     on_cpu = isinstance(version.backend, Triable) and version.backend.exact
     return proved_rows(version.folder) if on_cpu else None
 
 
 def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
-    """What the model's graph proves; None if a test is needed."""
+    """The verdict that the model's graph proves; None if a test is needed."""
     backend = version.backend
     if not isinstance(backend, ProvesRows) or not backend.rows_are_apart(name) or _evidence(backend, name):
         return None
@@ -173,7 +173,7 @@ _EFFECT: Mapping[bool, str] = {True: "requests share batches", False: "requests 
 
 
 def _say(version: Loaded, name: str, verdict: Verdict) -> None:
-    """Describes in one line what is done, why, how long the test took, and what can be done about it."""
+    """Describes in one line the decision, its reason, the duration of the test, and the advice."""
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
     if verdict.bound is not None:
@@ -188,7 +188,7 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
 
 
 def _lengths(verdict: Verdict) -> str:
-    """What happens to requests whose inputs differ in length; empty if none do."""
+    """A text about requests whose inputs differ in length; empty if the lengths cannot differ."""
     if verdict.unpadded:
         return f". Those of other lengths do not: {verdict.unpadded}"
     if verdict.padding is None:

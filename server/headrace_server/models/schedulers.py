@@ -141,7 +141,7 @@ def limit_of(backend: Backend, seconds: float) -> RunLimit | None:
 
 
 def fitted(batching: Options | None, backend: Backend) -> Options | None:
-    """The options, adapted to what a backend supports."""
+    """The options, adapted to the limits of a backend."""
     return backend.fit_batching(batching) if batching is not None and isinstance(backend, FitsBatching) else batching
 
 

@@ -40,7 +40,7 @@ class Sequences:
         model: The model's name, for errors.
         signature: The model's own signature, with the inputs and outputs of its state.
         states: How each output of the state is kept, by the output's alias.
-        options: How many sequences, and for how long.
+        options: The maximum number of sequences, and how long they are kept.
         clock: Returns the time, in seconds.
 
     Raises:

@@ -63,7 +63,7 @@ class Servable:
         backend: The backend, which the servable now owns.
         threads: The threads that run its batches.
         batching: How requests become batches; None runs every request by itself.
-        verdicts: What is known about the rows of each signature, by name; otherwise the backend's signature decides.
+        verdicts: The findings about the rows of each signature, by name; otherwise the backend's signature decides.
         metrics: Counts what the version does.
         keep_state: Returns what keeps the sequences of a stateful model's signature; None for any other model.
         run_timeout: Seconds after which a run is abandoned; 0 means never.
@@ -150,7 +150,7 @@ class Servable:
 
     @property
     def where(self) -> str:
-        """What the model runs on, as words for the log; empty if the runtime has no choice."""
+        """The provider or device on which the model runs, in words for the log; empty if the runtime has no choice."""
         return f" on {self._backend.provider}" if isinstance(self._backend, ChoosesProvider) else ""
 
     def batches(self, signature: str) -> str:
@@ -266,7 +266,7 @@ class Servable:
             self._backend.free_unused()
 
     def inferences(self) -> Inferences:
-        """Counts of what the version has done so far. Any thread."""
+        """The version's counts so far. Any thread."""
         return self._metrics.inferences()
 
     def check_rows(self, signature: str, rows: int) -> None:

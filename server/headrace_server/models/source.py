@@ -149,7 +149,7 @@ class Source:
         self._listed, self._asked = cycle(self._base_paths), cycle(self._base_paths)
 
     def _base_path(self, model: ModelConfig) -> BasePath:
-        """The base path of a model, with what is known of it if it is watched already."""
+        """The base path of a model, with its state if it is watched already."""
         known = self._base_paths.get(model.name)
         return known if known is not None and known.model == model else BasePath(model)
 

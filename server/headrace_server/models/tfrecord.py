@@ -25,7 +25,7 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         file: A seekable file, open at its start: no record may claim more bytes than exist.
 
     Raises:
-        CorruptRecordError: At the first record that differs from what was written.
+        CorruptRecordError: A record differs from its checksums.
     """
     size = file.seek(0, 2)
     offset = file.seek(0)

@@ -20,7 +20,7 @@ Policy = Callable[[Collection[int], Mapping[int, State]], Load | Unload | None]
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """What is known about one version.
+    """The state of one version.
 
     Attributes:
         version: Its number.
@@ -51,10 +51,10 @@ class Model:
 
     Attributes:
         aspired: The folders of the versions that are wanted.
-        versions: What is known about every version.
+        versions: The state of every version.
         serving: The versions in memory that can be called.
         loading: The loads that are not over.
-        troubles: What has gone wrong with versions that are not available.
+        troubles: The errors of versions that are not available.
         claims: For each version, how many calls wait for it to be loaded.
         evicted: The versions that are being unloaded to make room; they are loaded again when they are called.
     """

@@ -41,7 +41,7 @@ Answers = Callable[[Servable], Mapping[str, Answer]]
 
 @dataclass(frozen=True, slots=True)
 class WarmupOptions:
-    """What an operator sets for warm-up.
+    """An operator's settings for warm-up.
 
     Attributes:
         requests: Whether warm-up files are used.

@@ -29,7 +29,7 @@ Page = Callable[[], bytes]
 
 
 def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]:
-    """What the REST port serves for Prometheus, by path. TF Serving: server.cc, http_server.cc.
+    """The pages that the REST port serves for Prometheus, by path. TF Serving: server.cc, http_server.cc.
 
     Args:
         config: The server's configuration.
@@ -56,7 +56,7 @@ def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]
 
 
 def model_states(manager: Manager) -> Metric:
-    """The state of every version that has not ended normally; with many models, only if not available."""
+    """The state of every version that has not ended normally; with many models, only of unavailable versions."""
 
     def read() -> list[tuple[Labels, float]]:
         names = manager.names()

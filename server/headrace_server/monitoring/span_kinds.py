@@ -1,4 +1,4 @@
-"""What many spans have in common, as OpenTelemetry's SDK encodes it: each kind of span once (extra `otel`)."""
+"""The parts that many spans share, as OpenTelemetry's SDK encodes them: each kind of span once (extra `otel`)."""
 
 import time
 from functools import lru_cache
@@ -19,7 +19,7 @@ COUNTS = ("headrace.batch.requests", "headrace.batch.rows", "headrace.batch.padd
 
 
 class _Kind(NamedTuple):
-    """What some spans have in common."""
+    """The parts that spans of one kind share."""
 
     name: str
     attributes: Attributes = ()

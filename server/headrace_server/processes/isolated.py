@@ -54,7 +54,7 @@ class IsolatedBackend:
     """A model that is loaded and run in processes of its own. Inputs are joined directly in shared memory.
 
     Args:
-        job: What each process must do.
+        job: The work of each process.
         isolation: The number of processes and the other options.
 
     Attributes:
@@ -224,7 +224,7 @@ class IsolatedBackend:
                 return place, place.slot.receive(seconds)
             except Unread:
                 place.slot.close()
-            except ServingError:  # the question is too long, and was not sent
+            except ServingError:  # the message is too long, and was not sent
                 place.borrower.keep(returned)
                 self._places.put(place)
                 raise

@@ -1,4 +1,4 @@
-"""What the server tells a worker process to load, and what the process reports about it."""
+"""The order to a worker process to load a model, and the process's report about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a worker process reports about the model that it has loaded.
+    """A worker process's report about the model that it has loaded.
 
     Attributes:
         signatures: The model's own signatures, by name.

@@ -152,13 +152,13 @@ class Keeper:
 
     Args:
         name: The model's name, for the log.
-        job: What the process must do.
+        job: The work of the process.
         memory: Holds the inputs of runs.
         places: Receives the process's slots.
         restarted: Called whenever a process has ended unexpectedly.
 
     Attributes:
-        loaded: What the process reports about the model, or why the first process could not load it.
+        loaded: The process's report about the model, or the reason why the first process could not load it.
     """
 
     def __init__(self, name: str, job: Job, memory: OwnedMemory, places: Places, restarted: Callable[[], None]) -> None:

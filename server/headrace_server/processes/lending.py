@@ -67,7 +67,7 @@ class Borrower:
 
 
 _UNUSED = ALONE + 1
-"""What `getrefcount` returns for an array of a message in a variable if there is no view of it."""
+"""The value of `getrefcount` for an array of a message in a variable if there is no view of it."""
 
 
 def views(message: Message, memory: MappedMemory) -> dict[str, Array]:

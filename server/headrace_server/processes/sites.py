@@ -29,7 +29,7 @@ def _alone() -> int:
 
 
 ALONE = _alone()
-"""What `getrefcount` returns for an array that only the caller's variable refers to."""
+"""The value of `getrefcount` for an array that only the caller's variable refers to."""
 
 
 @dataclass(slots=True, eq=False)

@@ -41,7 +41,7 @@ class Ended(ConnectionError):
 
 
 class Unread(Ended):
-    """The other side has ended without reading what was sent."""
+    """The other side has ended without reading the message."""
 
 
 @dataclass(frozen=True, slots=True)

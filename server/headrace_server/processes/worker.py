@@ -37,7 +37,7 @@ _ALLOCATOR = {"MIMALLOC_ARENA_EAGER_COMMIT": "0"}
 
 
 class Worker:
-    """A process with a model. What it prints is logged under the model's name.
+    """A process with a model. Its output is logged under the model's name.
 
     Args:
         name: The model's name, for the log.
@@ -220,7 +220,7 @@ def _process_file(pid: int) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The same environment as here, except for what would import modules from the working directory.
+    """This process's environment, without the settings that would import modules from the working directory.
 
     `_ALLOCATOR` is added.
     """

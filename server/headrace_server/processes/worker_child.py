@@ -30,7 +30,7 @@ F_SETSIG = 10  # of <fcntl.h> on Linux
 Run = Callable[[str, Arrays, Sequence[str]], Arrays]
 
 OUT_OF_MEMORY = 75
-"""The status of a process that ends because its model ran out of memory: what it has leaked is freed with it."""
+"""The status of a process that ends because its model ran out of memory: leaked memory is freed with the process."""
 
 
 def main() -> None:

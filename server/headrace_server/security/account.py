@@ -1,4 +1,4 @@
-"""What one caller may use: calls and rows per second, and calls at the same time."""
+"""The limits of one caller: calls and rows per second, and calls at the same time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SOON = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a rule of the policy allows each of its callers; 0 means no limit.
+    """The limits that a rule of the policy sets for each of its callers; 0 means no limit.
 
     Attributes:
         calls_per_second: Calls per second.
@@ -34,7 +34,7 @@ NO_LIMITS = Limits()
 
 
 class Account(Protocol):
-    """What remains of one caller's limits. Any thread."""
+    """The remainder of one caller's limits. Any thread."""
 
     def admit(self) -> float | None:
         """Admits a call, which counts as running until `release`: None, or the seconds to wait before a retry."""

@@ -30,7 +30,7 @@ class Entry:
         method: A gRPC method with its service, or an HTTP method and the call's name.
         model: The model's name from the caller; empty if there is none.
         rows: The number of rows that were run.
-        code: How the call ended: the name of gRPC's status code.
+        code: The result of the call: the name of gRPC's status code.
         seconds: The duration in seconds.
     """
 

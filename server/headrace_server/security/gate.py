@@ -63,7 +63,7 @@ class Gate:
 
     Args:
         ways: How callers authenticate; without any, all are anonymous, and rules refer to them as `anonymous`.
-        policy: What callers may do.
+        policy: The rights of callers.
         open_actions: The actions that need no credentials.
         verdicts: Keeps verdicts for the transport.
         audit: The audit log; None if there is none.
@@ -113,7 +113,7 @@ class Gate:
 
         Args:
             visit: The call.
-            action: What the call does; for actions that need no credentials, invalid credentials count as none.
+            action: The action of the call; for actions that need no credentials, invalid credentials count as none.
 
         Raises:
             Refused: UNAUTHENTICATED if the credentials are invalid.
@@ -132,7 +132,7 @@ class Gate:
 
         Args:
             visit: The call, which uses its quota until it ends.
-            need: What the call needs.
+            need: The right that the call needs.
 
         Raises:
             Refused: UNAUTHENTICATED, PERMISSION_DENIED, or RESOURCE_EXHAUSTED with the time after which to try again.

@@ -1,4 +1,4 @@
-"""What each call does, and to which models: for every method of every gRPC service, and every call over HTTP.
+"""The action of each call, and the models that it concerns: for every gRPC method, and every call over HTTP.
 
 A call that is in none of these tables is refused to everybody, and `tests/server/security/test_coverage.py` fails.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Action(StrEnum):
-    """What a call does; the names are those of the policy file.
+    """The action of a call; the names are those of the policy file.
 
     Attributes:
         PREDICT: Run a model.
@@ -42,10 +42,10 @@ EVERY_MODEL: Models = (None,)
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a call needs.
+    """The right that a call needs.
 
     Attributes:
-        action: What the call does; None for calls that are refused to all callers.
+        action: The action of the call; None for calls that are refused to all callers.
         models: The models that the call concerns.
     """
 
@@ -55,10 +55,10 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class MethodNeed:
-    """What the calls of a gRPC method need.
+    """The right that the calls of a gRPC method need.
 
     Attributes:
-        action: What the calls do; None for calls that are refused to all callers.
+        action: The action of the calls; None for calls that are refused to all callers.
         models: Returns the models that a request's message concerns.
     """
 
@@ -66,7 +66,7 @@ class MethodNeed:
     models: Callable[[Any], Models] = lambda _: NO_MODEL
 
     def of(self, request: Any) -> Need:
-        """What a call needs, given its message."""
+        """The right that a call needs, given its message."""
         return Need(self.action, self.models(request))
 
 

@@ -86,7 +86,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What callers may do.
+    """The rights of callers.
 
     Attributes:
         rules: The rules in order: the first one that applies to a call decides.
@@ -101,7 +101,7 @@ class Policy:
 
         Args:
             principal: The caller.
-            action: What the caller does.
+            action: The action of the call.
             model: A name; None for every model.
         """
         names = self._names(principal)

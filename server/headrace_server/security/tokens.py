@@ -247,7 +247,7 @@ class Tokens:
 
 
 def _refusal(error: Exception, jwt: Any) -> Refused:
-    """Says what is wrong only for tokens whose signature is valid."""
+    """Names the fault only of tokens whose signature is valid."""
     said = {
         jwt.ExpiredSignatureError: "the token has expired",
         jwt.ImmatureSignatureError: "the token is not valid yet",

@@ -52,10 +52,10 @@ class Verdicts(Protocol):
         """A new account that the transport can also charge."""
 
     def put(self, generation: int, verdict: Verdict) -> None:
-        """Keeps a verdict, unless all have been forgotten since that generation."""
+        """Keeps a verdict, unless all verdicts have been forgotten since that generation."""
 
     def clear(self) -> None:
-        """Forgets all verdicts, because what they depend on has changed."""
+        """Forgets all verdicts, because the keys, the tokens or the policy have changed."""
 
 
 class NoVerdicts:

@@ -7,7 +7,7 @@ from headrace_server.models.versions import VersionStatus
 
 
 class Servables(Protocol):
-    """What a service needs from the manager."""
+    """The part of the manager that a service needs."""
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
         """Leases a version: it stays loaded until the end of the `with` block.
@@ -34,7 +34,7 @@ class Servables(Protocol):
 
 
 class Repository(Servables, Protocol):
-    """What a service needs from the manager to report every version, not only those that can be called."""
+    """The part of the manager that a service needs to report every version, not only those that can be called."""
 
     def names(self) -> list[str]:
         """Every model that ever existed."""
@@ -54,12 +54,12 @@ class OneServable:
         self._servable = servable
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
-        """It, leased."""
+        """The servable, leased."""
         del name, version
         self._servable.lease()
         return self._servable
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """It, leased."""
+        """The servable, leased."""
         del deadline
         return self.servable(name, version)

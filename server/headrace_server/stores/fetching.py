@@ -54,7 +54,7 @@ class Fetching:
         """The folder with the files; None if another process is fetching them now.
 
         Raises:
-            StoreError: They cannot be fetched, or differ from what they should be.
+            StoreError: The files cannot be fetched, or differ from the expected ones.
         """
         key = key_of(self._uri, files)
         if (found := self._cache.content(key)) is not None:

@@ -65,8 +65,8 @@ class Mirror:
         uri: The URI of the store.
         fetching: Fetches from the store.
         list_store: Lists the store.
-        cache: Holds what was fetched.
-        base_path: The base path in which the versions appear, as links to what was fetched.
+        cache: Holds the fetched files.
+        base_path: The base path in which the versions appear, as links to the fetched files.
         choose: Chooses the wanted versions.
     """
 

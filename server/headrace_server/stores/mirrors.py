@@ -26,7 +26,7 @@ LONGEST_PAUSE = 300.0
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Listeners for what stores return. Any thread.
+    """Listeners for the results of stores. Any thread.
 
     Attributes:
         fetched: Called with a model's name and the number of bytes that have arrived.

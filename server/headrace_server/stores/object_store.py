@@ -12,7 +12,7 @@ from headrace_server.stores.uris import check_installed
 _URI = re.compile(r"\w+://[^/]+(/.*)?")
 
 _NO_ACCOUNT = "Account must be specified"
-"""What obstore says of an Azure container without an account."""
+"""obstore's error for an Azure container without an account."""
 
 _REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
 """The text of listings' errors, which have no class of their own."""

@@ -63,7 +63,7 @@ def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
 
 
 class _Budget:
-    """What remains of an archive's limits."""
+    """The remainder of an archive's limits."""
 
     def __init__(self, uri: str, most_bytes: int) -> None:
         self._uri = uri

@@ -31,7 +31,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What a user specifies about a source in addition to its name.
+    """A user's specifications of a source, in addition to its name.
 
     Attributes:
         inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source

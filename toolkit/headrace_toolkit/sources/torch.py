@@ -125,7 +125,7 @@ def _weights(file: Path) -> Mapping[str, Any]:
 
 
 def _misfit(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Why weights do not fit a module; empty if they do."""
+    """The reason why weights do not fit a module; empty if they do."""
     missing = [name for name in wanted if name not in weights]
     extra = [name for name in weights if name not in wanted]
     shaped = [

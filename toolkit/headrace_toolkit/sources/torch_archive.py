@@ -99,7 +99,7 @@ def only_weights(content: bytes) -> bool:
 
 
 def only_names_weights(pickled: bytes) -> bool:
-    """Whether a pickle, which is inspected and not run, names only what tensors consist of.
+    """Whether a pickle, which is inspected and not run, names only the parts of tensors.
 
     Raises:
         ValueError: The pickle is damaged.

@@ -18,7 +18,7 @@ def in_silence(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a step needs in addition to the model.
+    """The data that a step needs in addition to the model.
 
     Attributes:
         rows: Rows to calibrate on, which are then not used for measuring. A step that needs them fails without them.
@@ -85,7 +85,7 @@ class Step(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What the step needs in addition to the model."""
+        """The kinds of data that the step needs in addition to the model."""
 
     def run(self, work: Work) -> Made:
         """Creates the new model.

@@ -41,7 +41,7 @@ class Channels:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         words = [f"{self.amount:.4g} of the channels removed"] + ([] if self.by == "magnitude" else [f"by {self.by}"])
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
 
@@ -77,7 +77,7 @@ class Channels:
         importance = kinds[self.by]()
         looking = importance.compute_importance(module) if self.by == "activation" else nullcontext()
         ignored = [*self._named(module), _last_layer(source, module)]
-        # No no_grad here, since torch-pruning needs gradients to find out which layers are coupled.
+        # This does not run under `no_grad`, since torch-pruning needs gradients to find out which layers are coupled.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), quietly(self.name):
             torch.manual_seed(work.seed)
             with looking:

@@ -41,7 +41,7 @@ class Distil:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         settings = f"alpha {self.alpha:g}, temperature {self.temperature:g}, {self.how.epochs} epochs"
         return f"distilled into {self.student.rpartition('/')[2]}, {settings}"
 

@@ -29,7 +29,7 @@ class Half:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         return "half" + (f", {len(self.keep)} nodes kept" if self.keep else "")
 
     def run(self, work: Work) -> Made:

@@ -77,7 +77,7 @@ class Prune:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         what = f"{self.amount:.4g} of the weights zero" if self.amount is not None else f"zero below {self.threshold:g}"
         words = [what, *(["polynomial"] if self.schedule == "polynomial" else [])]
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])

@@ -47,7 +47,7 @@ class Quantize:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         return self._named(self.method)
 
     def _named(self, method: str, bits: int | None = None) -> str:

@@ -36,7 +36,7 @@ class Share:
 
     @property
     def name(self) -> str:
-        """Its name in reports."""
+        """The step's name in reports."""
         return f"k-means, {self.values} values"
 
     def run(self, work: Work) -> Made:

@@ -50,7 +50,7 @@ class Finetune:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What a module is trained on, and how.
+    """The data and the settings with which a module is trained.
 
     Attributes:
         rows: The rows.

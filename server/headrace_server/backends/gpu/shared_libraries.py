@@ -53,7 +53,7 @@ def _entries(elf: mmap.mmap, offset: int) -> Iterator[tuple[int, int]]:
 
 
 def _offset(segments: list[tuple[int, ...]], address: int) -> int:
-    """The file offset of what is loaded at an address."""
+    """The file offset of the bytes that are loaded at an address."""
     for kind, _, offset, start, _, size in segments:
         if kind == _PT_LOAD and start <= address < start + size:
             return offset + address - start

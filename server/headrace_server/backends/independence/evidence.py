@@ -1,4 +1,4 @@
-"""What a model's description says about its rows before anything is run."""
+"""Evidence about a model's rows that its description gives, before anything is run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Evidence:
     """A reason to doubt that rows are independent, even if a test found no dependence.
 
     Attributes:
-        reason: What was found, as the end of a sentence.
-        advice: What an operator can do about it; empty if nothing.
+        reason: The finding, as the end of a sentence.
+        advice: Advice for the operator; empty if there is none.
     """
 
     reason: str

@@ -144,7 +144,7 @@ class PaddingTrial:
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
     def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
-        """The padding, with what was learned from these rows and from some that hold only pad values."""
+        """The padding, as learned from these rows and from some that hold only pad values."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)
         bare = self.runs.outputs_if_taken(inputs)
@@ -255,7 +255,7 @@ def _not_all(array: Array, value: Array) -> Array:
 def _cuts(
     padding: Padding, runs: tuple[Arrays, Arrays], added: tuple[Mapping[int, int], Sequence[int]], subject: Subject
 ) -> dict[str, Axes]:
-    """The positions of the lengths in the outputs, found by what has grown with the inputs.
+    """The positions of the lengths in the outputs, found by the dimensions that have grown with the inputs.
 
     Raises:
         NotPadded: An output does not grow with a length of the inputs.

@@ -12,7 +12,7 @@ from headrace_server.backends.independence.values import Maker, Recipe, recipes
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
 _ATTEMPTS = 40  # kinds of inputs that a model may refuse before the search ends
-_MOST_FEATURES = 1000  # runs in which a model may say what is missing in an Example
+_MOST_FEATURES = 1000  # runs in which a model may name the missing features of an Example
 _SHOWN = 200  # the maximum number of characters of an error
 
 
@@ -70,7 +70,7 @@ class Search:
         raise Decided(Finding.UNDECIDED, reason, advice=RECORD_REQUESTS)
 
     def _find_examples(self, rows: int, refused: str) -> Found | None:
-        """Like `find`, but for a model that parses tf.Examples and says what is missing in them."""
+        """Like `find`, but for a model that parses tf.Examples and names the features that they lack."""
         features: Features = {}
         while learn(features, refused) and self._runs.count < _MOST_FEATURES:
             recipe = Recipe(examples=tuple(features.values()))

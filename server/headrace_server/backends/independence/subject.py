@@ -1,4 +1,4 @@
-"""The signature that is tested, and its runs: copies in, copies out, and what the outputs have shown so far."""
+"""The signature that is tested, and its runs: on copies of inputs, with copies of outputs, and the findings so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Run = Callable[[Arrays], Arrays]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is tested.
+    """The tested signature.
 
     Attributes:
         run: Runs the model: takes arrays by input alias, and returns arrays by output alias. May raise anything for

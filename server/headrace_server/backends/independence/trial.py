@@ -72,7 +72,7 @@ def try_padding(
 
     Args:
         subject: The signature and its runs.
-        verdict: What is known about the signature.
+        verdict: The findings about the signature.
         budget: Seconds that the test should take.
         clock: Returns the time, in seconds.
     """

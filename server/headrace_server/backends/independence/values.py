@@ -15,7 +15,7 @@ from headrace_server.backends.signature import TensorSpec
 
 
 class Rows(Enum):
-    """What a generated row holds. Integers always stay small: they may be indices, or numbers of steps."""
+    """The kind of values in a generated row. Integers always stay small: they may be indices, or numbers of steps."""
 
     USUAL = "other values"
     HUGE = "huge values"
@@ -94,7 +94,7 @@ class Maker:
 
     Args:
         inputs: The inputs by alias; the first dimension of each is the batch.
-        recipe: How.
+        recipe: The way in which the values are drawn.
         random: The source of random numbers.
         records: Real requests, by alias, whose values are used instead of generated ones; may be empty.
     """
@@ -117,7 +117,7 @@ class Maker:
 
         Args:
             count: Rows.
-            kind: What the rows hold.
+            kind: The kind of values in the rows.
             pointing: Whether the first integer of each row is the number of the next row. If such integers are indices
                 into the rows of an input, each row then refers to another row.
         """

@@ -31,20 +31,20 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known about one signature.
+    """The findings about one signature.
 
     Attributes:
         finding: The finding.
-        reason: Why, as the end of a sentence; empty for rows that are independent.
-        advice: What an operator can do about it; empty if nothing.
+        reason: The reason for the verdict, as the end of a sentence; empty for rows that are independent.
+        advice: Advice for the operator; empty if there is none.
         output: The alias of the output that revealed it; empty if none did.
-        change: How much that output changed, as a fraction of its largest value; infinite if it became NaN or infinite,
+        change: The change of that output, as a fraction of its largest value; infinite if it became NaN or infinite,
             or changed its shape.
         runs: The number of runs in the trial.
         seconds: How long the trial took.
         padding: How inputs of different lengths share a batch; None if they do not.
-        unpadded: Why inputs of different lengths do not share a batch, as the end of a sentence; empty if no length
-            varies.
+        unpadded: The reason why inputs of different lengths do not share a batch, as the end of a sentence; empty if no
+            length varies.
         bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
             all requests.
     """
@@ -82,9 +82,9 @@ class Decided(Exception):
 
     Args:
         finding: One of these two findings.
-        reason: Why, as the end of a sentence.
+        reason: The reason for the verdict, as the end of a sentence.
         change: The output that revealed it, and how much it changed.
-        advice: What an operator can do about it, if the model's description does not say more.
+        advice: Advice for the operator, if the model's description does not give any.
     """
 
     def __init__(

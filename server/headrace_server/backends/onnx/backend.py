@@ -278,7 +278,7 @@ class OnnxBackend:
             del self._running[get_ident()]
 
     def expect_termination(self) -> None:
-        """Keeps the options of each run, through which ONNX Runtime can be told to end it."""
+        """Keeps the options of each run, through which ONNX Runtime can be asked to end the run."""
         self._running = {}
 
     def terminate(self, thread: int) -> None:

@@ -22,7 +22,7 @@ from headrace_server.backends.onnx.values import array_of, element_type, ort_val
 
 @dataclass
 class _Slot:
-    """What one run needs on the device: a stream, an event, and memory for each input."""
+    """The resources of one run on the device: a stream, an event, and memory for each input."""
 
     stream: Stream
     event: Event

@@ -61,7 +61,7 @@ _BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK"
 
 @dataclass(frozen=True)
 class Graph:
-    """What is known about a model's graph, including inner graphs and functions.
+    """The properties of a model's graph, including inner graphs and functions.
 
     Attributes:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
@@ -86,7 +86,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
     Args:
         model: The file.
         runtime: The version of ONNX Runtime that runs it.
-        shared: The cache in which models with the same graph share what is known about it; None for a model by itself.
+        shared: The cache in which models with the same graph share its properties; None for a single model.
 
     Raises:
         OSError: The file cannot be read.
@@ -108,7 +108,7 @@ def graph_of(content: Content, runtime: tuple[int, int], shared: Shared | None) 
 
 
 def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
-    """What is known about a structure. It depends on nothing else, so that models of one structure can share it."""
+    """The properties of a structure. They depend on nothing else, so that models of one structure can share them."""
     nodes, inputs = list(structure.graph.node), list(structure.graph.input)
     functions, weights = structure.functions, structure.weights
     sent = {value.name for value in inputs} - weights.keys()
@@ -178,7 +178,7 @@ class _Divisions:
     Attributes:
         operators: Those that crash on some divisors.
         integers: The graph's inputs and weights that are integers.
-        weights: All weights; no request decides what they are.
+        weights: All weights; no request decides their values.
     """
 
     operators: frozenset[str]

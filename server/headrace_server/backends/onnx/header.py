@@ -78,7 +78,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class OnnxHeader:
-    """What a model says about itself.
+    """The description that a model has of itself.
 
     Attributes:
         inputs: Inputs by name, without those for which the model itself has values.

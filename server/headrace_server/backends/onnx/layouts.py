@@ -20,11 +20,11 @@ MOST_BYTES = 1 << 20
 
 
 class Layout:
-    """The bytes of a model's file without the data of its weights, and what is known about its graph.
+    """The bytes of a model's file without the data of its weights, and the properties of its graph.
 
     Args:
         content: The file's content.
-        graph: What is known about the model's graph.
+        graph: The properties of the model's graph.
 
     Attributes:
         found: The signatures of a loaded model with this layout, if nothing else decides about them; None before one is
@@ -91,7 +91,7 @@ class Layouts:
 
 
 def _data_of_weights(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where the data of weights begin and end, except for weights that decide what is known about a graph."""
+    """Where the data of weights begin and end, except for weights that decide properties of the graph."""
     weights = message_class("ModelProto").FromString(content).graph.initializer
     for weight, (begins, ends) in zip(weights, initializers(content), strict=True):
         spans = [(at, to) for key, at, to in fields(content, begins, ends) if key == RAW_DATA]

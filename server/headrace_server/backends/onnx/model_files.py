@@ -116,11 +116,11 @@ class ModelFiles:
 
     @property
     def source(self) -> str | bytes:
-        """What ONNX Runtime should load: the path if possible, which saves a copy."""
+        """The object that ONNX Runtime should load: the path if possible, which saves a copy."""
         return str(self.model) if self.content is None else self.content
 
     def graph(self, runtime: tuple[int, int]) -> tuple[Graph | None, Layout | None]:
-        """What is known about the model's graph, and the layout by which similar models are recognised.
+        """The properties of the model's graph, and the layout by which similar models are recognised.
 
         Args:
             runtime: The version of ONNX Runtime that runs it.
@@ -144,7 +144,7 @@ class ModelFiles:
             options: The session's options.
             share: Whether the session may use memory that other sessions also use; it must then run on the CPU.
 
-        Returns: What was passed, which must live until the session has been created.
+        Returns: The passed objects, which must live until the session has been created.
 
         Raises:
             ServingError: A file cannot be read, or is too short.
@@ -209,7 +209,7 @@ def _recognised(model: Path, size: int, layouts: Layouts) -> Layout | None:
 
 
 def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
-    """What to load from memory, and the external data; weights are copied only if necessary.
+    """The model to load from memory, and the external data; weights are copied only if necessary.
 
     Raises:
         OSError: The file cannot be read.

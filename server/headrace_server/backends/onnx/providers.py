@@ -46,7 +46,7 @@ _PROBE = (
 )
 
 WhyNot = Callable[[str], str]
-"""Why an available provider does not work; empty if it works."""
+"""The reason why an available provider does not work; empty if it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _probe(provider: str, device: int) -> str:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What CUDA reported, without ONNX Runtime's additions; the whole text if the error was not CUDA's."""
+    """CUDA's own error text, without ONNX Runtime's additions; the whole text if the error was not CUDA's."""
     text = " ".join(str(error).split())
     cuda = re.search(r"(CUDA|CUBLAS|CUDNN) failure \d+: [^;]*[^; ]", text)
     return cuda[0] if cuda else text

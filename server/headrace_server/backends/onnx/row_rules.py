@@ -45,7 +45,7 @@ class Node:
 
     Args:
         node: ONNX's message.
-        values: What is known about values, by name.
+        values: The known properties of values, by name.
     """
 
     def __init__(self, node: Any, values: Values) -> None:

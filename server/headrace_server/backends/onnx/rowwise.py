@@ -43,7 +43,7 @@ _BYTES = 8  # the size of an element
 
 
 def constant_of(tensor: Any) -> Constant:
-    """What is known about a tensor in the graph."""
+    """The known properties of a tensor in the graph."""
     known = Constant(tuple(tensor.dims))
     if tensor.data_type != INT64 or known.size > FEW:
         return known

@@ -1,4 +1,4 @@
-"""Reads an ONNX model without the data of its weights, which are all that thousands of similar models differ in."""
+"""Reads an ONNX model without the data of its weights; thousands of similar models differ only in these data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Structure:
 
     @property
     def weights(self) -> dict[str, Constant]:
-        """What is known about each weight, by name."""
+        """The properties of each weight, by name."""
         return {weight.name: constant_of(weight) for weight in self.graph.initializer}
 
     @property

@@ -78,7 +78,7 @@ class CachedPlan:
 
     Args:
         model: The ONNX file.
-        header: What the ONNX file says about itself.
+        header: The header of the ONNX file.
         options: The options of the model.
 
     Attributes:
@@ -129,7 +129,7 @@ class TensorrtBackend:
     Args:
         plan: A serialized engine.
         options: The options of the model.
-        header: What the ONNX file that it was built from says about itself: names of dimensions, and metadata.
+        header: The header of the ONNX file that the engine was built from, with names of dimensions, and metadata.
 
     Raises: LoadError, ServingError: The engine cannot be loaded.
     """

@@ -36,7 +36,7 @@ def build_plan(
 
     Args:
         model: An ONNX file, with external data next to it if it has any.
-        header: What the ONNX file says about itself.
+        header: The header of the ONNX file.
         profiles: The profiles of the engine; empty if no input varies.
         options: The precision, and the other options of a build.
         device: The device on which it is tuned and will run.
@@ -94,7 +94,7 @@ class Progress(trt.IProgressMonitor):  # type: ignore[misc]
     """Reports every few seconds how far a build has got.
 
     Args:
-        what: What is being built.
+        what: The name of the engine that is being built.
         clock: Returns the time, in seconds.
     """
 

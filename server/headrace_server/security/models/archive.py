@@ -11,7 +11,7 @@ from headrace_server.security.models.private_files import CHUNK, MemoryFile, clo
 
 
 class BadSeal(ValueError):
-    """Why a sealed model cannot be opened."""
+    """The reason why a sealed model cannot be opened."""
 
 
 def write_archive(files: Mapping[str, Path], out: IO[bytes] | RawIOBase) -> None:

@@ -25,7 +25,7 @@ MAX_BUNDLE_BYTES = 64 << 20
 
 
 class BadSignature(ValueError):
-    """Why a signature does not vouch for a model."""
+    """The reason why a signature does not vouch for a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Bundle:
     """A signature as it was found.
 
     Attributes:
-        payload: What was signed: a statement.
+        payload: The signed bytes: a statement.
         signature: The signature of the encoded payload.
         certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
@@ -98,7 +98,7 @@ def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) 
     """The content of a signature file.
 
     Args:
-        payload: What was signed.
+        payload: The signed bytes.
         signature: The signature of the payload's `signed_bytes`.
         material: The signer's key or certificates, as in the bundle.
     """
@@ -117,7 +117,7 @@ def write_bundle(payload: bytes, signature: bytes, material: Mapping[str, Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a statement says about a model.
+    """The content of a statement about a model.
 
     Attributes:
         digests: SHA-256 of each file, by its name within the model, with slashes.

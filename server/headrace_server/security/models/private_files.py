@@ -1,4 +1,4 @@
-"""Files in memory that nobody can change: what was verified is what is loaded."""
+"""Files in memory that nobody can change, so that the verified bytes are those that are loaded."""
 
 import fcntl
 import hashlib
@@ -41,7 +41,7 @@ class MemoryFile:
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of what was written."""
+        """The SHA-256 of the written bytes."""
         return self._hash.digest()
 
     def write(self, chunk: bytes | memoryview) -> None:

@@ -20,7 +20,7 @@ _TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int:
 
 
 def quote(text: str) -> str:
-    """A JSON string in which only what must be escaped is escaped."""
+    """A JSON string in which only the necessary characters are escaped."""
     return f'"{text.translate(_ESCAPES) if len(text) <= _SHORT else _escaped(text)}"'
 
 

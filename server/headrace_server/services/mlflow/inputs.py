@@ -67,7 +67,7 @@ def read_json_scoring(data: bytes, declared: Declared) -> Scoring:
 
     Args:
         data: The body.
-        declared: What the model takes.
+        declared: The inputs that the model takes.
 
     Raises:
         ServingError: INVALID_ARGUMENT. MLflow: scoring_server and proto_json_utils.py have the texts.

@@ -199,7 +199,7 @@ def _mime_type(request: HttpRequest) -> str:
 
 
 def _unsupported(request: HttpRequest) -> str:
-    """Why a body with this Content-Type is refused, in MLflow's words; empty if it is accepted."""
+    """The reason why a body with this Content-Type is refused, in MLflow's words; empty if it is accepted."""
     whole = request.header("content-type")
     pairs = [pair.strip().partition("=") for pair in whole.split(";")[1:]]
     parameters = {name.lower(): value for name, _, value in pairs if name}

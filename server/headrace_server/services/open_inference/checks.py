@@ -32,7 +32,7 @@ class Checks:
 
     Attributes:
         request: The request.
-        signature: What the model declares.
+        signature: The model's declaration.
         max_rows: The maximum number of rows of a request; 0 for a model that does not batch.
     """
 

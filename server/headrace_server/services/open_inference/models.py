@@ -1,4 +1,4 @@
-"""What the protocol says about the server and its models, in messages that gRPC and HTTP write in their own way."""
+"""The protocol's messages about the server and its models, which gRPC and HTTP write in their own ways."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -58,7 +58,7 @@ class IndexEntry:
         name: The model's name.
         version: Its number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
-        reason: Why the version is unavailable, or that its next call loads it; otherwise empty.
+        reason: The reason why the version is unavailable, or a text that its next call loads it; otherwise empty.
     """
 
     name: str
@@ -87,7 +87,7 @@ class ModelRepository:
         models: Knows every version.
         configured: Changes which of the models are served.
         override_batching: Sets other batching parameters for a model, from its next load on.
-        rights: What callers may do.
+        rights: The rights of callers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What callers may do besides inference: read what is served, or administer it."""
+"""The rights of callers besides inference: to read about the served models, or to administer them."""
 
 from enum import IntEnum
 

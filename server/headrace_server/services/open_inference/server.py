@@ -1,4 +1,4 @@
-"""The state that gRPC and HTTP share: the models, and what can be administered."""
+"""The state that gRPC and HTTP share: the models, and everything that can be administered."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class OpenInference:
         regions: The regions of system shared memory.
         logs: The log settings.
         traces: The trace settings.
-        rights: What callers may do.
+        rights: The rights of callers.
     """
 
     models: Models

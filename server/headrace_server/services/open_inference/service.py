@@ -33,7 +33,7 @@ class GrpcInferenceService:
 
     @property
     def service(self) -> Service:
-        """What a transport registers."""
+        """The service as a transport registers it."""
         lasting = (
             ("ServerLive", messages.ServerLiveRequest, self.server_live),
             ("ServerReady", messages.ServerReadyRequest, self.server_ready),

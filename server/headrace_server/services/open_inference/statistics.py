@@ -8,7 +8,7 @@ MILLISECONDS = 1e3
 
 
 def statistics(servable: Servable) -> messages.ModelStatistics:
-    """What one version has done since it was loaded."""
+    """The counts of one version since it was loaded."""
     done = servable.inferences()
     message = messages.ModelStatistics(
         name=servable.name,

@@ -49,7 +49,7 @@ MAX_UNREAD = 16
 
 
 class _Unread(NamedTuple):
-    """A response that waits for the caller, or why there are no more; and what releases its request's memory."""
+    """A waiting response, or the reason why there are no more; and a function that releases its request's memory."""
 
     response: messages.ModelStreamInferResponse | Exception
     release: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""The options in force, as the live page lists them."""
+"""The options in effect, as the live page lists them."""
 
 import re
 from collections.abc import Iterator

@@ -52,7 +52,7 @@ _SAFE = {
 _MODEL = re.compile(r"[?&]model=([^&]*)")
 
 _UNQUOTED = "!*'()"
-"""What JavaScript's encodeURIComponent leaves as it is, and Python's quote does not."""
+"""The characters that JavaScript's encodeURIComponent leaves as they are, and Python's quote does not."""
 
 
 class PageApi:

@@ -1,4 +1,4 @@
-"""What the live page shows, read from counters that exist anyway: nothing is stored or computed for it beforehand."""
+"""The data of the live page, read from counters that exist anyway: nothing is stored or computed for it beforehand."""
 
 import os
 import time
@@ -52,13 +52,13 @@ class Shown:
 
 
 class PageState:
-    """Collects what the page shows. Any thread.
+    """Collects the data that the page shows. Any thread.
 
     Args:
         shown: The sources of the page.
 
     Attributes:
-        options: The options in force, which do not change while the server runs.
+        options: The options in effect, which do not change while the server runs.
     """
 
     def __init__(self, shown: Shown) -> None:
@@ -140,7 +140,7 @@ class PageState:
             return said
 
     def _about(self, servable: Servable) -> Json:
-        """What is known about a loaded version. Only its objectives change."""
+        """The data about a loaded version. Only its objectives change."""
         described = self._described.get(servable)
         if described is None:
             described = self._described[servable] = _described(servable)
@@ -182,7 +182,7 @@ class PageState:
 
 
 def _described(servable: Servable) -> Json:
-    """What does not change as long as a version is loaded."""
+    """The data that do not change as long as a version is loaded."""
     options = servable.batching
     return {
         "runtime": servable.runtime,

@@ -202,14 +202,14 @@ class PredictionService:
 
 
 def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
-    """What a response says about the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
+    """The part of a response about the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
     effective = ModelSpec(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
     effective.version.value = servable.version
     return effective
 
 
 def _too_large(results: Arrays, limit: int) -> ServingError:
-    """Why an answer is not sent, in gRPC's words, and which output is the largest."""
+    """The reason why an answer is not sent, in gRPC's words, and the name of the largest output."""
     sizes = {alias: _bytes_of(array) for alias, array in results.items()}
     largest = max(sizes, key=sizes.__getitem__)
     return ServingError(

@@ -1,4 +1,4 @@
-"""Where gRPC listens, and with which channel arguments."""
+"""The addresses at which gRPC listens, and its channel arguments."""
 
 import re
 

@@ -61,7 +61,7 @@ class CallerBounds:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A transport's addresses, and what it serves there.
+    """A transport's addresses, and the services at these.
 
     Attributes:
         addresses: Host and port, or `unix:` and a path; at most one has a host and port.
@@ -78,7 +78,7 @@ class Endpoint:
             that a transport answers itself; None if there is no REST API.
         regions: Shared memory, for a transport that reads it itself.
         tracing: Records traced requests; None if there are no traces.
-        spans: What samples the calls of a transport that marks traced requests, as `selection.make_spans` returns it.
+        spans: Samples the calls of a transport that marks traced requests; returned by `selection.make_spans`.
         identified: Whether the ID of each call is recorded, for the access log.
         bounds: The limits on memory, for a transport that enforces them.
         gate: Decides which calls are allowed; None allows all.

@@ -28,7 +28,7 @@ STEP = 1 << 20
 """Bytes of the longest step, in a thread: a millisecond or two, after which other messages are processed."""
 
 SLICE = 64 << 10
-"""Compressed bytes that zlib is given at a time, since it copies what it has not used."""
+"""Compressed bytes that zlib gets at a time, since it copies the bytes that it has not used."""
 
 SERVICER_BYTES = 1 << 20
 """The size that requests to grpcio's own services, such as health, may expand to."""

@@ -184,7 +184,7 @@ class _Audited:
 
 
 def _need(path: str) -> MethodNeed:
-    """What a method needs; a method missing in the table is refused to everybody."""
+    """The right that a method needs; a method that is missing in the table is refused to everybody."""
     return GRPC.get(path, NOBODY)
 
 
@@ -195,7 +195,7 @@ def _visit() -> Visit:
 
 
 def _parts(handler: Handler) -> tuple[str, Callable[..., Any], Callable[..., Handler]]:
-    """How a handler answers, its function, and a constructor for one like it."""
+    """The way in which a handler answers, its function, and a constructor for a handler of the same kind."""
     if handler.request_streaming:
         return "stream", handler.stream_stream, grpc.stream_stream_rpc_method_handler
     if handler.response_streaming:

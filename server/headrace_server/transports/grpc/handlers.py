@@ -1,4 +1,4 @@
-"""What every transport does with a call: converts bytes, timeouts and failures."""
+"""The common part of all transports: converts the bytes, timeouts and failures of calls."""
 
 import asyncio
 import math

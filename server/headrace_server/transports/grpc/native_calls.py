@@ -34,7 +34,7 @@ class Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes calls as they come: in each iteration of the loop, all that are waiting."""
+        """Takes calls as they arrive: in each iteration of the loop, all waiting calls."""
         self._loop.add_reader(self._server.fileno(), self._take)
 
     async def stop(self, grace: float) -> None:

@@ -74,7 +74,7 @@ def make_queue(name: str) -> TaskQueue:
 
 
 def make_spans(name: str, ratio: float, rate: float, kinds: object) -> Spans | None:
-    """What samples the transport's calls and encodes the spans; None if the transport leaves that to Python.
+    """The object that samples the transport's calls and encodes the spans; None if the transport leaves that to Python.
 
     Args:
         name: The transport's name.

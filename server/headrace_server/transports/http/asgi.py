@@ -137,8 +137,8 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
     finally:
         answer.cancel()
         leaving.cancel()
-        # Both must have ended before the calling function closes what they use: a generator cannot be closed while it
-        # runs.
+        # Both must have ended before the calling function closes the objects that they use: a generator cannot be
+        # closed while it runs.
         await asyncio.gather(answer, leaving, return_exceptions=True)
 
 

@@ -1,4 +1,4 @@
-"""What every HTTP transport has in common."""
+"""The common part of all HTTP transports."""
 
 from dataclasses import dataclass
 from typing import Protocol

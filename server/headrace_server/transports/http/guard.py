@@ -23,15 +23,15 @@ from headrace_server.services.tf_serving.rest.routes import route as v1_route
 from headrace_server.services.tf_serving.rest.service import HTTP_STATUS
 
 NO_CALL = Need(Action.METADATA)
-"""What a request needs if its API has no such call: the API reports that, but only to authenticated callers."""
+"""The right for a request that is no call of its API: the API reports that, but only to authenticated callers."""
 
 
 class Needs:
-    """What requests need.
+    """The rights that requests need.
 
     Args:
-        pages: The paths of pages besides the APIs, and what each shows.
-        calls: Paths of calls beside the APIs, and what each needs.
+        pages: The paths of pages besides the APIs, and the action of each.
+        calls: The paths of calls besides the APIs, and the right that each needs.
     """
 
     def __init__(self, pages: Mapping[str, Action], calls: Mapping[str, Need] | None = None) -> None:
@@ -39,7 +39,7 @@ class Needs:
         self._calls = {**{path: Need(action) for path, action in shown.items()}, **(calls or {})}
 
     def of(self, request: HttpRequest) -> Need:
-        """What a request needs; an unknown path is refused to everybody."""
+        """The right that a request needs; an unknown path is refused to everybody."""
         if request.path in self._calls:
             return self._calls[request.path]
         if request.path == "/v2" or request.path.startswith("/v2/"):
@@ -68,7 +68,7 @@ class GuardedApi:
 
     Args:
         gate: Decides which calls are allowed.
-        needs: What each request needs.
+        needs: The right that each request needs.
         api: Answers the requests that are allowed.
         cors: Whether refusals carry CORS headers, and a browser's preflight request needs no credentials.
     """

@@ -75,7 +75,7 @@ class _Exchanges:
         self._drained = asyncio.Event()
 
     def start(self) -> None:
-        """Takes requests as they come: in each iteration of the loop, all that are waiting."""
+        """Takes requests as they arrive: in each iteration of the loop, all waiting requests."""
         self._loop.add_reader(self._endpoint.fileno(), self._take)
 
     async def drained(self) -> None:

@@ -37,7 +37,7 @@ CLASH = (
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What is served on the port besides the APIs.
+    """The paths that are served on the port besides the APIs.
 
     Attributes:
         servables: Where the model of MLflow's protocol is found, if it is served.
@@ -62,7 +62,7 @@ class RestTransport:
         options: All other options.
         open_inference: The state of the other API.
         carrier: gRPC's transport, which carries HTTP as well if it is the native one.
-        beside: What else is served on the port.
+        beside: The other paths that are served on the port.
     """
 
     def __init__(
@@ -135,6 +135,6 @@ class RestTransport:
 
 
 def _mlflow_needs(model: str) -> dict[str, Need]:
-    """What each call of MLflow's protocol needs."""
+    """The right that each call of MLflow's protocol needs."""
     health = dict.fromkeys(mlflow.HEALTH, Need(Action.HEALTH))
     return {mlflow.INVOCATIONS: Need(Action.PREDICT, (model,)), mlflow.VERSION: Need(Action.METADATA), **health}

@@ -289,7 +289,7 @@ def _converted(values: list[Any], dtype: DataType) -> Array:
         return np.array(values, numpy)
     if dtype in (DataType.DT_FLOAT, DataType.DT_DOUBLE):
         _require(types <= {int, float}, "attempt to access JSON non-number as double")
-        with np.errstate(over="ignore"):  # what is too large for a float is infinite
+        with np.errstate(over="ignore"):  # a number that is too large for a float becomes infinite
             return np.array(values, np.float64).astype(numpy, copy=False)
     unsigned_type = numpy.kind == "u"
     lowest, highest = _UINT64 if unsigned_type else _INT64

@@ -31,7 +31,7 @@ MakeMessages = Callable[[], tuple[Message, Message]]
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
-    """What is logged of one model's calls, and where.
+    """The share of one model's calls that is logged, and the destination.
 
     Attributes:
         prefix: The beginning of the log files' paths.

@@ -156,7 +156,7 @@ def _all_records(instances: list[Any], dtypes: DTypes) -> bool:
 
 
 def _refuse_rows(instances: list[Any], dtypes: DTypes) -> NoReturn:
-    """Finds the first row that differs from the first one, skipping all that do not."""
+    """Finds the first row whose form differs from that of the first row."""
     first = instances[0]
     wrong = first_wrong(
         1, len(instances), lambda start, stop: _stacked([first, *instances[start:stop]], dtypes) is None
