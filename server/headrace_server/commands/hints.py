@@ -7,12 +7,14 @@ from typing import Any
 from headrace_protos import DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
-LARGEST = 64
-"""The maximum number of elements of an example: nobody types an image by hand."""
+LARGEST = 16
+"""The maximum number of elements of an example: nobody types more by hand."""
 
 
 def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:
-    """The commands to type next, for the model whose inputs are the shortest to type.
+    """The commands to type next: calls of the model whose inputs are the shortest to type.
+
+    If the inputs of all models are too long to type, the commands show the inputs of the first model.
 
     Args:
         serving: The default signature of each model, by the model's name.
@@ -21,16 +23,17 @@ def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterat
     """
     inputs = {name: _inputs(signature) for name, signature in serving.items()}
     typed = {name: values for name, values in inputs.items() if None not in values.values()}
-    if not typed:
+    name = min(typed or inputs, key=lambda name: len(json.dumps(inputs[name])) if typed else 0, default=None)
+    if name is None:
         return
-    name = min(typed, key=lambda name: len(json.dumps(typed[name])))
     if port:
-        given = " ".join(f"'{alias}={json.dumps(value)}'" for alias, value in typed[name].items())
+        given = "".join(f" '{alias}={json.dumps(value)}'" for alias, value in typed.get(name, {}).items())
         server = "" if port == 8500 else f" --server=localhost:{port}"
-        yield f"try: headrace call {name} {given}{server}"
+        yield f"try: headrace call {name}{given}{server}"
     if rest_port:
-        body = json.dumps({"inputs": typed[name]})
-        yield f"try: curl -d '{body}' http://localhost:{rest_port}/v1/models/{name}:predict"
+        url = f"http://localhost:{rest_port}/v1/models/{name}"
+        body = json.dumps({"inputs": typed.get(name)})
+        yield f"try: curl -d '{body}' {url}:predict" if name in typed else f"try: curl {url}/metadata"
 
 
 def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:

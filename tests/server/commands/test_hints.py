@@ -1,4 +1,4 @@
-"""The hints that `headrace serve` prints: which model they call, and which inputs are too large to type."""
+"""The hints that `headrace serve` prints: which model they call, and which inputs are too long to type."""
 
 from headrace_protos import DataType
 from headrace_server.backends.signature import Signature, TensorSpec
@@ -13,7 +13,7 @@ def takes(*shape: int | None, dtype: DataType = DataType.DT_FLOAT) -> Signature:
 
 def test_the_model_with_the_shortest_inputs_is_called() -> None:
     serving = {
-        "classifier": takes(None, 36),
+        "classifier": takes(None, 9),
         "tokenizer": takes(None, dtype=DataType.DT_STRING),
         "tree": takes(None, 4),
     }
@@ -28,7 +28,21 @@ def test_the_first_of_equals_is_called_at_its_port() -> None:
     assert list(hints(serving, port=1, rest_port=0)) == ["try: headrace call b 'x=[[0.0]]' --server=localhost:1"]
 
 
-def test_models_with_large_inputs_or_of_any_rank_are_left_out() -> None:
-    of_any_rank = Signature(inputs={"x": TensorSpec("x", DataType.DT_FLOAT, (), any_rank=True)}, outputs={})
-    serving = {"image": takes(None, 224, 224, 3), "any": of_any_rank}
-    assert not list(hints(serving, port=8500, rest_port=8501))
+OF_ANY_RANK = Signature(inputs={"x": TensorSpec("x", DataType.DT_FLOAT, (), any_rank=True)}, outputs={})
+
+
+def test_inputs_that_are_too_long_to_type_are_shown_instead() -> None:
+    serving = {"wide": takes(None, 64), "image": takes(None, 224, 224, 3), "any": OF_ANY_RANK}
+    assert list(hints(serving, port=8500, rest_port=8501)) == [
+        "try: headrace call wide",
+        "try: curl http://localhost:8501/v1/models/wide/metadata",
+    ]
+
+
+def test_a_model_whose_inputs_can_be_typed_comes_before_others() -> None:
+    serving = {"any": OF_ANY_RANK, "wide": takes(None, 64), "tree": takes(None, 16)}
+    assert [hint.split()[3] for hint in hints(serving, port=8500, rest_port=0)] == ["tree"]
+
+
+def test_nothing_is_said_without_models() -> None:
+    assert not list(hints({}, port=8500, rest_port=8501))
