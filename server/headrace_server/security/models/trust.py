@@ -39,11 +39,18 @@ class Signers:
         Raises:
             BadSignature: None of the trusted signers made it.
         """
-        if self._keyless is not None and bundle.is_logged and not self._is_ours(bundle):
-            return read_manifest(self._keyless.verify(bundle.content))
+        keyless, signers = self._keyless if bundle.is_logged else None, list[Any]()
+        if keyless is None or self._authorities:
+            try:
+                signers = self._signers(bundle)
+            except BadSignature:
+                if keyless is None:
+                    raise
+        if keyless is not None and not signers:  # no authority vouches for its certificate
+            return read_manifest(keyless.verify(bundle.content))
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature
-        for key in self._signers(bundle):
+        for key in signers:
             try:
                 key.verify(bundle.signature, bundle.signed_bytes, algorithm_of(key))
             except InvalidSignature:
@@ -51,14 +58,12 @@ class Signers:
             return read_manifest(bundle.payload)
         raise BadSignature("it was not made with a key that --signature_keys trusts")
 
-    def _is_ours(self, bundle: Bundle) -> bool:
-        """Whether one of the authorities vouches for a signature's certificate: such a signature is not keyless."""
-        try:
-            return bool(self._authorities and self._signers(bundle))
-        except BadSignature:
-            return False
-
     def _signers(self, bundle: Bundle) -> list[Any]:
+        """The keys that may have made a signature.
+
+        Raises:
+            BadSignature: No authority vouches for its certificate.
+        """
         if not bundle.certificates:
             return [key for key in self._keys if bundle.key_hint in ("", key_hint(key))]
         return [_signer(bundle.certificates, self._authorities)]

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from headrace_server.config.signing import SigningOptions
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.security.models import trust
 from headrace_server.security.models.bundle import write_manifest
 from headrace_server.security.models.keyless import Keyless, KeylessOptions
 from headrace_server.security.models.model_keys import KeySource
@@ -81,6 +83,22 @@ def test_a_log_may_record_a_signature_by_a_certificate_of_ones_own(
     assert "its keyless signature is not valid" in refusal(opener(service, keys=(str(others.file),)), version)
     (version / "model.onnx").write_bytes(b"changed")
     assert "model.onnx" in refusal(opener(service, keys=(str(chain.file),)), version)
+
+
+def test_a_chain_of_certificates_is_followed_once(
+    service: Sigstore, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path)
+    sign(version, *chain.signer())
+    signature = version / "model.sig"
+    bundle = json.loads(signature.read_bytes())
+    bundle["verificationMaterial"]["tlogEntries"] = service.bundle(b"{}")["verificationMaterial"]["tlogEntries"]
+    signature.write_text(json.dumps(bundle))
+    own = opener(service, keys=(str(chain.file),))
+    follow = Mock(wraps=trust._lead)
+    monkeypatch.setattr(trust, "_lead", follow)
+    own.open(version).close()
+    follow.assert_called_once()
 
 
 def test_keyless_signatures_are_taken_beside_an_authority(service: Sigstore, version: Path, tmp_path: Path) -> None:
