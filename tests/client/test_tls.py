@@ -4,12 +4,12 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -259,6 +259,23 @@ class TestNative:
 SELF_SIGNED = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
 
 
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many calls `call_many` of each channel of headrace-native was given, each time."""
+    pytest.importorskip("headrace_native")
+    from headrace_client.channels.native_impl import NativeChannel
+
+    numbers: list[int] = []
+    call_many = NativeChannel.call_many
+
+    def counted(own: NativeChannel, calls: Sequence[Any], timeout: float | None, in_flight: int) -> list[Any]:
+        numbers.append(len(calls))
+        return call_many(own, calls, timeout, in_flight)
+
+    monkeypatch.setattr(NativeChannel, "call_many", counted)
+    return numbers
+
+
 class TestAuto:
     """With `auto`, grpcio makes the final decision about a server's certificate."""
 
@@ -277,6 +294,22 @@ class TestAuto:
         own = certificate(tmp_path, *SELF_SIGNED)
         client = connect(secure(own), credentials=trusting(own))
         assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 20)] == [[2.5]] * 20
+
+    def test_only_the_first_of_many_calls_tries_a_handshake_that_fails(
+        self, secure: Secure, tmp_path: Path, tried: list[int]
+    ) -> None:
+        own = certificate(tmp_path, *SELF_SIGNED)
+        with Client(secure(own), credentials=trusting(own)) as client:
+            assert [answer["y"] for answer in client.predict_many("half_plus_two", [X] * 20)] == [[2.5]] * 20
+        assert sum(tried) == 1
+
+    def test_many_calls_go_together_once_a_handshake_has_succeeded(
+        self, secure: Secure, authorities: Authorities, tried: list[int]
+    ) -> None:
+        with Client(secure(), credentials=trusting(authorities.trusted.pem)) as client:
+            client.predict("half_plus_two", X)
+            client.predict_many("half_plus_two", [X] * 20)
+        assert max(tried) == 20
 
     def test_the_timeout_is_for_each_of_many_calls(
         self, secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ class FallbackChannel:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._native = NativeChannel(settings)
+        self._answered = False  # a call over headrace-native has been answered, so its handshake succeeds
         self._grpcio: GrpcioChannel | None = None
         self._closed = False
         self._lock = Lock()
@@ -36,18 +37,30 @@ class FallbackChannel:
             return self._grpcio.call(call, timeout)
         within = Within(timeout)
         try:
-            return self._native.call(call, timeout)
+            answer = self._native.call(call, timeout)
         except ServerError as error:
             other = self._fallback() if _has_tls_failed(error) else None
             if other is None:
                 raise
+        else:
+            self._answered = True
+            return answer
         return other.call(call, within.left)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError.
+
+        Until a call has been answered, the first one is made alone: if the handshake fails, each call would try it.
+        """
+        alone = 0 if self._answered else 1
+        first = self._call_some(calls[:alone], timeout, in_flight)
+        return first + self._call_some(calls[alone:], timeout, in_flight)
+
+    def _call_some(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
         if self._grpcio is not None:
             return self._grpcio.call_many(calls, timeout, in_flight)
         results = self._native.call_many(calls, timeout, in_flight)
+        self._answered = self._answered or not all(isinstance(result, ServerError) for result in results)
         failed = [place for place, result in enumerate(results) if _has_tls_failed(result)]
         other = self._fallback() if failed else None
         if other is not None:
@@ -79,6 +92,7 @@ class AsyncFallbackChannel:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._native = AsyncNativeChannel(settings)
+        self._answered = False  # as in `FallbackChannel`
         self._grpcio: AsyncGrpcioChannel | None = None
         self._closed = False
 
@@ -88,15 +102,26 @@ class AsyncFallbackChannel:
             return await self._grpcio.call(call, timeout)
         within = Within(timeout)
         try:
-            return await self._native.call(call, timeout)
+            answer = await self._native.call(call, timeout)
         except ServerError as error:
             other = self._fallback() if _has_tls_failed(error) else None
             if other is None:
                 raise
+        else:
+            self._answered = True
+            return answer
         return await other.call(call, within.left)
 
     async def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError.
+
+        The first one is made alone in the same case as with `FallbackChannel`.
+        """
+        alone = 0 if self._answered else 1
+        first = await self._call_some(calls[:alone], timeout, in_flight)
+        return first + await self._call_some(calls[alone:], timeout, in_flight)
+
+    async def _call_some(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
         return await some_at_a_time(lambda place: self.call(calls[place], timeout), len(calls), in_flight)
 
     async def close(self) -> None:
