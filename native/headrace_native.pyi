@@ -700,7 +700,7 @@ class RouteFields(TypedDict):
     """The aliases of all outputs."""
 
     batched: bool
-    """Whether axis 0 is the batch; otherwise each request runs by itself."""
+    """Whether axis 0 is the batch; otherwise each request runs alone."""
 
     max_rows: int
     """The most rows of a request, if axis 0 is the batch."""

@@ -75,7 +75,8 @@ def _switched(take: Callable[[Watch, Arrays, Arrays], int]) -> Callable[..., int
     def switched(self: Watch, inputs: Arrays, outputs: Arrays) -> int:
         if on:
             return take(self, inputs, outputs)
-        # Otherwise it would take the rows that it has saved up meanwhile, ten times as many as it may in the long run.
+        # Otherwise it would later take the rows that it may take for the time while it was off, ten times as many as
+        # usual.
         self._room, self._since = 0.0, time.monotonic()
         return _BATCHES
 

@@ -79,7 +79,7 @@ class Group:
         self._tasks[task.priority].append(task)
 
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
-        """Removes and returns the next batch's pieces, and the tasks dropped because nothing waits for them any more.
+        """Removes and returns the next batch's pieces, and the tasks that were dropped because nothing waits for them.
 
         Tasks are taken in order. A task that does not fit ends the batch, unless it may be split, or it is the first
         task and larger than the batches of a latency objective. A task with which the joined inputs would exceed

@@ -78,7 +78,7 @@ class Options:
     )
     larger_alone: bool = option(
         False,
-        "whether max_batch_size is only a default: a server may then run a task of more rows by itself, which a "
+        "whether max_batch_size is only a default: a server may then run a task of more rows alone, which a "
         "Scheduler refuses in either case",
         for_all=True,
     )

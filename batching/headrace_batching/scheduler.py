@@ -42,7 +42,7 @@ class Scheduler:
     Args:
         threads: The threads that run batches.
         run: Maps arrays by input name to arrays by output name, axis 0 being the batch; called on batch threads,
-            several at the same time. Its errors reach only the callers whose task, by itself, causes them; a
+            several at the same time. Its errors reach only the callers whose task causes them even if it runs alone; a
             `NotRepeated` goes to all callers of the batch.
         options: The batching options.
         batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as one row,
@@ -59,7 +59,7 @@ class Scheduler:
 
     Attributes:
         lane: The scheduler's part of the threads' queue.
-        hanging: The abandoned runs that have not ended. No other run starts meanwhile.
+        hanging: The abandoned runs that have not ended. Until then, no other run starts.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from .scaling import BUSY, IDLE, MODELS, Scaling
 from .targets import Verdict, scaling_verdicts, verdicts
 
 _METHOD = """\
-Each figure is the median over the rounds ({rounds}); in a round, each server is started anew, and measured with only
+Each figure is the median over the rounds ({rounds}); in a round, each server is started again, and measured with only
 h2load running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
 and half for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per
 request. Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so it

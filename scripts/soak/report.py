@@ -9,7 +9,7 @@ from .tally import Tally
 from .watch import Reading, growth
 
 WARM = 0.5
-"""The share of the run after which memory must not grow any more. Before that, the threads' heaps reach their size."""
+"""The share of the run after which memory must no longer grow. Before that, the threads' heaps reach their size."""
 POOLED = 1
 """The number of threads by which pools may have grown in the last quarter."""
 GROWTH = 0.01

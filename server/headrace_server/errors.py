@@ -65,7 +65,7 @@ class NotInMemory(ServingError):
 
 
 class RunLost(ServingError, NotRepeated):
-    """A run that did not end by itself: all its callers fail, since the same requests might fail the same way again."""
+    """A run that had to be ended: all its callers fail, since the same requests might fail the same way again."""
 
 
 def invalid(message: str) -> ServingError:

@@ -409,7 +409,7 @@ class Server:
         self._transport.publish(name, versions, latest)
 
     def _is_plain(self, name: str) -> bool:
-        """Whether the transport may answer calls of a model by itself, since nothing else has to see them."""
+        """Whether the transport may answer calls of a model itself, since nothing else has to see them."""
         return may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,

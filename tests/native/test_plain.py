@@ -1,4 +1,4 @@
-"""Predict calls that the native transport answers by itself: the same as the service would."""
+"""Predict calls that the native transport answers itself: the same as the service would."""
 
 import random
 from collections.abc import Iterator, Sequence

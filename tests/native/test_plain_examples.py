@@ -1,4 +1,4 @@
-"""Calls with tf.Examples that the native transport answers by itself, with the same bytes as the service."""
+"""Calls with tf.Examples that the native transport answers itself, with the same bytes as the service."""
 
 import random
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ _NOT_REAL = {"ArgMax", "Shape", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
 class Rounding:
-    """The answers of a float32 graph to one request by itself, with different roundings.
+    """The answers of a float32 graph to one request alone, with different roundings.
 
     A batch of another size runs other kernels, which round differently. The error is small relative to the rounded
     values, but may be large relative to the answer: in the difference of two large values, a quantization step, or a

@@ -1,4 +1,4 @@
-"""The steps by themselves: their results, and what they refuse."""
+"""Single steps: their results, and their refusals."""
 
 from pathlib import Path
 from typing import Any

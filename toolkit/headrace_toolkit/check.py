@@ -55,7 +55,8 @@ def largest(differences: tuple[Difference, ...]) -> Difference:
 def decisions(outputs: Arrays, output: str = "") -> Array | None:
     """The class of each row, [rows]; None if no output decides.
 
-    An output of integers or strings, one per row, decides by itself; a table of floats decides by its largest column.
+    An output of integers or strings, one per row, is the decision itself; a table of floats decides by its largest
+    column.
 
     Args:
         outputs: Arrays by name, all with the same axis 0.

@@ -1,4 +1,4 @@
-"""A temporary folder that is removed when no object refers to it any more, or the process ends."""
+"""A temporary folder that is removed once no object refers to it, or at the end of the process."""
 
 import shutil
 import tempfile

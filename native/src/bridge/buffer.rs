@@ -50,7 +50,7 @@ impl Buffer {
             return &[];
         }
         // SAFETY: the buffer is contiguous and exported, so its `len_bytes` bytes stay where they are for as long as
-        // `self` lives. An output belongs to the batch thread that owns `self`; the backend does not use it any more.
+        // `self` lives. An output belongs to the batch thread that owns `self`; the backend no longer uses it.
         unsafe { std::slice::from_raw_parts(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
 

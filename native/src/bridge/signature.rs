@@ -27,9 +27,9 @@ pub struct Signature {
     pub inputs: Vec<Input>,
     /// The aliases of all outputs.
     pub outputs: Arc<[String]>,
-    /// Whether axis 0 is the batch; otherwise each request runs by itself, and counts as one row.
+    /// Whether axis 0 is the batch; otherwise each request runs alone, and counts as one row.
     pub batched: bool,
-    /// Whether keys need no shapes, because no dimension beyond axis 0 varies or each request runs by itself.
+    /// Whether keys need no shapes, because no dimension beyond axis 0 varies or each request runs alone.
     pub one_shape: bool,
     /// How requests whose inputs differ in length are padded to share batches; None if they are not padded.
     pub padding: Option<Arc<Padding>>,
@@ -65,7 +65,7 @@ pub struct Counter {
 
 impl Signature {
     /// The key that two requests must have in common to share a batch. None if the request may not share a batch;
-    /// Python then runs it by itself.
+    /// Python then runs the request alone.
     ///
     /// `inner` has the dimensions beyond axis 0 of each input. `copy` writes the elements of one input, given its
     /// number; each input has `rows` rows.

@@ -1,4 +1,4 @@
-//! The decoder of tf.Examples by itself: needs no interpreter, and returns its result as owned bytes.
+//! The decoder of tf.Examples for fuzzing: needs no interpreter, and returns its result as owned bytes.
 
 use super::columns::columns;
 use super::request::{Inference, MultiRequest, Request};

@@ -162,7 +162,7 @@ impl Certified {
         if *seen != Some(state) {
             let this = self.clone();
             // Python is called on another thread, since connections must not wait for a busy interpreter. If this
-            // client goes away meanwhile, the result is kept for the next one.
+            // client goes away in the meantime, the result is kept for the next one.
             let _ = tokio::task::spawn_blocking(move || this.ask()).await;
             *seen = Some(state);
         }

@@ -141,7 +141,7 @@ impl CallMemory {
         self.grow(Kind::Received, bytes)
     }
 
-    /// Returns the memory of the request, which is not needed any more.
+    /// Returns the memory of the request, which is no longer needed.
     pub fn drop_request(&self) {
         self.set(Kind::Received, 0);
         self.set(Kind::Expanded, 0);

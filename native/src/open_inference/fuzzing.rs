@@ -1,4 +1,4 @@
-//! The decoders of the plain ModelInfer and of the plain infer over HTTP by themselves: they return their results as
+//! The decoders of the plain ModelInfer and of the plain infer over HTTP, for fuzzing: they return their results as
 //! owned bytes.
 
 use bytes::Bytes;

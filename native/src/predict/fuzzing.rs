@@ -1,4 +1,4 @@
-//! The plain Predict's decoder by itself: needs no interpreter, and returns its result as owned bytes.
+//! The plain Predict's decoder for fuzzing: needs no interpreter, and returns its result as owned bytes.
 
 use super::request::{Input, Request, Tensor, Version, tensors};
 use crate::protobuf::{Dtype, Rope};

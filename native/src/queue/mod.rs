@@ -118,7 +118,7 @@ impl<T: Waits> Queue<T> {
             }
             None => wake_up.wait(state),
         }
-        state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up by itself
+        state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up without being called
     }
 
     /// Whether all tasks that wait form one batch of at most `most` tasks, which is due, nothing runs, and the lane's

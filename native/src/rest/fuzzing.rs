@@ -1,4 +1,4 @@
-//! The readers of plain bodies by themselves: they need no interpreter, and return owned results.
+//! The readers of plain bodies for fuzzing: they need no interpreter, and return owned results.
 
 use super::examples::ExamplesBody;
 use super::inputs::{Body, Declares};

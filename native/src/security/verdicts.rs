@@ -140,7 +140,7 @@ impl Verdicts {
     /// Admits a call.
     pub fn admit(&self, asked: &Asked<'_>) -> Admission {
         let Some(mut known) = asked.identity.known(asked.headers) else { return Admission::Unknown };
-        // Before the table is read, which may change meanwhile.
+        // This is read before the table, which may change in between.
         let changes = self.changes.load(Ordering::Acquire);
         if let Some(Found { verdict, .. }) = known.found.as_ref().filter(|found| found.is(asked.model, changes)) {
             return self.admission(asked, verdict);

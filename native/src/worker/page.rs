@@ -48,7 +48,7 @@ impl Deref for Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: nothing refers to the mapping any more, since references to it borrow `self`.
+        // SAFETY: nothing refers to the mapping now, since references to it borrow `self`.
         let _ = unsafe { munmap(self.0.as_ptr().cast(), Self::SIZE) };
     }
 }

@@ -101,7 +101,7 @@ def _holds_only_onnx(version: Path) -> bool:
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether a file's name says that it is a model that `load` accepts by itself."""
+    """Whether a file's name is that of a model that `load` accepts without a folder."""
     return path.name == PYTHON_FILE or path.suffix in _SUFFIXES
 
 

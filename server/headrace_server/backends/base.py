@@ -86,7 +86,7 @@ NO_RISKS = Risks()
 
 
 class Backend(Protocol):
-    """One loaded model in one runtime. Its owner closes it once, when nothing runs any more."""
+    """One loaded model in one runtime. Its owner closes it once, after all runs have ended."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:

@@ -88,13 +88,13 @@ class BufferPool:
         return base if isinstance(base, Lease) and base.take_back == self.take_back else None
 
     def take_back(self, block: Block) -> None:
-        """Returns a block that no array uses any more."""
+        """Returns a block that arrays no longer use."""
         self._idle.setdefault(block.nbytes, deque()).append(block)
         if self._closed:
             self.trim()
 
     def discard(self, block: Block) -> None:
-        """Frees a block that no array uses any more."""
+        """Frees a block that arrays no longer use."""
         self._free(block)
         self._count(-block.nbytes)
 

@@ -95,7 +95,7 @@ class Signature:
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
             model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.
         labels: The classes of `scores`, by index, for a model that does not return them; otherwise empty.
-        optional: Further inputs, for which the model has values of its own. A request that sends one runs by itself.
+        optional: Further inputs, for which the model has values of its own. A request that sends one runs alone.
         padding: How requests whose inputs differ in length share batches; None if they do not.
         bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
             all requests.

@@ -50,7 +50,7 @@ class Ending:
 
         Args:
             stopping: Stops the server.
-            drained: Set when no call is in flight any more.
+            drained: Set once no call is in flight.
         """
         if not self.stop.is_set():
             self._begin()  # the server has not started

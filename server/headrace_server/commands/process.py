@@ -75,7 +75,7 @@ async def _serve(config: Config, started: Callable[[Server], None]) -> None:
         started(server)
         await ending.stop.wait()
         if config.lame_duck_seconds:
-            log.info("not ready any more: calls are accepted for another %g s", config.lame_duck_seconds)
+            log.info("no longer ready: calls are accepted for another %g s", config.lame_duck_seconds)
             server.turn_away()
             await ending.pause(config.lame_duck_seconds)
         log.info("draining: no new calls are accepted")

@@ -72,7 +72,7 @@ class Families:
         """The page that Prometheus scrapes.
 
         Args:
-            gauges: The values that are read anew for each page.
+            gauges: The values that are read again for each page.
         """
         return page((*(family for family in self._families if family is not self.batch_parts), *gauges))
 

@@ -95,7 +95,7 @@ class Acting:
         self._thread.start()
 
     def initial_load_done(self) -> None:
-        """Limits concurrent loads to `num_load_threads` from now on, since calls are served meanwhile."""
+        """Limits concurrent loads to `num_load_threads` from now on, since calls are served at the same time."""
         with self._changed:
             self._starting = False
             self._loads.limit = self._options.num_load_threads

@@ -50,7 +50,7 @@ def reserve_apart() -> Callable[[], None]:
 
 
 SAMPLE = 1000
-"""The number of strings whose mean length is taken for that of all."""
+"""The number of strings from which the mean length of all strings is estimated."""
 
 
 class AnswerSizes:

@@ -16,12 +16,12 @@ from headrace_server.metrics.calls import CountCalls, Tallied
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What the native transport needs to decode and enqueue a signature's requests by itself.
+    """The data with which the native transport decodes and enqueues a signature's requests itself.
 
     Attributes:
         lane: The part of the queue that they join, with all outputs requested.
         signature: The signature that requests are checked against.
-        max_rows: The maximum number of rows of a request; None if each runs by itself, regardless of its axis 0.
+        max_rows: The maximum number of rows of a request; None if each runs alone, regardless of its axis 0.
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
             answered.
         refused: Counts a refused request.
@@ -52,7 +52,7 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
 
     Args:
         signature: The signature.
-        options: How the signature's requests become batches; None if each runs by itself.
+        options: How the signature's requests become batches; None if each runs alone.
         dtypes: The element types that are decoded outside the interpreter.
     """
     specs = (*signature.inputs.values(), *signature.outputs.values())

@@ -1,4 +1,4 @@
-"""Tracks which versions serve, and which of them the transport may answer by itself."""
+"""Tracks which versions serve, and for which of them the transport may answer calls itself."""
 
 from collections.abc import Callable, Collection, Mapping
 from threading import Lock
@@ -10,7 +10,7 @@ Tell = Callable[[str, Mapping[int, Servable], int], None]
 
 
 class Publishing:
-    """Keeps the versions that serve, and tells the transport which models' calls it may answer by itself. Any thread.
+    """Keeps the versions that serve, and sets for which models the transport may answer calls itself. Any thread.
 
     Args:
         tell: Updates the transport's information about one model.

@@ -1,4 +1,4 @@
-"""How a request that fits its signature runs: in a batch with others if possible, otherwise by itself."""
+"""How a request that fits its signature runs: in a batch with others if possible, otherwise alone."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ class Requests:
     Args:
         signatures: The version's signatures, by name.
         schedulers: The queues in which requests wait.
-        batching: How requests become batches, adapted to the backend; None runs every request by itself.
+        batching: How requests become batches, adapted to the backend; None runs every request alone.
     """
 
     def __init__(self, signatures: Mapping[str, Signature], schedulers: Schedulers, batching: Options | None) -> None:
@@ -56,7 +56,7 @@ class Requests:
         return await run(inputs, rows)
 
     def _may_share(self, declared: Signature, inputs: Arrays, rows: int | None) -> bool:
-        """Whether a request of a batched signature can be in a batch; else it runs by itself."""
+        """Whether a request of a batched signature can be in a batch; otherwise it runs alone."""
         if not declared.is_as_declared(inputs) or not declared.is_bounded(inputs):
             return False
         return self._batching is None or may_share(inputs, rows, self._batching)

@@ -134,7 +134,7 @@ def _proved_by_graph(version: Loaded, name: str) -> Verdict | None:
     backend = version.backend
     if not isinstance(backend, ProvesRows) or not backend.rows_are_apart(name) or _evidence(backend, name):
         return None
-    return Verdict(Finding.INDEPENDENT, "each operator of its graph computes every row by itself")
+    return Verdict(Finding.INDEPENDENT, "each operator of its graph computes every row independently")
 
 
 def _evidence(backend: Backend, name: str) -> list[Evidence]:

@@ -28,7 +28,7 @@ class Schedulers:
         backend: Runs the batches.
         signatures: The backend's signatures, and which of them are batched.
         threads: The threads that run batches.
-        batching: How requests become batches, already adapted to the backend; None runs every request by itself.
+        batching: How requests become batches, already adapted to the backend; None runs every request alone.
         observe: Returns, for a signature's name and whether its requests are batched, the function to call for its
             runs.
         limit: How long a run may take; None means no limit.
@@ -146,7 +146,7 @@ def fitted(batching: Options | None, backend: Backend) -> Options | None:
 
 
 def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
-    """Whether a request of a batched signature can be in a batch at all. Otherwise it runs by itself.
+    """Whether a request of a batched signature can be in a batch at all. Otherwise it runs alone.
 
     TF Serving refuses inputs with unequal rows, and more rows than its default limit. Here, a limit set by an operator
     is enforced; so is the default, if the request expands to more bytes than were sent.

@@ -62,7 +62,7 @@ class Servable:
         version: The version's number.
         backend: The backend, which the servable now owns.
         threads: The threads that run its batches.
-        batching: How requests become batches; None runs every request by itself.
+        batching: How requests become batches; None runs every request alone.
         verdicts: The findings about the rows of each signature, by name; otherwise the backend's signature decides.
         metrics: Counts what the version does.
         keep_state: Returns what keeps the sequences of a stateful model's signature; None for any other model.
@@ -145,7 +145,7 @@ class Servable:
 
     @property
     def batching(self) -> Options | None:
-        """How the version's requests become batches; None runs every request by itself."""
+        """How the version's requests become batches; None runs every request alone."""
         return self._batching
 
     @property

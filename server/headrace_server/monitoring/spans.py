@@ -17,7 +17,7 @@ from headrace_server.models.trace import Trace
 from headrace_server.monitoring.span_kinds import COUNTS, SpanKinds
 
 SLICE = 16
-"""Traces whose spans are created without a pause, in a third of a millisecond; batch threads may wait meanwhile."""
+"""Traces whose spans are created without a pause: a third of a millisecond, for which batch threads may wait."""
 
 PAUSE = 0.001
 """Seconds between two slices."""

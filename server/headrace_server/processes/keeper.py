@@ -32,7 +32,7 @@ class Place(NamedTuple):
     Attributes:
         worker: A process that was up when the place was taken.
         slot: The slot for messages to the process.
-        borrower: Lends the arrays in the process's answers to their readers.
+        borrower: Hands the arrays in the process's answers to their readers, until these no longer need them.
     """
 
     worker: Worker

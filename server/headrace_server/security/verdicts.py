@@ -42,7 +42,7 @@ class Verdicts(Protocol):
 
     @property
     def lines(self) -> Lines | None:
-        """The audit log's lines about calls that the transport answered by itself; None if it has none."""
+        """The audit log's lines about calls that the transport answered itself; None if there are none."""
 
     @property
     def generation(self) -> int:

@@ -186,7 +186,7 @@ class TestModels:
         self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["models", f"--server={log_and_address[1]}"]) == 0
-        proved = "batched: each operator of its graph computes every row by itself"
+        proved = "batched: each operator of its graph computes every row independently"
         assert capsys.readouterr().out.splitlines() == [
             f"iris v1: x float32[?,4] -> y float32[?,1] ({proved})",
             f"wine v1: x float32[?,4] -> y float32[?,1] ({proved})",

@@ -21,7 +21,7 @@ def test_freed_memory_goes_back() -> None:
     blocks = [c.malloc(SIZE) for _ in range(BLOCKS)]
     for block in blocks:
         ctypes.memset(block, 1, SIZE)
-    for block in blocks[:-1]:  # the last block keeps the heap from shrinking by itself
+    for block in blocks[:-1]:  # the last block keeps the heap from shrinking on its own
         c.free(block)
     before = resident()
     release()

@@ -137,7 +137,9 @@ class TestShown:
     def test_rows_whose_graph_proves_it(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
         (line,) = self.lines(shop, caplog, INDEPENDENT["dense"])
 
-        assert line.endswith("no row depends on the others (each operator of its graph computes every row by itself)")
+        assert line.endswith(
+            "no row depends on the others (each operator of its graph computes every row independently)"
+        )
 
     @pytest.mark.usefixtures("unproved")
     def test_rows_that_are_independent(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

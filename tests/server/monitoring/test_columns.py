@@ -1,4 +1,4 @@
-"""Comparing all columns of an input at once gives the same as comparing each column by itself."""
+"""Comparing all columns of an input at once gives the same as comparing each column alone."""
 
 import math
 

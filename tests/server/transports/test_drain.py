@@ -33,7 +33,7 @@ def send(caller: Caller, steps: int) -> Any:
 
 
 def refuses(port: int) -> bool:
-    """Whether nothing listens any more."""
+    """Whether nothing listens on a port."""
     try:
         with socket.create_connection(("127.0.0.1", port)):
             return False
@@ -127,7 +127,7 @@ def test_a_lame_duck_says_that_it_is_not_ready_and_still_answers(serving: Serve,
     )
     assert ask(HealthCheckRequest()).status == HealthCheckResponse.SERVING
     process.terminate()
-    process.wait_for(re.compile("not ready any more"))
+    process.wait_for(re.compile("no longer ready"))
     eventually(lambda: ask(HealthCheckRequest()).status == HealthCheckResponse.NOT_SERVING)
     assert caller.predict({"x": np.array([[1, 2, 3, 4]], np.float32)})["y"].tolist() == [[10]]
     process.terminate()  # a second stop does not wait

@@ -23,7 +23,7 @@ _ROUNDS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """k-means on the values of each weight by itself.
+    """k-means on the values of each weight separately.
 
     Attributes:
         values: How many different values a weight may have.

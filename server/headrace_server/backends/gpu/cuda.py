@@ -95,7 +95,7 @@ class Device:
             event.record(stream)
 
     def wait(self, event: Event) -> None:
-        """Returns when the event has occurred; the interpreter lock is released meanwhile."""
+        """Returns when the event has occurred; the interpreter lock is released during the wait."""
         with self._failures():
             event.synchronize()
 

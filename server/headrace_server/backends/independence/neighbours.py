@@ -159,7 +159,7 @@ class Neighbours:
             alone = self._runs.run(_row(inputs, row))
         except Exception as error:
             rows = rows_of(inputs)
-            reason = f"the model refuses a row by itself that it takes in a batch of {rows}: {first_line(error)}"
+            reason = f"the model refuses a single row that it takes in a batch of {rows}: {first_line(error)}"
             raise Decided(Finding.DEPENDENT, reason) from error
         return first_change(alone, _row(together, row), [0], exact=False)
 

@@ -1,4 +1,4 @@
-"""Frees memory of ONNX Runtime's arena, which doubles while large answers wait and never shrinks by itself."""
+"""Frees memory of ONNX Runtime's arena, which doubles while large answers wait, and never shrinks on its own."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Runs an ONNX session on a GPU with one copy in and one copy out, both through page-locked memory.
 
-Given ordinary arrays, ONNX Runtime would copy through the driver's own buffers and block the thread meanwhile.
+Given ordinary arrays, ONNX Runtime would copy through the driver's own buffers, and block the thread during the copy.
 """
 
 from collections import deque
@@ -48,7 +48,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[_Slot]:
-        """Lends the most recently used idle slot, whose memory is already allocated, or a new one."""
+        """Takes the idle slot that was used last, whose memory is already allocated, or a new one, for the block."""
         leave = self._leave.get()
         try:
             try:
@@ -123,7 +123,7 @@ class BoundSession:
                 binding.bind_output(name, *place)
             self._finish(slot)
             del sources
-            # Returns when the outputs are there, and releases the interpreter lock meanwhile; ONNX Runtime has streams
+            # Returns when the outputs are there, and releases the interpreter lock until then; ONNX Runtime has streams
             # of its own.
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()

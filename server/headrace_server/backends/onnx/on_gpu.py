@@ -71,7 +71,7 @@ class OnGpu:
     def memory(self) -> Mapping[int, int]:
         """The bytes by which the device's free memory shrank during the load, by the device's number.
 
-        This includes anything else that was loaded there meanwhile, but not what the first runs add.
+        This includes other models that were loaded there at the same time, but not the memory that the first runs add.
         """
         return {self._ordinal: self._taken}
 

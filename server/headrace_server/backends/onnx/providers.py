@@ -122,7 +122,7 @@ def _installed(distribution: str) -> bool:
 def why_not(provider: str, device: int) -> str:
     """Tests a GPU provider: the driver, the device, the libraries, then a session with one operator.
 
-    ONNX Runtime by itself would only write the problem to stderr, and continue on the CPU.
+    Without this check, ONNX Runtime would only write the problem to stderr, and continue on the CPU.
 
     Args:
         provider: CUDA or TENSORRT.

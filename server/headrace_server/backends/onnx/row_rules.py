@@ -1,4 +1,4 @@
-"""Defines which ONNX operators compute each row of a batch by itself, and under which conditions.
+"""Defines which ONNX operators compute each row of a batch independently, and under which conditions.
 
 The rules are those of ONNX's Operators.md and Broadcasting.md.
 """
@@ -88,7 +88,7 @@ Rule = Callable[[Node], tuple[int, ...]]
 
 
 def _same(node: Node) -> tuple[int, ...]:
-    """Operators that compute each element by itself; their other inputs are constants of one element."""
+    """Operators that compute each element independently; their other inputs are constants of one element."""
     return (node.rank,) if all(_is_scalar(value) for value in node.inputs[1:]) else ()
 
 

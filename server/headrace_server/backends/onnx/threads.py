@@ -21,7 +21,7 @@ _PART = 4  # the largest share of the remaining threads that a pool may have
 
 
 class Pool:
-    """The threads of one session; returned when nothing refers to this object any more.
+    """The threads of one session; returned once nothing refers to this object.
 
     Attributes:
         threads: The number of threads that compute an operator, including the caller's own.

@@ -155,7 +155,7 @@ class TensorrtBackend:
                 owned.callback(instance.close)
                 self._free.put(instance)
             self._signatures = _signatures(self._tensors, options, header)
-            # The difference includes what other users of the GPU have allocated and freed meanwhile.
+            # The difference includes memory that other users of the GPU have allocated or freed at the same time.
             self._device_memory = {d.ordinal: max(0, free[d.ordinal] - _free_memory(d)) for d in devices}
             self._signatures = {
                 name: replace(each, batched=may_be_batched(each.inputs)) for name, each in self._signatures.items()

@@ -25,7 +25,7 @@ def quote(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Does the same as `translate`, which takes 0.1 us per character and lets nothing else run meanwhile."""
+    """Does the same as `translate`, which takes 0.1 us per character and lets no other thread run before its end."""
     present = set(text.encode(errors="surrogatepass").translate(None, _PLAIN))
     for code in sorted(present, key=_BACKSLASH_FIRST):
         text = text.replace(chr(code), _ESCAPES[code])

@@ -127,7 +127,7 @@ class Transport(Protocol):
         """
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        """Sets which versions of a model a transport may answer by itself, from now on. Any thread.
+        """Sets for which versions of a model a transport may answer calls itself, from now on. Any thread.
 
         Args:
             name: The model's name.

@@ -90,7 +90,7 @@ class Exchange:
         self._writing: asyncio.Future[None] | None = None
 
     def cancel(self) -> None:
-        """Cancels the handler, because nothing waits for it any more."""
+        """Cancels the handler, because nothing waits for its answer."""
         self._call.owner = None
         if self.task is not None:
             self.task.cancel()

@@ -83,7 +83,7 @@ def _state(path: str) -> State:
 
 
 def _check(path: str, config: SSLConfig) -> None:
-    """Checks a key and its certificates; gRPC by itself would only report that it cannot listen."""
+    """Checks a key and its certificates; otherwise, gRPC would only report that it cannot listen."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         with _in_memory(config.server_key + "\n" + config.server_cert) as pair:

@@ -117,7 +117,7 @@ class _Exchange:
         self._api = api
 
     def cancel(self) -> None:
-        """Cancels the request, because nothing waits for the answer any more."""
+        """Cancels the request, because nothing waits for the answer."""
         self._request.owner = None
         if self.task is not None:
             self.task.cancel()

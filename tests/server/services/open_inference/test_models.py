@@ -54,7 +54,7 @@ def test_metadata_has_the_batch_axis_and_the_config_has_not(linear: InferenceCal
     assert config.HasField("dynamic_batching")
 
 
-PROVED = "batched: each operator of its graph computes every row by itself"
+PROVED = "batched: each operator of its graph computes every row independently"
 
 
 @pytest.mark.parametrize(

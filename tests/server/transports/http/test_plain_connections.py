@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with plain calls, which the native transport answers by itself, and other calls between them."""
+"""HTTP/1.1 connections with plain calls, which the native transport answers itself, and other calls between them."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_a_call_that_has_begun_when_the_server_stops_is_answered(
 
 
 def _refuses(port: int) -> bool:
-    """Whether nothing listens any more."""
+    """Whether nothing listens on a port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=30).close()
     except ConnectionRefusedError:

@@ -76,7 +76,7 @@ def both(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def both_alone(loop_thread: LoopThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """Like `both`, but without batching: each request runs by itself."""
+    """Like `both`, but without batching: each request runs alone."""
     with ExitStack() as stack:
         yield _both(stack, loop_thread, tmp_path_factory.mktemp("models"), enable_batching=False)
 

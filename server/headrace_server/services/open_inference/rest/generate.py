@@ -141,7 +141,7 @@ def _written(answer: InferAnswer) -> bytes:
 
 
 def _value(output: OutputTensor) -> bytes:
-    """One value by itself, or several as a list."""
+    """A single value as it is, or several as a list."""
     values = values_text(output)
     return values[1:-1] if output.size == 1 else values
 

@@ -38,7 +38,7 @@ class Examples:
         return len(self.examples)
 
     async def decoded(self, signature: Signature) -> Arrays:
-        """Like `arrays`, but many Examples are decoded on another thread, which stops once nothing waits any more."""
+        """Like `arrays`, but many Examples are decoded on another thread, which stops once nothing waits for them."""
         if len(self) <= AT_ONCE:
             return self.arrays(signature)
         abandoned = Event()
@@ -52,7 +52,7 @@ class Examples:
 
         Args:
             signature: The signature that the features are inputs of.
-            abandoned: Returns whether nothing waits for the inputs any more; called at intervals.
+            abandoned: Returns whether nothing waits for the inputs; called at intervals.
 
         Raises:
             ServingError: INVALID_ARGUMENT if a feature is missing or does not fit its input. TF Serving: the texts are
