@@ -59,8 +59,8 @@ impl Array {
         Ok(Self { alias: alias.cast::<PyString>()?.to_string(), dtype, buffer, whole: rows.is_none(), scalar, strings })
     }
 
-    /// Why a padded batch's output cannot be cut; None if it can. `longest` has the lengths to which the batch was
-    /// padded.
+    /// The reason why a padded batch's output cannot be cut; None if it can. `longest` has the lengths to which the
+    /// batch was padded.
     pub fn misfit(&self, padding: &Padding, longest: &Lengths) -> Option<String> {
         padding.misfit(&self.alias, self.buffer.shape(), longest)
     }

@@ -154,7 +154,7 @@ impl Batch {
         native.first().map_or(Ok(None), |task| task.chosen(py))
     }
 
-    /// When each of its tasks arrived.
+    /// The time at which each task of the batch arrived.
     #[getter]
     fn arrivals<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         python::sequence(py, "d", &self.arrivals, f64::to_ne_bytes)

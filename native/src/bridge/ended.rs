@@ -36,7 +36,7 @@ impl Abandoned {
     }
 }
 
-/// Why a call was refused instead of queued.
+/// The reason why a call was refused instead of queued.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     QueueFull,
@@ -47,7 +47,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Why a queue refused a call.
+    /// The reason why a queue refused a call.
     pub fn of(full: &Full) -> Self {
         if matches!(full, Full::Objective) { Self::ObjectiveMissed } else { Self::QueueFull }
     }

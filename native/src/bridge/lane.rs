@@ -28,7 +28,7 @@ struct LaneParts {
     /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
-    /// Why a task that could not be answered in time is refused; empty without a latency objective.
+    /// The reason for refusing a task that could not be answered in time; empty without a latency objective.
     objective: String,
 }
 
@@ -149,7 +149,7 @@ impl Lane {
         Ok(PyErr::from_value(error))
     }
 
-    /// Why the queue is full, in the text that Python uses.
+    /// The reason why the queue is full, in the text that Python uses.
     pub fn reason(&self, full: &Full) -> String {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }

@@ -112,7 +112,7 @@ impl Padding {
         Some(shape.iter().enumerate().map(cut).collect())
     }
 
-    /// Why an output of a padded batch with these lengths cannot be cut; None if it can.
+    /// The reason why an output of a padded batch with these lengths cannot be cut; None if it can.
     pub fn misfit(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<String> {
         let rank = self.outputs.get(alias).map_or(1, |axes| axes.len() + 1);
         let fits = shape.len() >= rank && self.cut_shape(alias, shape, lengths).is_none_or(|whole| whole == shape);

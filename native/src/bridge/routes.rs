@@ -37,7 +37,7 @@ pub struct Infer {
     pub format: open_inference::Format,
     /// The names of all outputs.
     pub outputs: Vec<Vec<u8>>,
-    /// What calls over REST need; None if there are none.
+    /// The data for calls over REST; None if there are none.
     pub rest: Option<Arc<OverRest>>,
 }
 

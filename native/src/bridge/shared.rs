@@ -32,7 +32,7 @@ impl Pace {
 }
 
 impl Shared {
-    /// Why a queue is full, or a task would miss its objective, in the text that Python uses.
+    /// The reason why a queue is full, or a task would miss its objective, in the text that Python uses.
     pub fn reason(&self, full: &Full, objective: &str) -> String {
         match *full {
             Full::Objective => self.too_late.replace("{objective}", objective),

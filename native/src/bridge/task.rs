@@ -111,7 +111,7 @@ impl NativeTask {
         self.came.elapsed().as_secs_f64()
     }
 
-    /// Counts the task as failed, and tells its client.
+    /// Counts the task as failed, and sends the error to its client.
     pub fn fail(mut self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         if !self.call.claim() {
             return Ok(());

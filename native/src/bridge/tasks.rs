@@ -7,7 +7,7 @@ use super::shared::Shared;
 use super::task::Task;
 use crate::queue;
 
-/// What a queue and its lanes share.
+/// The parts that a queue shares with its lanes.
 pub struct Tasks {
     pub queue: queue::Queue<Task>,
     pub clock: Clock,

@@ -28,7 +28,7 @@ enum End {
     Refused(Status),
 }
 
-/// Where calls for Python go, and the kept answers.
+/// The inbox for Python's calls, and the kept answers.
 #[derive(Clone)]
 pub struct Handlers {
     pub inbox: Arc<Inbox>,

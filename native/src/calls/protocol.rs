@@ -72,7 +72,7 @@ impl Response<'_> {
 }
 
 impl Protocol {
-    /// What the error for a full queue contains: the reason, or, for a ModelInfer, the request's ID.
+    /// The text that the error for a full queue contains: the reason, or, for a ModelInfer, the request's ID.
     pub fn reason_of_full(&self, reason: &str) -> String {
         match self {
             Self::Infer { id, .. } if id.is_empty() => "<id_unknown>".to_owned(),

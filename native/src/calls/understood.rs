@@ -66,7 +66,7 @@ impl Arrays {
         }
     }
 
-    /// Why the request cannot be answered although its batch has run; None if it can.
+    /// The reason why the request cannot be answered although its batch has run; None if it can.
     pub fn refusal(&self) -> Option<Status> {
         match self {
             Self::Tensors(_) | Self::Columns(_) => None,

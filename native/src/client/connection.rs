@@ -20,7 +20,7 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 pub struct Unconnected {
     pub status: Status,
     /// Whether the server was reached, and TLS's handshake failed: either side refused the other.

@@ -74,7 +74,7 @@ pub fn http_refusal(status: StatusCode) -> Response<()> {
     response
 }
 
-/// What gRPC itself needs of a request's headers.
+/// The values of a request's headers that gRPC itself needs.
 pub struct CallHeaders {
     pub is_grpc: bool,
     /// The headers' size in bytes, as HTTP/2 counts it.

@@ -36,7 +36,8 @@ impl Status {
         Self::new(DEADLINE_EXCEEDED, "Deadline Exceeded")
     }
 
-    /// Why a message longer than `limit` is not sent; None if it is within the limit. `part` may describe its content.
+    /// The reason why a message longer than `limit` is not sent; None if it is within the limit. `part` may describe
+    /// its content.
     pub fn too_large_to_send(length: usize, limit: usize, part: impl FnOnce() -> String) -> Option<Self> {
         let text = || format!("SERVER: Sent message larger than max ({length} vs. {limit}){}", part());
         (length > limit).then(|| Self::new(RESOURCE_EXHAUSTED, text()))
@@ -52,7 +53,7 @@ impl Status {
         )
     }
 
-    /// Why a message longer than `limit` is not read.
+    /// The reason why a message longer than `limit` is not read.
     pub fn too_large_to_receive(length: impl std::fmt::Display, limit: usize) -> Self {
         Self::new(RESOURCE_EXHAUSTED, format!("SERVER: Received message larger than max ({length} vs. {limit})"))
     }

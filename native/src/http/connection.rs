@@ -45,7 +45,7 @@ pub trait Answers: Clone {
     /// Whether the server is stopping.
     fn is_stopping(&self) -> bool;
 
-    /// What the thread does before the connection goes on reading a large body; as in `Turn::new`.
+    /// The function that the thread runs before the connection goes on reading a large body; as in `Turn::new`.
     fn after_pause(&self) -> AfterPause;
 }
 

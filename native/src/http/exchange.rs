@@ -75,7 +75,7 @@ pub fn question<'a>(head: &'a Parts, body: &Body) -> Option<&'a str> {
     (head.method == Method::GET && body.bytes.is_empty() && target.len() <= MAX_QUESTION).then_some(target)
 }
 
-/// Where a body is stored until Python takes it.
+/// A body that is stored until Python takes it.
 enum Held {
     Memory(Bytes),
     File(OwnedFd),

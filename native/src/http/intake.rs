@@ -47,7 +47,7 @@ pub struct Bounds {
     pub stall: Option<Duration>,
 }
 
-/// Why there is no body.
+/// The reason why there is no body.
 pub enum Missing {
     TooLarge,
     /// The server's memory for its callers is used up.

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 
 use super::seldom::Seldom;
 
-/// What a thread does before one of its connections goes on reading after a pause.
+/// The function that a thread runs before one of its connections goes on reading after a pause.
 pub type AfterPause = Arc<dyn Fn() + Send + Sync>;
 
 /// The bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it pauses.

@@ -34,7 +34,7 @@ pub struct Part {
     pub stopped: watch::Receiver<bool>,
 }
 
-/// What one thread has spent on its load, in seconds.
+/// The time that one thread has spent on its load, in seconds.
 #[derive(Clone, Copy, Default)]
 pub struct Spent {
     pub cpu: f64,

@@ -81,7 +81,7 @@ impl Part {
         }
     }
 
-    /// Why the request cannot be answered; None if it can.
+    /// The reason why the request cannot be answered; None if it can.
     pub fn refusal(&self) -> Option<Status> {
         let text = || format!("shared memory region '{}' is smaller than when it was registered", self.region.name);
         self.was_short.load(Ordering::Relaxed).then(|| Status::new(INVALID_ARGUMENT, text()))

@@ -79,7 +79,7 @@ impl Tensors {
     }
 }
 
-/// What `make` returns for each input, in the order of the declarations, and the inputs' common number of rows.
+/// The result of `make` for each input, in the order of the declarations, and the inputs' common number of rows.
 fn in_order<T, Several: Extend<T> + Default>(
     request: &Request<'_>,
     declared: &[Input],

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 /// The priorities, the highest first.
 pub const PRIORITIES: usize = 2;
 
-/// What must be equal for two tasks to share a batch.
+/// A key, which must be equal for two tasks to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// All requests that pass the signature's checks may share batches.

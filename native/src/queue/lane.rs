@@ -31,14 +31,14 @@ impl Rules {
     }
 }
 
-/// Why a task was not added.
+/// The reason why a task was not added.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     Closed,
     Full(Full),
 }
 
-/// Why a queue is full, in numbers.
+/// The reason why a queue is full, in numbers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Full {
     /// `waiting` batches wait, and no more than `most` may.

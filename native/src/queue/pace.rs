@@ -1,6 +1,6 @@
 //! How long the runs of one lane take, which decides whether waking a thread for the next one is worthwhile.
 
-/// What counts as a fast run, in seconds, and how quickly a lane gains and loses trust. A lane without bounds never
+/// The limits of a fast run, in seconds, and how quickly a lane gains and loses trust. A lane without bounds never
 /// counts as fast.
 #[derive(Clone, Copy)]
 pub struct Bounds {

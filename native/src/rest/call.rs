@@ -25,7 +25,7 @@ use crate::protobuf::Dtype;
 /// The approximate size of an answer without its values.
 const ENVELOPE: usize = 64;
 
-/// Where an answer is delivered. The connection creates it and waits for the answer; the task fills it.
+/// The place for an answer. The connection creates it and waits for the answer; the task fills it.
 pub struct Mailbox {
     state: Mutex<State>,
     connection: Arc<Connection>,

@@ -11,7 +11,7 @@ use super::filling::Filling;
 use crate::json::{Reader, once};
 use crate::predict::{Column, Input};
 
-/// What must be known of a signature to read a body's values.
+/// The properties of a signature that are needed to read a body's values.
 pub trait Declares {
     fn inputs(&self) -> &[Input];
 

@@ -30,7 +30,7 @@ pub struct Part<'a> {
     pub rows: Rows<'a>,
 }
 
-/// Why outputs cannot be written by row.
+/// The reason why outputs cannot be written by row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Misfit<'a> {
     /// The output has no rows.

@@ -1,4 +1,4 @@
-//! What one caller may use: calls and rows per second, and concurrent calls.
+//! The limits of one caller: calls and rows per second, and concurrent calls.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::admitted::Admitted;
 
-/// What one caller may use. Zero means that there is no limit.
+/// The limits of one caller. Zero means that there is no limit.
 ///
 /// There is a token bucket for calls and one for rows. Each fills at its rate, up to the tokens of one second (at least
 /// one). A call is admitted if both buckets have a token, and then takes what it needs, so a bucket may be overdrawn: a
@@ -30,7 +30,7 @@ struct State {
     running: usize,
 }
 
-/// What an admitted call was charged. The call counts as running until this is dropped.
+/// The charge for an admitted call, which counts as running until this is dropped.
 pub struct Charged {
     limits: Arc<Limits>,
     rows: usize,

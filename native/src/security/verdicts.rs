@@ -71,7 +71,7 @@ pub struct Verdicts {
     table: RwLock<Table>,
     /// How often the table has changed. A verdict that a connection remembers is in effect until the next change.
     changes: AtomicU64,
-    /// Where the audit log's lines go; None if there is no audit log.
+    /// The destination of the audit log's lines; None if there is no audit log.
     lines: Option<Arc<Lines>>,
 }
 

@@ -144,7 +144,7 @@ impl<'a> Stall<'a> {
     }
 }
 
-/// What can happen to a connection besides its calls.
+/// An event of a connection other than a call.
 enum Event {
     Due(Due),
     /// It is time to check whether the client is active.

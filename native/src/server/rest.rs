@@ -35,7 +35,7 @@ pub struct Rest {
     pub(super) traced: Option<Arc<Begun>>,
 }
 
-/// What the requests of a connection have in common.
+/// The data that the requests of a connection share.
 pub struct Common {
     pub thread: Arc<ConnectionThread>,
     pub(super) identity: Arc<Identity>,

@@ -1,5 +1,5 @@
-//! What many spans have in common. OpenTelemetry's SDK encodes each kind of span once, in Python; here, only IDs, times
-//! and counts are written.
+//! The parts that many spans share. OpenTelemetry's SDK encodes each kind of span once, in Python; here, only IDs,
+//! times and counts are written.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ const ELSEWHERE: u32 = u32::MAX;
 #[repr(C, align(64))]
 pub struct Direction {
     sent: AtomicU32,
-    /// What `sent` was, without `ENDED`, when the receiver took the last message.
+    /// The value of `sent`, without `ENDED`, when the receiver took the last message.
     taken: AtomicU32,
     sleeps: AtomicU32,
     /// The number of bytes in `words`.

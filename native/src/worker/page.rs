@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::direction::Direction;
 
-/// What the page contains. Every field is atomic, and any bytes are valid, so that another process may write at any
+/// The content of the page. Every field is atomic, and any bytes are valid, so that another process may write at any
 /// time.
 #[repr(C)]
 pub struct Contents {

@@ -160,7 +160,7 @@ class Acting:
         return self._begin_load(*load)  # on this thread, since it is the one that became idle last
 
     def _next_when_free(self) -> _Action | None:
-        """Waits for an action; None once all is done and nothing more can come."""
+        """Waits for an action; None once no action is left and none can follow."""
         with self._changed:
             while True:
                 quick = self._loads.are_quick  # read before the search, during which it may become false

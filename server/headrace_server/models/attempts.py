@@ -22,7 +22,7 @@ class Trouble:
     Attributes:
         said: The last error that was logged.
         rounds: How often all tries have failed.
-        files: The state of the version's files before that try.
+        files: The state of the version's files before the last try.
         seen: The state of the files when they were last checked.
         failed_at: The time of the failure, on the manager's clock.
     """

@@ -202,4 +202,4 @@ V2: Mapping[str, Callable[[str], Need]] = {
     "logging": lambda _: Need(Action.ADMIN, EVERY_MODEL),
     "trace": lambda model: Need(Action.ADMIN, (model or None,)),
 }
-"""The calls of the Open Inference Protocol over HTTP, by name: what each needs, given the model in its path."""
+"""The calls of the Open Inference Protocol over HTTP: by name, the right that each needs for the model in its path."""

@@ -40,7 +40,7 @@ class Method:
         """Parses a request.
 
         Raises:
-            DecodeError: None.
+            DecodeError: The bytes are not a message of the request's type.
             ServingError: INVALID_ARGUMENT if there are too many fields.
         """
         most = self.max_fields

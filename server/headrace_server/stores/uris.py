@@ -9,7 +9,7 @@ OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
 SCHEMES = (*OBJECT_STORES, "hf", "oci", "https", "http")
 
 STORES = ", ".join((*(f"{scheme}://" for scheme in SCHEMES), "models:/"))
-"""The stores as messages name them."""
+"""The names of the stores in messages."""
 
 _URI = re.compile(rf"(?:{'|'.join(SCHEMES)})://.+|models:/.+")
 

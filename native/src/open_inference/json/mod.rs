@@ -10,7 +10,7 @@ mod values;
 pub use answer::{Format, write_error};
 pub use body::{Body, Output};
 
-/// What all calls of one version have in common.
+/// The data that all calls of one version share.
 pub struct Common {
     pub format: Format,
     /// The outputs of the version's default signature.
