@@ -36,8 +36,8 @@ _NO_PROTO = "TensorProto has no such type: sequences, optionals, complex or 4-bi
 _EMPTY = "arrays without elements are kept away from ONNX Runtime, which ends the process on some"
 
 KNOWN: Mapping[str, str] = {
-    "which a tensor cannot carry": _NO_PROTO,
-    "is not a tensor of a type that a request can carry": _NO_PROTO,
+    "which a tensor cannot contain": _NO_PROTO,
+    "is not a tensor of a type that a request can contain": _NO_PROTO,
     "left out": _NO_PROTO,
     "Expected: at least 1": _EMPTY,
     "the request has no rows": _EMPTY,

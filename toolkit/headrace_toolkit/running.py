@@ -32,7 +32,7 @@ class OnnxModel:
             unchanged graph.
 
     Raises:
-        ToolkitError: ONNX Runtime does not load it, or a tensor has a type that a request cannot carry.
+        ToolkitError: ONNX Runtime does not load it, or a tensor has a type that a request cannot contain.
     """
 
     def __init__(self, file: Path, *, optimized: bool = True) -> None:

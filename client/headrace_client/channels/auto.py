@@ -88,7 +88,7 @@ def _check(settings: Settings) -> None:
     found = getattr(headrace_native, "CLIENT_INTERFACE", 0)
     if found != INTERFACE:
         reason = f"headrace-native has client interface {found}, not {INTERFACE} as this client: install one to match"
-        log.warning("calls are carried by grpcio: %s", reason)
+        log.warning("calls use grpcio: %s", reason)
         raise _Obstacle(reason)
     if settings.hedge is not None:
         raise _Obstacle("it does not hedge calls")

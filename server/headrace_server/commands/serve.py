@@ -79,10 +79,10 @@ def _say_what_serves(config: Config, server: "Server") -> None:
     from headrace_server.commands.hints import default_signatures, hints
 
     if server.transport == "native":
-        log.info("gRPC is carried by headrace-native %s", version("headrace-native"))
+        log.info("gRPC is served by headrace-native %s", version("headrace-native"))
     else:
         why = "" if config.transport == "grpcio" else ": headrace-native, which is ten times as fast, is not installed"
-        log.info("gRPC is carried by grpcio %s%s", version("grpcio"), why)
+        log.info("gRPC is served by grpcio %s%s", version("grpcio"), why)
     if is_open(config):
         log.info(
             "anybody on the network can call this server: --host=127.0.0.1 and --rest_api_host=127.0.0.1 limit it to "

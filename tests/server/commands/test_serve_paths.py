@@ -64,7 +64,7 @@ class TestTheLog:
         assert "anybody on the network can call this server: --host=127.0.0.1" in log_and_address[0]
 
     def test_names_the_transport(self, log_and_address: tuple[str, str]) -> None:
-        assert re.search(r"gRPC is carried by (headrace-native|grpcio) \d", log_and_address[0])
+        assert re.search(r"gRPC is served by (headrace-native|grpcio) \d", log_and_address[0])
 
     def test_carries_date_and_zone(self, log_and_address: tuple[str, str]) -> None:
         lines = log_and_address[0].splitlines()

@@ -124,7 +124,7 @@ def read_header(model: bytes) -> OnnxHeader:
 def _spec(value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
     if tensor.elem_type not in _DTYPES:
-        raise invalid(f"{value.name!r} is not a tensor of a type that a request can carry")
+        raise invalid(f"{value.name!r} is not a tensor of a type that a request can contain")
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     dims = tuple(dim.dim_param for dim in tensor.shape.dim)
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))

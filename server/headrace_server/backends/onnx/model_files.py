@@ -223,7 +223,7 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
         content, zipmaps = without_zipmaps(content)
         for zipmap in zipmaps:
             log.warning(
-                "%s: %s is a list of dictionaries, which no tensor can carry; the tensor that it is made from is "
+                "%s: %s is a list of dictionaries, which no tensor can contain; the tensor that it is made from is "
                 "served instead, with a column for each class (%s), as if skl2onnx had been given zipmap=False",
                 model,
                 zipmap.output,

@@ -134,8 +134,8 @@ def signatures_of(
             what looks like a scalar may have any shape.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if a tensor has a type that a request cannot carry, or a signature names one that
-            does not exist; the text names it.
+        ServingError: INVALID_ARGUMENT if a tensor has a type that a request cannot contain, or a signature names a
+            tensor that does not exist; the text names the tensor.
     """
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
     outputs = _tensors(session.get_outputs(), declared)
@@ -151,10 +151,10 @@ def _with_optional(signature: Signature, optional: Mapping[str, TensorSpec]) -> 
 
 
 def _tensors(outputs: Sequence[ort.NodeArg], declared: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
-    """The outputs that a tensor can carry; the others are not served, and a log line says so.
+    """The outputs that a tensor can contain; the others are not served, and a log line says so.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if a tensor can carry none of them, or not the one that a signature in
+        ServingError: INVALID_ARGUMENT if a tensor can contain none of them, or not the one that a signature in
             `model.toml` names.
     """
     others = [arg for arg in outputs if arg.type not in _DTYPES]
@@ -162,7 +162,7 @@ def _tensors(outputs: Sequence[ort.NodeArg], declared: Mapping[str, SignatureOpt
     for arg in others:
         if arg.name in named or len(others) == len(outputs):
             raise _no_tensor(arg)
-        log.warning("output %r is a %s, which a tensor cannot carry: it is not served", arg.name, arg.type)
+        log.warning("output %r is a %s, which a tensor cannot contain: it is not served", arg.name, arg.type)
     return {arg.name: _spec(arg) for arg in outputs if arg.type in _DTYPES}
 
 
@@ -241,4 +241,4 @@ def _spec(arg: ort.NodeArg) -> TensorSpec:
 
 
 def _no_tensor(arg: ort.NodeArg) -> ServingError:
-    return invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot carry")
+    return invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot contain")

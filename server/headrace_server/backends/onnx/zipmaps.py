@@ -1,4 +1,4 @@
-"""Removes the operators from an ONNX model that turn probabilities into dictionaries, which no tensor can carry."""
+"""Removes the operators from an ONNX model that turn probabilities into dictionaries, which no tensor can contain."""
 
 from dataclasses import dataclass
 from typing import Any

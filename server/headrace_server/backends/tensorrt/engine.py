@@ -116,7 +116,7 @@ class Engine:
 
     Raises:
         LoadError: FAILED_PRECONDITION if the plan is for another TensorRT version or another GPU, or is damaged;
-            RESOURCE_EXHAUSTED if no memory is left; UNIMPLEMENTED if it has a tensor that no request can carry.
+            RESOURCE_EXHAUSTED if no memory is left; UNIMPLEMENTED if it has a tensor that no request can contain.
     """
 
     def __init__(self, device: Device, plan: bytes) -> None:
@@ -188,7 +188,7 @@ def _tensors(engine: Any) -> Tensors:
 def _spec(engine: Any, name: str) -> TensorSpec:
     dtype = engine.get_tensor_dtype(name).name
     if dtype not in _DTYPES:
-        raise LoadError(Code.UNIMPLEMENTED, f"its tensor {name} is of {dtype}, which no request can carry")
+        raise LoadError(Code.UNIMPLEMENTED, f"its tensor {name} is of {dtype}, which no request can contain")
     if engine.get_tensor_format(name) != trt.TensorFormat.LINEAR:
         raise LoadError(
             Code.UNIMPLEMENTED, f"its tensor {name} is not in a linear format: build the plan with linear formats"

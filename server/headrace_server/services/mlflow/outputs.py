@@ -43,7 +43,7 @@ def _cells(name: str, array: Array) -> Any:
 
 def _values(name: str, array: Array) -> Any:
     if array.dtype.kind == "c":
-        raise invalid(f"output '{name}' holds complex numbers, which JSON cannot carry")
+        raise invalid(f"output '{name}' holds complex numbers, which JSON cannot express")
     if array.dtype.hasobject:
         return _texts(array.tolist())
     return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # JSON has no bfloat16

@@ -171,7 +171,7 @@ class MlflowApi:
 
 async def _run(servable: Servable, name: str, inputs: Arrays, wanted: tuple[str, ...], call: Call) -> Arrays:
     if not servable.answers_once:
-        raise unimplemented("the model answers with a stream, which /invocations cannot carry")
+        raise unimplemented("the model answers with a stream, which /invocations cannot return")
     return await servable.run(name, inputs, wanted, call)
 
 

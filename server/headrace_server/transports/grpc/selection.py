@@ -44,7 +44,7 @@ def _can_secure(ssl_config_file: str) -> bool:
     try:
         native.check_tls(ssl_config_file)
     except ServingError as error:
-        log.warning("gRPC is carried by grpcio: %s", error.message)
+        log.warning("gRPC is served by grpcio: %s", error.message)
         return False
     return True
 

@@ -116,7 +116,7 @@ class TestDtypes:
 
         assert refusal(lambda: load(file)) == (
             Code.INVALID_ARGUMENT,
-            f"{file}: 'y' is a seq(tensor(float)), which a tensor cannot carry",
+            f"{file}: 'y' is a seq(tensor(float)), which a tensor cannot contain",
         )
 
 

@@ -135,7 +135,7 @@ class TestOtherOutputs:
 
         assert list(backend.signatures[DEFAULT].outputs) == ["y"]
         assert backend.run(DEFAULT, {"x": floats([1.0, 2.0])}, ["y"])["y"].tolist() == [[1, 2]]
-        assert [message for message in caplog.messages if "which a tensor cannot carry: it is not served" in message]
+        assert [message for message in caplog.messages if "which a tensor cannot contain: it is not served" in message]
 
     @pytest.mark.parametrize(
         ("alone", "signatures"),
@@ -149,7 +149,7 @@ class TestOtherOutputs:
             load_onnx(file, BackendOptions(signatures=signatures))
 
         assert raised.value.code == Code.INVALID_ARGUMENT
-        assert raised.value.message == f"{file}: 'pieces' is a seq(tensor(float)), which a tensor cannot carry"
+        assert raised.value.message == f"{file}: 'pieces' is a seq(tensor(float)), which a tensor cannot contain"
 
 
 class TestCustomOperators:

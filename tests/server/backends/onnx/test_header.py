@@ -58,5 +58,5 @@ def test_a_file_that_is_not_a_model(content: bytes) -> None:
 
 
 def test_an_output_that_is_not_a_tensor(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="is not a tensor of a type that a request can carry"):
+    with pytest.raises(ServingError, match="is not a tensor of a type that a request can contain"):
         read_header(models.sequence_output(tmp_path / "1").read_bytes())

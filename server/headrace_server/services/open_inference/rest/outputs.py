@@ -117,5 +117,5 @@ def _strings(name: str, flat: Iterable[Any]) -> bytes:
     try:
         return orjson.dumps([item if isinstance(item, str) else item.decode() for item in flat])
     except (UnicodeDecodeError, orjson.JSONEncodeError) as error:
-        text = f"output '{name}' holds bytes that are not UTF-8, which JSON cannot carry: ask for binary data"
+        text = f"output '{name}' holds bytes that are not UTF-8, which JSON cannot express: ask for binary data"
         raise invalid(text) from error

@@ -44,7 +44,7 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
     """The body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if JSON cannot carry a dtype; by row, also if outputs have no rows or different
+        ServingError: INVALID_ARGUMENT if JSON cannot express a dtype; by row, also if outputs have no rows or different
             numbers of rows, or if there are no outputs. TF Serving: json_tensor.cc.
     """
     if not outputs:
