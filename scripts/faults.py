@@ -67,7 +67,7 @@ class Fault(NamedTuple):
         write: Writes the model.
         bad: A request that triggers the fault.
         good: A request that does not.
-        toml: Its model.toml.
+        toml: The model's model.toml.
     """
 
     backend: str

@@ -92,7 +92,7 @@ class Setup:
 
     @property
     def tensorrt(self) -> bool:
-        """Whether it needs TensorRT."""
+        """Whether the setup needs TensorRT."""
         return "[tensorrt]" in self.toml
 
 

@@ -213,7 +213,7 @@ class Serving:
     """A server that is ready.
 
     Attributes:
-        server: Its process.
+        server: The server's process.
         rest_port: The port of its metrics page.
         ready: The seconds from its start until it was ready.
         ready_cpu: The seconds of CPU time that it had used by then.
@@ -226,11 +226,11 @@ class Serving:
 
     @property
     def threads(self) -> int:
-        """The number of its threads."""
+        """The number of the server's threads."""
         return len(os.listdir(f"/proc/{self.server.process.pid}/task"))
 
     def cpu_of(self, act: Callable[[], object]) -> float:
-        """The seconds of CPU time that it uses during a period."""
+        """The seconds of CPU time that the server uses while a function runs."""
         before = self.server.cpu_seconds()
         act()
         return self.server.cpu_seconds() - before

@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         name: A description of the step.
-        keys: Its table in a recipe.
+        keys: The step's table in a recipe.
         target: The target in the recipe.
     """
 

@@ -43,8 +43,8 @@ class Watched:
     """A running server.
 
     Attributes:
-        server: Its process.
-        rest: Its REST port.
+        server: The server's process.
+        rest: The server's REST port.
     """
 
     server: Server

@@ -35,7 +35,7 @@ class Way:
     """How a row and its answer are transferred.
 
     Attributes:
-        title: Its name in the report.
+        title: The name of this way in the report.
         make: Makes the request.
         case: The called model.
         load: The load; over HTTP with one request in flight per connection.

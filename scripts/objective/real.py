@@ -82,7 +82,7 @@ class Step:
     """The outcome of one rate.
 
     Attributes:
-        seconds: Its length.
+        seconds: The length of the step.
         answered: Latencies of the answers, from when a request was due, not from when it was sent.
         refused: The seconds that refusals took, from when the request was sent.
         failed: The number of calls that ended otherwise.

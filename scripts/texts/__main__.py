@@ -34,7 +34,7 @@ class Outcome:
     """The result of one way of serving.
 
     Attributes:
-        way: Its description.
+        way: The description of this way.
         rate: The texts per second.
         cpu: The server's CPU time per text, in milliseconds.
         batch: The mean number of texts per batch.

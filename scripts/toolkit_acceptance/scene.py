@@ -40,9 +40,9 @@ class Run:
     """A finished command.
 
     Attributes:
-        status: Its exit status.
-        out: Its standard output.
-        error: Its standard error.
+        status: The exit status.
+        out: The standard output.
+        error: The standard error.
         report: The JSON that it wrote with --json; empty if it wrote none.
     """
 

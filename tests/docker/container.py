@@ -32,7 +32,7 @@ class Images:
 
         Args:
             parts: The folder that scripts/test-image has prepared: `root`, a Debian, and `wheels`.
-            configuration: Where pip's configuration can be written.
+            configuration: The file for pip's configuration.
         """
         configuration.write_text(PIP_CONFIGURATION)
         base = self.run("from", "scratch").strip()
@@ -115,7 +115,7 @@ class Container:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is still running."""
+        """Whether the container is still running."""
         return self._process.poll() is None
 
     def inside(self, *command: str) -> int:
@@ -136,7 +136,7 @@ class Container:
         return self._process.wait(within)
 
     def close(self) -> None:
-        """Kills it."""
+        """Kills the container."""
         subprocess.run([*_CRUN, *self._state, "delete", "--force", self._name], capture_output=True)
         self._process.kill()
         self._process.wait()

@@ -8,8 +8,8 @@ class Owned:
 
     Args:
         machine: The machine in whose current context the object is made.
-        what: Its name in complaints.
-        size: Its device memory in bytes.
+        what: The object's name in complaints.
+        size: The object's device memory in bytes.
     """
 
     def __init__(self, machine: Machine, what: str, size: int) -> None:

@@ -19,7 +19,7 @@ def simulated_misses(sequence: Sequence[str], capacity: int, warm: Sequence[str]
     Args:
         sequence: The requested items.
         capacity: The number of items that it holds.
-        warm: Its initial items, the least recently used first.
+        warm: The initial items of the cache, the least recently used first.
     """
     cached = OrderedDict.fromkeys(warm)
     misses = 0

@@ -51,7 +51,7 @@ class Prometheus:
         self._process = subprocess.Popen(command)
 
     def is_ready(self) -> bool:
-        """Whether it answers queries."""
+        """Whether Prometheus answers queries."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=5) as answer:
                 return bool(answer.status == 200)

@@ -48,7 +48,7 @@ def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:
     """Polls a condition until it is true, and returns its value.
 
     Raises:
-        TimeoutError: It did not become true.
+        TimeoutError: The condition did not become true.
     """
     end = time.monotonic() + within
     while not (answer := holds()):
@@ -93,7 +93,7 @@ class RunningServer:
 
     Args:
         loop: The event loop that it runs on.
-        config: Its configuration; the port should be 0.
+        config: The server's configuration; the port should be 0.
     """
 
     def __init__(self, loop: LoopThread, config: Config) -> None:
@@ -109,13 +109,13 @@ class RunningServer:
         self.caller = Caller(self.port)
 
     def stop(self) -> None:
-        """Drains it, once."""
+        """Drains the server, unless that has been done."""
         if not self._stopped:
             self._stopped = True
             self._loop.run(self._server.stop())
 
     def close(self) -> None:
-        """Drains it if it still runs, and closes the channel to it."""
+        """Drains the server if it still runs, and closes the channel to it."""
         self.stop()
         self.caller.close()
 
@@ -156,7 +156,7 @@ class ServerProcess:
                 return match
 
     def started(self) -> Caller:
-        """Waits until it listens; returns a channel to it."""
+        """Waits until the server listens; returns a channel to it."""
         return Caller(int(self.wait_for(_RUNNING)[1]))
 
     def terminate(self) -> None:
@@ -164,13 +164,13 @@ class ServerProcess:
         self.process.send_signal(signal.SIGTERM)
 
     def ended(self) -> int:
-        """Waits for it to exit; returns the exit status."""
+        """Waits for the command to exit; returns the exit status."""
         status = self.process.wait(START_WITHIN)
         self._reader.join()
         return status
 
     def close(self) -> None:
-        """Stops it, by force if needed."""
+        """Stops the command, by force if needed."""
         self.process.kill()
         self.ended()
         assert self.process.stderr is not None

@@ -34,7 +34,7 @@ class Shop:
 
         Args:
             graph: The model; None for the existing file.
-            toml: Its `model.toml`; if empty, an existing one is kept.
+            toml: The model's `model.toml`; if empty, an existing one is kept.
             batching: The batching options; None for no batching.
             unproved: Whether to use a padding that was not proved exact.
         """

@@ -48,7 +48,7 @@ class Sigstore:
     """The service: certificates that last for ten minutes, and logs of one entry.
 
     Args:
-        folder: Where `trusted_root.json` is written.
+        folder: The folder for `trusted_root.json`.
     """
 
     def __init__(self, folder: Path) -> None:

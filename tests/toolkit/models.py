@@ -49,7 +49,7 @@ class Digits:
             folder: The folder for the files.
             name: The name of the model's input.
             shape: The shape of a row.
-            zoom: By how much each pixel is enlarged.
+            zoom: The factor by which each pixel is enlarged.
         """
         files = folder / "train.npz", folder / "test.npz"
         for file, x, y in zip(files, (self.train_x, self.test_x), (self.train_y, self.test_y), strict=True):

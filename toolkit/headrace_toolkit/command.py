@@ -24,7 +24,7 @@ class Place:
 
     Attributes:
         name: The name by which the command finds it.
-        metavar: Its placeholder in `--help`.
+        metavar: The argument's placeholder in `--help`.
         help: The text in `--help`.
         count: As argparse's `nargs`; None for exactly one.
     """

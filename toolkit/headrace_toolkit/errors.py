@@ -15,7 +15,7 @@ def require(module: str, purpose: str, extra: str) -> Any:
     """Imports a library that an extra installs.
 
     Args:
-        module: Its import name.
+        module: The library's import name.
         purpose: What the library is needed for, such as "quantization".
         extra: The extra of the `headrace` distribution.
 

@@ -37,7 +37,7 @@ class LiteModel:
 
     Args:
         content: The file's bytes.
-        name: Its name in messages.
+        name: The model's name in messages.
         aliases: The aliases of its tensors.
 
     Raises:

@@ -20,7 +20,7 @@ class Machine:
 
     Attributes:
         architecture: The architecture, such as `x86_64`.
-        flags: Its instruction sets that affect the speed of models.
+        flags: The instruction sets that affect the speed of models.
         threads: The number of threads of a measured run.
     """
 

@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DOCKERFILE = """\
 # Serves {name} version {version}. Build headrace's own image first, in its checkout:
 #   docker build --file docker/Dockerfile.cpu --tag headrace .
-# then this one, and run it:
+# then build this image, and run it:
 #   docker build --tag {image} . && docker run --publish 8500:8500 --publish 8501:8501 {image}
 ARG HEADRACE=headrace:latest
 FROM ${{HEADRACE}}

@@ -48,7 +48,7 @@ def publish(base: Path, contents: Contents, version: int = 0) -> Path:
     Args:
         base: The base path, which is created if missing.
         contents: The version's content.
-        version: Its number; 0 means one more than the highest.
+        version: The version's number; 0 means one more than the highest.
 
     Returns:
         The version's folder.

@@ -52,7 +52,7 @@ def open_version(place: str) -> Published:
     """Opens a version.
 
     Args:
-        place: Its folder, or an ONNX or TFLite file.
+        place: The version's folder, or an ONNX or TFLite file.
 
     Raises:
         ToolkitError: The version cannot be read, or the runtime does not load it.

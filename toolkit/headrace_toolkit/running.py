@@ -122,7 +122,7 @@ def signature_of(model: bytes, name: str) -> Signature:
 
     Args:
         model: The serialized model.
-        name: Its name in messages.
+        name: The model's name in messages.
 
     Raises:
         ToolkitError: ONNX Runtime does not load it.

@@ -74,9 +74,9 @@ class Outcome:
     """The measurements of a candidate, compared with the converted model.
 
     Attributes:
-        name: The name in messages.
-        drop: How much worse its metric is.
-        bytes: Its size as a share of the converted model's.
+        name: The candidate's name in messages.
+        drop: How much worse the candidate's metric is.
+        bytes: The file's size as a share of the converted model's.
         time: The time of a run with many rows, relative to the converted model's.
         difference: The largest difference from the source's answers.
     """

@@ -27,7 +27,7 @@ class Seen:
         rows_per_batch: Rows of each batch.
         waited: Batches that left because of the wait, not because a thread became free.
         rows_of_waited: Rows of each of these batches.
-        late_rows: Those of these rows that arrived in the second half of the wait.
+        late_rows: The part of these rows that arrived in the second half of the wait.
         refusing: Whether tasks were refused because they could not be answered in time.
     """
 

@@ -46,7 +46,7 @@ class Predict:
 
     Args:
         signature: The signature to call.
-        version: None means the newest.
+        version: The model's version; None means the newest.
     """
 
     name = "predict"
@@ -73,7 +73,7 @@ class Infer:
     """The Open Inference Protocol's ModelInfer.
 
     Args:
-        version: None means the newest.
+        version: The model's version; None means the newest.
     """
 
     name = "infer"

@@ -12,7 +12,7 @@ def require(module: str, purpose: str, install: str) -> Any:
     """Imports an optional package.
 
     Args:
-        module: Its import name.
+        module: The package's import name.
         purpose: What the package is needed for, such as "a chart".
         install: The argument of `pip install`.
 

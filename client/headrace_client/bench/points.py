@@ -31,7 +31,7 @@ class Point:
     """One stage on one server.
 
     Attributes:
-        server: Its target.
+        server: The target of the load.
         stage: The stage that was measured.
         seconds: The duration for which calls counted.
         kinds: The calls by kind.
@@ -135,10 +135,10 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
     """The point from the result of a `headrace_native.Load`.
 
     Args:
-        server: Its target.
+        server: The target of the load.
         stage: The stage of the load.
         names: The names of the kinds.
-        result: Its `result()`.
+        result: The load's `result()`.
         values: The values of `seconds`, `calls` and `limit`.
     """
     kinds = [

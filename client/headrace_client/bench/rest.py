@@ -119,7 +119,7 @@ class RestPredict:
 
     Args:
         signature: The signature to call.
-        version: None means the newest.
+        version: The model's version; None means the newest.
     """
 
     name = "rest-predict"
@@ -154,7 +154,7 @@ class RestInfer:
     """The Open Inference Protocol's infer, in JSON.
 
     Args:
-        version: None means the newest.
+        version: The model's version; None means the newest.
     """
 
     name = "rest-infer"

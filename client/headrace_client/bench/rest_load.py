@@ -27,7 +27,7 @@ class RestLoad:
     Args:
         target: A host and a port.
         kinds: For each kind of request, its relative share of the calls, and requests that are sent in turn.
-        plan: As for a `headrace_native.Load`.
+        plan: The plan, as for a `headrace_native.Load`.
     """
 
     def __init__(

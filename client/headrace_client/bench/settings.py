@@ -41,7 +41,7 @@ class Settings:
         api: One of `APIS`.
         models: The models to call, by name, each with its relative share of the calls.
         signature: The signature of TF Serving's models.
-        version: None means the newest.
+        version: The version of the models; None means the newest.
         inputs: The file with the input arrays of each model, by its name; the file under `""` is for all models.
         log: A file with logged requests.
         rows: How many rows a request has; if there are several numbers, requests of all these sizes are sent.

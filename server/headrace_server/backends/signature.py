@@ -24,9 +24,9 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        name: Its name in the model.
-        dtype: Its element type on the wire.
-        shape: Its dimensions, None for a varying one.
+        name: The tensor's name in the model.
+        dtype: The element type in requests and responses.
+        shape: The tensor's dimensions, None for a varying one.
         dims: Names of the dimensions, "" for one without a name; as long as `shape`.
         any_rank: Whether no rank is declared, so that any shape is accepted; `shape` is then empty.
     """

@@ -55,7 +55,7 @@ class Difference(NamedTuple):
     """One output compared with ONNX Runtime's, over all rows tested.
 
     Attributes:
-        output: Its alias.
+        output: The output's alias.
         largest: The largest difference of two elements; infinity where only one of them is finite.
         mean: The mean difference.
         scale: The largest element of ONNX Runtime's.

@@ -161,7 +161,7 @@ class ModelOptions:
         """Applies these batching parameters to those of all models; None for no batching.
 
         Raises:
-            OptionsError: They contradict each other.
+            OptionsError: The options contradict each other.
         """
         if options is None or self.batching is None:
             return None

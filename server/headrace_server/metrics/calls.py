@@ -79,7 +79,7 @@ class RestCalls:
     Args:
         families: The families in which calls are counted.
         label: Maps a model's name to its label.
-        verb: Such as `predict` or `infer`; empty for calls that run no model.
+        verb: The verb, such as `predict` or `infer`; empty for calls that run no model.
     """
 
     def __init__(self, families: Families, label: Callable[[str], str], verb: str) -> None:

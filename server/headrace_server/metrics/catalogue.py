@@ -117,7 +117,7 @@ class Metrics(Families):
 
     def load_waited(self, model: str, version: int, seconds: float) -> None:
         """Counts a call that has waited until its version was in memory."""
-        del version  # not a label, since the series would be dropped with the version
+        del version  # the version is not a label, since the series would be dropped with it
         self.model_load_wait.of(model).observe(seconds * 1e6)
 
     def evicted(self, model: str, version: int) -> None:
@@ -130,7 +130,7 @@ class Metrics(Families):
 
         Args:
             model: The model's name in the path; empty if the path has none.
-            verb: Such as `predict` or `infer`; empty for a call that does not run a model.
+            verb: The verb, such as `predict` or `infer`; empty for a call that does not run a model.
             code: The canonical status code's name.
             seconds: The time from the first byte to the answer.
         """
@@ -150,8 +150,8 @@ class Metrics(Families):
         """Counts what one version does until it is closed.
 
         Args:
-            model: Its name.
-            version: Its number.
+            model: The name of the model.
+            version: The number of the version.
             now: Reports the version's current state.
         """
         own = ServableMetrics(self, model, version, now, self._closed)

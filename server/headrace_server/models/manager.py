@@ -165,7 +165,7 @@ class Manager:
             name: The model's name.
             version: The version; None for the one that calls without a version go to.
 
-        Returns: None if the version is in memory, or cannot be loaded.
+        Returns: The future; None if the version is in memory, or cannot be loaded.
         """
         with self._models.changed:
             served = self._served.get(name, NOTHING)

@@ -23,7 +23,7 @@ class VersionStatus:
     """The state of one version.
 
     Attributes:
-        version: Its number.
+        version: The version's number.
         state: The version's state.
         error: The error, only if a load failed or was cancelled.
         event: A number greater than that of every earlier change of any model.

@@ -34,7 +34,7 @@ def otlp_exporter(endpoint: str) -> Exporter:
     """An exporter of encoded spans, which OTEL_EXPORTER_OTLP_* configure if they are set.
 
     Args:
-        endpoint: Such as `http://localhost:4317`; `https` means TLS.
+        endpoint: The URL of the collector, such as `http://localhost:4317`; `https` means TLS.
 
     Raises:
         ServingError: FAILED_PRECONDITION if the extra `otel` is not installed; INVALID_ARGUMENT if the URL is invalid.

@@ -83,8 +83,8 @@ class Tracer:
         """Records that a request has arrived; None if it is not traced.
 
         Args:
-            parent: Its `traceparent`; empty if there is none.
-            state: Its `tracestate`; empty if there is none.
+            parent: The request's `traceparent`; empty if there is none.
+            state: The request's `tracestate`; empty if there is none.
             marked: Whether the transport has decided that it is traced.
         """
         caller = Parent.of(parent) if parent else None

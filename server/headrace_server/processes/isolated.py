@@ -122,7 +122,7 @@ class IsolatedBackend:
                 async for answer in answers:
                     yield answer
         finally:
-            self._memory.abandon(held)  # not reused, since the model may have kept them
+            self._memory.abandon(held)  # the arrays are not reused, since the model may have kept them
 
     async def _answers(self, stream: Stream, worker: Worker) -> AsyncGenerator[Arrays, None]:
         seconds = self._isolation.run_timeout or None

@@ -38,7 +38,7 @@ class Site:
 
     Attributes:
         array: The array. It is free if nothing else refers to it.
-        placed: Its location, once that is known.
+        placed: The array's location, once that is known.
     """
 
     array: Array

@@ -82,7 +82,7 @@ class Slot:
         self._memory = memory
         self._sent: set[int] = set()
         self._freed = 0
-        self._timeout: float | None = -1.0  # not known
+        self._timeout: float | None = -1.0  # the socket's timeout is not known
         self._pickled: dict[Hashable, bytes] = {}
         self._parsed: dict[bytes, Message] = {}
         self._room = memoryview(bytearray(MAX_MESSAGE))  # a new buffer per message would cost more than all else

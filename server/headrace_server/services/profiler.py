@@ -69,7 +69,7 @@ class ProfilerService:
         async with self._starting:
             if self._channel is None:
                 port = _free_port()
-                await asyncio.to_thread(_start, port)  # this waits for a thread that is importing TensorFlow now
+                await asyncio.to_thread(_start, port)  # waits for a thread that may be importing TensorFlow
                 log.warning("TensorFlow's profiler listens on port %d of all interfaces from now on", port)
                 self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_NO_LIMIT)
             return self._channel

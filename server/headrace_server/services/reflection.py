@@ -70,7 +70,7 @@ async def _next(answers: AsyncIterator[Any], draining: "asyncio.Future[Any]") ->
         return answer.result() if answer.done() else None
     finally:
         answer.cancel()
-        await asyncio.gather(answer, return_exceptions=True)  # it uses the call, which may end with this
+        await asyncio.gather(answer, return_exceptions=True)  # the task uses the call, which may end with this function
 
 
 def _v1_file() -> bytes:

@@ -22,7 +22,7 @@ class Method:
     """A unary method.
 
     Attributes:
-        name: As in the service's .proto file.
+        name: The method's name, as in the service's .proto file.
         request: The message type that its bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
         max_fields: The maximum number of fields at the top level of a large request: parsing a map's entry of two bytes
@@ -54,7 +54,7 @@ class StreamMethod:
     """A method whose requests and responses are both streams.
 
     Attributes:
-        name: As in the service's .proto file.
+        name: The method's name, as in the service's .proto file.
         request: The message type that the bytes of each request are parsed as.
         answer: Returns responses to requests as they come; raises what `errors.status_of` maps to a status. The
             iterator is closed when its responses are no longer read.
@@ -70,9 +70,9 @@ class Service:
     """A service.
 
     Attributes:
-        name: Its full name, package included.
+        name: The service's full name, with its package.
         methods: The unary ones.
-        streams: Those whose requests and responses are streams.
+        streams: The methods whose requests and responses are streams.
     """
 
     name: str

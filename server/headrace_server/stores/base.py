@@ -59,7 +59,7 @@ class Store(Protocol):
         """The bytes of a file from an offset on.
 
         Raises:
-            StoreError: They cannot be read; `Changed` if the file is gone, or differs from the listed one.
+            StoreError: The bytes cannot be read; `Changed` if the file is gone, or differs from the listed one.
         """
 
 

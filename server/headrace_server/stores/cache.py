@@ -42,7 +42,7 @@ class Cache:
         """Creates the folders.
 
         Raises:
-            OSError: They cannot be created.
+            OSError: The folders cannot be created.
         """
         for name in ("contents", "partial", "models"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -26,7 +26,7 @@ def safe_path(uri: str, path: str) -> PurePosixPath:
     """Checks that a file's path stays below the folder that it is joined to, and returns it.
 
     Raises:
-        StoreError: It leads elsewhere, or is empty.
+        StoreError: The path leads elsewhere, or is empty.
     """
     made = PurePosixPath(path)
     odd = "\0" in path or "\\" in path or made.is_absolute() or ".." in made.parts or not made.parts

@@ -21,7 +21,7 @@ class Budget:
         limit: The maximum number of bytes that all calls may use together.
 
     Attributes:
-        limit: As the argument.
+        limit: The limit of the budget in bytes.
         used: The bytes in use.
         refusals: How many calls have been refused because too little memory was left.
     """

@@ -40,7 +40,7 @@ def started(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
 
 
 def lines_until(process: "subprocess.Popen[str]", words: str) -> list[str]:
-    """Its stderr up to a line that contains the words."""
+    """The command's stderr up to a line that contains the words."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:

@@ -72,7 +72,7 @@ def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
 
     Args:
         model: The model.
-        origin: Its origin; kind and framework are not known yet.
+        origin: The origin of the source; its kind and framework are not known yet.
         options: Facts that its framework does not record.
 
     Raises:

@@ -25,10 +25,10 @@ class Caller:
     """A module, and how it is called.
 
     Attributes:
-        name: Its name in messages.
+        name: The module's name in messages.
         module: The module, in inference mode.
         arguments: For each input of the signature, in order, the name of the argument; empty for a positional one.
-        signature: Its inputs and outputs.
+        signature: The inputs and the outputs.
         example: Two rows that it accepts, or as many as a fixed first dimension requires.
     """
 

@@ -66,7 +66,7 @@ class Made:
         source: The source with the new module, for a step that changed one; None for a step that changed the file.
         notes: Messages for the user, one sentence each.
         trained_on: The rows that the model has now seen; None if it was not trained.
-        name: Its name in reports, if settings depend on the model or the target; empty for the step's name.
+        name: The name in reports, if settings depend on the model or the target; empty for the step's name.
     """
 
     model: Path

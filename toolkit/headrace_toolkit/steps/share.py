@@ -90,7 +90,7 @@ def codebook(weights: Array, values: int) -> tuple[Array, Array]:
     """k-means in one dimension: exact Lloyd steps on the sorted values, from evenly spaced centres.
 
     Args:
-        weights: Of any shape, finite.
+        weights: The weights, of any shape; all are finite.
         values: The maximum number of centres.
 
     Returns: The centres in order, float32 [values], and for each weight the index of its nearest centre, in the

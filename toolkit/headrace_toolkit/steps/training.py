@@ -113,10 +113,10 @@ def finetuned(source: ModuleSource, module: Any, how: Finetune, work: Work, step
 
     Args:
         source: The source that the module was made of.
-        module: It.
+        module: The module.
         how: Epochs, learning rate and rows per step.
         work: The input of the step.
-        step: Its name, for messages.
+        step: The step's name, for messages.
 
     Raises:
         ToolkitError: There are no rows to train on, the labels fit no loss, or the user's function failed.
@@ -136,7 +136,7 @@ def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
 
     Args:
         source: Knows how the module is called.
-        module: It.
+        module: The module.
         lesson: The rows, the loss and the schedule.
 
     Raises:

@@ -78,7 +78,8 @@ class Device:
         """Creates a stream that the default stream does not wait for.
 
         Raises:
-            ServingError: As for all calls here: RESOURCE_EXHAUSTED if memory is missing, INTERNAL for other failures.
+            ServingError: RESOURCE_EXHAUSTED if memory is missing, INTERNAL for other failures; the same for all calls
+                here.
         """
         with self._failures():
             return self._driver.Stream(_NON_BLOCKING)

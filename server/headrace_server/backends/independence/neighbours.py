@@ -41,7 +41,7 @@ class Neighbours:
 
     Args:
         subject: The signature.
-        runs: Its runs.
+        runs: The runs of the subject.
         random: The source of random numbers.
         records: Real requests for the recipes; may be empty.
 

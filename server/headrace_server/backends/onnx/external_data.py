@@ -86,7 +86,7 @@ class ExternalTensor:
         file: The tensor's file; links are followed.
         offset: The offset of the tensor's first byte.
         dtype: The tensor's element type.
-        shape: Its shape.
+        shape: The tensor's shape.
         only_gathered: Whether only Gather nodes use it, as their table; Gather reads it unchanged, so sessions may
             share it. Operators that multiply keep reordered copies instead.
     """

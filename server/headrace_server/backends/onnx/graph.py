@@ -25,7 +25,7 @@ from headrace_server.backends.onnx.rowwise import rows_apart
 from headrace_server.backends.onnx.structure import Content, Structure, read_structure
 from headrace_server.backends.shared import Shared
 
-Followed = Sequence[tuple[Any, set[int]]]  # what `_followed` returns
+Followed = Sequence[tuple[Any, set[int]]]  # the result of `_followed`
 
 # Operators whose duration, or whose output's size, depends on the values of their inputs, such as a number of
 # iterations.
@@ -176,7 +176,7 @@ class _Divisions:
     """The divisions of integers in a graph.
 
     Attributes:
-        operators: Those that crash on some divisors.
+        operators: The operators that crash on some divisors.
         integers: The graph's inputs and weights that are integers.
         weights: All weights; no request decides their values.
     """

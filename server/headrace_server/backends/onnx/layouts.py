@@ -80,7 +80,7 @@ class Layouts:
     def add(self, content: bytes, graph: Graph) -> Layout | None:
         """Remembers the layout of a file with this content and graph, for as long as the caller keeps it.
 
-        Returns: None if none can be determined.
+        Returns: The layout; None if it cannot be determined.
         """
         try:
             layout = Layout(content, graph)

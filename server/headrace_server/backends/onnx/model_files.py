@@ -35,8 +35,8 @@ class FileState:
 
     Attributes:
         device: The device number of its file system.
-        inode: Its inode number.
-        size: Its size in bytes.
+        inode: The file's inode number.
+        size: The file's size in bytes.
         modified_ns: When the file's content was last written, as far as the file system says.
         touched_ns: When anything about the file last changed; a new link to the file counts, too.
     """

@@ -22,7 +22,7 @@ def check_key(key: Path, password: str = "") -> None:
     """Refuses a file that `sign` could not sign with.
 
     Raises:
-        ServingError: It cannot be read or used; the text names it.
+        ServingError: The file cannot be read or used; the text names it.
     """
     _private_key(key, password)
 

@@ -37,7 +37,7 @@ class Signers:
         """The files that a signature covers, after verifying it.
 
         Raises:
-            BadSignature: None of the trusted signers made it.
+            BadSignature: None of the trusted signers made the signature.
         """
         keyless, signers = self._keyless if bundle.is_logged else None, list[Any]()
         if keyless is None or self._authorities:

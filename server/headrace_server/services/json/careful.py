@@ -230,7 +230,7 @@ class _Reader:
         return self._data[self._at : self._at + 1]
 
     def _skip_space(self) -> None:
-        self._at = _SPACE.match(self._data, self._at).end()  # type: ignore[union-attr]  # it matches nothing at least
+        self._at = _SPACE.match(self._data, self._at).end()  # type: ignore[union-attr]  # it also matches no space
 
     def _refuse(self, reason: str, at: int | None = None) -> NoReturn:
         raise JsonError(reason, self._at if at is None else at)

@@ -27,7 +27,7 @@ async def written(
         arguments: Further arguments, which can be pickled.
 
     Raises:
-        ServingError: As for `JsonProcesses.run`, and as for the function.
+        ServingError: As for `JsonProcesses.run`, and as raised by the function.
     """
     elements = sum(prod(array.shape) for array in outputs.values())
     if elements <= WRITTEN_ELEMENTS:
@@ -39,7 +39,7 @@ async def written_from(processes: JsonProcesses, write: Callable[[bytes], bytes]
     """Returns what a module's function writes for a serialized message, without blocking the event loop.
 
     Raises:
-        ServingError: As for `JsonProcesses.run`, and as for the function.
+        ServingError: As for `JsonProcesses.run`, and as raised by the function.
     """
     if len(message) <= WRITTEN_BYTES:
         return write(message)

@@ -16,7 +16,7 @@ class CudaRegion:
     """The beginning of another process's GPU memory.
 
     Args:
-        name: Its name in requests.
+        name: The region's name in requests.
         device_id: The GPU's number.
         byte_size: The region's size.
         memory: The memory, which the region now owns.

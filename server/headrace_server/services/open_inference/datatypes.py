@@ -14,7 +14,7 @@ class Datatype:
     """One datatype.
 
     Attributes:
-        name: As in requests and answers.
+        name: The name in requests and answers.
         data_type: The equivalent type of TensorFlow's, which signatures use.
         number: The equivalent number in a ModelConfig.
         fields: The fields of an InferTensorContents that may carry its values; none for a type that is only sent raw.

@@ -50,8 +50,8 @@ class Place:
 
     Attributes:
         region: The region, registered when the request came and usable until the last request that names it has ended.
-        offset: In bytes from the region's start.
-        size: In bytes.
+        offset: The beginning of the part, in bytes from the region's start.
+        size: The size of the part in bytes.
     """
 
     region: Region
@@ -71,7 +71,7 @@ class SystemRegion:
     """A part of a POSIX shared memory object, open as long as this object lives.
 
     Args:
-        name: Its name in requests.
+        name: The region's name in requests.
         key: The object's name.
         offset: Where the region begins in the object, in bytes.
         byte_size: The region's size.

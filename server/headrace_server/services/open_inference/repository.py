@@ -56,7 +56,7 @@ class IndexEntry:
 
     Attributes:
         name: The model's name.
-        version: Its number.
+        version: The version's number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
         reason: The reason why the version is unavailable, or a text that its next call loads it; otherwise empty.
     """

@@ -72,7 +72,7 @@ class InferRequest:
     """A request to one model.
 
     Attributes:
-        model: Its name.
+        model: The model's name.
         id: The ID, as sent; empty for none.
         inputs: The inputs by name.
         outputs: The outputs by name; empty for all.

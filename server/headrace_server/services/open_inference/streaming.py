@@ -120,7 +120,7 @@ class Stream:
                     if answer.is_only:
                         await turn.wait()
                     elif passing is None:
-                        passing = asyncio.create_task(_pass(turn, following))  # not awaited: it may never end
+                        passing = asyncio.create_task(_pass(turn, following))  # not awaited: the turn may never end
                     answer.message.parameters[FINAL_RESPONSE].bool_param = answer.is_last
                     response = messages.ModelStreamInferResponse(infer_response=answer.message)
                     await self._unread.put(_Unread(response, release))

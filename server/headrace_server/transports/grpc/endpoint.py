@@ -123,7 +123,7 @@ class Transport(Protocol):
         """Listens, and returns the TCP port; 0 if there is none.
 
         Raises:
-            ServingError: It cannot listen on an address.
+            ServingError: The transport cannot listen on an address.
         """
 
     def publish(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
@@ -131,7 +131,7 @@ class Transport(Protocol):
 
         Args:
             name: The model's name.
-            versions: Those versions, by number.
+            versions: The versions, by number.
             latest: The version for requests that name none; if it is not among them, the transport does not answer
                 those.
         """
@@ -187,5 +187,5 @@ class CarriesHttp(Protocol):
         The SSLConfig file secures it; an empty name means no TLS.
 
         Raises:
-            OSError: It cannot listen on the address.
+            OSError: The transport cannot listen on the address.
         """

@@ -65,7 +65,7 @@ class GrpcioTransport:
             counted = {name: self._calls.counted(handler) for name, handler in handlers.items()}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, counted),))
         for register in self._endpoint.servicers:
-            register(_ByPath(server, guard))  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+            register(_ByPath(server, guard))  # type: ignore[arg-type]  # it has all that generated code needs
         ports = [self._add(server, address) for address in self._endpoint.addresses]
         await server.start()
         return max(ports) if max(ports) > 1 else 0  # gRPC returns 1 for a UNIX socket

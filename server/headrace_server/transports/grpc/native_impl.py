@@ -163,7 +163,7 @@ class NativeTransport:
             for name, (versions, latest) in (early or {}).items():
                 try:
                     self._publish(name, versions, latest)
-                except Exception:  # its calls are then answered by Python
+                except Exception:  # Python then answers the model's calls
                     log.exception("model %s has no native route", name)
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
@@ -195,7 +195,7 @@ class NativeTransport:
             methods.add_registered_method_handlers(service.name, guard.handlers(service, delivery))
         for register in self._endpoint.servicers:
             own = _Methods()
-            register(own)  # type: ignore[arg-type]  # it is as much of a server as generated code asks for
+            register(own)  # type: ignore[arg-type]  # it has all that generated code needs
             methods.handlers |= {path: guard.servicer(path, handler) for path, handler in own.handlers.items()}
         return methods
 

@@ -42,7 +42,7 @@ def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCa
     Args:
         observe: Called for each call that has ended, traced or not.
         name: The method's name, with its service.
-        tracing: None if there are no traces.
+        tracing: Records traced calls; None if there are no traces.
     """
     return observe if tracing is None else _Noted(observe, name)
 

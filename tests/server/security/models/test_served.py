@@ -119,7 +119,7 @@ def predict(inputs):
 
 
 def test_a_python_model_that_is_sealed(running: Run, tmp_path: Path, keys: Path) -> None:
-    """Its worker process opens the files through /proc, and reads a file next to `model.py` in each run."""
+    """The model's worker process opens the files through /proc, and reads a file next to `model.py` in each run."""
     plain, base = tmp_path / "plain", tmp_path / "m"
     plain.mkdir()
     (plain / "factor.txt").write_text("3")

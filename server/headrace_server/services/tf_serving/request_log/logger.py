@@ -54,7 +54,7 @@ class RequestLogger:
         writer: The writer, which its creator closes.
         tags: What TF Serving records as the tags of a SavedModel.
         chance: Returns a uniformly distributed random number from 0 to 1, excluding 1.
-        clock: In seconds since 1970.
+        clock: Returns the time in seconds since 1970.
         changed: Called with the models whose calls are logged now, or no longer.
     """
 

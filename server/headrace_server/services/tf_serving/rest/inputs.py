@@ -21,7 +21,7 @@ class PredictBody:
     """The content of a request's body.
 
     Attributes:
-        signature_name: As in the body; empty for the default.
+        signature_name: The signature's name in the body; empty for the default.
         inputs: Arrays by alias; empty if no signatures were known.
         by_row: Whether the inputs were given row by row, as the outputs must then be, too.
     """

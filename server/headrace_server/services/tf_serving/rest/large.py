@@ -41,7 +41,7 @@ class JsonWork:
             arguments: Further arguments, which can be pickled.
 
         Raises:
-            ServingError: As for `parse`, and as for the function.
+            ServingError: As for `parse`, and as raised by the function.
         """
         if body.data is not None:
             data = inflate(body.data, SMALL_BYTES) if body.is_gzip else body.data
