@@ -34,7 +34,7 @@ pub struct Answer<A> {
     pub answer: A,
     /// The size of the answer and its question.
     pub bytes: usize,
-    /// When it expires; None means only with the state.
+    /// The time at which the answer expires; None means that it expires only with the state.
     pub until: Option<Instant>,
 }
 

@@ -42,7 +42,7 @@ class Request:
     headers: tuple[str, ...] = ()
 
     def checked(self, address: str, expected: np.ndarray) -> int:
-        """Send it once and return the length of its answer in bytes.
+        """Send the request once and return the length of the answer in bytes.
 
         Raises AnswerError if the answer's `y` is not `expected`, float32 [1, outputs], and grpc.RpcError if the status
         is not OK.

@@ -24,7 +24,7 @@ class Rows:
     count: int
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """The data for JSON."""
         return {"name": self.name, "sha256": self.sha256, "rows": self.count}
 
 
@@ -67,7 +67,7 @@ class Line:
     notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """The data for JSON."""
         return {
             "name": self.name,
             "kept": self.kept,

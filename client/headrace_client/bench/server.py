@@ -26,7 +26,7 @@ class Server:
     """One server.
 
     Args:
-        target: gRPC's.
+        target: The server, as a gRPC target.
         metadata: Metadata that is sent with every call.
         timeout: The timeout of a call in seconds.
 

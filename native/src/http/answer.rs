@@ -104,7 +104,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Creates it from a complete answer.
+    /// Creates a prepared answer from a complete one.
     pub fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
         Self { status, headers, body }
     }

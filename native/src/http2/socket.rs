@@ -71,7 +71,7 @@ impl Address {
         }
     }
 
-    /// Makes it ready to accept connections in the current runtime.
+    /// Makes the address ready to accept connections in the current runtime.
     pub fn listen(self) -> io::Result<Listener> {
         match self {
             Self::Tcp(listener) => Ok(Listener::Tcp(TcpListener::from_std(listener)?)),
@@ -147,7 +147,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Binds it to the current runtime.
+    /// Binds the connection to the current runtime.
     pub fn enter(self) -> io::Result<Socket> {
         if self.tcp {
             Ok(Socket::Tcp(TcpStream::from_std(self.socket.into())?))

@@ -6,12 +6,12 @@ use fastrand::Rng;
 
 /// The times at which the calls of one thread begin, relative to the start of its load.
 pub enum Arrivals {
-    /// At `first`, and every `interval` after it. Each time is computed from a count, not summed up, so that rounding
-    /// errors do not accumulate.
+    /// Calls at `first`, and every `interval` after it. Each time is computed from a count, not summed up, so that
+    /// rounding errors do not accumulate.
     Constant { first: f64, interval: f64, begun: u32, end: f64 },
     /// A Poisson process: exponential gaps with this mean.
     Poisson { next: f64, mean: f64, end: f64, random: Rng },
-    /// At these times, in seconds.
+    /// Calls at these times, in seconds.
     Times(std::vec::IntoIter<f64>),
 }
 

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 pub struct Pacer(AsyncFd<OwnedFd>);
 
 impl Pacer {
-    /// Creates it in the current runtime.
+    /// Creates a timer in the current runtime.
     #[expect(deprecated, reason = "the function's successor requires what an OwnedFd guarantees")]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;

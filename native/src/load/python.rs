@@ -110,7 +110,7 @@ impl Load {
         })
     }
 
-    /// Ends it early.
+    /// Ends the load early.
     fn stop(&self) {
         self.stopped.send_replace(true);
     }

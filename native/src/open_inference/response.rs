@@ -63,7 +63,7 @@ impl<'a> Response<'a> {
         })
     }
 
-    /// Writes it.
+    /// Writes the response.
     pub fn encode(&self, out: &mut Writer<'_>) {
         out.slice(&self.format.model);
         put(out, 3, self.id);

@@ -89,7 +89,7 @@ impl<'a> Response<'a> {
         largest.map_or_else(String::new, |(alias, rows, _)| format!("; output {alias} alone has {} bytes", rows.size()))
     }
 
-    /// Writes it.
+    /// Writes the response.
     pub fn encode(&self, out: &mut Writer<'_>) {
         for (alias, rows, len) in &self.tensors {
             out.field(1, entry_len(alias, *len));

@@ -124,7 +124,7 @@ impl Verdicts {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Drops all verdicts, because a key, the policy, or what tokens are checked against has changed.
+    /// Drops all verdicts, because the keys, the policy, or the rules for tokens have changed.
     fn clear(&self) {
         let mut table = self.table.write();
         let before = std::mem::take(&mut table.callers);

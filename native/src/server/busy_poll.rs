@@ -95,7 +95,7 @@ pub struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Creates it for a thread that itself runs batches of at most this many REST calls.
+    /// Creates the state for a thread that itself runs batches of at most this many REST calls.
     pub fn new(shared: Arc<Shared>, most: usize) -> Self {
         let (is_grpc, wake_due) = (AtomicBool::new(false), AtomicBool::new(false));
         let (came, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -34,7 +34,7 @@ use crate::traces::Spans;
 pub struct Server {
     shared: Arc<Shared>,
     addresses: UnboundedSender<(Address, Service)>,
-    /// Until it starts.
+    /// The addresses to accept connections at; None once the server has started.
     listening: Mutex<Option<UnboundedReceiver<(Address, Service)>>>,
     stop: watch::Sender<Option<Duration>>,
     threads: Mutex<Vec<JoinHandle<()>>>,

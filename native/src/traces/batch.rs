@@ -26,7 +26,7 @@ pub struct Report {
 /// A batch that a traced request was in.
 pub struct Batch {
     pub kind: Encoded,
-    /// When it began, had its inputs, had its outputs, and ended, in seconds on the queue's clock.
+    /// The times at which the batch began, had its inputs, had its outputs, and ended, in seconds on the queue's clock.
     pub times: [f64; 4],
     /// The numbers of requests, of rows, and of rows of padding.
     pub counts: [u64; 3],

@@ -54,7 +54,7 @@ fn state(headers: &HeaderMap) -> String {
 pub struct Trace {
     begun: Arc<Begun>,
     model: Arc<str>,
-    /// When it joined its queue, by the system's clock and by the queue's.
+    /// The time at which the call joined its queue, by the system's clock and by the queue's.
     queued: (Instant, f64),
     waits: bool,
     /// The HTTP status.
@@ -99,7 +99,7 @@ pub struct Record {
     status: Option<u16>,
     began: f64,
     ended: f64,
-    /// When it joined its queue; None if it did not.
+    /// The time at which the call joined its queue; None if it did not.
     arrived: Option<f64>,
 }
 

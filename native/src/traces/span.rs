@@ -40,7 +40,7 @@ pub struct Span<'a> {
 }
 
 impl Span<'_> {
-    /// Writes it, and returns its length; `kind` and `more` are encoded fields.
+    /// Writes the span, and returns its length; `kind` and `more` are encoded fields.
     pub fn write(&self, kind: &[u8], more: &[u8], out: &mut Writer<'_>) -> usize {
         let len = self.len() + kind.len() + more.len();
         out.field(SPANS, len);

@@ -1,4 +1,4 @@
-"""Makes it cheap to check whether a backend has one of the optional abilities that `base` describes as protocols."""
+"""A fast check whether a backend has one of the optional abilities that `base` describes as protocols."""
 
 from functools import cache
 from typing import Any, Protocol

@@ -252,12 +252,12 @@ class Servable:
 
     @property
     def runtime(self) -> str:
-        """A short name of its runtime, such as `onnxruntime`; empty if the backend has none."""
+        """A short name of the version's runtime, such as `onnxruntime`; empty if the backend has none."""
         return self._backend.runtime if isinstance(self._backend, NamesRuntime) else ""
 
     @property
     def on_gpus(self) -> list[int]:
-        """The numbers of the GPUs whose memory it uses."""
+        """The numbers of the GPUs whose memory the version uses."""
         return sorted(self._backend.device_memory()) if isinstance(self._backend, OnDevices) else []
 
     def free_unused(self) -> None:

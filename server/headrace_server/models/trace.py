@@ -60,7 +60,7 @@ class Trace:
         Args:
             name: The method, with its service.
             model: The model's name.
-            code: gRPC's.
+            code: gRPC's status code.
         """
         self.name = name
         service, _, method = name.partition("/")

@@ -111,7 +111,7 @@ class Places:
             self._streams_changed.notify_all()
 
     def came_up(self, worker: Worker) -> None:
-        """Expects the places of a process until they are dropped."""
+        """Records that a process is up: its places are expected back until they are dropped."""
         with self._changed:
             self._up.add(worker)
 

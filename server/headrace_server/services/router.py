@@ -14,7 +14,7 @@ class HttpApi(Protocol):
         """Answers any request; must not raise.
 
         Args:
-            request: Whole.
+            request: The whole request.
             delivery: Resolves futures in the event loop that this runs in.
         """
 

@@ -62,7 +62,7 @@ class Runs:
 
     @property
     def blind(self) -> str:
-        """Why the outputs so far prove nothing, as the end of a sentence; empty if they can prove something."""
+        """The reason why the outputs so far prove nothing, as the end of a sentence; empty if there is none."""
         if self._not_finite:
             return f"output {min(self._not_finite)!r} was not finite for any input that was tried"
         if self._constant == set(self._subject.outputs):

@@ -116,7 +116,7 @@ class Maker:
         """An array for each input.
 
         Args:
-            count: Rows.
+            count: The number of rows.
             kind: The kind of values in the rows.
             pointing: Whether the first integer of each row is the number of the next row. If such integers are indices
                 into the rows of an input, each row then refers to another row.

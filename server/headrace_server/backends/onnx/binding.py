@@ -100,8 +100,8 @@ class BoundSession:
         self._kind = kind
         self._dtypes = {output.name: dtype_of(data_type_of(output.type)) for output in session.get_outputs()}
         # Inputs and outputs of operators on the CPU are not copied.
-        self._taken_at_home = _at_home(session, "input", kind)
-        self._given_at_home = _at_home(session, "output", kind)
+        self._cpu_inputs = _on_cpu(session, "input", kind)
+        self._cpu_outputs = _on_cpu(session, "output", kind)
 
     def run(self, names: Sequence[str], inputs: Arrays) -> list[Array]:
         """Computes the outputs of these names.
@@ -119,7 +119,7 @@ class BoundSession:
             binding = self._session.io_binding()
             sources = self._bind_inputs(binding, inputs, slot)
             for name in names:
-                place = ("cpu", 0) if name in self._given_at_home else (self._kind, self._device.ordinal)
+                place = ("cpu", 0) if name in self._cpu_outputs else (self._kind, self._device.ordinal)
                 binding.bind_output(name, *place)
             self._finish(slot)
             del sources
@@ -135,7 +135,7 @@ class BoundSession:
         """Starts the copies; their sources must live until the copies have ended."""
         sources = []
         for name, array in inputs.items():
-            if name in self._taken_at_home:
+            if name in self._cpu_inputs:
                 binding.bind_ortvalue_input(name, ort_value(array))
                 continue
             source = self._pool.page_locked(array)
@@ -161,7 +161,7 @@ class BoundSession:
 
     def _fetch(self, name: str, value: ort.OrtValue, slot: _Slot) -> Array:
         """Starts the copy of an output."""
-        if name in self._given_at_home:
+        if name in self._cpu_outputs:
             return array_of(value)
         array = self._pool.empty(tuple(value.shape()), self._dtypes[name])
         if array.nbytes:
@@ -181,7 +181,7 @@ def _free(slot: _Slot) -> None:
     slot.stream = slot.event = None  # dropped now, not with the last frame of an old exception
 
 
-def _at_home(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
+def _on_cpu(session: ort.InferenceSession, which: str, kind: str) -> set[str]:
     """The names of a GPU session's inputs or outputs that are in CPU memory; empty for old versions of ONNX Runtime."""
     if kind == "cpu":
         return set()

@@ -1,4 +1,4 @@
-"""Reads those parts of an ONNX file's graph that decide how safely and steadily it runs; skips its weights."""
+"""Reads the parts of an ONNX file's graph that decide how safely and steadily the model runs; skips the weights."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -18,7 +18,7 @@ TIMES = 20
 
 
 class Patience:
-    """How long the next run may take, judging by the runs that ended by themselves. One thread at a time.
+    """How long the next run may take, judging by the runs that were not stopped. One thread at a time.
 
     Args:
         clock: Returns the time, in seconds.

@@ -178,7 +178,7 @@ class SharesBudget(Protocol):
 
 
 @runtime_checkable
-class CarriesHttp(Protocol):
+class ServesHttp(Protocol):
     """A transport that serves HTTP on the threads of its gRPC connections."""
 
     def listen_http(self, address: str, endpoint: Any, ssl_config_file: str) -> int:

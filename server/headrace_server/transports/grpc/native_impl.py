@@ -134,7 +134,7 @@ class NativeTransport:
         return HeldMemory(dict(by_kind), limit, refusals)
 
     def listen_http(self, address: str, endpoint: native.HttpEndpoint, ssl_config_file: str) -> int:
-        """See `endpoint.CarriesHttp`."""
+        """See `endpoint.ServesHttp`."""
         assert self._server is not None  # the server has been started
         self._http.append(endpoint)
         port: int = self._server.listen_http(address, endpoint, _tls(ssl_config_file))

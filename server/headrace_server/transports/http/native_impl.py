@@ -21,7 +21,7 @@ from headrace_server.transports.http.base import HttpOptions, PlainApis, failed_
 from headrace_server.transports.http.refusals import refusal, too_large
 
 Listen = Callable[[str, native.HttpEndpoint, str], int]
-"""See `grpc.endpoint.CarriesHttp.listen_http`."""
+"""See `grpc.endpoint.ServesHttp.listen_http`."""
 
 
 class NativeHttpTransport:

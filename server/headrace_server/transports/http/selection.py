@@ -3,7 +3,7 @@
 from headrace_server.errors import invalid
 from headrace_server.services.router import HttpApi
 from headrace_server.transports.budget import Budget
-from headrace_server.transports.grpc.endpoint import CallerBounds, CarriesHttp, SharesBudget, Transport
+from headrace_server.transports.grpc.endpoint import CallerBounds, ServesHttp, SharesBudget, Transport
 from headrace_server.transports.http.base import HttpOptions, HttpTransport, PlainApis
 
 
@@ -19,7 +19,7 @@ def make_http(options: HttpOptions, plain: PlainApis, api: HttpApi, carrier: Tra
     Raises:
         ServingError: INVALID_ARGUMENT if TLS is requested, which is not supported with uvicorn.
     """
-    if isinstance(carrier, CarriesHttp):
+    if isinstance(carrier, ServesHttp):
         from headrace_server.transports.http.native_impl import NativeHttpTransport
 
         return NativeHttpTransport(options, plain, api, carrier.listen_http)

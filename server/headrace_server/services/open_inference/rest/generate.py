@@ -34,7 +34,7 @@ _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
 
 
 class GenerateCalls:
-    """Answers these calls.
+    """Answers the calls of generate and generate_stream.
 
     Args:
         server: The state of the protocol.

@@ -108,7 +108,7 @@ class OpenInferenceRest:
         """Answers any request.
 
         Args:
-            request: Whole.
+            request: The whole request.
             delivery: Resolves futures in the event loop that this runs in.
         """
         if request.method == "OPTIONS" and self._options.cors:

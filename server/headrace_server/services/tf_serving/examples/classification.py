@@ -34,7 +34,7 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
     """The outputs that Classify needs from a signature.
 
     Args:
-        signature: Any.
+        signature: Any signature.
         check_method: Whether the signature must have been exported for this method.
 
     Raises:

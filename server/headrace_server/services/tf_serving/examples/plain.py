@@ -38,7 +38,7 @@ class PlainExamples:
 
 
 def plain_examples(signature: Signature) -> PlainExamples | None:
-    """How a signature answers them; None if its inputs are neither features nor serialized Examples."""
+    """How a signature answers Classify and Regress; None if its inputs are neither features nor serialized Examples."""
     if not signature.features and not _takes_serialized(signature):
         return None
     return PlainExamples(_classify(signature), _regress(signature))

@@ -21,7 +21,7 @@ def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ..
     """The alias of the output that Regress needs, alone in a tuple.
 
     Args:
-        signature: Any.
+        signature: Any signature.
         check_method: Whether the signature must have been exported for this method.
 
     Raises:

@@ -120,7 +120,7 @@ class RestService:
         """Answers any request.
 
         Args:
-            request: Whole.
+            request: The whole request.
             delivery: Resolves futures in the event loop that this runs in.
         """
         if request.method not in METHODS:
