@@ -1,5 +1,8 @@
 """Hedged calls: a slow server's calls are answered by another, within a budget."""
 
+import asyncio
+import gc
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +11,9 @@ import numpy as np
 import pytest
 
 from headrace_client import Client, Hedge, ServerError
-from headrace_client.channels.hedging import BURST, Budget
+from headrace_client.channels.base import Settings
+from headrace_client.channels.grpcio_impl import AsyncGrpcioChannel
+from headrace_client.channels.hedging import BURST, AsyncHedgedChannel, Budget
 from tests.client.conftest import Connect
 from tests.client.service import Service, start
 from tests.support.running import eventually
@@ -122,3 +127,29 @@ def test_failures_of_hedged_calls_have_grpcs_error_as_their_cause(pair: Pair, he
     with pytest.raises(ServerError) as raised:
         hedged.predict("missing", X)
     assert isinstance(raised.value.__cause__, grpc.RpcError)
+
+
+def test_the_error_of_an_attempt_that_is_not_needed_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def talk() -> None:
+        begun, both_run = Counter[str](), asyncio.Event()
+
+        async def fail(_: AsyncGrpcioChannel, path: str, *__: object) -> bytes:
+            begun[path] += 1
+            if begun[path] == 2:
+                both_run.set()
+            await both_run.wait()
+            raise ServerError(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+
+        monkeypatch.setattr(AsyncGrpcioChannel, "_send", fail)
+        channel = AsyncHedgedChannel(Settings(target="localhost:1"), Hedge(delay=0.001))
+        with pytest.raises(ServerError, match="late"):
+            await channel._send("a", b"", None)
+        await channel.close()
+
+    gc.collect()  # of tasks that earlier tests have left
+    caplog.clear()
+    asyncio.run(talk())
+    gc.collect()
+    assert not caplog.records

@@ -145,7 +145,9 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
         attempts = _Attempts(self._hedge, self._budget, timeout)
 
         def begin() -> asyncio.Task[bytes]:
-            return asyncio.create_task(super(AsyncHedgedChannel, self)._send(path, message, attempts.timeout))
+            attempt = asyncio.create_task(super(AsyncHedgedChannel, self)._send(path, message, attempts.timeout))
+            attempt.add_done_callback(_seen)
+            return attempt
 
         running = {begin()}
         try:
@@ -164,6 +166,12 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
         finally:
             for other in running:
                 other.cancel()
+
+
+def _seen(attempt: asyncio.Task[bytes]) -> None:
+    """Marks the error of an attempt as seen: asyncio would log that of an attempt whose outcome is not needed."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _next(ended: "SimpleQueue[Any]", patience: float | None) -> Any:
