@@ -7,8 +7,10 @@ from shutil import copytree
 
 import pytest
 
+from headrace_batching import LatencyObjective
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.model_toml import read_model_options
+from headrace_toolkit import tune as tune_module
 from headrace_toolkit.tune import Threads, divide
 from tests.support.running import COMMAND
 
@@ -114,6 +116,17 @@ def test_a_measurement_of_zero_seconds_is_refused(version: Path) -> None:
     ended = tune(version, "--objective=p99 1s", "--seconds=0")
 
     assert ended.stderr.startswith("headrace tune: --seconds must be a finite number above 0; was 0\n")
+
+
+def test_busy_moments_do_not_change_the_times_of_other_sizes(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs(_: object, size: int, *__: object) -> list[float]:
+        return [0.02 if size in (1, 8, 32) else 0.0001] * 20  # the machine was busy during three sizes
+
+    monkeypatch.setattr(tune_module, "_runs", runs)
+    tried = tune_module._try(version, LatencyObjective.parse(OBJECTIVE), None, Threads(batches=1, intra_op=1), 1.0)
+
+    assert tried.curve.sizes == tune_module.SIZES
+    assert min(tried.curve.typical) >= 0.0001
 
 
 def test_cpus_are_divided_in_powers_of_two() -> None:

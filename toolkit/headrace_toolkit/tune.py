@@ -196,16 +196,19 @@ class _Model:
 
 def _try(place: Path, objective: LatencyObjective, data: Data | None, threads: Threads, seconds: float) -> Tried:
     times = RunTimes(objective.share)
-    sizes = []
+    sizes: list[int] = []
+    runs: list[tuple[int, float]] = []
     with _Model(place, data, threads) as model:
         if any(not spec.shape or spec.shape[0] is not None for spec in model.signature.inputs.values()):
             raise ToolkitError(f"{place}: the first dimension of its inputs is fixed, so requests cannot be batched")
         for size in SIZES:
             found = _runs(model, size, threads.batches, seconds / len(SIZES))
-            times.learn([(size, each) for each in found], 0.0)
+            runs += [(size, each) for each in found]
             sizes.append(size)
             if sorted(found)[len(found) // 2] > objective.seconds:
                 break
+    # All at once: a size that ran while the machine was busy must not change the times of the others.
+    times.learn(runs, 0.0)
     curve = times.curve
     assert curve is not None
     limits = Limits(tuple(sizes), threads.batches)
