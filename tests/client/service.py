@@ -131,7 +131,7 @@ def start(
     service: Service,
     *options: tuple[str, Any],
     credentials: grpc.ServerCredentials | None = None,
-    address: str = "localhost:0",
+    address: str = "127.0.0.1:0",
 ) -> tuple[grpc.Server, str]:
     """Starts the service on a free port, with gRPC's options, and returns the server and its target."""
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), *options])

@@ -107,6 +107,8 @@ def test_a_caller_who_leaves_leaves_nothing(running: Run, caplog: pytest.LogCapt
     """Python logs tasks that are dropped before they have ended, or whose exceptions nobody has seen."""
     stub = reflection_pb2_grpc.ServerReflectionStub(running(models.linear).caller.channel)
     requests: Queue[Any] = Queue()
+    gc.collect()  # of tasks that earlier tests have left
+    caplog.clear()
     before = tasks()
     answers = stub.ServerReflectionInfo(iter(requests.get, None))
     requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
@@ -114,6 +116,6 @@ def test_a_caller_who_leaves_leaves_nothing(running: Run, caplog: pytest.LogCapt
     assert tasks() > before
     answers.cancel()
     requests.put(None)
-    eventually(lambda: tasks() == before)
+    eventually(lambda: tasks() <= before)
     gc.collect()
     assert not caplog.records
