@@ -92,7 +92,8 @@ class ClientChannel:
         target: A target in gRPC's syntax.
         metadata: Metadata that is sent with every call.
         limits: The limits on retries and sizes.
-        tls: For calls over TLS, with the name that the server's certificate must have; None means the target's.
+        tls: The settings for calls over TLS, with the name that the server's certificate must have; None means the
+            target's.
 
     Raises:
         ValueError: The target or the name is not supported.
@@ -185,7 +186,7 @@ class Load:
 
     def __init__(self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan) -> None: ...
     def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Starts the load, only once; the metadata is sent with every call."""
+        """Starts the load, which is possible only once; the metadata are sent with every call."""
 
     def progress(self) -> tuple[float, int, int, int]:
         """The seconds since the start, and the numbers of calls that have begun, ended, and failed."""
@@ -220,7 +221,7 @@ class Certificates:
     def __init__(self, key: str, certificate: str, authority: str, client_verify: bool) -> None: ...
 
 class Tls:
-    """What secures an address: the certificates that a file names.
+    """The TLS settings of an address: the certificates that a file names.
 
     Args:
         path: The file.
@@ -231,7 +232,7 @@ class Tls:
     def __init__(self, path: str, certificates: Certificates, changed: Callable[[], Certificates | None]) -> None: ...
 
 class PlainFields(TypedDict):
-    """What identifies plain calls, and decides whether they are allowed."""
+    """The fields by which plain calls are identified and allowed."""
 
     predict: str
     """The full path of Predict."""
@@ -264,7 +265,7 @@ class PlainFields(TypedDict):
     """The verdicts by which plain calls need no check by Python; None if no call needs a check."""
 
 class Account:
-    """What one caller may use; see `headrace_server.security.account.Account`. Any thread."""
+    """The limits of one caller; see `headrace_server.security.account.Account`. Any thread."""
 
     def __init__(self, calls_per_second: float, rows_per_second: float, concurrent_calls: int) -> None: ...
     def admit(self) -> float | None: ...
@@ -279,7 +280,7 @@ class AuditLines:
         """Waits for lines, and returns all, with their line feeds; None once this is closed and all lines are taken."""
 
     def close(self) -> None:
-        """Ends the waiting for lines."""
+        """Ends all waits for lines."""
 
 class Verdicts:
     """Which callers may run which models without a check by Python, until all verdicts are forgotten. Any thread.
@@ -312,7 +313,7 @@ class Verdicts:
             credentials: The client's certificate in DER and its authorization header; each may be empty.
             model: The model's name.
             seconds: How long the credentials are valid; None means forever.
-            account: What the caller may use; None means no limits.
+            account: The limits of the caller; None means no limits.
             low: Whether the caller's calls let other calls go first.
             exhausted: The text of the refusal if the account admits no call.
             names: The names of the caller and the model in the audit log, as JSON.
@@ -322,7 +323,7 @@ class Verdicts:
         """Forgets all verdicts."""
 
 class Regions:
-    """Regions of system shared memory that plain requests may name. Any thread."""
+    """The regions of system shared memory that plain requests may name. Any thread."""
 
     def __init__(self) -> None: ...
     def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
@@ -365,14 +366,14 @@ class Link:
 
     Args:
         descriptor: A file in memory of `SIZE` bytes that cannot shrink. It is not closed, and may be closed.
-        is_server: Which side it is.
+        is_server: Whether this is the server's side.
 
     Raises:
         OSError: The file cannot be mapped.
     """
 
     SIZE: int
-    """The size of its file in bytes."""
+    """The size of the link's file in bytes."""
 
     ROOM: int
     """The largest message, in bytes."""
@@ -382,7 +383,7 @@ class Link:
         """Sends a message; False if it is too long, or the other side has not taken the last one."""
 
     def send_elsewhere(self) -> None:
-        """Announces a message that has been sent in another way."""
+        """Announces a message that is sent in another way."""
 
     def receive(self, timeout: float | None = None) -> bytes | None:
         """Waits for the next message without the interpreter lock; None if it was sent in another way.
@@ -397,7 +398,7 @@ class Link:
         """Whether the other side has taken every message."""
 
     def end(self) -> None:
-        """Lets no more messages come, on either side."""
+        """Ends the link: no more messages come, on either side."""
 
 class Server:
     """A server: its addresses, its connections, and the threads that serve them.
@@ -408,7 +409,7 @@ class Server:
             `request_memory` and `max_expanded` in bytes; and `stall_ms`, where 0 means never.
         queue: The `Queue` in which the tasks of plain calls wait.
         routes: Decide which calls are plain; every other call goes to its handler.
-        plain: What identifies plain calls.
+        plain: The fields by which plain calls are identified.
     """
 
     def __init__(
@@ -464,7 +465,7 @@ class Call:
 
     @property
     def method(self) -> int:
-        """The position of its method in the server's list."""
+        """The position of the call's method in the server's list."""
 
     @property
     def peer(self) -> str:
@@ -479,7 +480,7 @@ class Call:
         """The metadata of the request; values of names that end in -bin are bytes."""
 
     def time_remaining(self) -> float | None:
-        """The seconds until its deadline; None if it has none."""
+        """The seconds until the call's deadline; None if it has none."""
 
     def read(self) -> None:
         """Asks for the next message of a stream of requests: a MESSAGE event follows, without a message at the end."""
@@ -591,7 +592,7 @@ class HttpRequest:
         """Whether the headers say that the body is compressed."""
 
     def take_body(self) -> bytes | int:
-        """Takes the body, only once: its bytes, or the descriptor of a file with them, which the caller closes.
+        """Takes the body: its bytes, or the descriptor of a file with them, which the calling function closes.
 
         Raises:
             RuntimeError: The body has already been taken.
@@ -605,9 +606,9 @@ class HttpRequest:
         keep: Callable[[list[float]], None] | None = None,
         seconds: float | None = None,
     ) -> None:
-        """Answers the request, only once. `keep` is as for `Call.finish`, for GETs with the same path and query.
+        """Answers the request, which is possible only once.
 
-        With `seconds`, the answer is also kept no longer than this.
+        `keep` is as for `Call.finish`, for GETs with the same path and query. With `seconds`, the answer is also kept no longer than this.
 
         Raises:
             ValueError: A status or a header is not valid in HTTP, or `seconds` is not a duration; the request waits for
@@ -681,7 +682,7 @@ class Lane:
     def close(self) -> None: ...
 
 class RouteFields(TypedDict):
-    """What the transport needs to know of one signature of one version, for plain requests."""
+    """The properties of one signature of one version that the transport needs for plain requests."""
 
     model: str
     """The model's name."""
@@ -756,7 +757,7 @@ class PaddingFields(TypedDict):
     """The smallest length of a task that is padded."""
 
 class InferFields(TypedDict):
-    """What the transport needs to know of a signature, for plain requests of the Open Inference Protocol."""
+    """The properties of a signature that the transport needs for plain requests of the Open Inference Protocol."""
 
     outputs: Sequence[tuple[str, int]]
     """All outputs, each with the number of its element type."""
@@ -792,7 +793,7 @@ class InferenceFields(TypedDict):
     """The last two for calls over REST; None where there are none."""
 
 class ExamplesFields(TypedDict):
-    """What the transport needs to know of a signature, for plain requests with tf.Examples."""
+    """The properties of a signature that the transport needs for plain requests with tf.Examples."""
 
     classify: InferenceFields | None
     regress: InferenceFields | None
@@ -815,7 +816,7 @@ class Route:
 
     Args:
         lane: A lane of a native queue.
-        fields: What the transport needs to know of the signature.
+        fields: The properties of the signature that the transport needs.
     """
 
     def __init__(self, lane: TaskLane, fields: RouteFields) -> None: ...

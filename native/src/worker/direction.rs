@@ -105,7 +105,7 @@ impl Direction {
         self.taken.load(Acquire) == self.sent.load(Relaxed) & !ENDED
     }
 
-    /// Lets no more messages come. Either side, any thread.
+    /// Ends the messages of this direction. Either side, any thread.
     pub fn end(&self) {
         self.sent.fetch_or(ENDED, SeqCst);
         let _ = futex::wake(&self.sent, Flags::empty(), u32::MAX >> 1);

@@ -27,7 +27,7 @@ class Link(Protocol):
         """
 
     def end(self) -> None:
-        """Lets no more messages come, on either side."""
+        """Ends the link: no more messages come, on either side."""
 
 
 def create_link() -> tuple[Link, int]:

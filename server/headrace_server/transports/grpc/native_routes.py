@@ -1,4 +1,4 @@
-"""Routes: what headrace_native needs to know of a signature to decode and answer its plain requests."""
+"""Routes: the properties of a signature by which headrace_native decodes and answers its plain requests."""
 
 from collections.abc import Callable
 from concurrent import futures
