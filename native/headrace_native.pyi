@@ -608,7 +608,8 @@ class HttpRequest:
     ) -> None:
         """Answers the request, which is possible only once.
 
-        `keep` is as for `Call.finish`, for GETs with the same path and query. With `seconds`, the answer is also kept no longer than this.
+        `keep` is as for `Call.finish`, for GETs with the same path and query. With `seconds`, the answer is also kept
+        no longer than this.
 
         Raises:
             ValueError: A status or a header is not valid in HTTP, or `seconds` is not a duration; the request waits for
