@@ -310,14 +310,15 @@ class Acting:
         left = 0 if is_lasting else self._options.max_num_load_retries + 1 - attempt.failures
         with self._changed:
             model = self._models.by_name[name]
+            is_news = attempt.cancelled or model.failed_again(version, error)
+            plan = self._plan(left)
+        if is_news:  # before a program that waits for the version can see the failure, and without the lock
+            log.error("model %s version %d cannot be loaded%s: %s", name, version, plan, error.message)
+        with self._changed:
             if attempt.cancelled:
-                is_news = True
                 model.end(version, error)
             else:
-                is_news = model.failed_again(version, error)
                 self._try_again(model, version, error, left)
-            if is_news:  # logged before a program that waits for the version can see that its load has failed
-                log.error("model %s version %d cannot be loaded%s: %s", name, version, self._plan(left), error.message)
 
     def _try_again(self, model: Model, version: int, error: ServingError, left: int) -> None:
         if left <= 0:

@@ -1,7 +1,9 @@
 """A failed load is retried when the version's files have changed: late copies, and repairs of any kind."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
 
-from .backend import Adder
+from .backend import PATIENCE, Adder
 from .shelf import eventually
 from .still_clock import StillClock
 
@@ -182,6 +184,24 @@ def test_the_same_error_is_logged_once(store: Store, caplog: pytest.LogCaptureFi
     errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
 
     assert errors == ["model m version 1 cannot be loaded (will be tried again when its files change): it is not whole"]
+
+
+def test_a_log_that_writes_slowly_does_not_delay_what_needs_the_models(store: Store) -> None:
+    seen: list[tuple[str, State]] = []
+    another = ThreadPoolExecutor(1)
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((record.levelname, another.submit(lambda: store.state).result(PATIENCE)))
+
+    log, handler = logging.getLogger("headrace_server.models.acting"), Slow(logging.ERROR)
+    log.addHandler(handler)
+    try:
+        store.aspire()
+    finally:
+        log.removeHandler(handler)
+
+    assert seen == [("ERROR", State.LOADING)]
 
 
 def test_a_version_that_is_no_longer_aspired_is_not_retried(store: Store) -> None:
