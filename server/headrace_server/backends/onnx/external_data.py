@@ -60,6 +60,9 @@ _EXTERNAL = 1  # onnx.TensorProto.DataLocation
 _BITS = {14: 64, 15: 128, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 """The element types for which numpy has no dtype: complex, 8-bit floats, 4 and 2 bits. ONNX: onnx.proto."""
 
+_OTHERS = {0: "UNDEFINED", 8: "STRING"}
+"""The names of the other element types."""
+
 _DTYPES = {
     1: DataType.DT_FLOAT,
     2: DataType.DT_UINT8,
@@ -237,7 +240,7 @@ def _put_in(folder: Path, tensor: Any) -> None:
 
 def _bits(tensor: Any) -> int:
     if tensor.data_type not in _DTYPES:
-        text = f"tensor {tensor.name!r} has the ONNX data type {tensor.data_type}"
+        text = f"tensor {tensor.name!r} has the ONNX data type {_OTHERS.get(tensor.data_type, tensor.data_type)}"
         raise invalid(f"{text}, which cannot be stored as external data")
     return 8 * dtype_of(_DTYPES[tensor.data_type]).itemsize
 

@@ -286,6 +286,16 @@ class TestWrong:
     def test_invalid_numbers(self, tmp_path: Path, entries: dict[str, str | None], text: str) -> None:
         assert text in self.edited(tmp_path, **entries)
 
+    @pytest.mark.parametrize(("number", "name"), [(TensorProto.STRING, "STRING"), (0, "UNDEFINED"), (99, "99")])
+    def test_a_data_type_without_external_data_is_named(self, tmp_path: Path, number: int, name: str) -> None:
+        file = table(tmp_path)
+        model = onnx.load(str(file), load_external_data=False)
+        model.graph.initializer[0].data_type = number
+        file.write_bytes(model.SerializeToString())
+        text = f"tensor 'table' has the ONNX data type {name}, which cannot be stored as external data"
+        with pytest.raises(LoadError, match=text):
+            load(file)
+
     def test_a_file_that_is_too_short_is_not_loaded(self, tmp_path: Path) -> None:
         file = table(tmp_path)
         truncate(weights_of(tmp_path)[0])
