@@ -96,6 +96,7 @@ class Trimmer:
         self._free_unused = free_unused
         self._read = read
         self._release = release
+        self._least: int | None = None  # the minimum of resident bytes that are not in use since the last release
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,11 +114,20 @@ class Trimmer:
         """Returns free memory to the system if that is worthwhile; returns whether it did. Any thread."""
         self._free_unused()
         memory = self._read()
-        free = memory.get("heap_free", 0)
+        free = self._returnable(memory)
         if free < WORTH_BYTES or 4 * free < memory.get("heap_used", 0):
             return False
         self._release()
+        self._least = _unused(self._read())
         return True
+
+    def _returnable(self, memory: Mapping[str, int]) -> int:
+        """The bytes that a release would return; C's library counts those that it has returned as free, too."""
+        free, unused = memory.get("heap_free", 0), _unused(memory)
+        if self._least is None:
+            return free
+        self._least = min(self._least, unused)
+        return min(free, unused - self._least)
 
     async def _run(self) -> None:
         while True:
@@ -126,3 +136,8 @@ class Trimmer:
                 await asyncio.to_thread(self.trim)
             except Exception:  # such as a lack of memory: the next time may succeed, and `stop` must not raise it
                 log.exception("free memory could not be returned to the system")
+
+
+def _unused(memory: Mapping[str, int]) -> int:
+    """The resident bytes besides those that the heap's owners use."""
+    return memory.get("resident", 0) - memory.get("heap_used", 0) - memory.get("heap_mapped", 0)

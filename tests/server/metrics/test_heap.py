@@ -1,15 +1,17 @@
 """The memory of a process: its metrics, and that it has few heaps."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from headrace_server.metrics.heap import read_memory
+from headrace_server.metrics.heap import c_library, read_memory
 from headrace_server.models import memory
 from headrace_server.models.memory import WORTH_BYTES, Trimmer
 
@@ -67,6 +69,22 @@ def test_a_look_at_the_memory_leaves_no_garbage(look: Callable[[], object]) -> N
     assert gc.collect() == 0
 
 
+@contextmanager
+def _free_memory(size: int) -> Iterator[None]:
+    """At least this much memory that C's library keeps, since blocks between the free ones are in use."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    block = 64 << 10
+    blocks = [ctypes.c_void_p(library.malloc(block)) for _ in range(2 * size // block)]
+    for each in blocks:
+        ctypes.memset(each, 1, block)
+    for each in blocks[::2]:
+        library.free(each)
+    yield
+    for each in blocks[1::2]:
+        library.free(each)
+
+
 class TestTrimmer:
     @pytest.mark.parametrize(
         ("free", "used", "trims"),
@@ -79,11 +97,30 @@ class TestTrimmer:
     )
     def test_returns_memory_if_it_is_worthwhile(self, free: int, used: int, trims: bool) -> None:
         done = []
-        use = {"heap_free": free, "heap_used": used}
+        use = {"resident": free + used, "heap_free": free, "heap_used": used}
         trimmer = Trimmer(lambda: done.append("models"), lambda: use, lambda: done.append("released"))
 
         assert trimmer.trim() is trims
         assert done == ["models", "released"][: 1 + trims]
+
+    @pytest.mark.skipif(not hasattr(c_library(), "malloc_trim"), reason="C's library is not glibc")
+    def test_returns_memory_once_and_again_after_it_was_used(self) -> None:
+        trimmer = Trimmer(lambda: None)
+
+        for _ in range(2):
+            with _free_memory(2 * WORTH_BYTES):
+                assert trimmer.trim()
+                assert not trimmer.trim()
+
+    @pytest.mark.parametrize(("unused", "trims"), [(WORTH_BYTES, True), (WORTH_BYTES - 1, False)])
+    def test_free_memory_that_was_returned_counts_once_it_is_resident(self, unused: int, trims: bool) -> None:
+        use = {"resident": 2 * WORTH_BYTES, "heap_used": 0, "heap_mapped": 0, "heap_free": 2 * WORTH_BYTES}
+        trimmer = Trimmer(lambda: None, lambda: use, lambda: use.update(resident=0))
+
+        assert trimmer.trim()
+        use.update(resident=unused + 1000, heap_mapped=1000)
+
+        assert trimmer.trim() is trims
 
     def test_looks_again_after_an_error_which_does_not_end_the_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory, "LOOK_SECONDS", 0.0)
