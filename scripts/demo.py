@@ -60,7 +60,7 @@ class Server:
 
     @classmethod
     async def start(cls) -> Self:
-        """Start the `headrace` command of this Python's environment."""
+        """Starts the `headrace` command of this Python's environment."""
         port = free_port()
         model = ["--model_name=digits", f"--model_base_path={MODEL}", f"--batching_parameters_file={BATCHING}"]
         command = ["headrace", "serve", f"--port={port}", *model]
@@ -70,7 +70,7 @@ class Server:
         return cls(process, port, asyncio.create_task(process.communicate()))
 
     async def listening(self) -> None:
-        """Wait until the port is open, which means that the model is ready; raise DemoError if that does not happen."""
+        """Waits until the port is open, and thus the model ready; raises DemoError if that does not happen."""
         deadline = time.monotonic() + PATIENCE
         while not await is_open(self.port):
             if self.process.returncode is not None:
@@ -80,7 +80,7 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def stop(self) -> list[str]:
-        """Send SIGTERM, and kill the server if it takes too long; return the lines that it printed."""
+        """Sends SIGTERM, and kills the server if it takes too long; returns the lines that it printed."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
         _, late = await asyncio.wait({self.output}, timeout=PATIENCE)
@@ -91,7 +91,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """Returns a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -99,7 +99,7 @@ def free_port() -> int:
 
 
 async def is_open(port: int) -> bool:
-    """Return whether something listens on the port."""
+    """Returns whether something listens on the port."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -110,7 +110,7 @@ async def is_open(port: int) -> bool:
 
 
 async def classify(client: AsyncClient, images: NDArray[np.uint8]) -> Answers:
-    """Send all images, uint8 [N, 8, 8], each in a call of its own, with IN_FLIGHT calls at a time."""
+    """Sends all images, uint8 [N, 8, 8], each in a call of its own, with IN_FLIGHT calls at a time."""
     slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def ask(pixels: NDArray[np.float32]) -> tuple[np.int64, np.float32]:
@@ -127,7 +127,7 @@ async def classify(client: AsyncClient, images: NDArray[np.uint8]) -> Answers:
 
 
 def chosen(labels: NDArray[np.int64], truth: NDArray[np.uint8]) -> list[int]:
-    """Return the images to show: one of each of the first digits that were recognised, then two that were not."""
+    """Returns the images to show: one of each of the first digits that were recognised, then two that were not."""
     wrong = np.flatnonzero(labels != truth)[:2].tolist()
     right = np.flatnonzero(labels == truth)
     _, first = np.unique(truth[right], return_index=True)
@@ -135,13 +135,13 @@ def chosen(labels: NDArray[np.int64], truth: NDArray[np.uint8]) -> list[int]:
 
 
 def picture(image: NDArray[np.uint8]) -> list[str]:
-    """Draw one image, uint8 [8, 8] of 0 to 16, as eight lines of sixteen characters."""
+    """Draws one image, uint8 [8, 8] of 0 to 16, as eight lines of sixteen characters."""
     shades = (image.astype(int) * (len(SHADES) - 1) + 8) // 16
     return ["".join(SHADES[shade] * 2 for shade in row) for row in shades]
 
 
 def caption(label: int, truth: int, certainty: float) -> str:
-    """Format what the model recognised and whether it was right, in sixteen characters, in colour on a terminal."""
+    """Formats what the model recognised and whether it was right, in sixteen characters, in colour on a terminal."""
     text = f"{label}, {certainty:.0%}" if label == truth else f"{label}, but is {truth}"
     centred = f"{text:^16}"
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
@@ -150,7 +150,7 @@ def caption(label: int, truth: int, certainty: float) -> str:
 
 
 def gallery(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> Iterator[str]:
-    """Return the lines of a few pictures side by side, each above its caption."""
+    """Returns the lines of a few pictures side by side, each above its caption."""
     shown = chosen(answers.labels, truth)
     for start in range(0, len(shown), PER_ROW):
         row = shown[start : start + PER_ROW]
@@ -163,7 +163,7 @@ def gallery(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answer
 
 
 def histogram(lines: list[str], images: int) -> Iterator[str]:
-    """Return a bar for each range of batch sizes in the log; raise DemoError if its totals differ from ours."""
+    """Returns a bar for each range of batch sizes in the log; raises DemoError if its totals differ from ours."""
     served = next(filter(None, map(SERVED.search, lines)), None)
     if served is None:
         raise DemoError("the server did not log its batches")
@@ -177,7 +177,7 @@ def histogram(lines: list[str], images: int) -> Iterator[str]:
 
 
 async def serve_and_ask(server: Server, images: NDArray[np.uint8]) -> Answers:
-    """Wait for the server and send it all images."""
+    """Waits for the server and sends it all images."""
     await server.listening()
     async with AsyncClient(f"127.0.0.1:{server.port}") as client:
         for version in await client.status("digits", timeout=PATIENCE):
@@ -186,7 +186,7 @@ async def serve_and_ask(server: Server, images: NDArray[np.uint8]) -> Answers:
 
 
 def show(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) -> None:
-    """Print a few of the images, how many were recognised, and how fast; raise DemoError if too few were."""
+    """Prints a few of the images, how many were recognised, and how fast; raises DemoError if too few were."""
     print(*gallery(images, truth, answers), "", sep="\n")
     right, total = int((answers.labels == truth).sum()), len(truth)
     print(f"{right} of {total} images that the model was not trained on are recognised correctly: {right / total:.1%}")
@@ -196,7 +196,7 @@ def show(images: NDArray[np.uint8], truth: NDArray[np.uint8], answers: Answers) 
 
 
 async def run(server: Server) -> None:
-    """Run the demo on a started server; raise DemoError or ServerError if anything is wrong."""
+    """Runs the demo on a started server; raises DemoError or ServerError if anything is wrong."""
     with np.load(MODEL / "held_out.npz") as held_out:
         images, truth = held_out["images"], held_out["labels"]
     show(images, truth, await serve_and_ask(server, images))
@@ -206,7 +206,7 @@ async def run(server: Server) -> None:
 
 
 async def main() -> None:
-    """Run the demo; on failure print the server's last log lines and the error, and exit with status 1."""
+    """Runs the demo; on failure, prints the server's last log lines and the error, and exits with status 1."""
     server = await Server.start()
     try:
         await run(server)
@@ -218,7 +218,7 @@ async def main() -> None:
 
 
 def go_on() -> None:
-    """Become a server with a live page, and say what to do with it."""
+    """Becomes a server with a live page, and prints how to use it."""
     port, rest = (usual if is_free(usual) else free_port() for usual in (8500, 8501))
     headrace = Path(sys.executable).with_name("headrace")
     shown = headrace.relative_to(Path.cwd()) if headrace.is_relative_to(Path.cwd()) else headrace
@@ -242,7 +242,7 @@ def go_on() -> None:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a port can be listened on."""
+    """Whether a port can be listened on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -21,13 +21,13 @@ OPSETS = {"": 17, "ai.onnx.ml": 3}
 
 
 def train(images: NDArray[np.float32], labels: NDArray[np.int64]) -> Pipeline:
-    """Fit a 64-128-10 perceptron to `images`, float32 [n, 64] of values 0 to 16."""
+    """Fits a 64-128-10 perceptron to `images`, float32 [n, 64] of values 0 to 16."""
     network = MLPClassifier((128,), alpha=1.0, max_iter=1000, random_state=SEED)
     return make_pipeline(StandardScaler(), network).fit(images, labels)
 
 
 def convert(model: Pipeline) -> onnx.ModelProto:
-    """Make the graph: image float32 [N, 64] to label int64 [N] and probabilities float32 [N, 10]."""
+    """Makes the graph: image float32 [N, 64] to label int64 [N] and probabilities float32 [N, 10]."""
     image = [("image", FloatTensorType([None, 64]))]
     graph: onnx.ModelProto = to_onnx(
         model, initial_types=image, options={"zipmap": False}, target_opset=OPSETS, name="digits"
@@ -36,7 +36,7 @@ def convert(model: Pipeline) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Write `1/model.onnx` and `held_out.npz` under models/digits."""
+    """Writes `1/model.onnx` and `held_out.npz` under models/digits."""
     pixels, digits = load_digits(return_X_y=True)
     split = train_test_split(pixels, digits, test_size=HELD_OUT, stratify=digits, random_state=SEED)
     images, held_out, labels, held_out_labels = split

@@ -56,7 +56,7 @@ class AsyncClient(Connection[AsyncChannel]):
         outputs: Collection[str] = (),
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run a model on `inputs` and return its outputs by name, or only those that `outputs` names.
+        """Runs a model on `inputs` and returns its outputs by name, or only those that `outputs` names.
 
         Without a `version` or a `label`, the newest version that is ready answers; without a `signature`,
         `serving_default` is used. Numbers and lists become arrays of float32 or int32, or of int64 if necessary, as in
@@ -88,7 +88,7 @@ class AsyncClient(Connection[AsyncChannel]):
         in_flight: int = 64,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Run a model on each of `inputs`, with up to `in_flight` calls at a time, and return their outputs in order.
+        """Runs a model on each of `inputs`, with up to `in_flight` calls at a time, and returns their outputs in order.
 
         Each is a separate call, like `predict`; the server may put them into one batch. `timeout` applies to each call
         from when it is sent. All calls are made, even if some fail; then the first failure is raised, or all are
@@ -108,7 +108,7 @@ class AsyncClient(Connection[AsyncChannel]):
     async def metadata(
         self, model: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
     ) -> ModelMetadata:
-        """Return the signatures of the version of a model that `predict` would run.
+        """Returns the signatures of the version of a model that `predict` would run.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """
@@ -117,7 +117,7 @@ class AsyncClient(Connection[AsyncChannel]):
     async def status(
         self, model: str, *, version: int | None = None, timeout: float | None = None
     ) -> tuple[VersionStatus, ...]:
-        """Return the states of all versions of a model that the server has had, or of the given version.
+        """Returns the states of all versions of a model that the server has had, or of the given version.
 
         TF Serving: highest version first; an unknown model or version is NOT_FOUND.
 
@@ -132,7 +132,7 @@ class AsyncClient(Connection[AsyncChannel]):
             self._declared.learn(wanted, metadata)
 
     async def close(self) -> None:
-        """Close the connection; calls in progress are cancelled. It may be called more than once."""
+        """Closes the connection; calls in progress are cancelled. It may be called more than once."""
         self._closed = True
         await self._channel.close()
 

@@ -46,10 +46,10 @@ class Connection(ABC, Generic[C]):
     @staticmethod
     @abstractmethod
     def _open(transport: str, settings: Settings) -> C:
-        """Return a channel; raises ValueError for a transport that does not support the arguments."""
+        """Returns a channel; raises ValueError for a transport that does not support the arguments."""
 
     def _within(self, timeout: float | None) -> float | None:
-        """Return the timeout of a call that is made now; raises ValueError once the client is closed."""
+        """Returns the timeout of a call that is made now; raises ValueError once the client is closed."""
         if self._closed:
             raise ValueError(request.CLOSED)
         return self._timeout if timeout is None else timeout

@@ -25,7 +25,7 @@ class Predicting:
     outputs: Collection[str]
 
     def call(self, inputs: Inputs) -> PredictCall:
-        """Return the call for `inputs`, in the dtypes that the model declares, as far as they are known.
+        """Returns the call for `inputs`, in the dtypes that the model declares, as far as they are known.
 
         Raises ValueError for an argument that cannot be sent.
         """
@@ -35,11 +35,11 @@ class Predicting:
         return request.predict(spec, self.declared.fitted(wanted, inputs), self.outputs)
 
     def should_ask(self, inputs: Inputs, call: PredictCall, error: ServerError) -> bool:
-        """Return whether the model's declaration may explain a refusal, and must be requested first."""
+        """Returns whether the model's declaration may explain a refusal, and must be requested first."""
         return self.declared.should_ask(self.wanted, error, converted=not request.same_dtypes(inputs, _sent(call)))
 
     def again(self, inputs: Inputs, call: PredictCall, error: ServerError) -> PredictCall:
-        """Return the call to make once more; raises the refusal, explained, if it would be the same."""
+        """Returns the call to make once more; raises the refusal, explained, if it would be the same."""
         again = self.call(inputs)
         if request.same_dtypes(_sent(again), _sent(call)):
             raise self.declared.explained(self.wanted, _sent(call), error) from error.__cause__
@@ -60,12 +60,12 @@ class Many:
         self.answers: list[Outputs | ServerError] = []
 
     def should_ask(self) -> bool:
-        """Return whether the model's declaration must be requested before refused calls are made again."""
+        """Returns whether the model's declaration must be requested before refused calls are made again."""
         ask = self._predicting.should_ask
         return any(ask(self._inputs[place], self.calls[place], error) for place, error in self._refused())
 
     def again(self) -> dict[int, PredictCall]:
-        """Return the calls to make once more, by their positions; explains the refusals of the others."""
+        """Returns the calls to make once more, by their positions; explains the refusals of the others."""
         calls = {}
         for place, error in self._refused():
             try:
@@ -75,12 +75,12 @@ class Many:
         return calls
 
     def take(self, again: Mapping[int, PredictCall], answers: Sequence[Outputs | ServerError]) -> None:
-        """Store the results of the repeated calls at their positions."""
+        """Stores the results of the repeated calls at their positions."""
         for place, answer in zip(again, answers, strict=True):
             self.answers[place] = answer
 
     def results(self, *, return_exceptions: bool) -> list[Any]:
-        """Return the result of each call; raises the first failure unless failures are to be returned."""
+        """Returns the result of each call; raises the first failure unless failures are to be returned."""
         refused = self._refused()
         if refused and not return_exceptions:
             raise refused[0][1]
@@ -91,7 +91,7 @@ class Many:
 
 
 def check_in_flight(in_flight: int) -> None:
-    """Raise ValueError unless `in_flight` is valid."""
+    """Raises ValueError unless `in_flight` is valid."""
     if in_flight < 1:
         message = f"in_flight must be a whole number of at least 1; was {in_flight}"
         raise ValueError(message)

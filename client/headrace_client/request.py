@@ -172,7 +172,7 @@ class Call(Generic[Answer]):
     inputs: Mapping[str, ArrayLike] | None = None
 
     def message(self) -> bytes:
-        """Return the whole message; raises ValueError for inputs that a tensor cannot represent."""
+        """Returns the whole message; raises ValueError for inputs that a tensor cannot represent."""
         if not self.inputs:
             return self.head
         request = PredictRequest()
@@ -181,14 +181,14 @@ class Call(Generic[Answer]):
         return self.head + request.SerializeToString()
 
     def arrays(self) -> dict[str, Any]:
-        """Return the inputs by name as contiguous arrays."""
+        """Returns the inputs by name as contiguous arrays."""
         return {name: _contiguous(typed(value)) for name, value in (self.inputs or {}).items()}
 
 
 def model_spec(
     model: str, version: int | None = None, label: str | None = None, signature: str | None = None
 ) -> ModelSpec:
-    """Return the message that names a model, or raise ValueError for arguments that name no model."""
+    """Returns the message that names a model, or raises ValueError for arguments that name no model."""
     if not model:
         message = "model must be a name, not empty"
         raise ValueError(message)
@@ -202,7 +202,7 @@ def model_spec(
 
 
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
-    """Return the Predict call for `inputs`, which returns the arrays that `outputs` names, or all.
+    """Returns the Predict call for `inputs`, which returns the arrays that `outputs` names, or all.
 
     `inputs` may be empty, for a model without inputs. Raises ValueError if it is no mapping, or `outputs` is a string.
     """
@@ -215,25 +215,25 @@ def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collectio
 
 
 def check_inputs(inputs: object) -> None:
-    """Raise ValueError for inputs without names."""
+    """Raises ValueError for inputs without names."""
     if not isinstance(inputs, Mapping):
         message = f"inputs must be a mapping from the names of inputs to arrays, not {type(inputs).__name__}"
         raise ValueError(message)
 
 
 def same_dtypes(one: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> bool:
-    """Return whether two mappings contain the same array objects: a converted array is another object."""
+    """Returns whether two mappings contain the same array objects: a converted array is another object."""
     return all(one[name] is other[name] or np.asarray(one[name]).dtype == np.asarray(other[name]).dtype for name in one)
 
 
 def metadata(spec: ModelSpec) -> Call[ModelMetadata]:
-    """Return the GetModelMetadata call for all signatures of a model."""
+    """Returns the GetModelMetadata call for all signatures of a model."""
     message = GetModelMetadataRequest(model_spec=spec, metadata_field=[_SIGNATURES])
     return Call(METADATA, message.SerializeToString(), _read_metadata)
 
 
 def status(spec: ModelSpec) -> Call[tuple[VersionStatus, ...]]:
-    """Return the GetModelStatus call for all versions of a model, or for the one that `spec` names."""
+    """Returns the GetModelStatus call for all versions of a model, or for the one that `spec` names."""
     message = GetModelStatusRequest(model_spec=spec)
     return Call(STATUS, message.SerializeToString(), _read_status)
 
@@ -247,7 +247,7 @@ def _fill(proto: TensorProto, name: str, value: ArrayLike) -> None:
 
 
 def typed(value: ArrayLike) -> ArrayLike:
-    """Give numbers that are not arrays yet TensorFlow's dtypes, where numpy would use 64 bits."""
+    """Gives numbers that are not arrays yet TensorFlow's dtypes, where numpy would use 64 bits."""
     if isinstance(value, np.ndarray):
         return value
     array = np.asarray(value)

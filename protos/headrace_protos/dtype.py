@@ -94,7 +94,7 @@ _ML_DTYPES = {
 
 
 def codec_of(data_type: int) -> Codec:
-    """Return how the elements of a data type are written; raises TensorError for a data type that holds no data."""
+    """Returns how the elements of a data type are written; raises TensorError for a data type that holds no data."""
     codec = _CODECS.get(data_type)
     if codec is None and data_type in _ML_DATA_TYPES:
         codec = _ml_codecs().get(data_type)
@@ -105,7 +105,7 @@ def codec_of(data_type: int) -> Codec:
 
 
 def codec_for(dtype: np.dtype[Any]) -> Codec:
-    """Return how an array of a numpy dtype is written; raises TensorError, which names the dtype, if there is none.
+    """Returns how an array of a numpy dtype is written; raises TensorError, which names the dtype, if there is none.
 
     Strings may be numpy's objects, byte strings or texts; a big-endian dtype is written like the native one.
     """
@@ -123,7 +123,7 @@ def codec_for(dtype: np.dtype[Any]) -> Codec:
 
 
 def dtype_of(data_type: int) -> np.dtype[Any]:
-    """Return the numpy dtype of a data type: object for strings, plain integers for quantised ones.
+    """Returns the numpy dtype of a data type: object for strings, plain integers for quantised ones.
 
     Raises TensorError for a data type that holds no data: a reference, a resource, a variant, or one that is unknown or
     not set.
@@ -132,12 +132,12 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
 
 
 def enum_of(dtype: np.dtype[Any]) -> DataType:
-    """Return the data type for arrays of a numpy dtype; raises TensorError, which names the dtype, if there is none."""
+    """Returns the data type for arrays of a numpy dtype; raises TensorError, which names the dtype, if it has none."""
     return codec_for(dtype).data_type
 
 
 def dtype_name(data_type: int) -> str:
-    """Return TensorFlow's name of a data type, such as "float"; for an unknown number, a text that says so."""
+    """Returns TensorFlow's name of a data type, such as "float"; for an unknown number, a text that says so."""
     if data_type == DataType.DT_INVALID:
         return "INVALID"
     if data_type not in DataType.values():

@@ -20,7 +20,7 @@ for _well_known in (any_pb2, wrappers_pb2):
 
 
 def add(serialized: bytes, module: dict[str, Any]) -> FileDescriptor:
-    """Add one serialized FileDescriptorProto to the pool, and its classes and enums to the namespace of its module.
+    """Adds one serialized FileDescriptorProto to the pool, and its classes and enums to the namespace of its module.
 
     The files that it imports must have been added before. The namespace also gets the descriptors, under the private
     names that the end of a generated module uses to complete them for protobuf's pure-Python implementation.

@@ -31,7 +31,7 @@ _MAX_CACHED_SHAPE_BYTES = 128
 
 
 def to_array(proto: TensorProto) -> npt.NDArray[Any]:
-    """Decode a tensor; the result may be read-only, and may share the message's bytes or repeat one element (stride 0).
+    """Decodes a tensor; the result may be read-only, share the message's bytes, or repeat one element (stride 0).
 
     Strings become an object array of bytes, and quantised integers become plain ones. `tensor_content` is used if it is
     not empty, otherwise the `*_val` field of the dtype: missing elements repeat its last value, or are zeros if the
@@ -51,7 +51,7 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
 
 
 def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_content: bool = False) -> TensorProto:
-    """Encode an array, or values that numpy converts to one, in the `*_val` field of its dtype or as `tensor_content`.
+    """Encodes an array, or values that numpy converts to one, in the `*_val` field of its dtype or as `tensor_content`.
 
     `into` is an empty message to fill, such as an entry of a response's outputs; it is returned, or else a new message.
     Texts are encoded as UTF-8. An array without elements is encoded as its dtype and shape alone. TF Serving: the same;
@@ -75,7 +75,7 @@ def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_conte
 
 
 def shape_of(proto: TensorProto) -> tuple[int, ...]:
-    """Return the shape that a tensor declares, without a look at its content.
+    """Returns the shape that a tensor declares, without a look at its content.
 
     Raises TensorError if the shape is invalid.
     """
@@ -91,7 +91,7 @@ def _shape(proto: TensorProto) -> tuple[tuple[int, ...], int]:
 
 
 def _parse_shape(serialized: bytes) -> tuple[tuple[int, ...], int]:
-    """Return the dimensions and the number of elements; an unknown rank is accepted, and counts as 0."""
+    """Returns the dimensions and the number of elements; an unknown rank is accepted, and counts as 0."""
     shape = tuple(dim.size for dim in TensorShapeProto.FromString(serialized).dim)
     if len(shape) > _MAX_RANK:
         reason = f"rank {len(shape)} is over {_MAX_RANK}"
@@ -130,7 +130,7 @@ def _from_content(content: bytes, codec: Codec, shape: tuple[int, ...], count: i
 
 
 def _split(content: bytes, count: int) -> list[bytes]:
-    """Split strings that are written as all lengths, followed by all bytes."""
+    """Splits strings that are written as all lengths, followed by all bytes."""
     if count > len(content):
         raise TensorError(_SHORT)
     sizes, at = _read_sizes(np.frombuffer(content, np.uint8), count)
@@ -142,7 +142,7 @@ def _split(content: bytes, count: int) -> list[bytes]:
 
 
 def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Decode `count` varints, all at once since callers may send millions; return them and the offset after the last.
+    """Decodes `count` varints, all at once since callers may send millions; returns them and the offset after the last.
 
     TF Serving: a length has 32 bits; if its fifth byte holds more, the length is truncated, and not refused.
     """
@@ -158,7 +158,7 @@ def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray
 
 
 def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
-    """Return the values of the field that is read for a dtype, as a flat array of that dtype."""
+    """Returns the values of the field that is read for a dtype, as a flat array of that dtype."""
     sent = getattr(proto, codec.field)
     if isinstance(sent, bytes):
         return np.frombuffer(sent, codec.dtype)
@@ -175,13 +175,13 @@ def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
 
 
 def _aligned(payload: memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """View bytes as values. Misaligned bytes are copied: numpy supports them, but native runtimes may not."""
+    """Views bytes as values. Misaligned bytes are copied: numpy supports them, but native runtimes may not."""
     values = np.frombuffer(payload, dtype)
     return values if values.flags.aligned else values.copy()
 
 
 def _filled(values: npt.NDArray[Any], codec: Codec, shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:
-    """Give flat values a shape, repeating the last of them, or a zero, if the shape has more elements."""
+    """Gives flat values a shape, repeating the last of them, or a zero, if the shape has more elements."""
     if values.size >= count:
         return values[:count].reshape(shape)
     if values.size == 0:
@@ -241,7 +241,7 @@ def _content(array: npt.NDArray[Any], codec: Codec) -> bytes:
 
 
 def _payload(array: npt.NDArray[Any], codec: Codec) -> bytes | None:
-    """Return the bytes of an array's `*_val` field, or None if encoding it takes a loop over the values."""
+    """Returns the bytes of an array's `*_val` field, or None if encoding it takes a loop over the values."""
     if codec.is_raw:
         return array.tobytes()
     if array.size >= _MANY and array.dtype.kind in "iu" and array.min() >= 0 and array.max() < 0x80:
@@ -260,6 +260,6 @@ def _opened(data_type: DataType, shape: tuple[int, ...], number: int, size: int)
 
 @lru_cache(maxsize=1024)
 def _header(data_type: DataType, shape: tuple[int, ...]) -> bytes:
-    """Serialize a tensor's dtype and shape; a scalar has a shape without dimensions."""
+    """Serializes a tensor's dtype and shape; a scalar has a shape without dimensions."""
     dims = [TensorShapeProto.Dim(size=size) for size in shape]
     return TensorProto(dtype=data_type, tensor_shape=TensorShapeProto(dim=dims)).SerializeToString()

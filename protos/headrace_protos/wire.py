@@ -13,7 +13,7 @@ class Sliceable(Protocol):
 
 
 def varint(value: int) -> bytes:
-    """Encode an integer of at least 0."""
+    """Encodes an integer of at least 0."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -23,7 +23,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: Sliceable, at: int, longest: int = 10) -> tuple[int, int]:
-    """Decode the varint of at most `longest` bytes that begins at offset `at`; return it and the offset after it.
+    """Decodes the varint of at most `longest` bytes that begins at offset `at`; returns it and the offset after it.
 
     Raises ValueError if the data, or those bytes, come to an end first.
     """
@@ -37,12 +37,12 @@ def read_varint(data: Sliceable, at: int, longest: int = 10) -> tuple[int, int]:
 
 
 def opening(number: int, size: int) -> bytes:
-    """Encode the key and the length that precede the `size` bytes of a length-delimited field."""
+    """Encodes the key and the length that precede the `size` bytes of a length-delimited field."""
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(size)
 
 
 def find_payload(message: bytes, number: int, most_fields: int = 32) -> memoryview | None:
-    """Find the bytes of a length-delimited field in a serialized message, without copying them.
+    """Finds the bytes of a length-delimited field in a serialized message, without copying them.
 
     Returns None if the field is not among the first `most_fields` fields, or if a group precedes it: a message may hold
     any number of fields, and looking through them all here would cost more than decoding it.
@@ -80,7 +80,7 @@ def has_more_fields(message: bytes, most: int) -> bool:
 
 
 def _size(message: bytes, wire_type: int, at: int) -> tuple[int, int]:
-    """Return how many bytes the value at offset `at` has, and the offset where they begin."""
+    """Returns how many bytes the value at offset `at` has, and the offset where they begin."""
     if wire_type == _LENGTH_DELIMITED:
         return read_varint(message, at)
     if wire_type == _VARINT:

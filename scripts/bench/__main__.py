@@ -26,7 +26,7 @@ _NAMES = [*(case.name for case in CASES), _SCALING, _OPEN_INFERENCE]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write `benchmarks.png` and `README.md`, and print the page; return 2 if h2load is missing."""
+    """Measures, writes `benchmarks.png` and `README.md`, and prints the page; returns 2 if h2load is missing."""
     options = _parser().parse_args(arguments)
     if h2load_version() is None:
         print("h2load not found: install nghttp2-client", file=sys.stderr)
@@ -97,7 +97,7 @@ def _infers(names: Sequence[str], triton: Triton | None, budget: Budget) -> Infe
 
 
 def _allow_connections() -> None:
-    """Allow this process and its children to have thousands of open connections."""
+    """Allows this process and its children to have thousands of open connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _FILES:
         resource.setrlimit(

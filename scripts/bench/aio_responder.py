@@ -21,7 +21,7 @@ class Responder:
         self._outputs = outputs
 
     async def predict(self, request: PredictRequest, context: Context) -> PredictResponse:
-        """Return the answer, or INVALID_ARGUMENT if no input has a batch axis."""
+        """Returns the answer, or INVALID_ARGUMENT if no input has a batch axis."""
         if not request.inputs["x"].tensor_shape.dim:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no input x with a batch axis")
         rows = request.inputs["x"].tensor_shape.dim[0].size
@@ -37,7 +37,7 @@ class Responder:
 
 
 async def serve(port: int, outputs: int) -> None:
-    """Serve on loopback until the process is stopped."""
+    """Serves on loopback until the process is stopped."""
     predict = grpc.unary_unary_rpc_method_handler(
         Responder(outputs).predict,
         request_deserializer=PredictRequest.FromString,

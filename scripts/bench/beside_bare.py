@@ -15,7 +15,7 @@ class Sample:
 
 
 def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the option parser of a benchmark that is run as `python -m scripts.bench.MODULE`."""
+    """Returns the option parser of a benchmark that is run as `python -m scripts.bench.MODULE`."""
     parser = argparse.ArgumentParser(prog=f"python -m scripts.bench.{module}", description=description)
     parser.add_argument(
         "--rounds", type=int, default=3, help="number of rounds, in each of which every server is measured once"
@@ -25,7 +25,7 @@ def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def table(what: str, measured: Iterable[tuple[object, Mapping[str, Sequence[Sample]]]], bare: str) -> Iterator[str]:
-    """Yield the lines of a Markdown table with requests/s, CPU, and their ratios to the bare responder's.
+    """Yields the lines of a Markdown table with requests/s, CPU, and their ratios to the bare responder's.
 
     Args:
         what: The first column's heading.

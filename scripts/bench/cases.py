@@ -48,11 +48,11 @@ class Case:
     longer: float = 1
 
     def rows(self, count: int) -> np.ndarray:
-        """Return `count` rows of reproducible input, float32 [count, *row]."""
+        """Returns `count` rows of reproducible input, float32 [count, *row]."""
         return np.random.default_rng(7).standard_normal((count, *self.row), dtype=np.float32)
 
     def save(self, base_path: Path) -> Path:
-        """Write the model as version 1 under `base_path` and return the path of its file."""
+        """Writes the model as version 1 under `base_path` and returns the path of its file."""
         path = base_path / "1" / "model.onnx"
         path.parent.mkdir(parents=True)
         onnx.save(self.build(), path)

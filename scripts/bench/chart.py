@@ -19,7 +19,7 @@ _COLOURS = {AIO: "#b8c0c8", GRPCPP: "#7d8894", _LOOP: "#4c5661", HEADRACE: "#74b
 
 
 def draw(results: Sequence[Results], path: Path) -> None:
-    """Write the chart as a PNG."""
+    """Writes the chart as a PNG."""
     size = (5 * len(results), 9)
     figure_, grid = plt.subplots(3, len(results), figsize=size, squeeze=False)
     figure_.set_layout_engine("constrained", hspace=0.08, wspace=0.06)

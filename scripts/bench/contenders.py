@@ -31,7 +31,7 @@ class Contender:
 
 
 def contenders(build: Path) -> list[Contender]:
-    """Return every server that can run here, and print one line for each that cannot."""
+    """Returns every server that can run here, and prints one line for each that cannot."""
     found = [Contender(AIO, _aio, infers=False)]
     if missing := grpcpp.missing():
         print(f"without the grpc++ responder: {missing} not found", file=sys.stderr)
@@ -46,7 +46,7 @@ def contenders(build: Path) -> list[Contender]:
 
 
 def of_many_models(contender: Contender, count: int) -> Contender:
-    """Return the same headrace with this many models loaded, including the case's."""
+    """Returns the same headrace with this many models loaded, including the case's."""
     return Contender(contender.name, partial(_of_many_models, contender.command, count), contender.infers)
 
 
@@ -72,7 +72,7 @@ def _grpcpp(executable: Path, case: Case, _: Path, port: int) -> Sequence[str]:
 
 
 def headrace_command(transport: str, case: Case, base_path: Path, port: int) -> Sequence[str]:
-    """Return the command that starts headrace on a port, with the batching of a case."""
+    """Returns the command that starts headrace on a port, with the batching of a case."""
     parameters = base_path.with_name("batching.pbtxt")
     parameters.write_text(str(_batching(case)))
     return [

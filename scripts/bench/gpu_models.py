@@ -14,7 +14,7 @@ _STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))  # blocks, inner c
 
 
 def mlp_model(width: int = 1024, layers: int = 3) -> onnx.ModelProto:
-    """Return a model of 64 floats to 10, with dense layers."""
+    """Returns a model of 64 floats to 10, with dense layers."""
     graph = _Graph()
     name = "x"
     sizes = [64, *[width] * layers]
@@ -25,7 +25,7 @@ def mlp_model(width: int = 1024, layers: int = 3) -> onnx.ModelProto:
 
 
 def resnet50_model() -> onnx.ModelProto:
-    """Return a model of a 3 x 224 x 224 image of bytes to 1000 scores: 53 convolutions, 4.1 billion multiplications.
+    """Returns a model of a 3 x 224 x 224 image of bytes to 1000 scores: 53 convolutions, 4.1 billion multiplications.
 
     Batch normalisation is folded into the weights, as in models exported for serving.
     """

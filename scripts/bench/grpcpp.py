@@ -16,7 +16,7 @@ _TOOLS = ("protoc", "grpc_cpp_plugin", "g++", "pkg-config")
 
 
 def missing() -> str | None:
-    """Return the name of a missing tool or library that the responder needs, or None if all are there."""
+    """Returns the name of a missing tool or library that the responder needs, or None if all are there."""
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if absent:
         return ", ".join(absent)
@@ -25,12 +25,12 @@ def missing() -> str | None:
 
 
 def version() -> str:
-    """Return the version of grpc++ that the responder is linked with."""
+    """Returns the version of grpc++ that the responder is linked with."""
     return _output("pkg-config", "--modversion", "grpc++").strip()
 
 
 def build(folder: Path) -> Path:
-    """Compile the responder under `folder`, unless the same sources were compiled before; return the executable."""
+    """Compiles the responder under `folder`, unless the same sources were compiled before; returns the executable."""
     protos = _protos(folder)
     digest = hashlib.sha256()
     for source in (_SOURCE, *(_PROTO_PATH / name for name in protos)):
@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
 
 
 def _protos(folder: Path) -> list[str]:
-    """Return the service's .proto file and its imports, without those that libprotobuf itself contains."""
+    """Returns the service's .proto file and its imports, without those that libprotobuf itself contains."""
     folder.mkdir(parents=True, exist_ok=True)
     described = folder / "service.desc"
     _output("protoc", "-I", _PROTO_PATH, "--include_imports", "-o", described, _SERVICE)

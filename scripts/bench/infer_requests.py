@@ -42,7 +42,7 @@ class Request:
     headers: tuple[str, ...] = ()
 
     def checked(self, address: str, expected: np.ndarray) -> int:
-        """Send the request once and return the length of the answer in bytes.
+        """Sends the request once and returns the length of the answer in bytes.
 
         Raises AnswerError if the answer's `y` is not `expected`, float32 [1, outputs], and grpc.RpcError if the status
         is not OK.
@@ -70,7 +70,7 @@ class Request:
 
 
 def call(address: str, method: str, message: bytes) -> bytes:
-    """Make one call over gRPC, without a limit on the size of a message."""
+    """Makes one call over gRPC, without a limit on the size of a message."""
     with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
         answer: bytes = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)(
             message, timeout=30
@@ -124,7 +124,7 @@ def rest_binary(case: Case, row: np.ndarray) -> Request:
 
 @contextmanager
 def shared(row: np.ndarray) -> Iterator[Callable[[str], bytes]]:
-    """Put a row into shared memory; yields a function that registers it with the server at a gRPC address."""
+    """Puts a row into shared memory; yields a function that registers it with the server at a gRPC address."""
     path = _SHARED / f"headrace-bench-{uuid4().hex}"
     path.write_bytes(row.tobytes())
     message = SystemSharedMemoryRegisterRequest(name=_REGION, key=f"/{path.name}", byte_size=row.nbytes)

@@ -51,7 +51,7 @@ class Kind:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, measured with the servers in turn, or a line about what is missing."""
+    """Prints a table of medians, measured with the servers in turn, or a line about what is missing."""
     options = parser_of("kinds", __doc__).parse_args(arguments)
     missing = "h2load" if h2load_version() is None else grpcpp.missing()
     if missing:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def kinds() -> list[Kind]:
-    """Return every kind of call."""
+    """Returns every kind of call."""
     spec, rows = ModelSpec(name=CASES[0].name), CASES[0].rows(1)
     example = Example()
     example.features.feature["x"].float_list.value.extend(rows[0].tolist())

@@ -44,7 +44,7 @@ class Caller:
     more: tuple[str, ...] = ()
 
     def warm_up(self, seconds: float) -> float:
-        """Load for about `seconds` and return the requests per second of the second half."""
+        """Loads for about `seconds` and returns the requests per second of the second half."""
         count = self.load.connections * self.load.streams
         while True:
             started = time.monotonic()
@@ -55,7 +55,7 @@ class Caller:
             count *= max(2, round(seconds / 2 / elapsed))
 
     def run(self, count: int, log: Path | None = None) -> "Answers":
-        """Make `count` calls and return how they were answered.
+        """Makes `count` calls and returns how they were answered.
 
         Raises LoadError if a call failed. h2load counts each HTTP 200 as a success, and gRPC errors have that status,
         too, so the bytes of the answers are counted.
@@ -100,7 +100,7 @@ class Answers:
 
 
 def post(url: str, body: Path, connections: int, count: int, headers: Sequence[str] = ()) -> float:
-    """POST a body this many times over HTTP/1.1, with one request in flight per connection; return requests per second.
+    """POSTs a body this many times over HTTP/1.1, one request at a time per connection; returns requests per second.
 
     Raises LoadError if an answer's status was not 2xx.
     """
@@ -118,7 +118,7 @@ def post(url: str, body: Path, connections: int, count: int, headers: Sequence[s
 
 @contextmanager
 def idle_connections(port: int, count: int) -> Iterator[None]:
-    """Keep this many idle HTTP/2 connections open."""
+    """Keeps this many idle HTTP/2 connections open."""
     # The connection preface and an empty SETTINGS frame.
     hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ def _latencies(log: Path | None) -> np.ndarray:
 
 
 def h2load_version() -> str | None:
-    """Return the output of `h2load --version`, or None if h2load is missing."""
+    """Returns the output of `h2load --version`, or None if h2load is missing."""
     if shutil.which("h2load") is None:
         return None
     return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()

@@ -13,7 +13,7 @@ _PACKAGES = ("headrace", "headrace-native", "onnxruntime", "grpcio", "protobuf",
 
 
 def description() -> list[str]:
-    """Return sentences about the processor, the load before the run, and the versions; to be called before the run."""
+    """Returns sentences about the processor, the load before the run, and the versions; to be called before the run."""
     minute, _, quarter = os.getloadavg()
     when = datetime.now(UTC).date()
     return [

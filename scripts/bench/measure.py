@@ -56,7 +56,7 @@ class Results:
 
 
 def measure(case: Case, contenders: list[Contender], budget: Budget, folder: Path) -> Results:
-    """Measure the servers in the order A B C A B C, under the case's load and then with one caller."""
+    """Measures the servers in the order A B C A B C, under the case's load and then with one caller."""
     bench = Bench(case, folder)
     results = Results(case)
     seconds = budget.seconds * case.longer
@@ -83,7 +83,7 @@ class Bench:
         self._message.write_bytes(framed(self._request))
 
     def sample(self, contender: Contender, load: Load, seconds: float, idle: int = 0) -> Sample:
-        """Start the server, warm it up, load it for about `seconds`, and stop it.
+        """Starts the server, warms it up, loads it for about `seconds`, and stops it.
 
         Meanwhile, `idle` connections without calls are open.
         """
@@ -124,7 +124,7 @@ def _loaded(server: Server, caller: Caller, seconds: float) -> Sample:
 
 
 def _served(log: str) -> dict[str, int]:
-    """Return the batches by range of rows from the log of a stopped headrace: `(1: 3, 2-3: 40)`."""
+    """Returns the batches by range of rows from the log of a stopped headrace: `(1: 3, 2-3: 40)`."""
     line = _SERVED.search(log)
     if line is None:
         raise ValueError(f"headrace did not log the batches that it served:\n{log[-2000:]}")

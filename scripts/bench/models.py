@@ -10,18 +10,18 @@ _IR_VERSION = 8
 
 
 def small_model() -> onnx.ModelProto:
-    """Return a model of 16 floats to 10, with one Gemm."""
+    """Returns a model of 16 floats to 10, with one Gemm."""
     weights = {"w": _weights(16, 10), "b": np.zeros(10, np.float32)}
     return _model([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], [16], [10], weights)
 
 
 def string_model() -> onnx.ModelProto:
-    """Return a model of two strings to the same strings."""
+    """Returns a model of two strings to the same strings."""
     return _model([helper.make_node("Identity", ["x"], ["y"])], [2], [2], {}, TensorProto.STRING)
 
 
 def fixed_model() -> onnx.ModelProto:
-    """Return a model of 16 floats to 10, without a batch axis."""
+    """Returns a model of 16 floats to 10, without a batch axis."""
     model = small_model()
     for value in (*model.graph.input, *model.graph.output):
         del value.type.tensor_type.shape.dim[0]
@@ -31,14 +31,14 @@ def fixed_model() -> onnx.ModelProto:
 
 
 def image_model() -> onnx.ModelProto:
-    """Return a model of a 3 x 224 x 224 image of floats to the means of its three channels."""
+    """Returns a model of a 3 x 224 x 224 image of floats to the means of its three channels."""
     pool = helper.make_node("GlobalAveragePool", ["x"], ["pooled"])
     flatten = helper.make_node("Flatten", ["pooled"], ["y"], axis=1)
     return _model([pool, flatten], [3, 224, 224], [3], {})
 
 
 def compute_model(layers: int = 5, channels: int = 128) -> onnx.ModelProto:
-    """Return a model of a 3 x 32 x 32 image of floats to 10 scores: 3 x 3 convolutions of about 10 ms a row.
+    """Returns a model of a 3 x 32 x 32 image of floats to 10 scores: 3 x 3 convolutions of about 10 ms a row.
 
     Convolutions cost the same per row in a batch of any size, while dense layers mostly read their weights.
     """

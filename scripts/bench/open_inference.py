@@ -86,7 +86,7 @@ class Infers:
 
 
 def measure_infers(triton: Triton | None, budget: Budget, folder: Path) -> Infers:
-    """Measure the servers in turn, round after round."""
+    """Measures the servers in turn, round after round."""
     infers = Infers()
     benches = {case.name: _Bench(case, triton, folder / case.name) for case in (_SMALL, _IMAGE)}
     for _ in range(budget.rounds):
@@ -111,7 +111,7 @@ class _Bench:
         self._expected = Loop(case, case.save(self._base_path)).answer(self._row)
 
     def sample(self, way: Way, server: str, seconds: float) -> Sample:
-        """Start a server, load it for about this many seconds, and stop it."""
+        """Starts a server, loads it for about this many seconds, and stops it."""
         request = way.make(self._case, self._row)
         commands = {HEADRACE: self._headrace, TRITON: self._triton_command}
         with ExitStack() as stack:
@@ -163,17 +163,17 @@ def _loaded(server: Server, run: Callable[[int], float], load: Load, seconds: fl
 
 
 def rate(samples: Iterable[Sample]) -> float:
-    """Return the median of the requests per second."""
+    """Returns the median of the requests per second."""
     return median(sample.requests_per_second for sample in samples)
 
 
 def cpu(samples: Iterable[Sample]) -> float:
-    """Return the median CPU of a request, in microseconds."""
+    """Returns the median CPU of a request, in microseconds."""
     return median(sample.cpu_us for sample in samples)
 
 
 def infer_verdicts(infers: Infers) -> Iterator[Verdict]:
-    """Yield the targets, without those for a Triton if there was none."""
+    """Yields the targets, without those for a Triton if there was none."""
     ours = {way: servers[HEADRACE] for way, servers in infers.samples.items()}
     if not ours:
         return
@@ -191,7 +191,7 @@ def infer_verdicts(infers: Infers) -> Iterator[Verdict]:
 
 
 def infer_rows(infers: Infers) -> Iterator[tuple[str, ...]]:
-    """Yield a row of the report for each way and server."""
+    """Yields a row of the report for each way and server."""
     for way, servers in infers.samples.items():
         for server, samples in servers.items():
             own = median(sample.own_cpu_us for sample in samples)

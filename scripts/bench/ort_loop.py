@@ -32,12 +32,12 @@ class Loop:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def answer(self, rows: np.ndarray) -> np.ndarray:
-        """Return the model's `y` for `rows`."""
+        """Returns the model's `y` for `rows`."""
         y: np.ndarray = self._session.run(["y"], {"x": rows})[0]
         return y
 
     def samples(self, seconds: float) -> Iterator[LoopSample]:
-        """Run for `seconds` at each of the case's batch sizes."""
+        """Runs for `seconds` at each of the case's batch sizes."""
         for batch in self._case.loop_batches:
             yield self._sample(batch, seconds)
 

@@ -35,16 +35,16 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time spent so far by all threads of the process, live and ended, to the nanosecond."""
+        """Returns the CPU time spent so far by all threads of the process, live and ended, to the nanosecond."""
         clock = ~self.process.pid << 3 | _CPU_TIME  # as clock_getcpuclockid(3) computes it
         return time.clock_gettime_ns(clock) / 1e9
 
     def family_cpu_seconds(self) -> float:
-        """Return the CPU time of the process, its live child processes and their descendants."""
+        """Returns the CPU time of the process, its live child processes and their descendants."""
         return sum(int(ticks) for stat in self._family() for ticks in stat[11:13]) / _TICKS_PER_SECOND
 
     def family_rss_bytes(self) -> int:
-        """Return the memory that the process and its descendants hold now; shared pages are counted for each."""
+        """Returns the memory that the process and its descendants hold now; shared pages are counted for each."""
         return sum(int(stat[21]) for stat in self._family()) * os.sysconf("SC_PAGE_SIZE")
 
     def _family(self) -> list[list[str]]:
@@ -56,11 +56,11 @@ class Server:
         return [stats[pid] for pid in family if stats.get(pid)]
 
     def user_seconds(self) -> float:
-        """Return the user time alone, to a hundredth of a second."""
+        """Returns the user time alone, to a hundredth of a second."""
         return int(_stat(Path(f"/proc/{self.process.pid}/stat"))[11]) / _TICKS_PER_SECOND
 
     def peak_rss_bytes(self) -> int:
-        """Return the peak resident memory."""
+        """Returns the peak resident memory."""
         line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
@@ -70,7 +70,7 @@ class Server:
 
 @contextmanager
 def running(command: Callable[[int], Sequence[str]], log: Path, patience: float = 60) -> Iterator[Server]:
-    """Start `command(port)`, wait until it listens, yield it, then stop it with SIGTERM and wait for its end.
+    """Starts `command(port)`, waits until it listens, yields it, then stops it with SIGTERM and waits for its end.
 
     Its stderr goes to `log`, which is complete once this returns. Raises StartError if it does not listen within
     `patience` seconds, or does not exit within `patience` seconds after SIGTERM.
@@ -94,13 +94,13 @@ def _stat(file: Path) -> list[str]:
 
 
 def busy_seconds() -> float:
-    """Return the user and system time that all processes of the machine have spent since it started."""
+    """Returns the user and system time that all processes of the machine have spent since it started."""
     user, nice, system = Path("/proc/stat").read_text().split(maxsplit=4)[1:4]
     return (int(user) + int(nice) + int(system)) / _TICKS_PER_SECOND
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
+    """Returns a TCP port that nothing listens on."""
     # Not an ephemeral port: a client that retries connecting to one may connect to itself.
     # Random even if the program has set a seed: otherwise, two such programs would choose the same port before either
     # of them binds it.
@@ -114,7 +114,7 @@ def free_port() -> int:
 
 
 def await_listening(process: subprocess.Popen[bytes], port: int, log: Path, until: float) -> None:
-    """Wait until a process listens on a port.
+    """Waits until a process listens on a port.
 
     Raises StartError if it ends before that, or does not listen at this time of the monotonic clock.
     """

@@ -48,7 +48,7 @@ class Measured:
 
 
 def report(machine: Sequence[str], budget: Budget, measured: Measured) -> str:
-    """Return the report in Markdown."""
+    """Returns the report in Markdown."""
     results, scaling, infers = measured.results, measured.scaling, measured.infers
     parts = ["# Benchmarks", "Written by `make bench`; only ratios within one run are meaningful."]
     parts += [*machine, _others(results, scaling)]

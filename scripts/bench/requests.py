@@ -18,7 +18,7 @@ class AnswerError(RuntimeError):
 
 
 def request(case: Case, row: np.ndarray) -> bytes:
-    """Return a PredictRequest for `row`, float32 [1, *case.row], as tensor_content."""
+    """Returns a PredictRequest for `row`, float32 [1, *case.row], as tensor_content."""
     message = PredictRequest()
     message.model_spec.name = case.name
     tensor = message.inputs["x"]
@@ -30,12 +30,12 @@ def request(case: Case, row: np.ndarray) -> bytes:
 
 
 def framed(message: bytes) -> bytes:
-    """Return the message after its gRPC prefix, as in an HTTP/2 body."""
+    """Returns the message after its gRPC prefix, as in an HTTP/2 body."""
     return b"\0" + len(message).to_bytes(PREFIX_BYTES - 1, "big") + message
 
 
 def checked_answer(address: str, message: bytes, expected: np.ndarray, *, values: bool) -> int:
-    """Make one real call and return the length of its answer in bytes, without the prefix.
+    """Makes one real call and returns the length of its answer in bytes, without the prefix.
 
     Raises AnswerError if the answer's `y` does not have the shape of `expected`, float32 [1, outputs], or, if `values`,
     its values; raises grpc.RpcError if the status is not OK.

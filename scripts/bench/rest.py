@@ -44,7 +44,7 @@ LOADS = (Load(1, 64), Load(1, 1), Load(256, 64))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of medians, measured with the servers in turn; return 2 if something that it needs is missing."""
+    """Prints a table of medians, measured with the servers in turn; returns 2 if something that it needs is missing."""
     options = parser_of("rest", __doc__).parse_args(arguments)
     if h2load_version() is None or shutil.which("g++") is None:
         print("this needs h2load (nghttp2-client), g++, libevent-dev and rapidjson-dev", file=sys.stderr)
@@ -70,7 +70,7 @@ class _Bench:
         }
 
     def measure(self, load: Load, rounds: int, seconds: float) -> dict[str, list[Sample]]:
-        """Measure each server in turn, round after round."""
+        """Measures each server in turn, round after round."""
         body = self._folder / "body"
         body.write_text(json.dumps({"instances": _SMALL.rows(load.rows).tolist()}))
         samples: dict[str, list[Sample]] = {}

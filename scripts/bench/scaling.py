@@ -59,7 +59,7 @@ class Scaling:
 
 
 def measure_scaling(small: Case, contenders: list[Contender], budget: Budget, folder: Path) -> Scaling:
-    """Measure the points round after round, with the native transport and the grpc++ responder."""
+    """Measures the points round after round, with the native transport and the grpc++ responder."""
     scaling = Scaling()
     chosen = [contender for contender in contenders if contender.name in (NATIVE, GRPCPP)]
     for number in range(budget.rounds):

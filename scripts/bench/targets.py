@@ -30,12 +30,12 @@ class Verdict:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Yield the targets of a case, without those of which one side was not measured."""
+    """Yields the targets of a case, without those of which one side was not measured."""
     yield from _TARGETS[results.case.name](results)
 
 
 def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
-    """Yield the native transport's targets for connections and models. A tenth more is within the noise."""
+    """Yields the native transport's targets for connections and models. A tenth more is within the noise."""
     points = scaling.samples.get(NATIVE)
     if points is None:
         return
@@ -90,10 +90,10 @@ _TARGETS: dict[str, Callable[[Results], Iterator[Verdict]]] = {
 
 
 def at_least(what: str, least: float, value: float) -> Verdict:
-    """Return the verdict on a value that has a minimum."""
+    """Returns the verdict on a value that has a minimum."""
     return Verdict(what, f"at least {least:g}", figure(value), value >= least)
 
 
 def at_most(what: str, most: float, value: float) -> Verdict:
-    """Return the verdict on a value that has a maximum."""
+    """Returns the verdict on a value that has a maximum."""
     return Verdict(what, f"at most {most:g}", figure(value), value <= most)

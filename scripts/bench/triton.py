@@ -86,7 +86,7 @@ class Triton:
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, case: Case, base_path: Path, ports: Sequence[str]) -> Sequence[str]:
-        """Return the command that starts it with the model of a case.
+        """Returns the command that starts it with the model of a case.
 
         Args:
             case: The case, with its model's shapes and the batching, which is also headrace's.
@@ -119,7 +119,7 @@ class Triton:
 
 
 def find(named: str | None, folder: Path) -> Triton | None:
-    """Return the Triton that a flag or the variable names; if there is none, print the reason in one line.
+    """Returns the Triton that a flag or the variable names; if there is none, prints the reason in one line.
 
     Args:
         named: The value of the flag; None if it is not set.

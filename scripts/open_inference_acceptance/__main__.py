@@ -14,7 +14,7 @@ _CHECKS = ("ensemble", "vad", "generators")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks; return 1 if one has failed."""
+    """Runs the checks; returns 1 if one has failed."""
     options = _parser().parse_args(arguments)
     checks: dict[str, Callable[[Path], str]] = {
         "ensemble": partial(ensemble.check, minilm=options.minilm),

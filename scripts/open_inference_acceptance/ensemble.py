@@ -44,7 +44,7 @@ outputs = { embedding = "embedding" }
 
 
 def check(folder: Path, minilm: Path | None) -> str:
-    """Request the embeddings of many sentences over both APIs, and compare them with the package's own.
+    """Requests the embeddings of many sentences over both APIs, and compares them with the package's own.
 
     Args:
         folder: An empty folder.

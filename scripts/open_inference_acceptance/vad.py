@@ -42,7 +42,7 @@ shape = [2, 1, 128]
 
 
 def check(folder: Path, silero: Path | None) -> str:
-    """Send every stream's audio in pieces, all streams at once, and compare with the package's answers for each alone.
+    """Sends every stream's audio in pieces, all streams at once; compares with the package's answers for each alone.
 
     Args:
         folder: An empty folder.

@@ -29,7 +29,7 @@ class _Obstacle(Exception):
 
 
 def open_channel(transport: str, settings: Settings) -> Channel:
-    """Return a channel for calls that block; raises ValueError for a transport that does not support the arguments."""
+    """Returns a channel for calls that block; raises ValueError for a transport that does not support the arguments."""
     native = _native(transport, settings)
     if native is not None:
         from headrace_client.channels.fallback import FallbackChannel
@@ -46,7 +46,7 @@ def open_channel(transport: str, settings: Settings) -> Channel:
 
 
 def open_async_channel(transport: str, settings: Settings) -> AsyncChannel:
-    """Return a channel for an event loop; raises ValueError as `open_channel` does."""
+    """Returns a channel for an event loop; raises ValueError as `open_channel` does."""
     native = _native(transport, settings)
     if native is not None:
         from headrace_client.channels.fallback import AsyncFallbackChannel
@@ -63,7 +63,7 @@ def open_async_channel(transport: str, settings: Settings) -> AsyncChannel:
 
 
 def _native(transport: str, settings: Settings) -> Settings | None:
-    """Return the settings for the native transport; None for grpcio."""
+    """Returns the settings for the native transport; None for grpcio."""
     if transport not in TRANSPORTS:
         message = f"transport must be one of {', '.join(TRANSPORTS)}; was {transport!r}"
         raise ValueError(message)
@@ -105,7 +105,7 @@ def _check(settings: Settings) -> None:
 
 
 def _tls(settings: Settings) -> tuple[Any, str | None]:
-    """Return the value of `Settings.tls` for the credentials; raises _Obstacle for those that only grpcio supports."""
+    """Returns the value of `Settings.tls` for the credentials; raises _Obstacle for those that only grpcio supports."""
     import headrace_native
 
     from headrace_client.channels.credentials import pem_of

@@ -43,20 +43,20 @@ class Channel(Protocol):
     """Calls that block, on any thread."""
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
 
     def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
 
 
 class AsyncChannel(Protocol):
     """Calls on an event loop: the one in which the first call is made."""
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
 
     async def call_many(
         self,
@@ -64,10 +64,10 @@ class AsyncChannel(Protocol):
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
 
     async def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
 
 
 class Within:
@@ -83,7 +83,7 @@ class Within:
 
 
 async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_flight: int) -> list[Any]:
-    """Send `count` calls, up to `in_flight` at a time; return their results in order: answers or ServerErrors."""
+    """Sends `count` calls, up to `in_flight` at a time; returns their results in order: answers or ServerErrors."""
     answers: list[Any] = [None] * count
     places = iter(range(count))
 
@@ -99,5 +99,5 @@ async def some_at_a_time(send: Callable[[int], Awaitable[Any]], count: int, in_f
 
 
 def has_addresses(target: str) -> bool:
-    """Return whether a target may stand for several addresses: a name that gRPC resolves, or a list."""
+    """Returns whether a target may stand for several addresses: a name that gRPC resolves, or a list."""
     return target.startswith("dns:") or (target.startswith(("ipv4:", "ipv6:")) and "," in target)

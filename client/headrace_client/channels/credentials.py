@@ -28,7 +28,7 @@ class Pem:
 
 
 def pem_of(credentials: grpc.ChannelCredentials) -> Pem | None:
-    """Return what `grpc.ssl_channel_credentials` was called with; None for credentials of another kind.
+    """Returns what `grpc.ssl_channel_credentials` was called with; None for credentials of another kind.
 
     grpcio has no public way to ask; if its classes change, calls are made by grpcio itself.
     """

@@ -32,7 +32,7 @@ class FallbackChannel:
         self._lock = Lock()
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         if self._grpcio is not None:
             return self._grpcio.call(call, timeout)
         within = Within(timeout)
@@ -48,7 +48,7 @@ class FallbackChannel:
         return other.call(call, within.left)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError.
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError.
 
         Until a call has been answered, the first one is made alone: if the handshake fails, each call would try it.
         """
@@ -71,7 +71,7 @@ class FallbackChannel:
         return results
 
     def close(self) -> None:
-        """Close the connections and cancel the calls in flight."""
+        """Closes the connections and cancels the calls in flight."""
         with self._lock:
             self._closed = True
         self._native.close()
@@ -79,7 +79,7 @@ class FallbackChannel:
             self._grpcio.close()
 
     def _fallback(self) -> GrpcioChannel | None:
-        """Return the channel for all calls from now on; None if the client has been closed."""
+        """Returns the channel for all calls from now on; None if the client has been closed."""
         with self._lock:
             if self._grpcio is None and not self._closed:
                 self._grpcio = GrpcioChannel(self._settings)
@@ -97,7 +97,7 @@ class AsyncFallbackChannel:
         self._closed = False
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         if self._grpcio is not None:
             return await self._grpcio.call(call, timeout)
         within = Within(timeout)
@@ -113,7 +113,7 @@ class AsyncFallbackChannel:
         return await other.call(call, within.left)
 
     async def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError.
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError.
 
         The first one is made alone in the same case as with `FallbackChannel`.
         """
@@ -125,14 +125,14 @@ class AsyncFallbackChannel:
         return await some_at_a_time(lambda place: self.call(calls[place], timeout), len(calls), in_flight)
 
     async def close(self) -> None:
-        """Close the connections and cancel the calls in flight."""
+        """Closes the connections and cancels the calls in flight."""
         self._closed = True
         await self._native.close()
         if self._grpcio is not None:
             await self._grpcio.close()
 
     def _fallback(self) -> AsyncGrpcioChannel | None:
-        """Return the channel for all calls from now on; None if the client has been closed."""
+        """Returns the channel for all calls from now on; None if the client has been closed."""
         if self._grpcio is None and not self._closed:
             self._grpcio = AsyncGrpcioChannel(self._settings)
         return None if self._closed else self._grpcio

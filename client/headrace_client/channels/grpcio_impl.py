@@ -33,7 +33,7 @@ class GrpcioChannel:
         }
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         message = call.message()
         try:
             response = self._methods[call.path](message, timeout=timeout, metadata=self._metadata)
@@ -42,7 +42,7 @@ class GrpcioChannel:
         return call.read(response)
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
         answers: list[Any] = []
         waiting: deque[tuple[Call[Any], Any]] = deque()
         messages = [call.message() for call in calls]
@@ -54,7 +54,7 @@ class GrpcioChannel:
         return answers + [_result(call, begun) for call, begun in waiting]
 
     def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
         self._channel.close()
 
 
@@ -74,7 +74,7 @@ class AsyncGrpcioChannel:
         }
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         return call.read(await self._send(call.path, call.message(), timeout))
 
     async def call_many(
@@ -83,7 +83,7 @@ class AsyncGrpcioChannel:
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
         messages = [call.message() for call in calls]
 
         async def send(place: int) -> Any:
@@ -99,12 +99,12 @@ class AsyncGrpcioChannel:
             raise failed(error) from error.with_traceback(None)
 
     async def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
         await self._channel.close()
 
 
 def channel_options(settings: Settings) -> list[tuple[str, Any]]:
-    """Return gRPC's channel arguments: the defaults of both clients, overridden by the user's `options`."""
+    """Returns gRPC's channel arguments: the defaults of both clients, overridden by the user's `options`."""
     defaults = {
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,

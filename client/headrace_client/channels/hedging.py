@@ -44,7 +44,7 @@ class Budget:
             self._left = min(BURST, self._left + self._share)
 
     def spend(self) -> bool:
-        """Return whether a call may be sent again, and count it."""
+        """Returns whether a call may be sent again, and counts it."""
         with self._lock:
             if self._left < 1:
                 return False
@@ -73,7 +73,7 @@ class _Attempts:
         return self._hedge.delay if self._left else None
 
     def add(self) -> bool:
-        """Return whether another attempt is to be made now. If so, it is counted."""
+        """Returns whether another attempt is to be made now. If so, it is counted."""
         if not (self._left and self._budget.spend()):
             self._left = 0
             return False
@@ -95,7 +95,7 @@ class HedgedChannel(GrpcioChannel):
         self._budget = Budget(hedge.share)
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         message, ended = call.message(), SimpleQueue[Any]()
         attempts, running = _Attempts(self._hedge, self._budget, timeout), set[Any]()
 
@@ -121,7 +121,7 @@ class HedgedChannel(GrpcioChannel):
                 other.cancel()
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
 
         def result(call: Call[Any]) -> Any:
             try:

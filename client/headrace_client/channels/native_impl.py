@@ -36,15 +36,15 @@ class CallError(grpc.RpcError):
         self._metadata = metadata
 
     def code(self) -> grpc.StatusCode:
-        """Return the status code."""
+        """Returns the status code."""
         return self._code
 
     def details(self) -> str:
-        """Return the server's own message, or the client's."""
+        """Returns the server's own message, or the client's."""
         return self._details
 
     def trailing_metadata(self) -> Any:
-        """Return the trailing metadata: names and values, which are bytes if the name ends in `-bin`."""
+        """Returns the trailing metadata: names and values, which are bytes if the name ends in `-bin`."""
         return self._metadata
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class NativeChannel:
         self._process = os.getpid()
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         answer = _answer(call, self._own().call(_request(call), timeout))
         if isinstance(answer, ServerError):
             raise answer
@@ -71,12 +71,12 @@ class NativeChannel:
         return result
 
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
         answers = self._own().call_many([_request(call) for call in calls], timeout, in_flight)
         return [_answer(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
     def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
         self._own().close()
 
     def _own(self) -> native.ClientChannel:
@@ -96,7 +96,7 @@ class AsyncNativeChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
-        """Make a call and return its answer; raises ServerError."""
+        """Makes a call and returns its answer; raises ServerError."""
         answer = _answer(call, await self._send(_request(call), timeout))
         if isinstance(answer, ServerError):
             raise answer
@@ -109,7 +109,7 @@ class AsyncNativeChannel:
         timeout: float | None,
         in_flight: int,
     ) -> list[Any]:
-        """Make calls, up to `in_flight` at a time; return the result of each in order: an answer or a ServerError."""
+        """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError."""
         requests = [_request(call) for call in calls]
 
         async def send(place: int) -> Any:
@@ -132,7 +132,7 @@ class AsyncNativeChannel:
                 self._channel.cancel(number)
 
     async def close(self) -> None:
-        """Close the connection and cancel the calls in flight."""
+        """Closes the connection and cancels the calls in flight."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
@@ -165,7 +165,7 @@ def _bound(given: int) -> int:
 
 
 def _request(call: Call[Any]) -> native.ClientRequest:
-    """Return the request of a call; protobuf writes the inputs that the native code does not support."""
+    """Returns the request of a call; protobuf writes the inputs that the native code does not support."""
     arrays = call.path == PREDICT
     if call.inputs:
         try:
