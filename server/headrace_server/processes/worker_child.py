@@ -18,7 +18,7 @@ from headrace_server.backends import auto as backends
 from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming, Triable
 from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
-from headrace_server.processes.child import limit_data, limit_data_to
+from headrace_server.processes.child import limit_data, limit_data_to, lower_priority
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.lending import Lender, kept, views
 from headrace_server.processes.shared_memory import OwnedMemory
@@ -36,6 +36,7 @@ OUT_OF_MEMORY = 75
 def main() -> None:
     """Loads the model that the first message names, and runs it until the server has ended."""
     end_with_server(int(sys.argv[2]))
+    lower_priority()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server handles them
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")

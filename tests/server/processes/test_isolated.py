@@ -21,6 +21,7 @@ from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, RunLost, ServingError
 from headrace_server.processes import isolated, slot
+from headrace_server.processes.child import NICENESS
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 from tests.support import models
@@ -108,6 +109,15 @@ def model(folder: Path, crossing: str) -> Iterator[Isolated]:
     yield isolated
     isolated.backend.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_all_threads_of_a_process_have_a_lower_priority_than_the_server_and_share_its_session(model: Isolated) -> None:
+    (pid,) = model.pids()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    threads = [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {min(19, own + NICENESS)}
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) == pid
 
 
 ENDS = {
