@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NEW_OBJECTS = 20_000
+NEW_OBJECTS = 200_000
 """The number of new objects after which Python collects garbage while the server starts; the default is 700."""
 
 

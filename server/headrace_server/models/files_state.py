@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from headrace_server.config.model_toml import MODEL_FILE
@@ -23,33 +22,33 @@ def files_state(version: Path) -> FilesState:
     """
     folder = str(version)
     beside = os.path.join(os.path.dirname(folder), MODEL_FILE)  # `version.parent` takes twice as long
-    return (_state(beside), *_states(folder, frozenset()))
+    states: list[tuple[object, ...]] = []
+    _add(states, beside, None)
+    _add(states, folder, ())
+    return tuple(states)
 
 
-def _states(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[object, ...]]:
+def _add(states: list[tuple[object, ...]], path: str, above: tuple[tuple[int, int], ...] | None) -> None:
+    """Adds the state of a path, and of what a folder holds; `above` are the folders that hold it, None to add only it.
+
+    Plain loops, since this is done for each of thousands of models while a server starts.
+    """
     try:
         found = os.stat(path)
     except OSError as error:
-        yield (path, error.errno)
+        states.append((path, error.errno))
         return
-    yield _description(path, found)
-    identity = (found.st_dev, found.st_ino)
-    if not stat.S_ISDIR(found.st_mode) or identity in above:  # a file, or a link to a folder that contains it
+    mode, inode = found.st_mode, found.st_ino
+    states.append((path, inode, mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    if above is None or not stat.S_ISDIR(mode):
+        return
+    identity = (found.st_dev, inode)
+    if identity in above:  # a link to a folder that contains it
         return
     try:
-        names = sorted(set(os.listdir(path)) - _PASSED_OVER)
+        names = os.listdir(path)
     except OSError:  # the folder's state is that it cannot be listed
         return
-    for name in names:
-        yield from _states(os.path.join(path, name), above | {identity})
-
-
-def _state(path: str) -> tuple[object, ...]:
-    try:
-        return _description(path, os.stat(path))
-    except OSError as error:
-        return (path, error.errno)
-
-
-def _description(path: str, found: os.stat_result) -> tuple[object, ...]:
-    return (path, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    for name in sorted(names):
+        if name not in _PASSED_OVER:
+            _add(states, f"{path}/{name}", (*above, identity))

@@ -35,6 +35,9 @@ MAX_SYNTHETIC_ROWS = 32
 MAX_UNNAMED_ROWS = 128
 SYNTHETIC_SECONDS = 5.0
 
+QUICK_SECONDS = 0.0002
+"""Seconds within which the first run of a model has prepared everything that a later run could wait for noticeably."""
+
 Answer = Callable[[Any, Call], Coroutine[Any, Any, object]]
 Answers = Callable[[Servable], Mapping[str, Answer]]
 
@@ -202,7 +205,7 @@ def run_on_zeros(
     """Runs every signature with zeros, in the batch sizes that it will see.
 
     A failure may be caused by the zeros as well as by the model, so it is only logged. The warm-up of a slow model ends
-    after some seconds.
+    after some seconds. A model whose first run is quick is not run in another size that no operator has named.
 
     Args:
         backend: Called on this thread.
@@ -213,15 +216,19 @@ def run_on_zeros(
             large batches that never come would be kept for nothing.
     """
     end = clock() + SYNTHETIC_SECONDS
+    any_size = batching is not None and not batching.allowed_batch_sizes
     for name, signature in (signatures or backend.signatures).items():
         for rows in _batch_sizes(signature, batching, None if named else MAX_UNNAMED_ROWS):
-            if clock() >= end:
+            began = clock()
+            if began >= end:
                 log.info("warm-up ends before %d rows of signature %s: the model is slow", rows, name)
                 return
             try:
                 backend.run(name, _zeros(signature, rows), signature.every_output)
             except Exception as error:
                 log.info("signature %s cannot be warmed up with zeros: %s", name, status_of(error)[1])
+                break
+            if any_size and clock() - began < QUICK_SECONDS:
                 break
 
 

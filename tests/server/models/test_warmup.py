@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
 from headrace_server.models.warmup import (
     MAX_RECORDS,
+    QUICK_SECONDS,
     SYNTHETIC_SECONDS,
     Answer,
     Warmup,
@@ -208,8 +211,16 @@ def test_more_than_a_thousand_records_are_refused(tmp_path: Path) -> None:
 )
 def test_zeros_in_every_expected_batch_size(batching: Options | None, sizes: list[int]) -> None:
     backend = Adder()
-    run_on_zeros(backend, batching)
+    run_on_zeros(backend, batching, count(step=QUICK_SECONDS).__next__)
     assert backend.runs == [[0.0] * size for size in sizes]
+
+
+def test_a_quick_model_is_run_in_no_size_that_nobody_names() -> None:
+    backend, ticking = Adder(), partial(count, step=QUICK_SECONDS / 2)
+    run_on_zeros(backend, Options(), ticking().__next__)
+    assert backend.runs == [[0.0]]
+    run_on_zeros(backend, Options(max_batch_size=8, allowed_batch_sizes=(4, 8)), ticking().__next__)
+    assert backend.runs[1:] == [[0.0] * 4, [0.0] * 8]
 
 
 def test_no_zeros_in_large_batches_by_default() -> None:
@@ -301,7 +312,7 @@ def test_a_model_that_refuses_zeros_is_still_served(caplog: pytest.LogCaptureFix
 
 def test_a_slow_model_is_run_once() -> None:
     backend = Adder()
-    readings: Any = iter([0.0, 1.0, 1.0 + SYNTHETIC_SECONDS])
+    readings: Any = iter([0.0, 1.0, *[1.0 + SYNTHETIC_SECONDS] * 2])
     run_on_zeros(backend, Options(), readings.__next__)
     assert backend.runs == [[0.0]]
 
