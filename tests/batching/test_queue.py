@@ -83,7 +83,7 @@ class TestWaiting:
     def test_an_empty_queue_has_no_batch(self, bench: Bench) -> None:
         assert bench.turn() == Turn(None, [], float("inf"))
 
-    def test_without_a_delay_a_thread_takes_what_is_there(self, bench: Bench) -> None:
+    def test_without_a_delay_a_thread_takes_the_waiting_tasks(self, bench: Bench) -> None:
         lane = bench.lane()
         tasks = [bench.put(lane, 1), bench.put(lane, 2)]
 

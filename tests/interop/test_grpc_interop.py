@@ -99,7 +99,7 @@ def test_cases_of_grpc_go(serving: Serving, go_interop: Path, transport: str) ->
     assert transport == "grpcio" or eventually(lambda: serving.service.cancelled)
 
 
-def test_a_case_that_must_fail_does(serving: Serving, go_interop: Path) -> None:
+def test_the_case_that_must_fail_fails(serving: Serving, go_interop: Path) -> None:
     status, text = said(go_interop, serving.port, "no_such_case")
     assert status != 0, text
 

@@ -37,7 +37,7 @@ def config(root: Path, count: int, transport: str, rest_port: int) -> Config:
     )
 
 
-def test_each_is_served_and_costs_no_threads_and_no_lines(
+def test_each_model_is_served_and_costs_no_threads_and_no_lines(
     tmp_path: Path, transport: str, loop_thread: LoopThread
 ) -> None:
     before = len(os.listdir(TASKS)) if TASKS.exists() else 0

@@ -60,13 +60,13 @@ def server_of(
         server.close()
 
 
-def test_their_models_load(models: Models) -> None:
+def test_the_models_of_cases_load(models: Models) -> None:
     good, outcome, _ = models
     assert outcome.failed == {}
     assert len(good) > (1000 if ALL else 90)
 
 
-def test_they_are_answered_over_grpc_and_rest(transport: str, models: Models, loop_thread: LoopThread) -> None:
+def test_cases_are_answered_over_grpc_and_rest(transport: str, models: Models, loop_thread: LoopThread) -> None:
     good, _, base_path = models
     grpc, rest = Outcome(), Outcome()
     for some in (good[start : start + AT_ONCE] for start in range(0, len(good), AT_ONCE)):

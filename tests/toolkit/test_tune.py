@@ -32,7 +32,7 @@ def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_server_reads_what_it_writes(version: Path, tmp_path: Path) -> None:
+def test_a_server_reads_the_written_files(version: Path, tmp_path: Path) -> None:
     report = tmp_path / "found.json"
     ended = tune(version, f"--objective={OBJECTIVE}", "--seconds=2", "--write", f"--json={report}")
     assert ended.returncode == 0, ended.stderr
@@ -53,7 +53,7 @@ def test_a_server_reads_what_it_writes(version: Path, tmp_path: Path) -> None:
     assert "model.toml already exists, so nothing was written" in again.stderr
 
 
-def test_it_writes_only_requested_files(version: Path, tmp_path: Path) -> None:
+def test_only_requested_files_are_written(version: Path, tmp_path: Path) -> None:
     before = sorted(version.parent.rglob("*"))
     png, page = tmp_path / "found.png", tmp_path / "found.html"
     ended = tune(version, f"--objective={OBJECTIVE}", "--seconds=1", f"--png={png}", f"--html={page}")

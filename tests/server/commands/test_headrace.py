@@ -297,7 +297,7 @@ class TestCannotStart:
 
 
 class TestServing:
-    def test_it_reports_that_it_serves_and_ends_at_a_signal(self, tmp_path: Path) -> None:
+    def test_the_server_reports_that_it_serves_and_ends_at_a_signal(self, tmp_path: Path) -> None:
         linear(tmp_path / "1")
         flags = ("--model_base_path", str(tmp_path), "--port", "0", "--enable_batching", "--drain_seconds=1")
         with serving(*flags) as process:

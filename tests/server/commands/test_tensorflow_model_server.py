@@ -225,7 +225,7 @@ def test_the_command_is_installed_by_its_name() -> None:
     assert getattr(importlib.import_module(module), function) is main
 
 
-def test_it_serves_despite_an_unknown_flag_and_ends_at_a_signal(tmp_path: Path) -> None:
+def test_the_command_serves_despite_an_unknown_flag_and_ends_at_a_signal(tmp_path: Path) -> None:
     linear(tmp_path / "models" / "1")
     path = tmp_path / "server.sock"
     flags = (f"--grpc_socket_path={path}", f"--model_base_path={tmp_path / 'models'}", "--mixed_precision=bfloat16")

@@ -91,7 +91,7 @@ def no_finding(card: Card, folder: Path) -> None:
     "spoil",
     [other_bytes, other_digest, another_file, a_file_that_is_not_there, another_headrace, not_independent, no_finding],
 )
-def test_a_card_that_does_not_prove_it(tmp_path: Path, spoil: Callable[[Card, Path], None]) -> None:
+def test_a_card_without_a_proof(tmp_path: Path, spoil: Callable[[Card, Path], None]) -> None:
     folder = tmp_path / "1"
     card = write(folder)
     spoil(card, folder)

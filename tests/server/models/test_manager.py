@@ -390,7 +390,7 @@ class TestStatuses:
 
 
 class TestStop:
-    def test_it_waits_for_the_last_request_and_frees_everything(self, shelf: Shelf) -> None:
+    def test_a_stop_waits_for_the_last_request_and_frees_everything(self, shelf: Shelf) -> None:
         models = Models(shelf)
         models.manager.start()
         models.aspire(1, 2)

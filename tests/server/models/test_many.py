@@ -177,7 +177,7 @@ def test_at_the_end_memory_is_not_returned_model_by_model(
 
 
 class TestPreparing:
-    def test_each_version_is_prepared_for_once_together_with_the_next_ones(self, threads: BatchThreads) -> None:
+    def test_each_version_is_prepared_once_together_with_the_next_ones(self, threads: BatchThreads) -> None:
         prepared: list[list[Asked]] = []
         town = Town(threads, MANY, prepare=lambda versions: prepared.append(list(versions)), num_initial_load_threads=4)
         town.start()

@@ -215,7 +215,7 @@ def test_a_version_that_is_no_longer_aspired_is_not_retried(store: Store) -> Non
 
 
 class TestState:
-    def test_folders_and_loops_of_links_have_one(self, tmp_path: Path) -> None:
+    def test_folders_and_loops_of_links_have_a_state(self, tmp_path: Path) -> None:
         version = tmp_path / "1"
         (version / "variables").mkdir(parents=True)
         (version / "again").symlink_to(version)
@@ -234,7 +234,7 @@ class TestState:
 
         assert files_state(version) == before
 
-    def test_of_a_version_that_has_gone(self, tmp_path: Path) -> None:
+    def test_the_state_of_a_version_that_has_gone(self, tmp_path: Path) -> None:
         before = files_state(tmp_path / "1")
         (tmp_path / "1").mkdir()
 

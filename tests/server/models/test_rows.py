@@ -115,7 +115,7 @@ class TestShown:
         shop.verdict(graph, toml)
         return [record.getMessage() for record in caplog.records if record.name == "headrace_server.models.rows"]
 
-    def test_one_line_names_the_output_how_much_it_changed_and_what_to_do(
+    def test_one_line_names_the_output_its_change_and_the_remedy(
         self, shop: Shop, caplog: pytest.LogCaptureFixture
     ) -> None:
         (line,) = self.lines(shop, caplog, quantized())

@@ -330,7 +330,7 @@ class TestNeighbours:
 
 
 class TestClosing:
-    def test_it_waits_for_its_leases_and_frees_the_model(self) -> None:
+    def test_closing_waits_for_leases_and_frees_the_model(self) -> None:
         backend = Adder()
         with servable_of(Adder(), None) as other:
             servable = Servable("m", 1, backend, other._schedulers._threads, None)
@@ -349,7 +349,7 @@ class TestClosing:
             closing.join(PATIENCE)
             assert backend.closed
 
-    def test_the_log_says_what_it_has_served(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_log_has_the_numbers_of_requests_and_batches(self, caplog: pytest.LogCaptureFixture) -> None:
         async def scene(requests: Requests) -> None:
             await requests.add(1, 2)
             await asyncio.gather(requests.add(REFUSED), return_exceptions=True)

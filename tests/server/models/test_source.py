@@ -334,7 +334,7 @@ class TestManyModels:
 
 
 class TestThread:
-    def test_it_scans_at_once_and_again_until_stopped(self, tmp_path: Path) -> None:
+    def test_a_source_scans_at_once_and_again_until_stopped(self, tmp_path: Path) -> None:
         looks = Looks(ModelConfig("m", tmp_path), poll_seconds=0.001)
         looks.source.start()
         assert looks.looked.wait(PATIENCE)
@@ -344,7 +344,7 @@ class TestThread:
 
         assert not looks.alive
 
-    def test_it_scans_again_after_a_failed_scan(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_source_scans_again_after_a_failed_scan(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         looks = Looks(poll_seconds=0.001)
         failures = [RuntimeError("first"), RuntimeError("second")]
 

@@ -36,7 +36,7 @@ def _flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
 
-def test_it_reads_and_writes_the_bytes_of_tensorflow() -> None:
+def test_the_bytes_are_those_of_tensorflow() -> None:
     assert _file(RECORDS) == BY_TENSORFLOW
     assert list(read_records(BytesIO(BY_TENSORFLOW))) == RECORDS
 

@@ -17,7 +17,7 @@ def test_without_tensorflow_there_is_nothing_to_profile(running: Run) -> None:
     )
 
 
-def test_it_is_off_by_default(running: Run) -> None:
+def test_the_profiler_is_off_by_default(running: Run) -> None:
     refused = running(models.linear).caller.send_bytes(MONITOR, b"")
 
     assert isinstance(refused, Refusal)

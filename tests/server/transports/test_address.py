@@ -38,7 +38,7 @@ def free() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_log_names_the_free_port_that_it_took(serving: Serve, tmp_path: Path) -> None:
+def test_log_names_the_free_port_that_was_taken(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     caller = serving(tmp_path).started()
     assert caller.predict({"x": X})["y"].tolist() == [[10]]
@@ -81,7 +81,7 @@ def test_callers_can_use_both_address_families(running: Run) -> None:
         pytest.param("::1", "127.0.0.1", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")),
     ],
 )
-def test_it_listens_only_on_the_configured_address(running: Run, host: str, others: str, free: int) -> None:
+def test_the_server_listens_only_on_the_configured_address(running: Run, host: str, others: str, free: int) -> None:
     port = running(models.linear, host=host, rest_api_host=host, rest_api_port=free).port
 
     for listening in (port, free):

@@ -91,7 +91,7 @@ def upper_case(folder: Path) -> Path:
 class TestZipMap:
     @pytest.mark.parametrize("classes", [NUMBERS, NAMES])
     @pytest.mark.parametrize("own", [True, False])
-    def test_the_tensor_behind_it_is_served(
+    def test_the_tensor_of_the_probabilities_is_served(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: tuple[Any, ...], own: bool
     ) -> None:
         file = classifier(tmp_path, classes, own=own)
@@ -118,7 +118,7 @@ class TestZipMap:
         assert backend.run(DEFAULT, {"x": floats([5.0])}, ["label"])["label"].tolist() == [7]
         assert backend.run("scores", {"x": floats([0.0])}, ["p"])["p"].shape == (1, 3)
 
-    def test_it_is_called_like_any_model(self, running: Run) -> None:
+    def test_a_classifier_is_called_like_any_model(self, running: Run) -> None:
         server = running(classifier)
         answer = arrays(server.caller.call(predict_request({"x": floats([0.0], [100.0])})))
 
@@ -158,7 +158,7 @@ class TestCustomOperators:
         extensions = pytest.importorskip("onnxruntime_extensions")
         return str(extensions.get_library_path())
 
-    def test_a_library_brings_them(self, tmp_path: Path, library: str) -> None:
+    def test_a_library_provides_custom_operators(self, tmp_path: Path, library: str) -> None:
         options = BackendOptions(onnxruntime=OnnxruntimeOptions(custom_op_libraries=(library,)))
         backend = load_onnx(upper_case(tmp_path), options)
 
@@ -173,7 +173,7 @@ class TestCustomOperators:
         request = predict_request({"x": np.array([b"a"], object)})
         assert arrays(running(make).caller.call(request))["y"].tolist() == [b"A"]
 
-    def test_without_it_the_version_does_not_load(self, tmp_path: Path) -> None:
+    def test_without_the_library_the_version_does_not_load(self, tmp_path: Path) -> None:
         file = upper_case(tmp_path)
         with pytest.raises(LoadError, match=r"ai\.onnx\.contrib"):
             load_onnx(file, BackendOptions())

@@ -138,7 +138,7 @@ class TestLoaded:
         backend.close()
 
     @pytest.mark.usefixtures("opened")
-    def test_it_also_runs_without_pycuda(
+    def test_a_model_also_runs_without_pycuda(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "pycuda", None)

@@ -42,7 +42,7 @@ class TestPools:
         assert taken[0].threads == cpus
         assert taken[-1].threads == 1
 
-    def test_they_shrink_one_after_the_other(self) -> None:
+    def test_pools_shrink_one_after_the_other(self) -> None:
         pools = Pools(16)
         sizes = [pools.take() for _ in range(40)]
 
@@ -62,7 +62,7 @@ class TestPools:
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system does not list the threads of a process")
 class TestSessions:
-    def test_a_small_model_has_none(self, tmp_path: Path) -> None:
+    def test_a_small_model_has_no_threads(self, tmp_path: Path) -> None:
         options = BackendOptions()
         file = models.linear(tmp_path)
         load_onnx(file, options)  # the first load starts ONNX Runtime's own threads
@@ -71,13 +71,13 @@ class TestSessions:
         assert threads == 0
         del backends
 
-    def test_as_many_as_it_asks_for(self, tmp_path: Path) -> None:
+    def test_a_model_has_the_configured_number_of_threads(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path)
         _, threads = threads_of(lambda: load_onnx(file, BackendOptions(intra_op_threads=5)))
 
         assert threads == 4
 
-    def test_large_models_share_what_there_is(self, tmp_path: Path) -> None:
+    def test_large_models_share_the_threads(self, tmp_path: Path) -> None:
         options = BackendOptions()
         file = models.linear(tmp_path, columns=1 << 19)
         first = load_onnx(file, options)
@@ -93,7 +93,7 @@ class TestSessions:
         assert pools.left == everything
 
     @pytest.mark.skipif(_runtime_version() < (1, 32), reason="older versions always spin for tens of milliseconds")
-    def test_they_do_not_spin_while_the_model_is_loaded(self, tmp_path: Path) -> None:
+    def test_threads_do_not_spin_while_the_model_is_loaded(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path, columns=1 << 19)
         before = set(os.listdir(TASKS))
         backend = load_onnx(file, BackendOptions(intra_op_threads=3))
@@ -104,7 +104,7 @@ class TestSessions:
         assert max(map(cpu_seconds, pool)) < 0.01
         backend.close()
 
-    def test_they_compute_what_one_thread_does(self, tmp_path: Path) -> None:
+    def test_several_threads_compute_the_same_as_one(self, tmp_path: Path) -> None:
         file = models.linear(tmp_path, columns=1 << 19)
         x = np.random.default_rng(0).integers(0, 3, (2, 1 << 19)).astype(np.float32)
         one, several = (

@@ -54,7 +54,7 @@ class TestWithoutTheLastDimension:
         caller = running(models.half_plus_two, enable_batching=False).caller
         assert caller.predict({"x": np.array([2, 4], np.float32)})["y"].tolist() == [3, 4]
 
-    def test_all_inputs_must_lack_it(self, running: Run) -> None:
+    def test_all_inputs_must_lack_the_dimension(self, running: Run) -> None:
         """TensorFlow would broadcast `[3]` against `[3, 1]` to `[3, 3]`."""
         caller = running(partial(models.two_inputs, left=("N", 1), right=("N", 1))).caller
         both = {"a": np.array([1, 2], np.float32), "b": np.array([3, 4], np.float32)}
@@ -62,7 +62,7 @@ class TestWithoutTheLastDimension:
         one = {"a": np.array([1, 2], np.float32), "b": floats([3], [4])}
         assert caller.refusal(predict_request(one)) == refused("Invalid rank for input: a Got: 1 Expected: 2")
 
-    def test_all_outputs_must_have_it(self, running: Run) -> None:
+    def test_all_outputs_must_have_the_dimension(self, running: Run) -> None:
         """TensorFlow's MatMul refuses a vector."""
         caller = running(partial(models.repeated, columns=3)).caller
         assert refusal(caller, 2) == refused("Invalid rank for input: x Got: 1 Expected: 2")
@@ -195,7 +195,7 @@ class TestWithoutRows:
         text = "Batching Run() input tensors must have equal 0th-dimension size"
         assert caller.refusal(predict_request(mixed)) == refused(text)
 
-    def test_a_model_without_a_batch_axis_refuses_them(self, running: Run) -> None:
+    def test_a_model_without_a_batch_axis_refuses_requests_without_rows(self, running: Run) -> None:
         caller = running(models.kept).caller
         where = "Got invalid dimensions for input: x for the following indices index: 0 Got: 0 Expected: at least 1"
         assert refusal(caller, 0, 2) == refused(where)
