@@ -98,7 +98,7 @@ def _sleep(until: float) -> None:
 
 
 def _idle(watched: Watched, look: Callable[[float], None], seconds: float) -> float:
-    """The CPU time per second of a server without requests, while its viewers look until a time."""
+    """The CPU time per second of a server without requests, while viewers watch it for some seconds."""
     look(time.monotonic() + 1)
     began, before = time.monotonic(), watched.server.cpu_seconds()
     look(began + seconds)
@@ -106,7 +106,7 @@ def _idle(watched: Watched, look: Callable[[float], None], seconds: float) -> fl
 
 
 def _count_under_load(model: Path, collector: str, seconds: float) -> list[str]:
-    """What traces and drift take in a server of this process, which ends afterwards."""
+    """The CPU time of traces and drift in a server that runs in this process, and that ends afterwards."""
     flush, take = Timed(), Timed()
     Tracer.flush = flush.around(Tracer.flush)  # type: ignore[method-assign]
     Watch.take = take.around(Watch.take)  # type: ignore[method-assign]

@@ -37,7 +37,7 @@ SLACK = 60.0
 
 @dataclass(frozen=True)
 class Target:
-    """The server that they call: on some channels, or by REST."""
+    """The server that the callers call: on some channels, or by REST."""
 
     channels: Sequence[grpc.aio.Channel]
     route: Route

@@ -32,7 +32,7 @@ sys.stdin.read()
 
 
 class Loaded:
-    """A separate process that has loaded and run an ONNX model; the collector's address is one of the test's.
+    """A separate process that has loaded and run an ONNX model; it would send telemetry to a socket of the test.
 
     Args:
         folder: The folder of its model and its home.

@@ -15,7 +15,7 @@ from headrace_toolkit.to_tflite import FORMS, convert_to_tflite
 
 
 def main(folder: Path) -> None:
-    """Works in a folder; prints JSON by file name."""
+    """Writes models into a folder and converts them; prints the results by file name, as JSON."""
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 1), name="image")
     hidden = keras.layers.Flatten()(keras.layers.Conv2D(8, 3, activation="relu")(image))

@@ -1,4 +1,4 @@
-"""A pool of memory that is expensive to allocate; it is lent as arrays and reused when an array's last view is gone."""
+"""A pool of memory that is expensive to allocate: arrays use it until their last view is gone, then others do."""
 
 from collections import deque
 from collections.abc import Callable

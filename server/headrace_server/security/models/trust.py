@@ -23,7 +23,7 @@ class Signers:
         keyless: Verifies keyless signatures; None if no identity is trusted.
 
     Raises:
-        ServingError: A file cannot be read, or contains neither of these.
+        ServingError: A file cannot be read, or contains no public key and no certificate.
     """
 
     def __init__(self, paths: Sequence[Path], keyless: Keyless | None = None) -> None:

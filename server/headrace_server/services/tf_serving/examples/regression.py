@@ -1,4 +1,4 @@
-"""Regress: the output of a signature that it needs, and the conversion of its array to one value per example."""
+"""Regress: which output of a signature is the result, and the conversion of its array to one value per example."""
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import DataType, RegressionResult
