@@ -50,11 +50,11 @@ _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a server does in a slice.
+    """The work of a server in a slice.
 
     Attributes:
-        name: What it does besides answering.
-        page: Whether browsers look at its page.
+        name: The work besides answering.
+        page: Whether browsers show its page.
         traces: Whether some of the requests ask to be traced.
         drift: Whether rows are taken for drift.
         lasts: Whether it still takes CPU time in the slice after it: only the second of two slices counts.

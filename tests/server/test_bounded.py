@@ -30,7 +30,7 @@ def rows(value: float, count: int = 1) -> Array:
 
 
 def answer_to(value: float) -> float:
-    """What the model alone computes for each element."""
+    """The value of each element in the answer of a model that serves no other request."""
     return float(value if value >= 0 else np.float32(0.1) * np.float32(value)) if np.isfinite(value) else np.nan
 
 

@@ -21,7 +21,7 @@ SPINNING_SECONDS = 0.1
 
 
 def threads_of(act: Callable[[], object]) -> tuple[object, int]:
-    """What a call returns, and the number of threads that it started and that still run."""
+    """The result of a call, and the number of threads that it started and that still run."""
     before = len(os.listdir(TASKS))
     made = act()
     return made, len(os.listdir(TASKS)) - before
