@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skops.io
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -115,8 +114,10 @@ def test_models_that_cannot_be_converted(model: Any, words: str) -> None:
         load(model)
 
 
-def skops_file(folder: Path) -> Path:
-    skops.io.dump(Ridge().fit(SCALED, CLASSES), folder / "model.skops")
+def skops_file(folder: Path, model: Any = None) -> Path:
+    import skops.io  # takes half a second, which every test process would spend
+
+    skops.io.dump(model or Ridge().fit(SCALED, CLASSES), folder / "model.skops")
     return folder / "model.skops"
 
 
@@ -191,9 +192,9 @@ def test_a_trusted_pickle_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_skops_file_with_unknown_types_is_refused_by_name(tmp_path: Path) -> None:
-    skops.io.dump(FunctionTransformer(np.savetxt), tmp_path / "model.skops")
+    file = skops_file(tmp_path, FunctionTransformer(np.savetxt))
     with pytest.raises(ToolkitError, match=r"contains types that might run code: numpy\.savetxt"):
-        load(tmp_path / "model.skops")
+        load(file)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
