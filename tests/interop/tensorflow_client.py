@@ -21,6 +21,8 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
 
+from tests.interop import tensorflow_inference
+
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 END = get_model_status_pb2.ModelVersionStatus.END
 
@@ -58,6 +60,7 @@ def main(ports: dict[str, int], root: str) -> None:
     two_models = channel_to(ports["two_models"])
     check_versions(two_models)
     check_reload(two_models, root)
+    tensorflow_inference.main(ports["tariff"])
 
 
 def channel_to(port: int) -> grpc.Channel:

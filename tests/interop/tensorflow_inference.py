@@ -1,6 +1,5 @@
-"""Calls Classify, Regress and MultiInference with TensorFlow and tensorflow-serving-api, on the given port."""
+"""Calls Classify, Regress and MultiInference with TensorFlow and its messages, for tensorflow_client.py."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +56,7 @@ WRONG = [
 ]
 
 
-def main(port: str) -> None:
+def main(port: int) -> None:
     """Runs every check; the first failure ends the program."""
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(f"127.0.0.1:{port}"))
     for examples in (LIST, WITH_CONTEXT):
@@ -125,7 +124,3 @@ def raised(call: Callable[[], Any], kind: type[Any]) -> Any:
     except kind as error:
         return error
     raise AssertionError(answer)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

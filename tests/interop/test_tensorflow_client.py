@@ -1,4 +1,4 @@
-"""Programs written for TensorFlow Serving, with its own message package, work unchanged."""
+"""Programs written for TensorFlow Serving, with its own message package, work unchanged; one sends tf.Examples."""
 
 import json
 import subprocess
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from tests.conftest import Run
-from tests.interop.conftest import TwoModels
-from tests.support import models
+from tests.conftest import ROOT, Run
+from tests.interop.conftest import SIGNATURES, TwoModels
+from tests.support import feature_models, models
 
-CLIENT = Path(__file__).with_name("tensorflow_client.py")
+CLIENT = "tests.interop.tensorflow_client"
 
 # The name of each dtype in TensorFlow and in ONNX.
 DTYPES = {
@@ -35,6 +35,7 @@ DTYPES = {
 def test_program_with_tensorflow_serving_api(running: Run, two_models: TwoModels, tensorflow_python: Path) -> None:
     ports = {name: running(partial(models.identity, dtype=dtype)).port for name, dtype in DTYPES.items()}
     ports |= {"linear": running(models.linear).port, "two_models": two_models.port}
-    client = [str(tensorflow_python), str(CLIENT), json.dumps(ports), str(two_models.root)]
-    ended = subprocess.run(client, capture_output=True, text=True, timeout=300, check=False)
+    ports["tariff"] = running(partial(feature_models.tariff, signatures=SIGNATURES)).port
+    client = [str(tensorflow_python), "-m", CLIENT, json.dumps(ports), str(two_models.root)]
+    ended = subprocess.run(client, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

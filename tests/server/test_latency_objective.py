@@ -1,6 +1,5 @@
 """A server with a latency objective, on every transport: what it learns, which calls it refuses, and its messages."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ import grpc
 import numpy as np
 import pytest
 
+from headrace_server.commands.headrace import main
 from tests.conftest import Run
 from tests.support.calls import predict_request, refusal_of
 from tests.support.ports import free_port
 from tests.support.prometheus import samples
 from tests.support.rest_calls import RestCaller
-from tests.support.running import COMMAND, RunningServer, eventually
+from tests.support.running import RunningServer, eventually
 
 OBJECTIVE = "p95 400ms"
 TOO_LATE = f"an answer would come too late for the latency objective {OBJECTIVE}"
@@ -134,25 +134,17 @@ def test_a_model_may_have_its_own_objective(running: Run) -> None:
 
 
 @pytest.mark.parametrize("text", ["20", "p99 -3ms", "p101 2ms", "p99 0ms"])
-def test_an_invalid_objective_is_one_line(tmp_path: Path, text: str) -> None:
-    command = [COMMAND, "serve", f"--model_base_path={tmp_path}", f"--latency_objective={text}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def test_an_invalid_objective_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", f"--model_base_path={tmp_path}", f"--latency_objective={text}"])
 
-    assert ended.returncode != 0
-    assert '--latency_objective must be a percentile from p50 to p99.99 and a time, such as "p99 20ms"' in ended.stderr
-    assert repr(text) in ended.stderr
+    said = capfd.readouterr().err
+    assert '--latency_objective must be a percentile from p50 to p99.99 and a time, such as "p99 20ms"' in said
+    assert repr(text) in said
 
 
-def test_an_objective_needs_batching(tmp_path: Path) -> None:
-    command = [
-        COMMAND,
-        "serve",
-        f"--model_base_path={tmp_path}",
-        "--latency_objective=p99 1s",
-        "--enable_batching=false",
-        "--port=0",
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def test_an_objective_needs_batching(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--latency_objective=p99 1s", "--enable_batching=false", "--port=0"]
 
-    assert ended.returncode != 0
-    assert "--latency_objective needs --enable_batching, since it works through batching" in ended.stderr
+    assert main(["serve", f"--model_base_path={tmp_path}", *flags]) == 1
+    assert "--latency_objective needs --enable_batching, since it works through batching" in capfd.readouterr().err

@@ -8,6 +8,7 @@ from shutil import copytree
 import pytest
 
 from headrace_batching import LatencyObjective
+from headrace_server.commands.headrace import main
 from headrace_server.config.files import read_batching_parameters
 from headrace_server.config.model_toml import read_model_options
 from headrace_toolkit import tune as tune_module
@@ -30,6 +31,12 @@ def version(tmp_path: Path) -> Path:
 def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [COMMAND, "tune", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The error of the command, run in this process."""
+    assert main(["tune", *map(str, arguments)]) == 1
+    return capfd.readouterr().err
 
 
 def test_a_server_reads_the_written_files(version: Path, tmp_path: Path) -> None:
@@ -80,34 +87,33 @@ def test_only_requested_files_are_written(version: Path, tmp_path: Path) -> None
         (["--objective=p99 1s", "--png=/"], "/ cannot be written: it is a folder"),
     ],
 )
-def test_a_mistake_is_one_line(version: Path, arguments: list[str], text: str) -> None:
+def test_a_mistake_is_one_line(
+    version: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
     if "60us" in arguments[0]:
         (version / "model.onnx").unlink()
         (version / "model.py").write_text(
             "import time\nINPUTS = {'x': ('float32', [None])}\nOUTPUTS = {'y': ('float32', [None])}\n\n\n"
             "def predict(inputs):\n    time.sleep(0.001)\n    return {'y': inputs['x']}\n"
         )
-    ended = tune(version, *arguments)
+    said = refused(capfd, version, *arguments)
 
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("headrace: ")
-    assert ended.stderr.count("\n") == 1
-    assert text in ended.stderr
-
-
-def test_a_missing_version(tmp_path: Path) -> None:
-    ended = tune(tmp_path / "nobody", "--objective=p99 1s")
-
-    assert ended.returncode == 1
-    assert ended.stderr == f"headrace: there is no version {tmp_path}/nobody\n"
+    assert said.startswith("headrace: ")
+    assert said.count("\n") == 1
+    assert text in said
 
 
-def test_a_folder_of_versions_is_refused(version: Path) -> None:
+def test_a_missing_version(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said = refused(capfd, tmp_path / "nobody", "--objective=p99 1s")
+
+    assert said == f"headrace: there is no version {tmp_path}/nobody\n"
+
+
+def test_a_folder_of_versions_is_refused(version: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (version.parent / "10").mkdir()
-    ended = tune(version.parent, "--objective=p99 1s")
+    said = refused(capfd, version.parent, "--objective=p99 1s")
 
-    assert ended.returncode == 1
-    assert ended.stderr == (
+    assert said == (
         f"headrace: {version.parent} is a folder of versions: name one of them, such as {version.parent}/10\n"
     )
 

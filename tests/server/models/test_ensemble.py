@@ -9,6 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from headrace_protos.inference import grpc_service_pb2 as messages
+from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.model_toml import StepOptions
 from headrace_server.errors import ServingError, not_found
 from headrace_server.models.ensemble import Members, Unready, make_ensemble
@@ -177,7 +178,7 @@ def test_a_member_that_is_unloaded_and_loaded_again(caller: InferenceCaller) -> 
 def test_an_invalid_ensemble_does_not_load(running: Run, tmp_path: Path, change: tuple[str, str], text: str) -> None:
     file = folder(tmp_path, steps=STEPS.replace(*change))
     with pytest.raises(ServingError) as refused:
-        running(model_config_file=str(file))
+        running(model_config_file=str(file), isolation=IsolationOptions(python_workers=0))
     assert f"{tmp_path}/both/model.toml: {text}" in refused.value.message
 
 
