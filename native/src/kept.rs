@@ -7,7 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -88,10 +88,14 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
     }
 }
 
+/// The moment in this many seconds, until which an answer may be kept; or why there is none.
+pub fn after(seconds: f64) -> Result<Instant, String> {
+    let left = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    Instant::now().checked_add(left).ok_or_else(|| format!("{seconds} seconds are more than the clock can count"))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn lasting(answer: u32, bytes: usize) -> Answer<u32> {
@@ -137,5 +141,13 @@ mod tests {
         assert_eq!(found(1), (None, Some(1)));
         kept.put(0, 2, lasting(1, MAX_BYTES));
         assert_eq!(found(2), (Some(1), None));
+    }
+
+    #[test]
+    fn a_time_that_no_clock_can_count_is_an_error() {
+        assert!(after(60.0).is_ok_and(|until| until > Instant::now()));
+        for seconds in [-1.0, f64::NAN, 1e19, 1e30] {
+            assert!(after(seconds).is_err(), "{seconds}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue};
@@ -24,7 +24,7 @@ use super::pieces::{Pieces, Waits};
 use super::unread::Unread;
 use crate::bridge::Count;
 use crate::calls::{Inbox, Kind};
-use crate::kept::{Answer as KeptAnswer, MAX_QUESTION};
+use crate::kept::{Answer as KeptAnswer, MAX_QUESTION, after};
 use crate::memory::{self, CallMemory};
 use crate::security::Identity;
 
@@ -266,8 +266,7 @@ impl HttpRequest {
         keep: Option<Py<PyAny>>,
         seconds: Option<f64>,
     ) -> PyResult<()> {
-        let fresh = seconds.map(Duration::try_from_secs_f64).transpose();
-        let until = fresh.map_err(|error| PyValueError::new_err(error.to_string()))?.map(|left| Instant::now() + left);
+        let until = seconds.map(after).transpose().map_err(PyValueError::new_err)?;
         let keep = keep.map(|count| Keep { count, until });
         self.reply(status, headers, Came::Whole(Bytes::from_owner(body)), keep)?;
         self.set_owner(None);

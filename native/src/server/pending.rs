@@ -114,7 +114,7 @@ impl Pending {
         // The queue need not know the deadline: once the client stops waiting at the deadline, the call leaves the
         // queue.
         let entry = Entry::new(Task::Native(task), rows, row_bytes, None, usize::from(low));
-        self.deadline = self.rest.endpoint().timeout.map(|timeout| now + timeout);
+        self.deadline = self.rest.endpoint().timeout.and_then(|timeout| now.checked_add(timeout));
         match lane.put_native(key, entry, now) {
             Ok(wake) => self.rest.thread.busy_poll.task_waits(wake),
             Err((Refusal::Full(full), _)) => {
