@@ -20,8 +20,9 @@ class Group:
     """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
 
     The bound is TF Serving's: tasks are assigned to waiting batches in order of arrival, and a task that would open
-    batch number `max_enqueued_batches` + 1 is refused. The real batches form only when a thread asks for one. If tasks
-    are split, all batches except the last are full, and the lane's bound in rows applies.
+    batch number `max_enqueued_batches` + 1 is refused. This assignment only counts tasks; the batches that
+    run are formed when a thread asks for one. If tasks are split, all batches except the last are full, and the lane's
+    bound in rows applies.
 
     Args:
         key: The key that the group's tasks share.

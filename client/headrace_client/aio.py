@@ -1,6 +1,7 @@
 """The asyncio client."""
 
-# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 import asyncio

@@ -49,7 +49,7 @@ def candidate_sizes(most: int, allowed: tuple[int, ...] = ()) -> tuple[int, ...]
 
 
 def within_reach(curve: Curve, seconds: float, limits: Limits) -> bool:
-    """Whether a batch of the smallest size ends in time if a thread is idle for it."""
+    """Whether a batch of the smallest size ends within `seconds` if a thread is free to run it at once."""
     return curve.high_of(limits.sizes[0]) <= seconds
 
 

@@ -33,10 +33,10 @@ _FIRST_RUNS = 32
 """The first runs, up to this many, are evaluated one by one, so that a newly loaded model is known soon."""
 
 _SAMPLED = 64
-"""The number of batches per evaluation whose arrivals are examined individually."""
+"""The maximum number of batches per evaluation whose arrivals are examined individually: the last ones."""
 
 _ON_TIME = 1.5
-"""A batch that left after at most this many times the wait counts as having left because of the wait."""
+"""If a batch left after at most this multiple of the chosen wait, the wait is assumed to be why it left."""
 
 _SMOOTHING = 0.5
 
@@ -49,7 +49,7 @@ class Steered(Protocol):
 
     @property
     def shed(self) -> int:
-        """Tasks that were refused because they could not be answered in time."""
+        """The number of tasks that were refused because they could not be answered in time."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """The protocols of channels, and their settings."""
 
-# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -40,7 +41,7 @@ class Settings:
 
 
 class Channel(Protocol):
-    """Calls that block, on any thread."""
+    """A channel whose calls block. Any thread."""
 
     def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Makes a call and returns its answer; raises ServerError."""
@@ -53,7 +54,7 @@ class Channel(Protocol):
 
 
 class AsyncChannel(Protocol):
-    """Calls on an event loop: the one in which the first call is made."""
+    """A channel for one event loop: the one in which the first call is made."""
 
     async def call(self, call: Call[Answer], timeout: float | None) -> Answer:
         """Makes a call and returns its answer; raises ServerError."""

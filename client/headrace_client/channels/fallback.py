@@ -5,7 +5,8 @@ alternative names, or one with a key of an unusual size. So grpcio makes the fin
 certificate, and a server that it refuses stays refused.
 """
 
-# A `timeout` is sent to the server as a deadline, too, unlike one by asyncio.timeout.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ Answer = TypeVar("Answer")
 
 
 class FallbackChannel:
-    """Calls that block."""
+    """A channel whose calls block. It changes from headrace-native to grpcio if the TLS handshake fails."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -87,7 +88,7 @@ class FallbackChannel:
 
 
 class AsyncFallbackChannel:
-    """Calls on an event loop."""
+    """A channel for an event loop. It changes from headrace-native to grpcio if the TLS handshake fails."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,6 +1,7 @@
 """Channels of grpcio."""
 
-# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 import json
@@ -18,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class GrpcioChannel:
-    """Calls that block, over a grpc.Channel."""
+    """A channel whose calls block, over a grpc.Channel."""
 
     def __init__(self, settings: Settings) -> None:
         arguments = channel_options(settings)
@@ -59,7 +60,7 @@ class GrpcioChannel:
 
 
 class AsyncGrpcioChannel:
-    """Calls on an event loop, over a grpc.aio.Channel."""
+    """A channel for an event loop, over a grpc.aio.Channel."""
 
     def __init__(self, settings: Settings) -> None:
         arguments = channel_options(settings)

@@ -4,7 +4,8 @@ gRPC for Python ignores a `hedgingPolicy` in a service config (seen with grpcio 
 The rules are gRPC's: gRFC A6, "gRPC Retry Design", section "Hedging Policy".
 """
 
-# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -87,7 +88,7 @@ def _once(settings: Settings) -> Settings:
 
 
 class HedgedChannel(GrpcioChannel):
-    """Calls that block."""
+    """A channel of grpcio whose calls block. It sends a call that takes long again, as `hedge` says."""
 
     def __init__(self, settings: Settings, hedge: Hedge) -> None:
         super().__init__(_once(settings))
@@ -134,7 +135,7 @@ class HedgedChannel(GrpcioChannel):
 
 
 class AsyncHedgedChannel(AsyncGrpcioChannel):
-    """Calls on an event loop."""
+    """A channel of grpcio for an event loop. It sends a call that takes long again, as `hedge` says."""
 
     def __init__(self, settings: Settings, hedge: Hedge) -> None:
         super().__init__(_once(settings))

@@ -1,6 +1,7 @@
 """Channels of headrace-native: HTTP/2 in Rust, and conversion of a Predict's arrays outside the interpreter."""
 
-# Unlike the timeout of asyncio.timeout, a `timeout` argument is also sent to the server, as a deadline.
+# ASYNC109 prefers asyncio.timeout to a `timeout` parameter. But a `timeout` is also sent to the server as the call's
+# deadline; asyncio.timeout would limit only the client.
 # ruff: noqa: ASYNC109
 
 import asyncio
@@ -52,7 +53,7 @@ class CallError(grpc.RpcError):
 
 
 class NativeChannel:
-    """Calls that block. They start no thread: the calling threads drive the connection.
+    """A channel of headrace-native whose calls block. It starts no thread: the calling threads drive the connection.
 
     A forked process opens a connection of its own with its first call.
     """
@@ -88,7 +89,10 @@ class NativeChannel:
 
 
 class AsyncNativeChannel:
-    """Calls on an event loop. The first one starts a thread that drives the connection without the interpreter."""
+    """A channel of headrace-native for an event loop.
+
+    The first call starts a thread that drives the connection without the interpreter.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._channel = _channel(settings)

@@ -97,7 +97,8 @@ class Backend(Protocol):
 
         Args:
             signature: One of the backend's signatures.
-            inputs: An array for every input of the signature, checked against it, by alias. Not kept.
+            inputs: An array for every input of the signature, by alias. They have already been checked against the
+                signature. The backend must not keep them.
             outputs: Aliases of the signature's outputs.
 
         Raises:
@@ -115,9 +116,9 @@ class BatchMemory(Protocol, metaclass=Ability):
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for one joined input, contiguous, with uninitialised elements. Any batch thread.
 
-        The caller does not return the array explicitly. Its memory may be reused once the last view of it is gone,
-        which may be as soon as `run` has returned, whether the batch is then answered, has failed, or is run again in
-        halves. `BufferPool` provides such arrays.
+        The caller does not return the array. Its memory may be reused once the last view of it is gone. That may be
+        as soon as `run` has returned, not only if the batch is then answered, but also if it has failed, or is run
+        again in halves. `BufferPool` provides such arrays.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if no memory is left; the batch is then run again in halves.

@@ -138,7 +138,7 @@ class ModelOptions:
         any_first_dimension: Whether `batched` applies even if the declared shapes contradict it.
         padding: How requests whose inputs differ in length can share batches.
         signatures: Signatures by name; if empty, the model has its own.
-        steps: The calls of other models that form this one; empty for a model that has a file.
+        steps: The calls to other models that make up this model; empty for a model that has a file.
         state: Outputs that the next request of a sequence takes as inputs, by alias; empty for a model without state.
         sequences: How sequences are kept.
         isolation: Fields of `IsolationOptions` that differ for this model.

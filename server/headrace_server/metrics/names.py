@@ -77,7 +77,7 @@ class Families:
         return page((*(family for family in self._families if family is not self.batch_parts), *gauges))
 
     def read_counter(self, path: str) -> int:
-        """The first cell of a counter by its name; 0 if there is no such counter.
+        """The value of the first cell (set of labels) of the counter with this name; 0 if there is no such counter.
 
         TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
         """

@@ -131,8 +131,8 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_latency_objective_seconds",
         "gauge",
-        "For a model with a latency objective: the objective, the latency at its percentile, and the wait of its "
-        "batches",
+        "For a model with a latency objective, by kind: the objective, the measured latency at the objective's "
+        "percentile, and how long the model's batches wait",
         [Source(metrics.objective_times, (*signature, "kind"), scale=1e-6)],
     )
     yield Metric(

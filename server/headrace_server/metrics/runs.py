@@ -19,14 +19,14 @@ class RunColumns:
     """The numbers of several runs, as in `BatchReport`.
 
     Attributes:
-        tasks: Requests of each run.
-        rows: Rows of each run.
-        padding: Rows added to each run.
-        ran: The duration of each run in seconds.
-        parts: How many of these seconds went into inputs, backend and outputs; of shape [runs, 3].
-        ended: When the last of them ended, in seconds on the queue's clock.
-        waited: Seconds that each request, of all runs, waited in the queue.
-        sizes: Rows of each request.
+        tasks: The number of requests in each run, [runs].
+        rows: The number of rows in each run, [runs].
+        padding: The number of rows that were added to each run as padding, [runs].
+        ran: The duration of each run in seconds, [runs].
+        parts: How many of these seconds went into inputs, backend and outputs, [runs, 3].
+        ended: When the last of the runs ended, in seconds on the queue's clock.
+        waited: The seconds that each request waited in the queue, [requests]: those of the first run, then of the next.
+        sizes: The number of rows in each request, in the same order, [requests].
     """
 
     tasks: Counts

@@ -34,9 +34,9 @@ class Now:
     """Functions that report a version's current state.
 
     Attributes:
-        waiting: Returns the rows that wait in its queues.
-        running: Returns the batches that are running now.
-        on_devices: Returns the bytes that it uses on each GPU, by its number.
+        waiting: Returns the number of rows that wait in its queues.
+        running: Returns the number of batches that are running now.
+        on_devices: Returns the number of bytes that it uses on each GPU, by the GPU's number.
         beliefs: Returns the state of the latency objective of each signature, by its name.
     """
 

@@ -9,7 +9,7 @@ from headrace_server.errors import LoadError, ServingError, status_of, unreadabl
 from headrace_server.models.files_state import FilesState, files_state
 
 FAULTY_FILES = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND, Code.DATA_LOSS})
-"""The codes of a `LoadError` whose reason is in the version's files: they are corrupt, unknown or missing."""
+"""The codes of a `LoadError` that the version's files cause: they are corrupt, missing, or of an unsupported kind."""
 
 LONGEST_PAUSE = 60.0
 """Seconds after which a failed version whose files have changed is tried again at the latest."""
@@ -51,7 +51,8 @@ class Attempt:
         failures: The number of failed tries.
         error: The error of the last failed try.
         due: When the next try may begin, on the manager's clock; None while a try is running.
-        cancelled: Whether the version was not aspired at some point since the load began.
+        cancelled: Whether the version stopped being wanted (aspired) at any time since the load began, even if it is
+            wanted again now.
     """
 
     path: Path

@@ -266,23 +266,24 @@ class _Wiring:
             spec = replace(signature.inputs[alias], name=name, dims=())
             self._taken.add(name)
             if name in self._made:
-                _check_fits(name, self._made[name][1], spec, f"{self._made[name][0].model} to {step.model}")
+                _check_fits(self._made[name][1], spec, self._made[name][0].model, step.model)
             elif name in self._inputs:
-                _check_fits(name, self._inputs[name], spec, f"the request to {step.model}")
+                _check_fits(self._inputs[name], spec, "the request", step.model)
                 self._inputs[name] = _narrower(self._inputs[name], spec)
             else:
                 self._inputs[name] = spec
 
 
-def _check_fits(name: str, made: TensorSpec, taken: TensorSpec, way: str) -> None:
+def _check_fits(made: TensorSpec, taken: TensorSpec, source: str, step: str) -> None:
+    where = f"steps: {taken.name} cannot pass from {source} to {step}"
     if made.dtype != taken.dtype:
-        kinds = f"{dtype_name(made.dtype)}, not {dtype_name(taken.dtype)}"
-        raise invalid(f"steps: {name} does not fit from {way}: it is {kinds}")
+        made_type, taken_type = dtype_name(made.dtype), dtype_name(taken.dtype)
+        raise invalid(f"{where}: it has the type {made_type}, but {step} needs {taken_type}")
     if made.any_rank or taken.any_rank:
         return
     pairs = zip(made.shape, taken.shape, strict=False)
     if len(made.shape) != len(taken.shape) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise invalid(f"steps: {name} does not fit from {way}: {_written(made)} is not {_written(taken)}")
+        raise invalid(f"{where}: it has the shape {_written(made)}, but {step} needs {_written(taken)}")
 
 
 def _narrower(one: TensorSpec, other: TensorSpec) -> TensorSpec:

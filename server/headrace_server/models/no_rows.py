@@ -11,7 +11,7 @@ from headrace_server.backends.signature import Signature
 from headrace_server.errors import ServingError, invalid
 
 MAX_SHAPES = 64
-"""The number of answer shapes that one version remembers."""
+"""The maximum number of answer shapes that one version remembers."""
 
 MAX_ROW_BYTES = 64 << 10
 """The largest row of zeros, in bytes, that is run to learn the shape of an answer without rows.

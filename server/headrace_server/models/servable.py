@@ -220,7 +220,7 @@ class Servable:
 
     @property
     def steps(self) -> tuple[StepOptions, ...]:
-        """The calls of other models that the version consists of; empty for a model that has a file."""
+        """The calls to other models that make up the version; empty for a model that has a file."""
         return self._backend.steps if isinstance(self._backend, Ensemble) else ()
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Outputs) -> AsyncGenerator[Arrays, None]:

@@ -58,7 +58,7 @@ class WarmupOptions:
 
     @classmethod
     def of(cls, config: Config) -> "WarmupOptions":
-        """The options of a run."""
+        """The warm-up options in a server's configuration."""
         return cls(
             requests=config.enable_model_warmup,
             iterations=max(1, config.num_request_iterations_for_warmup),

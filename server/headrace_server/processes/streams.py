@@ -59,7 +59,7 @@ class WorkerStreams:
         return stream
 
     def forget(self, stream: "Stream") -> None:
-        """No longer counts a request, which has been closed."""
+        """Stops counting a request that has been closed."""
         self._open.discard(stream)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
 
     Args:
         kind: The dataclass that declares them.
-        where: The beginning of errors.
+        where: The prefix of error messages.
         table: The table's values, by key.
 
     Raises:
@@ -44,7 +44,7 @@ def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
     options = options_of(kind)
     for name in table:
         if name not in options:
-            raise invalid(f"{where}unknown key {name!r}: it may have {', '.join(options)}")
+            raise invalid(f"{where}unknown key {name!r}; the allowed keys are {', '.join(options)}")
     for name, value in table.items():
         rule = options[name].metadata["rule"]
         if not rule.allows(value):

@@ -54,12 +54,12 @@ class OneServable:
         self._servable = servable
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:
-        """The servable, leased."""
+        """Leases the servable and returns it; the arguments make no difference."""
         del name, version
         self._servable.lease()
         return self._servable
 
     async def lease(self, name: str, version: int | str | None = None, deadline: float | None = None) -> Servable:
-        """The servable, leased."""
+        """Leases the servable and returns it, without waiting; the arguments make no difference."""
         del deadline
         return self.servable(name, version)

@@ -166,7 +166,10 @@ def test_a_member_that_is_unloaded_and_loaded_again(caller: InferenceCaller) -> 
         (("sum", "both"), "steps: a cycle: both -> both"),
         (("y =", "z ="), "steps: model sum has no output z; it has y"),
         (("x =", "z ="), "steps: model sum needs its input x"),
-        (('x = "features"', 'x = "length"'), "steps: length does not fit from words to sum: it is int64"),
+        (
+            ('x = "features"', 'x = "length"'),
+            "steps: length cannot pass from words to sum: it has the type int64, but sum needs float",
+        ),
         (('y = "score"', 'y = "length"'), "steps: length is an output of both sum and words"),
         (('model = "sum"\n', 'model = "sum"\nsignature = "other"\n'), "steps: model sum has no signature other"),
         (("[[steps]]", "[[step]]"), "step: unknown key; did you mean steps?"),

@@ -177,7 +177,7 @@ def _not_alone(change: Change, count: int) -> Decided:
 
 
 def _with_rows(inputs: Arrays, other: Arrays, places: Sequence[int]) -> Arrays:
-    """The inputs, with other rows at these positions."""
+    """A copy of the inputs in which the rows at these positions come from `other`."""
     changed: dict[str, Array] = {alias: array.copy() for alias, array in inputs.items()}
     for alias, array in other.items():
         changed[alias][list(places)] = array[list(places)]

@@ -178,7 +178,8 @@ def _free(slot: _Slot) -> None:
     for memory, _ in slot.inputs.values():
         memory.free()
     slot.inputs.clear()
-    slot.stream = slot.event = None  # dropped now, not with the last frame of an old exception
+    # The traceback of an old exception may still refer to the slot, and would otherwise keep these two alive.
+    slot.stream = slot.event = None
 
 
 def _on_cpu(session: ort.InferenceSession, which: str, kind: str) -> set[str]:

@@ -91,7 +91,7 @@ class OnGpu:
             self._sizes = sizes_for(batching, most_sizes(weights, free_memory(self._slots.device)))
             self._open = open_session
             shown = ", ".join(map(str, self._sizes))
-            log.info("%s has convolutions: each of these batch sizes has a session of its own: %s", model, shown)
+            log.info("%s has convolutions, so each of these batch sizes gets its own session: %s", model, shown)
 
     def fit_batching(self, options: Options) -> Options:
         """The parameters under which batches have only the sizes that have a session."""

@@ -111,7 +111,9 @@ class CachedPlan:
         try:
             tensorrt_cache.write(self.file, plan)
         except OSError as error:
-            log.warning("%s: its engine cannot be saved and will be built again: %s", self._model, error)
+            log.warning(
+                "%s: the engine could not be saved, so the next load must build it again: %s", self._model, error
+            )
         return plan
 
     @contextmanager

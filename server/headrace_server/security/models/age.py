@@ -1,7 +1,7 @@
 """Models that are sealed for age recipients: a file that `age` can write and read, opened only in memory.
 
-The format is that of https://age-encryption.org/v1, by the package pyrage. Its plain bytes are the same archive as in
-headrace's own format. pyrage pushes bytes into a file, and tarfile pulls them out of one, so a pipe connects the two.
+The format is that of https://age-encryption.org/v1, by the package pyrage. The decrypted content is the same archive as
+in headrace's own format. pyrage writes to a file and tarfile reads from one, so a pipe connects the two.
 """
 
 import os

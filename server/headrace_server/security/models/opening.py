@@ -45,7 +45,7 @@ class Opened:
     close: Callable[[], None] = field(default=lambda: None)
 
     def as_original(self, text: str) -> str:
-        """Text that mentions the path where the version was found, not the path that it was loaded from."""
+        """The text, with the path that the version was loaded from replaced by the path where it was found."""
         if self.path == self.original:
             return text
         text = text.replace(str(self.path), str(self.original))

@@ -118,8 +118,8 @@ def algorithm_of(key: Any) -> Any:
 def _signer(certificates: Sequence[bytes], authorities: Sequence[Any]) -> Any:
     """The key of the first certificate, once the other certificates have been shown to link it to an authority.
 
-    A signature has no trusted time, so all certificates are checked as of the moment when the signer's became valid, as
-    model-signing does. A signer whose certificate has expired may have signed before.
+    A signature carries no trusted timestamp. So all certificates are checked as of the start of the validity of the
+    signer's certificate, as model-signing does. A signer whose certificate has expired may have signed before.
     """
     from cryptography import x509
 

@@ -77,7 +77,8 @@ class SystemRegion:
         byte_size: The region's size.
 
     Raises:
-        ServingError: INTERNAL if there is no such object; INVALID_ARGUMENT if the object is smaller than that.
+        ServingError: INTERNAL if there is no object with this key, or if it cannot be opened; INVALID_ARGUMENT if the
+            region reaches beyond the end of the object, is empty, or does not begin at the start of a page.
     """
 
     def __init__(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -94,14 +95,22 @@ class SystemRegion:
             raise invalid(f"failed to register shared memory region '{name}': {reason}")
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of the region's bytes, in one pass through the kernel."""
+        """A copy of some of the region's bytes, in one pass through the kernel.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT if the object no longer has all of these bytes.
+        """
         data = bytearray(size)
         if size and os.preadv(self._file, [data], self.offset + offset) != size:
             raise self._shrunk()
         return data
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes into the region."""
+        """Writes bytes into the region.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT if the object no longer has room for them.
+        """
         start = self.offset + offset
         if start + len(data) > os.fstat(self._file).st_size:
             raise self._shrunk()
@@ -159,7 +168,8 @@ class Regions:
         """Opens a region under a name.
 
         Raises:
-            ServingError: ALREADY_EXISTS if the name is taken; the others as for `SystemRegion`.
+            ServingError: ALREADY_EXISTS if the name is taken; INTERNAL if the object cannot be opened, also for a
+                listener; INVALID_ARGUMENT if the region is not a part of the object, as for `SystemRegion`.
         """
         if name in self._regions:
             raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")

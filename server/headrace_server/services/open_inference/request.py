@@ -75,7 +75,7 @@ class InferRequest:
         model: The model's name.
         id: The ID, as sent; empty for none.
         inputs: The inputs by name.
-        outputs: The outputs by name; empty for all.
+        outputs: The wanted outputs by name; empty means all outputs.
         parameters: All other parameters.
     """
 
@@ -87,10 +87,10 @@ class InferRequest:
 
     @property
     def tag(self) -> str:
-        """The beginning of errors from Triton's core."""
+        """The prefix of error messages from Triton's core."""
         return tag(self.id)
 
 
 def tag(request_id: str) -> str:
-    """The beginning of errors from Triton's core, given a request's ID."""
+    """The prefix of error messages from Triton's core, given a request's ID."""
     return f"[request id: {request_id or '<id_unknown>'}] "

@@ -86,7 +86,7 @@ class _Guarded:
         return WrappedHandlers(handlers, self.servicer)
 
     def _method(self, service: str, method: Method) -> Method:
-        """Admits each request before it is answered."""
+        """The same method, but each request must be admitted before it is answered."""
         need, admit = _need(f"/{service}/{method.name}"), self._admit
 
         async def answer(request: Any, call: Call) -> Any:
@@ -96,7 +96,7 @@ class _Guarded:
         return replace(method, answer=answer)
 
     def _stream(self, service: str, method: StreamMethod) -> StreamMethod:
-        """Admits each request of a stream; the caller is checked again each time, since a stream may be long."""
+        """The same method, but each request must be admitted, and the caller is checked again: a stream may be long."""
         need, gate = _need(f"/{service}/{method.name}"), self._gate
 
         async def admitted(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -150,7 +150,7 @@ class _Failed:
 
     Args:
         name: The model's name.
-        plain: Counts what the version does.
+        plain: Counts the tasks that the queue refused, and says whether errors may mention a queue.
         observe: Counts calls.
         status: Returns the code and the text of a failure.
     """

@@ -121,7 +121,7 @@ class GuardedApi:
 
 
 async def _until_sent(chunks: AsyncGenerator[bytes, None], visit: Visit) -> AsyncGenerator[bytes, None]:
-    """Yields the rest of an answer; the call ends with it."""
+    """Yields the rest of an answer, then ends the caller's visit, even if the answer is not read to its end."""
     try:
         async with aclosing(chunks):
             async for chunk in chunks:

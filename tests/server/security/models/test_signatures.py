@@ -196,7 +196,7 @@ def test_each_root_has_its_own_rules(version: Path, signer: KeyFiles, tmp_path: 
         ("", "must contain only [[roots]] tables"),
         ("[[roots]]", "root 1: path must be the name of a folder"),
         ('[[roots]]\npath = "/m"', "root 1: keys or identities must say whose signatures are trusted"),
-        ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'"),
+        ('[[roots]]\npath = "/m"\nkey = "k"', "root 1: unknown key 'key'; the allowed keys are path, "),
         ('[[roots]]\npath = "/m"\nrequired = 1', "root 1: required must be true or false; was 1"),
         ('[[roots]]\npath = "/m"\nkeys = ["/no/such/key"]', "/no/such/key: No such file"),
     ],
