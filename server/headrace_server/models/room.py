@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from headrace_protos import Code
@@ -126,7 +127,8 @@ class Rooms:
             return Room()
         if not self._exceeds(staying, size):
             return Room(wait=True)
-        victim = least_recently_used(self._candidates(name))
+        loaded = [(item, held.servable) for item, held in self.held.items() if held.size and held.servable is not None]
+        victim = least_recently_used(loaded, partial(self._may_leave, name))
         if victim is not None:
             return Room(victim)
         if len(staying) < len(self.held) or any(held.servable is None for held in staying) or self._claimed():
@@ -163,29 +165,36 @@ class Rooms:
         taken = [each.size for each in held if each.size]
         return bool((models and len(taken) >= models) or (memory and sum(taken) + size > memory))
 
-    def _candidates(self, loading: str) -> Iterable[tuple[Item, Servable]]:
-        """The versions that may be evicted for one of the model `loading`; not those that could not be loaded again.
+    def _may_leave(self, loading: str, item: Item, servable: Servable) -> bool:
+        """Whether a version may be evicted for one of the model `loading`; not one that could not be loaded again.
 
         An older version of `loading` itself, which serves until the new one does, may be evicted as well.
         """
-        for (name, version), held in self.held.items():
-            model = self._models[name]
-            wanted = version in model.aspired or name == loading
-            free = model.versions[version].state is State.AVAILABLE and not model.claims[version]
-            if held.size and held.servable is not None and wanted and free and not held.servable.keeps_state:
-                yield (name, version), held.servable
+        name, version = item
+        model = self._models[name]
+        wanted = version in model.aspired or name == loading
+        free = model.versions[version].state is State.AVAILABLE and not model.claims[version]
+        return wanted and free and not servable.keeps_state
 
     def _claimed(self) -> bool:
         return any(self._models[name].claims[version] for name, version in self.held)
 
 
-def least_recently_used(candidates: Iterable[tuple[Item, Servable]]) -> Item | None:
-    """The version to unload: the least recently used, preferably among those that no call uses now.
+def least_recently_used(
+    versions: Iterable[tuple[Item, Servable]], may_leave: Callable[[Item, Servable], bool]
+) -> Item | None:
+    """The version to unload: the least recently used one that may leave, preferably one that no call uses now.
 
-    A version that is in use is unloaded once its calls have been answered.
+    A version that is in use is unloaded once its calls have been answered. Versions that were used later are not
+    examined, since calls wait meanwhile.
     """
-    ranked = [(servable.in_use, servable.used, item) for item, servable in candidates]
-    return min(ranked)[2] if ranked else None
+    first_in_use = None
+    for item, servable in sorted(versions, key=lambda each: (each[1].used, each[0])):
+        if may_leave(item, servable):
+            if not servable.in_use:
+                return item
+            first_in_use = first_in_use or item
+    return first_in_use
 
 
 def memory_of(path: Path) -> int:

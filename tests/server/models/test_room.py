@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -267,17 +268,28 @@ def test_the_hit_rate_is_that_of_a_simulated_cache(build: Build, capacity: int) 
 
 
 def test_the_order_in_which_versions_are_unloaded() -> None:
+    examined: list[str] = []
+
     class Seen:
-        def __init__(self, used: float, in_use: bool) -> None:
-            self.used, self.in_use, self.keeps_state = used, in_use, False
+        def __init__(self, used: float, in_use: bool = False, may_leave: bool = True) -> None:
+            self.used, self.in_use, self.may_leave = used, in_use, may_leave
 
     def chosen(**seen: Seen) -> object:
-        return least_recently_used(((name, 1), servable) for name, servable in seen.items())  # type: ignore[misc]
+        examined.clear()
+        versions: Any = [((name, 1), version) for name, version in seen.items()]
+        return least_recently_used(versions, may_leave)
+
+    def may_leave(item: tuple[str, int], version: Any) -> bool:
+        examined.append(item[0])
+        return bool(version.may_leave)
 
     assert chosen() is None
-    assert chosen(a=Seen(2, False), b=Seen(1, False)) == ("b", 1)
-    assert chosen(a=Seen(2, False), b=Seen(1, True)) == ("a", 1)
-    assert chosen(a=Seen(2, True), b=Seen(1, True)) == ("b", 1)
+    assert chosen(a=Seen(2), b=Seen(1)) == ("b", 1)
+    assert examined == ["b"]
+    assert chosen(a=Seen(2), b=Seen(1, in_use=True)) == ("a", 1)
+    assert chosen(a=Seen(2, in_use=True), b=Seen(1, in_use=True)) == ("b", 1)
+    assert chosen(a=Seen(2), b=Seen(1, may_leave=False)) == ("a", 1)
+    assert chosen(a=Seen(1, may_leave=False)) is None
 
 
 def test_memory_of_a_file_of_a_folder_and_of_nothing(tmp_path: Path) -> None:
