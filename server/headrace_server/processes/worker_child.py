@@ -36,7 +36,6 @@ OUT_OF_MEMORY = 75
 def main() -> None:
     """Loads the model that the first message names, and runs it until the server has ended."""
     end_with_server(int(sys.argv[2]))
-    lower_priority()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server handles them
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
@@ -73,6 +72,7 @@ def _serve_first(connection: socket.socket) -> None:
     except BaseException as error:  # a model may call sys.exit
         _fail(slot.slot, error)
         return
+    lower_priority()  # not earlier: calls wait while the process of a model starts
     loaded = memory_file.pack(_described(backend))
     slot.slot.send("loaded", descriptors=[loaded])
     os.close(loaded)

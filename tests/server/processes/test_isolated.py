@@ -120,6 +120,21 @@ def test_all_threads_of_a_process_have_a_lower_priority_than_the_server_and_shar
     assert os.getpgid(pid) == pid
 
 
+def test_a_model_is_loaded_at_the_priority_of_the_server(tmp_path: Path) -> None:
+    code = """
+        import os
+        import numpy as np
+        INPUTS = {"x": ("float32", [None, 2])}
+        OUTPUTS = {"y": ("float32", [None])}
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        def predict(inputs):
+            return {"y": np.full(len(inputs["x"]), nice, np.float32)}
+        """
+    model = Isolated(write(tmp_path / "1", code))
+    assert model.run(FINE).tolist() == [os.getpriority(os.PRIO_PROCESS, 0)]
+    model.backend.close()
+
+
 ENDS = {
     EXITS: "its worker process ended with status 7 during the run",
     CRASHES: "its worker process was ended by SIGSEGV during the run",
