@@ -14,8 +14,10 @@ use parking_lot::RwLock;
 /// The maximum length of a question in bytes.
 pub const MAX_QUESTION: usize = 1 << 10;
 
-/// The maximum number of kept answers, and the maximum of their bytes in all. Beyond either, all answers are dropped.
+/// The maximum number of kept answers. Beyond it, all answers are dropped.
 const MAX_ANSWERS: usize = 1000;
+
+/// The maximum size of all kept answers together, in bytes. Beyond it, all answers are dropped.
 const MAX_BYTES: usize = 8 << 20;
 
 /// Answers by their questions. Any thread.

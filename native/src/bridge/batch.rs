@@ -33,9 +33,11 @@ pub struct Batch {
     rows: usize,
     #[pyo3(get)]
     padded: usize,
-    /// When each of its traced tasks arrived.
+    /// The time at which each of its traced tasks arrived, on the queue's clock.
     traced: Vec<f64>,
+    /// The time at which each of its tasks arrived, on the queue's clock.
     arrivals: Vec<f64>,
+    /// The number of rows of each of its tasks.
     sizes: Vec<usize>,
 }
 

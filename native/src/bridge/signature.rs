@@ -64,8 +64,8 @@ pub struct Counter {
 }
 
 impl Signature {
-    /// The key that two requests must have in common to share a batch. None if the request may not share a batch;
-    /// Python then runs the request alone.
+    /// The key that two requests must have in common to share a batch. None if the request must run alone, which
+    /// Python then sees to.
     ///
     /// `inner` has the dimensions beyond axis 0 of each input. `copy` writes the elements of one input, given its
     /// number; each input has `rows` rows.

@@ -129,7 +129,7 @@ impl NativeTask {
         self.fail(py, error.value(py))
     }
 
-    /// The aliases of the outputs that it wants; None for all.
+    /// The aliases of the outputs that the task wants; None means all outputs.
     pub fn chosen<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let chosen = self.choice.map(|choice| self.signature.chosen(choice).collect::<Vec<_>>());
         chosen.map(|aliases| PyTuple::new(py, aliases)).transpose()

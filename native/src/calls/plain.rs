@@ -80,7 +80,8 @@ pub enum Outcome {
     NoMemory,
     /// The call was refused this many seconds after it arrived, and its client has got an error.
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
-    /// The call is not plain, or may not share a batch, or its version is being unloaded and may have been replaced.
+    /// Python must handle the call, for one of these reasons: it is not plain; it must run alone; Python must decide
+    /// whether to admit it; or its version is being unloaded, and another version may already serve the model.
     ForPython(Rope, SendResponse<Bytes>),
 }
 
@@ -174,7 +175,7 @@ impl PlainCalls {
         }
     }
 
-    /// Reads a call; None if it is not plain, or may not share a batch.
+    /// Reads a call; None if it is not plain, or must run alone.
     fn plain(&self, opening: &Opening, message: &Rope) -> Option<Plain<'_>> {
         let method = self.method(opening)?;
         let understood = self.understand(method.method, message)?;

@@ -78,8 +78,8 @@ impl Reply {
         }
     }
 
-    /// Ends the call, with a last message if there is one. Returns false if the message may not be sent; the call then
-    /// ends with that error.
+    /// Ends the call, with a last message if there is one. Returns false if the message must not be sent; the
+    /// call then ends with an error that says why.
     pub fn end(&mut self, message: Option<Bytes>, status: &Status, more: HeaderMap) -> Result<bool, h2::Error> {
         match message.as_ref().and_then(|message| self.refuses(message)) {
             Some(refusal) => self.finish(None, &refusal, HeaderMap::new()).map(|()| false),

@@ -7,9 +7,11 @@ use super::request::Input;
 use crate::predict::{self, Column};
 use crate::protobuf::{Cursor, Dtype, texts, wire};
 
-/// A shared feature is repeated for every Example. If that takes more bytes than this, and many times those of the
-/// request, the request is not plain.
+/// A shared feature is repeated for every Example. If the copies take more bytes than this, and more than `TIMES` times
+/// those of the request, the request is not plain.
 const ENOUGH: usize = 1 << 20;
+
+/// See `ENOUGH`.
 const TIMES: usize = 8;
 
 const STRINGS: u32 = 1;
@@ -71,8 +73,9 @@ struct Filling<'a> {
     input: &'a predict::Input,
     /// The column's dimensions beyond axis 0.
     inner: &'a [Option<usize>],
-    /// The product of the known dimensions, and whether all dimensions are known.
+    /// The product of the known dimensions.
     known: usize,
+    /// Whether all dimensions are known.
     all_known: bool,
     /// The number of elements of the first row.
     size: Option<usize>,

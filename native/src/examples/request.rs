@@ -3,7 +3,7 @@
 use crate::predict::{Spec, Text};
 use crate::protobuf::{Cursor, wire};
 
-/// A MultiInferenceRequest with more inferences than this is not plain.
+/// If a MultiInferenceRequest has more inferences than this, it is not plain: Python handles it.
 const MAX_INFERENCES: usize = 16;
 
 /// A plain ClassificationRequest or RegressionRequest, which have the same fields.
@@ -102,7 +102,7 @@ impl<'a> Input<'a> {
     /// The Examples, in order.
     pub fn examples(&self) -> impl Iterator<Item = Cursor<'a>> {
         let mut at = self.list.clone();
-        // `read` has validated all of it.
+        // `read` has validated the whole list, so `?` never ends the iteration early.
         std::iter::from_fn(move || {
             while at.left() > 0 {
                 let (field, _) = wire::tag(&mut at)?;

@@ -122,7 +122,7 @@ impl Framed {
         self.bytes.push(data);
     }
 
-    /// Returns an error if the stream may not end here.
+    /// Returns an error if the stream must not end here.
     pub fn end(&self) -> Result<(), Status> {
         if self.bytes.is_empty() {
             return Ok(());

@@ -24,8 +24,9 @@ pub struct Authority {
     /// The number of bytes to skip: of the preface, or of a payload.
     skip: usize,
     head: Vec<u8>,
-    /// The bytes of headers, and of the padding after them, that are left in this frame.
+    /// The number of bytes of headers that are left in this frame.
     fragment: usize,
+    /// The number of bytes of padding after the headers that are left in this frame.
     padding: usize,
     /// Whether the length of the padding comes next.
     padded: bool,

@@ -25,7 +25,7 @@ const SIZE: usize = 128 << 10;
 /// connections can run.
 const TURN: usize = 512 << 10;
 
-/// The number of spare buffers that a thread keeps. Only connections that have read more than was requested have one.
+/// The maximum number of spare buffers that a thread keeps. Only connections that have read more than was requested have one.
 const KEPT: usize = 4;
 
 thread_local! {

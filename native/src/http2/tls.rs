@@ -147,8 +147,8 @@ pub struct Certified {
 }
 
 impl Certified {
-    /// Performs the handshake with a client; None if it may not connect, or does not speak HTTP/2 although `http1` is
-    /// not allowed.
+    /// Performs the handshake with a client; None if the handshake fails, or if the client does not speak HTTP/2
+    /// although `http1` is false.
     pub async fn handshake(self: Arc<Self>, socket: Socket, http1: bool) -> Option<TlsStream<Socket>> {
         let configs = self.current().await;
         let acceptor = TlsAcceptor::from(if http1 { configs.either } else { configs.http2 });

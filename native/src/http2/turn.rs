@@ -1,4 +1,4 @@
-//! Lets the other connections of a thread run while one of them sends without a pause.
+//! Lets a thread's other connections run while the client of one connection sends without a pause.
 
 use std::future::Future;
 use std::pin::pin;

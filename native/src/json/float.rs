@@ -3,9 +3,13 @@
 use super::TENS;
 use super::decimal::{LONGEST, least_power};
 
-/// The number of digits that distinguish any two floats, and the bounds of integers with that many digits.
+/// The number of digits that distinguish any two floats.
 const DIGITS: i32 = 9;
+
+/// Integers with `DIGITS` digits are smaller than this.
 const MOST: u64 = 1_000_000_000;
+
+/// The smallest integer with `DIGITS` digits.
 const LEAST: u64 = MOST / 10;
 
 /// The smallest power of ten of a number that is written without an exponent.

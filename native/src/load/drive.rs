@@ -53,7 +53,7 @@ struct Callers {
     chooser: Mutex<Chooser>,
     /// When the load began.
     start: Instant,
-    /// The number of calls that found all callers busy.
+    /// The calls that were due when all callers were busy, in the order of their planned times.
     waiting: Mutex<VecDeque<Due>>,
     busy: AtomicUsize,
     idle: Notify,

@@ -19,11 +19,13 @@ pub struct Plan {
     /// Calls per second; 0 for a closed loop, unless there are `times`.
     rate: f64,
     poisson: bool,
-    /// When calls begin, in seconds, and the kind of each call. Used only for a recorded load.
+    /// For a recorded load: the time at which each call begins, in seconds. Otherwise empty.
     times: Vec<f64>,
+    /// For a recorded load: the kind of each call. Otherwise empty.
     order: Vec<usize>,
-    /// The seconds of the warm-up, and of the measurement.
+    /// The duration of the warm-up in seconds.
     warmup: f64,
+    /// The duration of the measurement in seconds.
     seconds: f64,
     /// The timeout of a call in seconds.
     timeout: f64,

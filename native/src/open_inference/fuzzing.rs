@@ -46,7 +46,7 @@ pub struct UnderstoodInferBody {
     pub binary: Vec<bool>,
 }
 
-/// Decodes a body, of which `json` bytes are JSON, for a model with these outputs.
+/// Decodes a body whose first `json` bytes are JSON, for a model with these outputs.
 pub fn read_infer_body(
     declared: &Declared,
     outputs: &[(&str, Dtype)],

@@ -6,6 +6,8 @@ use crate::protobuf::{Cursor, Dtype, Values, wire};
 
 /// A request with more inputs than this is not plain: each takes only a few bytes of a request but many more in memory.
 const MAX_INPUTS: usize = 64;
+
+/// If a tensor has more dimensions than this, the request is not plain.
 const MAX_RANK: usize = 8;
 
 /// A plain request: its names, its inputs, and their raw contents, in the same order.

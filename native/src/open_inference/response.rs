@@ -35,8 +35,9 @@ pub struct Response<'a> {
 struct Tensor<'a> {
     name: &'a str,
     rows: Rows<'a>,
-    /// The size in bytes of the shape, and that of the description that contains the shape.
+    /// The size of the encoded shape in bytes.
     shape: usize,
+    /// The size in bytes of the encoded description, which contains the shape.
     described: usize,
 }
 

@@ -157,6 +157,7 @@ impl Input {
     }
 }
 
+/// If a tensor has more dimensions than this, the request is not plain.
 const MAX_RANK: usize = 8;
 
 /// The fields of a plain TensorProto, each at most once.
@@ -320,7 +321,7 @@ const MAX_OUTPUTS: usize = 64;
 /// A plain PredictRequest: a ModelSpec, inputs, and perhaps names of outputs.
 pub struct Request<'a> {
     pub spec: Spec<'a>,
-    /// The aliases of the wanted outputs; empty for all.
+    /// The aliases of the wanted outputs; empty means all outputs.
     pub wanted: Vec<Text<'a>>,
     inputs: Vec<(Text<'a>, Cursor<'a>)>,
 }

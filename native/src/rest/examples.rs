@@ -49,9 +49,10 @@ impl<'a> ExamplesBody<'a> {
 struct List<'a> {
     list: BytesMut,
     field: u32,
-    /// The entries of the Example that is being read, and their names. A name that appears twice is not plain, since
-    /// decoders differ on which of the two counts.
+    /// The entries of the Example that is being read.
     features: BytesMut,
+    /// The names of these entries. If a name appears twice, the request is not plain, since decoders differ on which of
+    /// the two entries counts.
     names: FxHashSet<&'a [u8]>,
     /// The values of one feature: numbers, or strings encoded as fields of their list.
     numbers: BytesMut,

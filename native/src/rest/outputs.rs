@@ -168,8 +168,9 @@ fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, ro
 #[derive(Clone, Copy)]
 struct Lists<'a> {
     dtype: Dtype,
-    /// The text that contains strings, and whether they are written as base64.
+    /// The text that contains the strings.
     text: &'a [u8],
+    /// Whether the strings are written as base64.
     as_base64: bool,
     level: Option<usize>,
     /// The number of objects and lists around each element.

@@ -44,8 +44,8 @@
 //!   instead of 113. The target of 100 us for one caller depends on it.
 //! - Running batches of several REST calls here (2026-11-28): 10.8 us of CPU per call of one row instead of 14.5, with
 //!   64 callers, and 2.0 instead of 1.75 times the rate of an evhttp server that runs no model.
-//! - Doing so with gRPC calls, too, which was tried: a plain Predict took 7.7 us instead of 9.1 with 64 calls on four
-//!   connections, but the rate fell by 9%, since the one connection thread was the limit.
+//! - Running batches of several gRPC calls here, too, was tried and is not done: with 64 calls on four connections, a
+//!   plain Predict took 7.7 us instead of 9.1, but the rate fell by 9%, since the one connection thread was the limit.
 //! - Polling: no measurable difference (the ratio of the rates was 0.99) on these busy cores, which never slept deeply;
 //!   with a pause of 2 ms between calls it cost 40 us of CPU per call. On quiet cores, together with another change, it
 //!   lowered the median from 188 to 88 us (2026-11-26). If it gains nothing on an idle machine whose cores do not enter

@@ -81,8 +81,8 @@ async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits,
     }
 }
 
-/// Completes the TLS handshake, if there is one. Returns None for a client that may not connect. `http1` says whether
-/// the client may speak HTTP/1 instead of HTTP/2.
+/// Completes the TLS handshake, if there is one. Returns None if the client must not connect. `http1` says whether the
+/// client may speak HTTP/1 instead of HTTP/2.
 async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -> Option<Stream> {
     let socket = accepted.enter().ok()?;
     Some(match tls {

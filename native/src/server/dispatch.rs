@@ -20,9 +20,13 @@ use crate::traces::Method as Traced;
 
 /// The maximum number of bytes that are read of a request that is not gRPC, before it is refused.
 const ENOUGH: usize = 64 << 10;
-/// The approximate size of a call without its message and its answer, and that of each of its headers.
+
+/// The approximate size in bytes of a call without its message, its answer and its headers.
 const CALL: usize = 2 << 10;
+
+/// The approximate size of one header in bytes.
 const HEADER: usize = 128;
+
 const NOT_GRPC: &[u8] = b"This port accepts only gRPC: a POST with the content-type application/grpc.\n";
 
 /// The client at the other end of a connection.

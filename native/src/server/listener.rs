@@ -181,7 +181,9 @@ fn spawn(
     runtime: Runtime,
     serving: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    // The thread stays attached to the interpreter, because attaching for every task would be expensive.
+    // The outer `attach` creates the interpreter's state for this thread, which exists until the thread ends; `detach`
+    // releases only the interpreter lock. Otherwise, every later `attach` would create and free such a state, which is
+    // expensive.
     let serve = move || Python::attach(|py| py.detach(|| runtime.block_on(serving)));
     thread::Builder::new().name(name.into()).spawn(serve)
 }

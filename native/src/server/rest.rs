@@ -193,8 +193,9 @@ impl Rest {
         rest::refusal(self.endpoint(), &Status::no_memory(self.budget()))
     }
 
-    /// Puts a call into its queue. None if Python must handle the call: it may not share a batch, Python must decide
-    /// whether to admit it, or its version is being unloaded and another one may already serve the model.
+    /// Puts a call into its queue. Returns None if Python must handle the call, for one of three reasons: the call must
+    /// run alone; Python must decide whether to admit it; or its version is being unloaded, and another version may
+    /// already serve the model.
     fn put(
         &self,
         headers: &HeaderMap,
@@ -226,7 +227,8 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// If the server checks credentials, no call is plain, since its headers, which are not passed here, must be read.
+    /// If the server checks credentials, it must read the headers of every call. They are not passed here, so no call
+    /// is plain.
     fn call(&self, PlainRequest { path, context, body }: PlainRequest<'_>) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;

@@ -10,8 +10,10 @@ use super::kinds::{Encoded, RequestKind};
 use super::tree::Ended;
 use super::{Parent, Traces};
 
-/// W3C Trace Context: the header with the states of other tracing systems, and the longest value of it that is kept.
+/// W3C Trace Context: the header with the states of other tracing systems.
 pub const STATE: &str = "tracestate";
+
+/// The maximum length in bytes of a `STATE` header that is kept.
 const LONGEST_STATE: usize = 512;
 
 /// The method that was called.

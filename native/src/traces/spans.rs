@@ -17,8 +17,10 @@ use super::{MOST, Record, Traces};
 use crate::protobuf::Writer;
 use crate::protobuf::wire::field_len;
 
-/// The field of an `ExportTraceServiceRequest` with its `ResourceSpans`, and the one of these with its `ScopeSpans`.
+/// The number of the field of an `ExportTraceServiceRequest` that has its `ResourceSpans`.
 const RESOURCE_SPANS: u32 = 1;
+
+/// The number of the field of a `ResourceSpans` that has its `ScopeSpans`.
 const SCOPE_SPANS: u32 = 2;
 
 /// A message, and the number of its spans.

@@ -108,8 +108,9 @@ struct SpanWriter<'a> {
     out: Writer<'a>,
     constants: &'a Constants,
     ids: &'a mut Rng,
-    /// The number of spans that have been written, and of their bytes.
+    /// The number of spans that have been written.
     count: usize,
+    /// The number of bytes of these spans.
     bytes: usize,
 }
 

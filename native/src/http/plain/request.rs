@@ -87,8 +87,9 @@ impl Requests {
 struct Head<'a> {
     path: &'a str,
     context: HeaderMap,
-    /// The size of the body, and the position of its digits.
+    /// The size of the body in bytes.
     size: usize,
+    /// The position of the digits of this size in the head.
     digits: Range<usize>,
     end: usize,
 }

@@ -3,7 +3,7 @@
 use super::Reader;
 
 impl<'a> Reader<'a> {
-    /// A string without escapes; its bytes may not be valid UTF-8.
+    /// A string without escapes; its bytes need not be valid UTF-8.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let rest = &self.data[self.at..];
@@ -12,7 +12,7 @@ impl<'a> Reader<'a> {
         (rest[end] == b'"').then_some(&rest[..end])
     }
 
-    /// Adds a string with its escapes decoded; its bytes may not be valid UTF-8.
+    /// Adds a string with its escapes decoded; its bytes need not be valid UTF-8.
     pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
         self.expect(b'"')?;
         loop {

@@ -12,8 +12,10 @@ use crate::open_inference::datatype;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows};
 
-/// The approximate size of a value as text, and that of an answer or an output without its values.
+/// The approximate size of one value as text, in bytes.
 const TEXT: usize = 20;
+
+/// The approximate size of an answer, or of an output in it, without the values, in bytes.
 const ENVELOPE: usize = 128;
 
 /// The common part of all answers of one version.

@@ -11,6 +11,8 @@ use crate::protobuf::Dtype;
 /// A body with more inputs or outputs than this is not plain: each takes only a few bytes of a body but many more in
 /// memory.
 const MAX_TENSORS: usize = 64;
+
+/// If a tensor has more dimensions than this, the body is not plain.
 const MAX_RANK: usize = 8;
 
 /// The maximum number of bytes that are allocated for a tensor's values before they have been read.

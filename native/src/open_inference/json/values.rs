@@ -6,7 +6,8 @@ use crate::protobuf::Dtype;
 /// The maximum depth of lists; Python handles deeper ones.
 const MAX_DEPTH: usize = 16;
 
-/// Reads the values in a list, little-endian as in an array; returns their number.
+/// Reads the values of a JSON list, nested or flat, and appends them to `bytes` in little-endian order. Returns their
+/// number, or None if Python must handle the list.
 pub fn read_values(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<usize> {
     let before = bytes.len();
     read_list(reader, dtype, bytes, MAX_DEPTH)?;
