@@ -58,8 +58,8 @@ _OPTIONS = {
 
 
 _WHY = """
-Where the time goes, measured by timers around the steps, with 2,000 models (medians of four starts at real-time
-priority, beside other programs: each took 2.4 s):
+This table shows where the time goes, measured by timers around the steps, with 2,000 models (medians of four starts at
+real-time priority, beside other programs: each took 2.4 s):
 
 | step | time |
 | --- | ---: |

@@ -232,7 +232,7 @@ counts as 1.2 times its file, so that {result.capacity} fit.
 | peak resident MB, minus those before the first call | {grown:.0f} | {BOUND_MB * 1.048576:.0f} at most |
 | calls of all models per second | {calls / result.seconds:.1f} | |
 
-Another process calls the small model every {PAUSE_SECONDS * 1e3:g} ms. The latencies of its calls, in milliseconds:
+Another process calls the small model every {PAUSE_SECONDS * 1e3:g} ms. Its calls have these latencies, in milliseconds:
 
 | | calls | p50 | p99 |
 | --- | ---: | ---: | ---: |

@@ -120,7 +120,7 @@ def _report(machine: Sequence[str], case: Case, profile: Profile) -> str:
         " ".join(machine),
         f"{profile.rate:,.0f} requests/s, {profile.cpu_us:.2f} us of CPU each while sampled ({samples:,} samples).",
         _table(("", "share", "us/request"), _groups(profile, samples)),
-        "The functions with the most CPU time of their own:",
+        "These functions have the most CPU time of their own:",
         _table(("function", "in", "us/request"), _functions(profile, samples)),
     ]
     return "\n\n".join(parts) + "\n"

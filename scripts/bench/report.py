@@ -21,8 +21,8 @@ from .scaling import BUSY, IDLE, MODELS, Scaling
 from .targets import Verdict, scaling_verdicts, verdicts
 
 _METHOD = """\
-Each figure is the median over the rounds ({rounds}); in a round, each server is started again, and measured with only
-h2load running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
+Each figure is the median of {rounds} rounds. In each round, every server is started again and measured with only h2load
+running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
 and half for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per
 request. Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so it
 includes the wait for earlier calls. h2load counts a gRPC error as a success, so the bytes of all answers are counted,
@@ -89,12 +89,12 @@ def _case(results: Results) -> list[str]:
     case = results.case
     return [
         f"## {case.title}",
-        f"{case.load}, batches of at most {case.max_batch_size} rows:",
+        f"This table is for {case.load}; batches have at most {case.max_batch_size} rows:",
         _servers(results.loaded),
-        "One caller at a time:",
+        "This table is for one caller, who makes one call at a time:",
         _servers(results.idle),
         *_distributions(results),
-        "The bare `InferenceSession.run` loop:",
+        "The bare `InferenceSession.run` loop reaches these figures:",
         _loop(results),
     ]
 
@@ -129,7 +129,11 @@ def _server(rounds: list[Sample]) -> list[str]:
 def _distributions(results: Results) -> list[str]:
     shares = {name: batch_shares(samples) for name, samples in results.loaded.items()}
     rows = [(name, _shares(ranges)) for name, ranges in shares.items() if ranges]
-    return ["Batches by their number of rows, under the load:", _table(("", "batches"), rows)] if rows else []
+    return (
+        ["Under the load, this share of the batches had each number of rows:", _table(("", "batches"), rows)]
+        if rows
+        else []
+    )
 
 
 def _shares(ranges: dict[str, float]) -> str:
@@ -137,11 +141,11 @@ def _shares(ranges: dict[str, float]) -> str:
 
 
 _SCALING = {
-    BUSY: "1,000 calls of the small model in flight, over more and more connections, and four callers with one call "
-    "each. With one stream to a connection, every request and every answer is a TCP segment of its own; streams that "
-    "share a connection also share segments:",
-    IDLE: "Idle connections, in addition to four busy ones:",
-    MODELS: "Loaded models that are not called, in addition to the one that is:",
+    BUSY: "The first four rows of each server have 1,000 calls of the small model in flight, over more and more "
+    "connections; its last row has four callers, each with one call. With one stream to a connection, every request "
+    "and every answer is a TCP segment of its own; streams that share a connection also share segments:",
+    IDLE: "In these rows, idle connections are open in addition to four busy ones:",
+    MODELS: "In these rows, models are loaded that are not called, in addition to the one that is:",
 }
 
 
