@@ -383,7 +383,7 @@ class Link:
         """Sends a message; False if it is too long, or the other side has not taken the last one."""
 
     def send_elsewhere(self) -> None:
-        """Announces a message that is sent in another way."""
+        """Announces a message that has been sent in another way."""
 
     def receive(self, timeout: float | None = None) -> bytes | None:
         """Waits for the next message without the interpreter lock; None if it was sent in another way.

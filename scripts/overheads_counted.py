@@ -1,4 +1,4 @@
-"""Counts the CPU time that traces, drift and viewers of the live page take by themselves.
+"""Counts the CPU time that traces, drift and viewers of the live page take, each timed alone.
 
     python -m scripts.overheads_counted [--seconds=10] [--out=docs/benchmarks/overheads_counted.md]
 
@@ -83,8 +83,8 @@ def _page(rows: Sequence[str]) -> str:
     return f"""# What monitoring itself takes
 
 Made by `python -m scripts.overheads_counted` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}, with the load
-generator on the same machine: the CPU time that each of these takes by itself, timed where it runs. What it costs the
-requests beside it, for example by filling the CPU's caches, is not counted; see [what monitoring costs](overheads.md)
+generator on the same machine: the CPU time of the code itself, timed where it runs. Its effect on concurrent requests,
+for example by filling the CPU's caches, is not counted; see [what monitoring costs](overheads.md)
 for that. Traces include their messages to the collector, except for the work of gRPC's own threads.
 
 | what | how often | CPU per second | of the machine's CPU time |

@@ -35,13 +35,13 @@ def predict(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def words(text: str) -> list[str]:
-    """Lower case without accents; punctuation and Chinese characters are words by themselves."""
+    """Lower case without accents; punctuation and Chinese characters are each a word."""
     plain = (letter for letter in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(letter) != "Mn")
     return "".join(f" {letter} " if stands_alone(letter) else letter for letter in plain).split()
 
 
 def stands_alone(letter: str) -> bool:
-    """Whether the character is a word by itself."""
+    """Whether the character is a whole word."""
     is_ascii_sign = letter.isascii() and letter.isprintable() and not letter.isalnum() and letter != " "
     is_chinese = "\u4e00" <= letter <= "\u9fff" or "\u3400" <= letter <= "\u4dbf"
     return is_ascii_sign or is_chinese or unicodedata.category(letter).startswith("P")

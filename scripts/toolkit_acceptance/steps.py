@@ -12,7 +12,7 @@ ALL = ("mlp", "cnn", "resnet", "mobile")
 
 
 def libraries(scene: Scene) -> str:
-    """1: the libraries by themselves give the accuracy, size and time that the other checks assume."""
+    """1: the libraries without headrace reach the accuracy, size and time that the other checks assume."""
     if scene.given is None:
         raise Skipped("needs --models: a folder with baseline.py, which compares the libraries with known results")
     words = [sys.executable, str(scene.given / "baseline.py")]

@@ -134,6 +134,6 @@ mod tests {
             turn.count(&read, bytes);
             assert_eq!(poll_fn(|context| Poll::Ready(turn.poll(context))).await, Poll::Ready(left));
         }
-        assert_eq!(pauses(), 0, "the thread parks by itself then");
+        assert_eq!(pauses(), 0, "the thread parks when no socket is ready");
     }
 }

@@ -17,12 +17,12 @@ const WORD: usize = size_of::<u64>();
 const ENDED: u32 = 1;
 const STEP: u32 = 2;
 
-/// The size of a message that is somewhere else.
+/// The size of a message that was sent in another way.
 const ELSEWHERE: u32 = u32::MAX;
 
 /// One message at a time, written by one thread of one process, and read by one thread of another.
 ///
-/// The receiver sleeps on `sent`, which changes with each message and with the end. It first says so in `sleeps`, and
+/// The receiver sleeps on `sent`, which changes with each message and with the end. It first sets `sleeps`, and
 /// then looks at `sent` again; the sender changes `sent`, and then looks at `sleeps`. All four accesses are sequentially
 /// consistent, so at least one of the two sees what the other has written: either the sender wakes the receiver, or the
 /// receiver does not sleep.
@@ -66,7 +66,7 @@ impl Direction {
         true
     }
 
-    /// Announces a message that is somewhere else. It must be there already.
+    /// Announces a message that has been sent in another way.
     pub fn send_elsewhere(&self) {
         if self.all_taken() {
             self.size.store(ELSEWHERE, Relaxed);
@@ -74,7 +74,7 @@ impl Direction {
         self.announce();
     }
 
-    /// Takes the next message, if there is one: Some(None) if it is somewhere else.
+    /// Takes the next message: None if there is none, Some(None) if it was sent in another way.
     pub fn take(&self) -> Option<Option<Vec<u8>>> {
         let (sent, taken) = (self.sent.load(Acquire) & !ENDED, self.taken.load(Relaxed));
         if sent == taken {
