@@ -1,7 +1,7 @@
 //! HTTP/2 frames of a connection: the observed frames are those that the simplest parser finds, however the bytes are
-//! cut; and rewriting an authority only replaces bytes with dashes.
+//! cut; rewriting an authority only replaces bytes with dashes; and a lone call is two whole frames.
 
-use headrace_native::fuzzing::{Authority, Frames};
+use headrace_native::fuzzing::{Authority, Frames, LoneFrames};
 
 use crate::allocation::at_most;
 use crate::pieces::{Choices, cut};
@@ -23,13 +23,25 @@ pub fn check(data: &[u8]) {
     assert_eq!(mended.len(), whole.len());
     assert!(mended.iter().zip(&whole).all(|(now, then)| now == then || *now == b'-'));
     assert_eq!(seen(&mended, 0), expected);
+    lone(frames);
+}
+
+/// A lone call is exactly the two frames that the simplest parser finds, and has their payloads.
+fn lone(frames: &[u8]) {
+    let Some(call) = LoneFrames::read(frames) else { return };
+    let found = plainest(frames);
+    assert!(matches!(found[..], [(1, 4 | 36, head), (0, 1, data)] if head == call.stream && data == head));
+    let (head, data) = (call.head(), call.data());
+    assert_eq!(call.bytes(), frames);
+    assert_eq!(head.len() + 9 + data.len(), frames.len());
+    assert!(frames.starts_with(head) && frames.ends_with(&data));
 }
 
 fn seen(bytes: &[u8], seed: usize) -> Vec<Seen> {
     let mut frames = Frames::after(PREFACE);
     let mut seen = Vec::new();
     for piece in cut(bytes, seed) {
-        frames.pass(&piece, |kind, flags, stream| seen.push((kind, flags, stream)));
+        frames.pass(&piece, |own| seen.push((own.kind, own.flags, own.stream)));
     }
     seen
 }

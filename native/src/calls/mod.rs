@@ -10,6 +10,7 @@ mod plain;
 mod protocol;
 mod questions;
 mod reply;
+mod respond;
 mod understood;
 mod waiting;
 
@@ -21,4 +22,5 @@ pub use opening::{Arrived, Opening, until};
 pub use outbox::Outbox;
 pub use plain::{Outcome, PlainCalls, PlainFields};
 pub use protocol::{Answer as InferenceAnswer, Protocol};
+pub use respond::Respond;
 pub use understood::{Arrays, Understood};

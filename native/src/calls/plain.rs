@@ -7,14 +7,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
 use super::outbox::Outbox;
+use super::respond::Respond;
 use super::understood::{Arrays, MethodNames, Understood};
 use super::waiting::Call;
 use crate::bridge::{self, Lane, NativeTask, Routes, Signature, Task, Why};
@@ -82,7 +81,7 @@ pub enum Outcome {
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
     /// Python must handle the call, for one of these reasons: it is not plain; it must run alone; Python must decide
     /// whether to admit it; or its version is being unloaded, and another version may already serve the model.
-    ForPython(Rope, SendResponse<Bytes>),
+    ForPython(Rope, Respond),
 }
 
 /// A plain call that has not been admitted yet.
@@ -140,7 +139,7 @@ impl PlainCalls {
     }
 
     /// Adds a call to the queue of its route, if it is plain.
-    pub fn put(&self, opening: &Opening, message: Rope, respond: SendResponse<Bytes>, outbox: &Arc<Outbox>) -> Outcome {
+    pub fn put(&self, opening: &Opening, message: Rope, respond: Respond, outbox: &Arc<Outbox>) -> Outcome {
         let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
         // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let now = Instant::now();
@@ -244,10 +243,10 @@ impl PlainCalls {
 }
 
 /// Answers a call that does not enter the queue.
-fn refuse(mut admitted: Admitted, code: u8, response: http::Response<()>, mut respond: SendResponse<Bytes>) {
+fn refuse(mut admitted: Admitted, code: u8, response: http::Response<()>, mut respond: Respond) {
     admitted.give_rows_back();
     admitted.end(code);
-    let _ = respond.send_response(response, true); // fails only if the client has gone
+    respond.end(response);
 }
 
 /// Ends the call of a task that its lane has refused, or leaves it to Python.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::outbox::Outbox;
 use super::protocol::{Protocol, Response};
+use super::respond::Respond;
 use super::understood::Arrays;
 use crate::bridge::{self, NativeTask, Signature, catch_panic};
 use crate::grpc::{self, CANCELLED, INTERNAL, OK, PREFIX, Status};
@@ -28,7 +28,7 @@ pub struct Call {
     pub message: Rope,
     pub arrays: Arrays,
     pub protocol: Protocol,
-    pub respond: SendResponse<Bytes>,
+    pub respond: Respond,
     /// The outbox of the connection's thread; None once the call is in the outbox.
     pub outbox: Option<Arc<Outbox>>,
     pub memory: Arc<CallMemory>,
@@ -66,25 +66,21 @@ impl Call {
 
     /// Sends what `encode` has produced, on the thread of its connection.
     pub fn send_here(self: Box<Self>) {
-        // Fails only if the client has gone, or if the connection has failed internally, which does not concern the
-        // other clients of this thread.
-        let _ = catch_panic(|| self.try_send());
+        // Fails only if the connection has failed internally, which does not concern the other clients of this thread.
+        let _ = catch_panic(|| self.send_now());
     }
 
-    fn try_send(mut self) -> Result<(), h2::Error> {
+    fn send_now(mut self) {
         self.message = Rope::default();
         self.memory.drop_request();
         if let Some(answer) = &self.answer {
             self.admitted.end(answer.as_ref().map_or_else(|refusal| refusal.code, |_| OK));
         }
-        let frame = match self.answer {
-            Some(Ok(frame)) => frame,
-            Some(Err(refusal)) => return self.respond.send_response(refusal.response(), true).map(|_| ()),
-            None => return Ok(()),
-        };
-        let mut stream = self.respond.send_response(grpc::response(), false)?;
-        stream.send_data(frame, false)?;
-        stream.send_trailers(grpc::ok_trailers())
+        match self.answer {
+            Some(Ok(frame)) => self.respond.answer(frame),
+            Some(Err(refusal)) => self.respond.end(refusal.response()),
+            None => {}
+        }
     }
 }
 
@@ -104,7 +100,7 @@ impl bridge::PendingCall for Call {
     fn client_gone(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         // If the connection has failed internally, its client counts as gone.
-        let gone = catch_panic(|| self.respond.poll_reset(&mut context).is_ready()).unwrap_or(true);
+        let gone = catch_panic(|| self.respond.is_gone(&mut context)).unwrap_or(true);
         if gone {
             self.admitted.end(CANCELLED);
         }
@@ -146,6 +142,6 @@ impl bridge::PendingCall for Call {
 
     fn refuse(&mut self, status: &Status) {
         self.admitted.end(status.code);
-        let _ = catch_panic(|| self.respond.send_response(status.response(), true));
+        let _ = catch_panic(|| self.respond.end(status.response()));
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::http2::Socket;
+use crate::http2::{SharedTcp, Socket};
 
 /// The port of a target without one, as in gRPC.
 const DEFAULT_PORT: u16 = 443;
@@ -75,7 +75,7 @@ impl Target {
             Self::Tcp { host, port } => {
                 let socket = TcpStream::connect((host.as_str(), *port)).await?;
                 socket.set_nodelay(true)?;
-                Ok(Socket::Tcp(socket))
+                Ok(Socket::Tcp(SharedTcp::new(socket)))
             }
             Self::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
         }

@@ -10,14 +10,11 @@
 //! so a connection whose first call has a valid one is not inspected any further (`is_done`). The file can be removed
 //! when h2 accepts such authorities (hyperium/h2 pull request 487, still open).
 
-use super::frames::PREFACE;
+use super::frames::{CONTINUATION, HEADERS, PREFACE, PRIORITY};
 
 const NAME: &[u8] = b":authority";
 const STATIC_INDEX: u8 = 1;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
-const PRIORITY: u8 = 32;
 
 /// Follows the frames of a connection, from its first byte on.
 pub struct Authority {

@@ -1,22 +1,51 @@
 //! Observes the frames of a connection: finds where each begins, and counts some of them.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The bytes that a client sends before its first frame.
 pub const PREFACE: usize = 24;
 
 /// The bytes of a frame's head.
-const HEAD: usize = 9;
+pub const HEAD: usize = 9;
 
-/// The frames that have passed since the last check, and whether to tell the client that it sends too many pings.
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const ACK: u8 = 1;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+pub const PRIORITY: u8 = 32;
+
+/// The newest stream of the client, the frames that have passed since the last check, and whether to tell the client
+/// that it sends too many pings.
 #[derive(Default)]
 pub struct FrameStats {
+    last_stream: AtomicU32,
     pings: AtomicU32,
     answered: AtomicBool,
     too_many_pings: AtomicBool,
 }
 
 impl FrameStats {
+    /// Records that the head of a stream has been read. Only on the thread of the connection.
+    pub fn head_read(&self, stream: u32) {
+        if stream > self.last_stream() {
+            self.last_stream.store(stream, Ordering::Relaxed);
+        }
+    }
+
+    /// The highest number of a stream whose head has been read; 0 if there is none.
+    pub fn last_stream(&self) -> u32 {
+        self.last_stream.load(Ordering::Relaxed)
+    }
+
     /// Records that a ping of the client has been read.
     pub fn ping_read(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
@@ -48,6 +77,15 @@ impl FrameStats {
     }
 }
 
+/// A frame whose head has passed.
+pub struct Seen {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    /// The position of the payload in the bytes that were passed with the end of the head. It may end behind them.
+    pub payload: Range<usize>,
+}
+
 /// The position within the frames of one direction.
 pub struct Frames {
     head: [u8; HEAD],
@@ -64,8 +102,9 @@ impl Frames {
         self.have + self.skip > 0
     }
 
-    /// Calls `see` with the kind, the flags and the stream of each frame that begins in some bytes.
-    pub fn pass(&mut self, mut bytes: &[u8], mut see: impl FnMut(u8, u8, u32)) {
+    /// Calls `see` with each frame whose head ends in some bytes.
+    pub fn pass(&mut self, all: &[u8], mut see: impl FnMut(Seen)) {
+        let mut bytes = all;
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -81,7 +120,8 @@ impl Frames {
                 let [high, middle, low, kind, flags, stream @ ..] = self.head;
                 self.have = 0;
                 self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
-                see(kind, flags, u32::from_be_bytes(stream) & (u32::MAX >> 1));
+                let (stream, begin) = (u32::from_be_bytes(stream) & (u32::MAX >> 1), all.len() - bytes.len());
+                see(Seen { kind, flags, stream, payload: begin..begin + self.skip });
             }
         }
     }
@@ -92,15 +132,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_payload_is_found_where_its_head_ends() {
+        let (mut frames, mut found) = (Frames::after(0), Vec::new());
+        for part in [&[0, 0, 3, 0][..], &[1, 0, 0, 0, 5, 1], &[2, 3, 0, 0, 0, 4, 0, 128, 0, 0, 0]] {
+            frames.pass(part, |own| found.push(own.payload));
+        }
+        assert_eq!(found, [5..8, 11..11]);
+    }
+
+    #[test]
     fn frames_are_seen_however_they_are_cut() {
         let bytes = [&[7; 24][..], &[0, 0, 3, 0, 1, 0, 0, 0, 5, 1, 2, 3], &[0, 0, 0, 4, 0, 128, 0, 0, 0]].concat();
         for size in 1..bytes.len() {
             let mut frames = Frames::after(PREFACE);
             let mut seen = Vec::new();
             for part in bytes.chunks(size) {
-                frames.pass(part, |kind, flags, stream| seen.push((kind, flags, stream)));
+                frames.pass(part, |own| seen.push((own.kind, own.flags, own.stream, own.payload.len())));
             }
-            assert_eq!(seen, [(0, 1, 5), (4, 0, 0)]);
+            assert_eq!(seen, [(0, 1, 5, 3), (4, 0, 0, 0)]);
             assert!(!frames.within_one());
         }
     }

@@ -66,20 +66,20 @@ impl Lifetime {
             pings: Pings::default(),
             keepalive: Keepalive::new(limits, http2),
             age: limits.max_age.map(|age| timer(spread(age))),
-            idle: limits.max_idle.map(|time| Idle { rests: true, timer: timer(time) }),
+            idle: limits.max_idle.map(|time| Idle { rests: true, last_stream: 0, timer: timer(time) }),
             drains: false,
             limits: limits.clone(),
         }
     }
 
-    /// To be called whenever everything that has arrived has been read.
-    pub fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<Due> {
+    /// To be called whenever everything that has arrived has been read. `has_calls` says whether there are calls now.
+    pub fn poll(&mut self, context: &mut Context<'_>, has_calls: impl Fn() -> bool) -> Poll<Due> {
         let (count, answered) = self.stats.take();
         if answered {
             self.pings.forgive();
         }
         if count > 0 {
-            let rests = !self.limits.keepalive_without_calls && !http2.has_streams();
+            let rests = !self.limits.keepalive_without_calls && !has_calls();
             let now = Instant::now();
             if (0..count).any(|_| self.pings.one_too_many(now, rests, &self.limits)) {
                 return Poll::Ready(Due::TooManyPings);
@@ -89,13 +89,13 @@ impl Lifetime {
             return Poll::Ready(if std::mem::replace(&mut self.drains, true) { Due::Close } else { Due::Drain });
         }
         if let Some(keepalive) = &mut self.keepalive
-            && keepalive.poll(context, http2).is_ready()
+            && keepalive.poll(context, &has_calls).is_ready()
         {
             return Poll::Ready(Due::Close);
         }
         match (&mut self.idle, self.limits.max_idle) {
             (Some(idle), Some(time)) => {
-                ready!(idle.poll(context, time, http2));
+                ready!(idle.poll(context, time, has_calls(), self.stats.last_stream()));
                 self.idle = None;
                 Poll::Ready(Due::Drain)
             }
@@ -147,7 +147,7 @@ impl Keepalive {
     }
 
     /// Ready when the client has not answered in time.
-    fn poll(&mut self, context: &mut Context<'_>, http2: &Http2) -> Poll<()> {
+    fn poll(&mut self, context: &mut Context<'_>, has_calls: impl Fn() -> bool) -> Poll<()> {
         loop {
             // An error ends the connection anyway.
             if self.waits && self.pings.poll_pong(context).is_ready() {
@@ -158,7 +158,7 @@ impl Keepalive {
             if self.waits {
                 return Poll::Ready(());
             }
-            let asks = self.without_calls || http2.has_streams();
+            let asks = self.without_calls || has_calls();
             self.waits = asks && self.pings.send_ping(Ping::opaque()).is_ok();
             again(&mut self.timer, if self.waits { self.timeout } else { self.time });
         }
@@ -168,16 +168,21 @@ impl Keepalive {
 /// Measures how long there has been no call.
 struct Idle {
     rests: bool,
+    /// The newest stream when it was last polled.
+    last_stream: u32,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Idle {
-    fn poll(&mut self, context: &mut Context<'_>, time: Duration, http2: &Http2) -> Poll<()> {
-        let rested = std::mem::replace(&mut self.rests, !http2.has_streams());
+    /// Ready when there has been no call for this time. Between two polls, a call may have come and ended, which is
+    /// seen by the newest stream.
+    fn poll(&mut self, context: &mut Context<'_>, time: Duration, has_calls: bool, last_stream: u32) -> Poll<()> {
+        let rested = std::mem::replace(&mut self.rests, !has_calls);
+        let newer = std::mem::replace(&mut self.last_stream, last_stream) != last_stream;
         if !self.rests {
             return Poll::Pending;
         }
-        if !rested {
+        if !rested || newer {
             again(&mut self.timer, time);
         }
         self.timer.as_mut().poll(context)
@@ -234,6 +239,18 @@ mod tests {
         assert_eq!(verdicts(4, minutes(119), true), [false, false, false, true]);
         let unlimited = LifetimeLimits { max_ping_strikes: 0, ..limits };
         assert!((0..9).all(|_| !Pings::default().one_too_many(now, false, &unlimited)));
+    }
+
+    #[tokio::test]
+    async fn a_call_between_two_polls_begins_the_idle_time_anew() {
+        let time = Duration::from_millis(20);
+        let mut idle = Idle { rests: true, last_stream: 0, timer: timer(time) };
+        std::future::poll_fn(|context| idle.timer.as_mut().poll(context)).await;
+        let mut polled = |stream| {
+            let waker = std::task::Waker::noop();
+            idle.poll(&mut Context::from_waker(waker), 100 * time, false, stream).is_ready()
+        };
+        assert!(!polled(1) && !polled(1));
     }
 
     #[test]

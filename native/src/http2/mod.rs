@@ -1,8 +1,10 @@
-//! HTTP/2 connections below their calls: sockets, TLS, the observation of frames, and the lifetime of a connection.
+//! HTTP/2 connections below their calls: sockets, TLS, the observation of frames, the lifetime of a connection, and the
+//! way past h2 for calls that come one at a time.
 
 mod authority;
 mod frames;
 mod lifetime;
+mod lone;
 mod read_ahead;
 mod seldom;
 mod socket;
@@ -18,8 +20,11 @@ pub use frames::FrameStats;
 #[cfg(feature = "fuzzing")]
 pub use frames::Frames;
 pub use lifetime::{Due, Lifetime, LifetimeLimits};
+#[cfg(feature = "fuzzing")]
+pub use lone::LoneFrames;
+pub use lone::{Bypass, LoneCall, Reader};
 pub use seldom::Seldom;
-pub use socket::{Accepted, Address, Socket};
+pub use socket::{Accepted, Address, SharedTcp, Socket};
 pub use stall::{Stall, Timer};
 pub use stream::Stream;
 pub use tls::{Certificates, Certified, HTTP2, Tls};

@@ -48,6 +48,11 @@ impl ReadAhead {
         Self { buffer: None, start: 0, end: 0, more: false, turn: Turn::new(after_pause) }
     }
 
+    /// Whether nothing has been read that has not been returned.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_none()
+    }
+
     /// Like `AsyncRead::poll_read` of the stream, but with a pause after every `TURN` bytes.
     pub fn poll_read(
         &mut self,

@@ -21,6 +21,11 @@ impl Default for Seldom {
 }
 
 impl Seldom {
+    /// Makes the next call of `poll` poll.
+    pub fn is_due(&self) {
+        self.news.come.store(true, Ordering::Relaxed);
+    }
+
     fn of(task: &Waker) -> Self {
         let news = Arc::new(News { come: AtomicBool::new(true), task: task.clone() });
         Self { waker: news.clone().into(), news }

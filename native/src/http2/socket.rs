@@ -8,10 +8,10 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use socket2::{Domain, Protocol, SockAddr, Socket as Raw, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 const BACKLOG: i32 = 1024;
@@ -150,16 +150,108 @@ impl Accepted {
     /// Binds the connection to the current runtime.
     pub fn enter(self) -> io::Result<Socket> {
         if self.tcp {
-            Ok(Socket::Tcp(TcpStream::from_std(self.socket.into())?))
+            Ok(Socket::Tcp(SharedTcp::new(TcpStream::from_std(self.socket.into())?)))
         } else {
             Ok(Socket::Unix(UnixStream::from_std(self.socket.into())?))
         }
     }
 }
 
+/// One end of a TCP connection, which h2 and the lone calls of the connection read and write. tokio's own `poll_read`
+/// and `poll_write` need it exclusively.
+#[derive(Clone)]
+pub struct SharedTcp(Arc<TcpStream>);
+
+impl SharedTcp {
+    pub fn new(socket: TcpStream) -> Self {
+        Self(Arc::new(socket))
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        &self.0
+    }
+
+    /// To be called after a read that returned less than it could have: the next one waits for the kernel's next event,
+    /// which saves a read that would find nothing.
+    pub fn has_read_all(&self) {
+        self.waits_for(Interest::READABLE);
+    }
+
+    fn waits_for(&self, interest: Interest) {
+        let _ = self.0.try_io(interest, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+    }
+
+    fn write(
+        &self,
+        context: &mut Context<'_>,
+        size: usize,
+        write: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(context))?;
+            match write() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(count) => {
+                    if count > 0 && count < size {
+                        self.waits_for(Interest::WRITABLE);
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                error => return Poll::Ready(error),
+            }
+        }
+    }
+}
+
+impl AsyncRead for SharedTcp {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            let room = into.remaining();
+            match self.0.try_read_buf(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(count) => {
+                    if count > 0 && count < room {
+                        self.has_read_all();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for SharedTcp {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write(context, bytes.len(), || self.0.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let size = pieces.iter().map(|piece| piece.len()).sum();
+        self.write(context, size, || self.0.try_write_vectored(pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
+    }
+}
+
 /// One end of a connection.
 pub enum Socket {
-    Tcp(TcpStream),
+    Tcp(SharedTcp),
     Unix(UnixStream),
 }
 

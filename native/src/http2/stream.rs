@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::socket::{Socket, either};
+use super::socket::{SharedTcp, Socket, either};
 use super::tls::HTTP2;
 
 /// How long to wait before looking again at a client that has sent a single letter.
@@ -33,11 +33,19 @@ impl Stream {
 }
 
 impl Stream {
+    /// The TCP connection, if it is one without TLS.
+    pub fn plain_tcp(&self) -> Option<SharedTcp> {
+        match self {
+            Self::Plain(Socket::Tcp(socket)) => Some(socket.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether the client speaks HTTP/2, if it may also speak HTTP/1. Waits for the first bytes and inspects them,
     /// unless TLS has negotiated the protocol.
     pub async fn speaks_http2(&self) -> bool {
         match self {
-            Self::Plain(Socket::Tcp(socket)) => begins_http2(socket).await.unwrap_or(false),
+            Self::Plain(Socket::Tcp(socket)) => begins_http2(socket.tcp()).await.unwrap_or(false),
             Self::Plain(Socket::Unix(_)) => false,
             Self::Secured(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
         }

@@ -15,9 +15,10 @@ use super::limits::Limits;
 use super::rest::Rest;
 use super::service::{Protocol, Service};
 use super::shared::{Stop, stopped};
+use super::streams::Streams;
 use super::thread::ConnectionThread;
 use crate::http::{self, Endpoint};
-use crate::http2::{Accepted, Certified, Due, FrameStats, Lifetime, Seldom, Stream, Watched};
+use crate::http2::{Accepted, Bypass, Certified, Due, FrameStats, Lifetime, Reader, Seldom, Stream, Watched};
 use crate::security::Identity;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
@@ -63,12 +64,14 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
     let handshake = async {
         let stream = secured(accepted, tls, false).await?;
         let client = Client::new(peer, Identity::of(&stream), thread.clone());
+        let bypass = stream.plain_tcp().map(|socket| Bypass::new(socket, stats.clone()));
         let stream = Watched::new(stream, stats.clone(), limits.stall, thread.after_pause());
-        Some((client, handshake(limits, stream).await?))
+        let http2 = handshake(limits, stream.with_bypass(bypass.clone())).await?;
+        Some((client, http2, bypass.map(Reader::new)))
     };
-    if let Some((client, http2)) = in_time(handshake, limits, &stop).await {
+    if let Some((client, http2, reader)) = in_time(handshake, limits, &stop).await {
         // A connection's failure concerns only its client, and its calls have ended with it.
-        let _ = serve(&client, http2, stats, stop).await;
+        let _ = serve(&client, Streams::new(&client, http2, reader), stats, stop).await;
     }
 }
 
@@ -169,47 +172,45 @@ impl LettingGo {
     }
 
     /// Whether to end the connection. Called each time that the timer fires.
-    fn is_due(&mut self, http2: &Connection<Watched, Bytes>) -> bool {
+    fn is_due(&mut self, streams: &Streams<'_>) -> bool {
         self.timer.as_mut().reset((Instant::now() + LET_GO).into());
-        let rests = !http2.has_streams();
+        let rests = !streams.exist();
         std::mem::replace(&mut self.rested, rests) && rests
     }
 }
 
-async fn serve(
-    client: &Client,
-    mut http2: Connection<Watched, Bytes>,
-    stats: Arc<FrameStats>,
-    stop: Stop,
-) -> Result<(), h2::Error> {
-    let mut lifetime = Lifetime::new(&client.thread.shared.limits.lifetime, stats.clone(), &mut http2);
+async fn serve(client: &Client, mut streams: Streams<'_>, stats: Arc<FrameStats>, stop: Stop) -> Result<(), h2::Error> {
+    let mut lifetime = Lifetime::new(&client.thread.shared.limits.lifetime, stats.clone(), &mut streams.http2);
     let mut stall = Stall::new(client);
     let (mut looks, mut stopping, mut letting_go) = (stall.looks(), pin!(stopped(stop)), None);
     let mut seldom = Seldom::default();
     loop {
         let next = poll_fn(|context| {
-            if let Poll::Ready(call) = http2.poll_accept(context) {
-                return Poll::Ready(Ok(call));
-            }
-            if let Poll::Ready(due) = lifetime.poll(context, &http2) {
-                return Poll::Ready(Err(Event::Due(due)));
-            }
-            let event = |context: &mut Context<'_>| poll_event(context, &mut looks, stopping.as_mut(), &mut letting_go);
-            seldom.poll(context, event).map(Err)
+            streams.poll(context, |context, http2, is_taken| {
+                if let Poll::Ready(call) = http2.poll_accept(context) {
+                    return Poll::Ready(Ok(call));
+                }
+                if let Poll::Ready(due) = lifetime.poll(context, || is_taken || http2.has_streams()) {
+                    return Poll::Ready(Err(Event::Due(due)));
+                }
+                let event =
+                    |context: &mut Context<'_>| poll_event(context, &mut looks, stopping.as_mut(), &mut letting_go);
+                seldom.poll(context, event).map(Err)
+            })
         });
         match next.await {
-            Ok(Some(Ok((request, respond)))) => client.open(request, respond),
+            Ok(Some(Ok((request, respond)))) => streams.open(request, respond),
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) | Err(Event::Due(Due::Close)) => return Ok(()),
-            Err(Event::Due(Due::Drain)) => http2.graceful_shutdown(),
+            Err(Event::Due(Due::Drain)) => streams.drain(),
             Err(Event::Due(Due::TooManyPings)) => stats.end_for_pings(),
             Err(Event::Look) if stall.has_ended() => return Ok(()),
             Err(Event::Look) => {}
             Err(Event::Stop) => {
-                http2.graceful_shutdown();
+                streams.drain();
                 letting_go = Some(LettingGo::new());
             }
-            Err(Event::LetGo) if letting_go.as_mut().is_some_and(|own| own.is_due(&http2)) => return Ok(()),
+            Err(Event::LetGo) if letting_go.as_mut().is_some_and(|own| own.is_due(&streams)) => return Ok(()),
             Err(Event::LetGo) => {}
         }
     }

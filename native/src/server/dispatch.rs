@@ -11,8 +11,9 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 
+use super::lone::Template;
 use super::thread::ConnectionThread;
-use crate::calls::{self, Arrived, Opening, Outcome, until};
+use crate::calls::{self, Arrived, Opening, Outcome, Respond, until};
 use crate::grpc::{self, CallHeaders, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
@@ -22,10 +23,10 @@ use crate::traces::Method as Traced;
 const ENOUGH: usize = 64 << 10;
 
 /// The approximate size in bytes of a call without its message, its answer and its headers.
-const CALL: usize = 2 << 10;
+pub(super) const CALL: usize = 2 << 10;
 
 /// The approximate size of one header in bytes.
-const HEADER: usize = 128;
+pub(super) const HEADER: usize = 128;
 
 const NOT_GRPC: &[u8] = b"This port accepts only gRPC: a POST with the content-type application/grpc.\n";
 
@@ -34,7 +35,7 @@ pub struct Client {
     address: Arc<str>,
     identity: Arc<Identity>,
     pub thread: Arc<ConnectionThread>,
-    share: Arc<Share>,
+    pub(super) share: Arc<Share>,
 }
 
 impl Client {
@@ -51,28 +52,36 @@ impl Client {
         (sends, waiting > 0, (self.share.came.load(Ordering::Relaxed), left))
     }
 
-    /// Begins a call: at once if its only message has already arrived.
-    pub fn open(&self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+    /// Begins a call: at once if its only message has already arrived. Returns the template of calls with the same
+    /// headers, if `learns` asks for it and there is one.
+    pub fn open(
+        &self,
+        request: Request<h2::RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        learns: bool,
+    ) -> Option<Template> {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
             // The client has sent the call before it knew that this server is stopping. gRPC sends such a call again,
             // to another server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
-            return;
+            return None;
         }
         let (head, body) = request.into_parts();
         let said = CallHeaders::of(&head.headers);
         if head.method != Method::POST || !said.is_grpc {
             tokio::spawn(refuse(body, respond));
-            return;
+            return None;
         }
+        let timeout = said.timeout.as_ref().ok().copied().flatten();
         let (opening, encoding) = match self.opening(head, said) {
             Ok(opening) => opening,
             Err(status) => {
                 let _ = respond.send_response(status.response(), true);
-                return;
+                return None;
             }
         };
+        let template = learns.then(|| self.template(&opening, encoding, timeout)).flatten();
         let limits = shared.limits.messages();
         let mut messages = Messages::new(body, encoding, limits, opening.memory.clone(), !opening.streaming);
         if self.share.outgoing.is_full() {
@@ -83,7 +92,7 @@ impl Client {
                 Some(place) => drop(tokio::spawn(hold(place, self.thread.clone(), opening, messages, respond))),
                 None => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
             }
-            return;
+            return template;
         }
         let message = if opening.streaming { None } else { arrived(&mut messages) };
         if message.is_none() && !opening.streaming {
@@ -92,6 +101,7 @@ impl Client {
         } else {
             dispatch(&self.thread, opening, messages, respond, message);
         }
+        template
     }
 
     fn opening(&self, mut head: http::request::Parts, said: CallHeaders) -> Result<(Opening, Encoding), Status> {
@@ -191,13 +201,14 @@ fn dispatch(
     let shared = &thread.shared;
     let (message, respond) = match message {
         Some(Ok(message)) if shared.plain.may_take(&opening) => {
-            match shared.plain.put(&opening, message, respond, &thread.outbox) {
+            match shared.plain.put(&opening, message, Respond::Stream(respond), &thread.outbox) {
                 Outcome::Waits { wake } => return thread.busy_poll.grpc_task_waits(wake),
                 Outcome::NoMemory => return,
                 Outcome::Refused { signature, why, seconds } => {
                     return shared.ended.add_refused(&signature, why, seconds);
                 }
-                Outcome::ForPython(message, respond) => (Some(Ok(message)), respond),
+                Outcome::ForPython(message, Respond::Stream(respond)) => (Some(Ok(message)), respond),
+                Outcome::ForPython(_, Respond::Lone(_)) => return, // never happens: the stream is returned unchanged
             }
         }
         message if opening.traced.is_some() || shared.plain.is_guarded() => (message, respond),

@@ -7,10 +7,12 @@ mod dispatch;
 mod infer;
 mod limits;
 mod listener;
+mod lone;
 mod pending;
 mod rest;
 mod service;
 mod shared;
+mod streams;
 mod thread;
 
 pub use listener::Server;

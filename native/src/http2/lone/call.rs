@@ -1,0 +1,106 @@
+//! A call that has been taken, until it is answered.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::task::Context;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+
+use super::bypass::Bypass;
+use super::state::{Phase, Unsent};
+use super::wire::{self, LoneFrames};
+use crate::http2::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE};
+
+thread_local! {
+    /// The frames of one answer. An answer is at most as long as a frame may be.
+    static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A call that has been taken. If it is dropped without an answer, its stream is reset.
+pub struct LoneCall(Option<Arc<Bypass>>);
+
+impl LoneCall {
+    /// Takes a call; there must be none.
+    pub fn take(bypass: Arc<Bypass>, frames: LoneFrames) -> Self {
+        bypass.state().take(frames);
+        Self(Some(bypass))
+    }
+
+    /// Leaves the call to h2 from its beginning: nothing has been done for it.
+    pub fn untake(mut self) {
+        if let Some(bypass) = self.0.take() {
+            bypass.state().untake();
+        }
+    }
+
+    /// Whether its client has cancelled it, or the connection has ended. Any thread.
+    pub fn is_gone(&self, context: &mut Context<'_>) -> bool {
+        let Some(bypass) = &self.0 else { return true };
+        match &mut bypass.state().phase {
+            Phase::Moved(respond) => respond.poll_reset(context).is_ready(),
+            Phase::Ended => true,
+            _ => false,
+        }
+    }
+
+    /// Writes a whole answer: the encoded headers, a message, and the encoded trailers. Returns the call if only h2 can
+    /// send its answer. On the thread of the connection.
+    pub fn answer(mut self, head: &[u8], message: &Bytes, trailers: &[u8]) -> Result<(), Self> {
+        let Some(bypass) = self.0.take() else { return Ok(()) };
+        let written = write(&bypass, head, message, trailers);
+        if written { Ok(()) } else { Err(Self(Some(bypass))) }
+    }
+
+    /// Gives h2 the call; `then` is called with the stream that h2 has opened for it, unless the connection ends
+    /// before. Any thread.
+    pub fn through_h2(&mut self, then: impl FnOnce(SendResponse<Bytes>) + Send + 'static) {
+        if let Some(bypass) = self.0.take() {
+            bypass.move_call(bypass.state(), Box::new(then));
+        }
+    }
+}
+
+impl Drop for LoneCall {
+    fn drop(&mut self) {
+        if let Some(bypass) = self.0.take() {
+            bypass.move_call(bypass.state(), Box::new(drop));
+        }
+    }
+}
+
+/// Writes an answer, if it can be sent now. Returns whether it was written, or its client has gone.
+fn write(bypass: &Bypass, head: &[u8], message: &Bytes, trailers: &[u8]) -> bool {
+    let mut state = bypass.state();
+    let Phase::Taken(frames) = &state.phase else { return matches!(state.phase, Phase::Ended) };
+    if state.blocked || !state.windows.fit(message.len()) {
+        return false;
+    }
+    let (stream, received) = (frames.stream, frames.data_len() as u32);
+    OUT.with_borrow_mut(|out| {
+        out.clear();
+        wire::frame(out, HEADERS, END_HEADERS, stream, head);
+        wire::frame(out, DATA, 0, stream, message);
+        wire::frame(out, HEADERS, END_HEADERS | END_STREAM, stream, trailers);
+        if let Some(returned) = state.windows.returned(received) {
+            wire::frame(out, WINDOW_UPDATE, 0, 0, &returned.to_be_bytes());
+        }
+        let count = match bypass.socket.tcp().try_write(out) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(_) => out.len(), // the connection is broken, as the next read will tell
+        };
+        bypass.stats.answer_written();
+        state.windows.count(received, message.len() as u32);
+        let taken = std::mem::replace(&mut state.phase, Phase::Rests);
+        if count < out.len()
+            && let Phase::Taken(frames) = taken
+        {
+            state.unsent = Some(Unsent { bytes: out[count..].to_vec(), at: 0, _answer: message.clone() });
+            state.tell(frames.head());
+            bypass.direct_from(state);
+        }
+        true
+    })
+}
