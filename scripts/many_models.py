@@ -120,7 +120,7 @@ class Bare:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: a figure and its maximum; None for no maximum."""
+    """One line of the report: a figure and its maximum; None means no maximum."""
 
     name: str
     value: float

@@ -19,11 +19,11 @@ class TaskBatch(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows of all tasks."""
+        """The number of rows of all tasks together."""
 
     @property
     def padded(self) -> int:
-        """Rows including padding."""
+        """The number of rows, padding included."""
 
     @property
     def arrivals(self) -> Sequence[float]:
@@ -105,7 +105,7 @@ class TaskLane(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows that are waiting."""
+        """The number of rows that wait."""
 
     @property
     def shed(self) -> int:

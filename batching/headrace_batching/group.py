@@ -111,7 +111,7 @@ class Group:
 
     @property
     def _size(self) -> int:
-        """Rows of a full batch."""
+        """The number of rows of a full batch."""
         limit, target = self._options.execution_limit, self._target()
         return limit if target is None else min(limit, target.size)
 

@@ -15,7 +15,7 @@ class Rule:
         item: The kind of a tuple's items.
         least: The smallest number; None means no bound. It also applies to the items of a tuple.
         most: The largest number; None means no bound.
-        choices: The only values; empty for any.
+        choices: The only values; empty means any value.
         nullable: Whether the value may be None, which means "not given".
         fits: A further condition, which `words` describes.
         words: The words after "must be" in errors, for an option whose expectation cannot be derived from the rest.

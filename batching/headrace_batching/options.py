@@ -72,7 +72,7 @@ class Options:
     latency_objective: str = option(
         "",
         "the share of requests to answer within a time, such as p99 20ms; it determines how long batches wait, how "
-        "large they are and which requests are refused; empty for none",
+        "large they are and which requests are refused; empty means no objective",
         fits=is_objective,
         words=f"{EXPECTATION}, or empty",
     )

@@ -161,7 +161,7 @@ class Queue:
 
     @property
     def idle(self) -> int:
-        """Threads that wait for a batch."""
+        """The number of threads that wait for a batch."""
         return self._idle
 
     def lane(

@@ -8,14 +8,14 @@ class BatchReport(NamedTuple):
     """The data of one run of the backend.
 
     Attributes:
-        tasks: Requests, or pieces of them, in the batch.
+        tasks: The number of requests, or pieces of them, in the batch.
         rows: The number of rows.
-        padding: Rows added to reach an allowed size.
+        padding: The number of rows added to reach an allowed size.
         began: When the run began, in seconds on the queue's clock.
         ran: Seconds that the run took, joining and splitting included.
         failed: Whether the run raised; the tasks are then run again in halves, or have failed.
         arrivals: When each of the tasks arrived, on the same clock.
-        sizes: Rows of each of the tasks.
+        sizes: The number of rows of each of the tasks.
         joined: Seconds of `ran` for joining the inputs.
         computed: Seconds of `ran` in the backend.
         traced: When each of the traced tasks arrived.

@@ -175,7 +175,7 @@ def _values(proto: TensorProto, codec: Codec) -> npt.NDArray[Any]:
 
 
 def _aligned(payload: memoryview, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Views bytes as values. Misaligned bytes are copied: numpy supports them, but native runtimes may not."""
+    """Views bytes as values. Misaligned bytes are copied: numpy supports them, but some native runtimes do not."""
     values = np.frombuffer(payload, dtype)
     return values if values.flags.aligned else values.copy()
 

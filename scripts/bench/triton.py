@@ -75,7 +75,7 @@ class Triton:
         binary: `tritonserver`.
         backend: The backend that runs the model: `onnxruntime`, or `python` with ONNX Runtime in it.
         packages: The folder in which the Python backend finds its packages; empty for the other backend.
-        backends: The folder of its backends; None for its default.
+        backends: The folder of its backends; None means its default.
         environment: Variables to add to this process's environment.
     """
 

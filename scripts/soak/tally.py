@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 KEPT = 20
-"""The number of failures whose text is kept; the others are only counted."""
+"""The maximum number of failures whose text is kept; the others are only counted."""
 
 
 class Tally:

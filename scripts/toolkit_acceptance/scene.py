@@ -63,7 +63,7 @@ class Scene:
     Attributes:
         folder: The folder for their files.
         given: The user's folder with models/*.onnx, data/digits.npz and bad_inputs.py; None for generated models.
-        encoder: A folder with model.onnx and rows.npz of a sentence encoder; None for none.
+        encoder: A folder with model.onnx and rows.npz of a sentence encoder; None if there is none.
     """
 
     folder: Path

@@ -163,7 +163,7 @@ class Server:
         return self._models.awaited()
 
     async def start(self) -> int:
-        """Loads the models, then listens: an open port means that they are ready. Returns the TCP port, 0 for none.
+        """Loads the models, then listens: an open port means that they are ready. Returns the TCP port; 0 if none.
 
         Raises:
             ServingError: A model has no version that loads, or the port is taken.

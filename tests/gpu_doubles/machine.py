@@ -20,7 +20,7 @@ _ALIGNMENT = 256  # bytes; CUDA aligns at least as coarsely
 
 
 _UNSAFE = {"mem_alloc", "mem_free", "pagelocked_empty", "host_free"}
-"""Calls that a thread may not make while it captures a graph."""
+"""Calls that a thread must not make while it captures a graph."""
 
 
 class Complaint(AssertionError):

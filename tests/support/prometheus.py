@@ -26,7 +26,7 @@ def samples(page: str) -> dict[str, float]:
 class Prometheus:
     """A running Prometheus that scrapes one server every second.
 
-    A scrape may not take longer than the interval, and queries find nothing after a failed one: on a busy machine, an
+    A scrape must not take longer than the interval, and queries find nothing after a failed one: on a busy machine, an
     interval of a tenth of a second was too short.
 
     Args:

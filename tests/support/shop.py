@@ -35,7 +35,7 @@ class Shop:
         Args:
             graph: The model; None for the existing file.
             toml: The model's `model.toml`; if empty, an existing one is kept.
-            batching: The batching options; None for no batching.
+            batching: The batching options; None means no batching.
             unproved: Whether to use a padding that was not proved exact.
         """
         if graph is not None:

@@ -26,7 +26,7 @@ class Place:
         name: The name by which the command finds it.
         metavar: The argument's placeholder in `--help`.
         help: The text in `--help`.
-        count: As argparse's `nargs`; None for exactly one.
+        count: As argparse's `nargs`; None means exactly one.
     """
 
     name: str

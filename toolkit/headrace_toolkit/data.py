@@ -32,7 +32,7 @@ class Data:
         inputs: Arrays by name, all with the same axis 0.
         labels: The correct answer for each row, [rows]; None if there are none.
         columns: Whether `inputs` are the columns of a table, several of which may form one input of a model.
-        numbers: The numbers of the rows in the file, [rows]; None for all of them.
+        numbers: The numbers of the rows in the file, [rows]; None means all of them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Data:
 
         Args:
             source: The file, or the function.
-            labels: The name of the array, or of the column, with the labels; empty for none.
+            labels: The name of the array, or of the column, with the labels; empty if there are none.
 
         Raises:
             ToolkitError: The source cannot be read, or its arrays do not fit each other.

@@ -126,7 +126,7 @@ def write_aliases(content: bytes, signature: Signature, aliases: Aliases) -> byt
 
 
 def _one_entry(key: str, value: bytes) -> bytes:
-    """A FlexBuffer map with one entry: a string of bytes, which may not be valid UTF-8."""
+    """A FlexBuffer map with one entry: a string of bytes, which need not be valid UTF-8."""
     flexbuffers = require("flatbuffers.flexbuffers", "TFLite files", "keras")
     builder = flexbuffers.Builder()
     with builder.Map():

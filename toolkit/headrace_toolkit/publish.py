@@ -31,7 +31,7 @@ class Contents:
         files: The files to copy into it, by their names there.
         documents: The JSON documents to write into it, by name.
         model_options: The text of `model.toml` beside the versions, if the base path has none; empty means none.
-        key: The PEM file of a private key that signs the version; None for no signature.
+        key: The PEM file of a private key that signs the version; None means no signature.
     """
 
     files: Mapping[str, Path]

@@ -1,10 +1,10 @@
 """The largest values of options that flags and recipes share."""
 
 MOST_CALLS = 1 << 16
-"""Calls in flight under `load`: each is an object with a row of its own."""
+"""The maximum number of calls in flight under `load`: each is an object with a row of its own."""
 
 MOST_SECONDS = 3600.0
-"""CPU seconds for timing."""
+"""The maximum number of CPU seconds for timing."""
 
 LARGEST_SEED = (1 << 32) - 1
 """The largest seed that NumPy's, scikit-learn's and PyTorch's generators all accept."""

@@ -62,7 +62,7 @@ class Result:
         Args:
             base: The model's base path.
             version: The version's number; 0 means one more than the highest.
-            key: The PEM file of a private key that signs the version; empty for no signature.
+            key: The PEM file of a private key that signs the version; empty means no signature.
 
         Returns:
             The version's folder.
@@ -115,7 +115,7 @@ class Result:
         }
 
     def _model_options(self) -> str:
-        """The content of `model.toml`; empty for none."""
+        """The content of `model.toml`; empty if there is none."""
         if self.rows_verdict.finding is Finding.DEPENDENT:
             return "[batching]\nenabled = false\n"
         if not self.labels or not self._has_scores():

@@ -9,7 +9,7 @@ from headrace_server.backends.onnx.graph import read_graph
 from headrace_toolkit.running import OnnxModel, rows_at_once
 
 TRIED_ROWS = 16
-"""The number of the user's rows from which the trial makes its batches."""
+"""The maximum number of the user's rows from which the trial makes its batches."""
 
 TRIAL_SECONDS = 5.0
 """The seconds after which a trial is cut short."""

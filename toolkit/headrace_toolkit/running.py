@@ -20,7 +20,7 @@ _ON_CPU: Mapping[str, Any] = {"providers": ["CPUExecutionProvider"], "enable_fal
 """Turns off ONNX Runtime's fallback: for a damaged model, it would only print that it tries the same provider again."""
 
 PART = 128
-"""The number of rows per run, if there are more."""
+"""The maximum number of rows per run, if the model fixes no number."""
 
 
 class OnnxModel:

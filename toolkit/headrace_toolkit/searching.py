@@ -114,7 +114,7 @@ class _Searching:
             calibration.check_finite("calibration")
 
     def _judge(self, made: dict[str, Variant], before: Variant) -> str:
-        """The name of the winner, empty for none. Sets the times and reasons of all variants."""
+        """The name of the winner; empty if there is none. Sets the times and reasons of all variants."""
         others, start = self._timed(list(made.values()), before)
         made |= dict(zip(made, others, strict=True))
         outcomes = {name: self._outcome(variant, start) for name, variant in made.items()}

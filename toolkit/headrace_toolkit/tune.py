@@ -46,7 +46,7 @@ class Threads:
 
     Attributes:
         batches: The number of concurrent batches.
-        intra_op: The threads of each batch.
+        intra_op: The number of threads of each batch.
     """
 
     batches: int

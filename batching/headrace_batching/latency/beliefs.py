@@ -20,10 +20,10 @@ class Beliefs:
         kept_within_reach: Whether a single request can be answered in time.
         aimed: The time from arrival to answer that the plan aims at.
         curve: Run times by batch size; None if nothing has run yet.
-        threads: Batches that run at the same time.
-        rows_per_second: Rows per second that arrive and are accepted.
-        rows_per_batch: The rows per batch of the last batches.
-        refused: Tasks refused because of the objective, since the start.
+        threads: The number of batches that run at the same time.
+        rows_per_second: The number of rows per second that arrive and are accepted.
+        rows_per_batch: The mean number of rows of the last batches.
+        refused: The number of tasks refused because of the objective, since the start.
         busy: The share of the threads' time in which they ran batches.
         latency: The time from arrival to answer at the objective's percentile, for the last answers.
         late: The share of the last answers that took longer than the objective.

@@ -24,7 +24,7 @@ class Limits:
 
     Attributes:
         sizes: The batch sizes to choose from, increasing.
-        threads: Batches that run at the same time.
+        threads: The number of batches that run at the same time.
     """
 
     sizes: tuple[int, ...]

@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 _KEPT = 128
-"""The runs that are kept for each size."""
+"""The maximum number of runs that are kept for each size."""
 
 _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""

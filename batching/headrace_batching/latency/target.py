@@ -10,7 +10,7 @@ class Target(NamedTuple):
 
     Attributes:
         wait: Seconds that a batch which is not full waits for more tasks, counted from its first task's arrival.
-        size: The rows that make a batch full. A task with more rows runs in a batch of its own.
+        size: The number of rows that make a batch full. A task with more rows runs in a batch of its own.
         start_within: Seconds after its arrival by which a task's run must begin for it to be answered in time; infinity
             to accept every task.
         run_one: The expected seconds of a batch of one row.

@@ -25,8 +25,8 @@ class Seen:
         rows_per_second: Rows that arrived.
         rows_per_task: Rows of each request.
         rows_per_batch: Rows of each batch.
-        waited: Batches that left because of the wait, not because a thread became free.
-        rows_of_waited: Rows of each of these batches.
+        waited: The number of batches that left because of the wait, not because a thread became free.
+        rows_of_waited: The mean number of rows of these batches.
         late_rows: The part of these rows that arrived in the second half of the wait.
         refusing: Whether tasks were refused because they could not be answered in time.
     """

@@ -51,7 +51,7 @@ class Settings:
         timeout: The timeout of a call.
         limit: The latency beyond which an answer does not count as good; None means no limit.
         connections: The number of connections; None means as many as suit the stage.
-        threads: The threads of the load generator.
+        threads: The number of threads of the load generator.
         rounds: How often each stage is measured; the median is reported.
         seed: The seed of random numbers.
         metadata: Metadata that is sent with every call.

@@ -28,7 +28,7 @@ _FOLLOWED = (None, grpc.StatusCode.UNAVAILABLE)
 """The outcomes after which another attempt is made; None stands for an attempt that has not ended yet."""
 
 BURST = 10.0
-"""The number of calls that may be sent again before any others have been made."""
+"""The number of calls that may be sent again at the beginning; also the maximum that can be saved up later."""
 
 
 class Budget:

@@ -20,7 +20,7 @@ const MOST: usize = 1 << 16;
 /// Python's verdict about a client and a model.
 pub struct Verdict {
     model: String,
-    /// When the credentials expire; None for never.
+    /// When the credentials expire; None means never.
     expires: Option<Instant>,
     account: Option<Py<Account>>,
     /// Whether the caller's calls of this model have low priority.

@@ -40,9 +40,9 @@ def load(version: Path, options: BackendOptions) -> Backend:
         options: Options of the runtime.
 
     Raises:
-        LoadError: PERMISSION_DENIED if the folder or a file may not be read; NOT_FOUND if no backend knows any of the
-            files; FAILED_PRECONDITION if the runtime is not installed; INVALID_ARGUMENT and others if the runtime
-            refuses the model.
+        LoadError: PERMISSION_DENIED if the server's user is not allowed to read the folder or a file; NOT_FOUND if no
+            backend knows any of the files; FAILED_PRECONDITION if the runtime is not installed; INVALID_ARGUMENT and
+            others if the runtime refuses the model.
     """
     if is_model_file(version) and version.is_file():
         return _load_file(version, options)
@@ -135,7 +135,7 @@ def _holds(version: Path, *names: str) -> bool:
     """Whether a version has one of these files.
 
     Raises:
-        LoadError: PERMISSION_DENIED if the folder or the file may not be read.
+        LoadError: PERMISSION_DENIED if the server's user is not allowed to read the folder or the file.
     """
     try:
         held = next((path for name in names if _is_file(path := os.path.join(version, name))), None)
@@ -166,7 +166,7 @@ def _unreadable(path: Path, error: OSError) -> LoadError:
 
 
 def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:
-    """Loads with a runtime that may not be installed, given its package, its name, and the extra that installs it."""
+    """Loads with a runtime, if it is installed, given its package, its name, and the extra that installs it."""
     package, runtime, extra = needs
     try:
         return load_model(model, options)

@@ -24,13 +24,13 @@ class BackendOptions:
     """An operator's settings for a runtime; each backend reads the fields that apply to it.
 
     Attributes:
-        intra_op_threads: Threads within one operator; 0 lets the runtime choose.
-        inter_op_threads: Operators that run at the same time; 0 lets the runtime choose.
+        intra_op_threads: The number of threads within one operator; 0 lets the runtime choose.
+        inter_op_threads: The number of operators that run at the same time; 0 lets the runtime choose.
         onnxruntime: Options of ONNX Runtime only.
         gpu_memory_fraction: The share of a GPU's memory that a model may use if nothing else limits it; 0 means all.
         saved_model_tags: The tags of the SavedModel's graph to load; they must match exactly.
         prefer_tflite_model: Whether a version's `model.tflite` takes precedence over its SavedModel.
-        tflite_interpreters: Interpreters of one TFLite model, each of which runs one batch at a time.
+        tflite_interpreters: The number of interpreters of one TFLite model, each of which runs one batch at a time.
         signatures: The settings in `model.toml` for this model's signatures, by name.
         tensorrt: Options of TensorRT.
         batching: How the requests for this model become batches; None if each runs alone.
@@ -254,7 +254,7 @@ class Triable(Protocol, metaclass=Ability):
 
     @property
     def most_rows(self) -> int | None:
-        """The maximum number of rows of a batch; None for any number."""
+        """The maximum number of rows of a batch; None means any number."""
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Like `run`, but the runtime writes nothing to stderr if it refuses the inputs, which is normal in a test.

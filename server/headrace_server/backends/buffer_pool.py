@@ -53,7 +53,7 @@ class BufferPool:
 
     @property
     def held(self) -> int:
-        """Bytes allocated and not freed, in use or idle."""
+        """The number of bytes allocated and not freed, in use or idle."""
         return self._held
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

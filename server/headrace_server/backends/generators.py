@@ -16,7 +16,7 @@ Call = Callable[..., Any]
 Convert = Callable[[Any], Arrays]
 
 MAX_THREADS = 16
-"""The number of steps of one model that run at the same time, if the model declares that it is THREAD_SAFE."""
+"""The maximum number of steps of one model that run at the same time, if the model declares that it is THREAD_SAFE."""
 
 _END = object()
 

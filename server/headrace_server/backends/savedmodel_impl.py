@@ -23,7 +23,7 @@ from headrace_server.errors import LoadError, ServingError, invalid
 Step = Callable[..., Sequence[Any]]
 
 MAX_STEPS = 32
-"""The number of sets of outputs for which a part of the graph is kept: callers choose sets, and n outputs have 2^n."""
+"""The maximum number of sets of outputs for which a part of the graph is kept: callers can choose 2^n sets of n."""
 
 
 def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":

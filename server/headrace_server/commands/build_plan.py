@@ -73,7 +73,7 @@ class Latency(NamedTuple):
     """The runs of one batch size, including copies to and from the GPU.
 
     Attributes:
-        rows: Rows of the batch.
+        rows: The number of rows of the batch.
         median: The median duration of a run, in seconds.
         p99: The duration that 99 of 100 runs stay below, in seconds.
     """

@@ -9,7 +9,7 @@ _LIMITS = ("memory.max", "memory.limit_in_bytes")  # the files of control groups
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes of memory that this process may use: the smaller of the machine's memory and its control groups' limits.
+    """The bytes that this process may use: the minimum of the machine's memory and the control groups' limits.
 
     Args:
         root: The folder that holds `proc` and the control groups' file systems.
@@ -23,7 +23,7 @@ def _limits_of(group: Path) -> list[str]:
 
 
 def _machine(root: Path) -> int:
-    """Bytes of memory in the machine; 4 GB if that is unknown."""
+    """The size of the machine's memory in bytes; 4 GB if that is unknown."""
     for line in lines(root / "proc/meminfo"):
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) << 10

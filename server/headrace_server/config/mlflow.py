@@ -11,7 +11,7 @@ class MlflowOptions:
     """MLflow's scoring protocol. Flags with the prefix `mlflow_`."""
 
     model: str = flag(
-        "", "model that answers MLflow's /invocations, /ping, /health and /version on the REST port; empty for none"
+        "", "model that answers MLflow's /invocations, /ping, /health and /version on the REST port; empty means none"
     )
     output: str = flag(
         "",

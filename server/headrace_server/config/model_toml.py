@@ -158,7 +158,7 @@ class ModelOptions:
     isolation: Mapping[str, Any] = field(default_factory=dict)
 
     def batching_over(self, options: Options | None) -> Options | None:
-        """Applies these batching parameters to those of all models; None for no batching.
+        """Applies these batching parameters to those of all models; None means no batching.
 
         Raises:
             OptionsError: The options contradict each other.

@@ -23,7 +23,7 @@ CPUS = schedulable_cpus()
 ONLY_TENSORFLOW = "it has a meaning only inside TensorFlow"
 
 MANY_BATCHES = 1_000_000
-"""The number of batches that may wait if no limit is set; the memory for requests is then the limit."""
+"""The maximum number of batches that wait if no limit is set; the memory for requests is then the limit."""
 
 LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
 
@@ -113,7 +113,7 @@ class Config:
     latency_objective: str = flag(
         "",
         "the share of each model's requests to answer within a time, such as p99 20ms; it determines how long "
-        "batches wait, how large they are and which requests are refused; empty for no objective",
+        "batches wait, how large they are and which requests are refused; empty means no objective",
         fits=is_objective,
         words=f"{EXPECTATION}, or empty",
     )

@@ -39,8 +39,8 @@ class Metrics(Families):
         gpus: Reads the GPUs.
 
     Attributes:
-        listen: Called for each run with a traced request, of the versions that are loaded from now on; None for no
-            listener.
+        listen: Called for each run with a traced request, of the versions that are loaded from now on; None if
+            there is no listener.
     """
 
     def __init__(self, gpus: nvml.Gpus | None = None) -> None:

@@ -18,12 +18,12 @@ def utilization(nvml: Any, device: Any) -> int:
 
 
 def memory_used(nvml: Any, device: Any) -> int:
-    """Bytes in use by all processes and the driver."""
+    """The number of bytes in use by all processes and the driver."""
     return int(nvml.nvmlDeviceGetMemoryInfo(device).used)
 
 
 def memory_total(nvml: Any, device: Any) -> int:
-    """Bytes of memory in all."""
+    """The size of the memory in bytes."""
     return int(nvml.nvmlDeviceGetMemoryInfo(device).total)
 
 
@@ -33,7 +33,7 @@ def power(nvml: Any, device: Any) -> int:
 
 
 def temperature(nvml: Any, device: Any) -> int:
-    """Degrees Celsius."""
+    """The temperature in degrees Celsius."""
     try:
         return int(nvml.nvmlDeviceGetTemperatureV(device, _TEMPERATURE_GPU))
     except (AttributeError, nvml.NVMLError_FunctionNotFound):  # a package or a driver from before 2025

@@ -10,7 +10,7 @@ from pathlib import Path
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 
 ARENAS = 2
-"""Heaps that threads share: by default, glibc creates up to eight per core, and keeps free memory in each."""
+"""The number of heaps that threads share: by default, glibc has up to eight per core, and keeps free memory in each."""
 
 
 class _Mallinfo2(ctypes.Structure):

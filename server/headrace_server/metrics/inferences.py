@@ -16,7 +16,7 @@ from headrace_server.metrics.runs import Counts, RunColumns
 NANOSECONDS = 1e9
 
 SIZES_KEPT = 1000
-"""The number of sizes that are counted separately; without batching, callers choose the sizes."""
+"""The maximum number of sizes that are counted separately; without batching, callers choose the sizes."""
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ def _by_size(rows: Counts, parts: Counts) -> Iterable[tuple[int, int, list[int]]
     """For each number of rows that runs had: the number of these runs, and the sum of each part of them.
 
     Args:
-        rows: Rows of each run; at least one.
+        rows: The number of rows of each run; at least one run.
         parts: How long each part of each run took; of shape [runs, parts].
     """
     order = np.argsort(rows)

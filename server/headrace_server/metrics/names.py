@@ -20,13 +20,13 @@ MODEL = ("model_name", "model")
 DEVICE = ("device", "uuid")
 
 SIZES_SHOWN = 100
-"""The number of batch sizes that `padding_size` distinguishes; callers choose them if no sizes are configured."""
+"""The maximum number of batch sizes in `padding_size`; callers choose the sizes if none are configured."""
 
 PARTS = ("join", "run", "split")
 """The parts of a batch's run: join inputs, run the model, split (and natively encode) outputs."""
 
 WARMUPS_SHOWN = 1000
-"""The number of warm-ups that are shown, the newest: a server that runs for months loads ever new versions."""
+"""The maximum number of warm-ups that are shown, the newest: a server that runs for months loads ever new versions."""
 
 
 class Families:

@@ -63,7 +63,7 @@ class ServableMetrics:
     Attributes:
         labels: The version's model's name and its number.
         now: Reports the version's current state.
-        listen: Called for each run with a traced request; None for no listener.
+        listen: Called for each run with a traced request; None if there is no listener.
         verdicts: A word that says whether each signature's requests are batched, by its name.
     """
 

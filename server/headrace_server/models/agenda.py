@@ -38,7 +38,7 @@ class Agenda:
             self._ask(name, now)
 
     def next_due(self) -> float | None:
-        """When the next retry of a load is due, as far as is known; None for never."""
+        """When the next retry of a load is due, as far as is known; None means never."""
         return self._due[0][0] if self._due else None
 
     def next_unload(self) -> Item | None:

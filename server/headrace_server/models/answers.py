@@ -50,7 +50,7 @@ def reserve_apart() -> Callable[[], None]:
 
 
 SAMPLE = 1000
-"""The number of strings from which the mean length of all strings is estimated."""
+"""The maximum number of strings from which the mean length of all strings is estimated."""
 
 
 class AnswerSizes:

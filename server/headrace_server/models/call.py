@@ -47,7 +47,7 @@ class Call:
 
         Args:
             inputs: Arrays by alias.
-            choice: The aliases of the wanted outputs; None for all.
+            choice: The aliases of the wanted outputs; None means all outputs.
         """
         return Task(inputs, self.delivery, rows=1, deadline=self.deadline, priority=self.priority, choice=choice)
 

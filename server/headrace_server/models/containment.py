@@ -30,7 +30,7 @@ RUN_SECONDS = 1.0
 """Seconds that a single odd request may run."""
 
 TRIAL_MEMORY = 2 << 30
-"""Bytes that the process of a test may use beyond the model: some odd requests ask for answers of any size."""
+"""The bytes that the process of a test may use beyond the model: some odd requests ask for answers of any size."""
 
 
 def risks_of(backend: Backend) -> Risks | None:

@@ -52,7 +52,7 @@ class Loader:
     Args:
         backend: Options of the runtime for every model that has none of its own.
         threads: The threads that run batches.
-        batching: Batching parameters for every model; None for no batching.
+        batching: Batching parameters for every model; None means no batching.
         metrics: Counts what the servables do.
         members: The access of ensembles to other models.
         isolation: Options of worker processes for every model that has none of its own.

@@ -46,7 +46,7 @@ class Manager:
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
-        options: The number of loads at the same time, the number of tries, and the order; None for the defaults.
+        options: The number of loads at the same time, the number of tries, and the order; None means the defaults.
         clock: Measures pauses between tries, and timeouts; None for the system's clock.
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Called whenever something that the manager reports has changed. Any thread.

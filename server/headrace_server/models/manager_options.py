@@ -16,11 +16,11 @@ class ManagerOptions:
     """How versions are loaded. TF Serving: the flags of the same names.
 
     Attributes:
-        num_load_threads: Loads at the same time; 0 is one at a time on the manager's own thread, which does nothing
-            else meanwhile.
-        num_unload_threads: Unloads at the same time; 0 as for loads.
-        num_initial_load_threads: Loads at the same time until `initial_load_done`.
-        max_num_load_retries: Tries after the first failure.
+        num_load_threads: The maximum number of loads at the same time; 0 means one at a time, on the manager's own
+            thread, which does nothing else meanwhile.
+        num_unload_threads: The maximum number of unloads at the same time; 0 means the same as for loads.
+        num_initial_load_threads: The maximum number of loads at the same time until `initial_load_done`.
+        max_num_load_retries: The maximum number of tries after the first failure.
         retries_faulty_files: Whether a load that failed because of the version's files is tried again although they
             have not changed. TF Serving does so.
         load_retry_interval: Seconds between two tries.
@@ -40,7 +40,7 @@ class ManagerOptions:
 
     @classmethod
     def of(cls, config: Config) -> "ManagerOptions":
-        """The options of a run."""
+        """The options for loading in a server's configuration."""
         return cls(
             num_load_threads=config.num_load_threads,
             num_unload_threads=config.num_unload_threads,

@@ -10,7 +10,7 @@ from headrace_server.models.versions import Model
 log = logging.getLogger(__name__)
 
 TOGETHER = 128
-"""The number of versions that are prepared for at a time."""
+"""The maximum number of versions that are prepared for at a time."""
 
 SECONDS_EACH = 0.002
 """The maximum number of seconds that preparing for a small model takes, unless the machine is busy."""

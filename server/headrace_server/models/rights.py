@@ -23,7 +23,7 @@ class ReloadRights:
     Attributes:
         allowed: Whether callers may replace the configuration at all.
         anything: Whether the log of a model's calls may also be written anywhere.
-        model_roots: Folders in which base paths must lie; empty for any.
+        model_roots: Folders in which base paths must lie; empty means any folder.
         uri_roots: URIs below which base paths in stores must lie.
         log_roots: Folders in which the log of a model's calls must lie.
     """

@@ -28,8 +28,8 @@ class Bounds:
     """How much may be in memory.
 
     Attributes:
-        models: The maximum number of versions; 0 for any number.
-        memory: The maximum number of bytes; 0 for any number.
+        models: The maximum number of versions; 0 means any number.
+        memory: The maximum number of bytes; 0 means any number.
     """
 
     models: int = 0

@@ -1,4 +1,4 @@
-"""Decides, while a version is loaded, which signatures' requests may share a batch, and explains why others may not."""
+"""Decides, while a version is loaded, which signatures' requests may share a batch, and explains why not."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -81,7 +81,7 @@ class Schedulers:
         return {name: beliefs for name, beliefs in found.items() if beliefs is not None}
 
     def of(self, signature: str, *, alone: bool = False) -> Scheduler:
-        """The scheduler of a signature; a task's choice is the aliases of the wanted outputs, None for all.
+        """The scheduler of a signature. A task's choice is the aliases of the wanted outputs; None means all outputs.
 
         TF Serving has a queue for each set of output tensors; callers could create 2^n of them.
 

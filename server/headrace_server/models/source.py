@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
 LISTED_AT_A_LOOK = 50
-"""The number of base paths that each scan lists even if they seem unchanged; with more models, they take turns."""
+"""The maximum number of seemingly unchanged base paths that each scan lists; with more models, they take turns."""
 
 ASKED_AT_A_LOOK = 500
-"""The number of base paths that each scan checks for changes; with more models, they take turns, to bound the cost.
+"""The maximum number of base paths that each scan checks for changes; with more models, they take turns.
 
 New base paths are listed in the next scan, however many there are.
 """

@@ -30,7 +30,7 @@ from headrace_server.monitoring.profiles import PROFILE_FILE, Bins, read_profile
 log = logging.getLogger(__name__)
 
 LEAST_ROWS = 200
-"""Rows before anything is reported: with fewer, the index is large by chance alone."""
+"""The number of rows before anything is reported: with fewer, the index is large by chance alone."""
 
 MEMORY_ROWS = 5000.0
 """After this many rows all counts are halved, so that recent rows weigh more."""
@@ -39,18 +39,18 @@ WAITING_ROWS = 1000
 WAITING_BYTES = 16 << 20
 
 SECOND = 5_000
-"""Values that are taken per second, which takes about a millisecond of CPU; each row counts as ROW further values."""
+"""The number of values taken per second, in about a millisecond of CPU time; each row counts as ROW further values."""
 
 ROW = 100
 
 AT_ONCE = 20 * SECOND
-"""Values that may be taken in one go if few were taken before."""
+"""The maximum number of values taken in one go if few were taken before."""
 
 MOST_STRETCHED = 1024
 """The largest factor by which sampling becomes less frequent while the limit is reached."""
 
 CLASSES = 32
-"""Different values up to which an output of integers or strings is treated as classes."""
+"""The number of different values up to which an output of integers or strings is treated as classes."""
 
 
 class Watch:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 KINDS = 1024
-"""Kinds of spans whose messages are kept."""
+"""The maximum number of kinds of spans whose messages are kept."""
 
 COUNTS = ("headrace.batch.requests", "headrace.batch.rows", "headrace.batch.padding")
 """The attributes of a batch's span that follow those of its kind."""

@@ -17,13 +17,13 @@ from headrace_server.models.trace import Trace
 from headrace_server.monitoring.span_kinds import COUNTS, SpanKinds
 
 SLICE = 16
-"""Traces whose spans are created without a pause: a third of a millisecond, for which batch threads may wait."""
+"""The number of traces whose spans are created without a pause: batch threads may wait for a third of a millisecond."""
 
 PAUSE = 0.001
 """Seconds between two slices."""
 
 ENOUGH = 1 << 20
-"""The bytes after which the next request begins another message: collectors refuse messages of more than 4 MB."""
+"""The size in bytes after which another message begins: collectors refuse messages of more than 4 MB."""
 
 WAITING = 4096
 """The maximum number of requests that may wait for their batches; further ones are dropped."""

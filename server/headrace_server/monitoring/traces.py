@@ -31,7 +31,7 @@ LAST_WITHIN = 1.0
 
 
 def make_tracer(config: Config, transport: str) -> "Tracer | None":
-    """The tracer for a configuration; None for no traces.
+    """The tracer for a configuration; None means no traces.
 
     Args:
         config: The server's configuration.

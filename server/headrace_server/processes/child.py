@@ -75,7 +75,7 @@ def limit_data(more: int) -> None:
 def limit_data_to(limit: int) -> None:
     """Limits this process to this many bytes besides files and shared memory, or fewer if it is already limited."""
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)  # a process may not raise an existing limit
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)  # a process cannot raise an existing limit
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 

@@ -16,8 +16,8 @@ class Job:
     Attributes:
         folder: The version's folder.
         options: Options of the runtime.
-        memory_limit: Bytes that the process may use, not counting shared memory and files; 0 means no limit.
-        headroom: Bytes that the process may use in addition to those in use after the load; 0 means no limit.
+        memory_limit: The bytes that the process may use, not counting shared memory and files; 0 means no limit.
+        headroom: The bytes that the process may use in addition to those in use after the load; 0 means no limit.
         linked: Whether the messages of runs cross through a link, for which headrace-native must be installed.
     """
 
@@ -39,7 +39,7 @@ class Loaded:
         answers_once: Whether the model can give a request a single answer, through `run`.
         evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
-        most_rows: The maximum number of rows of a batch; None for any number.
+        most_rows: The maximum number of rows of a batch; None means any number.
     """
 
     signatures: Mapping[str, Signature]

@@ -20,7 +20,7 @@ BLOCK_BYTES = 128 << 10
 ALIGNMENT = 64
 
 MOST = 64
-"""The number of arrays that are kept; if there is one more, all are dropped."""
+"""The maximum number of arrays that are kept; if there is one more, all are dropped."""
 
 
 def _alone() -> int:

@@ -25,7 +25,7 @@ KNOWN_BYTES = 2 << 10
 """The largest message that is remembered."""
 
 KNOWN = 128
-"""The number of messages that are remembered in each direction; if there is one more, all are forgotten."""
+"""The maximum number of messages that are remembered in each direction; if there is one more, all are forgotten."""
 
 MAX_DESCRIPTORS = 200  # the kernel allows 253 in a message
 _CONTROL = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)

@@ -17,7 +17,7 @@ class Limits:
     Attributes:
         calls_per_second: Calls per second.
         rows_per_second: Rows of inputs, or Examples, per second.
-        concurrent_calls: Calls that run at the same time.
+        concurrent_calls: The maximum number of calls that run at the same time.
     """
 
     calls_per_second: float = 0.0

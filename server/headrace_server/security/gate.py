@@ -25,7 +25,7 @@ from headrace_server.security.visit import Visit
 log = logging.getLogger(__name__)
 
 CHECKING_THREADS = 4
-"""Threads that check tokens, or wait for their issuer's keys."""
+"""The number of threads that check tokens, or wait for their issuer's keys."""
 
 LOOK_SECONDS = 1.0
 """Seconds between two checks of the files, after which a revoked key is refused."""
@@ -231,7 +231,7 @@ class Gate:
         if principal.is_anonymous and not self._ways.are_none:
             return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
         about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
-        return Refused(Code.PERMISSION_DENIED, f"{principal.name} may not {need.action}{about}")
+        return Refused(Code.PERMISSION_DENIED, f"{principal.name} is not allowed to {need.action}{about}")
 
     def _watch(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):

@@ -97,12 +97,12 @@ class Policy:
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def rule_for(self, principal: Principal, action: Action, model: str | None) -> Grant | None:
-        """The rule that lets a principal do something to a model; None if it may not.
+        """The rule that lets a principal do something to a model; None if no rule does.
 
         Args:
             principal: The caller.
             action: The action of the call.
-            model: A name; None for every model.
+            model: A name; None means every model.
         """
         names = self._names(principal)
         for rule in self.rules:

@@ -48,7 +48,7 @@ ANONYMOUS = Principal(ANONYMOUS_NAME)
 
 
 class Refused(ServingError):
-    """A call that its caller may not make, or may not make now.
+    """A call that its caller is not allowed to make, or not at this time.
 
     Attributes:
         retry_after: Seconds after which the call may be made; None if waiting does not help.

@@ -34,7 +34,7 @@ MAX_DOCUMENT_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
 FETCH_SECONDS = 10.0
 MAX_KNOWN = 10_000
-"""The number of tokens whose check is remembered."""
+"""The maximum number of tokens whose check is remembered."""
 
 
 @dataclass(frozen=True, slots=True)

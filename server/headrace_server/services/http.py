@@ -147,7 +147,7 @@ class HttpAnswer:
             disconnected. None for a complete answer.
         keep: The object that counts later GETs of the same path and query, if this answers them all until the server's
             state changes; otherwise None.
-        fresh: With `keep`: the seconds after which the answer is no longer valid in any case; None for no such limit.
+        fresh: With `keep`: the seconds after which the answer is no longer valid in any case; None means no such limit.
     """
 
     status: int

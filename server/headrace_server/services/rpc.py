@@ -11,7 +11,7 @@ from headrace_server.errors import invalid
 from headrace_server.models.call import Call
 
 MAX_CONCURRENT_STREAMS = 1000
-"""Calls at the same time on one connection, unless an operator sets another limit: gRPC itself has none."""
+"""The maximum number of concurrent calls on one connection, unless an operator sets another: gRPC itself has none."""
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest size of a message in any language: protobuf counts bytes with 31 bits."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK = 1 << 20
-"""Bytes that are read at a time."""
+"""The number of bytes that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Web:
         Args:
             url: The URL of the resource.
             offset: The number of bytes to skip.
-            tag: The ETag that the resource must have; empty for any.
+            tag: The ETag that the resource must have; empty means any ETag.
             size: The resource's size in bytes; -1 if that is not known.
 
         Raises:
@@ -91,7 +91,7 @@ class Web:
             got = answer.headers.get("ETag", "")
             if tag and got and got != tag:
                 raise Changed(f"{self.uri}: {url} changed while it was fetched")
-            skip = offset if offset and answer.status != 206 else 0  # a server may not support ranges
+            skip = offset if offset and answer.status != 206 else 0  # not every server supports ranges
             try:
                 while chunk := answer.read(CHUNK):
                     if skip >= len(chunk):

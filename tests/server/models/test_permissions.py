@@ -1,4 +1,4 @@
-"""Files that the server's user may not read are PERMISSION_DENIED, and named."""
+"""Files that the server's user is not allowed to read are PERMISSION_DENIED, and named."""
 
 import os
 import shutil

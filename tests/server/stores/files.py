@@ -21,7 +21,7 @@ class Files:
         headers: Additional headers by path.
         cut: By path, the number of bytes after which the next answer, and only that one, is cut off.
         refuse: The status of the answer to every request; 0 for the normal one.
-        token: The token that each request must have; empty for none.
+        token: The token that each request must have; empty if none is needed.
         asked: The requests: method, path and range of each.
         tokens: The Authorization header of each request.
         redirect: Redirections by path.

@@ -16,7 +16,7 @@ from headrace_toolkit.tables import Table
 BY = ("magnitude", "activation", "random")
 
 _SEEN = 256
-"""The number of rows whose activations are recorded."""
+"""The maximum number of rows whose activations are recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,7 @@ class Device:
             opened.close()
 
     def size_of(self, address: int) -> int:
-        """Bytes from an address to the end of the allocation that contains it."""
+        """The number of bytes from an address to the end of the allocation that contains it."""
         with self._failures():
             base, size = self._driver.mem_get_address_range(address)
         return int(base) + int(size) - address
@@ -154,7 +154,7 @@ class Device:
                 self._driver.memcpy_htod(address, data)
 
     def free_memory(self) -> int:
-        """Bytes of free device memory."""
+        """The size of the free device memory in bytes."""
         with self._failures():
             return int(self._driver.mem_get_info()[0])
 

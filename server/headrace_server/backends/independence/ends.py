@@ -18,7 +18,7 @@ from headrace_server.backends.independence.values import Rows
 from headrace_server.backends.independence.verdict import Decided, Finding
 
 END_ROWS = 22
-"""The rows of the larger batch, which shows an influence over a distance of 1 to 20 rows."""
+"""The number of rows of the larger batch, which shows an influence over a distance of 1 to 20 rows."""
 
 MOST_SECONDS = 30.0
 """If the larger batch would take longer than this, the model is not tested further: its requests run one by one."""
@@ -38,7 +38,7 @@ class Ends:
     Attributes:
         neighbours: Runs the signature.
         batch: A batch whose first two rows are kept.
-        rows: The rows of the larger batch.
+        rows: The number of rows of the larger batch.
         quickest_row: The seconds that a row takes.
     """
 
@@ -119,7 +119,7 @@ class Ends:
         return inputs
 
     def _fit(self, others: Arrays) -> bool:
-        """Whether the other rows have the same sizes as the kept rows; rows of real requests may not."""
+        """Whether the other rows have the same sizes as the kept rows; rows of real requests can differ."""
         return all(array.shape[1:] == others[alias].shape[1:] for alias, array in self.batch.inputs.items())
 
 

@@ -27,7 +27,7 @@ class Subject:
         exact: Whether equal rows at equal positions in batches of equal size give equal bits, as on a CPU.
         evidence: Reasons in the model's description to doubt that rows are independent.
         records: Real requests, which are the best inputs: each has an array with rows for every input.
-        most_rows: The maximum number of rows of a batch; None for any number.
+        most_rows: The maximum number of rows of a batch; None means any number.
         padding: How inputs of different lengths may share a batch.
     """
 

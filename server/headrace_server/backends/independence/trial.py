@@ -25,7 +25,7 @@ SHORT_OF = 20
 """A model whose first run takes longer than the budget divided by this gets a short trial of a few runs."""
 
 MANY = 40
-"""The rows of the largest batch in a full trial, which shows an influence over a distance of 1 to 39 rows."""
+"""The number of rows of the largest batch in a full trial, which shows an influence over a distance of 1 to 39 rows."""
 
 _FEWEST = 5  # the smallest number of rows with which a full trial can be run
 _SEED = 2024

@@ -58,7 +58,7 @@ class Slots:
             try:
                 yield slot
             except BaseException as error:
-                # The copies of this run may not have ended, and their memory is about to be used for something else.
+                # The copies of this run may still be running, and their memory is about to be used for something else.
                 self.device.settle(slot.stream)
                 let_go(error)  # otherwise the stream would be dropped later, when the context is not current
                 raise

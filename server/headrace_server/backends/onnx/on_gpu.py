@@ -41,7 +41,7 @@ def device_for(providers: Providers, ordinal: int) -> Device | None:
 
 
 def free_memory(device: Device) -> int:
-    """Bytes of free device memory."""
+    """The size of the free device memory in bytes."""
     with device:
         return device.free_memory()
 

@@ -21,7 +21,7 @@ from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.provider_options import Providers
 
 MOST_THREADS = 4
-"""The number of threads that create sessions: more would mostly wait for the interpreter lock."""
+"""The maximum number of threads that create sessions: more would mostly wait for the interpreter lock."""
 
 SECONDS = 0.2
 """Seconds after which no further session is begun: slow models, and those in slow folders, are left to their loads.

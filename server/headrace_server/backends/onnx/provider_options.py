@@ -75,7 +75,7 @@ def tensorrt_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
 
 def memory_limit(options: BackendOptions) -> int:
-    """Bytes of GPU memory that a model may use; 0 means no limit.
+    """The number of bytes of GPU memory that a model may use; 0 means no limit.
 
     Raises:
         NoDriverError: A share of the GPU's memory was requested, but there is no GPU.

@@ -34,7 +34,7 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
 
 
 FEW = 64
-"""The number of elements of a constant that are read: axes and shapes have no more."""
+"""The maximum number of elements of a constant that is read: axes and shapes have no more."""
 
 INT64 = 7
 """The number of int64 in onnx.TensorProto.DataType."""

@@ -30,8 +30,8 @@ def most_sizes(weights: int, free: int) -> int:
     """The number of sessions for which a GPU has room.
 
     Args:
-        weights: The bytes that each session needs at least.
-        free: Free bytes.
+        weights: The minimum number of bytes that each session needs.
+        free: The number of free bytes.
     """
     return max(1, min(MAX_SIZES, free // _SHARE // max(weights, 1)))
 

@@ -15,7 +15,7 @@ SMALL = 1 << 20
 """The size in bytes below which a model gets no threads: splitting its operators would cost more than it gains."""
 
 PER_CPU = 8
-"""The threads of all pools together, per CPU."""
+"""The maximum number of threads of all pools together, per CPU."""
 
 _PART = 4  # the largest share of the remaining threads that a pool may have
 

@@ -35,7 +35,7 @@ def model_key(folder: Path, parts: Iterable[object]) -> str:
 
 
 def read(path: Path) -> bytes | None:
-    """A file's bytes; None if it does not exist or may not be read."""
+    """A file's bytes; None if it does not exist or cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

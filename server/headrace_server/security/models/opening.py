@@ -94,7 +94,7 @@ class Opener:
             return Opened(version, folder.version, root is not None and root.required, folder.close)
 
     def _names(self, version: Path, root: Root | None) -> Mapping[str, bytes | None]:
-        """The names of the files to copy, with the digests that they must have; None for any digest."""
+        """The names of the files to copy, with the digests that they must have; None means any digest."""
         if root is None or root.signers is None:
             return {SEALED_FILE: None}
         path = signature_path(version)

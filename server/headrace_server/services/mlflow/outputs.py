@@ -15,7 +15,7 @@ def write_predictions(outputs: Arrays, output: str, rows: int | None) -> bytes:
 
     Args:
         outputs: The model's outputs, by alias.
-        output: The output whose values are the predictions; empty for all outputs, by name.
+        output: The output whose values are the predictions; empty means all outputs, by name.
         rows: The number of rows of the table that was sent, if the answer is to be a table, too.
 
     Raises:

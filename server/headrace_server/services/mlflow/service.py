@@ -56,7 +56,7 @@ class MlflowRestOptions:
 
     Attributes:
         model: The name of the model that answers.
-        output: The output whose values are the predictions; empty for all outputs, by name.
+        output: The output whose values are the predictions; empty means all outputs, by name.
         timeout: Seconds that the model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
         is_ready: Whether the server is ready to be called.

@@ -119,8 +119,8 @@ class ModelRepository:
         """Loads a model, and returns when it can be called.
 
         Raises:
-            ServingError: UNAVAILABLE if callers may not do so; INTERNAL if there is no such model; INVALID_ARGUMENT if
-                the load fails.
+            ServingError: UNAVAILABLE if callers are not allowed to load models; UNIMPLEMENTED if they are not allowed
+                to load them with files; INTERNAL if there is no such model; INVALID_ARGUMENT if the load fails.
         """
         self._require_write()
         if request.files:
@@ -132,7 +132,7 @@ class ModelRepository:
         """Unloads a model, and returns when no new call can find it; an unknown model counts as unloaded.
 
         Raises:
-            ServingError: UNAVAILABLE if callers may not do so.
+            ServingError: UNAVAILABLE if callers are not allowed to unload models.
         """
         self._require_write()
         async with self._changing:

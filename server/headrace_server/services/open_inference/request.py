@@ -16,9 +16,9 @@ class Parameters:
     """The parameters of a request.
 
     Attributes:
-        signature: The name of the model's signature; empty for the default.
+        signature: The name of the model's signature; empty means the default.
         priority: The request's priority; None means that of the call.
-        timeout: Seconds that the request may wait in the queue; None for no limit.
+        timeout: Seconds that the request may wait in the queue; None means no limit.
         empty_final_response: Whether a model that streams answers should send an empty last one.
         sequence: The request's sequence of a stateful model, and its place in it; None if it has none.
     """
@@ -73,7 +73,7 @@ class InferRequest:
 
     Attributes:
         model: The model's name.
-        id: The ID, as sent; empty for none.
+        id: The ID, as sent; empty if there is none.
         inputs: The inputs by name.
         outputs: The wanted outputs by name; empty means all outputs.
         parameters: All other parameters.

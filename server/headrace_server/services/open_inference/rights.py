@@ -26,7 +26,7 @@ class Rights(IntEnum):
         return cls[name.upper()]
 
     def require(self, needed: "Rights", what: str) -> None:
-        """Refuses what callers may not do.
+        """Refuses what callers are not allowed to do.
 
         Args:
             needed: The right that is needed.

@@ -28,7 +28,7 @@ The native transport reuses it, too, unless callers are checked: a request then 
 """
 
 KEPT = 64
-"""The number of answers that are kept, each for another model."""
+"""The maximum number of answers that are kept, each for another model."""
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),

@@ -29,7 +29,7 @@ def require_model_spec(request: HasModelSpec) -> ModelSpec:
 
 
 def asked_version(spec: ModelSpec) -> int | str | None:
-    """The version that a ModelSpec requests, by number or by label; None for the latest.
+    """The version that a ModelSpec requests, by number or by label; None means the latest.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it names no model.

@@ -43,7 +43,7 @@ class CallerBounds:
     """The limits on what a transport keeps in memory for callers.
 
     Attributes:
-        memory: Bytes for all callers together.
+        memory: The size of the memory for all callers together, in bytes.
         expanded: The size that a compressed request may expand to, in bytes.
         stall_seconds: Seconds after which a connection that stalls is closed; 0 means never.
     """
@@ -71,7 +71,7 @@ class Endpoint:
         queue: The queue of tasks, for a transport that fills it itself.
         arguments: gRPC channel arguments for the server, by name.
         as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
-        ssl_config_file: The SSLConfig that secures all addresses; empty for none.
+        ssl_config_file: The SSLConfig that secures all addresses; empty means no TLS.
         alts: Whether Google's ALTS secures them.
         threads: The number of threads that connections are spread over, if the transport has such threads.
         observe_rest: Returns, for a verb (predict, classify, regress or infer), the listener for the calls over REST

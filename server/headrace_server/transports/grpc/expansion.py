@@ -22,13 +22,13 @@ protobuf, and 0x78 is the tag of field 15.
 """
 
 FIRST_STEP = 64 << 10
-"""Bytes that are decompressed in the event loop: in a tenth of a millisecond or so. Further steps double."""
+"""The size in bytes of the step in the event loop, which takes a tenth of a millisecond or so. Further steps double."""
 
 STEP = 1 << 20
-"""Bytes of the longest step, in a thread: a millisecond or two, after which other messages are processed."""
+"""The size of the longest step in bytes. It takes a thread a millisecond or two; then other messages are processed."""
 
 SLICE = 64 << 10
-"""Compressed bytes that zlib gets at a time, since it copies the bytes that it has not used."""
+"""The number of compressed bytes that zlib gets at a time, since it copies the bytes that it has not used."""
 
 SERVICER_BYTES = 1 << 20
 """The size that requests to grpcio's own services, such as health, may expand to."""

@@ -19,7 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
 SLICE_BYTES = 256 << 10
-"""Bytes of an answer per `send`: what a slow caller has not read yet is not copied."""
+"""The number of bytes of an answer per `send`: what a slow caller has not read yet is not copied."""
 
 TOO_MANY_REQUESTS = 429
 

@@ -128,7 +128,7 @@ class InferCalls:
 
 
 def _json_size(request: HttpRequest, size: int) -> int:
-    """Bytes of JSON at the beginning of a body; 0 for a body that is one input's bytes."""
+    """The number of bytes of JSON at the beginning of a body; 0 for a body that is one input's bytes."""
     value = request.header(HEADER_LENGTH.lower())
     if not value:
         return size or 1  # empty text is not JSON either

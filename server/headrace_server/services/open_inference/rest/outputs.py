@@ -24,7 +24,7 @@ class InferContent:
 
     Attributes:
         body: The whole body.
-        json_size: Bytes of JSON at its beginning; None if there is nothing else.
+        json_size: The number of bytes of JSON at its beginning; None if there is nothing else.
     """
 
     body: bytes

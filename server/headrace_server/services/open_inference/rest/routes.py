@@ -41,10 +41,10 @@ class Route:
 
     Attributes:
         call: The call's name, one of those above.
-        model: The model that the path names; empty for none.
-        version: The version, as in the path; empty for none.
-        repository: The repository, as in the path; empty for none.
-        region: The shared memory region that the path names; empty for none.
+        model: The model that the path names; empty if it names none.
+        version: The version, as in the path; empty if it names none.
+        repository: The repository, as in the path; empty if it names none.
+        region: The shared memory region that the path names; empty if it names none.
         cuda: Whether the region is of GPU memory.
     """
 

@@ -21,7 +21,7 @@ class PredictBody:
     """The content of a request's body.
 
     Attributes:
-        signature_name: The signature's name in the body; empty for the default.
+        signature_name: The signature's name in the body; empty means the default.
         inputs: Arrays by alias; empty if no signatures were known.
         by_row: Whether the inputs were given row by row, as the outputs must then be, too.
     """
@@ -68,7 +68,7 @@ def _sent(document: dict[str, Any], optional: DTypes, *, by_row: bool) -> DTypes
 
 
 def signature_name(document: dict[str, Any]) -> str:
-    """The signature that a body names; empty for none.
+    """The signature that a body names; empty if it names none.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it is not a string.
