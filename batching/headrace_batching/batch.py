@@ -56,7 +56,7 @@ def shape_key(inputs: Arrays, *, pad: bool = False) -> Hashable:
 
 
 class Batch:
-    """Pieces of tasks that have left the queue together. It belongs to one batch thread.
+    """A batch: pieces of tasks that have left the queue together. It belongs to one batch thread.
 
     Args:
         pieces: At least one piece, in order of arrival; all have the same shape key.

@@ -35,7 +35,7 @@ class TaskBatch(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Rows of each task of the batch."""
+        """The number of rows of each task of the batch."""
 
     @property
     def tasks(self) -> Sequence[Task]:

@@ -17,7 +17,7 @@ A few bytes of a request can stand for megabytes of equal values, and a batch wo
 
 
 class Group:
-    """Waiting tasks of one shape key. Not thread-safe: the queue's lock guards it.
+    """A group of waiting tasks with the same shape key. Not thread-safe: the queue's lock guards it.
 
     The bound is TF Serving's: tasks are assigned to waiting batches in order of arrival, and a task that would open
     batch number `max_enqueued_batches` + 1 is refused. This assignment only counts tasks; the batches that

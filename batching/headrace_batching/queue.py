@@ -141,7 +141,7 @@ class Turn(NamedTuple):
 
 
 class Queue:
-    """Tasks of any number of schedulers, waiting for the batch threads that these share.
+    """A queue of tasks of any number of schedulers, which share its batch threads.
 
     A batch forms only when a thread asks for it, so it contains all tasks that have arrived by then. Groups take turns,
     so that a busy model cannot starve a quiet one.

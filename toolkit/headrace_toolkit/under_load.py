@@ -69,7 +69,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Calls of one row each, a fixed number of which is in flight: when one is answered, the next begins.
+    """A load of calls of one row each, a fixed number of which is in flight: when one is answered, the next begins.
 
     Attributes:
         calls: The number of calls in flight.

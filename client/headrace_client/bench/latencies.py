@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Sorted pairs: seconds, rounded to three digits, and the number of calls that took that long."""
+    """Latencies as sorted pairs: seconds, rounded to three digits, and the number of calls that took that long."""
 
     pairs: Sequence[tuple[float, int]] = ()
 

@@ -16,7 +16,7 @@ from headrace_client.request import Signature
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Requests that are counted together.
+    """A kind of requests, which are counted together.
 
     Attributes:
         name: The name in reports.

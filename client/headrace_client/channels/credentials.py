@@ -16,7 +16,7 @@ _TEXTS = ("_pem_root_certificates", "_private_key", "_certificate_chain")
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """Texts in PEM.
+    """Certificates and a key as texts in PEM.
 
     Attributes:
         authorities: The certificates of the trusted authorities.

@@ -65,7 +65,7 @@ pub struct ClientChannel {
     numbers: AtomicU64,
     ended: Arc<Ended>,
     driven: Mutex<bool>,
-    /// The process that created the channel.
+    /// The ID of the process that created the channel.
     process: u32,
 }
 

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 /// The initial and largest number of tokens. Calls are retried only while more than half of them are left.
 const MAX_TOKENS: f64 = 100.0;
-/// The tokens that a successful call adds; a failure takes one.
+/// The number of tokens that a successful call adds; a failure takes one.
 const TOKEN_RATIO: f64 = 0.1;
 /// The fraction by which a delay is randomly shortened or lengthened, so that clients do not retry at the same time.
 const JITTER: f64 = 0.2;

@@ -121,7 +121,7 @@ enum State {
 struct Block {
     state: State,
     authority: bool,
-    /// The colons of the authority so far, except those in an IPv6 address.
+    /// The number of colons in the authority so far, except those in an IPv6 address.
     colons: usize,
     /// Whether the authority is in the brackets of an IPv6 address.
     bracketed: bool,

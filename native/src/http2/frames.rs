@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// The bytes that a client sends before its first frame.
+/// The number of bytes that a client sends before its first frame.
 pub const PREFACE: usize = 24;
 
-/// The bytes of a frame's head.
+/// The number of bytes of a frame's head.
 pub const HEAD: usize = 9;
 
 pub const DATA: u8 = 0;

@@ -168,7 +168,7 @@ impl Keepalive {
 /// Measures how long there has been no call.
 struct Idle {
     rests: bool,
-    /// The newest stream when it was last polled.
+    /// The number of the newest stream when the connection was last polled.
     last_stream: u32,
     timer: Pin<Box<Sleep>>,
 }

@@ -14,7 +14,7 @@ const LEAST: u64 = 1_000;
 const MOST: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
-/// gRPC's codes.
+/// The number of gRPC's codes.
 const CODES: usize = 17;
 
 /// The latencies and the codes of calls of one kind.

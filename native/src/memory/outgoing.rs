@@ -12,10 +12,10 @@ use super::CallMemory;
 /// The number of unread bytes beyond which a client's next calls wait. A single answer may be larger.
 const ENOUGH: usize = 16 << 20;
 
-/// An answer's memory besides its bytes: a stream, its trailers, its entry in a queue.
+/// The number of bytes that an answer takes besides its content: a stream, its trailers, its entry in a queue.
 const STREAM: usize = 1024;
 
-/// The number of calls that may wait in this way; a client that keeps calling without reading gets an error.
+/// The maximum number of calls that wait in this way; a client that keeps calling without reading gets an error.
 const MOST_HELD: usize = 1000;
 
 /// Counts the bytes that h2 buffers for a client. Any thread.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-/// The priorities, the highest first.
+/// The number of priorities; 0 is the highest.
 pub const PRIORITIES: usize = 2;
 
 /// A key, which must be equal for two tasks to share a batch.

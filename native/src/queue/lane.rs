@@ -14,11 +14,11 @@ pub struct Rules {
     pub enqueued_limit: usize,
     pub timeout: f64,
     pub splitting: bool,
-    /// Batches of a lane that may run at once.
+    /// The maximum number of batches of a lane that run at once.
     pub running_limit: usize,
-    /// Batches of a lane that are expected to run at once.
+    /// The number of batches of a lane that are expected to run at once.
     pub slots: usize,
-    /// Bytes that the joined inputs of a batch may take.
+    /// The maximum number of bytes of the joined inputs of a batch.
     pub max_batch_bytes: usize,
     /// Whether tasks run one by one, so that no batch has more than one.
     pub one_by_one: bool,
@@ -60,12 +60,12 @@ pub struct Lane {
     /// The size and wait to use instead of the rules'.
     pub target: Option<Target>,
     pub slots: Slots,
-    /// Tasks refused because they could not be answered in time.
+    /// The number of tasks refused because they could not be answered in time.
     pub shed: usize,
 }
 
 impl Lane {
-    /// Rows of a full batch.
+    /// The number of rows of a full batch.
     pub fn size(&self) -> usize {
         let limit = self.rules.execution_limit;
         self.target.map_or(limit, |target| target.size.min(limit))

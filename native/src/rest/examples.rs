@@ -11,9 +11,13 @@ use super::elements::read_string;
 use crate::json::{Number, Reader, once};
 use crate::protobuf::{Rope, Writer, wire};
 
-/// The fields of a Feature, one for each kind of list.
+/// The number of the field of a Feature that has a list of strings.
 const STRINGS: u32 = 1;
+
+/// The number of the field that has a list of floats.
 const FLOATS: u32 = 2;
+
+/// The number of the field that has a list of integers.
 const INTEGERS: u32 = 3;
 
 /// A plain body: the name of its signature, empty for the default, and its tf.Examples.

@@ -69,7 +69,7 @@ const SPAN: Duration = Duration::from_micros(200);
 /// The maximum number of calls without polling after polling in vain.
 const MOST_SKIPPED: u32 = 256;
 
-/// The most REST calls that a thread runs together where it may run several: more would keep its connections waiting.
+/// The maximum number of REST calls that a thread runs together where it may run several: more would keep its connections waiting.
 const MOST_TOGETHER: usize = 256;
 
 /// The most REST calls of a batch that each of this many connection threads runs itself.
@@ -81,12 +81,12 @@ pub fn most_together(threads: usize) -> usize {
 /// A connection thread's part in batching: it wakes batch threads, or runs fast batches itself.
 pub struct BusyPoll {
     shared: Arc<Shared>,
-    /// The most REST calls of a batch that it runs itself.
+    /// The maximum number of REST calls in a batch that it runs itself.
     most: usize,
     /// Whether a task that came over gRPC has been put into the queue since it last ran or woke something.
     is_grpc: AtomicBool,
     wake_due: AtomicBool,
-    /// The tasks that have been put into the queue since it last ran or woke something.
+    /// The number of tasks that have been put into the queue since it last ran or woke something.
     came: AtomicUsize,
     /// The number of these tasks when it last looked at the sockets.
     seen: AtomicUsize,

@@ -6,7 +6,7 @@ use crate::protobuf::wire::{FIXED32, FIXED64, VARINT, field_len, varint_len};
 pub type TraceId = [u8; 16];
 pub type SpanId = [u8; 8];
 
-/// The field of a `ScopeSpans` with its spans.
+/// The number of the field of a `ScopeSpans` that has its spans.
 const SPANS: u32 = 2;
 
 /// The fields of a `Span`.
@@ -21,11 +21,11 @@ mod field {
     pub const LINKS: u32 = 13;
 }
 
-/// The field of a `Link` with its flags; those before it are as in a `Span`.
+/// The number of the field of a `Link` that has its flags; those before it are as in a `Span`.
 const LINK_FLAGS: u32 = 6;
 const LINK_LEN: usize = (2 + size_of::<TraceId>()) + (2 + size_of::<SpanId>()) + (1 + size_of::<u32>());
 
-/// The bytes of a time, with its tag.
+/// The number of bytes of a time, with its tag.
 const TIME_LEN: usize = 1 + size_of::<u64>();
 
 /// A span, without the attributes that all spans of its kind share.

@@ -28,7 +28,7 @@ def block_size(size: int) -> int:
 
 
 class BufferPool:
-    """Blocks of memory of one kind. Any thread, several at the same time.
+    """A pool of blocks of memory of one kind. Any thread, several at the same time.
 
     A block belongs to an array until the array and all views of it are gone; it then serves the next array, most
     recently used first. So an input's block returns as soon as its batch has run, and an output's when it has been

@@ -36,7 +36,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Web:
-    """Requests on behalf of one store.
+    """Sends the requests of one store.
 
     Args:
         uri: The URI of the store, for errors.

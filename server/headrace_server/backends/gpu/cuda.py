@@ -185,7 +185,9 @@ class Device:
 
 
 class PageLockedPool(BufferPool):
-    """Arrays in page-locked memory: a copy from ordinary memory to the device takes two steps, and blocks the thread.
+    """A pool of arrays in page-locked memory.
+
+    A copy from ordinary memory to the device takes two steps, and blocks the thread.
 
     The pool keeps the device until its last block has returned, which may be after `close`.
 

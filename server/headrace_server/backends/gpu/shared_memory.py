@@ -8,7 +8,7 @@ HANDLE_BYTES = 64
 
 
 class SharedMemory:
-    """Memory of one GPU that belongs to another process, mapped until it is closed. Any thread.
+    """A part of one GPU's memory that belongs to another process, mapped until it is closed. Any thread.
 
     Args:
         ordinal: The GPU's number.

@@ -21,7 +21,7 @@ IDENTITY_PREFIX = "AGE-SECRET-KEY-1"
 
 @dataclass(frozen=True, slots=True)
 class ModelKeys:
-    """Keys of both kinds.
+    """Model keys of both kinds: headrace's own, and age identities.
 
     Attributes:
         by_id: Keys of 32 bytes by their ID, in the order in which they were named.

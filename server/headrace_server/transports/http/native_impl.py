@@ -25,7 +25,7 @@ Listen = Callable[[str, native.HttpEndpoint, str], int]
 
 
 class NativeHttpTransport:
-    """HTTP on a port of the native server, which outlives it.
+    """A transport for HTTP on a port of the native server, which outlives it.
 
     Args:
         options: The address and the limits.

@@ -27,7 +27,7 @@ HALF_SECONDS = 1.0
 
 
 class UvicornTransport:
-    """HTTP on a port of its own.
+    """A transport for HTTP on a port of its own.
 
     Args:
         options: The address and the limits.
