@@ -29,6 +29,15 @@ Serve = Callable[..., ServerProcess]
 Stop = Callable[[RunningServer], Served]
 
 
+if find_spec("hypothesis"):
+    # On a busy machine, any example takes longer than the 0.2 s that Hypothesis allows, and so does making its input.
+    from hypothesis import HealthCheck, settings
+
+    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    settings.register_profile("patient", deadline=None, suppress_health_check=checks)
+    settings.load_profile("patient")
+
+
 def pytest_collection_finish() -> None:
     """Excludes imported modules from garbage collection: half a million objects, a third of a second per collection."""
     gc.collect()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_batching import Priority
@@ -64,7 +64,6 @@ waiting = st.builds(Waiting, due=st.integers(0, 20), full=st.booleans(), priorit
 
 
 # The first examples are slow to draw on a busy machine or with coverage.
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(groups=st.lists(waiting, max_size=6), now=st.integers(0, 20))
 def test_choose_agrees_with_its_model(groups: list[Waiting], now: int) -> None:
     expected, wake = modelled(groups, now)

@@ -229,4 +229,4 @@ class Batching(RuleBasedStateMachine):
 
 
 TestBatching = Batching.TestCase
-TestBatching.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestBatching.settings = settings(max_examples=200, stateful_step_count=40)

@@ -38,7 +38,7 @@ def string_arrays(draw: st.DrawFn) -> npt.NDArray[Any]:
 
 
 @given(numeric_arrays(), st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_numbers_come_back_bit_by_bit(array: npt.NDArray[Any], as_content: bool) -> None:
     proto = to_proto(array, as_content=as_content)
     back = to_array(TensorProto.FromString(proto.SerializeToString()))
@@ -57,7 +57,7 @@ def quiet(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @given(string_arrays(), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_strings_come_back(array: npt.NDArray[Any], as_content: bool) -> None:
     back = to_array(to_proto(array, as_content=as_content))
     assert (back.dtype, back.shape) == (np.dtype(object), array.shape)
@@ -65,7 +65,7 @@ def test_strings_come_back(array: npt.NDArray[Any], as_content: bool) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_message_is_decoded_or_refused(message: bytes) -> None:
     proto = TensorProto(dtype="DT_FLOAT")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace_batching import BatchThreads, Options
@@ -47,7 +47,7 @@ GRAPHS = int(os.environ.get("HEADRACE_GRAPHS", "25"))
 
 stacks = st.lists(st.sampled_from([*APART, *MIXES]), min_size=1, max_size=6)
 leaks = st.lists(st.sampled_from(APART), max_size=3)
-serves = settings(max_examples=GRAPHS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+serves = settings(max_examples=GRAPHS)
 
 
 @given(layers=stacks, seed=st.integers(0, 1000))

@@ -49,7 +49,7 @@ stacks = st.lists(st.sampled_from([*APART, *MIXES, *LEAKS, *LEAKS_OF_ORDINARY]),
 
 
 @given(layers=stacks, seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_trial_finds_what_is_proved(
     tmp_path_factory: pytest.TempPathFactory, layers: Sequence[Layer], seed: int
 ) -> None:

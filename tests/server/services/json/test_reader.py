@@ -172,7 +172,7 @@ values: st.SearchStrategy[Json] = st.recursive(
 objects = st.dictionaries(st.text(), values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(objects)
 def test_reads_what_others_write(document: dict[str, Json]) -> None:
     body = json.dumps(document, ensure_ascii=False).encode(errors="surrogatepass")
@@ -181,7 +181,7 @@ def test_reads_what_others_write(document: dict[str, Json]) -> None:
         assert parse(body) == document
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(objects, st.data())
 def test_both_ways_agree_on_a_damaged_body(document: dict[str, Json], data: st.DataObject) -> None:
     body = bytearray(json.dumps(document).encode())
@@ -191,7 +191,7 @@ def test_both_ways_agree_on_a_damaged_body(document: dict[str, Json], data: st.D
             assert repr(parse_carefully(bytes(body))) == repr(quick)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_end_in_an_answer(body: bytes) -> None:
     assert outcome(b'{"a":' + body) in (Code.OK, Code.INVALID_ARGUMENT)

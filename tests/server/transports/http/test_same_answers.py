@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace_server import Config
@@ -315,7 +315,7 @@ DOCUMENTS = st.lists(MEMBERS, min_size=1, max_size=3).map(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(model=st.sampled_from(sorted(MODELS)), body=DOCUMENTS)
 def test_any_document(both: Both, model: str, body: str) -> None:
     both(f"{model}:predict", body)
@@ -385,13 +385,13 @@ EXAMPLE_DOCUMENTS = st.lists(
 ).map(lambda members: "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(call=st.sampled_from(CALLS), body=EXAMPLE_DOCUMENTS)
 def test_any_document_of_examples(both: Both, call: str, body: str) -> None:
     both(call, body)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(
     body=st.sampled_from(BODIES).map(str.encode),
     at=st.integers(0, 10_000),

@@ -59,14 +59,14 @@ def equal(one: Any, other: Any) -> bool:
 
 
 @given(FLOATS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_regressions_are_those_made_of_objects(numbers: Array) -> None:
     expected = RegressionResult(regressions=[Regression(value=number) for number in numbers.tolist()])
     assert equal(regressions(numbers), expected)
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_classifications_are_those_made_of_objects(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
     scores = data.draw(arrays(np.float32, shape, elements=st.floats(width=32)))

@@ -223,7 +223,7 @@ dtypes = st.sampled_from([FLOAT, DOUBLE, INT32, INT64, UINT8, UINT32, UINT64, BO
 shapes = arrays_of.array_shapes(min_dims=1, max_dims=4, max_side=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), dtypes, shapes)
 def test_any_array_comes_back(data: st.DataObject, dtype: DataType, shape: tuple[int, ...]) -> None:
     array = data.draw(arrays_of.arrays(dtype_of(dtype), shape))
@@ -231,7 +231,7 @@ def test_any_array_comes_back(data: st.DataObject, dtype: DataType, shape: tuple
         np.testing.assert_array_equal(row({key: array.tolist()}, dtype), array)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(), min_size=1))
 def test_any_bytes_are_read_back(values: list[bytes]) -> None:
     body = {"instances": [{"b64": b64encode(value).decode()} for value in values]}
@@ -243,7 +243,7 @@ nested: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(nested, dtypes | st.just(STRING))
 def test_values_that_form_no_array_get_an_error(value: Any, dtype: DataType) -> None:
     for key in ("instances", "inputs"):

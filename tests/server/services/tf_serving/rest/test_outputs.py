@@ -159,7 +159,7 @@ def test_error() -> None:
     assert write_error('a "b"') == b'{\n    "error": "a \\"b\\""\n}'
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays_of.arrays(
         st.sampled_from([np.float32, np.float64, np.int64, np.bool_]),
