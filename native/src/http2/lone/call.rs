@@ -104,3 +104,51 @@ fn write(bypass: &Bypass, head: &[u8], message: &Bytes, trailers: &[u8]) -> bool
         true
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use socket2::SockRef;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+    use crate::http2::SharedTcp;
+
+    const HEAD: &[u8] = b"head";
+    const TRAILERS: &[u8] = b"trailers";
+    const LENGTH: usize = 16 << 10;
+
+    #[tokio::test]
+    async fn the_rest_of_an_answer_is_written_before_h2_writes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(2048).unwrap();
+        let mut client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        SockRef::from(&server).set_send_buffer_size(2048).unwrap();
+        server.writable().await.unwrap();
+        let mut socket = SharedTcp::new(server);
+        let bypass = Bypass::new(socket.clone(), Arc::default());
+        bypass.state().windows.enlarged(1 << 20, true);
+        let mut frames = Vec::new();
+        wire::frame(&mut frames, HEADERS, END_HEADERS, 7, b"\x83");
+        wire::frame(&mut frames, DATA, END_STREAM, 7, b"data");
+        let call = LoneCall::take(bypass.clone(), LoneFrames::read(&frames).unwrap());
+
+        assert!(call.answer(HEAD, &vec![7; LENGTH].into(), TRAILERS).is_ok());
+        assert!(bypass.state().unsent.is_some() && bypass.is_direct());
+        assert_eq!(bypass.state().inbox[..9], *b"\0\0\x01\x01\x05\0\0\0\x07", "h2 is told of the call");
+
+        let mut expected = Vec::new();
+        wire::frame(&mut expected, HEADERS, END_HEADERS, 7, HEAD);
+        wire::frame(&mut expected, DATA, 0, 7, &[7; LENGTH]);
+        wire::frame(&mut expected, HEADERS, END_HEADERS | END_STREAM, 7, TRAILERS);
+        let mut read = vec![0; expected.len()];
+        let write = poll_fn(|context| bypass.poll_unsent(Pin::new(&mut socket), context));
+        tokio::try_join!(client.read_exact(&mut read), write).unwrap();
+        assert!(read == expected && bypass.state().unsent.is_none());
+    }
+}
