@@ -33,6 +33,7 @@ class Issuer:
     Attributes:
         url: The issuer's name.
         keys: The published keys: by their ID, their kind and the private key.
+        keys_url: The URL of the keys, as its discovery document names it.
         fetches: How often its keys were requested.
         is_up: Whether it answers.
     """
@@ -55,13 +56,14 @@ class Issuer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.keys_url: Any = f"{self.url}/jwks"
         self._thread = threading.Thread(target=self._server.serve_forever, name="issuer")
         self._thread.start()
 
     def document(self, path: str) -> Any:
         """The document at a path; None if there is none."""
         if path == "/.well-known/openid-configuration":
-            return {"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}
+            return {"issuer": self.url, "jwks_uri": self.keys_url}
         if path != "/jwks":
             return None
         self.fetches += 1

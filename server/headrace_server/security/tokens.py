@@ -165,8 +165,11 @@ class KeySet:
         url = self._options.issuer.rstrip("/") + "/.well-known/openid-configuration"
         document = self._fetch(url)
         named, keys = (document.get(name) if isinstance(document, dict) else None for name in ("issuer", "jwks_uri"))
-        if named != self._options.issuer or not isinstance(keys, str):
-            raise ServingError(Code.UNAVAILABLE, f"{url} is of the issuer {named!r}, not {self._options.issuer!r}")
+        if named != self._options.issuer:
+            text = f"{url} names the issuer {named!r}; it must name {self._options.issuer!r}"
+            raise ServingError(Code.UNAVAILABLE, text)
+        if not isinstance(keys, str):
+            raise ServingError(Code.UNAVAILABLE, f"{url}: jwks_uri must be the URL of the issuer's keys; was {keys!r}")
         return secure_url("jwks_uri", keys)
 
 

@@ -161,7 +161,16 @@ def test_a_discovery_document_of_another_issuer(issuer: Issuer) -> None:
     options = TokenOptions(issuer.url + "/", (AUDIENCE,))
     tokens = Tokens(options, KeySet(options))
 
-    with pytest.raises(ServingError, match="is of the issuer") as error:
+    with pytest.raises(ServingError, match=f"names the issuer '{issuer.url}'; it must name '{issuer.url}/'") as error:
+        tokens.check(issuer.token())
+    assert error.value.code == Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("keys", [None, 5])
+def test_a_discovery_document_without_keys(issuer: Issuer, tokens: Tokens, keys: Any) -> None:
+    issuer.keys_url = keys
+
+    with pytest.raises(ServingError, match=f"jwks_uri must be the URL of the issuer's keys; was {keys}") as error:
         tokens.check(issuer.token())
     assert error.value.code == Code.UNAVAILABLE
 
