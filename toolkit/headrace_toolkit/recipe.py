@@ -128,7 +128,7 @@ class Recipe:
         Args:
             values: The table.
             folder: The folder that file names are relative to.
-            where: The beginning of messages.
+            where: The prefix of error messages.
 
         Raises:
             ToolkitError: As for `read`.

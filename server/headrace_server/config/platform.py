@@ -40,7 +40,7 @@ def _read_platform(path: str) -> SessionBundleConfig:
     adapter = SavedModelBundleSourceAdapterConfig()
     if not packed.Unpack(adapter):
         kind = packed.TypeName() or "nothing"
-        raise invalid(f"{path}: source_adapter_config is {kind}, not {adapter.DESCRIPTOR.full_name}")
+        raise invalid(f"{path}: source_adapter_config must be a {adapter.DESCRIPTOR.full_name}; was {kind}")
     return adapter.legacy_config
 
 

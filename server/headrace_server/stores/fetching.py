@@ -115,7 +115,7 @@ class Fetching:
         if 0 <= file.size < size:
             part.unlink()
         if file.size not in (-1, size):
-            raise StoreError(f"{self._uri}: {file.path} has {size} bytes, not {file.size}")
+            raise StoreError(f"{self._uri}: {file.path} has {size} bytes, but the store listed it with {file.size}")
         if file.sha256 and digest.hexdigest() != file.sha256:
             part.unlink()
             raise StoreError(

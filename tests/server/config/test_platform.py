@@ -141,8 +141,8 @@ def test_a_platform_file_with_another_adapter(tmp_path: Path, kind: str) -> None
         Path(file).write_text("platform_configs { key: 'tensorflow' value { } }")
 
     assert refusal(Config(platform_config_file=file))[1] == (
-        f"{file}: source_adapter_config is {kind or 'nothing'}, "
-        "not tensorflow.serving.SavedModelBundleSourceAdapterConfig"
+        f"{file}: source_adapter_config must be a tensorflow.serving.SavedModelBundleSourceAdapterConfig; "
+        f"was {kind or 'nothing'}"
     )
 
 

@@ -21,7 +21,7 @@ class SharedMemory:
 
     def __init__(self, ordinal: int, handle: bytes) -> None:
         if len(handle) != HANDLE_BYTES:
-            raise invalid(f"a CUDA IPC handle has {HANDLE_BYTES} bytes, not {len(handle)}")
+            raise invalid(f"a CUDA IPC handle must have {HANDLE_BYTES} bytes; had {len(handle)}")
         self._device = Device(ordinal)
         try:
             with self._device as device:

@@ -108,7 +108,7 @@ def _of_one_size(records: Sequence[Arrays], inputs: Arrays) -> Sequence[Arrays]:
 
 
 def first_line(error: Exception | None) -> str:
-    """The beginning of an error's text."""
+    """The first line of an error's text, shortened if it is long; the error's type if there is no text."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else repr(error)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

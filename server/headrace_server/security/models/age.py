@@ -24,7 +24,7 @@ _PIPE_BYTES = 1 << 16
 
 
 def recipients_of(texts: Sequence[str]) -> list[Any]:
-    """Recipients, parsed.
+    """Parses recipients.
 
     Args:
         texts: Public keys, `age1...`.
@@ -78,7 +78,7 @@ def _reason(said: str) -> str:
 
 
 def identities_of(keys: ModelKeys) -> list[Any]:
-    """The age identities among keys, parsed.
+    """Parses the age identities among keys.
 
     Raises:
         ServingError: INVALID_ARGUMENT if one is invalid (the text says where it is); FAILED_PRECONDITION if there is

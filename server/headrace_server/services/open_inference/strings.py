@@ -27,7 +27,7 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, ends: tup
         raw: Their bytes.
         count: The expected number of elements.
         name: The name of the input.
-        ends: The beginning of an error (the request's ID) and its end (the model's name).
+        ends: The prefix of error messages (the request's ID) and their suffix (the model's name).
 
     Raises:
         ServingError: INVALID_ARGUMENT if the bytes do not contain this many elements.

@@ -76,7 +76,10 @@ def test_status_and_unregistering(caller: InferenceCaller, machine: Machine) -> 
     ("request_", "text"),
     [
         (register(handle=b"\0" * 64), "failed to register shared memory region: GPU 0: cuIpcOpenMemHandle failed"),
-        (register(handle=b"short"), "failed to register shared memory region: a CUDA IPC handle has 64 bytes, not 5"),
+        (
+            register(handle=b"short"),
+            "failed to register shared memory region: a CUDA IPC handle must have 64 bytes; had 5",
+        ),
         (register(byte_size=SIZE + 1), "failed to register shared memory region 'r': invalid args"),
         (register(byte_size=0), "failed to register shared memory region 'r': invalid args"),
         (register(device=7), "failed to register CUDA shared memory region: 'r', GPUs not supported"),
