@@ -24,7 +24,7 @@ class Seen:
     Attributes:
         rows_per_second: Rows that arrived.
         rows_per_task: Rows of each request.
-        rows_per_batch: Rows of each batch.
+        rows_per_batch: The mean number of rows of a batch.
         waited: The number of batches that left because of the wait, not because a thread became free.
         rows_of_waited: The mean number of rows of these batches.
         late_rows: The part of these rows that arrived in the second half of the wait.

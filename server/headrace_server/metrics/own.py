@@ -105,7 +105,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_batch_rows",
         "histogram",
-        "Rows of each batch, without padding",
+        "The number of rows of each batch, without padding",
         [Source(metrics.batch_rows, _VERSION)],
     )
     counted = {
@@ -138,7 +138,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_latency_objective_batch_rows",
         "gauge",
-        "Rows of a full batch of a model with a latency objective",
+        "The number of rows of a full batch of a model with a latency objective",
         [Source(metrics.objective_rows, signature)],
     )
 
@@ -152,9 +152,16 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
     def busy() -> int:
         return sum(own.now.running() for own in metrics.every_servable())
 
-    yield Metric("headrace_queue_rows", "gauge", "Rows that are waiting now", [Source(metrics.queue_rows, _VERSION)])
-    yield gauge("headrace_batch_threads", "Batches that may run at the same time", lambda: [((), threads)])
-    yield gauge("headrace_batch_threads_busy", "Batches that are running now", lambda: [((), busy())])
+    yield Metric(
+        "headrace_queue_rows",
+        "gauge",
+        "The number of rows that are waiting now",
+        [Source(metrics.queue_rows, _VERSION)],
+    )
+    yield gauge(
+        "headrace_batch_threads", "The number of batches that may run at the same time", lambda: [((), threads)]
+    )
+    yield gauge("headrace_batch_threads_busy", "The number of batches that are running now", lambda: [((), busy())])
     yield gauge(
         "headrace_batch_threads_busy_ratio",
         "Share of the batch threads that are running a batch now",
@@ -162,7 +169,7 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
     )
     yield gauge(
         "headrace_queue_rows_per_busy_thread",
-        "Rows that are waiting now, divided by the batches that are running now, if there are any",
+        "The number of rows that are waiting now, divided by the number of batches that are running now, or by 1",
         lambda: [((), rows() / max(1, busy()))],
     )
 

@@ -170,6 +170,13 @@ def test_a_member_that_is_unloaded_and_loaded_again(caller: InferenceCaller) -> 
             ('x = "features"', 'x = "length"'),
             "steps: length cannot pass from words to sum: it has the type int64, but sum needs float",
         ),
+        (
+            (
+                'model = "words"',
+                'model = "sum"\ninputs = { x = "score" }\noutputs = { y = "twice" }\n\n[[steps]]\nmodel = "words"',
+            ),
+            "steps: score cannot pass from sum to sum: it has the shape [?, 1], but sum needs [?, 4]",
+        ),
         (('y = "score"', 'y = "length"'), "steps: length is an output of both sum and words"),
         (('model = "sum"\n', 'model = "sum"\nsignature = "other"\n'), "steps: model sum has no signature other"),
         (("[[steps]]", "[[step]]"), "step: unknown key; did you mean steps?"),
