@@ -43,7 +43,7 @@ LATE = 0.02
 WARM = 3.0
 CALLERS, CONNECTIONS = 64, 4
 TRACED = 1000
-"""Requests per second that ask to be traced, or carry a `traceparent` that does not: about 1% of all."""
+"""The number of requests per second that ask to be traced, or carry a `traceparent` that does not: about 1% of all."""
 
 _PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
 

@@ -32,7 +32,7 @@ MODEL = "digits"
 VIEWERS = 10
 
 _BATCHES = 20
-"""Batches after which a switched-off watch asks again whether it is on: 3 ms, at 100,000 requests per second."""
+"""The number of batches after which a switched-off watch asks again whether it is on: 3 ms at 100,000 requests/s."""
 
 _DIGITS = Path(__file__).parents[1] / "models" / MODEL
 _COLLECTOR = "opentelemetry.proto.collector.trace.v1.TraceService"

@@ -9,10 +9,10 @@ from headrace_batching.task import Array
 from tests.support.graphs import Graph
 
 UNITS = 8
-"""Units in the last place by which each value may be off: a sum in another order, or a fused multiply-add."""
+"""The units in the last place by which each value may be off: a sum in another order, or a fused multiply-add."""
 
 DRAWS = 300
-"""Enough to draw each side of a tie several times."""
+"""The number of draws: enough to draw each side of a tie several times."""
 
 _NOT_REAL = {"ArgMax", "Shape", "QuantizeLinear", "DynamicQuantizeLinear"}
 

@@ -22,12 +22,12 @@ class Seen:
     """The events since the last evaluation.
 
     Attributes:
-        rows_per_second: Rows that arrived.
-        rows_per_task: Rows of each request.
+        rows_per_second: The number of rows that arrived per second.
+        rows_per_task: The mean number of rows of a request.
         rows_per_batch: The mean number of rows of a batch.
         waited: The number of batches that left because of the wait, not because a thread became free.
         rows_of_waited: The mean number of rows of these batches.
-        late_rows: The part of these rows that arrived in the second half of the wait.
+        late_rows: How many of these rows, on average, arrived in the second half of the wait.
         refusing: Whether tasks were refused because they could not be answered in time.
     """
 
