@@ -319,6 +319,16 @@ def test_the_declared_length_is_checked(running: Run) -> None:
         caller.settle()
 
 
+def test_missed_calls_with_a_declared_length_are_no_errors(running: Run) -> None:
+    """h2 ends a connection after 1,024 streams with errors."""
+    with Connection(running(models.linear, grpc_channel_arguments="grpc.http2.max_ping_strikes=0").port) as connection:
+        caller = LoneCaller(connection, REQUEST, content_length=str(len(REQUEST) + 5))
+        for _ in range(1100):
+            caller.settle()
+            connection.say(window_update(0, 1000), PINGED)
+            connection.next(PING, ACK)
+
+
 def test_the_connection_window_is_neither_exceeded_nor_wasted(running: Run) -> None:
     server = running(partial(models.repeated, columns=1000))
     one = predict_request({"x": floats([1])}).SerializeToString()

@@ -180,6 +180,11 @@ impl Idle {
         let rested = std::mem::replace(&mut self.rests, !has_calls);
         let newer = std::mem::replace(&mut self.last_stream, last_stream) != last_stream;
         if !self.rests {
+            // The end of a call that bypasses h2 causes no poll, so the timer must stay active.
+            if self.timer.as_mut().poll(context).is_ready() {
+                again(&mut self.timer, time);
+                let _ = self.timer.as_mut().poll(context);
+            }
             return Poll::Pending;
         }
         if !rested || newer {
@@ -251,6 +256,16 @@ mod tests {
             idle.poll(&mut Context::from_waker(waker), 100 * time, false, stream).is_ready()
         };
         assert!(!polled(1) && !polled(1));
+    }
+
+    #[tokio::test]
+    async fn the_timer_stays_active_during_a_call() {
+        let time = Duration::from_millis(20);
+        let mut idle = Idle { rests: true, last_stream: 0, timer: timer(Duration::ZERO) };
+        let mut has_calls = true;
+        let ended =
+            std::future::poll_fn(|context| idle.poll(context, time, std::mem::replace(&mut has_calls, false), 1));
+        tokio::time::timeout(100 * time, ended).await.expect("the timer wakes the task after the call");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::state::{Phase, State, Then};
 use super::wire;
-use crate::http2::frames::{FrameStats, HEAD, WINDOW_UPDATE};
+use crate::http2::frames::{FrameStats, WINDOW_UPDATE};
 use crate::http2::socket::SharedTcp;
 
 /// The setting of a client's window for each stream.
@@ -122,23 +122,19 @@ impl Bypass {
         }
         let mut state = self.state();
         if between
-            && into.remaining() >= HEAD + size_of::<u32>()
+            && state.update.is_empty()
             && let Some(back) = state.windows.given_back()
         {
-            let mut frame = Vec::new();
-            wire::frame(&mut frame, WINDOW_UPDATE, 0, 0, &back.to_be_bytes());
-            into.put_slice(&frame);
+            wire::frame(&mut state.update, WINDOW_UPDATE, 0, 0, &back.to_be_bytes());
+        }
+        if !state.update.is_empty() {
+            put(&mut state.update, into);
             return Given::Frame;
         }
         if state.inbox.is_empty() {
             return Given::Socket;
         }
-        let count = state.inbox.len().min(into.remaining());
-        into.put_slice(&state.inbox[..count]);
-        state.inbox.drain(..count);
-        if state.inbox.is_empty() {
-            state.inbox = Vec::new(); // an idle connection holds no memory for it
-        }
+        put(&mut state.inbox, into);
         Given::Bytes
     }
 
@@ -159,13 +155,22 @@ impl Bypass {
     }
 }
 
+/// Moves as many bytes as there is room for; an idle connection holds no memory for them.
+fn put(from: &mut Vec<u8>, into: &mut ReadBuf<'_>) {
+    let count = from.len().min(into.remaining());
+    into.put_slice(&from[..count]);
+    from.drain(..count);
+    if from.is_empty() {
+        *from = Vec::new();
+    }
+}
+
 impl State {
     /// h2 reads a WINDOW_UPDATE of the connection, whose payload this is.
     pub fn window_enlarged(&mut self, payload: &mut [u8]) {
         if let Ok(number) = <[u8; 4]>::try_from(&*payload) {
-            let number = u32::from_be_bytes(number);
-            let shares = self.shares() && number >> 31 == 0;
-            let for_h2 = self.windows.enlarged(number, shares);
+            let number = u32::from_be_bytes(number) & (u32::MAX >> 1); // the first bit means nothing
+            let for_h2 = self.windows.enlarged(number, self.shares());
             payload.copy_from_slice(&for_h2.to_be_bytes());
         }
     }
@@ -181,5 +186,46 @@ impl State {
                 self.windows.set_stream(Some(bytes));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn bypass() -> Arc<Bypass> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        Bypass::new(SharedTcp::new(socket), Arc::default())
+    }
+
+    #[tokio::test]
+    async fn the_share_is_given_back_however_little_room_h2_has() {
+        for room in 1..=13 {
+            let bypass = bypass().await;
+            bypass.state().windows.enlarged(1 << 20, true);
+            assert!(bypass.state().windows.h2_sent(60_000));
+            bypass.state().inbox.push(7);
+            let (mut all, mut between) = (Vec::new(), true);
+            while all.len() < 14 {
+                let mut buffer = vec![0; room];
+                let mut into = ReadBuf::new(&mut buffer);
+                assert!(matches!(bypass.give(&mut into, between), Given::Frame | Given::Bytes));
+                all.extend_from_slice(into.filled());
+                between = !between; // what h2 is told is no frame of the client
+            }
+            assert_eq!((&all[..9], all[13]), (&b"\0\0\x04\x08\0\0\0\0\0"[..], 7), "{room}");
+        }
+    }
+
+    #[test]
+    fn the_reserved_bit_of_a_window_update_is_ignored() {
+        let mut state = State::default();
+        let mut payload = ((1 << 31) | (1_u32 << 20)).to_be_bytes();
+        state.window_enlarged(&mut payload);
+        assert!(state.windows.fit(1000) && u32::from_be_bytes(payload) < 1 << 20);
+        assert!(state.windows.h2_sent(60_000), "h2 gets its share back");
     }
 }

@@ -140,7 +140,7 @@ mod tests {
 
         assert!(call.answer(HEAD, &vec![7; LENGTH].into(), TRAILERS).is_ok());
         assert!(bypass.state().unsent.is_some() && bypass.is_direct());
-        assert_eq!(bypass.state().inbox[..9], *b"\0\0\x01\x01\x05\0\0\0\x07", "h2 is told of the call");
+        assert_eq!(bypass.state().inbox[..9], *b"\0\0\x01\x01\x04\0\0\0\x07", "h2 is told of the call");
 
         let mut expected = Vec::new();
         wire::frame(&mut expected, HEADERS, END_HEADERS, 7, HEAD);

@@ -57,6 +57,8 @@ pub struct State {
     pub unsent: Option<Unsent>,
     /// What h2 is to read before it reads from the socket.
     pub inbox: Vec<u8>,
+    /// What is left of a frame that h2 is to read before that, and that the client has not sent.
+    pub update: Vec<u8>,
     /// Whether h2 reads: it has not come to the end of what has arrived, or is in the middle of a frame or a head.
     pub reads: bool,
     /// Whether a part of what h2 has to write waits until the socket has room.
@@ -88,6 +90,7 @@ impl Default for State {
             windows: Windows::default(),
             unsent: None,
             inbox: Vec::new(),
+            update: Vec::new(),
             reads: true,
             blocked: false,
             drains: false,
@@ -161,6 +164,7 @@ impl State {
             && !(self.reads || self.blocked || self.drains)
             && self.unsent.is_none()
             && self.inbox.is_empty()
+            && self.update.is_empty()
             && self.windows.fit(SMALL)
     }
 

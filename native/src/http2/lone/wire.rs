@@ -107,12 +107,11 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// Writes the frames of a call without data on a stream, which its client has cancelled; `head` is the HEADERS frame of
-/// any call.
+/// Writes the frames of a call on a stream, which its client has cancelled; `head` is the HEADERS frame of any call. The
+/// stream is not ended before: h2 refuses a call that ends without the data whose length its headers declare.
 pub fn cancelled(out: &mut Vec<u8>, head: &[u8], stream: u32) {
     let begin = out.len();
     out.extend_from_slice(head);
-    out[begin + 4] |= END_STREAM;
     out[begin + STREAM.start..begin + STREAM.end].copy_from_slice(&stream.to_be_bytes());
     frame(out, RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
 }
@@ -167,6 +166,6 @@ mod tests {
     fn a_missed_call_is_told_as_a_cancelled_one() {
         let (mut out, whole) = (Vec::new(), frames([END_HEADERS, END_STREAM], [7, 7], b"\x83"));
         cancelled(&mut out, &whole[..10], 9);
-        assert_eq!(out, b"\0\0\x01\x01\x05\0\0\0\x09\x83\0\0\x04\x03\0\0\0\0\x09\0\0\0\x08");
+        assert_eq!(out, b"\0\0\x01\x01\x04\0\0\0\x09\x83\0\0\x04\x03\0\0\0\0\x09\0\0\0\x08");
     }
 }
