@@ -1,13 +1,15 @@
 """Predict calls that the native transport answers itself: the same as the service would."""
 
+import json
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
+from http.client import HTTPConnection
 from os import cpu_count
 from pathlib import Path
-from threading import current_thread
+from threading import Event, current_thread
 from typing import Any
 
 import grpc
@@ -21,7 +23,17 @@ from headrace_protos import DataType, PredictRequest, PredictResponse, TensorPro
 from headrace_server.backends.onnx.backend import OnnxBackend
 from tests.conftest import Run, Stop
 from tests.support import models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, arrays, floats, predict_request, refusal_of
+from tests.support.calls import (
+    ANSWER_WITHIN,
+    MODEL,
+    PREDICT,
+    Caller,
+    Refusal,
+    floats,
+    predict_request,
+    refusal_of,
+)
+from tests.support.ports import free_port
 from tests.support.running import RunningServer, eventually
 
 native = pytest.importorskip("headrace_native")
@@ -304,29 +316,43 @@ def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(
     assert any(name.startswith("batch-") for name in ran_on)  # these calls ran before the model was known to be fast
 
 
-def test_several_calls_of_a_quick_model_run_together_on_the_thread_that_read_them(
+def test_several_rest_calls_of_a_quick_model_run_together_on_the_thread_that_read_them(
     running: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[tuple[str, int]] = []
-    run = OnnxBackend.run
+    run, begun, all_sent = OnnxBackend.run, Event(), Event()
+    all_sent.set()
 
     def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         runs.append((current_thread().name, len(inputs["x"])))
+        begun.set()
+        assert all_sent.wait(ANSWER_WITHIN)
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", seen)
-    monkeypatch.setattr(
-        bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
-    )  # also on a busy machine
-    server = running(models.linear, transport_threads=cpu_count() or 1)  # no thread has two cores for itself
-    request = predict_request({"x": X})
+    pace = replace(bridge.SHARED.pace, quick=100.0, slow=100.0)  # also on a busy machine
+    monkeypatch.setattr(bridge, "SHARED", replace(bridge.SHARED, pace=pace))
+    port, threads = free_port(), ((cpu_count() or 1) + 1) // 2  # no thread has more than two cores for itself
+    running(models.linear, rest_api_port=port, transport_threads=threads)
+    with ExitStack() as stack:
+        callers = [stack.enter_context(closing(HTTPConnection("127.0.0.1", port))) for _ in range(8)]
 
-    def called() -> bool:
-        calls = [server.caller.begin(request) for _ in range(8)]
-        assert [arrays(each.result())["y"].tolist() for each in calls] == [[[10]]] * len(calls)
-        return any(not thread.startswith("batch-") and rows > 1 for thread, rows in runs)
+        def send(caller: HTTPConnection) -> None:
+            caller.request("POST", f"/v1/models/{MODEL}:predict", json.dumps({"instances": X.tolist()}))
 
-    assert eventually(called)
+        def called() -> bool:
+            begun.clear()
+            all_sent.clear()
+            send(callers[0])
+            assert begun.wait(ANSWER_WITHIN)
+            for caller in callers[1:]:  # they wait in the sockets if a connection thread runs the first call
+                send(caller)
+            all_sent.set()
+            answers = [json.load(caller.getresponse()) for caller in callers]
+            assert answers == [{"predictions": [[10]]}] * len(callers)
+            return any(not thread.startswith(("batch-", "load-")) and rows > 1 for thread, rows in runs)
+
+        assert eventually(called)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for the states of threads")
