@@ -1,4 +1,4 @@
-//! Begins a lone call, which bypasses h2, from the template that an earlier call with the same headers has left.
+//! Begins a lone call, which bypasses h2, from the template of an earlier call with the same headers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::http2::LoneCall;
 use crate::memory::{CallMemory, Kind};
 use crate::protobuf::Rope;
 
-/// What the headers of a connection's lone calls mean.
+/// The meaning of the headers that a connection's lone calls have in common.
 pub struct Template {
     /// Its memory is empty between two calls.
     opening: Opening,
@@ -25,8 +25,8 @@ pub struct Template {
 }
 
 impl Client {
-    /// The template of calls with the headers of this one; None if such a call cannot be plain, or if something other than
-    /// its message has to be read for each of them. `encoding` is that of the message.
+    /// The template of calls with the headers of this one; None if such a call cannot be plain, or if more than its
+    /// message has to be read for each of them. `encoding` is that of the message.
     pub(super) fn template(
         &self,
         opening: &Opening,
@@ -60,7 +60,7 @@ impl Client {
     }
 
     /// Begins a call from a template; `data` is its message with its prefix. Returns the call if it is not plain after
-    /// all, or may not begin now.
+    /// all, or if it cannot begin now.
     pub fn open_lone(&self, template: &mut Template, call: LoneCall, data: Bytes) -> Result<(), LoneCall> {
         let Some(memory) = self.admits(template, &data) else { return Err(call) };
         template.opening.memory = memory;

@@ -1,4 +1,4 @@
-//! What is known of one connection for its lone calls.
+//! The state of one connection for its lone calls.
 
 use std::task::Waker;
 
@@ -50,28 +50,29 @@ struct Candidate {
     heads: u32,
 }
 
-/// What is known of one connection for its lone calls.
+/// The state of one connection for its lone calls.
 pub struct State {
     pub phase: Phase,
     pub windows: Windows,
     pub unsent: Option<Unsent>,
-    /// What h2 is to read before it reads from the socket.
+    /// The bytes that h2 is to read before it reads from the socket.
     pub inbox: Vec<u8>,
-    /// What is left of a frame that h2 is to read before that, and that the client has not sent.
+    /// The rest of a frame that the client has not sent; h2 is to read it before the inbox.
     pub update: Vec<u8>,
     /// Whether h2 reads: it has not come to the end of what has arrived, or is in the middle of a frame or a head.
     pub reads: bool,
-    /// Whether a part of what h2 has to write waits until the socket has room.
+    /// Whether some of h2's bytes wait until the socket has room.
     pub blocked: bool,
     /// Whether no more calls are taken.
     drains: bool,
     /// The number of blocks of headers and of settings that h2 has read and that may have changed HPACK's table.
     heads: u32,
-    /// The number of calls, each of which came alone, since anything else has come; less than 0 after a penalty.
+    /// The number of calls that have come, each alone, since something else came; less than 0 after a penalty.
     calm: i32,
     candidate: Option<Candidate>,
-    /// The newest stream that has been taken, and the newest of which h2 knows.
+    /// The newest stream that has been taken.
     newest: u32,
+    /// The newest stream of which h2 knows.
     told: u32,
     /// The stream that was the newest before the last one was taken.
     before: u32,

@@ -8,7 +8,7 @@
 /// The window of a new connection, and of a stream without a setting.
 const DEFAULT: u32 = 65_535;
 
-/// What h2 keeps of the window when a share of it is taken.
+/// The part of the window that stays with h2 when a share is taken.
 const KEPT: u32 = 32 << 10;
 
 /// h2 gets the share back if less than this is left to it.
@@ -20,20 +20,21 @@ const MOST: u32 = (1 << 31) - 1;
 /// The longest DATA frame that every client accepts.
 const FRAME: usize = 16 << 10;
 
-/// The bytes of requests that are returned to the client at once. h2 lets it send 16 MB ahead.
+/// The number of bytes of requests that are returned to the client's window together. h2 lets the client send 16 MB
+/// ahead.
 const RETURNED: u32 = 32 << 10;
 
 /// The windows of one connection, in bytes.
 pub struct Windows {
-    /// What answers that h2 does not see may still use of the client's window.
+    /// The part of the client's window that answers which h2 does not see may still use.
     share: u32,
-    /// What h2 may still use, at least.
+    /// A lower bound of the part that h2 may still use.
     left: u32,
-    /// What has been taken from the share, and h2 has not been told yet.
+    /// The part that has been taken from the share for h2, and of which h2 does not know yet.
     back: u32,
     /// The client's window for each new stream; 0 if unknown.
     stream: u32,
-    /// The bytes of requests that h2 has not seen, and the client has not got back.
+    /// The bytes of requests that h2 has not seen, and that have not been returned to the client's window.
     received: u32,
 }
 

@@ -107,8 +107,8 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// Writes the frames of a call on a stream, which its client has cancelled; `head` is the HEADERS frame of any call. The
-/// stream is not ended before: h2 refuses a call that ends without the data whose length its headers declare.
+/// Writes the frames of a call that its client has cancelled on a stream; `head` is the HEADERS frame of any call. They
+/// do not end the stream before: h2 refuses a call that ends without the data whose length its headers declare.
 pub fn cancelled(out: &mut Vec<u8>, head: &[u8], stream: u32) {
     let begin = out.len();
     out.extend_from_slice(head);
