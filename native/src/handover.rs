@@ -16,7 +16,7 @@ impl<T> Default for Handover<T> {
 }
 
 impl<T> Handover<T> {
-    /// Hands an item over. Any thread.
+    /// Hands an item over. May be called on any thread.
     pub fn put(&self, item: T) {
         let mut due = self.due.lock();
         due.push(item);

@@ -20,7 +20,7 @@ const MAX_ANSWERS: usize = 1000;
 /// The maximum size of all kept answers together, in bytes. Beyond it, all answers are dropped.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Answers by their questions. Any thread.
+/// Answers by their questions. May be used on any thread.
 pub struct Kept<Q, A> {
     table: RwLock<Table<Q, A>>,
 }

@@ -175,7 +175,7 @@ class Controller:
         )
 
     def _count_late(self, counted: _Counted, now: float) -> None:
-        """Compares the answers of the sampled batches with the objective."""
+        """Counts how many answers of the sampled batches missed the objective, and updates the latency."""
         answers = [(came, report.began + report.ran - came) for report in counted.sampled for came in report.arrivals]
         taken = [seconds for _, seconds in answers]
         if self.beliefs.kept_within_reach:  # otherwise the plan itself expects late answers

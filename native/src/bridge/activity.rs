@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Whether anything has happened since the last check. Any thread.
+/// Whether anything has happened since the last check. May be used on any thread.
 #[derive(Default)]
 pub struct Activity {
     noted: AtomicBool,

@@ -65,7 +65,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     /// written into `out`, one after the other.
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, out: &mut BytesMut);
 
-    /// Sends what `encode` has produced. Any thread; must not block or panic.
+    /// Sends what `encode` has produced. May be called on any thread; must not block or panic.
     fn send(self: Box<Self>);
 
     /// Answers with only a status; otherwise like `send`.

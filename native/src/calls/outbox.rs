@@ -23,7 +23,8 @@ thread_local! {
 pub struct Outbox(Handover<Box<Call>>);
 
 impl Outbox {
-    /// Sends an answer from the thread of its connection: at once if this is that thread, otherwise soon. Any thread.
+    /// Sends an answer from the thread of its connection: at once if this is that thread, otherwise soon.
+    /// May be called on any thread.
     pub fn put(&self, call: Box<Call>) {
         if ptr::eq(OWN.get(), self) {
             call.send_here();

@@ -33,7 +33,7 @@ impl Respond {
         }
     }
 
-    /// Ends the call with a response that has no message. Any thread.
+    /// Ends the call with a response that has no message. May be called on any thread.
     pub fn end(&mut self, response: Response<()>) {
         match self {
             Self::Stream(respond) => end(respond, response),

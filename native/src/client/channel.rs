@@ -37,7 +37,7 @@ pub struct Settings {
     pub max_receive: usize,
 }
 
-/// Calls to one server. Any thread of its runtime.
+/// Calls to one server. May be used on any thread of its runtime.
 pub struct Channel {
     settings: Settings,
     kept: Mutex<Kept>,

@@ -100,7 +100,7 @@ impl Share {
     }
 }
 
-/// The memory of one call, which is returned when this is dropped. Any thread.
+/// The memory of one call, which is returned when this is dropped. May be used on any thread.
 pub struct CallMemory {
     share: Arc<Share>,
     held: ByKind,

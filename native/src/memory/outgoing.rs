@@ -18,7 +18,7 @@ const STREAM: usize = 1024;
 /// The maximum number of calls that wait in this way; a client that keeps calling without reading gets an error.
 const MOST_HELD: usize = 1000;
 
-/// Counts the bytes that h2 buffers for a client. Any thread.
+/// Counts the bytes that h2 buffers for a client. May be used on any thread.
 #[derive(Default)]
 pub struct Outgoing {
     answered: Apart,

@@ -38,7 +38,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// Lines that wait for Python. Any thread.
+/// Lines that wait for Python. May be used on any thread.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Default)]
 pub struct AuditLines(Arc<Lines>);

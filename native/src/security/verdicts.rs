@@ -64,7 +64,7 @@ struct Table {
     callers: FxHashMap<Digest, Models>,
 }
 
-/// The verdicts that allow calls. Any thread.
+/// The verdicts that allow calls. May be used on any thread.
 #[pyclass(frozen, module = "headrace_native")]
 #[derive(Default)]
 pub struct Verdicts {

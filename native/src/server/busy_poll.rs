@@ -118,7 +118,8 @@ impl BusyPoll {
         self.shared.ended.activity.note();
     }
 
-    /// Wakes the batch thread although this thread is still reading, which may go on for a long time. Any thread.
+    /// Wakes the batch thread although this thread is still reading, which may go on for a long time.
+    /// May be called on any thread.
     pub fn wake_at_last(&self) {
         if self.wake_due.swap(false, Ordering::Relaxed) {
             self.shared.queue.get().tasks.wake();

@@ -26,7 +26,7 @@ pub const CONTEXT: [&str; 2] = [sampler::PARENT, record::STATE];
 /// The maximum number of records that may wait for their spans; further ones are dropped.
 const MOST: usize = 4096;
 
-/// Samples the calls of a server, and keeps the records of those that have ended. Any thread.
+/// Samples the calls of a server, and keeps the records of those that have ended. May be used on any thread.
 pub struct Traces {
     sampler: Sampler,
     ended: Mutex<Vec<Record>>,
@@ -45,7 +45,7 @@ impl Traces {
         Some(Arc::new(Begun::new(self.clone(), parent, headers, method())))
     }
 
-    /// The records that were added since the last call of this.
+    /// Removes and returns the records that were added since the previous call.
     pub fn take(&self) -> Vec<Record> {
         std::mem::take(&mut *self.ended.lock())
     }

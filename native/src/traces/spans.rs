@@ -75,7 +75,8 @@ impl Spans {
     /// Encodes the spans of the requests that have ended: messages, each with the number of its spans, and the number
     /// of requests that wait for their batches.
     ///
-    /// `traces` are the requests that Python has recorded, and `reports` the further runs, each with its version.
+    /// `traces` are the requests that Python has recorded. `reports` are the reports of batches that have run, each with
+    /// the version that ran the batch.
     /// Requests that ended before `oldest` do not wait; batches that began before `oldest_batch` are forgotten.
     fn encode<'py>(
         &mut self,

@@ -27,7 +27,7 @@ class Overlay:
         self._listed = {model.name: model for model in models}
 
     def ask(self, name: str, model: ModelConfig | None) -> None:
-        """Records a request by name; None for a model that is not to be served."""
+        """Records a request to serve the model `name` as `model` says, or to stop serving it if `model` is None."""
         self._asked[name] = model
 
     def listed(self, name: str) -> ModelConfig | None:

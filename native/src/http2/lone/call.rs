@@ -35,7 +35,7 @@ impl LoneCall {
         }
     }
 
-    /// Whether its client has cancelled it, or the connection has ended. Any thread.
+    /// Whether its client has cancelled it, or the connection has ended. May be called on any thread.
     pub fn is_gone(&self, context: &mut Context<'_>) -> bool {
         let Some(bypass) = &self.0 else { return true };
         match &mut bypass.state().phase {
@@ -54,7 +54,7 @@ impl LoneCall {
     }
 
     /// Gives h2 the call; `then` is called with the stream that h2 has opened for it, unless the connection ends
-    /// before. Any thread.
+    /// before. May be called on any thread.
     pub fn through_h2(&mut self, then: impl FnOnce(SendResponse<Bytes>) + Send + 'static) {
         if let Some(bypass) = self.0.take() {
             bypass.move_call(bypass.state(), Box::new(then));
