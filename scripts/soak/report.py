@@ -16,13 +16,15 @@ GROWTH = 0.01
 """The share of its memory by which a server may grow after that time, according to a fitted line."""
 
 _WHAT = """\
-Written by `python -m scripts.soak --report docs/operations/soak.md`. One server on the native transport is called
-at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its own
-answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers; and
-clients that send nineteen kinds of malformed bytes over plain sockets. All callers pause every {every:.0f} s, so that
-memory is also read while the server holds nothing for them. The server runs without the caches in which glibc's malloc
-keeps freed blocks for each thread, since these blocks count as in use. Memory in use is the heap in use together with
-the resident memory outside C's heap."""
+Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}`. One server on the native transport is
+called at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its
+own answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers;
+and clients that send nineteen kinds of malformed bytes over plain sockets. All callers pause every {every:.0f} s, so
+that memory is also read while the server holds nothing for them. The server runs without the caches in which glibc's
+malloc keeps freed blocks for each thread, since these blocks count as in use. Memory in use is the heap in use
+together with the resident memory outside C's heap."""
+
+_TITLES = {"tcp": "", "tls": ", over TLS", "unix": ", over UNIX sockets"}
 
 _COLUMNS = ("resident MB", "heap in use MB", "outside C's heap MB", "files", "threads")
 
@@ -100,12 +102,12 @@ class Outcome:
         return all(met for _, met in self.checks)
 
 
-def report(machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> str:
-    """Returns the report as Markdown."""
+def report(over: str, machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> str:
+    """Returns the report as Markdown; `over` is a key of `_TITLES`."""
     checks = [*outcome.checks, (f"nothing panicked ({len(panics)} did)", not panics)]
     parts = [
-        "# Callers of all kinds at once",
-        _WHAT.format(seconds=outcome.seconds, every=EVERY),
+        f"# Callers of all kinds at once{_TITLES[over]}",
+        _WHAT.format(over=over, seconds=outcome.seconds, every=EVERY),
         " ".join(machine),
         "\n".join(f"- {'met' if met else '**missed**'}: {what}" for what, met in checks),
         _calls(outcome.tally),

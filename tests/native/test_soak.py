@@ -23,6 +23,7 @@ def test_callers_of_all_kinds_at_once(over: str) -> None:
     command = [sys.executable, "-m", "scripts.soak", f"--seconds={SECONDS}", f"--over={over}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"python -m scripts.soak --over {over} --seconds {SECONDS}`" in done.stdout
 
 
 def test_two_runs_with_the_same_seed_do_not_choose_the_same_ports() -> None:
