@@ -115,6 +115,12 @@ class Held:
             self.unreserve()
         self.grow(size)
 
+    def add_copy(self, size: int) -> None:
+        """Counts a copy of this many bytes of an answer, which is made to send it. Never refused: the answer exists."""
+        if not self._released:
+            self._budget.used += size
+            self.size += size
+
     def unreserve(self) -> None:
         """Releases the oldest reservation, if there is any."""
         if self._reserved:

@@ -18,6 +18,7 @@ from tests.conftest import Run
 from tests.server.services.open_inference.calls import InferenceCaller, infer_request, tensor
 from tests.support.budget import TOO_MUCH, held_in
 from tests.support.calls import Caller, predict_request
+from tests.support.frames import Connection, call
 from tests.support.ports import free_port
 from tests.support.rest_calls import RestCaller
 from tests.support.running import eventually
@@ -59,6 +60,7 @@ outputs = { y = "z" }
 class Wide(NamedTuple):
     """A server with a model whose answers have 0.8 MB a row."""
 
+    port: int
     folder: Path
     caller: Caller
     infer: InferenceCaller
@@ -90,7 +92,7 @@ def wide(running: Run, request: pytest.FixtureRequest) -> Iterator[Wide]:
     port = free_port()
     server = running(write, rest_api_port=port, request_memory_mb=BUDGET_MB)
     with closing(InferenceCaller(server.port)) as infer, closing(RestCaller(port)) as rest:
-        predict(wide := Wide(server.base_path, server.caller, infer, rest), 1)
+        predict(wide := Wide(server.port, server.base_path, server.caller, infer, rest), 1)
         yield wide
 
 
@@ -135,6 +137,21 @@ def test_an_answer_too_large_is_not_computed(wide: Wide, ask: Callable[[Wide, in
     assert re.match(REFUSED, ask(wide, 5))
     assert wide.runs == before
     assert predict(wide, 1) == ""
+    eventually(lambda: wide.held == 0)
+
+
+def test_an_unread_answer_counts_twice_since_grpc_sends_a_copy(wide: Wide) -> None:
+    with Connection(wide.port) as connection:  # which never enlarges its window of 64 KB
+        connection.say(call(1, predict_request({"x": np.ones((1, 1), np.float32)}).SerializeToString()))
+        eventually(lambda: wide.held >= 2 * 4 * COLUMNS)
+    eventually(lambda: wide.held == 0)
+
+
+def test_an_unread_answer_of_a_stream_counts_twice_as_well(wide: Wide) -> None:
+    request = infer_request([tensor(shape=(1, 1))], [bytes(4)])
+    with Connection(wide.port) as connection:
+        connection.say(call(1, request.SerializeToString(), "/inference.GRPCInferenceService/ModelStreamInfer"))
+        eventually(lambda: wide.held >= 2 * 4 * COLUMNS)
     eventually(lambda: wide.held == 0)
 
 
