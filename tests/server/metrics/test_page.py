@@ -150,11 +150,12 @@ def test_a_batch_that_fails(running: Run) -> None:
 def test_an_unloaded_version_is_counted_no_more(running: Run) -> None:
     server = running(models.linear, file_system_poll_wait_seconds=0.02)
     server.caller.predict({"x": X})
+    eventually(lambda: any(M1 in line for line in lines(server)))  # the page learns of a version just after the routes
     models.linear(server.base_path / "unfinished").parent.rename(server.base_path / "2")
     eventually(lambda: not any(M1 in line for line in lines(server)))
     server.caller.predict({"x": X})
 
-    assert ':headrace:queue_rows{model_name="model",version="2"} 0' in lines(server)
+    eventually(holds(server, ':headrace:queue_rows{model_name="model",version="2"} 0'))
 
 
 def config_file(tmp_path: Path, text: str) -> str:
