@@ -66,6 +66,12 @@ class Held:
         self.begun.clear()
         self.go_on.clear()
 
+    def begin(self, caller: LoneCaller) -> None:
+        """Begins a call whose run waits until `go_on`."""
+        self.hold()
+        caller.begin()
+        assert self.begun.wait(ANSWER_WITHIN)
+
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
@@ -87,9 +93,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 def waiting(runs: Held, caller: LoneCaller) -> LoneCaller:
     """A caller whose newest call has bypassed h2, and waits for its answer until `runs.go_on`."""
     assert caller.bypasses()
-    runs.hold()
-    caller.begin()
-    assert runs.begun.wait(ANSWER_WITHIN)
+    runs.begin(caller)
     return caller
 
 
@@ -218,9 +222,7 @@ def test_a_call_whose_client_has_gone(running: Run, runs: Held) -> None:
     with Connection(server.port) as connection:
         caller = LoneCaller(connection, REQUEST)
         caller.settle()
-        runs.hold()
-        caller.begin()
-        assert runs.begun.wait(ANSWER_WITHIN)
+        runs.begin(caller)
     runs.go_on.set()
     eventually(lambda: sum(held(server).values()) == 0)
 
@@ -230,9 +232,7 @@ def test_draining_waits_for_the_call(running: Run, runs: Held) -> None:
     with Connection(server.port) as connection:
         caller = LoneCaller(connection, REQUEST)
         caller.settle()
-        runs.hold()
-        caller.begin()
-        assert runs.begun.wait(ANSWER_WITHIN)
+        runs.begin(caller)
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         connection.next(GOAWAY)
@@ -249,9 +249,7 @@ def test_a_waiting_call_is_kept_alive(running: Run, runs: Held) -> None:
     with Connection(running(models.linear, grpc_channel_arguments=arguments).port) as connection:
         caller = LoneCaller(connection, REQUEST)
         caller.settle()
-        runs.hold()
-        caller.begin()
-        assert runs.begun.wait(ANSWER_WITHIN)
+        runs.begin(caller)
         connection.next(PING)
         runs.go_on.set()
         assert answer(connection, caller.stream)[1]
