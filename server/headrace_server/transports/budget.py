@@ -67,8 +67,7 @@ class Held:
                 f"too much memory is held for requests: {budget.used} of {budget.limit} bytes (--request_memory_mb), "
                 "of which one connection may hold only a part",
             )
-        budget.used += size
-        self.size += size
+        self.count(size)
 
     def shrink(self, size: int) -> None:
         """Releases some of the call's bytes."""
@@ -115,8 +114,8 @@ class Held:
             self.unreserve()
         self.grow(size)
 
-    def add_copy(self, size: int) -> None:
-        """Counts a copy of this many bytes of an answer, which is made to send it. Never refused: the answer exists."""
+    def count(self, size: int) -> None:
+        """Counts more bytes, even if too little is left: for a copy of an answer, which is made to send it."""
         if not self._released:
             self._budget.used += size
             self.size += size

@@ -126,7 +126,7 @@ class _Calls:
                 MEMORY.set(held)
                 response = await handle(await self._expander.expanded(data, held), context)
                 held.settle(len(response))
-                held.add_copy(len(response))  # gRPC sends a copy, and keeps the original until the client has read all
+                held.count(len(response))  # gRPC sends a copy, and keeps the original until the client has read all
             except ServingError as error:
                 await context.abort(STATUS[error.code], truncated(error.message))
             else:
@@ -145,7 +145,7 @@ class _Calls:
                     async with aclosing(handle(self._held(requests), context)) as responses:
                         async for response in responses:
                             held.grow(len(response))
-                            held.add_copy(len(response))
+                            held.count(len(response))
                             yield response
                             held.shrink(COPIES * len(response))
             except ServingError as error:
