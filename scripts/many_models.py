@@ -84,10 +84,10 @@ interpreter lock several times, and a load gives it up at each of its system cal
 and the server used 1.25 times the CPU time. Files that were read on the threads that create the sessions saved nothing
 either, for the same reason.
 
-This is why 1.3 times the bare sessions is not reached: the start and the configuration alone take 0.6 times as long as
-the sessions without threads, and the Python code of the loads 0.9 times.
+This is why the target of 1.3 times the time of bare sessions is missed: the start and the configuration alone take
+0.6 times as long as the sessions without threads, and the Python code of the loads 0.9 times.
 
-One run varies by a fifth on a shared machine. In nine starts, which alternated at real-time priority beside other
+On a shared machine, runs differ by up to a fifth. In nine starts, which alternated at real-time priority beside other
 programs, the median was 2.39 s until the server was ready (2.52 s before it ran quick models only once and collected
 garbage less often; the table above is from before that, too), and 1.07 s for a whole program that creates the sessions
 without threads. The server then had 432 MB of resident memory (450 MB before).

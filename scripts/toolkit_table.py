@@ -76,10 +76,11 @@ def _page(rows: list[str]) -> str:
     return (
         "# The effect of each step\n\n"
         "Written by `make toolkit-table`. Machine: "
-        f"{machine.architecture} with {', '.join(machine.flags)}; onnxruntime {found['onnxruntime']}. In each cell: "
-        "bytes, **time of 32 rows** and time of one row as shares of the converted model's (CPU time, one thread, "
-        "taking turns), and percentage points of accuracy lost over 540 digits. The models are generated in seconds: "
-        "all layers except the last are random, which suffers more from rounding than trained layers do.\n\n"
+        f"{machine.architecture} with {', '.join(machine.flags)}; onnxruntime {found['onnxruntime']}. Each cell has "
+        "the bytes, the **time of 32 rows** and the time of one row as shares of the converted model's (CPU time, "
+        "one thread, taking turns), and percentage points of accuracy lost over 540 digits. The models are generated "
+        "in seconds: all layers except the last are random, which suffers more from rounding than trained layers "
+        "do.\n\n"
         f"| step | {' | '.join(HEADS[name] for name in SHAPES)} |\n|---|{'---|' * len(SHAPES)}\n"
         + "\n".join(rows)
         + "\n"

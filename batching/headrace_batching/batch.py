@@ -64,8 +64,8 @@ class Batch:
         batched: Whether axis 0 is the batch; if not, there is one piece, and nothing is checked or padded.
 
     Attributes:
-        rows: Rows of all pieces.
-        padded: Rows including padding.
+        rows: The number of rows of all pieces together.
+        padded: The number of rows, padding included.
     """
 
     __slots__ = ("_batched", "_options", "_pieces", "padded", "rows")
@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def sizes(self) -> list[int]:
-        """The rows of each task of the batch, including rows in other batches."""
+        """The number of rows of each task of the batch, including its rows in other batches."""
         return [piece.task.rows for piece in self._pieces]
 
     @property

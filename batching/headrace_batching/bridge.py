@@ -78,7 +78,7 @@ class Pace:
         slow: After a run of more seconds than this, a lane loses all trust, since other calls must not be blocked for
             so long.
         most: The upper limit of a lane's trust.
-        enough: The trust from which on the next run is expected to be fast.
+        enough: The least trust with which the next run is expected to be fast.
         lost: The trust lost by a run between `quick` and `slow`, such as one that was interrupted.
     """
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from headrace_batching.task import Arrays, Task
 
-_BUSY = 2.0  # an iteration that took this many times as long as the fastest one did some work
+_BUSY = 2.0  # an iteration did some work if it took this many times as long as the fastest one
 _FORGET = 1.01  # the fastest time grows by this factor per iteration, so that a single fast one does not count forever
 _PATIENCE = 0.005  # seconds that tasks may wait for a busy loop although a thread is idle
 

@@ -38,8 +38,8 @@ class Group:
         self._target = target
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
-        self._slots: dict[int, int] = {}  # waiting rows, by the batch to which they were assigned
-        self.rows = 0  # waiting tasks; a task without rows counts as one row, so that such tasks are bounded, too
+        self._slots: dict[int, int] = {}  # the number of waiting rows that are assigned to each batch
+        self.rows = 0  # of waiting tasks; one without rows counts as one row, so that the bound limits such tasks, too
         self.closing = False
 
     def __bool__(self) -> bool:

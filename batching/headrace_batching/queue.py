@@ -34,7 +34,7 @@ class Lane:
 
     Attributes:
         target: The size and wait to use instead of the options'; None means the options'.
-        shed: Tasks refused because they could not be answered in time.
+        shed: The number of tasks that were refused because they could not be answered in time.
     """
 
     def __init__(self, queue: "Queue", options: Options, execute: Execute, *, batched: bool = True) -> None:

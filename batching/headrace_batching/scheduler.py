@@ -59,7 +59,7 @@ class Scheduler:
 
     Attributes:
         lane: The scheduler's part of the threads' queue.
-        hanging: The abandoned runs that have not ended. Until then, no other run starts.
+        hanging: The number of abandoned runs that have not ended. Until it is 0, no other run starts.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """The rows that wait in the scheduler's queue now. Any thread."""
+        """The number of rows that wait in the scheduler's queue now. Any thread."""
         return self.lane.rows
 
     @property
     def running(self) -> int:
-        """The running batches, including abandoned ones that have not ended. Any thread."""
+        """The number of running batches, including abandoned ones that have not ended. Any thread."""
         return len(self._running)
 
     def submit(self, task: Task) -> None:

@@ -11,7 +11,7 @@ class BatchThreads:
     """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
 
     Args:
-        count: Batches that run at the same time.
+        count: The number of batches that run at the same time.
         queue: The queue of the batches.
 
     Attributes:
@@ -64,7 +64,7 @@ def _run_next(queue: TaskQueue) -> bool:
     try:
         formed.lane.execute(formed.batch)
     except Abandoned:
-        return False  # the lane already knows, and another thread has taken over
+        return False  # the lane already counts the batch as ended, and another thread has taken over
     except BaseException:
         formed.lane.finish()
         raise

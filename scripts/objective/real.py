@@ -259,11 +259,11 @@ def _report(plan: Ramp, runs: dict[str, list[Step]]) -> str:
     table = "\n".join([f"| {' | '.join(head)} |", f"|{' ---: |' * len(head)}", *rows])
     return f"""# A latency objective on a real server
 
-Made by `python -m scripts.objective ramp --transport={plan.transport}`: {plan.seconds:g} s from idle to twice the
-capacity, in {plan.steps} steps, Poisson arrivals, with the objective `{OBJECTIVE}`; and {plan.fixed_seconds:g} s of the
-same with each fixed setting (`max_batch_size`, `batch_timeout_micros`, `max_enqueued_batches`). The model sleeps for
-{MODEL_OF.fixed * 1e3:g} ms and {MODEL_OF.per_row * 1e3:g} ms for each row, in two processes. Latencies are the
-client's, counted from when a request was due; refusals are counted from when a request was sent.
+Made by `python -m scripts.objective ramp --transport={plan.transport}`. Poisson arrivals rise from idle to twice
+the capacity, in {plan.steps} steps: in {plan.seconds:g} s with the objective `{OBJECTIVE}`, and in
+{plan.fixed_seconds:g} s with each fixed setting (`max_batch_size`, `batch_timeout_micros`, `max_enqueued_batches`).
+The model sleeps for {MODEL_OF.fixed * 1e3:g} ms and {MODEL_OF.per_row * 1e3:g} ms for each row, in two processes.
+Latencies are the client's, counted from when a request was due; refusals are counted from when a request was sent.
 
 {table}
 

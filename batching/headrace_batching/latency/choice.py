@@ -100,7 +100,7 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
 
 
 def longest_wait(curve: Curve, seconds: float, rows: float, limits: Limits) -> float:
-    """The longest wait, in seconds, of a batch that will then have this many rows."""
+    """The longest wait, in seconds, after which a batch of this many rows would still end in time."""
     return max(0.0, seconds - _ends_after(curve, rows, limits))
 
 

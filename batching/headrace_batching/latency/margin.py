@@ -6,7 +6,7 @@ _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""The fraction exceeds `_FIRST` only if few answers are late where the objective would allow this many late ones."""
+"""The fraction may exceed `_FIRST` only if few answers are late although the objective allows this many late ones."""
 
 _RECOVERY = 2.0
 """A fraction below `_FIRST` grows after this many seconds with few late answers, even if there were few answers.

@@ -253,7 +253,7 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 def _bucket(size: int) -> int:
-    """The sizes that are distinguished: all up to 8, and four in each doubling above."""
+    """A size, rounded up to one of those that are distinguished: all up to 8, and four in each doubling above."""
     if size <= 8:
         return size
     step = 1 << (size.bit_length() - 3)

@@ -63,8 +63,8 @@ def makes_it(target: Target, slots: Slots, now: float, waiting: int, rows: int) 
         target: The target.
         slots: The running batches.
         now: The clock, in seconds.
-        waiting: The rows that wait before it.
-        rows: The task's rows.
+        waiting: The number of rows that wait before it.
+        rows: The number of rows of the task.
     """
     batches = max(0, waiting + rows - 1) // target.size if waiting else 0
     return slots.start_of(now, batches, target.run_full) <= now + target.start_within

@@ -48,7 +48,7 @@ class WaitSearch:
 
     Args:
         seconds: The objective's time.
-        threads: Batches that run at the same time.
+        threads: The number of batches that run at the same time.
     """
 
     def __init__(self, seconds: float, threads: int) -> None:

@@ -13,7 +13,7 @@ from headrace_client.bench.settings import MOST_UNDER_WAY, Settings, Stage
 from headrace_client.bench.workload import Workload, prepare
 
 Tell = Callable[[str, Stage, float, float, int, int], None]
-"""Called with a stage's progress: the server, the stage, seconds gone and in all, calls ended and failed."""
+"""Called with the server, the stage, its elapsed and its total seconds, and the numbers of ended and failed calls."""
 
 LOOK = 0.2
 _OPEN_CONNECTIONS = 4

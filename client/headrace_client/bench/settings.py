@@ -20,7 +20,8 @@ class Stage:
 
     Attributes:
         kind: `closed`, `poisson`, `constant` or `recorded`.
-        value: The callers of a closed loop, the calls per second of an open one, the speed of a recorded one.
+        value: The number of callers of a closed loop, the calls per second of an open one, or how many
+            times as fast as recorded a log is sent.
     """
 
     kind: str

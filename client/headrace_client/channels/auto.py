@@ -87,7 +87,7 @@ def _check(settings: Settings) -> None:
 
     found = getattr(headrace_native, "CLIENT_INTERFACE", 0)
     if found != INTERFACE:
-        reason = f"headrace-native has client interface {found}, not {INTERFACE} as this client: install one to match"
+        reason = f"headrace-native has client interface {found}; this client needs {INTERFACE}: install a matching one"
         log.warning("calls use grpcio: %s", reason)
         raise _Obstacle(reason)
     if settings.hedge is not None:

@@ -10,7 +10,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError
 
 USUAL_SIZE = 4
-"""The sizes of a dimension that varies."""
+"""The usual size of a dimension that varies."""
 
 LONG = 200
 """The length of a very long dimension, as a multiple of its usual length."""
@@ -70,10 +70,10 @@ def _other_shapes(array: Array) -> Iterator[tuple[str, Array]]:
     if array.ndim > 1:
         yield "transposed", np.ascontiguousarray(array.T)
         yield "every axis emptied", np.zeros([0] * array.ndim, array.dtype)
-    yield "a rank more in front", array[np.newaxis]
-    yield "a rank more behind", array[..., np.newaxis]
+    yield "one more axis in front", array[np.newaxis]
+    yield "one more axis at the end", array[..., np.newaxis]
     if array.ndim and len(array):
-        yield "a rank less", array[0:1].reshape(array.shape[1:])
+        yield "one axis less", array[0:1].reshape(array.shape[1:])
     if array.ndim and array.size:
         yield "a scalar", array.reshape(-1)[:1].reshape(())
     for axis in range(array.ndim):

@@ -35,8 +35,8 @@ class BuildOrder:
         version: The folder that holds `model.onnx`; `model.toml` next to it says how to run it.
         output: The plan's file; None means `model.plan` in the same folder.
         inputs: An .npz or .npy file of inputs to test the plan with; None means random inputs.
-        batching: How requests become batches, where `model.toml` does not say so.
-        tensorrt: The other options, where `model.toml` does not set them.
+        batching: The batching parameters that apply where `model.toml` sets no others.
+        tensorrt: The other options, which apply where `model.toml` sets no others.
         max_difference: The largest difference from ONNX Runtime's floats at which the plan is still written; None means
             no limit.
         runs: The number of timed runs of each batch size.
@@ -58,7 +58,7 @@ class Difference(NamedTuple):
         output: The output's alias.
         largest: The largest difference of two elements; infinity where only one of them is finite.
         mean: The mean difference.
-        scale: The largest element of ONNX Runtime's.
+        scale: The largest element of ONNX Runtime's output.
         equal: The share of elements that are equal.
     """
 

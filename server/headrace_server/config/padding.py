@@ -29,9 +29,8 @@ class PaddingOptions:
     )
     length_step: int | None = option(
         None,
-        "lengths that round up to the same multiple of this share a batch; if not given, to the same one of 8, 16, "
-        "24, 32, 40, 48, 56, 64, 80, "
-        "96, 112, 128, 160, ...",
+        "lengths that round up to the same multiple of this number share a batch; if it is not given, lengths that "
+        "round up to the same one of 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, ...",
         kind=int,
         least=1,
         nullable=True,

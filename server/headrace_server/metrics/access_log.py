@@ -27,7 +27,7 @@ class LoggedMethod:
 
     Args:
         name: The method's name, with its service.
-        counts: Counts them.
+        counts: Counts the calls.
     """
 
     def __init__(self, name: str, counts: Counts) -> None:

@@ -55,11 +55,12 @@ class Inferences:
         rows: The number of rows answered; a request without a batch axis is one.
         runs: The number of runs that did not fail.
         last: When the last run ended, in seconds since 1970; 0 if there was none.
-        success: Requests answered, from their arrival in the queue to the end of their run.
-        fail: Requests that failed after they had been accepted.
-        queue: Requests answered, from their arrival to the beginning of their run.
-        computing: Requests answered; each one counts the whole of its run.
-        by_rows: Runs by their number of rows, each counted once: the last `SIZES_KEPT` numbers, by their first run.
+        success: The requests answered, and their time from the arrival in the queue to the end of the run.
+        fail: The requests that failed after they had been accepted, and their time from the arrival to the failure.
+        queue: The requests answered, and their time from the arrival to the beginning of the run.
+        computing: The requests answered, and the parts of their runs; each request counts the whole time of its run.
+        by_rows: The runs, by their number of rows; each run counts once. If there are more than `SIZES_KEPT` numbers of
+            rows, the one that occurred first is dropped.
     """
 
     rows: int = 0
@@ -129,7 +130,7 @@ class InferenceCounts:
             self._counted.fail.add(1, round(seconds * NANOSECONDS))
 
     def _of_size(self, rows: int) -> Computing:
-        """The runs of this many rows; forgets the oldest size for a new one. Under the lock."""
+        """The runs of this many rows; a new number replaces the oldest if there are too many. Under the lock."""
         by_rows = self._counted.by_rows
         if (computing := by_rows.get(rows)) is None:
             if len(by_rows) >= SIZES_KEPT:

@@ -99,7 +99,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     yield Metric(
         "headrace_batch_part_seconds",
         "histogram",
-        "Time of each part of a batch: join inputs, run the model, split outputs (natively: and encode)",
+        "Time of each part of a batch: join inputs, run the model, split outputs (the native transport also encodes)",
         [Source(metrics.batch_parts, (*_VERSION, "part"), scale=MICROSECONDS)],
     )
     yield Metric(

@@ -11,7 +11,7 @@ from headrace_server.metrics.exposition import Metric, Source
 from headrace_server.metrics.series import Gauges
 
 _STARTED = 19  # field 22 of proc(5)'s stat, counted from field 3
-_SIZE, _RESIDENT = 0, 1  # of proc(5)'s statm
+_SIZE, _RESIDENT = 0, 1  # the positions of both sizes in proc(5)'s statm
 
 
 def read_process(proc: Path = Path("/proc")) -> dict[str, float]:

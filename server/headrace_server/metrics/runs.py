@@ -62,7 +62,7 @@ def _parts(ran: Seconds, joined: Seconds, computed: Seconds) -> Seconds:
 
 
 def _joined(parts: Iterable[Iterable[float]], code: str) -> npt.NDArray[Any]:
-    """The numbers of all parts, given an array's code of their type. Parts that are such arrays are copied at once."""
+    """The numbers of all parts in one array; `code` is their type code. Parts that are arrays are copied at once."""
     whole: array[float] = array(code)
     for part in parts:
         whole.extend(part)

@@ -117,7 +117,7 @@ class Histogram:
             return sum(self._counts)
 
     def read(self) -> tuple[list[int], float]:
-        """How many values are in each bucket, not counting those below it, and the sum of all values."""
+        """The number of values in each bucket, without those in lower buckets, and the sum of all values."""
         with self._lock:
             return list(self._counts), self._sum
 
@@ -136,7 +136,7 @@ class Histogram:
                 self._counts[bucket] += count
 
     def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
-        """A line for each bucket that includes those below it, then sum and count."""
+        """A line for each bucket, whose count includes the lower buckets, then the sum and the count."""
         each, total = self.read()
         counts = list(accumulate(each))
         for bound, count in zip([*(_short(bound * scale) for bound in self._bounds), "+Inf"], counts, strict=True):
@@ -313,7 +313,7 @@ def growing(scale: float, factor: float, count: int) -> tuple[float, ...]:
 
 
 def _prometheus(name: str) -> str:
-    """TF Serving: prometheus_exporter.cc."""
+    """The name under which Prometheus reads a metric. TF Serving: prometheus_exporter.cc."""
     return re.sub(r"[^a-zA-Z0-9_]", ":", name)
 
 

@@ -61,10 +61,10 @@ class ServableMetrics:
     """Counts what one version does. Any thread.
 
     Attributes:
-        labels: The version's model's name and its number.
+        labels: The model's name and the version's number.
         now: Reports the version's current state.
         listen: Called for each run with a traced request; None if there is no listener.
-        verdicts: A word that says whether each signature's requests are batched, by its name.
+        verdicts: For each signature, by name, a word that says whether its requests are batched.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
 
 
 def _taken(waiting: list[T]) -> list[T]:
-    """Removes and returns all of them, the last one first; each is returned once, even if several threads do so."""
+    """Removes and returns all items, the last one first; each is returned once, even if several threads do so."""
     taken: list[T] = []
     if not waiting:  # the usual case on a server with many versions
         return taken

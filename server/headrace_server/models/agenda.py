@@ -46,7 +46,7 @@ class Agenda:
         return next(iter(self._unloads.items()), None)
 
     def next_load(self) -> Item | None:
-        """The first wanted load; as for `unload`, taking it changes the model."""
+        """The first wanted load; as for `next_unload`, taking it changes the model."""
         return next(iter(self._loads.items()), None)
 
     def next_loads(self, most: int) -> list[Item]:

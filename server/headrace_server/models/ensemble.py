@@ -218,7 +218,7 @@ def _signature(step: StepOptions, members: Members) -> tuple[Signature, Options 
 def _check_cycles(base_path: Path, steps: Sequence[StepOptions], members: Members, above: tuple[Path, ...]) -> None:
     """Follows the steps of steps, since an ensemble must not contain itself."""
     if base_path in above:
-        raise invalid(f"steps: a cycle: {' -> '.join(path.name for path in (*above, base_path))}")
+        raise invalid(f"steps must not form a cycle: {' -> '.join(path.name for path in (*above, base_path))}")
     for step in steps:
         path = members.base_path(step.model)
         if path is None:

@@ -29,9 +29,10 @@ def files_state(version: Path) -> FilesState:
 
 
 def _add(states: list[tuple[object, ...]], path: str, above: tuple[tuple[int, int], ...] | None) -> None:
-    """Adds the state of a path, and of what a folder holds; `above` are the folders that hold it, None to add only it.
+    """Adds the state of a path and, if it is a folder, of everything in it.
 
-    Plain loops, since this is done for each of thousands of models while a server starts.
+    `above` has the folders that contain the path; None means that nothing in a folder is added. Plain loops are used,
+    since this is done for each of thousands of models while a server starts.
     """
     try:
         found = os.stat(path)

@@ -22,10 +22,10 @@ class ReloadRights:
 
     Attributes:
         allowed: Whether callers may replace the configuration at all.
-        anything: Whether the log of a model's calls may also be written anywhere.
+        anything: Whether, without `log_roots`, the log of a model's calls may be written to any folder.
         model_roots: Folders in which base paths must lie; empty means any folder.
         uri_roots: URIs below which base paths in stores must lie.
-        log_roots: Folders in which the log of a model's calls must lie.
+        log_roots: Folders in which the log of a model's calls must lie; if empty, `anything` decides.
     """
 
     allowed: bool = True

@@ -61,17 +61,17 @@ class Schedulers:
 
     @property
     def hanging(self) -> int:
-        """The runs that were abandoned and have not ended."""
+        """The number of runs that were abandoned and have not ended."""
         return sum(scheduler.hanging for scheduler in list(self._made.values()))
 
     @property
     def waiting(self) -> int:
-        """The tasks that no batch has taken yet."""
+        """The number of rows that no batch has taken yet."""
         return sum(scheduler.waiting for scheduler in list(self._made.values()))
 
     @property
     def running(self) -> int:
-        """The batches that run now."""
+        """The number of batches that run now."""
         return sum(scheduler.running for scheduler in list(self._made.values()))
 
     def beliefs(self) -> dict[str, Beliefs]:

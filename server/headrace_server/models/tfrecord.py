@@ -59,6 +59,6 @@ def _is_intact(data: bytes, length: int) -> bool:
 
 
 def _checksum(data: bytes) -> bytes:
-    """Masked, since a checksum over bytes that include their own checksum would be weak."""
+    """The masked checksum of some bytes: a checksum over bytes that include an unmasked one would be weak."""
     crc = crc32c(data)
     return _CRC.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

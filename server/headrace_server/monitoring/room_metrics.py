@@ -42,7 +42,9 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
             [Source(metrics.model_evictions, ("model",))],
         ),
         gauge("headrace_model_memory_bytes", "Estimated memory of a version in memory", sizes, ("model", "version")),
-        _number("headrace_model_memory_limit_bytes", "Limit on that memory for all versions; 0 means none", memory),
+        _number(
+            "headrace_model_memory_limit_bytes", "Limit on the memory of all versions together; 0 means none", memory
+        ),
         _number("headrace_models_loaded_limit", "Versions that may be in memory together; 0 means any number", count),
         _number("headrace_models_at_rest", "Versions that are loaded when they are called", manager.at_rest),
     )

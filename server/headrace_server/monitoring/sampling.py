@@ -18,7 +18,7 @@ class Parent:
     Attributes:
         trace_id: The ID, of 16 bytes.
         span_id: The ID, of 8 bytes.
-        sampled: Whether the caller traces it.
+        sampled: Whether the caller traces the request.
     """
 
     trace_id: bytes

@@ -134,11 +134,11 @@ class EncodedKinds:
         """The span of a request that the transport has answered.
 
         Args:
-            is_http: Whether it came over HTTP.
+            is_http: Whether the request came over HTTP.
             name: The HTTP path, or the gRPC method with its service.
             model: The model's name.
             status: The HTTP status or gRPC's code; None for an HTTP request whose client has left.
-            has_caller: Whether it has a caller's span.
+            has_caller: Whether the request has a caller's span.
         """
         trace = Trace(b"", b"caller" if has_caller else b"")
         if is_http:

@@ -56,7 +56,7 @@ class Tracer:
     Args:
         sampler: Decides which requests are traced; None if the transport marks them.
         spans: Creates the spans, on the tracer's own thread.
-        exporter: Sends them, on the same thread.
+        exporter: Sends the spans, on the same thread.
         clock: The queues' clock, in seconds.
 
     Attributes:

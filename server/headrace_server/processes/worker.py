@@ -33,7 +33,7 @@ MAX_LINE = 8 << 10
 """The maximum number of bytes of a model's output that are logged as one line."""
 
 _ALLOCATOR = {"MIMALLOC_ARENA_EAGER_COMMIT": "0"}
-"""For headrace-native: the gigabyte that its allocator reserves would count as used by the model."""
+"""Keeps headrace-native's allocator from committing the gigabyte that it reserves: it would count as the model's."""
 
 
 class Worker:

@@ -85,7 +85,9 @@ def create_key(path: Path, name: str, *, expires: int | None = None) -> str:
         ServingError: The name is invalid, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
-        raise invalid(f"the name must be letters, digits, and any of . _ @ - inside; was {name!r}")
+        raise invalid(
+            f"the name must begin with a letter or digit, followed by letters, digits and . _ @ -; was {name!r}"
+        )
     identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     with _changed(path) as keys:
         keys[identity] = ApiKey(identity, name, _hash(secret), int(time.time()), expires)

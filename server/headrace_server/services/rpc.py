@@ -72,7 +72,7 @@ class Service:
 
     Attributes:
         name: The service's full name, with its package.
-        methods: The unary ones.
+        methods: The unary methods.
         streams: The methods whose requests and responses are streams.
     """
 

@@ -9,7 +9,7 @@ OBJECT_STORES = ("s3", "gs", "az", "abfs", "abfss")
 SCHEMES = (*OBJECT_STORES, "hf", "oci", "https", "http")
 
 STORES = ", ".join((*(f"{scheme}://" for scheme in SCHEMES), "models:/"))
-"""The names of the stores in messages."""
+"""The beginnings of all URIs of stores, as error messages list them."""
 
 _URI = re.compile(rf"(?:{'|'.join(SCHEMES)})://.+|models:/.+")
 

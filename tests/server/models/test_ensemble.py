@@ -163,7 +163,7 @@ def test_a_member_that_is_unloaded_and_loaded_again(caller: InferenceCaller) -> 
     ("change", "text"),
     [
         (("sum", "nope"), "steps: no model nope is configured"),
-        (("sum", "both"), "steps: a cycle: both -> both"),
+        (("sum", "both"), "steps must not form a cycle: both -> both"),
         (("y =", "z ="), "steps: model sum has no output z; it has y"),
         (("x =", "z ="), "steps: model sum needs its input x"),
         (

@@ -82,7 +82,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        (["create", "{}", "a b"], "the name must be letters"),
+        (["create", "{}", "a b"], "the name must begin with a letter or digit"),
         (["revoke", "{}", "nobody"], "no key with the ID or the name 'nobody'"),
         (["list", "{}-not-there"], "No such file"),
         (["create", "{}-no-folder/keys.json", "shop"], "No such file"),

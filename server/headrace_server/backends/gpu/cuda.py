@@ -167,7 +167,7 @@ class Device:
 
     @contextmanager
     def _failures(self, wanted: str = "") -> Iterator[None]:
-        """CUDA's errors as the server reports them."""
+        """A context that turns CUDA's errors into ServingErrors."""
         driver = self._driver
         try:
             yield

@@ -20,7 +20,7 @@ class Evidence:
 
 
 def repeated_batch_name(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> Evidence | None:
-    """Another dimension with the name of the inputs' first one: it grows with the batch."""
+    """Evidence if another dimension has the name of the batch's, so that it grows with the batch; otherwise None."""
     batch = {spec.dims[0] for spec in inputs.values() if spec.dims} - {""}
     for alias, spec in (*inputs.items(), *outputs.items()):
         for name in spec.dims[1:]:

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Neighbours:
-    """Runs batches with other neighbours of a row; `Decided` is raised if its answer changes, or if this is unclear.
+    """Runs batches with other neighbours of a row. `Decided` is raised if its answer changes, or if that is unclear.
 
     Args:
         subject: The signature.

@@ -18,7 +18,7 @@ from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Maker, Reals, Recipe
 from headrace_server.backends.signature import TensorSpec
 
-_AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements after each length, a different number for each
+_AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements to add after each length: a different number for each
 QUICK = 200
 """If this many runs, each as fast as the fastest one, fit into the budget, more rows, values and lengths are tested."""
 
@@ -26,7 +26,7 @@ _LARGER = 5  # the time of a comparison with much padding, as a multiple of one 
 _ROWS, _FEW_ROWS = 9, 3
 _CHOICES, _FEW_CHOICES = 24, 3
 _WIDE = 8  # integers are below this in a second set of rows
-_FAR = 5.0  # the distance of numbers from all finite pad values that are tested
+_FAR = 5.0  # how far from 0 some numbers are: all finite pad values that are tested are near 0
 
 _CANDIDATES: Mapping[str, Sequence[float]] = {
     "i": (0, 1, -1),

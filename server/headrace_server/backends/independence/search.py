@@ -11,8 +11,8 @@ from headrace_server.backends.independence.subject import Runs, Subject
 from headrace_server.backends.independence.values import Maker, Recipe, recipes
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
-_ATTEMPTS = 40  # kinds of inputs that a model may refuse before the search ends
-_MOST_FEATURES = 1000  # runs in which a model may name the missing features of an Example
+_ATTEMPTS = 40  # the number of kinds of inputs that a model may refuse before the search ends
+_MOST_FEATURES = 1000  # the number of runs in which a model may name the missing features of an Example
 _SHOWN = 200  # the maximum number of characters of an error
 
 

@@ -29,7 +29,7 @@ MANY = 40
 
 _FEWEST = 5  # the smallest number of rows with which a full trial can be run
 _SEED = 2024
-_TIMED = 3  # runs after the first one, which may show that the model is faster than in its first run
+_TIMED = 3  # the number of runs after the first one, which may show that the model is faster than that
 
 # In these runs, each of four rows stays the same at least once while each other row changes: the bits of the rows'
 # numbers decide which ones change.
@@ -234,6 +234,6 @@ class _Trial:
 
 
 def _halves(many: Batch, kind: Rows) -> Sequence[Pass]:
-    """Changes all rows before a row, or all after it: those next to it, and those far from it."""
+    """Two passes, each of which changes one half of the rows, so that rows near and far from the others change."""
     rows = rows_of(many.inputs)
     return [(tuple(half), kind) for half in (range(rows // 2), range(rows // 2, rows))]

@@ -50,7 +50,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     "Tile": (1,),
     "Upsample": (1,),
 }
-"""Operators with an output whose size is given by the values of some inputs (by number), and may exceed the memory."""
+"""Operators with an output that may exceed the memory, and the numbers of the inputs whose values decide its size."""
 
 RUN_AT_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "

@@ -84,7 +84,7 @@ class Node:
 
 
 Rule = Callable[[Node], tuple[int, ...]]
-"""The ranks of a node's outputs if their rows are independent; no ranks if that is not known."""
+"""Returns the ranks of a node's outputs if their rows are independent, and no ranks if that is not known."""
 
 
 def _same(node: Node) -> tuple[int, ...]:

@@ -81,7 +81,7 @@ def check_precision(header: OnnxHeader, precision: str) -> None:
     if precision == "bf16" and DataType.DT_BFLOAT16 not in header.types:
         raise invalid(
             'precision = "bf16" needs a file that has bfloat16 weights, inputs or outputs, since engines are '
-            "strongly typed: export the model so"
+            "strongly typed: export the model in bfloat16"
         )
     if precision == "int8" and not header.operators & {"QuantizeLinear", "DynamicQuantizeLinear"}:
         raise invalid(

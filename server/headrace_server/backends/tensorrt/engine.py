@@ -169,7 +169,7 @@ class Engine:
         return LoadError(
             Code.FAILED_PRECONDITION,
             f"{failure.message} (a plan works only with the TensorRT version and the kind of GPU that it was built "
-            f"with; here are {here}: build it here from its ONNX file, with `headrace build`)",
+            f"with; this machine has {here}: build the plan here from its ONNX file, with `headrace build`)",
         )
 
 

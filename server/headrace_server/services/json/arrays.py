@@ -42,7 +42,7 @@ def to_array(value: Any, dtype: DataType) -> Array:
     """Converts a JSON value to an array: its shape is the nesting of lists, and a scalar has none.
 
     Args:
-        value: Lists, with, in the innermost ones, numbers, strings and `{"b64": …}` objects.
+        value: Numbers, strings and `{"b64": …}` objects, in nested lists or, for a scalar, without a list.
         dtype: The dtype of the result. A float accepts any number and may become infinite; an integer must be written
             as one and fit 32 bits, or the 64 or unsigned bits of its dtype; narrower ones wrap.
 

@@ -14,7 +14,7 @@ _SHORT = 1000
 """The number of characters up to which `translate` is used: an error text may hold megabytes of a request."""
 
 _PLAIN = bytes(code for code in range(256) if code not in _ESCAPES)
-_BACKSLASH_FIRST = ord("\\").__ne__  # sorts the backslash first, since the other escapes begin with one
+_BACKSLASH_FIRST = ord("\\").__ne__  # a sort key: the backslash comes first, since the other escapes begin with one
 
 _TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 

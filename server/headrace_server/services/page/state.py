@@ -224,7 +224,7 @@ def _specs(specs: Mapping[str, TensorSpec]) -> list[Json]:
 
 
 def _counts(histogram: Histogram) -> Json:
-    """Values in each bucket, without the empty ones at the end, and their sum."""
+    """The number of values in each bucket, without empty buckets at the end, and the sum of all values."""
     counts, total = histogram.read()
     while counts and not counts[-1]:
         counts.pop()

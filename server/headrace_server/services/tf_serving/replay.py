@@ -19,7 +19,7 @@ def warmup_answers(make: Callable[[Servables], PredictionService], servable: Ser
 
     Args:
         make: Creates the service on top of some servables.
-        servable: Answers.
+        servable: The servable that answers.
     """
     methods = make(OneServable(servable)).service.methods
     return {LOG_TYPES[method.request]: _answer(method, servable) for method in methods if method.request in LOG_TYPES}

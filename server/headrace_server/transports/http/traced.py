@@ -15,7 +15,7 @@ class TracedApi:
 
     Args:
         api: The API.
-        tracing: Records them.
+        tracing: Records the traced requests.
     """
 
     def __init__(self, api: HttpApi, tracing: Tracing) -> None:

@@ -144,7 +144,7 @@ class RequestLogger:
 
 
 def _sampling(config: LoggingConfig) -> SamplingConfig:
-    """With the rate of the first per-task configuration that applies to every task, if there is one."""
+    """A model's sampling, with the rate of the first per-task configuration that applies to every task, if any does."""
     sampling = SamplingConfig()
     sampling.CopyFrom(config.sampling_config)
     for task in sampling.per_task_sampling_configs:
