@@ -126,7 +126,7 @@ class ClientChannel:
         """The descriptor of a socket that is readable when started calls have ended."""
 
     def take(self) -> list[tuple[int, Any]]:
-        """The started calls that have ended since the last call of this: their numbers and results."""
+        """Removes the started calls that have ended, and returns their numbers and results."""
 
     def close(self) -> None:
         """Ends the calls in flight with CANCELLED, and closes the connection."""
@@ -215,7 +215,7 @@ class Certificates:
         client_verify: Whether clients must send a certificate.
 
     Raises:
-        ValueError: One of them cannot be used.
+        ValueError: A text cannot be parsed, or has a kind of key or certificate that is not supported.
     """
 
     def __init__(self, key: str, certificate: str, authority: str, client_verify: bool) -> None: ...
@@ -327,7 +327,7 @@ class Regions:
 
     def __init__(self) -> None: ...
     def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
-        """Adds a region: its name, its object's descriptor, which is opened again, and its position there in bytes.
+        """Adds a region: its name, a descriptor of its object, which is opened again, and its offset and size in bytes.
 
         Raises:
             OSError: The object cannot be opened again.
@@ -443,7 +443,7 @@ class Server:
         """The descriptor of a socket that is readable when there are events."""
 
     def take(self) -> list[tuple[int, Call | None, bytes | None]]:
-        """All events since the last call of this: each with its kind, its call, and a message for BEGIN and MESSAGE."""
+        """Removes and returns all events: each with its kind, its call, and a message for BEGIN and MESSAGE."""
 
     def memory(self) -> tuple[list[tuple[str, int]], int, int]:
         """The memory used for callers: bytes by kind, the limit, and how often memory was refused."""
@@ -557,7 +557,7 @@ class HttpEndpoint:
         """See `Server.forget_answers`."""
 
     def take(self) -> list[tuple[int, HttpRequest | None]]:
-        """All events since the last call of this: BEGIN, SENT or CANCELLED with a request, or DRAINED."""
+        """Removes and returns all events: BEGIN, SENT or CANCELLED with a request, or DRAINED."""
 
 class HttpRequest:
     """A request that Python answers, in the event loop."""
@@ -714,7 +714,7 @@ class RouteFields(TypedDict):
     """Whether answers have their values in `tensor_content`."""
 
     full: tuple[int, str]
-    """The code, and the text with `{}` for the reason, for a full queue."""
+    """The code and the text of the error for a full queue; in the text, `{}` stands for the reason."""
 
     bounds: Sequence[float]
     """The largest latency of each bucket except the last, in microseconds."""
@@ -727,7 +727,8 @@ class RouteFields(TypedDict):
     """Called for calls that have failed, with their error and the same numbers; returns their code and text."""
 
     rest: tuple[_Answered, _Failed] | None
-    """`answered` and `failed` for calls over REST; None if JSON cannot express values of the signature's types."""
+    """`answered` and `failed` for calls over REST; None if the server has no REST port, or if JSON cannot express
+    values of the signature's types."""
 
     infer: InferFields | None
     """How a ModelInfer is answered; None if Python must see it."""
@@ -764,13 +765,13 @@ class InferFields(TypedDict):
     """All outputs, each with the number of its element type."""
 
     full: tuple[int, str]
-    """The code, and the text with `{}` for the request's ID, for a full queue."""
+    """The code and the text of the error for a full queue; in the text, `{}` stands for the request's ID."""
 
     answered: _Answered
     failed: _Failed
 
     rest: tuple[_Answered, _Failed] | None
-    """The last two for calls over REST; None where there are none."""
+    """`answered` and `failed` for calls over REST; None if the server has no REST port."""
 
 class InferenceFields(TypedDict):
     """How Classify or Regress uses a signature's outputs."""
@@ -791,7 +792,7 @@ class InferenceFields(TypedDict):
     failed: _Failed
 
     rest: tuple[_Answered, _Failed] | None
-    """The last two for calls over REST; None where there are none."""
+    """`answered` and `failed` for calls over REST; None if the server has no REST port."""
 
 class ExamplesFields(TypedDict):
     """The properties of a signature that the transport needs for plain requests with tf.Examples."""

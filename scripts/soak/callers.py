@@ -43,11 +43,11 @@ class Target:
     route: Route
 
     def predict(self) -> Any:
-        """The method, on one of the channels."""
+        """The Predict method, on one of the channels."""
         return random.choice(self.channels).unary_unary(PREDICT, bytes, PredictResponse.FromString)
 
     def count(self, count: int) -> Any:
-        """A call that is answered by the numbers below `count`, one by one, from a worker process."""
+        """Begins a call that a worker process answers with the numbers below `count`, one by one."""
         method: Any = random.choice(self.channels).stream_stream(
             STREAM, inference.ModelInferRequest.SerializeToString, inference.ModelStreamInferResponse.FromString
         )
@@ -58,7 +58,7 @@ Caller = Callable[[Target, Tally], Awaitable[None]]
 
 
 async def plain(target: Target, tally: Tally) -> None:
-    """A Predict that is decoded without the interpreter."""
+    """Sends a Predict that is decoded without the interpreter."""
     rows = _rows()
     compression = random.choice([grpc.Compression.NoCompression] * 3 + [grpc.Compression.Gzip])
     answer = target.predict()(_request(rows), timeout=DEADLINE, compression=compression)
@@ -66,7 +66,7 @@ async def plain(target: Target, tally: Tally) -> None:
 
 
 async def not_plain(target: Target, tally: Tally) -> None:
-    """A Predict that the service decodes, since it filters the outputs."""
+    """Sends a Predict that the Python service decodes, since the request names an output."""
     rows = _rows()
     answer = target.predict()(_request(rows, output_filter=["y"]), timeout=DEADLINE)
     await _right("not plain", answer, rows, tally)
@@ -84,7 +84,7 @@ async def metadata(target: Target, tally: Tally) -> None:
 
 
 async def cancels(target: Target, tally: Tally) -> None:
-    """Cancels the call while it is sent, queued, or answered."""
+    """Cancels a call while it is sent, queued, or answered."""
     call = target.predict()(_request(_rows()), timeout=DEADLINE)
     await asyncio.sleep(random.uniform(0, 0.005))
     call.cancel()
@@ -108,7 +108,7 @@ async def oversized(target: Target, tally: Tally) -> None:
 
 
 async def mistaken(target: Target, tally: Tally) -> None:
-    """Calls a model that does not exist."""
+    """Sends a wrong request: a wrong shape or dtype, an unknown model, or malformed bytes."""
     wrong, code = random.choice(
         [
             (_request(np.zeros((1, 15), np.float32)), "INVALID_ARGUMENT"),
@@ -121,7 +121,7 @@ async def mistaken(target: Target, tally: Tally) -> None:
 
 
 async def streams(target: Target, tally: Tally) -> None:
-    """Requests a few answers to one request."""
+    """Makes a call that gets several answers, and reads them all."""
     count, begun = random.randrange(1, 5), time.monotonic()
     try:
         async with asyncio.timeout(DEADLINE + SLACK):
@@ -137,7 +137,7 @@ async def streams(target: Target, tally: Tally) -> None:
 
 
 async def leaves_streams(target: Target, tally: Tally) -> None:
-    """Cancels such a call before the first answer, or between two answers."""
+    """Cancels a call that gets several answers, before the first answer or between two answers."""
     call = target.count(5)
     await asyncio.sleep(random.uniform(0, 0.005))
     call.cancel()

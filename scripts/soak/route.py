@@ -78,10 +78,10 @@ class Route:
 
 
 def route(over: str, folder: Path, rest_port: int) -> Route:
-    """One of `OVER`.
+    """Prepares a way to reach the server; makes a key and a certificate for TLS.
 
     Args:
-        over: The way, as in `OVER`.
+        over: The name of the way, one of `OVER`.
         folder: The folder for a socket, or for a key and its certificate.
         rest_port: The port for REST.
     """

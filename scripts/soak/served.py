@@ -23,8 +23,8 @@ WEIGHTS = np.random.default_rng(7).standard_normal((16, 10), np.float32)
 EXACT_HEAP = ("env", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0")
 """Starts a program whose threads keep no freed blocks for themselves.
 
-By default, each thread of glibc's keeps up to seven blocks of each of 64 sizes, 0.24 MB in all, which count as in use.
-Rare sizes come slowly, so that this grew for hours.
+By default, glibc's malloc keeps up to seven freed blocks of each of 64 sizes for each thread, 0.24 MB in all, and
+counts them as in use. Blocks of rare sizes are freed rarely, so this memory grew for hours.
 """
 
 _STREAMED = """

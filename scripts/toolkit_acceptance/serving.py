@@ -125,7 +125,7 @@ def watched_and_killed(scene: Scene) -> str:
 
 
 def nothing_private(scene: Scene) -> str:
-    """21: no absolute path, and no name of a user or a host."""
+    """21: published files contain no absolute path, and no name of a user or a host."""
     folder, base = scene.models["mlp"], scene.folder / "private"
     assert scene.headrace("convert", folder / "model.onnx", base, f"--data={folder / 'test.npz'}").status == 0
     paths = {str(Path.home()), str(scene.folder), tempfile.gettempdir()}

@@ -474,7 +474,7 @@ class TestClose:
 
 
 def test_a_batch_that_has_lost_its_tasks_ends(threads: BatchThreads) -> None:
-    # This happens after an internal failure that also lost the tasks.
+    # A batch is empty after an internal failure that also lost its tasks.
     Scheduler(threads, doubled, Options()).lane.execute(Batch([], Options()))
 
 

@@ -97,7 +97,7 @@ Rss:               50000 kB
 7ffd61a00000-7ffd61b00000 rw-p 00000000 00:00 0 {0}[stack]
 Rss:              600000 kB
 """.format(" " * 18)
-"""A program, C's first heap, another one and its rest, two mappings of other allocators, and a stack."""
+"""The mappings of a program: its file, C's first heap, another heap and its rest, two of other allocators, a stack."""
 
 
 def test_memory_of_other_allocators_is_distinguished_from_that_of_the_heaps() -> None:

@@ -10,7 +10,7 @@ _LOWEST, _HIGHEST = 10_000, 32_000
 
 
 def _ports() -> Iterator[int]:
-    """Each port once, starting at a place that depends on the process."""
+    """The ports in a cycle, starting with one that depends on the process."""
     ports = range(_LOWEST, _HIGHEST)
     begin = os.getpid() * 101 % len(ports)
     return islice(cycle(ports), begin, None)

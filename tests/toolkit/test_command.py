@@ -179,7 +179,7 @@ def test_the_table(run: "subprocess.CompletedProcess[str]") -> None:
     assert re.match(r"static int8, per channel, 7 bit +9\d\.\d\d% .* kept$", lines[3])
     assert "accuracy over 540 rows: the source's" in run.stdout
     assert re.fullmatch(
-        r".*models/digits/2/model\.onnx: 0\.\d\d of the bytes, 0\.\d\d of the time for 32 rows, "
+        r".*models/digits/2/model\.onnx: 0\.\d\d of the converted model's bytes, 0\.\d\d of its time for 32 rows, "
         r"accuracy \d\.\d\d points (lower|higher) \(allowed: 0\.5\)", lines[-1],
     )  # fmt: skip
 

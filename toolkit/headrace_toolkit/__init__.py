@@ -1,4 +1,4 @@
-"""Turns a trained model into a fast, small, checked one in its folder: Data, Recipe, load, convert, optimize."""
+"""Turns a trained model into a smaller, faster one, checks its answers, and publishes it as a version."""
 
 from typing import TYPE_CHECKING, Any
 

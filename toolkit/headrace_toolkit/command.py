@@ -100,7 +100,7 @@ COMMANDS = (
     Command(
         name="report",
         short="measure published versions side by side",
-        long="Measure versions side by side: the first one is what the others are compared with.",
+        long="Measure versions side by side, and compare all others with the first one.",
         usage="VERSION... [--data=FILE] [--labels=NAME] [--html=FILE]",
         places=(Place(name="versions", metavar="VERSION", help=VERSION_HELP, count="+"),),
         groups={"the rows": flags.ROWS + flags.TIMES, "the report": flags.REPORT},

@@ -13,10 +13,10 @@ _WRITTEN = ("json", "png", "html", "batching_file")
 
 
 def check_version(place: Path) -> None:
-    """Refuses a path that is not a version; the text names its kind.
+    """Refuses a path that is not a version.
 
     Raises:
-        ToolkitError: The path is not a version.
+        ToolkitError: The path is not a version; the text says why.
     """
     from headrace_server.backends.auto import is_model_file
 

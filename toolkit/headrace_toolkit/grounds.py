@@ -140,7 +140,7 @@ def warn_of_shared(measured: Data, seen: Data, what: str, messages: Messages) ->
     """Warns if rows to measure on were also calibrated or trained on."""
     if shared := measured.shared_with(seen):
         messages.warnings.append(
-            f"{shared} of the {len(measured)} measured rows are {what} on, too: results on them say little about others"
+            f"{shared} of the {len(measured)} measured rows are {what} on, too: their results say little about new rows"
         )
 
 

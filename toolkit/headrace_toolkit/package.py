@@ -72,7 +72,7 @@ def _check(version: Path, folder: Path, place: str) -> None:
 
 
 def _docker(version: Path, folder: Path) -> None:
-    """The version under models/, and a Dockerfile on top of headrace's own image."""
+    """Copies the version into models/, and writes a Dockerfile that builds on headrace's own image."""
     absolute = version.absolute()
     name = absolute.parent.name
     model = folder / "models" / name
@@ -84,7 +84,7 @@ def _docker(version: Path, folder: Path) -> None:
 
 
 def _mlflow(version: Path, folder: Path) -> None:
-    """In the format of `mlflow.onnx.save_model`, with the card and the profile as metadata and in files."""
+    """Writes the format of `mlflow.onnx.save_model`, with the card and the profile as metadata and in files."""
     save_model = require("mlflow.onnx", "an MLflow folder", "mlflow").save_model
     onnx = require("onnx", "an MLflow folder", "toolkit")
     with quietly("writing the MLflow folder"):
@@ -101,7 +101,7 @@ def _mlflow(version: Path, folder: Path) -> None:
 
 
 def _signature(version: Path) -> object:
-    """Inputs and outputs for MLflow, from the card's texts: float32[N,1,8,8] is [-1,1,8,8] there."""
+    """The inputs and outputs for MLflow, which writes float32[N,1,8,8] as [-1,1,8,8]."""
     from headrace_toolkit.running import OnnxModel
 
     types = require("mlflow.types", "an MLflow folder", "mlflow")

@@ -177,8 +177,8 @@ class _Run:
             return failed
         if limits.min_speedup is not None and last.time() * limits.min_speedup > 1:
             return (
-                f"a run takes {last.time():.2f} of the time, and must be {limits.min_speedup:g} times as fast: "
-                "nothing is published"
+                f"a run takes {last.time():.2f} of the converted model's time, and must be {limits.min_speedup:g} "
+                "times as fast: nothing is published"
             )
         return ""
 
@@ -197,7 +197,7 @@ def _sentence(first: Variant, last: Variant, grounds: Grounds, allowed: float) -
     count = max(last.line.time)
     unit = "points" if grounds.metric.share else "percent"
     return (
-        f"{(last.line.bytes or 0) / (first.line.bytes or 1):.2f} of the bytes, {last.time():.2f} of the time for "
-        f"{count} row{'s' if count > 1 else ''}, {grounds.metric.name} {abs(drop):.2f} {unit} "
+        f"{(last.line.bytes or 0) / (first.line.bytes or 1):.2f} of the converted model's bytes, {last.time():.2f} of "
+        f"its time for {count} row{'s' if count > 1 else ''}, {grounds.metric.name} {abs(drop):.2f} {unit} "
         f"{'lower' if drop > 0 or not drop else 'higher'} (allowed: {allowed:g})"
     )

@@ -10,4 +10,4 @@ LARGEST_SEED = (1 << 32) - 1
 """The largest seed that NumPy's, scikit-learn's and PyTorch's generators all accept."""
 
 LARGEST_VERSION = (1 << 63) - 1
-"""The version of a model is an int64 in TF Serving's messages."""
+"""The largest version of a model: an int64 in TF Serving's messages."""

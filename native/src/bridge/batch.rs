@@ -25,7 +25,7 @@ pub struct Batch {
     python: Py<PyList>,
     lane: Lane,
     native_rows: usize,
-    /// The number of rows of the last piece with rows.
+    /// The number of rows of the last piece that has any: padding repeats the first of them.
     last: usize,
     /// The padding of the batch's tasks, and the lengths to which they are padded; None if all have one shape.
     padded_to: Option<(Arc<Padding>, Lengths)>,
@@ -325,7 +325,7 @@ fn with_rows(rows: usize, inner: &[usize]) -> Vec<usize> {
     std::iter::once(rows).chain(inner.iter().copied()).collect()
 }
 
-/// The strings of one input of all tasks as an array of this shape, which has room for more.
+/// Joins the strings of one input of all tasks into an array of this shape, which may have room for more strings.
 pub fn join_strings<'py>(
     native: &[NativeTask],
     input: usize,

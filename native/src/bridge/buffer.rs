@@ -15,7 +15,9 @@ impl Buffer {
     pub fn to_join_in(array: &Bound<'_, PyAny>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
         let buffer = Self::any(array)?;
         if buffer.dtype() != Some(dtype) || buffer.raw.shape() != shape {
-            return Err(PyBufferError::new_err("the array to join in is of another dtype or shape"));
+            return Err(PyBufferError::new_err(
+                "the array to join in must have the input's dtype and the batch's shape",
+            ));
         }
         if buffer.raw.readonly() {
             return Err(PyBufferError::new_err("the array to join in is read-only"));

@@ -27,7 +27,7 @@ pub struct Examples {
 /// How Classify or Regress uses a signature's outputs.
 pub struct Inference {
     pub signature: Arc<Signature>,
-    /// The signature for calls over REST, which are counted differently; None if there are none.
+    /// The signature for calls over REST, which are counted differently; None if the server has no REST port.
     pub rest: Option<Arc<Signature>>,
     pub classes: Option<Source>,
     /// The scores of Classify, or the values of Regress.

@@ -80,13 +80,14 @@ impl Lane {
         let (wait, size, start_within, run_one, run_full) = target;
         let times = [wait, start_within, run_one, run_full];
         if size == 0 || times.into_iter().any(|seconds| seconds.is_nan() || seconds < 0.0) {
-            return Err(PyValueError::new_err(format!("{target:?} is not a target")));
+            let wrong = format!("{target:?} is not a target: its size must be at least 1, and its times at least 0");
+            return Err(PyValueError::new_err(wrong));
         }
         self.0.tasks.queue.steer(self.0.id, Target { wait, size, start_within, run_one, run_full });
         Ok(())
     }
 
-    /// Tasks refused because they could not be answered in time.
+    /// The number of tasks refused because they could not be answered in time.
     #[getter]
     fn shed(&self) -> usize {
         self.0.tasks.queue.lane_state(self.0.id).shed
@@ -154,8 +155,8 @@ impl Lane {
         self.0.tasks.shared.reason(full, &self.0.objective)
     }
 
-    /// How a call of this signature ends if its queue is full, and why. `named` turns the reason into what the
-    /// signature's text contains.
+    /// The status of a call of this signature that finds its queue full, and the reason. `named` turns the reason into
+    /// the text that is inserted into the signature's error.
     pub fn refusal(&self, full: &Full, signature: &Signature, named: impl FnOnce(&str) -> String) -> (Status, Why) {
         let (reason, why) = (self.reason(full), Why::of(full));
         (signature.full(&named(&reason), (why == Why::ObjectiveMissed).then_some(&reason)), why)

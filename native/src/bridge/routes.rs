@@ -21,8 +21,8 @@ use crate::{examples, open_inference};
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
-    /// The signature for calls over REST, which are counted differently; None if JSON cannot express values of its
-    /// types.
+    /// The signature for calls over REST, which are counted differently; None if the server has no REST port, or if JSON
+    /// cannot express values of its types.
     pub rest: Option<Arc<Signature>>,
     /// How a ModelInfer of the Open Inference Protocol is answered; None if Python must see it.
     pub infer: Option<Arc<Infer>>,
@@ -37,17 +37,17 @@ pub struct Infer {
     pub format: open_inference::Format,
     /// The names of all outputs.
     pub outputs: Vec<Vec<u8>>,
-    /// The data for calls over REST; None if there are none.
+    /// The data for calls over REST; None if the server has no REST port.
     pub rest: Option<Arc<OverRest>>,
 }
 
-/// One signature of one version, as needed for plain requests of the protocol over REST.
+/// One signature of one version, as needed for plain requests of the Open Inference Protocol over REST.
 pub struct OverRest {
     pub signature: Arc<Signature>,
     pub common: Arc<open_inference::json::Common>,
 }
 
-/// The fields besides those that it shares with Predict, as Python passes them.
+/// The fields for the Open Inference Protocol that differ from Predict's, as Python passes them.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct InferFields {
@@ -148,13 +148,13 @@ impl InferFields {
 }
 
 fn output((name, dtype): (String, u64)) -> PyResult<open_inference::json::Output> {
-    let wrong = format!("{name} has no plain dtype: {dtype}");
+    let wrong = format!("{name} has the dtype {dtype}, which a plain request cannot have");
     let dtype = Dtype::of_number(dtype).ok_or_else(|| PyValueError::new_err(wrong))?;
     Ok(open_inference::json::Output { name: name.into_bytes(), dtype })
 }
 
 fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<Input> {
-    let wrong = format!("{alias} has no plain dtype: {dtype}");
+    let wrong = format!("{alias} has the dtype {dtype}, which a plain request cannot have");
     Input::new(alias, dtype, inner).ok_or_else(|| PyValueError::new_err(wrong))
 }
 

@@ -70,7 +70,7 @@ impl Series {
         more.map(drop)
     }
 
-    /// The successful runs since the last call.
+    /// Removes and returns the records of successful runs.
     fn take_runs(&self) -> Vec<Run> {
         std::mem::take(&mut *self.runs.lock())
     }

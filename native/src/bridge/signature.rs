@@ -161,8 +161,8 @@ impl Signature {
         }
     }
 
-    /// The status of a call that found the queue full. `named`, the reason, replaces the braces. `missed` says which
-    /// objective the call would have missed; the text always contains it.
+    /// The status of a call that found the queue full. `named`, the reason, replaces the braces. If the call would have
+    /// missed an objective, `missed` says which one, and is appended unless the text contains it already.
     pub fn full(&self, named: &str, missed: Option<&str>) -> Status {
         let text = self.full.1.replace("{}", named);
         match missed.filter(|missed| !text.contains(missed)) {

@@ -25,7 +25,8 @@ impl Tasks {
         self.queue.waits()
     }
 
-    /// The tasks decoded here that have been abandoned since the last call.
+    /// Abandons the waiting tasks that were decoded here and whose client has gone or whose deadline has passed;
+    /// returns what must be reported of them.
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.queue.abandoned(self.clock.now())
     }

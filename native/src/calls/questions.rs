@@ -29,7 +29,7 @@ pub struct Answer {
     count: Arc<Count>,
 }
 
-/// Answers by the calls that they are for.
+/// The kept answers, by the questions that they answer.
 #[derive(Default)]
 pub struct Questions {
     kept: Kept<Question, Answer>,
@@ -42,7 +42,7 @@ pub struct Asked {
 }
 
 impl Questions {
-    /// The kept answers to equal calls.
+    /// The kept answer to an equal call, if there is one.
     pub fn find(&self, opening: &Opening, message: &Arrived) -> Option<Answer> {
         match message {
             Some(Ok(message)) if message.len() <= MAX_QUESTION => {

@@ -21,7 +21,8 @@ pub enum Respond {
 }
 
 impl Respond {
-    /// Sends a whole answer, of which `frame` is the message with its prefix. On the thread of the connection.
+    /// Sends a whole answer, of which `frame` is the message with its prefix. Must be called on the connection's
+    /// thread.
     pub fn answer(self, frame: Bytes) {
         match self {
             Self::Stream(respond) => answer(respond, frame),

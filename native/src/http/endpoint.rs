@@ -26,9 +26,9 @@ pub struct Endpoint {
     pub too_large: Prepared,
     /// The answer to a call whose model has taken too long.
     pub late: Prepared,
-    /// The error of an answer by row if an output has no rows: its code, and its text with `{}` for the alias.
+    /// The error of a row-by-row answer if an output has no rows: its code, and its text with `{}` for the alias.
     pub scalar: (u8, String),
-    /// The error of an answer by row if an output has another number of rows than those before it: its code, and its
+    /// The error of a row-by-row answer if an output has another number of rows than those before it: its code, and its
     /// text with `{}` for the alias and the two numbers.
     pub other_rows: (u8, String),
     /// The headers of every answer of the API.
@@ -138,7 +138,7 @@ impl HttpEndpoint {
         self.0.kept.forget();
     }
 
-    /// All events since the last call: each with a kind, and its request if it has one.
+    /// Removes and returns all events: each with a kind, and its request if it has one.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events: Vec<Bound<'py, PyTuple>> =
             self.0.inbox.take().into_iter().map(|event| event.into_python(py)).collect::<PyResult<_>>()?;

@@ -34,7 +34,7 @@ pub struct FrameStats {
 }
 
 impl FrameStats {
-    /// Records that the head of a stream has been read. Only on the thread of the connection.
+    /// Records that the head of a stream has been read. Must be called on the connection's thread.
     pub fn head_read(&self, stream: u32) {
         if stream > self.last_stream() {
             self.last_stream.store(stream, Ordering::Relaxed);
@@ -56,8 +56,8 @@ impl FrameStats {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// The number of pings since the last call, and whether headers or data have been written since there last were
-    /// any.
+    /// Returns and resets the number of pings that have been read, and whether headers or data have been written since
+    /// the last time that there were any pings.
     pub fn take(&self) -> (u32, bool) {
         let pings = self.pings.load(Ordering::Relaxed);
         if pings == 0 {
@@ -82,7 +82,8 @@ pub struct Seen {
     pub kind: u8,
     pub flags: u8,
     pub stream: u32,
-    /// The position of the payload in the bytes that were passed with the end of the head. It may end behind them.
+    /// The position of the payload in the bytes that contain the end of the head. The payload may end after these
+    /// bytes.
     pub payload: Range<usize>,
 }
 

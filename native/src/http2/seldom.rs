@@ -31,7 +31,7 @@ impl Seldom {
         Self { waker: news.clone().into(), news }
     }
 
-    /// Calls `poll` if its waker was woken since it last returned `Pending`, or if it never did.
+    /// Calls `poll`, unless it has returned `Pending` and its waker has not been woken since.
     pub fn poll<T>(&mut self, context: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         if !self.news.task.will_wake(context.waker()) {
             *self = Self::of(context.waker());

@@ -120,7 +120,7 @@ impl ClientCertVerifier for Nobody {
     }
 }
 
-/// The attributes in which two states of a file differ; None if there is no file.
+/// The attributes by which a changed file is recognised; None if there is no file.
 type State = Option<(u64, i64, i64, u64)>;
 
 /// The TLS settings of an address, from Python.

@@ -1,4 +1,4 @@
-//! Waits with an accuracy of about 10 us, while tokio's own timers have milliseconds.
+//! Waits with an accuracy of about 10 us; that of tokio's own timers is a millisecond.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -43,7 +43,9 @@ impl Load {
     fn new(target: String, kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>, plan: Plan) -> PyResult<Self> {
         let kinds: Vec<_> = kinds.iter().map(|(weight, requests)| Kind::new(*weight, requests)).collect();
         if kinds.is_empty() || kinds.iter().any(Kind::is_empty) {
-            return Err(PyValueError::new_err("a load needs a kind of request, and each kind a request"));
+            return Err(PyValueError::new_err(
+                "a load needs at least one kind of request, and each kind at least one request",
+            ));
         }
         if plan.threads == 0 || plan.connections == 0 || plan.concurrency == 0 {
             return Err(PyValueError::new_err("threads, connections and concurrency must be at least 1"));

@@ -36,7 +36,7 @@ impl Regions {
         Self::default()
     }
 
-    /// Adds a region of an open object, whose descriptor is duplicated.
+    /// Adds a region of an object, which is opened again by its descriptor.
     fn put(&self, name: String, descriptor: i32, offset: u64, size: u64) -> PyResult<()> {
         let file = File::open(format!("/proc/self/fd/{descriptor}"))?;
         self.0.write().insert(name.clone().into_bytes(), Arc::new(Region { name, file, offset, size }));

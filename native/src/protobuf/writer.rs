@@ -15,12 +15,12 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Appends to the buffer's content.
+    /// Creates a writer that appends to the buffer's content.
     pub fn new(out: &'a mut BytesMut) -> Self {
         Self { out, gathered: [0; ROOM], len: 0 }
     }
 
-    /// A message of its own.
+    /// Returns what `write` writes, as a message of its own.
     pub fn message(write: impl FnOnce(&mut Writer<'_>)) -> Bytes {
         let mut out = BytesMut::new();
         write(&mut Writer::new(&mut out));

@@ -47,9 +47,9 @@ pub trait Waits: Sized {
     /// Whether the task's client has gone. Called under the queue's lock.
     fn gone(&mut self) -> bool;
 
-    /// Abandons the task if its client has gone or if it is `late`, with a deadline that has passed. Returns what must
-    /// be reported of it, and None if there is nothing to report or it has been reported before. Called under the
-    /// queue's lock, without the interpreter lock.
+    /// Abandons the task if its client has gone, or if it is `late`: its deadline has passed. Returns what must be
+    /// reported of it; None if there is nothing to report, or if it has been reported before. Called under the queue's
+    /// lock, without the interpreter lock.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
 
     /// Whether the task may leave the queue together with others that run one by one.
@@ -93,7 +93,7 @@ impl<T> Entry<T> {
 }
 
 impl<T: Waits> Entry<T> {
-    /// The next `rows` rows, of more.
+    /// Takes the next `rows` rows of a task that has more; None if the task must run as a whole.
     pub fn split(&mut self, rows: usize) -> Option<Piece<T>> {
         let start = self.taken;
         let task = self.task.share()?;

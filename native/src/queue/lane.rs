@@ -25,7 +25,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The refusal of a task that would need another batch when too many, `batches`, already wait.
+    /// The refusal of a task that would need another batch, while the largest allowed number, `batches`, already wait.
     pub fn full(&self, batches: usize) -> Refusal {
         Refusal::Full(Full::Batches { waiting: batches, most: self.enqueued_limit })
     }
@@ -125,8 +125,8 @@ impl Lane {
     }
 }
 
-/// The state of a lane for callers: the waiting rows, whether none waits or runs, whether it is closed, and the number
-/// of tasks refused for its latency objective.
+/// The state of a lane, as callers see it: the number of waiting rows, whether no task waits or runs, whether the lane
+/// is closed, and the number of tasks refused for its latency objective.
 pub struct LaneState {
     pub rows: usize,
     pub idle: bool,

@@ -121,13 +121,13 @@ impl<T: Waits> Queue<T> {
         state.asleep.retain(|other| !Arc::ptr_eq(other, &wake_up)); // the thread may have woken up without being called
     }
 
-    /// Whether all tasks that wait form one batch of at most `most` tasks, which is due, nothing runs, and the lane's
-    /// runs of that size are fast.
+    /// Whether nothing runs, and all waiting tasks form one batch of at most `most` tasks, which is due and of a size
+    /// whose runs are fast on this lane.
     pub fn is_brief(&self, now: f64, most: usize) -> bool {
         self.state.lock().is_brief(now, most)
     }
 
-    /// Like `turn` if there is such a batch; otherwise does nothing.
+    /// Like `turn` if `is_brief` is true; otherwise does nothing.
     pub fn take_brief(&self, now: f64, most: usize) -> Option<Turn<T>> {
         let mut state = self.state.lock();
         state.is_brief(now, most).then(|| self.look(&mut state, now))
@@ -169,7 +169,8 @@ impl<T: Waits> Queue<T> {
         turn
     }
 
-    /// Finds tasks that are to be abandoned. They leave the queue when the next batch forms.
+    /// Abandons the tasks whose client has gone or whose deadline has passed. They leave the queue when the next batch
+    /// forms.
     pub fn abandoned(&self, now: f64) -> Vec<T::Abandoned> {
         let mut state = self.state.lock();
         let waiting = state.groups.values_mut().flat_map(|group| group.tasks.iter_mut().flatten());

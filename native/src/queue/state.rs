@@ -52,8 +52,8 @@ impl<T> State<T> {
 }
 
 impl<T: Waits> State<T> {
-    /// Whether all tasks that wait form one batch of at most `most` tasks, which is due, nothing runs, and the lane's
-    /// runs of that size are fast.
+    /// Whether nothing runs, and all waiting tasks form one batch of at most `most` tasks, which is due and of a size
+    /// whose runs are fast on this lane.
     pub fn is_brief(&self, now: f64, most: usize) -> bool {
         let Some(((lane, _), group)) = self.groups.first().filter(|_| self.running == 0 && self.groups.len() == 1)
         else {

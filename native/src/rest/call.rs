@@ -123,7 +123,7 @@ impl Mailbox {
 
 /// How a call is answered.
 pub enum Reply {
-    /// A :predict gets outputs, by row or each as a whole.
+    /// A :predict gets outputs, row by row or each as a whole.
     Outputs { by_row: bool },
     /// A :classify or a :regress gets the result of one inference.
     Results(InferenceAnswer),
@@ -152,7 +152,7 @@ pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     answer(endpoint.status(status), endpoint.headers.clone(), body.freeze())
 }
 
-/// The status of a call whose outputs cannot be written by row.
+/// The status of a call whose outputs cannot be written row by row.
 fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
     let (template, values) = match misfit {
         Misfit::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),

@@ -19,7 +19,7 @@ impl Declares for &Declared {
     }
 }
 
-/// A decoded body: whether it is by row, its rows, and the dimensions beyond axis 0 and the bytes of each input.
+/// A decoded body: whether it is row by row, its rows, and the dimensions beyond axis 0 and the bytes of each input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnderstoodBody {
     pub by_row: bool,

@@ -30,7 +30,7 @@ pub struct Part<'a> {
     pub rows: Rows<'a>,
 }
 
-/// The reason why outputs cannot be written by row.
+/// The reason why outputs cannot be written row by row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Misfit<'a> {
     /// The output has no rows.
@@ -78,9 +78,9 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Writes the body that answers a :predict: `predictions`, by row, or `outputs`, each as a whole.
+/// Writes the body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 ///
-/// Writes nothing if the answer is by row and the outputs have different numbers of rows.
+/// Writes nothing if the answer is row by row and the outputs have different numbers of rows.
 pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut BytesMut) -> Result<(), Misfit<'a>> {
     if by_row {
         return write_rows(parts, out);

@@ -30,7 +30,7 @@ impl<'a> ModelPath<'a> {
         };
         let unusual = b"/:%";
         if !named.contains('/') {
-            return Some((Self { model: named, version: Version::Latest }.plain(unusual)?, verb)); // as most are
+            return Some((Self { model: named, version: Version::Latest }.plain(unusual)?, verb));
         }
         let asked = match named.split_once("/labels/") {
             Some((model, label)) if is_plain(label, unusual) => {

@@ -82,7 +82,7 @@ impl AuditLines {
 }
 
 impl Lines {
-    /// Whether too many lines wait for more to be added.
+    /// Whether so many lines wait that no more can be added.
     pub fn is_full(&self) -> bool {
         self.waiting.lock().text.len() > MOST
     }

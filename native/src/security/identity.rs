@@ -46,8 +46,8 @@ impl Identity {
         &self.certificate
     }
 
-    /// The credentials of a call, which are then those of the last one; None for several authorization headers, since it
-    /// is unclear which one counts.
+    /// The credentials of a call, which are kept as those of the last call; None for several authorization headers,
+    /// since it is unclear which one counts.
     pub fn known(&self, headers: &HeaderMap) -> Option<MappedMutexGuard<'_, Last>> {
         // Compares each name, since a hash lookup is slower.
         let mut shown = headers.iter().filter(|(name, _)| *name == AUTHORIZATION).map(|(_, value)| value);

@@ -8,8 +8,8 @@
 //! us, waking the batch thread costs several times as much as the model.
 //!
 //! On a machine with two cores, a batch thread is also expensive with many clients: it competes with the connection
-//! thread, or with a client on the same machine, for a core; it finds none of the calls in its cache; and it frees memory
-//! that the connection thread has allocated.
+//! thread, or with a client on the same machine, for a core; it finds none of the calls in its cache; and it frees
+//! memory that the connection thread has allocated.
 //!
 //! # What happens here
 //!
@@ -20,10 +20,10 @@
 //!    without a pause, so the server also calls `wake_at_last` every 20 ms.
 //! 2. Before it wakes a batch thread, the thread asks the queue for a *brief* batch (`Queue::run_brief`): all waiting
 //!    tasks form one batch, this batch is due, no other batch runs, and its lane's runs of that size are known to be
-//!    fast. Such a batch is run at once, on this thread. Meanwhile, the thread cannot serve its connections, which is why
-//!    this is limited to fast lanes. A lane becomes fast by earning trust (`queue/pace.rs`): each run that ends within
-//!    0.2 ms earns one point, 8 points are enough, and slower runs cost some or all of the points. Lanes of a backend
-//!    whose runs may differ in time earn no trust (`steady`). The numbers are in `headrace_batching.bridge`.
+//!    fast. Such a batch is run at once, on this thread. Meanwhile, the thread cannot serve its connections, which is
+//!    why this is limited to fast lanes. A lane becomes fast by earning trust (`queue/pace.rs`): each run that ends
+//!    within 0.2 ms earns one point, 8 points are enough, and slower runs cost some or all of the points. Lanes of a
+//!    backend whose runs may differ in time earn no trust (`steady`). The numbers are in `headrace_batching.bridge`.
 //! 3. A brief batch has only one task if any of its calls came over gRPC, or if there are more than two cores for each
 //!    connection thread (`most_together`): the connection thread then reads the next calls while a batch thread runs.
 //!    A REST call takes several times as long to read and answer as its share of a batch, so running the batch here
@@ -40,8 +40,8 @@
 //! One h2load client of a model of 16 floats, two cores that other processes kept busy, each variant alternated with
 //! the full server 6 to 14 times, 2026-11-27:
 //!
-//! - Running lone calls here: 10,410 calls/s instead of 6,704 (96 us instead of 149 per call), for 70 us of CPU per call
-//!   instead of 113. The target of 100 us for one caller depends on it.
+//! - Running lone calls here: 10,410 calls/s instead of 6,704 (96 us instead of 149 per call), for 70 us of CPU per
+//!   call instead of 113. The target of 100 us for one caller depends on it.
 //! - Running batches of several REST calls here (2026-11-28): 10.8 us of CPU per call of one row instead of 14.5, with
 //!   64 callers, and 2.0 instead of 1.75 times the rate of an evhttp server that runs no model.
 //! - Running batches of several gRPC calls here, too, was tried and is not done: with 64 calls on four connections, a
@@ -69,10 +69,12 @@ const SPAN: Duration = Duration::from_micros(200);
 /// The maximum number of calls without polling after polling in vain.
 const MOST_SKIPPED: u32 = 256;
 
-/// The maximum number of REST calls that a thread runs together where it may run several: more would keep its connections waiting.
+/// The maximum number of REST calls that a thread runs together where it may run several: more would keep its
+/// connections waiting.
 const MOST_TOGETHER: usize = 256;
 
-/// The most REST calls of a batch that each of this many connection threads runs itself.
+/// The maximum number of REST calls in a batch that a connection thread runs itself, on a server with this many of
+/// these threads.
 pub fn most_together(threads: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     if cores <= 2 * threads { MOST_TOGETHER } else { 1 }
@@ -126,8 +128,8 @@ impl BusyPoll {
         }
     }
 
-    /// Called when everything has been read that had arrived at the last look at the sockets, and the thread is about to
-    /// sleep.
+    /// Called when everything has been read that had arrived at the last look at the sockets, and the thread is about
+    /// to sleep.
     pub fn on_park(&self) {
         if self.more_may_come() {
             self.looks.notify_one();
@@ -136,8 +138,8 @@ impl BusyPoll {
         }
     }
 
-    /// Called before one of the thread's connections goes on reading a large message, when everything has been read that
-    /// had arrived on the others. The thread parks only once the whole message has been read.
+    /// Called before one of the thread's connections goes on reading a large message, when everything has been read
+    /// that had arrived on the others. The thread parks only once the whole message has been read.
     pub fn after_pause(&self) {
         self.run_or_wake();
     }

@@ -117,7 +117,7 @@ impl Server {
         self.shared.handlers.inbox.readable().as_raw_fd()
     }
 
-    /// All events since the last call.
+    /// Removes and returns all events.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.shared.ended.count(py)?;
         let events: Vec<Bound<'py, PyTuple>> = self

@@ -75,9 +75,9 @@ impl Spans {
     /// Encodes the spans of the requests that have ended: messages, each with the number of its spans, and the number
     /// of requests that wait for their batches.
     ///
-    /// `traces` are the requests that Python has recorded. `reports` are the reports of batches that have run, each with
-    /// the version that ran the batch.
-    /// Requests that ended before `oldest` do not wait; batches that began before `oldest_batch` are forgotten.
+    /// `traces` are the requests that Python has recorded. `reports` are the reports of batches that have run, each
+    /// with the version that ran the batch. Requests that ended before `oldest` do not wait; batches that began before
+    /// `oldest_batch` are forgotten.
     fn encode<'py>(
         &mut self,
         py: Python<'py>,
@@ -128,7 +128,7 @@ impl Spans {
         let (whole, mut waiting): (Vec<_>, Vec<_>) = ended.partition(|one| one.is_whole(&self.batches, oldest));
         waiting.truncate(MOST);
         self.waiting = waiting;
-        // All of them first, since the spans of batches link to each other.
+        // All trees are created before any is written, since the spans of batches link to each other.
         let trees = whole.into_iter().map(|one| Tree::new(one, &mut self.batches, &mut self.ids));
         let trees: Vec<_> = trees.collect();
         self.batches.forget(oldest_batch);

@@ -22,8 +22,8 @@ const ELSEWHERE: u32 = u32::MAX;
 
 /// One message at a time, written by one thread of one process, and read by one thread of another.
 ///
-/// The receiver sleeps on `sent`, which changes with each message and with the end. It first sets `sleeps`, and
-/// then looks at `sent` again; the sender changes `sent`, and then looks at `sleeps`. All four accesses are sequentially
+/// The receiver sleeps on `sent`, which changes with each message and with the end. It first sets `sleeps`, and then
+/// looks at `sent` again; the sender changes `sent`, and then looks at `sleeps`. All four accesses are sequentially
 /// consistent, so at least one of the two sees what the other has written: either the sender wakes the receiver, or the
 /// receiver does not sleep.
 #[repr(C, align(64))]
@@ -51,7 +51,7 @@ pub enum Woken {
 }
 
 impl Direction {
-    /// Sends a message; false if it is too large, or the last one has not been taken, whose place it would take.
+    /// Sends a message; false if it is too large, or if it would overwrite the last one, which has not been taken.
     pub fn send(&self, message: &[u8]) -> bool {
         if message.len() > ROOM || !self.all_taken() {
             return false;
@@ -80,13 +80,15 @@ impl Direction {
         if sent == taken {
             return None;
         }
-        let size = self.size.swap(ELSEWHERE, Relaxed); // as those that follow before it is taken are
+        // Messages that were sent after this one, before it was taken, were sent in another way.
+        let size = self.size.swap(ELSEWHERE, Relaxed);
         let message = (size as usize <= ROOM).then(|| self.read(size as usize));
         self.taken.store(taken.wrapping_add(STEP), Release);
         Some(message)
     }
 
-    /// Waits for a message, asleep: while the other side works, the other threads of a busy machine want this core.
+    /// Waits for a message. The thread sleeps: while the other side works, other threads of a busy machine need this
+    /// core.
     pub fn wait(&self, until: Option<Instant>) -> Woken {
         let taken = self.taken.load(Relaxed);
         loop {
@@ -105,7 +107,7 @@ impl Direction {
         self.taken.load(Acquire) == self.sent.load(Relaxed) & !ENDED
     }
 
-    /// Ends the messages of this direction. Either side, any thread.
+    /// Ends the messages of this direction. Either side may call this, on any thread.
     pub fn end(&self) {
         self.sent.fetch_or(ENDED, SeqCst);
         let _ = futex::wake(&self.sent, Flags::empty(), u32::MAX >> 1);
@@ -118,7 +120,7 @@ impl Direction {
         }
     }
 
-    /// Sleeps while `sent` has a value; None if there may be something to see.
+    /// Sleeps while `sent` has this value; None if it may have changed.
     fn sleep(&self, sent: u32, until: Option<Instant>) -> Option<Woken> {
         let left = match until {
             None => None,

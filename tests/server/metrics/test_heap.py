@@ -60,7 +60,7 @@ class TestHeaps:
 
 @pytest.mark.parametrize("look", [read_memory, memory.release])
 def test_a_look_at_the_memory_leaves_no_garbage(look: Callable[[], object]) -> None:
-    # In an idle server, garbage of more than sixty such calls was there before Python collected it.
+    # In an idle server, Python once collected the garbage of such calls only after more than sixty of them.
     look()  # the first call creates objects that are kept
     gc.collect()
 

@@ -29,7 +29,7 @@ use crate::http2::{Seldom, Stream, Timer};
 pub struct Plain {
     stream: Stalling<Stream>,
     progress: Progress,
-    /// The bytes that have been read of requests without an answer: the first `filled` bytes.
+    /// The first `filled` bytes have been read, and belong to requests that have not been answered.
     buffer: Vec<u8>,
     filled: usize,
     requests: Requests,

@@ -1,4 +1,4 @@
-//! What a connection's task, its h2 and its taken call share.
+//! The state that a connection's task, h2 and the connection's taken call share.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +16,14 @@ use super::wire;
 use crate::http2::frames::{FrameStats, WINDOW_UPDATE};
 use crate::http2::socket::SharedTcp;
 
-/// The setting of a client's window for each stream.
+/// The number of the HTTP/2 setting with a client's window for each stream.
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// The length of a setting in bytes.
 const SETTING: usize = 6;
 
-/// What a connection's task, its h2 and its taken call share. Only the connection's thread reads and writes the socket.
+/// The state that a connection's task, h2 and the connection's taken call share. Only the connection's thread reads and
+/// writes the socket.
 pub struct Bypass {
     pub socket: SharedTcp,
     pub stats: Arc<FrameStats>,
@@ -31,11 +32,11 @@ pub struct Bypass {
     state: Mutex<State>,
 }
 
-/// What h2 has got to read.
+/// What `Bypass::give` has given to h2.
 pub enum Given {
     /// Bytes that the client has sent.
     Bytes,
-    /// A frame that the client has not sent now.
+    /// A part of a WINDOW_UPDATE that the client has not sent: it gives h2 a part of the window that was kept from it.
     Frame,
     /// Nothing: a `Reader` reads.
     Nothing,
@@ -60,7 +61,7 @@ impl Bypass {
         self.direct.store(direct, Ordering::Relaxed);
     }
 
-    /// Whether a call is taken, of which h2 does not know.
+    /// Whether a call is taken, so that h2 does not know of it.
     pub fn is_taken(&self) -> bool {
         matches!(self.state().phase, Phase::Taken(_))
     }
@@ -75,7 +76,7 @@ impl Bypass {
         }
     }
 
-    /// Gives h2 the taken call, whose answer `then` sends.
+    /// Gives h2 the taken call; `then` sends its answer.
     pub fn move_call(&self, mut state: MutexGuard<'_, State>, then: Then) {
         match &mut state.phase {
             Phase::Taken(_) => {
@@ -93,8 +94,8 @@ impl Bypass {
         }
     }
 
-    /// Passes a stream that h2 has opened to the taken call, if it is its stream, and drops it if h2 has only been told
-    /// of it; otherwise returns it.
+    /// Passes a stream that h2 has opened to the taken call if it is that call's stream. Drops the stream if its call
+    /// bypassed h2, which has only been told of it. Otherwise returns the stream.
     pub fn claim(&self, respond: SendResponse<Bytes>) -> Option<SendResponse<Bytes>> {
         let stream = respond.stream_id().as_u32();
         let mut state = self.state();
@@ -115,7 +116,7 @@ impl Bypass {
         None
     }
 
-    /// Gives h2 what it is to read; `between` says whether it is between two frames.
+    /// Writes the next bytes for h2 into its buffer, if there are any; `between` says whether h2 is between two frames.
     pub fn give(&self, into: &mut ReadBuf<'_>, between: bool) -> Given {
         if !self.is_direct() {
             return Given::Nothing;
@@ -138,7 +139,7 @@ impl Bypass {
         Given::Bytes
     }
 
-    /// Writes what is left of an answer.
+    /// Writes the rest of an answer of which the socket has taken only a part.
     pub fn poll_unsent(
         &self,
         mut stream: Pin<&mut impl AsyncWrite>,
@@ -166,7 +167,7 @@ fn put(from: &mut Vec<u8>, into: &mut ReadBuf<'_>) {
 }
 
 impl State {
-    /// h2 reads a WINDOW_UPDATE of the connection, whose payload this is.
+    /// Called when h2 reads a WINDOW_UPDATE of the connection; changes its payload, so that h2 gets only its part.
     pub fn window_enlarged(&mut self, payload: &mut [u8]) {
         if let Ok(number) = <[u8; 4]>::try_from(&*payload) {
             let number = u32::from_be_bytes(number) & (u32::MAX >> 1); // the first bit means nothing
@@ -175,7 +176,7 @@ impl State {
         }
     }
 
-    /// h2 reads settings, of which these bytes have arrived; None if some have not.
+    /// Called when h2 reads settings; `payload` is None if they have not arrived completely.
     pub fn settings(&mut self, payload: Option<&[u8]>) {
         // The next answer of h2 may have to begin with a new size of HPACK's table.
         self.table_changes();

@@ -22,13 +22,13 @@ thread_local! {
 pub struct LoneCall(Option<Arc<Bypass>>);
 
 impl LoneCall {
-    /// Takes a call; there must be none.
+    /// Takes a call; the connection must have no other taken call.
     pub fn take(bypass: Arc<Bypass>, frames: LoneFrames) -> Self {
         bypass.state().take(frames);
         Self(Some(bypass))
     }
 
-    /// Leaves the call to h2 from its beginning: nothing has been done for it.
+    /// Lets h2 read the call from its beginning; nothing may have been done for the call yet.
     pub fn untake(mut self) {
         if let Some(bypass) = self.0.take() {
             bypass.state().untake();
@@ -46,15 +46,15 @@ impl LoneCall {
     }
 
     /// Writes a whole answer: the encoded headers, a message, and the encoded trailers. Returns the call if only h2 can
-    /// send its answer. On the thread of the connection.
+    /// send its answer. Must be called on the connection's thread.
     pub fn answer(mut self, head: &[u8], message: &Bytes, trailers: &[u8]) -> Result<(), Self> {
         let Some(bypass) = self.0.take() else { return Ok(()) };
         let written = write(&bypass, head, message, trailers);
         if written { Ok(()) } else { Err(Self(Some(bypass))) }
     }
 
-    /// Gives h2 the call; `then` is called with the stream that h2 has opened for it, unless the connection ends
-    /// before. May be called on any thread.
+    /// Gives h2 the call; `then` is called with the stream that h2 opens for it, unless the connection ends first. May
+    /// be called on any thread.
     pub fn through_h2(&mut self, then: impl FnOnce(SendResponse<Bytes>) + Send + 'static) {
         if let Some(bypass) = self.0.take() {
             bypass.move_call(bypass.state(), Box::new(then));
@@ -89,7 +89,7 @@ fn write(bypass: &Bypass, head: &[u8], message: &Bytes, trailers: &[u8]) -> bool
         let count = match bypass.socket.tcp().try_write(out) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-            Err(_) => out.len(), // the connection is broken, as the next read will tell
+            Err(_) => out.len(), // the connection is broken, which the next read will report
         };
         bypass.stats.answer_written();
         state.windows.count(received, message.len() as u32);

@@ -15,7 +15,7 @@
 //! 3. In all other cases, h2 gets the call: it reads the same frames from an inbox, the call continues on the stream
 //!    that h2 then opens, and h2 sends the answer. This happens if the client sends anything before the answer (another
 //!    call, a cancellation, a ping), if the answer is an error, if it does not fit the client's windows, if the
-//!    socket is full, or if the connection is to drain. So whatever is not the simplest case is h2's.
+//!    socket is full, or if the connection is to drain. So h2 handles every case except the simplest one.
 //!
 //! # Why the state of the connection stays right
 //!
@@ -24,12 +24,12 @@
 //!   stream in GOAWAY are handled as if h2 had seen all calls.
 //! - HPACK: a HEADERS block is known only as long as no other block could have changed the table (`heads` in `State`),
 //!   and only if it does not change the table itself (`hpack.rs`). Answers use no table.
-//! - Windows: of the client's window for the connection, a share is kept from h2, and returned before h2 needs it. The
-//!   bytes of requests that h2 has not seen are returned to the client here (`windows.rs`).
+//! - Windows: h2 is told of only a part of the client's window for the connection, and gets the rest before it needs
+//!   it. The bytes of requests that h2 has not seen are returned to the client here (`windows.rs`).
 //! - Writes: an answer is written only between two frames of h2. If the socket takes only a part of it, the rest is
 //!   written before h2's next bytes.
 //!
-//! Limits, memory, admission, counters and traces are those of every plain call, since a taken call has the same way
+//! Limits, memory, admission, counters and traces are those of every plain call, since a taken call takes the same path
 //! from `PlainCalls::put` on.
 
 mod bypass;

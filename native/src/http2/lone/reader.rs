@@ -28,11 +28,12 @@ struct Known<T> {
     meaning: T,
 }
 
-/// Reads from a calm connection in place of h2. `T` is what a HEADERS frame means.
+/// Reads from a calm connection in place of h2. `T` is the form in which the caller stores the meaning of a HEADERS
+/// frame.
 pub struct Reader<T> {
     bypass: Arc<Bypass>,
     known: Option<Known<T>>,
-    /// Whether it reads now, or did when it was last polled.
+    /// Whether this reader reads now, or did when it was last polled.
     reads: bool,
 }
 
@@ -41,17 +42,17 @@ impl<T> Reader<T> {
         Self { bypass, known: None, reads: false }
     }
 
-    /// Whether there is a call of which h2 does not know.
+    /// Whether there is a call that h2 does not know of.
     pub fn has_call(&self) -> bool {
         self.bypass.is_taken()
     }
 
-    /// Whether it is to learn what the head of this stream means, which h2 has just returned.
+    /// Whether `learn` is to be called with the meaning of the head of this stream, which h2 has just returned.
     pub fn learns(&self, stream: u32) -> bool {
         self.bypass.state().learns(stream)
     }
 
-    /// Learns it.
+    /// Stores the meaning of the head, so that calls with the same head can be taken.
     pub fn learn(&mut self, meaning: T) {
         let mut state = self.bypass.state();
         let heads = state.heads();
@@ -71,8 +72,8 @@ impl<T> Reader<T> {
         }
     }
 
-    /// To be called when h2 is pending. `rests` says whether it has no streams. Returns whether this reads from now on;
-    /// then it must be polled.
+    /// To be called when h2 is pending; `rests` says whether h2 has no streams. Returns whether this reader reads from
+    /// now on; if so, it must be polled.
     pub fn begin(&mut self, rests: impl FnOnce() -> bool) -> bool {
         let Some(known) = self.known.as_ref().filter(|_| !self.reads) else { return false };
         let may_take = {
@@ -86,8 +87,8 @@ impl<T> Reader<T> {
         self.reads
     }
 
-    /// Reads what has come, and takes the calls that `take` accepts: it gets the meaning of the head, the call, and the
-    /// content of the DATA frame. Returns whether h2 must be polled.
+    /// Reads the bytes that have arrived, and takes the calls that `take` accepts: `take` gets the meaning of the head,
+    /// the call, and the content of the DATA frame. Returns whether h2 must be polled.
     pub fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -144,7 +145,7 @@ impl<T> Reader<T> {
         self.give(bytes);
     }
 
-    /// Lets h2 read, first the call that it has missed, if it has missed one, and then these bytes.
+    /// Lets h2 read: first the call that it has missed, if there is one, and then these bytes.
     fn give(&mut self, bytes: &[u8]) {
         let mut state = self.bypass.state();
         state.give_call(None);

@@ -12,7 +12,8 @@ use super::wire::{self, LoneFrames};
 /// The number of lone calls after which a connection is calm.
 const CALM: i32 = 2;
 
-/// The number of lone calls through h2 after a taken call that h2 got in the end: then taking it was in vain.
+/// The number of further lone calls that h2 handles after it had to be given a taken call, so that taking it was in
+/// vain.
 const PENALTY: i32 = 32;
 
 /// The bytes of an answer that must fit before a call is taken.
@@ -57,7 +58,7 @@ pub struct State {
     pub unsent: Option<Unsent>,
     /// The bytes that h2 is to read before it reads from the socket.
     pub inbox: Vec<u8>,
-    /// The rest of a frame that the client has not sent; h2 is to read it before the inbox.
+    /// The rest of a WINDOW_UPDATE that the client has not sent (`Windows::given_back`); h2 reads it before the inbox.
     pub update: Vec<u8>,
     /// Whether h2 reads: it has not come to the end of what has arrived, or is in the middle of a frame or a head.
     pub reads: bool,
@@ -72,7 +73,7 @@ pub struct State {
     candidate: Option<Candidate>,
     /// The newest stream that has been taken.
     newest: u32,
-    /// The newest stream of which h2 knows.
+    /// The newest stream that h2 knows of.
     told: u32,
     /// The stream that was the newest before the last one was taken.
     before: u32,
@@ -109,8 +110,8 @@ impl Default for State {
 }
 
 impl State {
-    /// h2 reads these bytes, which begin `between` two frames or within one. Returns whether they are a lone call whose
-    /// head does not change HPACK's table.
+    /// Called when h2 reads these bytes; `between` says whether they begin between two frames. Returns whether they are
+    /// a lone call whose head does not change HPACK's table.
     pub fn passes(&mut self, bytes: &[u8], between: bool) -> bool {
         self.reads = true;
         self.shares = !self.begun || self.calm > 0;
@@ -127,13 +128,13 @@ impl State {
         keeps
     }
 
-    /// h2 reads a block of headers, or a part of one, that may change HPACK's table.
+    /// Called when h2 reads a block of headers, or a part of one, that may change HPACK's table.
     pub fn head_passes(&mut self) {
         self.begun = true;
         self.table_changes();
     }
 
-    /// h2 reads something that may change HPACK's table.
+    /// Called when h2 reads anything that may change HPACK's table.
     pub fn table_changes(&mut self) {
         self.heads = self.heads.wrapping_add(1);
     }
@@ -205,7 +206,7 @@ impl State {
         }
     }
 
-    /// Whether a stream that h2 returns is one of which it has only been told.
+    /// Whether h2 has only been told of this stream, since its call bypassed h2.
     pub fn was_missed(&self, stream: u32) -> bool {
         stream <= self.told && !matches!(self.phase, Phase::Moves { stream: own, .. } if own == stream)
     }

@@ -1,9 +1,9 @@
 //! The flow control of calls that h2 does not see.
 //!
-//! The client's window for the connection limits the bytes of all answers, and h2 believes that it may use the whole
-//! window. So when the client enlarges the window, a share of that is kept from h2 (`enlarged`). If h2 has used much of
-//! what it knows of, it gets the share back (`h2_sent`), and so both together never send more than the client allows,
-//! and h2 never waits while there is some of the window left.
+//! The client's window for the connection limits the bytes of all answers, and h2 would use the whole window. So when
+//! the client enlarges the window, h2 is told of a part of that, and the share that is kept from it is for lone calls
+//! (`enlarged`). When h2 has used much of its part, it gets the share back (`h2_sent`). So lone calls and h2 together
+//! never send more than the client allows, and h2 never waits while some of the window is left.
 
 /// The window of a new connection, and of a stream without a setting.
 const DEFAULT: u32 = 65_535;
@@ -30,7 +30,7 @@ pub struct Windows {
     share: u32,
     /// A lower bound of the part that h2 may still use.
     left: u32,
-    /// The part that has been taken from the share for h2, and of which h2 does not know yet.
+    /// The part that has been taken from the share for h2, but that h2 does not know of yet.
     back: u32,
     /// The client's window for each new stream; 0 if unknown.
     stream: u32,
@@ -45,8 +45,8 @@ impl Default for Windows {
 }
 
 impl Windows {
-    /// The client has enlarged its window for the connection. Returns by how much h2 is to enlarge it, which is at
-    /// least 1, unless the client's number is 0. `shares` says whether to keep a share.
+    /// Called when the client has enlarged its window for the connection; `shares` says whether to keep a share.
+    /// Returns by how much h2 is to enlarge the window: by at least 1, unless `by` is 0.
     pub fn enlarged(&mut self, by: u32, shares: bool) -> u32 {
         let spare = self.left.saturating_add(by).saturating_sub(KEPT);
         let taken = if shares { by.saturating_sub(1).min(spare).min(MOST - self.share) } else { 0 };
@@ -55,7 +55,7 @@ impl Windows {
         by - taken
     }
 
-    /// h2 has sent DATA. Returns whether it is to be given a part of the window.
+    /// Called when h2 has sent DATA. Returns whether h2 is to be given a further part of the window.
     pub fn h2_sent(&mut self, bytes: u32) -> bool {
         self.left = self.left.saturating_sub(bytes);
         if self.left < FEW {
@@ -71,7 +71,7 @@ impl Windows {
         (back > 0).then_some(back)
     }
 
-    /// The client has set its window for each stream; None if the setting could not be read.
+    /// Stores the client's window for each stream; None if the setting could not be read.
     pub fn set_stream(&mut self, bytes: Option<u32>) {
         self.stream = bytes.unwrap_or(0);
     }
@@ -81,8 +81,8 @@ impl Windows {
         bytes <= FRAME && bytes <= self.share.min(self.stream) as usize
     }
 
-    /// How many bytes of requests the client is to get back together with the answer to a request of this many bytes;
-    /// None if they may wait.
+    /// By how many bytes to enlarge the client's window for requests, together with the answer to a request of this
+    /// many bytes; None if that can wait.
     pub fn returned(&self, received: u32) -> Option<u32> {
         let all = self.received + received;
         (all >= RETURNED).then_some(all)

@@ -49,7 +49,7 @@ impl LoneFrames {
     }
 }
 
-/// What is known of the frames of a lone call.
+/// The stream of a lone call, and the length of its first frame.
 struct Measured {
     stream: u32,
     /// The length of the HEADERS frame.
@@ -107,8 +107,9 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// Writes the frames of a call that its client has cancelled on a stream; `head` is the HEADERS frame of any call. They
-/// do not end the stream before: h2 refuses a call that ends without the data whose length its headers declare.
+/// Writes the frames of a call that its client has cancelled on a stream; `head` is the HEADERS frame of any call. No
+/// frame ends the stream before the cancellation: h2 refuses a call that ends without the data whose length its headers
+/// declare.
 pub fn cancelled(out: &mut Vec<u8>, head: &[u8], stream: u32) {
     let begin = out.len();
     out.extend_from_slice(head);

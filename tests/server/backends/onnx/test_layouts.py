@@ -94,7 +94,7 @@ def test_axes_of_the_batch_are_distinguished_from_others() -> None:
 
 
 def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
-    """The data of a weight have a length. A number in their field means nothing to ONNX, but must not be ignored."""
+    """A weight's data are a field with a length. ONNX ignores a number in this field, but it must be compared."""
     proto = mean_of_product()
     proto.graph.initializer[0].ClearField("raw_data")
     proto.graph.initializer[0].MergeFromString(b"\x48\x05")  # field 9, as a varint
@@ -105,7 +105,7 @@ def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
 
 
 def test_a_field_that_protobuf_ignores_is_not_a_graph(tmp_path: Path) -> None:
-    """A model with 8 bytes in the graph's field, without a length: if they had one, they would be a weight of 4."""
+    """In a model, the graph's field has a number of 8 bytes, which would be a weight if they had a length instead."""
     options, kept = BackendOptions(), []
     for seed in range(3):
         proto = mean_of_product(seed)
