@@ -449,7 +449,7 @@ class TestLoading:
         assert error.code == code
         assert error.message.startswith(f"{file}: ")
         assert said in error.message
-        hint = "fewer instances" if code == Code.RESOURCE_EXHAUSTED else "build it here from its ONNX file, with"
+        hint = "fewer instances" if code == Code.RESOURCE_EXHAUSTED else "build the plan here from its ONNX file, with"
         assert hint in error.message
 
     def test_a_plan_with_a_plugin_of_tensorrts_own(
