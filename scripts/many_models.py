@@ -110,7 +110,7 @@ class Bare:
     Attributes:
         seconds: How long it takes.
         cpu: The seconds of CPU time.
-        threads: The threads of the process at the end.
+        threads: The number of the process's threads at the end.
     """
 
     seconds: float

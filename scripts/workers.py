@@ -203,7 +203,7 @@ def killed(caller: Caller) -> tuple[float, int]:
 
 
 def _process(caller: Caller) -> int:
-    """The process that runs the small model; no other call may run, since all rows of a batch get one answer."""
+    """The ID of the process that runs the small model; no other call may run, since a batch gets one answer."""
     number = int(caller.predict({"x": np.full((1, 16), 5002, np.float32)}, name="small")["y"][0, 0])
     if b"worker_child" not in Path(f"/proc/{number}/cmdline").read_bytes():
         raise RuntimeError(f"process {number} is not a worker process")

@@ -118,7 +118,7 @@ def application(
         models: Base paths by model name.
         replicas: The number of servers; the smallest number if `most_replicas` is larger.
         most_replicas: The largest number of servers, reached as more rows wait; 0 keeps their number fixed.
-        num_cpus: CPUs that Ray reserves for each.
+        num_cpus: The number of CPUs that Ray reserves for each server.
         options: Fields of headrace_server.Config, the same for all.
     """
     scaling: dict[str, Any] = {"num_replicas": replicas}

@@ -95,17 +95,17 @@ class Step:
 
     @property
     def sent(self) -> int:
-        """All requests."""
+        """The number of answered and refused requests."""
         return self.answered.count + self.refused.count
 
     @property
     def good(self) -> int:
-        """The number answered in time."""
+        """The number of requests that were answered in time."""
         return self.answered.within(SECONDS)
 
     @property
     def good_rate(self) -> float:
-        """The number answered in time per second."""
+        """The number of requests per second that were answered in time."""
         return self.good / self.seconds
 
 

@@ -118,7 +118,7 @@ async def _reached(way: Route) -> None:
 
 
 async def _drained(watch: Watch, files: int) -> bool:
-    """Waits until no rows wait and no connections are left."""
+    """Waits until no rows wait and no connections are left; returns whether that happened in time."""
     loop = asyncio.get_running_loop()
     until = loop.time() + END_WITHIN
     while loop.time() < until:

@@ -99,7 +99,7 @@ def test_a_call_runs_before_everything_that_other_connections_have_sent_is_read(
     request = call(1, predict_request(x).SerializeToString())
 
     def ran_on_connection_thread() -> bool:
-        """Makes the call. On a busy machine, a batch thread sometimes takes it, and runs it at any time later."""
+        """Makes the call once. On a busy machine, a batch thread sometimes takes it, and runs it at any later time."""
         held.clear()
         eventually(lambda: server.caller.predict(x) and held.is_set())
         with ExitStack() as stack:

@@ -98,14 +98,14 @@ def waiting(runs: Held, caller: LoneCaller) -> LoneCaller:
 
 
 def counted(server: RunningServer) -> int:
-    """The calls that have been answered."""
+    """The number of calls that have been answered."""
     page = server._server._metrics.page().decode()
     lines = [line for line in page.splitlines() if line.startswith(":tensorflow:serving:request_count")]
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
 
 def has_counted(server: RunningServer, calls: int) -> bool:
-    """Whether so many calls have been answered."""
+    """Whether this many calls have been answered."""
     return counted(server) == calls
 
 

@@ -48,7 +48,7 @@ impl Series {
     #[pyo3(name = "is_series")]
     const IS_SERIES: bool = true;
 
-    /// The tasks that have not run.
+    /// The number of tasks that have not run.
     fn __len__(&self) -> usize {
         self.waiting.lock().len()
     }

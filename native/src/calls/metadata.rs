@@ -13,7 +13,7 @@ pub fn to_python<'py>(py: Python<'py>, headers: &HeaderMap) -> PyResult<Bound<'p
     PyTuple::new(py, pairs)
 }
 
-/// Which headers are metadata, and not HTTP's or gRPC's own.
+/// Whether a header is metadata, and not one of HTTP's or gRPC's own.
 fn is_metadata(name: &HeaderName) -> bool {
     let name = name.as_str();
     !matches!(name, "te" | "content-type" | "grpc-timeout" | "grpc-encoding" | "grpc-accept-encoding")

@@ -190,7 +190,7 @@ impl Answer {
     }
 }
 
-/// The rows of an output that has the call's rows and this dtype.
+/// A call's rows of the output with this alias; None if the output is missing or has another dtype.
 fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize>) -> Option<Own<'a>> {
     let output = outputs.iter().find(|output| output.alias == alias)?;
     let own = output.rows(rows);
@@ -201,7 +201,7 @@ fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize
     (output.dtype == dtype).then_some(Own { count, rows: own, inner })
 }
 
-/// Classes and scores, one of which may be missing, as a table.
+/// Combines classes and scores, one of which may be missing, into a table; None if their shapes do not fit.
 fn table<'a>(
     classes: Option<Own<'a>>,
     scores: Option<Own<'a>>,

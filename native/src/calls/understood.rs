@@ -116,7 +116,7 @@ impl Understood {
         Some(Self { signature, lane: route.lane.clone(), arrays, rows, choice: None, protocol })
     }
 
-    /// Parses a plain Classify or Regress, as `inference` says.
+    /// Parses a plain Classify or Regress; `inference` chooses which of the two.
     pub fn examples(
         routes: &Routes,
         at: Cursor<'_>,
@@ -189,7 +189,7 @@ fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signatur
     Some(Arrays::Columns(columns))
 }
 
-/// The outputs that a Predict names, each once.
+/// Chooses the outputs that a Predict names; None if it names an unknown output, or one of them twice.
 fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>> {
     let named = request.wanted.iter().map(Text::bytes).collect::<Option<Vec<_>>>()?;
     let count = |alias: &str| named.iter().filter(|name| **name == alias.as_bytes()).count();
@@ -200,7 +200,7 @@ fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>
 /// A requested inference, and its signature.
 type Asked<'a> = (&'a Arc<Examples>, &'a Arc<Inference>);
 
-/// The inferences of a MultiInference, each with a signature of its own.
+/// The inferences of a MultiInference; None if two of them name the same signature, or if one is not plain.
 fn asked<'a>(
     routes: &'a [Arc<Route>],
     inferences: &[examples::Inference<'_>],

@@ -15,7 +15,7 @@ pub fn only_message(body: Rope, limit: usize) -> Result<Rope, Status> {
     super::answer::only_message(body)
 }
 
-/// The outputs of an answer that is not left to Python.
+/// The outputs of an answer; None if the answer is left to Python.
 pub fn read_outputs(message: &Rope) -> Option<Vec<UnderstoodOutput>> {
     let outputs = read(message)?;
     let owned = outputs.into_iter().map(|output| {

@@ -7,11 +7,11 @@ use super::request::Input;
 use crate::predict::{self, Column};
 use crate::protobuf::{Cursor, Dtype, texts, wire};
 
-/// A shared feature is repeated for every Example. If the copies take more bytes than this, and more than `TIMES` times
-/// those of the request, the request is not plain.
+/// The number of bytes that the arrays of a plain request may always have. A shared feature is repeated for every
+/// Example, so they may be larger than the request.
 const ENOUGH: usize = 1 << 20;
 
-/// See `ENOUGH`.
+/// How many times as large as the request the arrays of a plain request may be, if they are larger than `ENOUGH`.
 const TIMES: usize = 8;
 
 const STRINGS: u32 = 1;
@@ -92,7 +92,7 @@ impl<'a> Filling<'a> {
         Self { input, inner, known, all_known, size: None, rows: 0, bytes: Vec::new(), text: Vec::new() }
     }
 
-    /// The next row.
+    /// Adds the next row, from a feature.
     fn add(&mut self, feature: Cursor<'_>) -> Option<()> {
         let size = match self.input.dtype {
             Dtype::String => read_strings(feature, &mut self.bytes, &mut self.text)?,
@@ -101,7 +101,7 @@ impl<'a> Filling<'a> {
         self.count(size)
     }
 
-    /// The next row, a copy of the shared feature's.
+    /// Adds a copy of the shared feature's row as the next row.
     fn repeat(&mut self, shared: &Self) -> Option<()> {
         (shared.rows == 1).then_some(())?;
         if self.input.dtype == Dtype::String {
@@ -163,7 +163,7 @@ fn add_features(mut example: Cursor<'_>, columns: &mut [Filling<'_>]) -> Option<
     Some(())
 }
 
-/// An entry of the map of features.
+/// Parses an entry of the map of features: a name and a feature.
 fn entry(mut at: Cursor<'_>) -> Option<(&[u8], Cursor<'_>)> {
     let (mut name, mut feature) = (None, None);
     while at.left() > 0 {
@@ -176,14 +176,14 @@ fn entry(mut at: Cursor<'_>) -> Option<(&[u8], Cursor<'_>)> {
     Some((name?, feature?))
 }
 
-/// The kind of a feature's list, and the content of the list.
+/// Parses a feature: the kind of its list, and the content of the list.
 fn list(mut feature: Cursor<'_>) -> Option<(u32, Cursor<'_>)> {
     let (kind @ 1..=3, wire::LENGTH) = wire::tag(&mut feature)? else { return None };
     let list = wire::delimited(&mut feature)?;
     (feature.left() == 0).then_some((kind, list))
 }
 
-/// Whether an unused feature is valid.
+/// Checks an unused feature; None if it is not valid.
 fn check_feature(feature: Cursor<'_>) -> Option<()> {
     if feature.left() == 0 {
         return Some(());

@@ -16,7 +16,7 @@ impl Format {
         Self { spec: wire::model_spec(name, version, signature) }
     }
 
-    /// The ModelSpec as a field.
+    /// The size in bytes of the ModelSpec as a field.
     fn spec_len(&self, field: u32) -> usize {
         wire::field_len(field, self.spec.len())
     }
@@ -193,7 +193,7 @@ impl<'a> Response<'a> {
 }
 
 impl Part<'_> {
-    /// The field of an InferenceResult.
+    /// The number of the field of an InferenceResult that has the result.
     fn field(&self) -> u32 {
         match self.result {
             Result::Classes(_) => 2,

@@ -48,8 +48,8 @@ pub fn write_float(value: f32, out: &mut [u8; LONGEST]) -> Option<usize> {
     )
 }
 
-/// The digits of a number, rounded half to even to six digits or, if these read back as another number, to nine; always
-/// nine of them. And the power of ten of the first digit.
+/// Nine digits of a number, and the power of ten of the first digit. The number is rounded half to even: to six digits,
+/// which are followed by zeros, or to nine if six digits read back as another number.
 fn digits_of(value: f32) -> Option<(u64, i32)> {
     const FRACTION: u32 = 23;
     let bits = value.to_bits();

@@ -111,7 +111,7 @@ impl CallMemory {
         Self { share, held: ByKind::default() }
     }
 
-    /// Takes this many more bytes, if they are available.
+    /// Takes this many more bytes, if they are available; returns whether they are.
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
         let taken = bytes == 0 || self.share.take(kind, bytes);
         if taken && bytes > 0 {
@@ -120,7 +120,8 @@ impl CallMemory {
         taken
     }
 
-    /// Changes how many bytes of a kind the call has: to this many or slightly more, if they are available.
+    /// Changes how many bytes of a kind the call has: to this many or slightly more, if they are available. Returns
+    /// whether they are.
     pub fn set(&self, kind: Kind, bytes: usize) -> bool {
         let held = self.held[kind as usize].load(Ordering::Relaxed);
         if bytes > held {
@@ -135,7 +136,7 @@ impl CallMemory {
         true
     }
 
-    /// Takes memory for newly received bytes of a request, if it is available.
+    /// Takes memory for newly received bytes of a request, if it is available; returns whether it is.
     pub fn receive(&self, bytes: usize) -> bool {
         self.share.came.fetch_add(bytes, Ordering::Relaxed);
         self.grow(Kind::Received, bytes)

@@ -184,7 +184,7 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// The dimensions in a packed field, and their number.
+/// Parses a packed field: its dimensions, and their number.
 fn packed(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     let (mut dims, mut rank) = ([0; MAX_RANK], 0);
     while at.left() > 0 {
@@ -195,14 +195,14 @@ fn packed(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     Some((dims, rank))
 }
 
-/// The name of an output that is requested without parameters.
+/// Parses an output that is requested without parameters, and returns its name.
 fn name_alone(mut at: Cursor<'_>) -> Option<&[u8]> {
     let (1, wire::LENGTH) = wire::tag(&mut at)? else { return None };
     let name = wire::delimited(&mut at)?;
     (at.left() == 0).then(|| name.contiguous())?
 }
 
-/// The version that a text names: None for an empty text; no result if it is not only digits.
+/// Parses a version: `Some(None)` for an empty text, None for a text with anything but digits.
 fn number(text: &[u8]) -> Option<Option<i64>> {
     if text.is_empty() {
         return Some(None);

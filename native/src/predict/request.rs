@@ -213,7 +213,7 @@ impl<'a> TensorProto<'a> {
     }
 }
 
-/// The dimensions of a TensorShapeProto, all of them known, and their number.
+/// Parses a TensorShapeProto whose dimensions are all known: the dimensions, and their number.
 fn shape(mut at: Cursor<'_>) -> Option<([usize; MAX_RANK], usize)> {
     let (mut dims, mut rank) = ([0; MAX_RANK], 0);
     while at.left() > 0 {
@@ -293,7 +293,7 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// The version in one of the two fields.
+/// Parses the version in one of the two fields that a ModelSpec has for it: a number or a label.
 fn version(field: u32, at: Cursor<'_>) -> Option<Version<'_>> {
     match field {
         2 => int64(at).map(Version::Number),
@@ -301,7 +301,7 @@ fn version(field: u32, at: Cursor<'_>) -> Option<Version<'_>> {
     }
 }
 
-/// An Int64Value.
+/// Parses an Int64Value.
 fn int64(mut at: Cursor<'_>) -> Option<i64> {
     if at.left() == 0 {
         return Some(0);
@@ -342,7 +342,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// An entry of the map of inputs.
+/// Parses an entry of the map of inputs: an alias and a tensor.
 fn entry(mut at: Cursor<'_>) -> Option<(Text<'_>, Cursor<'_>)> {
     let (mut alias, mut tensor) = (Text(None), None);
     while at.left() > 0 {

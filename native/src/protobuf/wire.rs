@@ -12,7 +12,7 @@ pub const FIXED32: u8 = 5;
 /// The maximum length of a varint in bytes.
 pub const VARINT_ROOM: usize = 10;
 
-/// The next varint; None if there is no complete one.
+/// Reads the next varint; None if there is no complete one.
 pub fn varint(at: &mut Cursor<'_>) -> Option<u64> {
     let mut value = 0;
     for shift in (0..70).step_by(7) {
@@ -26,13 +26,13 @@ pub fn varint(at: &mut Cursor<'_>) -> Option<u64> {
     None
 }
 
-/// The next field's number and wire type.
+/// Reads the next field's number and wire type.
 pub fn tag(at: &mut Cursor<'_>) -> Option<(u32, u8)> {
     let tag = u32::try_from(varint(at)?).ok()?;
     Some((tag >> 3, (tag & 7) as u8))
 }
 
-/// The content of a length-delimited field.
+/// Reads the length of a length-delimited field, and returns the content.
 pub fn delimited<'a>(at: &mut Cursor<'a>) -> Option<Cursor<'a>> {
     let len = usize::try_from(varint(at)?).ok()?;
     at.within(len)
@@ -43,7 +43,7 @@ pub fn varint_len(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
-/// The bytes of a length-delimited field with `len` bytes of content.
+/// The size in bytes of a length-delimited field with `len` bytes of content.
 pub fn field_len(field: u32, len: usize) -> usize {
     varint_len(u64::from(field) << 3) + varint_len(len as u64) + len
 }

@@ -32,14 +32,14 @@ pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) 
     }
 }
 
-/// A string, as text or as base64.
+/// Reads a string, written as text or as base64, and adds it to the elements of a column.
 pub fn put_string(reader: &mut Reader<'_>, places: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
     let start = text.len();
     read_string(reader, text)?;
     texts::put_span(start, text.len() - start, places)
 }
 
-/// Adds the bytes of a string.
+/// Reads a string, written as text or as base64, and adds its bytes to `text`.
 pub fn read_string(reader: &mut Reader<'_>, text: &mut Vec<u8>) -> Option<()> {
     if reader.peek()? == b'{' {
         reader.expect(b'{')?;

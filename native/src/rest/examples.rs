@@ -73,12 +73,12 @@ impl<'a> List<'a> {
         Some(std::mem::take(&mut self.list))
     }
 
-    /// A JSON list of Examples.
+    /// Reads a JSON list of Examples.
     fn examples(&mut self, reader: &mut Reader<'a>) -> Option<()> {
         reader.list(|reader| self.example(reader)).map(drop)
     }
 
-    /// An object of features.
+    /// Reads an Example: an object of features.
     fn example(&mut self, reader: &mut Reader<'a>) -> Option<()> {
         self.features.clear();
         self.names.clear();
@@ -94,7 +94,7 @@ impl<'a> List<'a> {
         Some(())
     }
 
-    /// An entry of the map: one value, or a list of values of one kind.
+    /// Reads a feature: one value, or a list of values of one kind.
     fn feature(&mut self, name: &[u8], reader: &mut Reader<'a>) -> Option<()> {
         self.numbers.clear();
         self.strings.clear();
@@ -129,7 +129,7 @@ impl<'a> List<'a> {
         Some(())
     }
 
-    /// One value; its spelling decides its kind.
+    /// Reads one value; returns its kind, which follows from the way it is written.
     fn value(&mut self, reader: &mut Reader<'a>) -> Option<u32> {
         let kind = match reader.peek()? {
             b'"' | b'{' => {

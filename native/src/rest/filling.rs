@@ -52,7 +52,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Reads the lists within a row, from this level on; returns their number.
+    /// Reads the nested lists of a row, from this level on; None if their lengths differ from the known dimensions.
     fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
         let size = match level + 1 == self.inner.len() {
             true => self.elements(reader)?,
@@ -61,7 +61,7 @@ impl<'a> Filling<'a> {
         (*self.inner[level].get_or_insert(size) == size).then_some(())
     }
 
-    /// A list of elements; returns their number.
+    /// Reads a list of elements; returns their number.
     fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
         let bytes = &mut self.bytes;
         match self.input.dtype {

@@ -90,7 +90,7 @@ impl Place<'_> {
     }
 }
 
-/// A list of rows: the values of the only input, or objects that name each input.
+/// Reads a list of rows: the values of the only input, or objects that name each input.
 fn read_rows(reader: &mut Reader<'_>, columns: &mut [Filling<'_>]) -> Option<()> {
     let mut start = reader.clone();
     start.expect(b'[')?;

@@ -81,9 +81,9 @@ pub fn digest(certificate: &[u8], authorization: &[u8]) -> Digest {
     digest
 }
 
-/// Compares in a time that does not depend on where the first difference is, since several callers may share a
-/// connection, behind a proxy. If the client refers to an entry of HPACK's table, as clients in Go and Java do, both
-/// are the same bytes in memory.
+/// Whether two headers are equal. The time of the comparison does not depend on the position of the first difference,
+/// since several callers may share a connection, behind a proxy. If the client refers to an entry of HPACK's table, as
+/// clients in Go and Java do, both headers are the same bytes in memory.
 fn equal(one: Option<&HeaderValue>, other: Option<&HeaderValue>) -> bool {
     let (Some(one), Some(other)) = (one, other) else { return one.is_none() && other.is_none() };
     let (one, other) = (one.as_bytes(), other.as_bytes());

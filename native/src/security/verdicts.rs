@@ -82,7 +82,7 @@ impl Verdicts {
         Self { lines: lines.map(|own| own.lines().clone()), ..Self::default() }
     }
 
-    /// Must be read before the facts that a verdict is based on.
+    /// How often all verdicts have been dropped. Must be read before the facts that a verdict is based on.
     #[getter]
     fn generation(&self) -> u64 {
         self.table.read().generation
@@ -172,7 +172,7 @@ impl Verdicts {
         }
     }
 
-    /// The audit log's record of a call of which this many rows are run.
+    /// The audit log's record of a call of which this many rows are run; None if there is no audit log.
     fn record(&self, asked: &Asked<'_>, verdict: &Verdict, rows: usize) -> Option<Record> {
         self.lines.as_ref().map(|lines| Record::new(lines, &verdict.names, asked.method, asked.peer, rows))
     }

@@ -40,7 +40,7 @@ impl Parent {
     }
 }
 
-/// Hexadecimal digits in lower case.
+/// Parses hexadecimal digits in lower case; None if there is anything else.
 fn number(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {

@@ -175,5 +175,5 @@ def _is_xgboost(head: bytes) -> bool:
 
 
 def _is_onnx(head: bytes) -> bool:
-    """A ModelProto starts with its IR version, a small number in field 1, or with the producer's name in field 2."""
+    """Whether a file starts as a ModelProto: with an IR version in field 1, or with the producer's name in field 2."""
     return (head[0] == 0x08 and len(head) > 2 and 1 <= head[1] < 64) or head[0] == 0x12

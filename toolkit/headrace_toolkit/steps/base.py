@@ -21,8 +21,8 @@ class Needs:
     """The data that a step needs in addition to the model.
 
     Attributes:
-        rows: Rows to calibrate on, which are then not used for measuring. A step that needs them fails without them.
-        module: The framework's module, which only a `Trainable` source has.
+        rows: Whether it needs rows to calibrate on, which are then not used for measuring. It fails without them.
+        module: Whether it needs the framework's module, which only a `Trainable` source has.
     """
 
     rows: bool = False

@@ -169,9 +169,9 @@ class _Rewriting:
         """The nodes that make bytes [rows, K] and scales [rows, 1] of an activation, once for all its products.
 
         Args:
-            activation: [.., K].
-            columns: K.
-            flat: Whether it is known to be [rows, K] already.
+            activation: The name of the activation, [.., K].
+            columns: The number of columns, K.
+            flat: Whether the activation is known to be [rows, K] already.
         """
         if activation in self._rows:
             return []

@@ -30,7 +30,7 @@ impl<'a> Reader<'a> {
         Self { data, at: 0, pause: STRETCH }
     }
 
-    /// The unread bytes.
+    /// The number of unread bytes.
     pub fn left(&self) -> usize {
         self.data.len() - self.at
     }
@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next byte that is not white space, without reading it.
+    /// Returns the next byte that is not white space, without reading it.
     pub fn peek(&mut self) -> Option<u8> {
         self.skip_space();
         self.byte()
@@ -58,12 +58,12 @@ impl<'a> Reader<'a> {
         Some(byte)
     }
 
-    /// Reads this byte, after white space.
+    /// Reads white space and this byte; None if another byte comes next.
     pub fn expect(&mut self, byte: u8) -> Option<()> {
         (self.next()? == byte).then_some(())
     }
 
-    /// A list, whose elements are read by a function; returns their number. None if it is empty.
+    /// Reads a list, and calls `element` to read each of its elements; returns their number. None if the list is empty.
     pub fn list(&mut self, mut element: impl FnMut(&mut Self) -> Option<()>) -> Option<usize> {
         self.expect(b'[')?;
         let mut count = 0;
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An object, whose members are read by a function that gets the key.
+    /// Reads an object, and calls `member` with each key to read the value.
     pub fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Option<()>) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn boolean(&mut self) -> Option<bool> {
         let value = self.peek()? == b't';
         let word: &[u8] = if value { b"true" } else { b"false" };

@@ -48,7 +48,8 @@ impl Integer {
 }
 
 impl Reader<'_> {
-    /// A number that is written as an integer. A zero with a minus sign is refused, since parsers treat it differently.
+    /// Reads a number that is written as an integer. A zero with a minus sign is refused, since parsers treat it
+    /// differently.
     pub fn integer(&mut self) -> Option<Integer> {
         let negative = self.sign()?;
         let (magnitude, digits) = self.whole()?;
@@ -56,7 +57,7 @@ impl Reader<'_> {
         (fits && !(negative && magnitude == 0)).then_some(Integer { negative, magnitude })
     }
 
-    /// A number of either kind.
+    /// Reads a number of either kind.
     pub fn number(&mut self) -> Option<Number> {
         let written = self.written()?;
         if written.whole {
@@ -66,13 +67,14 @@ impl Reader<'_> {
         self.value(&written).map(Number::Decimal)
     }
 
-    /// A number as the nearest double. An integer zero with a minus sign is refused.
+    /// Reads a number, and returns the nearest double. An integer zero with a minus sign is refused.
     pub fn decimal(&mut self) -> Option<f64> {
         let written = self.written()?;
         self.value(&written)
     }
 
-    /// The float that the nearest double rounds to. An integer zero with a minus sign is refused.
+    /// Reads a number, and returns the float that the nearest double rounds to. An integer zero with a minus sign is
+    /// refused.
     #[inline]
     pub fn single(&mut self) -> Option<f32> {
         self.skip_space();
@@ -224,7 +226,7 @@ impl Reader<'_> {
         value
     }
 
-    /// The power of ten after an `e`, which has not been read yet.
+    /// Reads an `e` and the power of ten after it.
     fn exponent(&mut self) -> Option<i32> {
         self.at += 1;
         let negative = self.byte() == Some(b'-');

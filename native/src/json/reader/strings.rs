@@ -3,7 +3,7 @@
 use super::Reader;
 
 impl<'a> Reader<'a> {
-    /// A string without escapes; its bytes need not be valid UTF-8.
+    /// Reads a string without escapes; its bytes need not be valid UTF-8.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let rest = &self.data[self.at..];
@@ -12,7 +12,7 @@ impl<'a> Reader<'a> {
         (rest[end] == b'"').then_some(&rest[..end])
     }
 
-    /// Adds a string with its escapes decoded; its bytes need not be valid UTF-8.
+    /// Reads a string, and adds it to `out` with its escapes decoded; its bytes need not be valid UTF-8.
     pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
         self.expect(b'"')?;
         loop {
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The character after a backslash.
+    /// Reads what follows a backslash, and adds the character that it stands for to `out`.
     fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let letter = self.byte()?;
         self.at += 1;
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// The character of one UTF-16 code unit, or of two; None for half a surrogate pair.
+    /// Reads the character of one UTF-16 code unit, or of two; None for half a surrogate pair.
     fn scalar(&mut self) -> Option<char> {
         let first = self.code_unit()?;
         if !matches!(first, 0xd800..=0xdbff) {
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
     }
 
-    /// Four hexadecimal digits.
+    /// Reads a UTF-16 code unit of four hexadecimal digits.
     fn code_unit(&mut self) -> Option<u32> {
         let digits = self.data.get(self.at..self.at + 4)?;
         self.at += 4;

@@ -168,7 +168,7 @@ impl<'a> SentInput<'a> {
     }
 }
 
-/// The values of an input: parsed at once if its type is already known.
+/// Reads the values of an input, which are parsed at once if its type is already known.
 fn read_data<'a>(reader: &mut Reader<'a>, name: Option<&[u8]>, declared: &[Input]) -> Option<Values<'a>> {
     if let Some(name) = name {
         let input = declared.iter().find(|input| input.alias == name)?;
@@ -195,7 +195,7 @@ fn read_shape(reader: &mut Reader<'_>) -> Option<([usize; MAX_RANK], usize)> {
     Some((dims, rank))
 }
 
-/// The parameters of an input with binary data: only the number of bytes.
+/// Reads the parameters of an input with binary data, which may only state the number of bytes.
 fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
     let mut size = None;
     reader.object(|key, reader| match key {
@@ -205,7 +205,7 @@ fn read_size(reader: &mut Reader<'_>) -> Option<usize> {
     size
 }
 
-/// The name of an output, and whether it is wanted as binary data.
+/// Reads the name of an output, and whether it is wanted as binary data.
 fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
     let (mut name, mut binary) = (None, None);
     reader.object(|key, reader| match key {
@@ -216,14 +216,14 @@ fn read_output<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], bool)> {
     Some((name?, binary.unwrap_or_default()))
 }
 
-/// Parameters with at most one entry, a flag.
+/// Reads parameters with at most one entry, a flag of this name, which is false if it is missing.
 fn read_flag(reader: &mut Reader<'_>, name: &[u8]) -> Option<bool> {
     let mut flag = None;
     reader.object(|key, reader| if key == name { once(&mut flag, reader.boolean()?) } else { None })?;
     Some(flag.unwrap_or_default())
 }
 
-/// A list with at least one and not too many elements.
+/// Reads a list with at least one element, and at most `MAX_TENSORS`.
 fn read_some<'a, T>(reader: &mut Reader<'a>, read: impl Fn(&mut Reader<'a>) -> Option<T>) -> Option<Vec<T>> {
     let mut items = Vec::new();
     reader.list(|reader| {
