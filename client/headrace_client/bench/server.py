@@ -76,7 +76,7 @@ def native() -> Any:
     module = require("headrace_native", "headrace bench", "headrace-native")
     if getattr(module, "CLIENT_INTERFACE", 0) != INTERFACE or not hasattr(module, "Load"):
         raise BenchError(
-            "headrace bench needs another version of headrace-native: install the version of this headrace"
+            "headrace bench needs another version of headrace-native: install the same version as headrace's"
         )
     return module
 

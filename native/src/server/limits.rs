@@ -38,7 +38,7 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     pub max_metadata_size: u32,
     pub compression: Encoding,
-    /// The bytes of memory that the server uses for all clients together.
+    /// The limit on the memory that the server uses for all clients together, in bytes.
     pub request_memory: usize,
     /// The size limit of a compressed request after decompression.
     pub max_expanded: usize,

@@ -312,7 +312,8 @@ class Acting:
             model = self._models.by_name[name]
             is_news = attempt.cancelled or model.failed_again(version, error)
             plan = self._plan(left)
-        if is_news:  # before a program that waits for the version can see the failure, and without the lock
+        # Logged without the lock, and before the failure is visible to a program that waits for the version.
+        if is_news:
             log.error("model %s version %d cannot be loaded%s: %s", name, version, plan, error.message)
         with self._changed:
             if attempt.cancelled:

@@ -34,7 +34,7 @@ ALONE = _alone()
 
 @dataclass(slots=True, eq=False)
 class Site:
-    """An array that is kept.
+    """An array that is kept for reuse.
 
     Attributes:
         array: The array. It is free if nothing else refers to it.
@@ -46,7 +46,7 @@ class Site:
 
 
 class Sites:
-    """The arrays that are kept. Any thread, several at the same time.
+    """Hands out small arrays, and keeps them for reuse. Any thread, several at the same time.
 
     Args:
         create: Creates an array of a shape and a dtype: a block, or an array that is not kept.

@@ -42,7 +42,7 @@ class Turns:
     def _begin(self) -> None:
         """Starts the jobs that may start.
 
-        The smallest comes first: if a job must wait, all after it are as large.
+        The smallest comes first: if a job must wait, all jobs after it are at least as large.
         """
         while self._waiting and self._free:
             size, _, turn = self._waiting[0]

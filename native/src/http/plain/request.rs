@@ -27,7 +27,7 @@ pub enum Next<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct PlainRequest<'a> {
     pub path: &'a str,
-    /// Those of its headers that say how its caller traces it.
+    /// The request's headers that say how its caller traces it.
     pub context: &'a HeaderMap,
     pub body: &'a [u8],
 }

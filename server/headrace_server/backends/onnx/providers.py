@@ -78,8 +78,8 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
             build an engine at every load.
 
     Raises:
-        ServingError: FAILED_PRECONDITION if a named provider is missing or does not work. INVALID_ARGUMENT if none was
-            named, or `auto` together with another one.
+        ServingError: FAILED_PRECONDITION if a named provider is missing or does not work. INVALID_ARGUMENT if no
+            provider was named, or if `auto` was named together with another one.
     """
     if not wanted or (AUTO in wanted and len(wanted) > 1):
         raise invalid(f"ONNX Runtime's providers must be {AUTO} alone, or names; were {', '.join(wanted) or 'none'}")

@@ -54,7 +54,7 @@ def constant_of(tensor: Any) -> Constant:
 
 
 def _folded(message: Any, node: Node) -> Constant | None:
-    """Operators that convert weights before they are used, as in a quantized graph."""
+    """What a node makes of a weight that it converts, as in a quantized graph; None for any other node."""
     first = node.input(0)
     if not isinstance(first, Constant) or not node.constants_from(1):
         return None

@@ -72,7 +72,8 @@ def _refuse_quickly(data: bytes) -> NoReturn:
     except orjson.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
     raise invalid(
-        f"JSON Parse error: in more than {MAX_CAREFUL_BYTES} bytes, numbers must fit a double, and names must be unique"
+        f"JSON Parse error: in a body of more than {MAX_CAREFUL_BYTES} bytes, numbers must fit a double, and the names "
+        "in an object must be unique"
     )
 
 
