@@ -110,7 +110,7 @@ def _bars(found: Sequence[Comparison], file: Path) -> None:
 
 
 def _ramp(each: Comparison, file: Path) -> None:
-    """The arrivals, the answers in time, and the choices, over a ramp."""
+    """Draws the arrivals, the answers in time, and the choices, over a ramp."""
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")

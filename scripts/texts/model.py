@@ -164,7 +164,7 @@ def _layer(graph: _Graph, name: str, hidden: str, bias: str) -> str:
 
 
 def _pool(graph: _Graph, hidden: str, mask: str) -> None:
-    """The mean over a text's tokens, normalized to length 1."""
+    """Adds the mean over a text's tokens, normalized to length 1."""
     last = graph.constant("last", [-1], np.int64)
     weights = graph.apply("Unsqueeze", mask, last)
     axis = graph.constant("one", [1], np.int64)

@@ -167,7 +167,7 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """As in pycuda, this works on other threads only if the context is current there, and leaves it current."""
+        """Gives the context back: as in pycuda, on other threads only if it is current there; it stays current."""
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False

@@ -166,7 +166,7 @@ class GpuSession:
             self.machine.calls["plan"] = self.machine.calls.get("plan", 0) + 1
 
     def _check_ready(self, memory: Memory) -> None:
-        """A session has streams of its own, which do not wait for those of others."""
+        """Checks that an input has been copied: a session's own streams do not wait for the stream of the copy."""
         if not memory.live:
             raise self.machine.complain("run_with_iobinding: an input's memory has been freed")
         if any(memory in work.uses for stream in self.machine.streams.values() for work in list(stream.work)):

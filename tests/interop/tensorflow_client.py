@@ -82,7 +82,7 @@ def predict(channel: grpc.Channel, x: Any, *outputs: str, **spec: Any) -> predic
 
 
 def check_predict(channel: grpc.Channel) -> None:
-    """Every encoding of make_tensor_proto; answers are read from float_val, as programs do."""
+    """Every encoding of make_tensor_proto is understood; answers are read from float_val, as programs do."""
     rows = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
     for x, expected in [
         (tf.make_tensor_proto(rows, dtype=tf.float32), [10, 26]),  # tensor_content
@@ -105,7 +105,7 @@ def check_predict(channel: grpc.Channel) -> None:
 
 
 def check_dtype(channel: grpc.Channel, dtype: str, values: list[Any]) -> None:
-    """A model that returns its input, sent as tensor_content and as values."""
+    """A model returns its input, sent as tensor_content and as values."""
     x = np.array(values, tf.as_dtype(dtype).as_numpy_dtype)
     made = tf.make_tensor_proto(x)
     listed = tf.make_tensor_proto(x[:1, :1], shape=[3, 2])
@@ -115,7 +115,7 @@ def check_dtype(channel: grpc.Channel, dtype: str, values: list[Any]) -> None:
 
 
 def check_metadata(channel: grpc.Channel) -> None:
-    """The signature, unpacked from the Any."""
+    """The signature can be unpacked from the Any."""
     response = metadata(channel, "signature_def")
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
@@ -135,7 +135,7 @@ def metadata(channel: grpc.Channel, *fields: str, name: str = "model") -> Any:
 
 
 def check_metadata_errors(channel: grpc.Channel) -> None:
-    """Metadata fields that cannot be requested, and an unknown model."""
+    """Metadata fields that cannot be requested, and an unknown model, are refused."""
     invalid, absent = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     check_refused(lambda: metadata(channel), invalid, "must specify at least one metadata_field")
     check_refused(lambda: metadata(channel, "other"), invalid, "Metadata field other is not supported")
@@ -161,7 +161,7 @@ def check_status(channel: grpc.Channel) -> None:
 
 
 def check_errors(channel: grpc.Channel) -> None:
-    """Error codes and texts that programs check for."""
+    """Errors have the codes and the texts that programs check for."""
     good = tf.make_tensor_proto(np.zeros((1, 4), np.float32))
     wide = tf.make_tensor_proto(np.zeros((1, 5), np.float32))
     long = tf.make_tensor_proto(np.zeros((1, 4), np.int64))
@@ -172,7 +172,7 @@ def check_errors(channel: grpc.Channel) -> None:
 
 
 def check_refusal(channel: grpc.Channel, x: Any, code: grpc.StatusCode, text: str, **spec: Any) -> None:
-    """A Predict that must fail."""
+    """Asserts that a Predict fails with this code and text."""
     check_refused(lambda: predict(channel, x, **spec), code, text)
 
 

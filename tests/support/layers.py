@@ -164,7 +164,7 @@ def row_before(s: Stack) -> None:
 
 
 def fifth_row_after(s: Stack) -> None:
-    """A batch of fewer than six rows does not show this."""
+    """Adds to each row the fifth row after it; a batch of fewer than six rows does not show this."""
     after = s.add("Pad", s.top, s.constant(np.array([-5, 0, 5, 0])))
     s.put("Add", s.top, after)
 
@@ -250,7 +250,7 @@ def leaky_cube(s: Stack) -> None:
 
 
 def leaky_product(s: Stack) -> None:
-    """The products of all pairs of columns, over the batch."""
+    """Leaks the products of all pairs of columns, over the batch."""
     gram = s.add("MatMul", s.add("Transpose", s.top, perm=[1, 0]), s.top)
     _leak(s, s.add("ReduceSum", gram, keepdims=0))
 

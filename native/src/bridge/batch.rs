@@ -305,7 +305,7 @@ impl Batch {
 }
 
 /// The padding of tasks that leave the queue together, and the lengths to which they are padded; None if all have one
-/// shape. `pieces` are those of Python's tasks.
+/// shape. `pieces` are the pieces of Python's tasks.
 fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
     let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
     let mut lengths: Vec<_> = native.iter().map(|task| task.lengths(&padding)).collect();

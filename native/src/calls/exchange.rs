@@ -35,7 +35,7 @@ pub struct Handlers {
     pub questions: Arc<Questions>,
 }
 
-/// One call, from its first byte to its last.
+/// Handles one call, from its first byte to its last.
 pub async fn run(
     handlers: Handlers,
     opening: Opening,

@@ -29,7 +29,7 @@ impl Reply {
         Self { respond, stream: None, encoding, max_send, memory: memory.clone(), metadata: HeaderMap::new() }
     }
 
-    /// Sends the head, with this metadata.
+    /// Sends the response's head, with this metadata.
     pub fn send_metadata(&mut self, metadata: HeaderMap) -> Result<(), h2::Error> {
         self.metadata = metadata;
         self.stream().map(|_| ())
@@ -42,7 +42,7 @@ impl Reply {
         }
     }
 
-    /// The stream to write to. Sends the response's head first, if that has not been done.
+    /// Returns the stream to write to, after sending the response's head if that has not been done.
     fn stream(&mut self) -> Result<&mut SendStream<Bytes>, h2::Error> {
         if self.stream.is_none() {
             let mut response = grpc::compressed_response(self.encoding);

@@ -58,7 +58,7 @@ fn answered(body: Rope, trailers: HeaderMap) -> Answer {
     answer
 }
 
-/// The whole body, and the trailers.
+/// Reads the whole body, and the trailers.
 async fn read(mut body: RecvStream, limit: usize) -> Result<(Rope, HeaderMap), Status> {
     let mut came = Rope::default();
     while let Some(data) = body.data().await {

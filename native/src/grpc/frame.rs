@@ -130,13 +130,14 @@ impl Framed {
         Err(Status::new(INTERNAL, "the stream ended within a message"))
     }
 
-    /// The next complete message, decompressed.
+    /// Takes the next message, and decompresses it; None if it has not arrived completely.
     #[cfg(feature = "fuzzing")]
     pub fn message(&mut self) -> Result<Option<Rope>, Status> {
         self.received()?.map(Message::expanded).transpose()
     }
 
-    /// The next complete message. The length in its prefix is checked, but nothing is allocated because of it.
+    /// Takes the next message; None if it has not arrived completely. The length in its prefix is checked, but nothing
+    /// is allocated because of it.
     pub fn received(&mut self) -> Result<Option<Message>, Status> {
         let Some((flag, length)) = prefix(&self.bytes) else { return Ok(None) };
         if length > self.limit {

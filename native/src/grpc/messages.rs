@@ -67,7 +67,7 @@ impl Messages {
         self.begun = Some(Begun::new(self.memory.clone()));
     }
 
-    /// The only message of a unary call. Cancel safe: the future may be dropped, and the method called again.
+    /// Reads the only message of a unary call. Cancel safe: the future may be dropped, and the method called again.
     pub async fn only(&mut self) -> Result<Rope, ReadError> {
         if self.first.is_none() {
             self.first = self.next().await?;
@@ -81,7 +81,7 @@ impl Messages {
         }
     }
 
-    /// The next message; None at the end of the stream. Cancel safe.
+    /// Reads the next message; None at the end of the stream. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Rope>, ReadError> {
         loop {
             if self.expanding.is_some() {

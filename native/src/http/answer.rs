@@ -81,7 +81,7 @@ impl Answered {
         }
     }
 
-    /// The whole answer; `headers` are those of a success.
+    /// Returns the whole answer; `headers` are the headers of a successful one.
     pub fn answer(self, headers: &HeaderMap) -> Answer {
         match self {
             Self::Well(body) => answer(StatusCode::OK, headers.clone(), body.into()),

@@ -82,7 +82,8 @@ enum Held {
     Taken,
 }
 
-/// A large body goes to a file, on another thread; if no file can be created, it stays in memory.
+/// Stores a body until Python takes it. A large one is written to a file, on another thread; if no file can be created,
+/// it stays in memory.
 async fn held(body: Body) -> Held {
     if body.bytes.len() <= SMALL {
         return Held::Memory(body.bytes);

@@ -118,7 +118,7 @@ fn is_announced_too_large(headers: &HeaderMap, most: usize) -> bool {
     waits && length().is_some_and(|length| length > most as u64)
 }
 
-/// The next piece of a body; an error if the client has sent nothing for too long, or the server stops.
+/// Waits for the next piece of a body; an error if the client has sent nothing for too long, or the server stops.
 async fn next(incoming: &mut Incoming, bounds: Bounds, stopping: &impl Fn() -> bool) -> Result<Option<Piece>, Missing> {
     let began = Instant::now();
     let step = bounds.stall.map_or(STALLED, |stall| stall.min(STALLED));

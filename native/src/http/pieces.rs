@@ -26,7 +26,7 @@ impl Pieces {
         Self { coming, waiting }
     }
 
-    /// The next piece; None at the end. Notifies Python that the piece has been sent.
+    /// Takes the next piece, and notifies Python that it has been sent; None at the end.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let piece = self.coming.poll_recv(context);
         match &piece {

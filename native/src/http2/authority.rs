@@ -2,8 +2,8 @@
 //!
 //! gRPC's C clients (C++, Python and others) send the path of a UNIX socket with `%2F` for every slash, and a list of
 //! addresses (`ipv4:10.0.0.1:8500,10.0.0.2:8500`) as it is. Neither is a valid host in a URI, so h2 resets the stream.
-//! Here every character that does not belong in a host and a port is overwritten with a dash. Only headers without
-//! Huffman coding are rewritten, which is how those clients send this one. Every other header passes unchanged, and
+//! Here, every character that does not belong in a host and a port is overwritten with a dash. Only headers without
+//! Huffman coding are rewritten: these clients send `:authority` without it. Every other header passes unchanged, and
 //! malformed bytes are left for h2 to refuse.
 //!
 //! The benefit: without this file, each such call of grpcio is reset with PROTOCOL_ERROR. A client keeps its authority,
@@ -205,7 +205,7 @@ impl Block {
         }
     }
 
-    /// The state at one position of a text, which may be its end.
+    /// Returns the state at one position of a text, and checks the name at its end.
     fn text(&mut self, name: bool, plain: bool, at: usize, length: usize) -> State {
         match (at < length, name) {
             (true, _) => State::Text { name, plain, at, length },

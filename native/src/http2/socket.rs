@@ -119,7 +119,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The next connection, not bound to any runtime.
+    /// Waits for the next connection, which is not bound to any runtime.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {

@@ -28,8 +28,9 @@ impl<const MOST: usize> Turn<MOST> {
         Self { read: 0, pause: None, after_pause }
     }
 
-    /// The bytes that are left of the turn, at least one. At the end of the turn, it is pending until the others have
-    /// had theirs, however often it is polled; then the next turn begins.
+    /// Returns the number of bytes that are left of the turn, at least one. At the end of the turn, it returns
+    /// `Pending` until the other connections have had their turns, however often it is polled; then the next turn
+    /// begins.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         if self.read < MOST {
             return Poll::Ready(MOST - self.read);
@@ -46,8 +47,9 @@ impl<const MOST: usize> Turn<MOST> {
         Poll::Ready(MOST)
     }
 
-    /// Counts the bytes of a read. One that had to wait, because the client sends slowly, ends the turn without a pause.
-    /// If it waits because the task has used up tokio's budget, the thread does not park either, and so the pause is due.
+    /// Counts the bytes of a read. One that had to wait, because the client sends slowly, ends the turn without a
+    /// pause. If it waits because the task has used up tokio's budget, the thread does not park either, and so the
+    /// pause is due.
     pub fn count<T>(&mut self, read: &Poll<T>, bytes: usize) {
         self.read = match read {
             Poll::Ready(_) => self.read + bytes,

@@ -93,7 +93,8 @@ pub async fn run(part: Part) -> Result<Spent, String> {
     Ok(spent.read())
 }
 
-/// A fixed number of callers, each of which calls again as soon as its last call has ended, on the same connection.
+/// Runs a fixed number of callers, each of which calls again as soon as its last call has ended, on the same
+/// connection.
 async fn closed_loop(callers: &Arc<Callers>) {
     let plan = &callers.part.plan;
     let mut all = JoinSet::new();
@@ -112,7 +113,7 @@ async fn closed_loop(callers: &Arc<Callers>) {
     all.join_all().await;
 }
 
-/// Calls begin when they are due, whatever has happened to earlier ones.
+/// Begins each call when it is due, whatever has happened to earlier ones.
 async fn open_loop(callers: &Arc<Callers>, arrivals: Arrivals) -> io::Result<()> {
     let pacer = Pacer::new()?;
     for offset in arrivals {

@@ -155,7 +155,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A cursor over only the next `len` bytes; this cursor skips them.
+    /// Returns a cursor over the next `len` bytes, which this cursor skips.
     pub fn within(&mut self, len: usize) -> Option<Cursor<'a>> {
         let mut inner = self.clone();
         self.skip(len)?;

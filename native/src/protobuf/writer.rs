@@ -42,7 +42,7 @@ impl<'a> Writer<'a> {
         self.varint(u64::from(field << 3 | u32::from(kind)));
     }
 
-    /// The head of a length-delimited field.
+    /// Writes the head of a length-delimited field.
     pub fn field(&mut self, field: u32, len: usize) {
         self.tag(field, LENGTH);
         self.varint(len as u64);

@@ -63,7 +63,7 @@ impl Pace {
         self.bounds.is_some_and(is_brief) && size <= self.briefest
     }
 
-    /// Whether a turn of such runs is under way. Another turn would only contend with it.
+    /// Whether a turn of brief runs is under way. Another turn would only contend with it.
     pub fn is_briefly_busy(&self) -> bool {
         self.running > 0 && self.brief(self.size)
     }

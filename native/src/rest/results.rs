@@ -27,7 +27,7 @@ pub fn write_results(result: Result<'_>) -> BytesMut {
     out
 }
 
-/// A list for each Example, with a pair for each class.
+/// Writes a list for each Example, with a pair for each class.
 fn write_classes(table: Table<'_>, out: &mut BytesMut) {
     for row in 0..table.rows {
         separate(row, out);

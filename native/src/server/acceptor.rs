@@ -106,7 +106,7 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
                 // Fails only if the server is ending.
                 let _ = fewest.arrivals.send((accepted, service.clone()));
             }
-            // Probably out of file descriptors, of which some are freed when a connection ends.
+            // Probably no file descriptor is free; when a connection ends, one becomes free.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }

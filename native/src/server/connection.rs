@@ -75,7 +75,7 @@ async fn serve_grpc(accepted: Accepted, tls: Option<Arc<Certified>>, thread: Arc
     }
 }
 
-/// The result of a handshake; None if it takes too long, or the server stops, which costs no call since none has begun.
+/// Waits for the result of a handshake; None if it takes too long, or if the server stops: no call has begun by then.
 async fn in_time<T>(handshake: impl Future<Output = Option<T>>, limits: &Limits, stop: &Stop) -> Option<T> {
     let within = limits.stall.map_or(HANDSHAKE_WITHIN, |stall| stall.min(HANDSHAKE_WITHIN));
     tokio::select! {

@@ -220,7 +220,7 @@ fn dispatch(
     tokio::spawn(calls::run(shared.handlers.clone(), opening, messages, respond, message));
 }
 
-/// The only message of a call, or the error in it, if all its bytes have arrived.
+/// Takes the only message of a call, or the error in it; None if its bytes have not all arrived.
 fn arrived(messages: &mut Messages) -> Arrived {
     let only = pin!(messages.only());
     match only.poll(&mut Context::from_waker(Waker::noop())) {

@@ -26,8 +26,8 @@ impl<'a> Streams<'a> {
         Self { client, http2, reader, news: Seldom::default() }
     }
 
-    /// Reads and begins lone calls, and calls `poll` whenever h2 must be polled; it also gets whether there is a call of
-    /// which h2 does not know.
+    /// Reads and begins lone calls, and calls `poll` whenever h2 must be polled; its last argument says whether there
+    /// is a call that h2 does not know of.
     pub fn poll<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -63,12 +63,12 @@ impl Kinds {
         Ok(Self { constants: python.extract()?, functions: python.extract()?, requests: FxHashMap::default() })
     }
 
-    /// The kind of a request that has been answered here; None if Python has not been asked for it yet.
+    /// Returns the kind of a request that has been answered here; None if Python has not been asked for it yet.
     pub fn known(&self, kind: &RequestKind) -> Option<&Encoded> {
         self.requests.get(kind)
     }
 
-    /// The kind of a request that has been answered here.
+    /// Returns the kind of a request that has been answered here; asks Python for it if it is not known yet.
     pub fn learn(&mut self, py: Python<'_>, kind: RequestKind) -> PyResult<Encoded> {
         if let Some(known) = self.requests.get(&kind) {
             return Ok(known.clone());

@@ -115,8 +115,8 @@ impl Record {
         RequestKind { is_http, name, model, status: self.status, has_caller }
     }
 
-    /// The data of the request that its spans need; the request begins a trace if its caller has
-    /// none.
+    /// Returns the data of the request that its spans need. If its caller has no trace, the request gets a new trace
+    /// ID.
     pub fn ended(self, kind: Encoded, ids: &mut Rng) -> Ended {
         let Self { begun, began, ended, arrived, .. } = self;
         let trace_id = begun.parent.map_or_else(|| ids.u128(1..).to_be_bytes(), |parent| parent.trace_id);

@@ -111,7 +111,7 @@ impl Spans {
         self.traces.clone()
     }
 
-    /// Takes the requests that have been answered without Python; returns those of which Python must say the kind.
+    /// Takes the requests that have been answered without Python; returns those whose kind Python must be asked for.
     fn take_known(&mut self) -> Vec<Record> {
         let mut unknown = Vec::new();
         for record in self.traces.take() {

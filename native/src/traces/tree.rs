@@ -125,7 +125,7 @@ impl SpanWriter<'_> {
     }
 }
 
-/// A span's ID, which must not be zero.
+/// Draws a span's ID, which must not be zero.
 fn new_id(ids: &mut Rng) -> SpanId {
     ids.u64(1..).to_be_bytes()
 }

@@ -330,7 +330,7 @@ def test_a_wrong_file_of_arrays(
 
 
 def claiming(path: Path, shape: str) -> None:
-    """A file with one array whose header declares a wrong shape, in a header of unchanged length."""
+    """Writes a file with one array whose header declares a wrong shape; the header keeps its length."""
     np.savez(path, x=np.ones((2, 4)))
     with zipfile.ZipFile(path) as held:
         data = held.read("x.npy")
@@ -339,7 +339,7 @@ def claiming(path: Path, shape: str) -> None:
 
 
 def damaged(path: Path) -> None:
-    """A compressed file in which a byte in the middle has changed."""
+    """Writes a compressed file in which a byte in the middle has changed."""
     np.savez_compressed(path, x=np.random.default_rng(0).random((200, 4)))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -347,7 +347,7 @@ def damaged(path: Path) -> None:
 
 
 def of_texts(path: Path) -> None:
-    """A zip with a member of the right name that is not an array."""
+    """Writes a zip with a member of the right name that is not an array."""
     with zipfile.ZipFile(path, "w") as held:
         held.writestr("x", "no array")
 

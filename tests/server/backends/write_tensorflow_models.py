@@ -85,7 +85,7 @@ def write_many(folder: Path) -> None:
 
 
 def write_tagged(folder: Path) -> None:
-    """A text file with two graphs: y = 2 x + 1, tagged `serve`, and y = 3 x + 1, tagged `serve` and `treble`."""
+    """Writes two graphs as a text file: y = 2 x + 1, tagged `serve`, and y = 3 x + 1, tagged `serve` and `treble`."""
     builder = tf.compat.v1.saved_model.Builder(str(folder))
     for tags, factor in ((["serve"], 2.0), (["serve", "treble"], 3.0)):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -122,7 +122,7 @@ class Total(tf.Module):  # type: ignore[misc]  # as above
 
 
 def write_stateful_tflite(folder: Path) -> None:
-    """A Total that keeps its sum in a variable between runs."""
+    """Writes a Total that keeps its sum in a variable between runs."""
     total = Total()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([total.add.get_concrete_function()], total)
     converter.experimental_enable_resource_variables = True
@@ -151,7 +151,7 @@ def write_tflite_three(folder: Path, saved: Path) -> None:
 
 
 def write_tflite_ranked(folder: Path) -> None:
-    """A softmax over the rows of `x` float [N, 2]."""
+    """Writes a softmax over the rows of `x` float [N, 2]."""
     function = exported(tf.TensorSpec([None, 2], tf.float32))(lambda x: tf.nn.softmax(x, axis=0))
     content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
     folder.mkdir(parents=True)

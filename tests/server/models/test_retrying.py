@@ -97,7 +97,7 @@ def write_the_target_of_a_link(store: Store) -> None:
 
 
 def write_with_the_previous_time(store: Store) -> None:
-    """The size and the modification time stay the same, as after `cp -p` and `rsync -t`."""
+    """Keeps the size and the modification time, as `cp -p` and `rsync -t` do."""
     before = store.file.stat()
     store.file.write_bytes(WHOLE)
     os.utime(store.file, ns=(before.st_atime_ns, before.st_mtime_ns))

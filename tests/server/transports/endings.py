@@ -119,21 +119,21 @@ def python(code: str) -> Callable[[Path], object]:
 
 
 def rests(server: Server) -> None:
-    """A client that has been answered."""
+    """Makes a client whose call has been answered."""
     caller = Caller(server.port())
     caller.predict({"x": np.ones((1, 4), np.float32)}, name="m")
     server.held.append(caller)
 
 
 def silent(server: Server) -> None:
-    """A client that opens a connection, and then sends nothing."""
+    """Opens a connection, and then sends nothing."""
     connection = socket.create_connection(("127.0.0.1", server.port()))
     connection.sendall(HELLO)
     server.held.append(connection)
 
 
 def half(server: Server) -> None:
-    """Half of a REST body."""
+    """Sends half of a REST body."""
     server.port()
     connection = socket.create_connection(("127.0.0.1", server.rest_port))
     connection.sendall(HALF)
@@ -141,7 +141,7 @@ def half(server: Server) -> None:
 
 
 def reflects(server: Server) -> None:
-    """An open reflection stream."""
+    """Opens a reflection stream, and keeps it open."""
     channel = grpc.insecure_channel(f"127.0.0.1:{server.port()}")
     more = threading.Event()
 
@@ -156,7 +156,7 @@ def reflects(server: Server) -> None:
 
 
 def runs(inputs: dict[str, Any]) -> Hold:
-    """A call whose run does not end."""
+    """A hold that makes a call whose run does not end."""
 
     def hold(server: Server) -> None:
         caller = Caller(server.port())
@@ -168,13 +168,13 @@ def runs(inputs: dict[str, Any]) -> Hold:
 
 
 def loads(server: Server) -> None:
-    """The first load has begun."""
+    """Waits until the first load has begun."""
     server.wait_for("models to serve")
     time.sleep(1.0)
 
 
 def loads_another(server: Server) -> None:
-    """Version 2 is being loaded."""
+    """Adds version 2, and waits until its load has begun."""
     server.port()
     python(HANGS_AT_LOAD)(server.base_path / "hidden")
     (server.base_path / "hidden").rename(server.base_path / "2")
@@ -182,7 +182,7 @@ def loads_another(server: Server) -> None:
 
 
 def fifo(folder: Path) -> None:
-    """A model whose warm-up file is a pipe that never delivers a record."""
+    """Writes a model whose warm-up file is a pipe that never delivers a record."""
     models.linear(folder)
     extra = folder / "assets.extra"
     extra.mkdir()

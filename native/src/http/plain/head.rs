@@ -32,7 +32,7 @@ pub fn end_head(size: usize, last: bool, now: Instant, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Each word with a capital.
+/// Writes the name of a header, with a capital letter at the beginning of each word.
 fn write_name(name: &str, out: &mut Vec<u8>) {
     let mut begins = true;
     for byte in name.bytes() {

@@ -111,7 +111,7 @@ impl Plain {
         .await
     }
 
-    /// The answer; None if the client has gone before that.
+    /// Waits for the answer; None if the client has gone before that.
     async fn answered(&mut self, mut call: impl PlainCall) -> Option<Answered> {
         let deadline = call.deadline();
         poll_fn(|context| {

@@ -29,7 +29,7 @@ fn text(block: &mut &[u8]) -> Option<()> {
     Some(())
 }
 
-/// A number of which the first byte has this many bits; None if it is beyond what a header may need.
+/// Reads a number that begins with this many bits of the next byte; None if it is larger than a header may need.
 fn number(block: &mut &[u8], bits: u32) -> Option<usize> {
     let most = (1_u8 << bits) - 1;
     let (first, rest) = block.split_first()?;

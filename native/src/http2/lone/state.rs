@@ -30,7 +30,7 @@ pub enum Phase {
     Taken(LoneFrames),
     /// h2 will open its stream. If the answer is known, `then` sends it.
     Moves { stream: u32, then: Option<Then> },
-    /// It is a call of h2.
+    /// h2 has opened its stream, on which the answer is to be sent.
     Moved(SendResponse<Bytes>),
     /// The connection has ended.
     Ended,
@@ -154,7 +154,7 @@ impl State {
         self.candidate.as_ref().is_some_and(|own| own.stream == stream && own.heads == self.heads)
     }
 
-    /// The head of the candidate.
+    /// Removes the candidate, and returns its head.
     pub fn learn(&mut self) -> Option<Vec<u8>> {
         self.candidate.take().map(|own| own.head)
     }

@@ -121,7 +121,8 @@ fn each<const SIZE: usize>(bytes: &[u8], out: &mut BytesMut, write: impl Fn([u8;
     }
 }
 
-/// The shortest digits that read back as the same double; NaN and infinity are bare words, as Triton writes them.
+/// Writes the shortest digits that read back as the same double; NaN and infinity are bare words, as in Triton's
+/// answers.
 fn write_double(value: f64, out: &mut BytesMut) {
     if value.is_finite() {
         out.put_slice(zmij::Buffer::new().format_finite(value).as_bytes());

@@ -146,8 +146,8 @@ impl<'a> SentInput<'a> {
         Some(Self { name: name?, datatype: datatype?, dims, rank, values: values? })
     }
 
-    /// The input as a tensor that fits a declaration, and its rows. Binary data starts at the position `at`, which is
-    /// advanced.
+    /// Returns the input as a tensor that fits a declaration, and its rows. Binary data starts at the position `at`,
+    /// which is advanced.
     fn fit(self, input: &Input, data: &Bytes, at: &mut usize) -> Option<(Tensor, usize)> {
         let (&rows, inner) = self.dims[..self.rank].split_first()?;
         let fits = self.datatype == datatype(input.dtype).as_bytes()

@@ -39,7 +39,7 @@ def write(folder: Path) -> None:
 
 
 def serve(folder: Path) -> None:
-    """The application that the command starts, run by uvicorn."""
+    """Runs the application that the command starts, by uvicorn."""
     os.environ["__pyfunc_model_path__"] = str(folder)  # noqa: SIM112  # MLflow's name
     from mlflow.pyfunc.scoring_server.app import app
 
