@@ -139,7 +139,7 @@ def _cut(array: Array, axes: Axes, lengths: Mapping[int, int]) -> Array:
 
 
 def longest(lengths: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """The smallest lengths that are no smaller than any of these."""
+    """For each index of a length, the largest of these lengths."""
     most: dict[int, int] = {}
     for own in lengths:
         for number, length in own.items():

@@ -152,7 +152,7 @@ pub fn cut(elements: &[u8], wide: &[usize], own: &[usize], size: usize, out: &mu
     rows.for_each(|row| cut(row, &wide[1..], &own[1..], size, out));
 }
 
-/// Bytes from one element of the first axis to the next.
+/// The number of bytes from one element of the first axis to the next.
 fn step(shape: &[usize], size: usize) -> usize {
     shape[1..].iter().product::<usize>() * size
 }

@@ -110,7 +110,7 @@ class Model:
         self.set(version, State.AT_REST if rests else State.START)
 
     def await_load(self, version: int) -> "Future[VersionStatus]":
-        """The future state of a version, which is loaded now if it is at rest."""
+        """Returns a future for a version's state once its load has ended; begins the load if the version is at rest."""
         awaited: Future[VersionStatus] = Future()
         status = self.versions[version]
         if status.state in (State.AVAILABLE, State.END):

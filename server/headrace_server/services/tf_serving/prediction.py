@@ -138,7 +138,7 @@ class PredictionService:
         return request, response
 
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
-        """Runs a signature on the request's Examples; classes and scores of each. TF Serving: classifier.cc."""
+        """Runs a signature on the Examples; returns the classes and scores of each. TF Serving: classifier.cc."""
         spec = require_model_spec(request)
         with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)
@@ -151,7 +151,7 @@ class PredictionService:
             return ClassificationResponse(result=result, model_spec=_effective(spec, servable))
 
     async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
-        """Runs a signature on the request's Examples; one value for each. TF Serving: regressor.cc."""
+        """Runs a signature on the Examples; returns one value for each. TF Serving: regressor.cc."""
         spec = require_model_spec(request)
         with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)

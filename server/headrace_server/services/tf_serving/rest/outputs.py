@@ -58,7 +58,7 @@ def write_classifications(serialized: bytes) -> bytes:
     """The body that answers a :classify: for each example its classes, as pairs of label and score.
 
     Args:
-        serialized: A ClassificationResult.
+        serialized: A serialized ClassificationResult.
     """
     examples = [example.classes for example in ClassificationResult.FromString(serialized).classifications]
     classes = list(chain.from_iterable(examples))
@@ -72,7 +72,7 @@ def write_regressions(serialized: bytes) -> bytes:
     """The body that answers a :regress: one value for each example.
 
     Args:
-        serialized: A RegressionResult.
+        serialized: A serialized RegressionResult.
     """
     regressions = RegressionResult.FromString(serialized).regressions
     values = np.array([each.value for each in regressions], np.float32)
