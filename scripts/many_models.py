@@ -80,9 +80,9 @@ and 21 system calls for files.
 
 Sessions that were created on another thread beside the Python code of the loads saved nothing. Each session needs the
 interpreter lock several times, and a load gives it up at each of its system calls. With Python's switch interval of
-5 ms, 2,000 models were ready after 4.1 s instead of 2.5; with 10 to 50 us, after the same time as without the thread,
-and the server used 1.25 times the CPU time. Files that were read on the threads that create the sessions saved nothing
-either, for the same reason.
+5 ms, 2,000 models were ready after 4.1 s instead of 2.5. With an interval of 10 to 50 us, they were ready after the
+same time as without the thread, but the server used 1.25 times the CPU time. Reading the files on the threads that
+create the sessions saved nothing either, for the same reason.
 
 This is why the target of 1.3 times the time of bare sessions is missed: the start and the configuration alone take
 0.6 times as long as the sessions without threads, and the Python code of the loads 0.9 times.

@@ -1,4 +1,4 @@
-"""The page that `scripts.overheads` writes: what each activity costs, how sure that is, and whether it may do so."""
+"""The page that `scripts.overheads` writes: what each activity costs, how certain that is, and if it is too much."""
 
 import math
 import os

@@ -8,7 +8,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Sample:
-    """One load: requests a second, and the server's user and system time per request in microseconds."""
+    """The figures of one load: requests per second, and the server's CPU time per request in microseconds."""
 
     requests_per_second: float
     cpu_us: float

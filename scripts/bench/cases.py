@@ -28,11 +28,21 @@ ONE_CALLER = Load(connections=1, streams=1)
 class Case:
     """One model under one load.
 
-    `row` is the shape of one request's input without its batch axis, `outputs` the number of floats per row of the
-    answer. Every model has one input `x` and one output `y`, both float32. `max_batch_size`, `batch_timeout_micros` and
-    `intra_op_threads`, the threads of one run, apply to headrace and the bare loop alike; headrace has one batch
-    thread. `responders` is whether the bare responders are also measured; the load lasts `longer` times a run's
-    seconds.
+    Every model has one input `x` and one output `y`, both float32. `max_batch_size`, `batch_timeout_micros` and
+    `intra_op_threads` apply to headrace and the bare loop alike; headrace has one batch thread.
+
+    Attributes:
+        name: The name of the case.
+        title: The case's heading in the report.
+        build: Creates the model.
+        row: The shape of one request's input without its batch axis.
+        outputs: The number of floats per row of the answer.
+        load: The load.
+        max_batch_size: The maximum number of rows of a batch.
+        batch_timeout_micros: How long a batch that is not full waits, in microseconds.
+        intra_op_threads: The number of threads of one run.
+        responders: Whether the bare responders are also measured.
+        longer: How many times as long as the usual load this one lasts.
     """
 
     name: str

@@ -25,15 +25,20 @@ _DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
 
 
 class LoadError(RuntimeError):
-    """Not all calls of the load were answered, so its numbers are meaningless."""
+    """Not all calls of a load were answered, so its numbers are meaningless."""
 
 
 @dataclass(frozen=True)
 class Caller:
     """h2load, with its target and its message.
 
-    `message` is a file with one gRPC message after its five-byte prefix, `answer_bytes` the length of the answer with
-    its prefix, `method` the path of the method, and `more` further arguments of h2load.
+    Attributes:
+        address: The server's host and port.
+        message: A file with one gRPC message after its five-byte prefix.
+        answer_bytes: The length of the answer with its prefix.
+        load: The number of connections, and of calls on each.
+        method: The path of the method.
+        more: Further arguments of h2load.
     """
 
     address: str
@@ -90,8 +95,10 @@ class Caller:
 class Answers:
     """The figures of one load, all of whose calls were answered.
 
-    `caller_cores` is the CPU that h2load itself used, in cores; `latencies` the microseconds of each call, if they were
-    logged.
+    Attributes:
+        requests_per_second: The number of calls per second.
+        caller_cores: The CPU that h2load itself used, in cores.
+        latencies: The microseconds of each call; empty if they were not logged.
     """
 
     requests_per_second: float

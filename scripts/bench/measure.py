@@ -28,11 +28,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sample:
-    """One server under one load, once.
+    """The figures of one server under one load in one round.
 
-    `cpu_us` is the server's user and system time per request, and `user_us` the user time alone; `latency_us` the 50th,
-    90th and 99th percentile; `caller_cores` the CPU of h2load, and `other_cores` that of all unrelated processes, in
-    cores; `batches` the number of batches by range of rows, from headrace's log.
+    Attributes:
+        requests_per_second: The number of requests per second.
+        cpu_us: The server's user and system time per request, in microseconds.
+        user_us: The server's user time alone per request, in microseconds.
+        latency_us: The 50th, 90th and 99th percentile of the latency, in microseconds.
+        caller_cores: The CPU of h2load, in cores.
+        other_cores: The CPU of all unrelated processes, in cores.
+        peak_rss_bytes: The server's peak resident memory.
+        batches: The number of batches by range of rows, from headrace's log.
     """
 
     requests_per_second: float

@@ -67,10 +67,12 @@ WAYS = (PREDICT, INFER, JSON, BINARY, IMAGE_PREDICT, IMAGE, SHARED)
 
 @dataclass(frozen=True)
 class Sample:
-    """One load.
+    """The figures of one load.
 
-    `cpu_us` is the user and system time per request of the server and its child processes, in microseconds, and
-    `own_cpu_us` that of the server's process alone: a Triton's Python backend runs its model in another process.
+    Attributes:
+        requests_per_second: The number of requests per second.
+        cpu_us: The user and system time per request of the server and its child processes, in microseconds.
+        own_cpu_us: The same of the server's process alone: a Triton's Python backend runs its model in another process.
     """
 
     requests_per_second: float

@@ -14,10 +14,13 @@ MODELS = "models"
 
 @dataclass(frozen=True)
 class Point:
-    """One load of the small model.
+    """One load of the small model. The grpc++ responder is also measured unless the number of models differs.
 
-    `group` is the table that it belongs to; `idle` the number of open idle connections in addition to the load's, and
-    `models` the number of loaded models. The grpc++ responder is also measured if only connections differ.
+    Attributes:
+        group: The table that the load belongs to.
+        load: The number of connections, and of calls on each.
+        idle: The number of idle connections that are open in addition to the load's.
+        models: The number of loaded models.
     """
 
     group: str

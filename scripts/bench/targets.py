@@ -21,7 +21,7 @@ from .scaling import (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The target, the measured figure, and whether it is good enough."""
+    """A target, the measured figure, and whether the figure meets the target."""
 
     what: str
     target: str

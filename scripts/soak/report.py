@@ -33,8 +33,14 @@ _COLUMNS = ("resident MB", "heap in use MB", "outside C's heap MB", "files", "th
 class Outcome:
     """All observations.
 
-    `readings` were taken under load, `resting` while all callers paused; `before` is the reading before the first call,
-    `after` the one after the last; `drained` says whether no rows waited and no connection was left by then.
+    Attributes:
+        seconds: The length of the run.
+        tally: How the calls ended.
+        readings: The readings under load.
+        before: The reading before the first call.
+        after: The reading after the last call.
+        drained: Whether no rows waited and no connection was left at the end.
+        resting: The readings while all callers paused.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""Lone calls, which bypass h2, and the state of their connection, which h2 must have as if it had seen them."""
+"""Lone calls, which bypass h2, and the state of their connection, which must be the same as if h2 had seen them."""
 
 import struct
 import threading

@@ -10,10 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A socket, with or without TLS, that reports only after HTTP/2's handshake that it supports vectored writes.
 ///
-/// During the handshake, h2 asks whether writes can be vectored, to decide which payloads it copies into its buffer,
-/// where they are written together with other frames: payloads of up to 256 bytes if writes can be vectored, otherwise
-/// of up to 1,024. A longer payload takes a write of its own, which costs more than copying 1,024 bytes. h2 asks again
-/// before each write; then the answer is yes, so that it writes a long payload together with its head.
+/// h2 copies short payloads into its buffer, from which it writes them together with other frames: payloads of up to
+/// 256 bytes if the socket supports vectored writes during the handshake, otherwise of up to 1,024 bytes. A longer
+/// payload takes a write of its own, which costs more than copying 1,024 bytes. Before each write, h2 asks again
+/// whether the socket supports vectored writes; the answer is then yes, so h2 writes a long payload together with its
+/// head.
 pub struct Gathering<S> {
     socket: S,
     has_shaken_hands: Arc<AtomicBool>,

@@ -1,5 +1,5 @@
-//! Ends a connection whose client stops reading an answer, or stops within a head, for too long;
-//! and lets the other connections of a thread run while one of them sends a large body.
+//! Ends a connection whose client stops reading an answer, or stops in the middle of a request's head, for too long.
+//! Also lets the other connections of a thread run while one of them sends a large body.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -25,7 +25,8 @@ pub struct Stalling<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Stalling<S> {
-    /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere. `after_pause` is as in `Turn::new`.
+    /// `progress` is HTTP/1's; None for a protocol whose heads are checked elsewhere. `after_pause` is as in
+    /// `Turn::new`.
     pub fn new(stream: S, limit: Option<Duration>, progress: Option<Progress>, after_pause: AfterPause) -> Self {
         let turn = Turn::new(after_pause);
         Self { stream, progress, reads: Stall::new(limit), writes: Stall::new(limit), turn }

@@ -1,4 +1,4 @@
-//! Which clients may run which models, as Python has decided, until something that the decision depends on has changed.
+//! Python's decisions about which clients may run which models. They are kept until a fact that they depend on changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

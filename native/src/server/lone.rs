@@ -25,8 +25,8 @@ pub struct Template {
 }
 
 impl Client {
-    /// The template of calls with the headers of this one; None if such a call cannot be plain, or if more than its
-    /// message has to be read for each of them. `encoding` is that of the message.
+    /// The template of calls with the same headers as this one; None if these calls cannot be plain, or if the headers
+    /// of each of them must be read. `encoding` is the encoding of the message.
     pub(super) fn template(
         &self,
         opening: &Opening,

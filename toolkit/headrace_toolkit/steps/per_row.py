@@ -31,8 +31,8 @@ _PREFIX = "headrace.int8."
 def quantize_per_row(model: Any, *, bits: int, keep: Sequence[str] = (), per_channel: bool = True) -> Any:
     """Quantizes products with constant matrices (MatMul, Gemm) and look-ups in constant tables (Gather).
 
-    An activation [.., K] is quantized by the largest absolute value of each of its rows, a matrix [K, M] by that of
-    each of its columns; the integer product is exact, and is scaled back by both.
+    An activation [.., K] is quantized by the largest absolute value of each of its rows, and a matrix [K, M] by the
+    largest absolute value of each of its columns. The integer product is exact, and is scaled back by both.
 
     Args:
         model: An `onnx.ModelProto` with all weights in it.
