@@ -88,7 +88,7 @@ impl Padding {
         self.limits.get(self.limits.partition_point(|limit| *limit < length)).copied().unwrap_or(length)
     }
 
-    /// An input's dimensions beyond axis 0, with other lengths.
+    /// An input's dimensions beyond axis 0, with its lengths replaced by these.
     pub fn replaced(&self, input: usize, inner: &[usize], lengths: &[usize]) -> Vec<usize> {
         let axes = inner.iter().zip(&self.inputs[input].axes);
         axes.map(|(size, number)| number.map_or(*size, |number| lengths[number])).collect()

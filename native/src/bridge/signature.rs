@@ -136,7 +136,7 @@ impl Signature {
             .map(|(_, alias)| &**alias)
     }
 
-    /// The bytes that one row of a request takes in a batch; `inner` as for `key`.
+    /// The number of bytes that one row of a request takes in a batch; `inner` as for `key`.
     pub fn row_bytes<'a>(&self, inner: impl Iterator<Item = &'a [usize]>) -> usize {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }

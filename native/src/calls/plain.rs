@@ -89,7 +89,7 @@ struct Plain<'a> {
     /// The method's name in the audit log.
     method: &'a str,
     understood: Understood,
-    /// The bytes that one row takes in a batch.
+    /// The number of bytes that one row takes in a batch.
     row_bytes: usize,
     key: Key,
 }

@@ -48,7 +48,7 @@ impl Arrays {
         (0..inputs).map(|input| self.inner(input))
     }
 
-    /// The bytes that the arrays need besides the message.
+    /// The number of bytes that the arrays need besides the message.
     pub fn held(&self) -> usize {
         match self {
             Self::Tensors(tensors) => tensors.iter().map(predict::Tensor::held).sum(),

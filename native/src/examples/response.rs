@@ -54,7 +54,7 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.as_chunks::<4>().0.iter().map(|bits| u32::from_le_bytes(*bits))
 }
 
-/// The bytes of a float, which is left out if it is 0.
+/// The size in bytes of the field of a float, which is left out if it is 0.
 fn float_len(bits: u32) -> usize {
     if bits == 0 { 0 } else { 5 }
 }

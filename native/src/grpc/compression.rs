@@ -20,7 +20,7 @@ static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-e
 
 const NOT_SAID: &str = "a message is compressed but grpc-encoding does not say how";
 
-/// The bytes that are decompressed in one step: a millisecond or two, after which other tasks of the thread can run.
+/// The number of bytes that are decompressed in one step, which takes a millisecond or two: then other tasks can run.
 const STEP: usize = 1 << 20;
 
 /// How messages are compressed.

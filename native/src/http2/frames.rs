@@ -77,7 +77,7 @@ impl FrameStats {
     }
 }
 
-/// A frame whose head has passed.
+/// A frame whose head has been read or written completely.
 pub struct Seen {
     pub kind: u8,
     pub flags: u8,

@@ -18,14 +18,15 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::turn::{AfterPause, Turn};
 
-/// The bytes that are read at once: few enough to be in the cache still when they are copied.
+/// The number of bytes that are read at once: so few that they are still in the cache when they are copied.
 const SIZE: usize = 128 << 10;
 
 /// After reading this many bytes without a pause, a connection yields, so that its pending writes are flushed and other
 /// connections can run.
 const TURN: usize = 512 << 10;
 
-/// The maximum number of spare buffers that a thread keeps. Only connections that have read more than was requested have one.
+/// The maximum number of spare buffers that a thread keeps. Only connections that have read more than was requested
+/// have one.
 const KEPT: usize = 4;
 
 thread_local! {

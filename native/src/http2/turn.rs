@@ -13,7 +13,8 @@ use super::seldom::Seldom;
 /// The function that a thread runs before one of its connections goes on reading after a pause.
 pub type AfterPause = Arc<dyn Fn() + Send + Sync>;
 
-/// The bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it pauses.
+/// Counts the bytes that a connection has read since it last had to wait. After `MOST` of them, its turn ends, and it
+/// pauses.
 pub struct Turn<const MOST: usize> {
     read: usize,
     /// The pause that has begun and has not ended.
@@ -47,7 +48,7 @@ impl<const MOST: usize> Turn<MOST> {
         Poll::Ready(MOST)
     }
 
-    /// Counts the bytes of a read. One that had to wait, because the client sends slowly, ends the turn without a
+    /// Counts the bytes of a read. A read that had to wait, because the client sends slowly, ends the turn without a
     /// pause. If it waits because the task has used up tokio's budget, the thread does not park either, and so the
     /// pause is due.
     pub fn count<T>(&mut self, read: &Poll<T>, bytes: usize) {

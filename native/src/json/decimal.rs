@@ -74,7 +74,7 @@ impl Decimal for f64 {
     }
 }
 
-/// More than the bytes of any number: at most 17 digits, a sign, a point and an exponent of five characters.
+/// A number of bytes that no number exceeds: at most 17 digits, a sign, a point and an exponent of five characters.
 pub const LONGEST: usize = 32;
 
 /// Writes a number.

@@ -25,7 +25,7 @@ pub struct Outcomes {
     pub failures: Histogram<u64>,
     /// The number of calls that ended with each code.
     pub codes: [u64; CODES],
-    /// The bytes of the answers of successful calls.
+    /// The total size of the answers to successful calls, in bytes.
     pub bytes: u64,
 }
 

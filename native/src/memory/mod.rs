@@ -49,7 +49,7 @@ impl Budget {
         self.limit
     }
 
-    /// The bytes in use now, by kind.
+    /// The number of bytes in use now, by kind.
     pub fn by_kind(&self) -> [usize; KINDS.len()] {
         self.kinds.each_ref().map(|used| used.load(Ordering::Relaxed))
     }
@@ -70,7 +70,7 @@ pub struct Share {
     used: AtomicUsize,
     /// The answers that wait for the client to read them.
     pub outgoing: Outgoing,
-    /// The bytes of requests received so far.
+    /// The number of bytes of requests received so far.
     pub came: AtomicUsize,
     /// The number of messages that have been received in part.
     pub begun: AtomicUsize,

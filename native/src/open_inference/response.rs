@@ -101,12 +101,12 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// The bytes of a field that is left out if it is empty.
+/// The size in bytes of a field that is left out if it is empty.
 fn field_len(field: u32, len: usize) -> usize {
     if len == 0 { 0 } else { wire::field_len(field, len) }
 }
 
-/// Writes such a field.
+/// Writes a field that is left out if it is empty.
 fn put(out: &mut Writer<'_>, field: u32, value: &[u8]) {
     if !value.is_empty() {
         out.field(field, value.len());

@@ -52,7 +52,7 @@ impl Tensor {
         Self { values: Contents::Numbers(values), inner: SmallVec::from_slice(inner) }
     }
 
-    /// The bytes that the tensor takes in memory besides its message.
+    /// The number of bytes that the tensor takes in memory besides its message.
     pub fn held(&self) -> usize {
         match &self.values {
             Contents::Numbers(_) => 0,

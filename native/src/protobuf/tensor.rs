@@ -82,7 +82,7 @@ impl<'a> Rows<'a> {
         if self.dtype == String { self.strings().map(<[u8]>::len).sum() } else { self.bytes.len() }
     }
 
-    /// The bytes of the TensorProto.
+    /// The size of the TensorProto in bytes.
     pub fn encoded_len(&self, as_content: bool) -> usize {
         let head = 1 + wire::varint_len(self.dtype.number()) + wire::field_len(2, self.shape_len());
         if self.bytes.is_empty() {

@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{LENGTH, VARINT_ROOM};
 
-/// The bytes that are collected: enough for the name, the shape and the field heads of a response's only output.
+/// The number of bytes that are collected: enough for the name, the shape and the field heads of a single output.
 const ROOM: usize = 64;
 
 /// Writes a message into a buffer; the collected bytes are written when it is dropped.

@@ -63,7 +63,7 @@ pub trait Waits: Sized {
 pub struct Entry<T> {
     pub task: T,
     pub rows: usize,
-    /// The bytes of one row of the task in a batch.
+    /// The number of bytes that one row of the task takes in a batch.
     pub row_bytes: usize,
     pub deadline: Option<f64>,
     pub priority: usize,
@@ -82,7 +82,8 @@ impl<T> Entry<T> {
         (self.rows - self.taken).max(1)
     }
 
-    /// The bytes that this many rows of the task take in a batch; the number of rows for a task without bytes.
+    /// The number of bytes that this many rows of the task take in a batch; the number of rows for a task without
+    /// bytes.
     pub fn size_of(&self, rows: usize) -> usize {
         rows.saturating_mul(self.row_bytes.max(1))
     }

@@ -8,7 +8,7 @@ use super::lane::LaneId;
 pub struct Turn<T> {
     pub lane: Option<LaneId>,
     pub pieces: Vec<Piece<T>>,
-    /// The bytes of the batch, as `Entry::size_of` counts them.
+    /// The size of the batch, as the sum of `Entry::size_of` over its tasks.
     pub size: usize,
     pub expired: Vec<T>,
     pub gone: Vec<T>,

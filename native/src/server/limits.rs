@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 use crate::grpc::{Encoding, MessageLimits};
 use crate::http2::LifetimeLimits;
 
-/// gRPC's channel arguments by their names, without the first word and with `_` for every dot, and limits of this
-/// server.
+/// The limits as Python passes them: gRPC's channel arguments, by their names without the first word and with `_` for
+/// every dot, and further limits of this server.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Arguments {

@@ -62,7 +62,7 @@ pub(super) struct Place {
     pub lane: Lane,
     pub key: Key,
     pub rows: usize,
-    /// The bytes of a row.
+    /// The number of bytes that one row takes in a batch.
     pub row_bytes: usize,
     /// The wanted outputs; None means all.
     pub choice: Option<Choice>,

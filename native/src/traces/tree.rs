@@ -11,7 +11,7 @@ use super::kinds::{Constants, Encoded};
 use super::span::{Span, SpanId, TraceId, attribute, link};
 use crate::protobuf::Writer;
 
-/// The bytes after which the next tree begins another message: collectors refuse messages of more than 4 MB.
+/// The number of bytes after which the next tree begins another message: collectors refuse messages of more than 4 MB.
 const ENOUGH: usize = 1 << 20;
 
 /// A traced request that has ended. Times are seconds on the queue's clock.

@@ -206,7 +206,7 @@ class Keeper:
             failures = 0 if time.monotonic() - began > LASTING else failures + 1
 
     def _start(self) -> Worker:
-        """A new process that has loaded the model; whatever prevents that is raised, and leaves no process."""
+        """Returns a new process that has loaded the model; if that fails, ends the process and raises the reason."""
         worker = self._worker = Worker(self._name, self._memory)
         if self._closing.is_set():
             worker.kill()

@@ -13,7 +13,7 @@ use super::call::LoneCall;
 use super::state::Phase;
 use super::wire::{self, LoneFrames};
 
-/// The bytes that are read at once. A longer call is not a lone one.
+/// The maximum number of bytes that are read at once. A longer call is not a lone one.
 const ROOM: usize = 8 << 10;
 
 thread_local! {

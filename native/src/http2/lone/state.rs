@@ -16,7 +16,7 @@ const CALM: i32 = 2;
 /// vain.
 const PENALTY: i32 = 32;
 
-/// The bytes of an answer that must fit before a call is taken.
+/// The size of an answer, in bytes, for which there must be room before a call is taken.
 const SMALL: usize = 1 << 10;
 
 /// What to do with the stream of a call, once h2 has opened it.

@@ -17,7 +17,7 @@ const FEW: u32 = 16 << 10;
 /// The largest window.
 const MOST: u32 = (1 << 31) - 1;
 
-/// The longest DATA frame that every client accepts.
+/// The length of the longest DATA frame that every client accepts.
 const FRAME: usize = 16 << 10;
 
 /// The number of bytes of requests that are returned to the client's window together. h2 lets the client send 16 MB
@@ -34,7 +34,7 @@ pub struct Windows {
     back: u32,
     /// The client's window for each new stream; 0 if unknown.
     stream: u32,
-    /// The bytes of requests that h2 has not seen, and that have not been returned to the client's window.
+    /// The number of bytes of requests that h2 has not seen, and that have not been returned to the client's window.
     received: u32,
 }
 
@@ -88,7 +88,7 @@ impl Windows {
         (all >= RETURNED).then_some(all)
     }
 
-    /// Counts a call: the bytes of its request, and those of its answer, which must fit.
+    /// Counts a call: the number of bytes of its request, and of its answer, which must fit.
     pub fn count(&mut self, received: u32, sent: u32) {
         self.share -= sent;
         self.received = if self.returned(received).is_some() { 0 } else { self.received + received };

@@ -16,8 +16,8 @@ pub struct Reader<'a> {
     pause: usize,
 }
 
-/// The bytes between two pauses: a few tenths of a millisecond. Without pauses, Linux may let a thread run for several
-/// milliseconds while others wait for its core, whatever its priority.
+/// The number of bytes between two pauses, which take a few tenths of a millisecond. Without pauses, Linux may let a
+/// thread run for several milliseconds while others wait for its core, whatever its priority.
 const STRETCH: usize = 64 << 10;
 
 /// Sets a value that may be given only once.

@@ -66,7 +66,7 @@ impl Format {
     }
 }
 
-/// The approximate bytes of an output.
+/// The approximate size of an output in bytes.
 fn about((_, rows, binary): &(&str, Rows<'_>, bool)) -> usize {
     ENVELOPE + if *binary { rows.bytes.len() } else { TEXT * (rows.bytes.len() / rows.dtype.size()) }
 }

@@ -157,7 +157,7 @@ class NativeTransport:
         self._routes.publish(name, latest, routes)
 
     def _publish_early(self) -> None:
-        """Publishes what became ready before the start."""
+        """Publishes the routes of the versions that became ready before the start."""
         with self._publishing:
             early, self._published_early = self._published_early, None
             for name, (versions, latest) in (early or {}).items():
