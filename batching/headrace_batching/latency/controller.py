@@ -210,14 +210,25 @@ def _differs(new: Target, old: Target) -> bool:
 
 def _reason(curve: Curve, target: Target, seconds: float, limits: Limits, *, reachable: bool) -> str:
     if not reachable:
+        least = limits.sizes[0]
         return (
-            f"the objective is out of reach: {limits.sizes[0]} rows run for up to "
-            f"{curve.high_of(limits.sizes[0]) * 1e3:.3g} ms; {seconds * 1e3:.3g} ms is the target instead"
+            f"the objective is out of reach: {_batch_of(least)} runs for up to {_duration(curve.high_of(least))}; "
+            f"{_duration(seconds)} is the target instead"
         )
+    run, wait = curve.high_of(target.size), curve.typical_of(target.size) / limits.threads
     text = (
-        f"{target.size} rows run for up to {curve.high_of(target.size) * 1e3:.3g} ms and wait about "
-        f"{curve.typical_of(target.size) / limits.threads * 1e3:.3g} ms for a thread, of {seconds * 1e3:.3g} ms"
+        f"{_batch_of(target.size)} runs for up to {_duration(run)} and waits about {_duration(wait)} for a thread, "
+        f"within the planned {_duration(seconds)}"
     )
     if not target.wait:
         return f"{text}; waiting for more rows would save the threads too little time"
     return f"{text}; waiting for more rows saves the threads' time"
+
+
+def _batch_of(rows: int) -> str:
+    return "a batch of one row" if rows == 1 else f"a batch of {rows} rows"
+
+
+def _duration(seconds: float) -> str:
+    """A duration in the unit that suits it, with three digits."""
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

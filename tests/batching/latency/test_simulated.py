@@ -3,6 +3,7 @@
 `python -m scripts.objective simulate` compares it with all 84 settings of the sweep, on longer traces.
 """
 
+import re
 from functools import cache
 
 import pytest
@@ -57,9 +58,21 @@ def test_an_objective_out_of_reach_is_missed_by_little() -> None:
     _, beliefs = outcome.beliefs[-1]
 
     assert not beliefs.kept_within_reach
-    assert "out of reach" in beliefs.reason
+    assert beliefs.reason.startswith("the objective is out of reach: a batch of one row runs for up to ")
+    assert " ms is the target instead" in beliefs.reason
     assert outcome.percentile(0.99) < 4 * MODEL.fixed
     assert len(outcome.latencies) > 500
+
+
+def test_the_reason_gives_short_times_in_microseconds() -> None:
+    quick = Model(fixed=0.000_120, per_row=0.000_002)
+    options = Options(max_batch_size=8, latency_objective="p99 20ms", num_batch_threads=2)
+    outcome = Simulation(quick, options).run(TRACES["light"])
+    _, beliefs = outcome.beliefs[-1]
+
+    assert re.match(
+        r"a batch of \w+ rows? runs for up to \d+ us and waits about \d+(\.\d)? us for a thread, ", beliefs.reason
+    )
 
 
 def test_a_model_that_becomes_three_times_slower_is_noticed() -> None:

@@ -59,7 +59,7 @@ def test_the_page_says_what_was_chosen_and_why(server: RunningServer, browser: A
     page = opened(browser, rest_port)
     said = page.inner_text("#objective-panel")
     assert OBJECTIVE in said
-    assert "rows run for up to" in said  # the reason, in the scheduler's words
+    assert " runs for up to " in said  # the reason, in the scheduler's words
     assert "a full batch has" in said
     first = page.locator("#objective-panel tbody tr").first.inner_text().split()
     assert first[0] == "1"  # the run time of a row, its slow run time and its rate
