@@ -243,7 +243,7 @@ def _command(case: Case, setup: Setup, base: Path, batching: Path, port: int) ->
 
 
 def _checked(server: Server, request: PredictRequest, expected: np.ndarray, difference: float) -> int:
-    """The bytes of a correct answer.
+    """Checks an answer, and returns its size in bytes.
 
     Raises:
         ValueError: The answer is wrong.

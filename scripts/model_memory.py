@@ -60,8 +60,8 @@ class Result:
         simulated: The same number for a simulated cache of equal size.
         capacity: The number of models that fit.
         hot: The calls of the hot model.
-        peak: The peak resident bytes.
-        base: The resident bytes before the first call.
+        peak: The peak of the resident memory, in bytes.
+        base: The resident memory before the first call, in bytes.
         seconds: The duration of all calls of all models.
     """
 

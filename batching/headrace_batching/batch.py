@@ -196,7 +196,7 @@ def pad(joined: Array, rows: int, last: int) -> None:
     Args:
         joined: The joined input, with more than `rows` rows.
         rows: The number of rows that are filled.
-        last: The rows of the last task that has any.
+        last: The number of rows of the last task that has any.
     """
     joined[rows:] = joined[rows - last]
 

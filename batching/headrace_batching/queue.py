@@ -62,7 +62,7 @@ class Lane:
         return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
-        """Limits the waiting tasks of all groups together to the number that one group may have.
+        """Refuses a task with which more rows would wait in all groups together than one group may have.
 
         Raises:
             QueueFull: There is no room for `rows` more rows.

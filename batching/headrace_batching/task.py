@@ -108,7 +108,7 @@ class Task:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one of the task's rows in a batch."""
+        """The number of bytes that one of the task's rows takes in a batch."""
         return sum(array.nbytes for array in self.inputs.values()) // (self.rows or 1)
 
     @property

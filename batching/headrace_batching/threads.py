@@ -57,7 +57,7 @@ def _run_batches(queue: TaskQueue) -> None:
 
 
 def _run_next(queue: TaskQueue) -> bool:
-    """Runs one batch. In its own frame: a thread that waits for the next must not keep this batch's arrays alive."""
+    """Runs one batch; false at the end. Its own frame lets a thread that waits keep no batch's arrays alive."""
     formed = queue.take()
     if formed is None:
         return False

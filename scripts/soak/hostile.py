@@ -59,7 +59,7 @@ class Line:
             await asyncio.wait_for(self._writer.drain(), PATIENCE)
 
     async def hear(self, seconds: float) -> int:
-        """Reads for this long, or until the server closes; returns the bytes."""
+        """Reads for this long, or until the server closes the connection; returns the number of bytes."""
         heard = 0
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(seconds):

@@ -24,11 +24,11 @@ class Reading:
 
     Attributes:
         seconds: The time since the first reading.
-        resident: The resident bytes.
+        resident: The resident memory in bytes.
         files: The number of open files.
         threads: The number of threads.
-        heap: The bytes of C's heap that are in use; 0 if they were not read.
-        other: The resident bytes outside C's heap; 0 if they were not read.
+        heap: The size of the part of C's heap that is in use, in bytes; 0 if it was not read.
+        other: The resident memory outside C's heap, in bytes; 0 if it was not read.
     """
 
     seconds: float
@@ -40,7 +40,7 @@ class Reading:
 
     @property
     def used(self) -> int:
-        """The bytes in use: the resident ones without what is free in C's heap, or all if the heap was not read."""
+        """The resident memory in bytes, without the free part of C's heap if the heap was read."""
         return self.heap + self.other if self.heap else self.resident
 
 
@@ -74,7 +74,7 @@ class Watch:
             return replace(self.look(), heap=heap, other=outside_heap(lines))
 
     def waiting(self) -> float:
-        """The rows that wait in all queues, according to the server."""
+        """The number of rows that wait in all queues, according to the server."""
         return sum(map(float, _QUEUED.findall(self._route.metrics())))
 
 
@@ -93,7 +93,7 @@ def growth(seconds: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def outside_heap(lines: Iterable[str]) -> int:
-    """The resident bytes of a process outside C's heap, such as those of other allocators, stacks and libraries.
+    """The resident memory of a process outside C's heap, such as other allocators, stacks and libraries, in bytes.
 
     Args:
         lines: The process's /proc/PID/smaps.
@@ -109,7 +109,7 @@ def outside_heap(lines: Iterable[str]) -> int:
 
 
 def _heap(page: str) -> int:
-    """The bytes of C's heap in use; 0 if the server does not report it."""
+    """The size of the part of C's heap that is in use, in bytes; 0 if the server does not report it."""
     found = _HEAP.search(page)
     return int(float(found.group(1))) if found else 0
 

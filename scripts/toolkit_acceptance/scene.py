@@ -153,7 +153,7 @@ def drop(run: Run, step: Mapping[str, Any]) -> float:
 
 
 def share(run: Run, step: Mapping[str, Any]) -> float:
-    """The bytes of a step, relative to the converted model's."""
+    """The size of a step's model, relative to the converted model's."""
     return float(step["bytes"] / run.step("convert")["bytes"])
 
 

@@ -179,7 +179,7 @@ class Machine:
             return memory
 
     def free(self, device: int) -> int:
-        """The free bytes of a device."""
+        """The number of free bytes of a device."""
         with self.lock:
             return self.memory - sum(memory.bytes.nbytes for memory in self._memories if memory.device == device)
 

@@ -81,9 +81,9 @@ class Load:
     """The results of the chosen setting at one rate, through headrace's batcher.
 
     Attributes:
-        offered: The requests per second.
-        good: The requests per second that were answered within the objective.
-        refused: The requests per second that were refused at once.
+        offered: The number of requests per second.
+        good: The number of requests per second that were answered within the objective.
+        refused: The number of requests per second that were refused at once.
         latency: The latency of the answers, at the objective's percentile, in seconds.
         rows: The mean number of rows per batch.
     """

@@ -46,7 +46,7 @@ class Served:
     """The results of a load.
 
     Attributes:
-        rows: The rows answered per second.
+        rows: The number of rows answered per second.
         p99_ms: The 99th percentile of the calls' times in milliseconds.
         cpu_us: Microseconds of CPU time per row, including batching; other load on the machine hardly changes it.
         setting: How the calls were batched.

@@ -68,7 +68,7 @@ impl AuditLines {
         (!text.is_empty()).then(|| PyBytes::new(py, &text))
     }
 
-    /// Ends the waiting for lines.
+    /// Ends all waits for lines.
     fn close(&self) {
         self.0.waiting.lock().closed = true;
         self.0.come.notify_all();

@@ -275,7 +275,7 @@ def _sum(tallied: Sequence[Tallied]) -> Tallied:
 
 
 def _taken(waiting: list[T]) -> list[T]:
-    """Removes and returns all items, the last one first; each is returned once, even if several threads do so."""
+    """Removes and returns all items, the last one first; if several threads call this, each item is returned once."""
     taken: list[T] = []
     if not waiting:  # the usual case on a server with many versions
         return taken

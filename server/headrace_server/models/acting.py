@@ -271,7 +271,7 @@ class Acting:
             self._end_cancelled(name, version, servable)
 
     def _admit(self, name: str, version: int, attempt: Attempt, servable: Servable) -> bool:
-        """Makes a version available to requests, unless it is no longer wanted."""
+        """Makes a version available to requests, unless it is no longer wanted; returns whether it did."""
         with self._changed:
             if attempt.cancelled:
                 return False

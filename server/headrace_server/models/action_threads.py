@@ -37,7 +37,7 @@ class ActionThread:
             pass
 
     def _run_next(self) -> bool:
-        """In a frame of its own, so that a thread that waits keeps nothing alive."""
+        """Runs the next function; false at the end. Its own frame lets a thread that waits keep nothing alive."""
         act = self._acts.get()
         if act is not None:
             act()

@@ -139,5 +139,5 @@ class Trimmer:
 
 
 def _unused(memory: Mapping[str, int]) -> int:
-    """The resident bytes besides those that the heap's owners use."""
+    """The number of resident bytes besides those that the heap's owners use."""
     return memory.get("resident", 0) - memory.get("heap_used", 0) - memory.get("heap_mapped", 0)

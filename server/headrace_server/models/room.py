@@ -49,7 +49,7 @@ class Held:
     """A version that is in memory, or is being loaded.
 
     Attributes:
-        size: The bytes that the version uses, estimated from the size of its files.
+        size: The number of bytes that the version uses, estimated from the size of its files.
         servable: The servable for requests; None while it is being loaded or unloaded.
         leaving: Whether the version is being unloaded.
     """
@@ -89,7 +89,7 @@ class Rooms:
         bounds: The limits on models in memory.
         models: The models, by name.
         evicted: Called for each version that is unloaded to make room.
-        size_of: Returns the bytes that a version uses, given its folder; if it is None, `memory_of` is called instead.
+        size_of: Returns the number of bytes that a version uses, given its folder; None means `memory_of`.
     """
 
     def __init__(

@@ -385,7 +385,7 @@ class Servable:
         return results
 
     def _rows(self, signature: str, inputs: Arrays) -> int:
-        """The rows of a request whose inputs have not been checked, for the quota of its caller."""
+        """The number of rows of a request whose inputs have not been checked, for the quota of its caller."""
         has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
         return rows_of(inputs) if has_rows else 1
 

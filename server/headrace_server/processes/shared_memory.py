@@ -85,7 +85,7 @@ class OwnedMemory:
         return tuple(locations), held
 
     def descriptor(self, number: int) -> int:
-        """The file of a block that is in use."""
+        """The descriptor of the file of a block that is in use."""
         return self._descriptors[number]
 
     def abandon(self, arrays: Sequence[Array]) -> None:

@@ -98,7 +98,7 @@ class Cache:
         self._used = (self._used - set(before)) | set(keys)
 
     def make_room(self, uri: str, size: int) -> int:
-        """Removes unused contents until a fetch fits; returns the bytes that are then used.
+        """Removes unused contents until a fetch fits; returns the number of bytes that may then be used.
 
         Raises:
             StoreError: The fetch does not fit.

@@ -52,7 +52,7 @@ class OnGpu:
     Args:
         session: The model, loaded there; it must not have string inputs or outputs.
         device: Retained.
-        free_before: Bytes that were free before the session was created.
+        free_before: The number of bytes that were free before the session was created.
         instances: The number of batches that run at the same time.
     """
 

@@ -58,11 +58,11 @@ class Node:
         return self.inputs[number] if number < len(self.inputs) else None
 
     def integer(self, name: str, default: int) -> int:
-        """An attribute."""
+        """The value of an attribute that is an integer."""
         return int(self._attributes[name].i) if name in self._attributes else default
 
     def integers(self, name: str, number: int | None = None) -> tuple[int, ...] | None:
-        """An attribute, or the constant input with that number; None if it is neither."""
+        """The integers of an attribute, or of the constant input with that number; None if there is neither."""
         if name in self._attributes:
             return tuple(self._attributes[name].ints)
         value = None if number is None else self.input(number)

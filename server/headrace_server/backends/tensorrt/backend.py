@@ -280,7 +280,7 @@ def _with_names(specs: Mapping[str, TensorSpec], named: Mapping[str, TensorSpec]
 
 
 def _most_rows(tensors: Tensors) -> int | None:
-    """The rows that a batch may have; None if the first dimension of an input does not vary."""
+    """The maximum number of rows of a batch; None if the first dimension of an input does not vary."""
     if not tensors.inputs or any(not spec.shape or spec.shape[0] is not None for spec in tensors.inputs.values()):
         return None
     return max(min(bounds.most[0] for bounds in profile.values()) for profile in tensors.profiles)

@@ -11,7 +11,7 @@ from headrace_server.services.json.careful import BOM, Json, parse_carefully
 from headrace_server.services.json.text import show
 
 CAREFUL_BYTES = 4 << 10
-"""Text up to this size that must be parsed token by token is parsed in place: a few milliseconds."""
+"""The maximum size of text that, if it must be parsed token by token, is parsed in place, in a few milliseconds."""
 
 MAX_CAREFUL_BYTES = 64 << 10
 """The largest body that is parsed token by token, at half a microsecond per byte; above it, reasons are less exact."""

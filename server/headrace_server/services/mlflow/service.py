@@ -103,7 +103,7 @@ class MlflowApi:
         return HttpAnswer(self._health(), b"\n", _JSON, keep=not_counted)
 
     def _health(self) -> int:
-        """MLflow answers 404 if it has no model."""
+        """The status that says whether the model can be called; like MLflow's, it is 404 if there is no model."""
         if not self._options.is_ready():
             return 503
         try:

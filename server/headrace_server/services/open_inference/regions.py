@@ -216,7 +216,7 @@ class Regions:
 
 
 def _open(key: str) -> int:
-    """Opens as shm_open does, which takes a name with or without a leading slash, and no other slash."""
+    """Opens an object as shm_open does, and returns its descriptor; the name may have a slash only at its beginning."""
     bare = key.lstrip("/")
     unusable = not bare or "/" in bare or "\0" in bare or bare in (".", "..")
     try:

@@ -122,7 +122,7 @@ class _Calls:
             self.count += 1
             try:
                 held = self._budget.hold(COPIES * len(data))
-                context.add_done_callback(held.release)  # when its client has received the answer, or has disconnected
+                context.add_done_callback(held.release)  # called once the client has the answer, or has disconnected
                 MEMORY.set(held)
                 response = await handle(await self._expander.expanded(data, held), context)
                 held.settle(len(response))

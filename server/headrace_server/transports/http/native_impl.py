@@ -57,7 +57,7 @@ class NativeHttpTransport:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Returns when the native server has drained; it must be stopped at the same time."""
+        """Returns when the native server has drained; the caller must stop that server at the same time."""
         del grace
         if self._exchanges is not None:
             await self._exchanges.drained()

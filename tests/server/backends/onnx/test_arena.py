@@ -123,7 +123,7 @@ def test_an_idle_arena_is_freed_by_a_run_on_inputs_like_the_last_ones(array: Arr
 
 
 def taken(memory: dict[str, int]) -> int:
-    """The bytes that C's allocator has taken from the system for large blocks."""
+    """The number of bytes that C's allocator has taken from the system for large blocks."""
     return memory["heap_mapped"]
 
 

@@ -35,7 +35,7 @@ class RecordWriter:
     Args:
         metrics: Counts records by model and outcome: OK, RESOURCE_EXHAUSTED for a dropped one, DATA_LOSS for one that
             could not be written.
-        waiting_bytes: The bytes that may wait for the disk; further records are dropped.
+        waiting_bytes: The number of bytes that may wait for the disk; further records are dropped.
         file_bytes: The size at which a file is full.
     """
 
