@@ -247,7 +247,7 @@ def _fill(proto: TensorProto, name: str, value: ArrayLike) -> None:
 
 
 def typed(value: ArrayLike) -> ArrayLike:
-    """Gives numbers that are not arrays yet TensorFlow's dtypes, where numpy would use 64 bits."""
+    """Converts numbers and lists to arrays, with TensorFlow's dtypes where numpy would use 64 bits."""
     if isinstance(value, np.ndarray):
         return value
     array = np.asarray(value)

@@ -18,7 +18,7 @@ from headrace_server.config.run import LAST_PORT
 ADDRESS = "localhost:8500"
 
 TOKEN_VARIABLE = "HEADRACE_TOKEN"
-"""The environment variable for an API key or a token; all users of the machine could see a flag."""
+"""The environment variable for an API key or a token. There is no flag, since all users of the machine could see it."""
 
 
 def credentials() -> tuple[tuple[str, str], ...]:

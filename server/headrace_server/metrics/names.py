@@ -23,7 +23,7 @@ SIZES_SHOWN = 100
 """The maximum number of batch sizes in `padding_size`; callers choose the sizes if none are configured."""
 
 PARTS = ("join", "run", "split")
-"""The parts of a batch's run: join inputs, run the model, split (and natively encode) outputs."""
+"""The parts of a batch's run: join inputs, run the model, split outputs (the native transport also encodes them)."""
 
 WARMUPS_SHOWN = 1000
 """The maximum number of warm-ups that are shown, the newest: a server that runs for months loads ever new versions."""

@@ -62,7 +62,7 @@ class ActionThreads:
     def __init__(self, name: str, limit: int) -> None:
         self.limit = limit
         self.running = 0
-        self._begun = 0.0  # when the last one began, on the monotonic clock
+        self._begun = 0.0  # when the last function began, on the monotonic clock
         self._name = name
         self._all: list[ActionThread] = []
         self._idle: list[ActionThread] = []

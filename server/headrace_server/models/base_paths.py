@@ -52,7 +52,7 @@ class BasePath:
         try:
             changed = os.stat(self._path).st_mtime_ns
             found = _versions_of(self.model)
-        except (OSError, ValueError) as error:  # a name that holds a zero byte is a ValueError
+        except (OSError, ValueError) as error:  # a name that holds a zero byte causes a ValueError
             return None, _not_found(self.model, error)
         if time.time_ns() - changed > RECENT_NS:
             self._changed_ns = changed

@@ -56,7 +56,7 @@ class Call:
 
         Raises:
             ServingError: The backend refused the request.
-            BatchingError: The queue refused it.
+            BatchingError: The queue refused the request.
         """
         trace = CURRENT.get()
         task.traced = trace is not None

@@ -213,7 +213,7 @@ def _base_path(version: Path) -> str:
 def _has_no_options(base_path: str) -> bool:
     try:
         return read_model_options(base_path) is NO_OPTIONS
-    except ServingError:  # which its load reports
+    except ServingError:  # the load of the model reports the error
         return False
 
 

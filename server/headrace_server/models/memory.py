@@ -56,8 +56,8 @@ class Remains:
     def __init__(self, release: Callable[[], None] = release, resident: Callable[[], int] = resident) -> None:
         self._release = release
         self._resident = resident
-        self._evicted = 0  # bytes of versions evicted since the last release
-        self._least: int | None = None  # the minimum of resident bytes besides the versions since the last release
+        self._evicted = 0  # the bytes of the versions evicted since the last release
+        self._least: int | None = None  # the least resident bytes without those of the versions, since the last release
 
     def add(self, size: int, loaded: int) -> None:
         """Records that a version was evicted; returns free memory to the system if too much has remained.
@@ -96,7 +96,7 @@ class Trimmer:
         self._free_unused = free_unused
         self._read = read
         self._release = release
-        self._least: int | None = None  # the minimum of resident bytes that are not in use since the last release
+        self._least: int | None = None  # the least resident bytes that were not in use, since the last release
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ class Requests:
 
         Raises:
             ServingError: The backend refused the request.
-            BatchingError: The queue refused it.
+            BatchingError: The queue refused the request.
         """
         declared = self._signatures[signature]
         choice = None if outputs == declared.every_output else outputs

@@ -183,8 +183,8 @@ class Servable:
             call: How to deliver the answer, and the deadline.
 
         Raises:
-            ServingError: An input does not fit its declaration, or the backend refused.
-            BatchingError: The queue refused it.
+            ServingError: An input does not fit its declaration, or the backend refused the request.
+            BatchingError: The queue refused the request.
         """
         began = time.monotonic()
         visit = visit_now()

@@ -26,7 +26,7 @@ class Method:
         request: The message type that its bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
         max_fields: The maximum number of fields at the top level of a request, since parsing a map entry of only two
-            bytes takes a microsecond. It is checked only if the request has more than twice as many bytes; None means
+            bytes takes a microsecond. It is checked only in a request of more than `2 * max_fields` bytes; None means
             that any number is allowed.
         lasting: Whether an answer is valid until the server's state changes, and the call has no other effect.
     """

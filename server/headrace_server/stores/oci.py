@@ -68,7 +68,7 @@ class OciStore:
             self._authorize(error)
             document = self._web.document(url, headers)
         if not isinstance(document, dict):
-            raise StoreError(f"{self._uri}: its manifest is not an object")
+            raise StoreError(f"{self._uri}: its manifest is not a JSON object")
         return document
 
     def _authorize(self, refused: Unauthorized) -> None:

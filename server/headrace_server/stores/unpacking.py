@@ -113,7 +113,7 @@ def _unpack_tar(uri: str, tar: tarfile.TarFile, into: Path, budget: _Budget) -> 
             target.mkdir(parents=True, exist_ok=True)
             continue
         source = tar.extractfile(entry)
-        assert source is not None  # for a regular file
+        assert source is not None  # it is None only for other kinds of entries
         _write(source, target, budget)
 
 

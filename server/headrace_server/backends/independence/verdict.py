@@ -37,7 +37,7 @@ class Verdict:
         finding: The finding.
         reason: The reason for the verdict, as the end of a sentence; empty for rows that are independent.
         advice: Advice for the operator; empty if there is none.
-        output: The alias of the output that revealed it; empty if none did.
+        output: The alias of the output that led to the finding; empty if none did.
         change: The change of that output, as a fraction of its largest value; infinite if it became NaN or infinite,
             or changed its shape.
         runs: The number of runs in the trial.
@@ -83,7 +83,7 @@ class Decided(Exception):
     Args:
         finding: One of these two findings.
         reason: The reason for the verdict, as the end of a sentence.
-        change: The output that revealed it, and how much it changed.
+        change: The output that led to the finding, and how much it changed.
         advice: Advice for the operator, if the model's description does not give any.
     """
 

@@ -24,12 +24,12 @@ def _key(number: int) -> int:
 # Fields of ONNX's messages, by ONNX's numbers.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = _key(7), _key(25)
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = _key(1), _key(5), _key(11)
-RAW_DATA = _key(9)  # of a tensor
+RAW_DATA = _key(9)  # a tensor's data as bytes
 
 Content = bytes | FileBytes
 
-_AT_ONCE = 1 << 20  # the bytes of a model up to which all of it is decoded, with its weights
-_KEPT = 16 * FEW  # bytes of a field of a weight that are read in larger models
+_AT_ONCE = 1 << 20  # a model of at most this many bytes is decoded as a whole, with its weights
+_KEPT = 16 * FEW  # in larger models, those fields of weights are read that have at most this many bytes
 
 
 @dataclass(frozen=True)

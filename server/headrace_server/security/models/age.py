@@ -99,7 +99,7 @@ def _recipient(pyrage: Any, text: str) -> Any:
     try:
         return pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError as error:
-        if text.upper().startswith(IDENTITY_PREFIX):  # which the log must not show
+        if text.upper().startswith(IDENTITY_PREFIX):  # a secret, which the log must not show
             raise invalid(
                 "--recipient must be an age recipient (age1...); was an age identity, which is secret"
             ) from error

@@ -61,7 +61,7 @@ def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
 
 
 def _member_name(member: tarfile.TarInfo, opened: Mapping[str, Any]) -> str:
-    name = member.name.removeprefix("./")  # as `tar c .` names them
+    name = member.name.removeprefix("./")  # the prefix that `tar c .` adds
     path = PurePosixPath(name)
     wrong = path.is_absolute() or ".." in path.parts or str(path) != name or name in (".", "")
     if wrong or not member.isreg() or name in opened:

@@ -60,7 +60,8 @@ class MlflowRestOptions:
         timeout: Seconds that the model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
         is_ready: Whether the server is ready to be called.
-        observe: Called for each call that has ended: the model's name, the verb, the status code's name, and seconds.
+        observe: Called for each call that has ended, with the model's name, the verb, the status code's name, and the
+            seconds that it took.
     """
 
     model: str

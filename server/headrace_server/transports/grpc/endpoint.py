@@ -22,7 +22,7 @@ Register = Callable[[grpc.aio.Server], None]
 
 
 class ObserveCall(Protocol):
-    """Called for a call that has ended: its model's name, the name of its status code, and the seconds it took."""
+    """Called for a call that has ended, with its model's name, the name of its status code, and the seconds it took."""
 
     def __call__(self, model: str, code: str, seconds: float) -> None:
         """Counts one call. In the event loop."""

@@ -128,7 +128,7 @@ class _Exchange:
         try:
             answer = await self._api.answer(_read(self._request, body), delivery)
         except Exception as error:
-            code, text = status_of(error)  # which logs unexpected exceptions
+            code, text = status_of(error)  # this also logs unexpected exceptions
             answer = refusal(HTTP_STATUS.get(code, 500), text)
         finally:
             body.close()

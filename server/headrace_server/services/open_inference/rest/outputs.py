@@ -15,7 +15,7 @@ from headrace_server.services.open_inference.datatypes import HALVES
 from headrace_server.services.open_inference.rest.inputs import BINARY_SIZE
 
 WRITTEN_ELEMENTS = 1 << 16
-"""Up to this many values are written as JSON in the event loop: a few milliseconds."""
+"""Up to this many values are written as JSON in the event loop, in a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ INPUTS = "inputs"
 """TF Serving: the alias of the one input that takes serialized Examples."""
 
 AT_ONCE = 256
-"""The maximum number of Examples that are decoded in the event loop: a few milliseconds."""
+"""The maximum number of Examples that are decoded in the event loop, in a few milliseconds."""
 
 # A feature's list, and TensorFlow's name for the type of its values.
 _TYPES = {"float_list": "float", "int64_list": "int64", "bytes_list": "string"}

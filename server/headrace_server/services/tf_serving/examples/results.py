@@ -18,7 +18,7 @@ from headrace_server.errors import invalid
 T = TypeVar("T")
 
 AT_ONCE = 4096
-"""The maximum number of elements whose results are made in the event loop: a few milliseconds."""
+"""The maximum number of elements whose results are made in the event loop, in a few milliseconds."""
 
 _FIRST = b"\x0a"  # the tag of field 1 with a length, with which each of these messages begins
 _VALUE = b"\x0d"  # of Regression.value

@@ -33,7 +33,7 @@ class Route:
 
     @property
     def counted_verb(self) -> str:
-        """The verb for metrics: empty unless it runs the model."""
+        """The verb for metrics: empty unless the call runs the model."""
         return self.verb if self.verb in ("classify", "regress", "predict") else ""
 
 
