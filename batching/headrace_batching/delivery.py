@@ -65,7 +65,7 @@ class LoopDelivery:
         return future
 
     def _watch(self) -> None:
-        """Checks once per iteration whether the loop is idle: whether the iteration took about the shortest time."""
+        """Wakes the threads if the loop is idle, that is, if its iteration took about the shortest time."""
         now = self._clock()
         turn, self._last = now - self._last, now
         self._quickest = min(turn, self._quickest * _FORGET)

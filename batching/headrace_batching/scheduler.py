@@ -28,7 +28,7 @@ class RunLimit:
     """The time limit of a run.
 
     Attributes:
-        seconds: The seconds after which its callers get an error.
+        seconds: The seconds after which the run's callers get an error.
         terminate: Ends the run in a thread, given the thread's number; None if runs cannot be ended.
     """
 

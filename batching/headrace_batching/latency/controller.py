@@ -33,7 +33,7 @@ _FIRST_RUNS = 32
 """The first runs, up to this many, are evaluated one by one, so that a newly loaded model is known soon."""
 
 _SAMPLED = 64
-"""The maximum number of batches per evaluation whose arrivals are examined individually: the last ones."""
+"""An evaluation examines the arrivals of at most this many batches individually: those of the last ones."""
 
 _ON_TIME = 1.5
 """If a batch left after at most this multiple of the chosen wait, the wait is assumed to be why it left."""

@@ -20,7 +20,7 @@ class Pem:
 
     Attributes:
         authorities: The certificates of the trusted authorities.
-        pair: The client's key and its certificate chain; None if it shows no certificate.
+        pair: The client's key and its certificate chain; None if the client shows no certificate.
     """
 
     authorities: bytes

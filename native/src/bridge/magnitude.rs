@@ -18,7 +18,10 @@ impl Magnitude {
     /// `bound` is finite and positive. Every finite half-precision value is within any bound, since all bounds that
     /// Python tries (`backends/independence/bounded.py`) are larger than the largest such value.
     pub fn new(bound: f64) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "a bound beyond the largest float is replaced by that float")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a bound beyond the largest float is replaced by that float"
+        )]
         let float = (bound as f32).min(f32::MAX);
         Self { half: LARGEST_HALF.1, float: float.to_bits(), double: bound.to_bits() }
     }

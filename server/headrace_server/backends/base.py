@@ -72,7 +72,7 @@ class Risks:
     """Operators of a model with which a request that fits the signature can crash the process.
 
     Attributes:
-        fatal: Operators that have crashed it, or are of a kind that has.
+        fatal: Operators that have crashed the process, or are of a kind that has.
         untried: Operators for which this is unknown.
         growing: Operators whose memory use depends on values in a request.
     """

@@ -31,7 +31,7 @@ def status_of_run(failing: str, act: Callable[[], None]) -> int:
     """Runs a command and returns the exit status.
 
     Args:
-        failing: The words for its failure, such as `cannot start`.
+        failing: The words for the command's failure, such as `cannot start`.
         act: Carries out the command.
     """
     try:

@@ -57,7 +57,7 @@ class ModelConfig:
     Attributes:
         name: The model's name.
         base_path: The folder on this machine that holds its versions.
-        policy: Which of them to serve.
+        policy: Which of the versions to serve.
         uri: The store that the versions are fetched from; empty if there is none.
     """
 

@@ -29,7 +29,7 @@ class Memory(Protocol):
 
 
 class NeverFits(ServingError):
-    """More would have to be reserved than the call could get if it were the only one."""
+    """A call needs more memory than it could get even if it were the only call."""
 
 
 MEMORY: ContextVar[Memory | None] = ContextVar("headrace-memory", default=None)

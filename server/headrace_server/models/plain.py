@@ -19,7 +19,7 @@ class Plain:
     """The data with which the native transport decodes and enqueues a signature's requests itself.
 
     Attributes:
-        lane: The part of the queue that they join, with all outputs requested.
+        lane: The part of the queue that the requests join.
         signature: The signature that requests are checked against.
         max_rows: The maximum number of rows of a request; None if each runs alone, regardless of its axis 0.
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has

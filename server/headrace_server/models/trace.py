@@ -97,8 +97,8 @@ class Spans(Protocol):
         Args:
             traces: Further requests that have ended.
             reports: Further runs of batches, each with its model's name and version.
-            oldest: Requests that ended before then do not wait for their batches; on the queues' clock, in seconds.
-            oldest_batch: Batches that began before then are forgotten.
+            oldest: Requests that ended before this time do not wait for their batches; in seconds of the queues' clock.
+            oldest_batch: Batches that began before this time are forgotten.
 
         Returns:
             Encoded `ExportTraceServiceRequest`s, each with the number of its spans, and the number of requests that

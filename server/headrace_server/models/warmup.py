@@ -208,7 +208,7 @@ def run_on_zeros(
     after some seconds. A model whose first run is quick is not run in another size that no operator has named.
 
     Args:
-        backend: Called on this thread.
+        backend: The backend, which is called on this thread.
         batching: Gives the batch sizes; None for requests that run one by one.
         clock: Returns the time, in seconds.
         signatures: The backend's signatures, with whether they are batched; None for those of the backend itself.

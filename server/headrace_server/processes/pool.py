@@ -53,7 +53,7 @@ class JsonProcesses:
         Args:
             function: Called with the body, if there is one, and the arguments.
             arguments: Picklable values; the bytes of arrays are passed without pickling.
-            size: The approximate number of bytes that it must read or write.
+            size: The approximate number of bytes that the function must read or write.
             body: The descriptor of a file that is not empty; closed when it is no longer needed.
 
         Raises:

@@ -24,7 +24,7 @@ class WorkerStreams:
         memory: Holds the inputs.
 
     Attributes:
-        last_answer: When the process last answered one of them, on the monotonic clock.
+        last_answer: When the process last answered one of the requests, on the monotonic clock.
     """
 
     def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:

@@ -34,7 +34,7 @@ def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
     """The options in a table.
 
     Args:
-        kind: The dataclass that declares them.
+        kind: The dataclass that declares the options.
         where: The prefix of error messages.
         table: The table's values, by key.
 

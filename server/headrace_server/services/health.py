@@ -55,7 +55,7 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are no
         self._draining.set()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
-        """The current state; NOT_FOUND for a name that is neither one of its own nor a model's."""
+        """The current state; NOT_FOUND for a name that is neither one of the server's nor a model's."""
         if request.service not in SERVER_NAMES and self._answers(request.service) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
         # A model's state can change without a notification: a run that hangs, or a worker process that has ended.

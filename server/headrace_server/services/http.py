@@ -145,8 +145,8 @@ class HttpAnswer:
         headers: Further headers.
         chunks: Further parts, each sent as soon as it exists; the transport closes the iterator, even if the caller has
             disconnected. None for a complete answer.
-        keep: The object that counts later GETs of the same path and query, if this answers them all until the server's
-            state changes; otherwise None.
+        keep: The object that counts later GETs of the same path and query, if this answer is valid for them until the
+            server's state changes; otherwise None.
         fresh: With `keep`: the seconds after which the answer is no longer valid in any case; None means no such limit.
     """
 

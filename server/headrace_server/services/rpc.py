@@ -23,7 +23,7 @@ class Method:
 
     Attributes:
         name: The method's name, as in the service's .proto file.
-        request: The message type that its bytes are parsed as.
+        request: The message type that a request's bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
         max_fields: The maximum number of fields at the top level of a request, since parsing a map entry of only two
             bytes takes a microsecond. It is checked only in a request of more than `2 * max_fields` bytes; None means

@@ -90,7 +90,7 @@ class Cache:
         return target
 
     def drop_partial(self, key: str) -> None:
-        """Deletes an incomplete fetch."""
+        """Deletes the files of an incomplete fetch."""
         shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
 
     def use(self, keys: Collection[str], before: Collection[str]) -> None:

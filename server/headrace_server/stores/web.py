@@ -29,7 +29,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if new is not None:
             before, after = urlsplit(req.full_url), urlsplit(new.full_url)
             if before.scheme == "https" and after.scheme != "https":
-                raise urllib.error.HTTPError(newurl, code, "a redirect away from HTTPS", headers, fp)
+                raise urllib.error.HTTPError(newurl, code, "it redirects to a URL without TLS", headers, fp)
             if (before.scheme, before.netloc) != (after.scheme, after.netloc):
                 new.remove_header("Authorization")
         return new

@@ -10,7 +10,7 @@ class Exchange(Protocol):
     """One call or request.
 
     Attributes:
-        task: Answers it; None once it has ended.
+        task: The task that answers the exchange; None once it has ended.
     """
 
     task: "asyncio.Task[None] | None"

@@ -45,7 +45,7 @@ class IdentifiedApi:
     """An API whose requests have an ID.
 
     Args:
-        api: The API that answers them.
+        api: The API that answers the requests.
     """
 
     def __init__(self, api: HttpApi) -> None:

@@ -192,7 +192,7 @@ class PageLockedPool(BufferPool):
     The pool keeps the device until its last block has returned, which may be after `close`.
 
     Args:
-        device: The device in whose context it allocates.
+        device: The device in whose context the pool allocates.
         limit: The number of bytes above which idle blocks are freed before more is allocated.
     """
 

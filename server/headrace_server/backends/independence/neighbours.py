@@ -107,7 +107,7 @@ class Neighbours:
         return taken
 
     def batch_of(self, rows: int, recipe: Recipe, kind: Rows) -> Batch | None:
-        """A batch in which all rows hold this value; None if the model refuses it."""
+        """A batch in which all rows have values of this kind; None if the model refuses it."""
         inputs = self._maker(recipe).rows(rows, kind)
         outputs = self._runs.outputs_if_taken(inputs)
         return None if outputs is None else Batch(recipe, inputs, outputs)

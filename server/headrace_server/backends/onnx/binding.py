@@ -48,7 +48,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[_Slot]:
-        """Takes the idle slot that was used last, whose memory is already allocated, or a new one, for the block."""
+        """Takes, for a `with` block, the idle slot that was used last, whose memory exists already, or a new slot."""
         leave = self._leave.get()
         try:
             try:

@@ -90,8 +90,8 @@ class ExternalTensor:
         offset: The offset of the tensor's first byte.
         dtype: The tensor's element type.
         shape: The tensor's shape.
-        only_gathered: Whether only Gather nodes use it, as their table; Gather reads it unchanged, so sessions may
-            share it. Operators that multiply keep reordered copies instead.
+        only_gathered: Whether only Gather nodes use the tensor, as their table. Gather reads it unchanged, so sessions
+            may share it. Operators that multiply keep reordered copies instead.
     """
 
     name: str

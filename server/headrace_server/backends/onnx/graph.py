@@ -66,7 +66,7 @@ class Graph:
     Attributes:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
         any_rank: Inputs without a declared rank; a scalar declares rank 0.
-        runs_on_empty: Whether ONNX Runtime's own CPU operators can run it on arrays without elements.
+        runs_on_empty: Whether ONNX Runtime's own CPU operators can run the model on arrays without elements.
         risks: The model's operators with which a request can crash the process.
         evidence: Reasons in the operators to doubt that rows are independent.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
@@ -85,7 +85,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
 
     Args:
         model: The file.
-        runtime: The version of ONNX Runtime that runs it.
+        runtime: The version of ONNX Runtime that runs the model.
         shared: The cache in which models with the same graph share its properties; None for a single model.
 
     Raises:
@@ -222,7 +222,7 @@ def _followed(
         nodes: The graph's nodes, in the order in which they run. Inner graphs are not analysed: their values
             may be anything.
         inputs: The names of the graph's inputs.
-        bounded: Operators with outputs that do not depend on values, and the first such output.
+        bounded: Operators with outputs that do not depend on values, each with the number of the first such output.
     """
     from_values = set(inputs)
     for node in nodes:

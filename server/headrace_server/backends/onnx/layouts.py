@@ -27,8 +27,8 @@ class Layout:
         graph: The properties of the model's graph.
 
     Attributes:
-        found: The signatures of a loaded model with this layout, if nothing else decides about them; None before one is
-            loaded.
+        found: The signatures of a loaded model with this layout, if nothing else decides about them; None before such
+            a model is loaded.
 
     Raises:
         google.protobuf.message.DecodeError, ValueError, IndexError: It is not an ONNX model.

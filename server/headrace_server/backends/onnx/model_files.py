@@ -123,7 +123,7 @@ class ModelFiles:
         """The properties of the model's graph, and the layout by which similar models are recognised.
 
         Args:
-            runtime: The version of ONNX Runtime that runs it.
+            runtime: The version of ONNX Runtime that runs the model.
 
         Raises:
             OSError: The file cannot be read.

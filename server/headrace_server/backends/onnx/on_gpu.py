@@ -50,7 +50,7 @@ class OnGpu:
     """A model's share of a GPU, from its load to its `close`. Any thread.
 
     Args:
-        session: The model, loaded there; it must not have string inputs or outputs.
+        session: The model, loaded on the GPU; it must not have string inputs or outputs.
         device: Retained.
         free_before: The number of bytes that were free before the session was created.
         instances: The number of batches that run at the same time.

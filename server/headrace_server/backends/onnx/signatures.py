@@ -67,7 +67,7 @@ class Found:
     Attributes:
         by_name: The signatures, by name.
         output_shapes: The shapes of the graph's outputs, in the graph's order.
-        is_shared: Whether models with equal declarations share them.
+        is_shared: Whether models with equal declarations share the signatures.
     """
 
     by_name: Mapping[str, Signature]

@@ -17,7 +17,7 @@ SMALL = 1 << 20
 PER_CPU = 8
 """The maximum number of threads of all pools together, per CPU."""
 
-_PART = 4  # the largest share of the remaining threads that a pool may have
+_PART = 4  # a pool gets at most the number of remaining threads divided by this
 
 
 class Pool:

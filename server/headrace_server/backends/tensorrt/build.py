@@ -39,7 +39,7 @@ def build_plan(
         header: The header of the ONNX file.
         profiles: The profiles of the engine; empty if no input varies.
         options: The precision, and the other options of a build.
-        device: The device on which it is tuned and will run.
+        device: The device on which the engine is tuned and will run.
 
     Raises:
         ServingError: INVALID_ARGUMENT if TensorRT cannot parse it, or it lacks the types that the precision needs;

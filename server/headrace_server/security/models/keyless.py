@@ -25,7 +25,7 @@ class KeylessOptions:
 
     Attributes:
         identities: E-mail addresses or URIs, as in the certificates.
-        issuer: URL of the OpenID provider that vouched for them.
+        issuer: URL of the OpenID provider that vouched for the identities.
         trust_root: JSON file with Sigstore's trusted root.
     """
 
@@ -54,7 +54,7 @@ class Keyless:
     """Verifies keyless signatures. Any thread.
 
     Args:
-        options: Complete options.
+        options: The options, of which none may be missing.
 
     Raises:
         ServingError: The trusted root cannot be used, or the package sigstore is not installed.

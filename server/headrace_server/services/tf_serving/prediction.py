@@ -56,7 +56,7 @@ class PredictionService:
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
         check_method: Whether a signature answers only the calls that its method name is for; otherwise those that its
             inputs and outputs fit.
-        max_answer_bytes: The largest answer to Predict, if its transport sends no longer ones.
+        max_answer_bytes: The size of the largest answer to Predict that the transport sends.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ def _bytes_of(array: Array) -> int:
 
 
 def _named(servable: Servable, spec: ModelSpec) -> tuple[str, Signature]:
-    """The signature that Classify or Regress names; Predict has another code for a missing one."""
+    """The signature that Classify or Regress names; Predict has another code for a missing signature."""
     name = spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")

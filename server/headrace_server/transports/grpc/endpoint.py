@@ -72,7 +72,7 @@ class Endpoint:
         arguments: gRPC channel arguments for the server, by name.
         as_content: Whether answers carry `tensor_content`, for a transport that encodes them itself.
         ssl_config_file: The SSLConfig that secures all addresses; empty means no TLS.
-        alts: Whether Google's ALTS secures them.
+        alts: Whether Google's ALTS secures all addresses.
         threads: The number of threads that connections are spread over, if the transport has such threads.
         observe_rest: Returns, for a verb (predict, classify, regress or infer), the listener for the calls over REST
             that a transport answers itself; None if there is no REST API.

@@ -27,7 +27,7 @@ def choose(name: str, *, alts: bool = False, ssl_config_file: str = "") -> str:
             can.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if the native one does not support the options.
+        ServingError: INVALID_ARGUMENT if the native transport does not support the options.
     """
     if name == "native" and alts:
         raise invalid("the native transport does not support ALTS: use --transport=auto or --transport=grpcio")
@@ -53,7 +53,7 @@ def make_transport(name: str, endpoint: Endpoint) -> Transport:
     """The chosen transport.
 
     Raises:
-        ServingError: FAILED_PRECONDITION if the native one is missing, broken or has another version.
+        ServingError: FAILED_PRECONDITION if the native transport is missing, broken or has another version.
     """
     if name == "native":
         native: Transport = _native().NativeTransport(endpoint)

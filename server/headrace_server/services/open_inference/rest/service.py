@@ -57,8 +57,8 @@ class OpenInferenceRestOptions:
     Attributes:
         timeout: Seconds that a model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
-        observe: Called for each call that has ended, with the model's name, the verb (empty for a call that does not run
-            a model), the status code's name, and the seconds that it took.
+        observe: Called for each call that has ended, with the model's name, the verb (empty if the call does not run a
+            model), the status code's name, and the seconds that it took.
     """
 
     timeout: float | None = None
