@@ -26,7 +26,7 @@ const SCOPE_SPANS: u32 = 2;
 /// A message, and the number of its spans.
 type CountedSpans<'py> = (Bound<'py, PyBytes>, usize);
 
-/// Samples the calls of a server, and creates the spans of all traced ones; for one thread.
+/// Samples the calls of a server, and creates the spans of all traced ones. Used by one thread.
 ///
 /// `headrace_server.monitoring.spans.SpanMaker` encodes the same spans for servers without this transport.
 #[pyclass(module = "headrace_native")]

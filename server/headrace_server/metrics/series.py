@@ -153,8 +153,8 @@ class Family(Generic[S]):
         kind: Prometheus's word: counter, gauge or histogram.
         labels: The names of the labels.
         make: Creates a series.
-        limit: The maximum number of series: the oldest is dropped for a new one. None if the values of the labels are
-            bounded anyway.
+        limit: The maximum number of series: the oldest is dropped for a new one. None if the labels can have
+            only a few values anyway.
         group: The label by whose value series are found and dropped together, without a search through all series;
             empty if there is none.
     """

@@ -103,7 +103,7 @@ class JsonProcesses:
 
 @dataclass(slots=True)
 class _Job:
-    """A job for a process: its files, about how many bytes it concerns, and whether it has begun."""
+    """A job for a process: its files, about how many bytes it reads or writes, and whether it has begun."""
 
     descriptors: list[int]
     size: int

@@ -90,7 +90,7 @@ class Policy:
 
     Attributes:
         rules: The rules in order: the first one that applies to a call decides.
-        groups: Names of groups of the file, by the name of a principal or a group that is a member.
+        groups: For each member of a group, by its name, the names of its groups; a member is a principal or a group.
     """
 
     rules: tuple[Grant, ...]

@@ -133,7 +133,7 @@ def _check_sums(uri: str, folder: Path) -> None:
     """Compares files with the checksums next to them.
 
     Raises:
-        StoreError: A file is missing or differs.
+        StoreError: A file is missing, or does not match its checksum.
     """
     for sums in folder.rglob(SUMS):
         for digest, name in _SUM.findall(sums.read_text(errors="replace")):

@@ -42,7 +42,7 @@ def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
         uri: The archive's origin, for errors.
         archive: The archive's file.
         into: A folder that exists.
-        most_bytes: The limit on the total size of its files.
+        most_bytes: The limit on the total size of the archive's files.
 
     Raises:
         StoreError: The file is not an archive, is too large, or contains something that is neither a file nor a folder.

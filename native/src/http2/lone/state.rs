@@ -44,7 +44,7 @@ pub struct Unsent {
     pub _answer: Bytes,
 }
 
-/// A lone call that h2 is about to return: if it is plain, later ones with the same head may be taken.
+/// A lone call that h2 is about to return: if it is plain, later calls with the same head may be taken.
 struct Candidate {
     stream: u32,
     head: Vec<u8>,

@@ -236,10 +236,10 @@ def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
 
 
 def _huge(dtype: np.dtype[Any]) -> float:
-    """A number whose square is finite."""
+    """A very large number whose square is finite."""
     return {2: 200.0, 4: 1e18}.get(dtype.itemsize, 1e100)
 
 
 def _largest(dtype: np.dtype[Any]) -> float:
-    """About the largest number of a dtype; numpy does not know bfloat16's."""
+    """Approximately the largest number of a dtype; numpy does not know that of bfloat16."""
     return 3e38 if dtype.kind == "V" else float(np.finfo(dtype).max)

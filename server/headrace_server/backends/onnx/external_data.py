@@ -138,7 +138,7 @@ def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
 
     Args:
         folder: The folder of the external data.
-        content: The serialized model. A model without the word KEY has no external data.
+        content: The serialized model. If its bytes do not contain KEY, it has no external data.
 
     Raises:
         ServingError: INVALID_ARGUMENT if a tensor's file lies outside the model's folder, or its entry is invalid;

@@ -140,7 +140,7 @@ class PageState:
             return said
 
     def _about(self, servable: Servable) -> Json:
-        """The data about a loaded version. Only its objectives change."""
+        """The data about a loaded version. Only those about its latency objectives change while it is loaded."""
         described = self._described.get(servable)
         if described is None:
             described = self._described[servable] = _described(servable)

@@ -46,7 +46,7 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
         examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if the output has another form. TF Serving: regressor.cc,
+        ServingError: INVALID_ARGUMENT if the output has another dtype or shape. TF Serving: regressor.cc,
             PostProcessRegressionResult.
     """
     (alias,) = wanted_outputs(signature, check_method=False)
