@@ -158,7 +158,7 @@ class LoadOutcomes(TypedDict):
     codes: list[int]
     """The number of calls that ended with each gRPC code."""
     bytes: int
-    """The bytes of the answers to successful calls."""
+    """The number of bytes of the answers to successful calls."""
 
 class LoadResult(TypedDict):
     """The results of a load."""
@@ -756,7 +756,7 @@ class PaddingFields(TypedDict):
     """Increasing limits; inputs whose lengths lie between the same two share a batch."""
 
     shortest: int
-    """The smallest length of a task that is padded."""
+    """The smallest length in tasks that are padded; a task with a smaller length is not."""
 
 class InferFields(TypedDict):
     """The properties of a signature that the transport needs for plain requests of the Open Inference Protocol."""

@@ -140,7 +140,7 @@ def _compared(folder: Path, tools: dict[str, Tool], rounds: int, seconds: int) -
 
 @contextmanager
 def _served(folder: Path, name: str, base: Path, alias: str, *flags: str) -> Iterator[tuple[str, Path]]:
-    """A server on the first CPU; its address, and a file with a request."""
+    """Runs a server on the first CPU; yields its address, and a file with a request."""
     every = sorted(os.sched_getaffinity(0))
     program = str(Path(sys.executable).with_name("headrace"))
 

@@ -49,7 +49,7 @@ def _command(port: int, config: Path) -> list[str]:
 
 
 def _resident(server: Server, root: Path) -> dict[int, int]:
-    """The resident bytes after each cycle, and before the first."""
+    """The resident memory in bytes after each cycle, and before the first."""
     resident = {0: _rss(server)}
     request = predict_request("m", 512)
     with grpc.insecure_channel(server.address) as channel:

@@ -320,7 +320,7 @@ def served(root: Path, count: int, bare: Mapping[str, Bare], first: tuple[float,
 
 
 def reloaded(own: Serving, root: Path) -> float:
-    """The seconds that a HandleReloadConfigRequest takes that adds one model, which is then available."""
+    """Adds a model by HandleReloadConfigRequest; returns the seconds until it is available, which ends the call."""
     config = ModelServerConfig()
     text_format.Parse((root / "model.config").read_text(), config)
     first = config.model_config_list.config[0]

@@ -54,10 +54,10 @@ class Activity:
 
     Attributes:
         name: The work besides answering.
-        page: Whether browsers show its page.
+        page: Whether browsers show the server's page.
         traces: Whether some of the requests ask to be traced.
         drift: Whether rows are taken for drift.
-        lasts: Whether it still takes CPU time in the slice after it: only the second of two slices counts.
+        lasts: Whether the work still takes CPU time in the next slice, so that only the second of two slices counts.
     """
 
     name: str

@@ -75,8 +75,7 @@ def _switched(take: Callable[[Watch, Arrays, Arrays], int]) -> Callable[..., int
     def switched(self: Watch, inputs: Arrays, outputs: Arrays) -> int:
         if on:
             return take(self, inputs, outputs)
-        # Otherwise it would later take the rows that it may take for the time while it was off, ten times as many as
-        # usual.
+        # Otherwise the number of rows that it may take would grow while it is off, to ten times as many as usual.
         self._room, self._since = 0.0, time.monotonic()
         return _BATCHES
 
@@ -101,7 +100,7 @@ def serving(folder: Path, *flags: str) -> Iterator[Watched]:
         return [sys.executable, "-m", "scripts.watched_server", str(folder), *ports, *flags]
 
     with running(command, folder.with_suffix(".log")) as server:
-        await_listening(server.process, rest, server.log, time.monotonic() + 60)  # later than on the port for gRPC
+        await_listening(server.process, rest, server.log, time.monotonic() + 60)  # REST starts after gRPC
         yield Watched(server, rest)
 
 
@@ -133,7 +132,7 @@ class Viewers:
         time.sleep(max(0.0, until - time.monotonic()))
 
     def _ask(self, browser: socket.socket) -> None:
-        # Not by http.client, which takes longer than the server.
+        # Does not use http.client, which takes longer for a request than the server does.
         browser.sendall(f"GET /page/state?model={MODEL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         received, size = b"", -1
         while size < 0 or len(received) < size:

@@ -3,7 +3,7 @@
 import traceback
 
 TOO_MANY_BATCHES = "currently {waiting} batches enqueued and max_enqueued_batches is {most}"
-"""The text for a full queue that counts batches.
+"""The text for a full queue whose limit is a number of batches.
 
 TF Serving: shared_batch_scheduler.h has this text and the next one.
 """
@@ -12,7 +12,7 @@ TOO_MANY_ROWS = (
     "task size is {rows} but scheduling capacity is only {capacity} (num_enqueued_batches={waiting}, "
     "max_enqueued_batches={most}, open_batch_size={open}, max_execution_batch_size={size})"
 )
-"""The text for a full queue that counts rows, because large tasks are split."""
+"""The text for a full queue whose limit is a number of rows, because large tasks are split."""
 
 TOO_LATE = "an answer would come too late for the latency objective {objective}"
 """The text for a task that could not be answered in time."""

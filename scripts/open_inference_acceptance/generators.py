@@ -22,7 +22,7 @@ PAUSE = 0.004
 """The seconds that a slow reader takes per answer."""
 
 MOST_GROWTH = 16 << 20
-"""The bytes that the server may grow by once all streams run."""
+"""The number of bytes that the server may grow by once all streams run."""
 
 MOST_SECONDS = 0.1
 """The seconds allowed from when a caller leaves until its generator ends."""
@@ -70,7 +70,7 @@ def check(folder: Path) -> str:
 
 
 async def _read_all(server: Server) -> tuple[int, float]:
-    """The bytes that the server has grown by since all streams began, and the total seconds."""
+    """The number of bytes that the server has grown by since all streams began, and the total seconds."""
     began = time.monotonic()
     async with grpc.aio.insecure_channel(server.address) as channel:
         readers = [asyncio.create_task(_read(channel, name, name % 2 == 0)) for name in range(READERS)]

@@ -29,7 +29,7 @@ def expected(client: Client) -> np.ndarray:
 
 def test_float64_becomes_float32(client: Client) -> None:
     np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))
-    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # now by cached metadata
+    np.testing.assert_array_equal(client.predict("model", {"x": X})["y"], expected(client))  # now from cached metadata
 
 
 def test_arrays_are_not_converted_if_convert_is_off(connect: Connect, server: RunningServer) -> None:

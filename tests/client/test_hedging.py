@@ -148,7 +148,7 @@ def test_the_error_of_an_attempt_that_is_not_needed_is_not_logged(
             await channel._send("a", b"", None)
         await channel.close()
 
-    gc.collect()  # of tasks that earlier tests have left
+    gc.collect()  # removes tasks that earlier tests have left
     caplog.clear()
     asyncio.run(talk())
     gc.collect()

@@ -8,10 +8,10 @@ TOO_MUCH = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_
 
 
 def held(server: RunningServer) -> dict[str, int]:
-    """The bytes that callers occupy in a server, by kind."""
+    """The number of bytes that callers occupy in a server, by kind."""
     return held_in(server._server._metrics.page().decode())
 
 
 def held_in(page: str) -> dict[str, int]:
-    """The same from a page of metrics."""
+    """The same, read from a page of metrics."""
     return {kind: int(size) for kind, size in re.findall(r':headrace:request_memory_bytes{kind="(\w+)"} (\d+)', page)}

@@ -100,7 +100,7 @@ def _clipped_mean() -> Graph:
 
 
 def _counted() -> Graph:
-    """Divided by the number of rows, as a loss is."""
+    """The input divided by the number of rows, as a loss is."""
     nodes = [make_node("Shape", ["x"], ["n"], start=0, end=1), make_node("Cast", ["n"], ["count"], to=FLOAT)]
     nodes.append(make_node("Div", ["x", "count"], ["y"]))
     return Graph(nodes, {"x": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["N", 4])})
@@ -135,7 +135,7 @@ def quantized(*, layers: int = 1) -> Graph:
 
 
 def _quantized_in_a_branch() -> Graph:
-    """The same inside an `If`, where an inspection of the graph's own nodes does not find it."""
+    """Dynamic quantization inside an `If`, where an inspection of the graph's own nodes does not find it."""
     quantize = make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "p"])
     restore = make_node("DequantizeLinear", ["q", "s", "p"], ["z"])
     then, other = (

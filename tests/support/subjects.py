@@ -28,7 +28,7 @@ def subject(function: Callable[..., object], *inputs: TensorSpec) -> Subject:
 def timed(
     function: Callable[..., object], *inputs: TensorSpec, seconds: float, most_rows: int | None = None
 ) -> tuple[Verdict, list[int]]:
-    """The verdict on a function that takes this long for each row, and the rows of each run."""
+    """The verdict on a function that takes this long for each row, and the number of rows of each run."""
     now, rows = [0.0], list[int]()
 
     def model(**arrays: Array) -> object:

@@ -46,7 +46,7 @@ class Line:
         gzip_bytes: The compressed size of the files.
         load_ms: CPU milliseconds of a load.
         time: The CPU time of a run as a multiple of the converted model's, by the number of rows.
-        served: Through headrace's batcher, at the requested load; None without a load.
+        served: The results in headrace's batcher at the requested load; None without a load.
         notes: Sentences.
     """
 
@@ -93,9 +93,9 @@ class Report:
 
     Attributes:
         source: The origin of the model.
-        machine: The machine on which they were measured.
+        machine: The machine on which the models were measured.
         metric: The metric's name.
-        share: Whether it is a share, shown in percent.
+        share: Whether the metric is a share, shown in percent.
         rows: The rows on which the models were measured.
         calibration: The calibration rows; None if there were none.
         training: The training rows; None if there were none.

@@ -223,7 +223,7 @@ def _check_calibration(grounds: Grounds) -> None:
 
 
 def _timed(made: list[_Made], grounds: Grounds, seconds: float) -> list[_Made]:
-    """All files with the CPU time of a run relative to the first one's, taking turns."""
+    """All files, each with the CPU time of a run relative to the first one's; their runs take turns."""
     ratios = time_ratios([one.model.run for one in made], made[0].model.signature, grounds, seconds)
     return [replace(one, line=replace(one.line, time=time)) for one, time in zip(made, ratios, strict=True)]
 

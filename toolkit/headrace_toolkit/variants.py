@@ -121,7 +121,7 @@ def timed(
 
     Returns: All variants with their times.
     """
-    if not variants:  # a ratio to itself
+    if not variants:  # the ratio of a model to itself is 1
         return base.with_line(time=dict.fromkeys(_counts(base.model.signature), 1.0)), []
     every = (base, *variants)
     # The bare sessions, so that what `OnnxModel.run` adds is not measured.

@@ -88,7 +88,8 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
     Args:
         curve: Run times.
         size: The size that `full_size` has chosen.
-        rows: The rows of the last batches. If these are not full, a larger size would not help the tasks that wait.
+        rows: The mean number of rows of the last batches. If these are not full, a larger size would not help the tasks
+            that wait.
         seconds: The time from a task's arrival to its answer, without any margin.
         limits: The operator's limits.
     """

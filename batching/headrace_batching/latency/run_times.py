@@ -181,7 +181,7 @@ class RunTimes:
         """Records runs that have ended.
 
         Args:
-            runs: Rows, including padding, and seconds of each run.
+            runs: The number of rows, including padding, and the seconds of each run.
             now: The clock, in seconds.
             refusing_most: Whether most tasks are refused, so that larger sizes with few runs are soon tried again.
         """

@@ -53,7 +53,7 @@ pub fn status(trailers: &HeaderMap) -> Option<Status> {
     Some(Status { code, text })
 }
 
-/// The status that an HTTP status stands for if gRPC's is missing; None for HTTP's OK.
+/// The gRPC status that an HTTP status stands for if the answer has no gRPC status; None for HTTP's OK.
 pub fn status_of_http(code: StatusCode) -> Option<Status> {
     if code == StatusCode::OK {
         return None;

@@ -51,7 +51,7 @@ pub trait Answers: Clone {
 
 /// A call that waits for its answer. Dropping it cancels the call.
 pub trait PlainCall {
-    /// Its answer, which is returned only once. Pending until the answer is ready; then the task is woken.
+    /// Returns the call's answer, once only. Pending until the answer is ready; then the task is woken.
     fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
 
     /// The call's deadline, after which its model has taken too long.

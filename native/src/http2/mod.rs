@@ -1,5 +1,5 @@
-//! HTTP/2 connections below their calls: sockets, TLS, the observation of frames, the lifetime of a connection, and the
-//! way past h2 for calls that come one at a time.
+//! HTTP/2 connections below their calls: sockets, TLS, the observation of frames, the lifetime of a connection, and
+//! calls that come one at a time, which are read and answered without h2.
 
 mod authority;
 mod frames;

@@ -41,7 +41,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// `as_content` says whether values are sent as `tensor_content`.
+    /// Returns the format of the responses of one signature. `as_content`: whether values are sent as `tensor_content`.
     pub fn new(name: &str, version: i64, signature: &str, as_content: bool) -> Self {
         Self { model_spec: model_spec(name, version, signature), as_content }
     }

@@ -1,4 +1,4 @@
-//! The batches that traced requests ran in, until these requests ask for them.
+//! Keeps the batches in which traced requests ran until these requests ask for them.
 
 use std::sync::Arc;
 

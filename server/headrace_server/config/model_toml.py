@@ -66,10 +66,10 @@ class StepOptions:
     version: int = option(0, "the version that it calls; 0 is the latest", least=0)
     signature: str = option("", "the signature that it calls; the default if not given")
     inputs: Mapping[str, str] = option(
-        dict, "the array for each of the model's inputs", fits=_names, words="a table of names"
+        dict, "the name of the array that each of the model's inputs takes", fits=_names, words="a table of names"
     )
     outputs: Mapping[str, str] = option(
-        dict, "the name of the array from each of the model's outputs", fits=_names, words="a table of names"
+        dict, "the name of the array that each of the model's outputs becomes", fits=_names, words="a table of names"
     )
 
 

@@ -16,8 +16,9 @@ class Job:
     Attributes:
         folder: The version's folder.
         options: Options of the runtime.
-        memory_limit: The bytes that the process may use, not counting shared memory and files; 0 means no limit.
-        headroom: The bytes that the process may use in addition to those in use after the load; 0 means no limit.
+        memory_limit: The number of bytes that the process may use, not counting shared memory and files; 0 means no
+            limit.
+        headroom: The number of bytes that the process may use beyond those in use after the load; 0 means no limit.
         linked: Whether the messages of runs cross through a link, for which headrace-native must be installed.
     """
 

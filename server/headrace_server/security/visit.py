@@ -18,7 +18,7 @@ class Visit:
     Attributes:
         principal: The caller; None until it is known.
         priority: The priority of the call's tasks.
-        rows: The rows that the call has run so far.
+        rows: The number of rows that the call has run so far.
         generation: The generation of the transport's verdicts when the call entered.
     """
 

@@ -23,7 +23,7 @@ REFUSED = -1.0  # an `x` that makes a run fail
 
 
 class Adder:
-    """`sum` float [N, 1] = `x` + `number`, and `rows` int64 [N], the rows of the batch that each row was in.
+    """`sum` float [N, 1] = `x` + `number`, and `rows` int64 [N], the number of rows of each row's batch.
 
     Attributes:
         runs: The values of `x` in each run, in the order in which they started.

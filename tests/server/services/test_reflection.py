@@ -107,7 +107,7 @@ def test_a_caller_who_leaves_leaves_nothing(running: Run, caplog: pytest.LogCapt
     """Python logs tasks that are dropped before they have ended, or whose exceptions nobody has seen."""
     stub = reflection_pb2_grpc.ServerReflectionStub(running(models.linear).caller.channel)
     requests: Queue[Any] = Queue()
-    gc.collect()  # of tasks that earlier tests have left
+    gc.collect()  # removes tasks that earlier tests have left
     caplog.clear()
     before = tasks()
     answers = stub.ServerReflectionInfo(iter(requests.get, None))

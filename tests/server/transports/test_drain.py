@@ -26,7 +26,7 @@ _WAITING = re.compile("Could not find base path|No versions of servable model")
 
 
 def send(caller: Caller, steps: int) -> Any:
-    """Sends a request and returns after it has arrived: a later call on the same connection has been answered."""
+    """Sends a request; returns once it has arrived, which the answer to a later call on the same connection shows."""
     future = caller.begin(predict_request({"steps": np.array([steps])}))
     caller.call(status_request())
     return future

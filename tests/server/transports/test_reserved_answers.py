@@ -73,7 +73,7 @@ class Wide(NamedTuple):
 
     @property
     def held(self) -> int:
-        """The bytes that the budget counts."""
+        """The number of bytes that the budget counts as received."""
         return held_in(self.rest.get("/monitoring/prometheus/metrics").text)["received"]
 
 

@@ -38,7 +38,7 @@ def count_to(steps: int) -> Message:
 
 
 def send(server: RunningServer, request: Message, **how: Any) -> Any:
-    """Sends a request and returns after it has arrived: a later call on the same connection has been answered."""
+    """Sends a request; returns once it has arrived, which the answer to a later call on the same connection shows."""
     future = server.caller.begin(request, **how)
     server.caller.call(status_request())
     return future

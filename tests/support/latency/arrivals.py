@@ -21,8 +21,8 @@ class Arrivals:
     Attributes:
         name: The name of the trace.
         times: The arrival times, in seconds from the beginning; increasing.
-        rows: The rows of each request.
-        slow_start: The seconds at the beginning in which runs take five times as long.
+        rows: The number of rows of each request.
+        slow_start: The number of seconds at the beginning in which runs take five times as long.
         stalls: Pauses of the whole machine: the beginning and the length of each, in seconds.
     """
 

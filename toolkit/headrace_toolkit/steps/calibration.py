@@ -20,7 +20,7 @@ class Batches:
 
     Args:
         data: The rows.
-        size: The rows of a batch, for a model with a fixed one; None means 32.
+        size: The number of rows of a batch, for a model that fixes it; None means 32.
         advance: Called with the number of finished rows.
     """
 

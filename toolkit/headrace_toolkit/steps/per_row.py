@@ -36,7 +36,7 @@ def quantize_per_row(model: Any, *, bits: int, keep: Sequence[str] = (), per_cha
 
     Args:
         model: An `onnx.ModelProto` with all weights in it.
-        bits: The bits of the weights: 7 never saturate if products are summed in 16 bits.
+        bits: The number of bits of a weight: 7 never saturate if products are summed in 16 bits.
         keep: Names of nodes that stay as they are.
         per_channel: Whether each column of a matrix has a scale of its own, or all share one.
 

@@ -98,7 +98,8 @@ class Quantize:
         if work.calibration is None:
             raise ToolkitError(f"{self.name}: there are no rows to calibrate on: give some with --data")
         ready, calibration = _prepared(work), work.calibration
-        options: dict[str, Any] = {"CalibStridedMinMax": 1}  # for all methods, despite its name: one batch in memory
+        # Despite its name, this applies to all methods: it keeps only one batch in memory.
+        options: dict[str, Any] = {"CalibStridedMinMax": 1}
         kind = quantization.CalibrationMethod.MinMax
         if self.calibrate == "percentile":
             kind = quantization.CalibrationMethod.Percentile

@@ -46,7 +46,7 @@ def loading(path: Path, what: str) -> Iterator[None]:
 
     Args:
         path: The file or folder.
-        what: What the file is not if the library raises, as the end of the sentence: `a model that XGBoost loads`.
+        what: The end of the error `FILE is not ...` if the library raises, such as `a model that XGBoost loads`.
 
     Raises:
         ToolkitError: The library raised.

@@ -53,7 +53,7 @@ class Lesson:
     """The data and the settings with which a module is trained.
 
     Attributes:
-        rows: The rows.
+        rows: The rows to train on.
         loss: The loss to minimise.
         how: Epochs, learning rate and rows per step.
         seed: The seed of the order of the rows.

@@ -23,7 +23,7 @@ thread_local! {
 /// The HEADERS frame of a call that h2 has read, and what it meant.
 struct Known<T> {
     head: Vec<u8>,
-    /// The number of changes of HPACK's table until then.
+    /// The number of changes of HPACK's table before that frame.
     heads: u32,
     meaning: T,
 }

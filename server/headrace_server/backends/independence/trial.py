@@ -29,7 +29,7 @@ MANY = 40
 
 _FEWEST = 5  # the smallest number of rows with which a full trial can be run
 _SEED = 2024
-_TIMED = 3  # the number of runs after the first one, which may show that the model is faster than that
+_TIMED = 3  # the number of further runs, which may show that the model is faster than its first run
 
 # In these runs, each of four rows stays the same at least once while each other row changes: the bits of the rows'
 # numbers decide which ones change.

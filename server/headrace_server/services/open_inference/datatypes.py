@@ -48,7 +48,7 @@ BY_NAME: Mapping[str, Datatype] = {datatype.name: datatype for datatype in _EVER
 BYTES = BY_NAME["BYTES"]
 
 HALVES = frozenset({"FP16", "BF16"})
-"""Datatypes without values in JSON."""
+"""The datatypes whose values JSON cannot hold."""
 
 _BY_DATA_TYPE = {datatype.data_type: datatype for datatype in _EVERY}
 

@@ -70,7 +70,7 @@ class Lookup:
         return sorted(status.version for status in self._models.statuses(name) if status.state.can_be_called)
 
     def _refusal(self, error: ServingError, name: str, version: str, number: int | str | None) -> ServingError:
-        """The reason in this protocol's words why a call finds no version."""
+        """The error of a call that finds no version, with this protocol's text."""
         if error.code != Code.NOT_FOUND:
             return error
         return self._absent(name, version, number)

@@ -1,4 +1,4 @@
-"""An inference request, from gRPC or HTTP alike: the remaining checks are the same."""
+"""An inference request that has been read from gRPC or HTTP; the checks that remain are the same for both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -94,7 +94,7 @@ class GrpcioTransport:
         """Does nothing: every call goes to its service."""
 
     def _add(self, server: grpc.aio.Server, address: str) -> int:
-        credentials = _credentials(self._endpoint)  # gRPC needs separate ones for each address
+        credentials = _credentials(self._endpoint)  # gRPC needs separate credentials for each address
         try:
             if credentials is None:
                 return server.add_insecure_port(address)

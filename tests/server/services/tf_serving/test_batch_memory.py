@@ -31,7 +31,7 @@ class Owner:
     """An ONNX model whose joined inputs are in memory of a pool, and which runs only 4 or 8 rows at once.
 
     Attributes:
-        runs: The rows of each run, and whether its input was from the pool.
+        runs: The number of rows of each run, and whether its input was from the pool.
         blocks: The blocks that the pool has allocated and not freed.
         allocated: The number of blocks that the pool has ever allocated.
     """

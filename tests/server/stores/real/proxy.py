@@ -14,8 +14,9 @@ class Proxy:
         port: The port that it listens on.
         target: The port of the server.
         is_down: Whether connections are closed as soon as they are made.
-        cut_after: The bytes of answers after which all connections are closed and `is_down` is set; None means never.
-        passed: The bytes of answers that were forwarded.
+        cut_after: The number of bytes of answers after which all connections are closed and `is_down` is set; None
+            means never.
+        passed: The number of bytes of answers that were forwarded.
     """
 
     def __init__(self) -> None:

@@ -141,7 +141,7 @@ def _written(answer: InferAnswer) -> bytes:
 
 
 def _value(output: OutputTensor) -> bytes:
-    """A single value as it is, or several as a list."""
+    """The JSON of an output: a single value as it is, several values as a list."""
     values = values_text(output)
     return values[1:-1] if output.size == 1 else values
 
