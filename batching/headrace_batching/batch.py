@@ -111,7 +111,7 @@ class Batch:
         return len(self._pieces) == 1 and self.padded == self.rows and self._pieces[0].whole
 
     def join(self, empty: Empty) -> Arrays:
-        """One array per input, of `padded` rows. A single task without padding is passed through without a copy.
+        """Joins the rows into one array per input, of `padded` rows. A single task without padding is not copied.
 
         Args:
             empty: Creates the array that the rows are copied into, from its shape and dtype.

@@ -51,7 +51,7 @@ class TaskBatch(Protocol):
     def __len__(self) -> int: ...
 
     def join(self, empty: Empty) -> Arrays:
-        """One array per input, of `padded` rows."""
+        """Joins the tasks' rows into one array per input, of `padded` rows."""
 
     def split(self, outputs: Arrays, lock: Lock) -> list[Task]:
         """Gives every task its rows, and returns the tasks to deliver; tasks of the native queue deliver themselves."""

@@ -80,7 +80,7 @@ def option(
     """A field of a dataclass that is an option.
 
     Args:
-        default: The value if none is given; a function creates one for each object.
+        default: The value if none is given; if this is a function, it creates a default for each object.
         help_text: One line, without a full stop.
         kind: The type of the option's values, if the default does not show it.
         for_all: Whether the option applies to all models of a server, so that one model cannot differ.

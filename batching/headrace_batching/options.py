@@ -167,7 +167,7 @@ def _check(own: Field[Any], value: Any) -> None:
 
 
 def _at_least(name: str, value: int, least: int) -> None:
-    """TF Serving: basic_batch_scheduler.h and shared_batch_scheduler.h have these words."""
+    """Refuses a parameter below its minimum, in the words of basic_batch_scheduler.h and shared_batch_scheduler.h."""
     if value < least:
         msg = f"{name} must be {'positive' if least else 'non-negative'}; was {value}"
         raise OptionsError(msg)

@@ -24,7 +24,7 @@ _MOST = 1 << 20
 
 
 def default_limits() -> tuple[int, ...]:
-    """8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of a batch is padding."""
+    """The default limits, 8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of a batch is padding."""
     limits = [_LEAST * (i + 1) for i in range(_STEPS)]
     while (base := limits[-1]) < _MOST:
         limits += [base + base // _STEPS * (i + 1) for i in range(_STEPS)]

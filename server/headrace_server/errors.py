@@ -69,22 +69,22 @@ class RunLost(ServingError, NotRepeated):
 
 
 def invalid(message: str) -> ServingError:
-    """An INVALID_ARGUMENT."""
+    """An error with the code INVALID_ARGUMENT."""
     return ServingError(Code.INVALID_ARGUMENT, message)
 
 
 def not_found(message: str) -> ServingError:
-    """A NOT_FOUND."""
+    """An error with the code NOT_FOUND."""
     return ServingError(Code.NOT_FOUND, message)
 
 
 def unimplemented(message: str) -> ServingError:
-    """An UNIMPLEMENTED."""
+    """An error with the code UNIMPLEMENTED."""
     return ServingError(Code.UNIMPLEMENTED, message)
 
 
 def timed_out() -> ServingError:
-    """A run that was ended by its deadline. TF Serving: TensorFlow's direct_session.cc."""
+    """The error of a run that was ended by its deadline. TF Serving: TensorFlow's direct_session.cc."""
     return ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
 
@@ -100,7 +100,7 @@ _FILES: dict[int | None, Code] = {
 
 
 def unreadable(path: str | Path, error: OSError) -> ServingError:
-    """The reason why a file cannot be read."""
+    """The error for a file that cannot be read."""
     return ServingError(_FILES.get(error.errno, Code.UNKNOWN), f"{path}: {error.strerror}")
 
 

@@ -351,7 +351,7 @@ class Server:
         )
 
     def _make_own_metrics(self, options: Options) -> Iterator[Metric]:
-        """The metrics of the page that have headrace's own names."""
+        """The metrics of the page with headrace's own names."""
         yield from own_metrics(self._metrics, options.num_batch_threads)
         yield build_info(self._transport_name)
         yield model_states(self._manager)

@@ -56,7 +56,7 @@ class Predict:
         self._version = version
 
     def signature(self, server: Server, model: str) -> Signature:
-        """The content of GetModelMetadata."""
+        """The inputs and outputs of a model, from GetModelMetadata."""
         asked = request.metadata(request.model_spec(model, self._version))
         signatures = asked.read(server.ask(asked.path, asked.head)).signatures
         if self._signature not in signatures:
@@ -82,7 +82,7 @@ class Infer:
         self._version = "" if version is None else str(version)
 
     def signature(self, server: Server, model: str) -> Signature:
-        """The content of ModelMetadata."""
+        """The inputs and outputs of a model, from ModelMetadata."""
         asked = ModelMetadataRequest(name=model, version=self._version)
         metadata = ModelMetadataResponse.FromString(server.ask(f"{_SERVICE}ModelMetadata", asked.SerializeToString()))
         return Signature(
@@ -129,7 +129,7 @@ def spec_of(datatype: str, shape: Iterable[int]) -> TensorSpec:
 
 
 def bytes_of(item: object) -> bytes:
-    """One string of an array."""
+    """The bytes of one string of an array."""
     return item if isinstance(item, bytes) else str(item).encode()
 
 

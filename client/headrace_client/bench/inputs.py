@@ -55,7 +55,7 @@ def _random(random: np.random.Generator, what: str, spec: TensorSpec, rows: int)
 
 
 def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list[Arrays]:
-    """The rows of an `.npz` file, with this many per request.
+    """Reads the rows of an `.npz` file, and puts this many into each request.
 
     Raises:
         BenchError: The file cannot be read, or lacks an input of the model.

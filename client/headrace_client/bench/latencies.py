@@ -35,7 +35,7 @@ class Latencies:
 
 
 def of_nanoseconds(*lists: Iterable[tuple[int, int]]) -> Latencies:
-    """Several histograms combined."""
+    """The latencies of several histograms of nanoseconds, combined."""
     counts: Counter[int] = Counter()
     for pairs in lists:
         for nanoseconds, count in pairs:

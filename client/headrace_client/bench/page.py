@@ -30,7 +30,7 @@ p.facts { color: #666; }
 
 
 def require_charts() -> Any:
-    """The module `matplotlib.figure`.
+    """Imports `matplotlib.figure`.
 
     Raises:
         BenchError: matplotlib is not installed.
@@ -39,7 +39,7 @@ def require_charts() -> Any:
 
 
 def chart(points: Sequence[Point]) -> bytes:
-    """Latency by throughput, and each point's latency by percentile, as a PNG.
+    """A chart of the latency by throughput, and of each point's latency by percentile, as a PNG.
 
     Raises:
         BenchError: matplotlib is not installed.

@@ -32,7 +32,7 @@ class Recorded:
 
 
 def read_log(path: Path) -> list[Recorded]:
-    """The requests of a log, in order.
+    """Reads the requests of a log, in order.
 
     Raises:
         BenchError: The file cannot be read, is not such a log, or has no request in it.

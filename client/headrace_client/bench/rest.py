@@ -50,7 +50,7 @@ class RestConnection:
         self._connection = http.client.HTTPConnection(target.removeprefix("http://").rstrip("/"), timeout=timeout)
 
     def send(self, request: RestRequest) -> tuple[int, bytes]:
-        """The gRPC code with which a request ends, and the body of the answer, or the failure's message."""
+        """Sends a request; returns the gRPC code with which it ends, and the answer's body or the failure's message."""
         try:
             method = "POST" if request.body else "GET"
             self._connection.request(method, request.path, request.body or None, self._headers)
@@ -86,7 +86,7 @@ class RestServer:
         self._connection = RestConnection(target, metadata, timeout)
 
     def get(self, path: str) -> Mapping[str, Any]:
-        """The document at a path.
+        """Requests the JSON document at a path, and returns it.
 
         Raises:
             ServerFailure: There is no document.
@@ -99,7 +99,7 @@ class RestServer:
         return document
 
     def send(self, request: RestRequest) -> bytes:
-        """The answer to a request.
+        """Sends a request, and returns the answer.
 
         Raises:
             ServerFailure: There is no answer.
@@ -129,7 +129,7 @@ class RestPredict:
         self._version = "" if version is None else f"/versions/{version}"
 
     def signature(self, server: RestServer, model: str) -> Signature:
-        """The content of the model's metadata.
+        """The inputs and outputs of a model, from its metadata.
 
         Raises:
             BenchError: The server does not know the model, or does not answer.
@@ -163,7 +163,7 @@ class RestInfer:
         self._version = "" if version is None else f"/versions/{version}"
 
     def signature(self, server: RestServer, model: str) -> Signature:
-        """The content of the model's metadata.
+        """The inputs and outputs of a model, from its metadata.
 
         Raises:
             BenchError: The server does not know the model, or does not answer.

@@ -44,7 +44,7 @@ class Server:
             raise BenchError(f"the server must be HOST:PORT or unix:PATH; was {target}") from error
 
     def ask(self, path: str, message: bytes) -> bytes:
-        """The answer to a message.
+        """Sends a message to a method, and returns the answer.
 
         Raises:
             ServerFailure: There is no answer.
@@ -52,7 +52,7 @@ class Server:
         return self.send(self._native.ClientRequest(path, message))
 
     def send(self, request: Any) -> bytes:
-        """The answer to a `headrace_native.ClientRequest`.
+        """Sends a `headrace_native.ClientRequest`, and returns the answer.
 
         Raises:
             ServerFailure: There is no answer.
@@ -68,7 +68,7 @@ class Server:
 
 
 def native() -> Any:
-    """headrace-native.
+    """Imports headrace-native.
 
     Raises:
         BenchError: headrace-native is not installed, or has another version.

@@ -84,7 +84,7 @@ class Settings:
 
 
 def read(given: Mapping[str, object]) -> Settings:
-    """The settings of a command line; `given` has the value of each flag, by the flag's name.
+    """Reads the settings of a command line; `given` has the value of each flag, by the flag's name.
 
     Raises:
         BenchError: A value cannot be used.

@@ -14,7 +14,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 def duration(flag: str, text: str) -> float:
-    """The number of seconds in a text such as `20ms`, `1.5s`, `2m` or `3`; a bare number is in seconds.
+    """Parses a duration in seconds, such as `20ms`, `1.5s`, `2m` or `3`; a bare number is in seconds.
 
     Raises:
         BenchError: The text is not a duration, or is not above 0.
@@ -27,7 +27,7 @@ def duration(flag: str, text: str) -> float:
 
 
 def rates(flag: str, text: str) -> tuple[float, ...]:
-    """Calls per second, separated by commas.
+    """Parses numbers of calls per second, separated by commas.
 
     Raises:
         BenchError: An item is not a number, or is impossible.
@@ -39,7 +39,7 @@ def rates(flag: str, text: str) -> tuple[float, ...]:
 
 
 def weighted(flag: str, text: str) -> tuple[str, float]:
-    """A name and its weight, which is 1 if there is none.
+    """Parses a name and its weight, which is 1 if there is none.
 
     Raises:
         BenchError: The name is missing, or the weight is not a number above 0.
@@ -52,7 +52,7 @@ def weighted(flag: str, text: str) -> tuple[str, float]:
 
 
 def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
-    """Whole numbers of at least 1, separated by commas.
+    """Parses whole numbers of at least 1, separated by commas.
 
     Raises:
         BenchError: An item is not such a number.
@@ -64,7 +64,7 @@ def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
 
 
 def count(flag: str, text: str, most: int = 1_000_000) -> int:
-    """A single whole number of at least 1.
+    """Parses a single whole number of at least 1.
 
     Raises:
         BenchError: The text is not such a number.
@@ -75,7 +75,7 @@ def count(flag: str, text: str, most: int = 1_000_000) -> int:
 
 
 def choice(flag: str, text: str, choices: Sequence[str]) -> str:
-    """A text that must be one of the given words.
+    """Checks that a text is one of the given words, and returns it.
 
     Raises:
         BenchError: The text is none of the given words.
@@ -86,7 +86,7 @@ def choice(flag: str, text: str, choices: Sequence[str]) -> str:
 
 
 def metadata(flag: str, text: str) -> tuple[str, str]:
-    """The name and the value of a header.
+    """Parses the name and the value of a header.
 
     Raises:
         BenchError: The name or the value is missing, or has characters that headers do not have.

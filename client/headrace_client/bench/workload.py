@@ -52,7 +52,7 @@ class Workload:
 
 
 def prepare(server: Any, settings: Settings) -> Workload:
-    """The requests for a Server or a RestServer, which has answered one of each kind.
+    """Makes the requests for a Server or a RestServer, and sends it one of each kind.
 
     Raises:
         BenchError: The server cannot be reached, does not know a model, or refuses a request; or inputs cannot be used.

@@ -176,7 +176,7 @@ def _seen(attempt: asyncio.Task[bytes]) -> None:
 
 
 def _next(ended: "SimpleQueue[Any]", patience: float | None) -> Any:
-    """The next attempt that has ended; None if none ends in time."""
+    """Waits for the next attempt that ends; None if none ends in time."""
     try:
         return ended.get(timeout=patience)
     except Empty:

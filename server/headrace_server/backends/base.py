@@ -130,7 +130,7 @@ class OnDevices(Protocol, metaclass=Ability):
     """A backend whose model may use GPU memory."""
 
     def device_memory(self) -> Mapping[int, int]:
-        """The bytes that the model uses on each GPU, by its number, as far as the backend knows. Any thread."""
+        """The number of bytes that the model is known to use on each GPU, by the GPU's number. Any thread."""
 
 
 @runtime_checkable

@@ -126,7 +126,7 @@ class CallableBackend:
                 yield answer
 
     def fit_batching(self, options: Options) -> Options:
-        """One batch at a time unless the model is THREAD_SAFE, so that no batch thread waits for another one's run."""
+        """Allows one batch at a time unless the model is THREAD_SAFE, so that no batch thread waits for a run."""
         return options if self._lock is None else replace(options, max_running_batches=1)
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class _Hooks:
 
 
 def _new_module(file: Path) -> ModuleType:
-    """A package for the file's folder, so that `from . import x` finds the modules next to it."""
+    """Creates a package for the file's folder, so that `from . import x` finds the modules next to it."""
     name = f"headrace_model_{next(_NUMBERS)}"
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None  # the file's name ends in .py
@@ -221,7 +221,7 @@ def _find_predict(model: object) -> Predict:
 
 
 def _streams_only(_inputs: dict[str, Array]) -> Mapping[str, Any]:
-    """The function of a model that has only a generator."""
+    """Refuses every request to a model that has only a generator."""
     raise unimplemented("the model streams its answers: call it through ModelStreamInfer or generate_stream")
 
 

@@ -23,7 +23,7 @@ class JsonFormatter(logging.Formatter):
     """Formats each record as a line of JSON: `time`, `level`, `logger`, `message`, and `exception` if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line for a record."""
         line = {
             "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
@@ -46,7 +46,7 @@ class TextFormatter(logging.Formatter):
         self._stamp = (0, "")  # replaced as a whole, since several threads may format
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line for a record."""
         second, stamp = self._stamp
         if second != int(record.created):
             second = int(record.created)

@@ -102,7 +102,7 @@ def _well_formed(values: dict[str, Any]) -> str:
 
 
 def _check_port(config: Config) -> None:
-    """TF Serving: server.cc. Elsewhere in headrace, port 0 without a UNIX socket means any free port."""
+    """Refuses port 0 without a UNIX socket. TF Serving: server.cc. Elsewhere in headrace, this means any free port."""
     if not (config.port or config.grpc_socket_path):
         raise invalid("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
 

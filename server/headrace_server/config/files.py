@@ -48,7 +48,7 @@ def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M
 
 
 def read_batching_parameters(path: str, *, threads: int | None = None) -> Options:
-    """The batching parameters in a file; those that it does not set keep TF Serving's defaults.
+    """Reads the batching parameters in a file; those that it does not set keep TF Serving's defaults.
 
     Args:
         path: The file.

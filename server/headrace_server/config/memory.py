@@ -9,7 +9,7 @@ _LIMITS = ("memory.max", "memory.limit_in_bytes")  # the files of control groups
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """The bytes that this process may use: the minimum of the machine's memory and the control groups' limits.
+    """The number of bytes that this process may use: the least of the machine's memory and the control groups' limits.
 
     Args:
         root: The folder that holds `proc` and the control groups' file systems.

@@ -176,7 +176,7 @@ NO_OPTIONS = ModelOptions()
 
 
 def read_model_options(base_path: Path | str) -> ModelOptions:
-    """The options of the model under `base_path`; those of all models if it has no `model.toml`.
+    """Reads the options of the model under `base_path`; those of all models if it has no `model.toml`.
 
     Raises:
         ServingError: INVALID_ARGUMENT, with the file and the line or the key, for an invalid value; another code if a
@@ -245,7 +245,7 @@ def _step(where: str, table: Any) -> StepOptions:
 
 
 def _tensorrt(table: Any) -> dict[str, Any]:
-    """A model with a `[tensorrt]` table is run by TensorRT unless it says otherwise."""
+    """The options in `[tensorrt]`. A model that has this table is run by TensorRT unless the table says otherwise."""
     values = _checked("tensorrt", table, TABLES["tensorrt"])
     ranges = {name: tuple(sizes) for name, sizes in values.get("dimensions", {}).items()}
     return {"enabled": True, **values, **({"dimensions": ranges} if ranges else {})}
@@ -292,7 +292,7 @@ def _signature(base_path: Path, where: str, table: Any) -> SignatureOptions:
 
 
 def _labels(path: Path) -> tuple[str, ...]:
-    """One label per line."""
+    """Reads the labels in a file, one per line."""
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
@@ -302,7 +302,7 @@ def _labels(path: Path) -> tuple[str, ...]:
 
 
 def _checked(where: str, table: Any, options: Mapping[str, Field[Any]]) -> dict[str, Any]:
-    """The values of a table's keys, with lists as tuples."""
+    """Checks a table, and returns the values of its keys, with lists as tuples."""
     _known(where, _table(where, table), options)
     for key, value in table.items():
         rule = options[key].metadata["rule"]

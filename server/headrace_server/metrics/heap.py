@@ -42,7 +42,7 @@ def c_library() -> ctypes.CDLL | None:
 
 
 def resident_memory(process: Path = Path("/proc/self")) -> int:
-    """The resident bytes of a process.
+    """The number of resident bytes of a process.
 
     Args:
         process: The folder of the process in /proc.

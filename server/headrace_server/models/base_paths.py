@@ -47,7 +47,7 @@ class BasePath:
             return True
 
     def look(self) -> tuple[dict[int, Path] | None, str]:
-        """The wanted versions that exist, each with its folder, and the problem; None if this cannot be determined."""
+        """Lists the base path; returns the wanted versions with their folders (None if that fails), and the problem."""
         self.is_new, self._changed_ns = False, None
         try:
             changed = os.stat(self._path).st_mtime_ns

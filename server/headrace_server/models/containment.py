@@ -30,7 +30,7 @@ RUN_SECONDS = 1.0
 """Seconds that a single odd request may run."""
 
 TRIAL_MEMORY = 2 << 30
-"""The bytes that the process of a test may use beyond the model: some odd requests ask for answers of any size."""
+"""The number of bytes that the process of a test may use beyond the model: some odd requests ask for huge answers."""
 
 
 def risks_of(backend: Backend) -> Risks | None:

@@ -98,7 +98,7 @@ class Ensemble:
         raise ServingError(Code.INTERNAL, f"an ensemble has no runs of its own: {signature}, {inputs}, {outputs}")
 
     async def run_steps(self, inputs: Arrays, outputs: Sequence[str], call: Call) -> Arrays:
-        """The outputs of one request; steps that do not depend on each other run at the same time.
+        """Computes the outputs of one request; steps that do not depend on each other run at the same time.
 
         Args:
             inputs: Arrays by name that fit the signature.

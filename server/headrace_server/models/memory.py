@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 
 REUSED_BYTES = 32 << 20
-"""The bytes of evicted versions that may always stay with the process, for the next loads to reuse."""
+"""The number of bytes of evicted versions that may always stay with the process, for the next loads to reuse."""
 
 REUSED_PART = 10
 """The share of the loaded versions' bytes that may stay if that is more.
@@ -35,7 +35,7 @@ def release() -> None:
 
 
 def resident() -> int:
-    """The resident bytes of this process; 0 if the system has no /proc."""
+    """The number of resident bytes of this process; 0 if the system has no /proc."""
     try:
         return resident_memory()
     except OSError:
@@ -63,8 +63,8 @@ class Remains:
         """Records that a version was evicted; returns free memory to the system if too much has remained.
 
         Args:
-            size: The version's bytes.
-            loaded: The bytes of the versions that are still loaded.
+            size: The version's size in bytes.
+            loaded: The number of bytes of the versions that are still loaded.
         """
         self._evicted += size
         if self._evicted < REUSED_BYTES:
@@ -122,7 +122,7 @@ class Trimmer:
         return True
 
     def _returnable(self, memory: Mapping[str, int]) -> int:
-        """The bytes that a release would return; C's library counts those that it has returned as free, too."""
+        """The number of bytes that a release would return; C's library counts what it has returned as free, too."""
         free, unused = memory.get("heap_free", 0), _unused(memory)
         if self._least is None:
             return free

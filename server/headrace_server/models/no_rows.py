@@ -45,7 +45,7 @@ class NoRows:
     async def answer(
         self, name: str, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], run: Run
     ) -> Arrays:
-        """The outputs, which have no rows.
+        """Returns the outputs for a request without rows; they have no rows either.
 
         Args:
             name: The signature's name.

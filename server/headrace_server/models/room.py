@@ -107,7 +107,7 @@ class Rooms:
 
     @property
     def memory(self) -> int:
-        """The bytes that the versions in memory use."""
+        """The number of bytes that the versions in memory use."""
         return sum(held.size for held in self.held.values())
 
     def for_load(self, name: str, version: int, path: Path) -> Room:
@@ -198,7 +198,7 @@ def least_recently_used(
 
 
 def memory_of(path: Path) -> int:
-    """The bytes that a version is assumed to need, from the sizes of its files.
+    """The number of bytes that a version is assumed to need, from the sizes of its files.
 
     TF Serving: EstimateResourceFromPath.
     """

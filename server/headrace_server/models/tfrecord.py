@@ -17,7 +17,7 @@ class CorruptRecordError(Exception):
 
 
 def read_records(file: BinaryIO) -> Iterator[bytes]:
-    """The records of a file, in order, one in memory at a time.
+    """Yields the records of a file, in order, one in memory at a time.
 
     A header that is cut short ends the file, as in TensorFlow.
 

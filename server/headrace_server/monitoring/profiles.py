@@ -77,7 +77,7 @@ class Bins:
 
 
 def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
-    """The bins of each input's columns, by the input's alias; empty if the folder has no profile.
+    """Reads the bins of each input's columns, by the input's alias; empty if the folder has no profile.
 
     Args:
         folder: The version's folder; a model that is served from a single file has that file here, and no profile.

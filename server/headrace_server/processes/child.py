@@ -26,7 +26,8 @@ class ChildProcess:
     Args:
         module: The module whose `main` calls `come_up` and then does the process's work.
         kind: The kind of the socket.
-        memory: Bytes that the process may use in addition to its memory at the start and to files; 0 means no limit.
+        memory: The number of bytes that the process may use in addition to its memory at the start and to files; 0
+            means no limit.
 
     Attributes:
         socket: The socket to the process; it does not block.

@@ -47,7 +47,7 @@ class Borrower:
         return views(message, self._memory)
 
     def give_back(self) -> tuple[int, ...]:
-        """The numbers of answers whose arrays nothing refers to; the caller tells the other side."""
+        """Removes and returns the numbers of answers whose arrays nothing refers to; the caller sends them back."""
         if not self._used and not self._unsent:
             return ()
         used: list[tuple[int, Message]] = []

@@ -31,7 +31,7 @@ class Link(Protocol):
 
 
 def create_link() -> tuple[Link, int]:
-    """The server's side of a new link, and the descriptor with which the other side opens it; the caller closes it.
+    """Creates a link; returns the server's side, and the descriptor for opening the other, which the caller closes.
 
     Raises:
         OSError: Memory or descriptors are missing.
@@ -50,7 +50,7 @@ def create_link() -> tuple[Link, int]:
 
 
 def open_link(descriptor: int) -> Link:
-    """The worker process's side of a link; closes the descriptor."""
+    """Opens the worker process's side of a link, and closes the descriptor."""
     import headrace_native
 
     try:

@@ -38,7 +38,7 @@ class JsonProcesses:
 
     Args:
         count: The number of processes for large bodies, besides one that never handles them.
-        memory: Bytes that each may use for a body; 0 means any number.
+        memory: The number of bytes that each process may use for a body; 0 means any number.
     """
 
     def __init__(self, count: int, memory: int = 0) -> None:
@@ -48,7 +48,7 @@ class JsonProcesses:
         self._jobs: set[asyncio.Task[Any]] = set()
 
     async def run(self, function: Callable[..., T], *arguments: Any, size: int, body: int | None = None) -> T:
-        """The result of a function of a module; if the caller stops waiting, the function is stopped.
+        """Runs a function of a module, and returns its result; if the caller stops waiting, the function is stopped.
 
         Args:
             function: Called with the body, if there is one, and the arguments.

@@ -31,7 +31,7 @@ def _send(server: socket.socket, descriptor: int) -> None:
 
 
 def _answer(job: Sequence[int]) -> tuple[object, ...]:
-    """The result alone, or the code and text of an error."""
+    """Does a job; returns its result alone, or the code and the text of an error."""
     try:
         function, arguments = memory_file.unpack(job[0])
         bodies = [memory_file.take(body) for body in job[1:]]

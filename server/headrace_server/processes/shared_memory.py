@@ -25,7 +25,7 @@ class Placed(NamedTuple):
     Attributes:
         alias: The array's name.
         block: The number of the array's block.
-        offset: Bytes from the block's beginning.
+        offset: The number of bytes from the block's beginning.
         size: The array's size in bytes.
         dtype: A text that numpy understands, or the dtype itself if numpy has no text for it; "O" for strings.
         shape: The array's shape.
@@ -66,7 +66,7 @@ class OwnedMemory:
         return self._sites.empty(shape, dtype)
 
     def place(self, arrays: Arrays) -> tuple[tuple[Placed, ...], list[Array]]:
-        """The locations of arrays, after copying those in other memory, and the objects to keep alive meanwhile.
+        """Copies arrays that are in other memory; returns each array's location, and the objects to keep meanwhile.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if no memory is left.

@@ -75,7 +75,7 @@ class Sites:
             return self._new(shape, dtype, size).array
 
     def copy(self, array: Array) -> Site | None:
-        """The site of a copy of an array, which the caller holds; None if such arrays are not kept."""
+        """Copies an array; returns the site of the copy, which the caller holds; None if such arrays are not kept."""
         shape, dtype = array.shape, array.dtype
         with self._lock:
             for site in self._sites.get((shape, dtype), ()):

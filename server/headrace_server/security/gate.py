@@ -227,7 +227,7 @@ class Gate:
         self.verdicts.put(visit.generation, verdict)
 
     def _refusal(self, principal: Principal, need: Need) -> Refused:
-        """The text is the same whether or not the model exists."""
+        """The refusal of a call. Its text is the same whether or not the model exists."""
         if principal.is_anonymous and not self._ways.are_none:
             return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
         about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])

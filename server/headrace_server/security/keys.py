@@ -55,7 +55,7 @@ Keys = Mapping[str, ApiKey]
 
 
 def read_keys(path: Path) -> Keys:
-    """The keys in a file.
+    """Reads the keys in a file.
 
     Raises:
         ServingError: The file cannot be read, or is not a file of keys.
@@ -110,7 +110,7 @@ def revoke_keys(path: Path, which: str) -> list[ApiKey]:
 
 
 def check_key(token: str, keys: Keys, now: float) -> Principal:
-    """The principal of a key.
+    """Checks a key, and returns its principal.
 
     Raises:
         Refused: UNAUTHENTICATED. The error says that the key is revoked or has expired only to a caller that knows the
@@ -134,7 +134,7 @@ def _hash(secret: str) -> str:
 
 @contextmanager
 def _changed(path: Path, *, must_exist: bool = False) -> Iterator[dict[str, ApiKey]]:
-    """The keys of a file, which is replaced as a whole at the end; no other process changes it meanwhile."""
+    """A context with the keys of a file, which is locked for other processes, and replaced as a whole at the end."""
     try:
         with _locked(path):
             keys = dict(read_keys(path)) if must_exist or path.exists() else {}

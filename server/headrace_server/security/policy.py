@@ -136,7 +136,7 @@ NOBODY_IS_KNOWN = Policy((Grant(0, frozenset((ANONYMOUS_NAME,)), ("*",), frozens
 
 
 def read_policy(path: Path) -> Policy:
-    """The policy in a file.
+    """Reads the policy in a file.
 
     Raises:
         ServingError: The file cannot be read, or is not a policy; the text names the key.

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
+    """Reads the content of a TOML file.
 
     Raises:
         ServingError: The file cannot be read, or is not TOML.
@@ -31,7 +31,7 @@ def are_tables(value: Any) -> bool:
 
 
 def read_table(kind: type[T], where: str, table: Mapping[str, Any]) -> T:
-    """The options in a table.
+    """Reads the options in a table.
 
     Args:
         kind: The dataclass that declares the options.

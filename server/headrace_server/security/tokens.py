@@ -59,7 +59,7 @@ class TokenOptions:
 
 
 def fetch_json(url: str) -> Any:
-    """The JSON document at a URL.
+    """Fetches the JSON document at a URL.
 
     Raises:
         ServingError: UNAVAILABLE if it cannot be fetched, or is not JSON.
@@ -161,7 +161,7 @@ class KeySet:
             self._lock.release()
 
     def _discovered(self) -> str:
-        """OpenID Connect Discovery 1.0, section 4: the document must name the issuer that was asked for."""
+        """The URL of the issuer's keys. OpenID Connect Discovery 1.0, section 4: the document must name this issuer."""
         url = self._options.issuer.rstrip("/") + "/.well-known/openid-configuration"
         document = self._fetch(url)
         named, keys = (document.get(name) if isinstance(document, dict) else None for name in ("issuer", "jwks_uri"))
@@ -200,7 +200,7 @@ class Tokens:
         return principal if good else None
 
     def check(self, token: str) -> Principal:
-        """The principal of a token. May wait for the issuer's keys.
+        """Checks a token, and returns its principal. May wait for the issuer's keys.
 
         Raises:
             Refused: UNAUTHENTICATED.
@@ -250,7 +250,7 @@ class Tokens:
 
 
 def _refusal(error: Exception, jwt: Any) -> Refused:
-    """Names the fault only of tokens whose signature is valid."""
+    """The refusal of a token. It names the fault only if the token's signature is valid."""
     said = {
         jwt.ExpiredSignatureError: "the token has expired",
         jwt.ImmatureSignatureError: "the token is not valid yet",
@@ -261,7 +261,7 @@ def _refusal(error: Exception, jwt: Any) -> Refused:
 
 
 def secure_url(name: str, url: str) -> str:
-    """A URL that cannot be tampered with on the way: https, or on this machine.
+    """Checks that nobody can change what a URL returns on the way: it is https, or on this machine. Returns the URL.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it is not such a URL.

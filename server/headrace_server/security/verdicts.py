@@ -49,7 +49,7 @@ class Verdicts(Protocol):
         """The generation, to be read before anything that a verdict depends on."""
 
     def account(self, limits: Limits) -> Account:
-        """A new account that the transport can also charge."""
+        """Creates an account that the transport can also charge."""
 
     def put(self, generation: int, verdict: Verdict) -> None:
         """Keeps a verdict, unless all verdicts have been forgotten since that generation."""
@@ -69,10 +69,10 @@ class NoVerdicts:
         return LocalAccount(limits)
 
     def put(self, generation: int, verdict: Verdict) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def clear(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Accounts:

@@ -12,7 +12,7 @@ from headrace_server.models.call import Call
 
 @asynccontextmanager
 async def limited_call(delivery: LoopDelivery, seconds: float | None, api: str) -> AsyncIterator[Call]:
-    """The time limit of a call.
+    """A context with a time limit, which yields the data of the call that is made in it.
 
     Args:
         delivery: Resolves futures in the event loop that this runs in.

@@ -51,7 +51,7 @@ class Fetching:
         self._stopping = stopping
 
     def fetch(self, files: Sequence[RemoteFile]) -> Path | None:
-        """The folder with the files; None if another process is fetching them now.
+        """Fetches files, and returns their folder; None if another process is fetching them now.
 
         Raises:
             StoreError: The files cannot be fetched, or differ from the expected ones.

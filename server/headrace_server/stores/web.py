@@ -49,7 +49,7 @@ class Web:
         self._opener = urllib.request.build_opener(_Redirects())
 
     def head(self, url: str) -> Message:
-        """The headers of a resource.
+        """Requests the headers of a resource.
 
         Raises:
             StoreError: The resource cannot be fetched.
@@ -58,7 +58,7 @@ class Web:
             return answer.headers
 
     def document(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
-        """A resource as JSON.
+        """Requests a resource, and parses it as JSON.
 
         Raises:
             StoreError: The resource cannot be fetched, or is not JSON.
@@ -103,7 +103,7 @@ class Web:
                 raise StoreError(f"{self.uri}: {url}: {error!r}") from error
 
     def _open_from(self, url: str, offset: int, size: int) -> HTTPResponse:
-        """The resource from an offset on, or all of it if the server does not support the range."""
+        """Requests the resource from an offset on, or all of it if the server does not support the range."""
         plain = {"Accept-Encoding": "identity"}
         if not offset:
             return self.open(url, plain)

@@ -22,7 +22,7 @@ class Budget:
 
     Attributes:
         limit: The limit of the budget in bytes.
-        used: The bytes in use.
+        used: The number of bytes in use.
         refusals: How many calls have been refused because too little memory was left.
     """
 
@@ -32,7 +32,7 @@ class Budget:
         self.refusals = 0
 
     def hold(self, size: int = 0) -> "Held":
-        """The memory of one call, which can grow and must be released.
+        """Takes memory for one call; it can grow, and must be released.
 
         Raises:
             ServingError: As for `Held.grow`.

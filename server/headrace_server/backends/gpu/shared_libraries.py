@@ -31,7 +31,7 @@ def needed(library: Path) -> tuple[str, ...]:
 
 
 def _needed(elf: mmap.mmap) -> Iterator[str]:
-    """ELF: the dynamic segment lists offsets into a table of names, whose location is given as an address."""
+    """Reads the names. In ELF, the dynamic segment lists their offsets in a table, whose location is an address."""
     (start,) = struct.unpack_from("<Q", elf, 32)
     size, count = struct.unpack_from("<HH", elf, 54)
     segments = [struct.unpack_from("<IIQQQQ", elf, start + index * size) for index in range(count)]

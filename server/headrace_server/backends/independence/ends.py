@@ -93,7 +93,7 @@ class Ends:
         return Decided(Finding.DEPENDENT, reason, (change.output, change.by))
 
     def _run(self, places: dict[int, int], kind: Rows, unlike: Arrays | None = None) -> _Run:
-        """The first larger batch that the model accepts."""
+        """Runs larger batches until the model accepts one."""
         candidates = ((self.batch.recipe, self._between(places, others)) for others in self._others(kind, unlike))
         larger = self.neighbours.first_accepted(self.rows, candidates)
         return _Run(larger.inputs, {alias: array[list(places)] for alias, array in larger.outputs.items()})

@@ -59,13 +59,13 @@ class Neighbours:
         self.exact = subject.exact
 
     def batch(self, rows: int, choices: Sequence[Recipe]) -> Batch:
-        """A batch from the first of some recipes that the model accepts."""
+        """Runs batches from some recipes, and returns the first one that the model accepts."""
         return self.first_accepted(
             rows, ((recipe, self._maker(recipe).rows(rows, pointing=True)) for recipe in choices)
         )
 
     def first_accepted(self, rows: int, candidates: Iterable[tuple[Recipe, Arrays]]) -> Batch:
-        """A batch from the first of some inputs of this many rows that the model accepts; each comes with its recipe.
+        """Runs some inputs of this many rows, each given with its recipe, until the model accepts one.
 
         Raises:
             Decided: The model accepts none of them.

@@ -67,7 +67,7 @@ class PaddingTrial:
         return self.runs.quickest * QUICK < self.budget
 
     def find(self) -> Padding | None:
-        """The padding; None if no length varies.
+        """Finds the padding; None if no length varies.
 
         Raises:
             NotPadded: There is none, or it cannot be determined.
@@ -103,7 +103,7 @@ class PaddingTrial:
             }
 
     def _try(self, padding: Padding) -> Padding:
-        """The padding, completed by the outputs to cut and the inputs that must not consist only of pad values.
+        """Tries a padding; returns it, completed by the outputs to cut and the inputs that must not be only pad values.
 
         Raises:
             NotPadded: The padding changes an answer.
@@ -144,7 +144,7 @@ class PaddingTrial:
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
     def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
-        """The padding, as learned from these rows and from some that hold only pad values."""
+        """Compares padded rows with bare ones, some of only pad values; returns the padding with what this shows."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)
         bare = self.runs.outputs_if_taken(inputs)
@@ -176,7 +176,7 @@ class PaddingTrial:
         return frozenset()
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
-        """The outputs for the inputs with this many elements added after each length."""
+        """Runs the inputs with this many elements added after each length, and returns the outputs."""
         longer = {number: length + _of(amounts, number) for number, length in padding.lengths(inputs).items()}
         wide = {}
         for alias, axes in padding.inputs.items():

@@ -70,7 +70,7 @@ class Runs:
         return ""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The outputs, with any number of rows. Copies are used, since a Python model may write into either later.
+        """Runs the signature; the outputs may have any number of rows. It gets copies, since a model may change arrays.
 
         Raises:
             Decided: The run has crashed the model's process; further runs would do so again.
@@ -89,7 +89,7 @@ class Runs:
         return {alias: np.array(outputs[alias]) for alias in self._subject.outputs}
 
     def outputs(self, inputs: Arrays) -> Arrays:
-        """The outputs, each with as many rows as the inputs.
+        """Runs the signature, and checks that each output has as many rows as the inputs.
 
         Raises:
             Decided: An output has a different number of rows.

@@ -120,7 +120,7 @@ class _Trial:
         return self.pad(self._find(rows=2), budget)
 
     def pad(self, found: Found, budget: float) -> Verdict:
-        """The verdict on rows that are independent, and how inputs of different lengths may share a batch."""
+        """Determines, for independent rows, how inputs of different lengths may share a batch; returns the verdict."""
         subject, runs = self._subject, self._runs
         varies = any(None in spec.shape[1:] for spec in subject.inputs.values())
         if not varies or not subject.padding.pad_lengths:

@@ -113,7 +113,7 @@ class Maker:
         self._sizes = _inner_sizes(inputs, recipe)
 
     def rows(self, count: int, kind: Rows = Rows.USUAL, *, pointing: bool = False) -> Arrays:
-        """An array for each input.
+        """Makes an array for each input.
 
         Args:
             count: The number of rows.

@@ -326,13 +326,13 @@ class OnnxBackend:
         return np.empty(shape, dtype) if self._on_gpu is None else self._on_gpu.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """On a GPU, no more batches at a time than instances, so that the other requests can form the next batch."""
+        """On a GPU, allows only as many batches at a time as instances, so that other requests form the next batch."""
         if self._on_gpu is not None:
             options = self._on_gpu.fit_batching(options)
         return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
 
     def device_memory(self) -> Mapping[int, int]:
-        """The bytes that the load took on a GPU, by its number."""
+        """The number of bytes that the load took on a GPU, by its number."""
         return {} if self._on_gpu is None else self._on_gpu.memory
 
     def close(self) -> None:
@@ -425,7 +425,7 @@ def _load_code(error: Exception, providers: Providers, options: BackendOptions) 
 
 
 def _code_of(error: Exception) -> Code:
-    """ONNX Runtime writes its code into the text: `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...`."""
+    """The code of an error, from its text: `[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ...`."""
     if says_no_memory(error):
         return Code.RESOURCE_EXHAUSTED
     parts = str(error).split(" : ", 3)

@@ -61,7 +61,7 @@ _BITS = {14: 64, 15: 128, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8
 """The element types for which numpy has no dtype: complex, 8-bit floats, 4 and 2 bits. ONNX: onnx.proto."""
 
 _OTHERS = {0: "UNDEFINED", 8: "STRING"}
-"""The names of the other element types."""
+"""The names of the element types without a fixed size, whose data cannot be external."""
 
 _DTYPES = {
     1: DataType.DT_FLOAT,
@@ -107,7 +107,7 @@ class ExternalTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Array:
-        """The tensor's values, in memory of its own.
+        """Reads the tensor's values into memory of its own.
 
         Raises:
             ServingError: The file cannot be read, or is too short.

@@ -88,7 +88,7 @@ Rule = Callable[[Node], tuple[int, ...]]
 
 
 def _same(node: Node) -> tuple[int, ...]:
-    """Operators that compute each element independently; their other inputs are constants of one element."""
+    """The rule for operators on single elements, whose other inputs are constants of one element."""
     return (node.rank,) if all(_is_scalar(value) for value in node.inputs[1:]) else ()
 
 
@@ -97,7 +97,7 @@ def _is_scalar(value: Value) -> bool:
 
 
 def _broadcast(node: Node) -> tuple[int, ...]:
-    """Operators on several values, which are broadcast along axes other than 0 only."""
+    """The rule for operators on several values, which may be broadcast only along axes other than 0."""
     ranks = {value.rank for value in node.inputs if isinstance(value, Rows)}
     if len(ranks) != 1:
         return ()
@@ -122,7 +122,7 @@ def _gemm(node: Node) -> tuple[int, ...]:
 
 
 def _images(node: Node) -> tuple[int, ...]:
-    """Convolutions, pools and the like, whose other inputs are weights."""
+    """The rule for convolutions, pools and the like, whose other inputs are weights."""
     return (node.rank,) if node.rank >= 3 and node.constants_from(1) else ()
 
 
@@ -136,7 +136,7 @@ def _dropped(node: Node) -> tuple[int, ...]:
 
 
 def _along(default: int) -> Rule:
-    """Operators along one axis, which must not be the batch; their other inputs are constants."""
+    """The rule for operators along one axis, which must not be the batch; their other inputs are constants."""
 
     def rule(node: Node) -> tuple[int, ...]:
         inside = _is_inside(node.integer("axis", default), node.rank) and node.constants_from(1)
@@ -178,7 +178,7 @@ def _transpose(node: Node) -> tuple[int, ...]:
 
 
 def _reshape(node: Node) -> tuple[int, ...]:
-    """A shape that begins with 0 keeps axis 0 unchanged."""
+    """The rule for reshaping: a shape that begins with 0 keeps axis 0 unchanged."""
     shape = node.integers("shape", 1)
     keeps = bool(shape) and shape is not None and shape[0] == 0 and not node.integer("allowzero", 0)
     return (len(shape),) if node.rank and keeps and shape else ()
@@ -227,7 +227,7 @@ def _quantized_matmul(node: Node) -> tuple[int, ...]:
 
 
 def _table(*ranks: int) -> Rule:
-    """Operators of classical models on a matrix of features; they treat a vector as one row."""
+    """The rule for operators of classical models on a matrix of features; they treat a vector as one row."""
     return lambda node: ranks if node.rank == 2 else ()
 
 

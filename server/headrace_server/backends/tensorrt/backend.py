@@ -198,7 +198,7 @@ class TensorrtBackend:
         self._signatures = {name: replace(each, batched=batched[name]) for name, each in self._signatures.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Page-locked memory in which a batch is joined."""
+        """An array in page-locked memory, in which a batch is joined."""
         return self._pool.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:

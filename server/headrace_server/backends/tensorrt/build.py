@@ -32,7 +32,7 @@ SAY_EVERY = 5.0
 def build_plan(
     model: Path, header: OnnxHeader, profiles: Sequence[Profile], options: TensorrtOptions, device: Device
 ) -> bytes:
-    """A serialized engine for the device.
+    """Builds a serialized engine for the device.
 
     Args:
         model: An ONNX file, with external data next to it if it has any.
@@ -149,7 +149,7 @@ class _Phase:
 
 
 def _network_flags() -> int:
-    """TensorRT 11 and later always build strongly typed networks; earlier versions do so only on request."""
+    """The flags that ask for a strongly typed network; TensorRT 11 and later always build such networks."""
     if int(trt.__version__.partition(".")[0]) >= 11:
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -185,7 +185,7 @@ def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> Non
 
 
 def _timings(device: Device, options: TensorrtOptions) -> Path:
-    """TensorRT's timings of layers, which are valid for its version and the kind of GPU."""
+    """The file of TensorRT's timings of layers, which are valid for its version and the kind of GPU."""
     major, minor = device.compute_capability
     name = f"{device.name} {major}.{minor} TensorRT {trt.__version__}".replace("/", " ").replace(" ", "-")
     return options.cache / f"{name}.timings"

@@ -136,7 +136,7 @@ class Engine:
                 raise
 
     def context(self, profile: int, stream: Stream) -> Any:
-        """A new context in one of the profiles. The device's context must be current now, and when it is dropped.
+        """Creates a context in one of the profiles. The device's context must be current now, and when it is dropped.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if there is no memory for it.

@@ -164,7 +164,7 @@ class Instance:
         return handle
 
     def _address(self, name: str, size: int) -> int:
-        """The device address of a tensor with this many bytes."""
+        """The device address of a tensor; its memory is replaced if it has fewer than this many bytes."""
         memory = self._memory.setdefault(name, _DeviceMemory(self._device.allocate))
         if memory.size < size or not memory.size:
             self._drop_graphs()  # the graphs use the old address

@@ -48,7 +48,7 @@ def seal_for(files: Mapping[str, Path], recipients: Sequence[Any], out: BinaryIO
 
 
 def open_age(file: BinaryIO, keys: ModelKeys) -> dict[str, MemoryFile]:
-    """The files of a sealed model, in memory, by their names within the version.
+    """Opens a sealed model: returns its files, in memory, by their names within the version.
 
     Raises:
         BadSeal: The archive was changed, or sealed for others.

@@ -30,7 +30,7 @@ def write_archive(files: Mapping[str, Path], out: IO[bytes] | RawIOBase) -> None
 
 
 def read_archive(stream: IO[bytes]) -> dict[str, MemoryFile]:
-    """The files of an archive, in memory, by their names within the version.
+    """Reads an archive: returns its files, in memory, by their names within the version.
 
     Args:
         stream: Plain bytes, which are read to their end, since the decryption may notice only there that they were

@@ -154,7 +154,7 @@ def read_manifest(payload: bytes) -> Manifest:
 
 
 def write_manifest(name: str, manifest: Manifest) -> bytes:
-    """A statement.
+    """Writes a statement about a model.
 
     Args:
         name: The model's name.

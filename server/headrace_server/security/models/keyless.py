@@ -67,7 +67,7 @@ class Keyless:
         self._policy = _Identities(options)
 
     def verify(self, content: bytes) -> bytes:
-        """The statement that a signature covers, after verifying it.
+        """Verifies a signature, and returns the statement that it covers.
 
         Args:
             content: The signature's file.

@@ -47,7 +47,7 @@ class KeySource:
     variable: str = field(default="", repr=False)
 
     def keys(self) -> ModelKeys:
-        """The keys: one per line, in base64 or as an age identity; lines that begin with # are comments.
+        """Reads the keys: one per line, in base64 or as an age identity; lines that begin with # are comments.
 
         Raises:
             ServingError: The keys cannot be read, or are invalid.

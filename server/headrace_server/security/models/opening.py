@@ -106,7 +106,7 @@ class Opener:
         return manifest.digests
 
     def _unsealed(self, files: Mapping[str, MemoryFile]) -> dict[str, MemoryFile]:
-        """The files inside a sealed file, in place of it; there must be no others."""
+        """Replaces a sealed file by the files inside it; there must be no other files."""
         others = [name for name in files if name != SEALED_FILE]
         try:
             if others:
@@ -121,7 +121,7 @@ class Opener:
 
 
 def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, MemoryFile]:
-    """Copies of files, each checked against its digest."""
+    """Copies files, and checks each against its digest."""
     copies: dict[str, MemoryFile] = {}
     try:
         for name, digest in names.items():

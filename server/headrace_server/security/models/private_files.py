@@ -61,7 +61,7 @@ class MemoryFile:
 
 
 def copy_of(path: Path) -> MemoryFile:
-    """A copy of a file's current bytes in memory.
+    """Copies a file's current bytes to memory.
 
     Raises:
         ServingError: The file cannot be read.
@@ -74,7 +74,7 @@ def copy_of(path: Path) -> MemoryFile:
 
 
 def kept(name: str, source: IO[bytes]) -> MemoryFile:
-    """A copy of a source's bytes in memory.
+    """Copies a source's bytes to memory.
 
     Args:
         name: The file's name in /proc.

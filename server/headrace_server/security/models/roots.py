@@ -59,7 +59,7 @@ class Trust:
 
 
 def read_roots(path: Path) -> list[Root]:
-    """The roots in a TOML file.
+    """Reads the roots in a TOML file.
 
     Raises:
         ServingError: The file cannot be read, or is invalid; the text names the key.

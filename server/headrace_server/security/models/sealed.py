@@ -154,7 +154,7 @@ class _Opening(io.RawIOBase):
 
 
 def open_sealed(file: BinaryIO, keys: Callable[[], ModelKeys]) -> dict[str, MemoryFile]:
-    """The files of a sealed model, in memory, by their names within the version.
+    """Opens a sealed model: returns its files, in memory, by their names within the version.
 
     Args:
         file: The archive.

@@ -34,7 +34,7 @@ class Signers:
             self._read(path)
 
     def verify(self, bundle: Bundle) -> Manifest:
-        """The files that a signature covers, after verifying it.
+        """Verifies a signature, and returns the files that it covers.
 
         Raises:
             BadSignature: None of the trusted signers made the signature.
@@ -87,7 +87,7 @@ class Signers:
 
 
 def _checked(key: Any) -> Any:
-    """A key of a kind that the format supports."""
+    """Checks that the format supports a key, and returns the key."""
     curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if curve not in HASHES:
         raise ValueError(f"it is a key on the curve {curve}")

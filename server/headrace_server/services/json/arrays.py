@@ -68,7 +68,7 @@ def is_base64(value: Any) -> bool:
 
 
 def decode_base64(value: dict[str, Any]) -> bytes:
-    """The bytes of such an object. White space is ignored; padding may be missing entirely, but not in part.
+    """Decodes a `{"b64": …}` object. White space is ignored; padding may be missing entirely, but not in part.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it is not base64.

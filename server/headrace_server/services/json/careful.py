@@ -65,7 +65,7 @@ class _Reader:
         self._at = len(BOM) if data.startswith(BOM) else 0
 
     def document(self) -> Json:
-        """The first value."""
+        """Parses the first value."""
         self._skip_space()
         if self._peek() in (b"", b"\0", b"]", b"}", b",", b":"):
             self._refuse("The document is empty.")

@@ -24,7 +24,7 @@ _READ_OTHERWISE = re.compile(rb"(?<![.0-9])[0-9]{19}|[0-9]{300}|[eE][+-]?[0-9]{3
 
 
 def parse(data: bytes) -> dict[str, Json]:
-    """The object in a body; anything after it is ignored, and of two members with the same name, the first one counts.
+    """Parses the object in a body. Anything after it is ignored; of two members with one name, the first one counts.
 
     Bytes that are not UTF-8 are kept, as with Python's `surrogateescape`.
 

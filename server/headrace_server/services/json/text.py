@@ -98,7 +98,7 @@ class _Excerpt:
 
 
 def _scalar(value: Any) -> str | None:
-    """None for a number that is not finite: RapidJSON's writer ends there."""
+    """Any value but a list or an object; None for a number that is not finite, at which RapidJSON's writer ends."""
     if isinstance(value, str):
         return quote(value)
     if value is None:

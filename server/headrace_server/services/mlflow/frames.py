@@ -35,7 +35,7 @@ class Frame:
 
 
 def read_split(value: Any) -> Frame:
-    """The table in `dataframe_split`; its index is ignored.
+    """Reads the table in `dataframe_split`; its index is ignored.
 
     Raises:
         ServingError: INVALID_ARGUMENT. MLflow: proto_json_utils.py has the texts.
@@ -63,7 +63,7 @@ def read_split(value: Any) -> Frame:
 
 
 def read_records(value: Any) -> Frame:
-    """The table in `dataframe_records`; columns are all those that any record has.
+    """Reads the table in `dataframe_records`; columns are all those that any record has.
 
     Raises:
         ServingError: INVALID_ARGUMENT. MLflow: proto_json_utils.py has the texts.
@@ -80,7 +80,7 @@ def read_records(value: Any) -> Frame:
 
 
 def read_csv(text: str) -> Frame:
-    """The table in a CSV body, whose first line names the columns. Cells are texts; an empty one is None.
+    """Reads the table in a CSV body, whose first line names the columns. Cells are texts; an empty one is None.
 
     Raises:
         ServingError: INVALID_ARGUMENT.

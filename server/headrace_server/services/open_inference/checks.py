@@ -41,7 +41,7 @@ class Checks:
     max_rows: int
 
     def outputs(self) -> tuple[str, ...]:
-        """The requested outputs, sorted by name.
+        """Checks the requested outputs, and returns them sorted by name.
 
         Raises:
             ServingError: INVALID_ARGUMENT if the model has no such output.
@@ -52,7 +52,7 @@ class Checks:
         return tuple(sorted(self.request.outputs or self.signature.outputs))
 
     def arrays(self) -> Arrays:
-        """The inputs as arrays, which may share the request's bytes, including the model's defaults.
+        """Checks the inputs; returns them as arrays, which may share the request's bytes, with the model's defaults.
 
         Raises:
             ServingError: INVALID_ARGUMENT.

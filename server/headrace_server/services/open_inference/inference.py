@@ -79,7 +79,7 @@ class _Prepared:
 
 
 async def infer(servable: Servable, request: InferRequest, call: Call) -> InferAnswer:
-    """The answer to a request.
+    """Runs a request, and returns the answer.
 
     Args:
         servable: The leased servable, which answers once.

@@ -27,7 +27,7 @@ Sent = Mapping[str, InferParameter]
 
 
 def read_parameters(sent: Sent) -> Parameters:
-    """A request's parameters; those without a meaning here are only checked.
+    """Reads a request's parameters; those without a meaning here are only checked.
 
     Raises:
         ServingError: INVALID_ARGUMENT if a parameter has the wrong type, or a reserved name.
@@ -51,7 +51,7 @@ def priority_of(level: int) -> Priority | None:
 
 
 def text_of(sent: Sent, name: str) -> str:
-    """A parameter that is a string.
+    """The value of a parameter, which must be a string.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it is not a string.

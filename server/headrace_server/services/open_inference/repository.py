@@ -58,7 +58,7 @@ class IndexEntry:
         name: The model's name.
         version: The version's number.
         state: READY, UNAVAILABLE, LOADING or UNLOADING.
-        reason: The reason why the version is unavailable, or a text that its next call loads it; otherwise empty.
+        reason: Why the version is unavailable, or a text which says that the next call loads it; otherwise empty.
     """
 
     name: str

@@ -37,7 +37,7 @@ class OpenInference:
         self.regions.cuda.unregister("")
 
     def trace_settings(self, model: str, changes: dict[str, list[str]]) -> Any:
-        """The trace settings of a model, or of all, after a change if there is one.
+        """Changes the trace settings of a model, or of all models, if a change is given; returns the settings.
 
         Raises:
             ServingError: The change is refused.
@@ -50,7 +50,7 @@ class OpenInference:
         return self.traces.read(model)
 
     def log_settings(self, changes: dict[str, Any]) -> Any:
-        """The log settings, after a change if there is one.
+        """Changes the log settings if a change is given; returns the settings.
 
         Raises:
             ServingError: The change is refused.

@@ -198,7 +198,7 @@ class _ByPath:
         self._guard = guard
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """The server's own method."""
+        """Adds handlers that are found by path, as the server's own method does."""
         guarded = map(self._guard.generic, handlers)
         self._server.add_generic_rpc_handlers(tuple(WrappedHandlers(each, expanding_handler) for each in guarded))
 

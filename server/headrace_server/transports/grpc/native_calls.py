@@ -119,7 +119,7 @@ class Exchange:
         self._call.finish(None, code, text, list(self._trailers))
 
     async def read_bytes(self) -> bytes | None:
-        """The next message; None at the end."""
+        """Waits for the next message; None at the end."""
         self._reading = asyncio.get_running_loop().create_future()
         self._call.read()
         return await self._reading
@@ -148,15 +148,15 @@ class Exchange:
         return {"x509_pem_cert": (ssl.DER_cert_to_PEM_cert(certificate).encode(),)} if certificate else {}
 
     def set_code(self, code: grpc.StatusCode) -> None:
-        """The code that the call will end with."""
+        """Sets the code that the call will end with."""
         self._code = code.value[0]
 
     def set_details(self, details: str) -> None:
-        """The text that the call will end with."""
+        """Sets the text that the call will end with."""
         self._text = details
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """The trailing metadata."""
+        """Sets the trailing metadata."""
         self._trailers = metadata
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:

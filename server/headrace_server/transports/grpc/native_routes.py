@@ -162,7 +162,7 @@ class _Failed:
         self._status = status
 
     def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
-        """The code and the text for the calls that were tallied by LATENCY."""
+        """Counts failed calls, tallied by LATENCY; returns their code and text."""
         code, text = self._end(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if isinstance(error, BatchingError):

@@ -126,7 +126,7 @@ def _config(application: RestApplication) -> uvicorn.Config:
 
 
 def _listener(options: HttpOptions) -> socket.socket:
-    """TF Serving: on both families if there is IPv6, otherwise only on IPv4; on one address if one is named."""
+    """The listening socket. TF Serving: for both families if there is IPv6, else for IPv4; or for the named address."""
     both = not options.host and socket.has_dualstack_ipv6()
     host = options.host or ("::" if both else "0.0.0.0")
     try:

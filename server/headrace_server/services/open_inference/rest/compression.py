@@ -24,7 +24,7 @@ def is_known(encoding: str) -> bool:
 
 
 def inflate(data: bytes | memoryview, encoding: str) -> bytes | memoryview:
-    """A body, decompressed.
+    """Decompresses a body.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it is not of that encoding, or expands too far.
@@ -58,7 +58,7 @@ def chosen(accepted: str) -> str:
 
 
 def compress(data: bytes, encoding: str) -> bytes:
-    """An answer's body in the chosen encoding."""
+    """Compresses an answer's body in the chosen encoding."""
     return _COMPRESS[encoding](data)
 
 

@@ -46,7 +46,7 @@ class GenerateCalls:
         self._timeout = timeout
 
     async def once(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The single answer that a model gives.
+        """Runs a model, and returns its single answer.
 
         Raises:
             ServingError: The request was refused, or the model failed or gave no answer, or several.
@@ -61,7 +61,7 @@ class GenerateCalls:
         return HttpAnswer(200, _written(found[0]), {"Content-Type": "application/json"})
 
     async def stream(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """Every answer that a model gives, each sent as an event as soon as it exists.
+        """Runs a model, and sends each of its answers as an event as soon as it exists.
 
         Raises:
             ServingError: The request was refused, or failed before the first answer.

@@ -63,7 +63,7 @@ class InferCalls:
         self._timeout = timeout
 
     async def answer(self, asked: Route, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer to one call.
+        """Answers one call.
 
         Raises:
             ServingError: The request was refused or has failed.

@@ -11,7 +11,7 @@ _MAX_UINT64 = 2**64 - 1
 
 
 def read_document(data: bytes) -> Mapping[str, Any]:
-    """The object in a body.
+    """Parses the object in a body.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the body is not JSON, or not an object.

@@ -98,7 +98,7 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 def _floats(flat: Array) -> bytes:
-    """As doubles; a number that is not finite is a bare word, as in Triton and Python's json."""
+    """Writes floats as doubles; a number that is not finite is a bare word, as in Triton and Python's json."""
     with np.errstate(invalid="ignore"):  # a signalling NaN is invalid
         doubles = np.ascontiguousarray(flat, np.float64)
     text = orjson.dumps(doubles, None, _NUMPY)

@@ -63,7 +63,7 @@ class Examples:
         return self._features(signature, abandoned)
 
     def _serialized(self) -> Array:
-        """Strings [n]. TF Serving: the context's bytes, then the Example's; a parser merges the two."""
+        """The Examples as strings [n]. TF Serving: the context's bytes, then the Example's; a parser merges the two."""
         shared = self.context.SerializeToString()
         array = np.empty(len(self), np.object_)
         array[:] = [shared + example.SerializeToString() for example in self.examples]
@@ -82,7 +82,7 @@ class Examples:
 
 
 def read_examples(message: Input) -> Examples:
-    """The Examples in a request.
+    """Reads the Examples in a request.
 
     Raises:
         ServingError: INVALID_ARGUMENT if there are none.

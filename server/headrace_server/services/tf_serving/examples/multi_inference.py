@@ -51,7 +51,7 @@ class Inference:
 async def infer(
     servable: Servable, request: MultiInferenceRequest, call: Call, *, check_method: bool
 ) -> list[InferenceResult]:
-    """The results of all tasks, in their order, with no ModelSpec yet.
+    """Runs all tasks, and returns their results in order, with no ModelSpec yet.
 
     Args:
         servable: The version that all inferences run on.
@@ -97,7 +97,7 @@ def _inference(servable: Servable, name: str, method: str, check_method: bool) -
 
 
 async def _run(servable: Servable, inferences: Sequence[Inference], examples: Examples, call: Call) -> list[Arrays]:
-    """The arrays that each inference needs, by the model's own names; one run serves as many as possible."""
+    """Runs the model; returns the arrays that each inference needs, by the model's own names. A run serves many."""
     sources = [_source(inference, inferences) for inference in inferences]
     needed: dict[str, set[str]] = {source.name: set() for source in sources}
     for inference, source in zip(inferences, sources, strict=True):

@@ -13,7 +13,7 @@ _INT64 = 2**63
 
 
 def read_input(document: dict[str, Any]) -> Input:
-    """The examples of a parsed body, with their shared context if there is one.
+    """Reads the examples of a parsed body, with their shared context if there is one.
 
     Raises:
         ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc.

@@ -65,7 +65,7 @@ class JsonWork:
 
 
 def inflate(data: bytes, most: int = MAX_INFLATED_BYTES) -> bytes | None:
-    """The content of gzip data: empty if they are incomplete, as in TF Serving; None if they claim to be too large.
+    """Expands gzip data: empty if they are incomplete, as in TF Serving; None if they claim to be too large.
 
     The data are expanded no further than to the size that they claim.
     """
