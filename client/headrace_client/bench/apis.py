@@ -26,7 +26,7 @@ _DATATYPES = {np.dtype(code): name for name, code in _NUMPY.items()}
 
 
 class Api(Protocol):
-    """One API."""
+    """An API of a server: describes models, and makes requests in its format."""
 
     name: str
 

@@ -28,7 +28,7 @@ class KindPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One stage on one server.
+    """The measurements of a stage on a server.
 
     Attributes:
         server: The target of the load.

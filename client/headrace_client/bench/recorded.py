@@ -23,7 +23,7 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One request: the model, the method, and the second since 1970."""
+    """A request of a log: the model, the method, the message, and the second since 1970 at which it was logged."""
 
     model: str
     path: str

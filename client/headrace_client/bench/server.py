@@ -23,7 +23,7 @@ class ServerFailure(BenchError):
 
 
 class Server:
-    """One server.
+    """A server that is measured over gRPC.
 
     Args:
         target: The server, as a gRPC target.

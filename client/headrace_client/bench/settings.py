@@ -16,7 +16,7 @@ MOST_UNDER_WAY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One point of a sweep.
+    """A load that a run measures, as one point of a sweep.
 
     Attributes:
         kind: `closed`, `poisson`, `constant` or `recorded`.
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run. Times are in seconds.
+    """The settings of a run. Times are in seconds.
 
     Attributes:
         servers: gRPC targets; two are measured in turn.

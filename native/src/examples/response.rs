@@ -49,7 +49,7 @@ pub enum Result<'a> {
     Values(&'a [u8]),
 }
 
-/// Elements of four bytes.
+/// The bits of each float.
 fn floats(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.as_chunks::<4>().0.iter().map(|bits| u32::from_le_bytes(*bits))
 }

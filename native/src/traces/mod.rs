@@ -33,7 +33,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// `ratio` is the share of the requests without a traceparent, `rate` the most requests per second.
+    /// `ratio` is the share of the requests without a traceparent, `rate` the maximum number of requests per second.
     pub fn new(ratio: f64, rate: f64) -> Self {
         Self { sampler: Sampler::new(ratio, rate), ended: Mutex::default() }
     }

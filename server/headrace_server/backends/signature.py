@@ -21,7 +21,7 @@ REGRESS_METHOD = "tensorflow/serving/regress"
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output.
+    """An input or output of a signature.
 
     Attributes:
         name: The tensor's name in the model.

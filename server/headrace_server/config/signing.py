@@ -8,7 +8,7 @@ from headrace_server.errors import invalid
 
 @dataclass(frozen=True, kw_only=True)
 class SigningOptions:
-    """Flags for the steps before a version is loaded."""
+    """Flags for the signatures that are checked, and the archives that are opened, before a version is loaded."""
 
     signature_keys: tuple[str, ...] = flag(
         (),

@@ -15,7 +15,7 @@ Labels = tuple[str, ...]
 
 
 class Series(Protocol):
-    """One combination of labels."""
+    """The lines of a metric for one combination of labels."""
 
     def samples(self, scale: float = 1.0) -> Iterator[tuple[str, str, str]]:
         """Each line's suffix to the name, its additional label, and its value times the scale."""

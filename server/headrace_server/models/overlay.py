@@ -6,7 +6,7 @@ from headrace_server.config.run import ModelConfig, VersionPolicy
 
 
 class Overlay:
-    """Models by name.
+    """The models to serve, by name: those that the configuration lists, as changed by requests.
 
     Callers hold a lock around the methods that change it; the other methods may be called on any thread.
     """

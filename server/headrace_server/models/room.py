@@ -25,7 +25,7 @@ TF Serving: bundle_factory_util.cc.
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may be in memory.
+    """The limits of how many versions, and how many of their bytes, may be in memory.
 
     Attributes:
         models: The maximum number of versions; 0 means any number.

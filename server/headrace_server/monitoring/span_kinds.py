@@ -156,7 +156,7 @@ class EncodedKinds:
 
 
 def _bytes(span: Any) -> bytes:
-    """A span without IDs and times."""
+    """The encoding of a span without its IDs and times."""
     rest = type(span)()
     rest.CopyFrom(span)
     for name in ("trace_id", "span_id", "parent_span_id"):

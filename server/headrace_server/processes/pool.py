@@ -111,7 +111,7 @@ class _Job:
 
 
 class _Process(ChildProcess):
-    """One of the processes; it does one job at a time."""
+    """A process of the pool; it does one job at a time."""
 
     def __init__(self, memory: int) -> None:
         super().__init__(CHILD, memory=memory)

@@ -10,7 +10,7 @@ from headrace_server.security.principal import Credentials, Principal
 
 
 class Visit:
-    """One call.
+    """A call, as the gate knows it: who makes it, and what it is charged.
 
     Args:
         credentials: The call's credentials.

@@ -10,7 +10,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file in a store.
+    """A file in a store.
 
     Attributes:
         path: The path below the store's URI, with slashes.
@@ -46,7 +46,7 @@ class Listing:
 
 
 class Store(Protocol):
-    """One URI. Its methods block, and are called by one thread at a time."""
+    """The files of one model in remote storage, below a URI. Methods block, and are called by one thread at a time."""
 
     def list(self) -> Listing:
         """Lists the current content.

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Exchange(Protocol):
-    """One call or request.
+    """A gRPC call or an HTTP request that a task answers.
 
     Attributes:
         task: The task that answers the exchange; None once it has ended.

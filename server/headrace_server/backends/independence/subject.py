@@ -42,7 +42,7 @@ class Subject:
 
 
 class Runs:
-    """Runs a subject.
+    """Runs the tested signature, and measures the runs.
 
     Attributes:
         count: The number of runs so far.

@@ -82,7 +82,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """One tensor in a file.
+    """A tensor whose data are in a file outside the model.
 
     Attributes:
         name: The tensor's name in the graph.

@@ -164,7 +164,7 @@ def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: 
 
 
 def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:
-    """GatherND, if the runtime does not check that both of its inputs have the same batches."""
+    """The name of GatherND if the graph uses it with batches whose equality the runtime does not check."""
     if runtime >= CHECKS_MORE:
         return set()
     gathers = (node for node in (*nodes, *inner) if node.op_type == "GatherND")

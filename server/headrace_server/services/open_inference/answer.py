@@ -9,7 +9,7 @@ from headrace_server.services.open_inference.strings import pack
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """One output.
+    """An output in an answer.
 
     Attributes:
         name: The output's alias in the signature.

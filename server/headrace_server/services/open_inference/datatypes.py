@@ -11,7 +11,7 @@ from headrace_server.errors import unimplemented
 
 @dataclass(frozen=True, slots=True)
 class Datatype:
-    """One datatype.
+    """A datatype of the protocol, with its equivalents elsewhere.
 
     Attributes:
         name: The name in requests and answers.

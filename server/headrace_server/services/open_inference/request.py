@@ -32,7 +32,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """One input.
+    """An input in a request.
 
     Attributes:
         name: The name, as sent.
@@ -52,7 +52,7 @@ class InputTensor:
 
 @dataclass(frozen=True, slots=True)
 class WantedOutput:
-    """One output that a request names.
+    """An output that a request names.
 
     Attributes:
         name: The name, as sent.

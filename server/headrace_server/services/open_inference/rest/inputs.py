@@ -47,7 +47,7 @@ class RegionUse:
 
 @dataclass(frozen=True, slots=True)
 class BodyInput:
-    """One input: its values in `array`, its bytes in `raw`, or in shared memory."""
+    """An input in a body: its values are in `array`, or its bytes in `raw` or in shared memory."""
 
     name: str
     datatype: str
@@ -66,7 +66,7 @@ MAX_RANK = 254
 
 @dataclass(frozen=True, slots=True)
 class BodyOutput:
-    """One requested output."""
+    """An output that a body requests."""
 
     name: str
     binary: bool = False

@@ -88,7 +88,7 @@ class RestOptions:
 
 
 class RestService:
-    """Answers HTTP requests.
+    """Answers the HTTP requests of TF Serving's API.
 
     Args:
         prediction: Runs models.
