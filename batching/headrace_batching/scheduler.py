@@ -215,7 +215,7 @@ class Scheduler:
     def _compute(self, batch: TaskBatch) -> tuple[list[Task], float, float]:
         """Runs a batch: returns the tasks that have ended, and the times when inputs were joined and outputs existed.
 
-        In a frame of its own, so that a failure leaves nothing that refers to the arrays.
+        This is a function of its own, so that no frame refers to the arrays after a failure.
         """
         inputs = batch.join(self._empty)
         joined = self._clock()

@@ -78,7 +78,7 @@ class Explanation:
         )
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """The data for JSON."""
         return {
             "version": self.version,
             "metric": self.metric,

@@ -155,7 +155,7 @@ def _accuracy(asked: Asked) -> Metric:
 
 
 def _accuracy_of_one_score(asked: Asked, labels: Array) -> Metric:
-    """If an output has one float per row, a probability above 0.5, or a logit above 0, means class 1."""
+    """The accuracy of an output with one float per row: a probability above 0.5, or a logit above 0, means class 1."""
     output, scores = _floats(asked)
     positive = _binary(labels, output, scores)
     edge = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0

@@ -122,7 +122,7 @@ class Report:
     changed_files: bool = False
 
     def document(self) -> dict[str, Any]:
-        """For JSON: `report.json`."""
+        """The data for JSON, as in `report.json`."""
         return {
             "source": {"name": self.source.name, "kind": self.source.kind, "framework": self.source.framework,
                        "sha256": self.source.sha256},

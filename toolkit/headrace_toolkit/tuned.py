@@ -37,7 +37,7 @@ def table(tuning: Tuning) -> str:
 
 
 def document(tuning: Tuning) -> dict[str, Any]:
-    """For JSON."""
+    """The data for JSON."""
     return {
         "model": str(tuning.place),
         "objective": tuning.objective.text,

@@ -58,7 +58,7 @@ class Served:
     setting: Setting
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """The data for JSON."""
         return {"rows_per_second": round(self.rows, 1), "p99_ms": round(self.p99_ms, 3),
                 "cpu_us_per_row": round(self.cpu_us, 3),
                 "num_batch_threads": self.setting.threads, "max_batch_size": self.setting.size}  # fmt: skip

@@ -339,8 +339,8 @@ pub fn join_strings<'py>(
     python::names(py)?.string_array.bind(py).call1((PyList::new(py, strings)?, shape))
 }
 
-/// A batch's tasks, taken out of their mutex so that it is not locked while Python code runs. Anyone else finds no
-/// tasks meanwhile.
+/// A batch's tasks, taken out of their mutex so that it is not locked while Python code runs. Meanwhile, other users of
+/// the mutex find no tasks.
 struct Borrowed<'a> {
     tasks: Vec<NativeTask>,
     place: &'a Mutex<Vec<NativeTask>>,

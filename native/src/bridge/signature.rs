@@ -59,13 +59,13 @@ pub struct Counter {
     pub bounds: Vec<f64>,
     pub answered: Arc<Py<PyAny>>,
     pub failed: Arc<Py<PyAny>>,
-    /// Called with the rows of each answered call, if they are counted.
+    /// Called with the number of rows of each answered call, if they are counted.
     pub rows: Option<Arc<Py<PyAny>>>,
 }
 
 impl Signature {
-    /// The key that two requests must have in common to share a batch. None if the request must run alone, which
-    /// Python then sees to.
+    /// The key that two requests must have in common to share a batch. None if the request must run alone, which is
+    /// left to Python.
     ///
     /// `inner` has the dimensions beyond axis 0 of each input. `copy` writes the elements of one input, given its
     /// number; each input has `rows` rows.

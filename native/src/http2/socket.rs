@@ -53,7 +53,7 @@ impl Address {
         Ok(Self::Tcp(listening(socket, &address.into())?.into()))
     }
 
-    /// An existing socket is replaced, as gRPC does; for any other kind of file, this is an error.
+    /// Listens on a UNIX socket. An existing socket is replaced, as gRPC does; any other kind of file is an error.
     fn unix(path: &Path) -> io::Result<Self> {
         if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
             fs::remove_file(path)?;

@@ -52,7 +52,7 @@ impl Stream {
     }
 }
 
-/// HTTP/2 begins with `PRI * HTTP/2.0`; no method of HTTP/1 clients begins with these letters.
+/// Whether the client speaks HTTP/2, which begins with `PRI * HTTP/2.0`; no method of HTTP/1 clients begins with `PR`.
 async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
     let mut first = [0; 2];
     for _ in 0..LOOKS {

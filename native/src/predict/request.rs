@@ -47,7 +47,7 @@ pub enum Contents {
 }
 
 impl Tensor {
-    /// Of numbers.
+    /// Makes a tensor of numbers.
     pub fn of(values: Values, inner: &[usize]) -> Self {
         Self { values: Contents::Numbers(values), inner: SmallVec::from_slice(inner) }
     }

@@ -13,7 +13,7 @@ pub enum Dtype {
     Uint8,
     Int16,
     Int8,
-    /// Strings of any length: an element is the position of one (`texts`).
+    /// Strings of any length: an element is the position of a string (`texts`).
     String,
     Int64,
     Bool,

@@ -47,7 +47,7 @@ impl<T: Waits> Queue<T> {
         Self { state: Mutex::new(State::new()), drained: Condvar::new() }
     }
 
-    /// Only a lane whose runs all take about the same time has bounds.
+    /// Opens a lane. It has bounds only if all its runs take about the same time.
     pub fn open_lane(&self, rules: Rules, bounds: Option<Bounds>) -> LaneId {
         let mut state = self.state.lock();
         let id = state.next_lane;

@@ -22,7 +22,8 @@ pub struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    /// The first `skipped` dimensions of a declaration do not belong to a row; None if there are fewer.
+    /// Makes an array without rows for an input. The first `skipped` dimensions of its declaration do not belong to a
+    /// row; None if there are fewer.
     pub fn new(input: &'a Input, skipped: usize) -> Option<Self> {
         let inner = SmallVec::from_slice(input.inner.get(skipped..)?);
         let row = inner.iter().try_fold(input.dtype.size(), |size, inner| size.checked_mul((*inner)?));

@@ -144,11 +144,11 @@ impl BusyPoll {
         self.run_or_wake();
     }
 
-    /// Looks at the sockets once more before several calls are run. Never ends.
+    /// Lets tokio look at the sockets once more before several calls are run. Never ends.
     pub async fn look(&self) {
         loop {
             self.looks.notified().await;
-            yield_now().await; // tokio looks at them before it goes on
+            yield_now().await; // tokio looks at the sockets before it resumes this task
         }
     }
 

@@ -227,8 +227,7 @@ fn method_name(verb: Verb) -> &'static str {
 }
 
 impl Answers for Rest {
-    /// If the server checks credentials, it must read the headers of every call. They are not passed here, so no call
-    /// is plain.
+    /// No call is plain if the server checks credentials: it would have to read the headers, which are not passed here.
     fn call(&self, PlainRequest { path, context, body }: PlainRequest<'_>) -> Option<impl PlainCall + use<>> {
         let came = Instant::now();
         let shared = &self.thread.shared;

@@ -73,7 +73,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
 
 
 def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
-    """Does the part of the loads of several versions that takes less time if it is done for all of them together.
+    """Does the part of several versions' loads that takes less time if it is done for all versions together.
 
     Args:
         versions: Their folders.

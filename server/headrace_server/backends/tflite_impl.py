@@ -203,7 +203,7 @@ def _name_in(tensors: Tensors, name: str, text: str) -> str:
 
 
 def _generated(model: _Interpreter) -> dict[str, Signature]:
-    """TF Serving: a `serving_default` of all inputs and outputs, under their names up to the first colon.
+    """A `serving_default` of all inputs and outputs, under their names up to the first colon, as in TF Serving.
 
     If several have the same name, TF Serving serves one of them; here the others keep their whole names.
     """

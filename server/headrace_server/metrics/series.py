@@ -322,12 +322,12 @@ def _labels(names: Labels, values: Labels) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """TF Serving: formatted as absl's StrCat writes a double."""
+    """A number as absl's StrCat, which TF Serving uses, writes a double."""
     return f"{value:.6g}"
 
 
 def _number(value: float, scale: float) -> str:
-    """Integers that are not scaled keep all their digits."""
+    """A value times a scale, as text; integers that are not scaled keep all their digits."""
     return repr(value if scale == 1 else float(f"{value * scale:.15g}")).removesuffix(".0")
 
 

@@ -111,7 +111,7 @@ class Manager:
                 self._models.aspire(name, versions)
 
     def together(self) -> AbstractContextManager[object]:
-        """A context in which models are aspired that should be considered together. Any thread."""
+        """A context in which `aspire` is called for several models, before any of them changes. Any thread."""
         return self._models.changed
 
     def servable(self, name: str, version: int | str | None = None) -> Servable:

@@ -36,7 +36,7 @@ class Publishing:
             self._publish(name)
 
     def again(self, names: Collection[str]) -> None:
-        """Tells the transport about models once more, since whether it may answer their calls can have changed."""
+        """Tells the transport about models again, since it may now be allowed, or forbidden, to answer their calls."""
         with self._lock:
             for name in names:
                 self._publish(name)

@@ -68,9 +68,9 @@ class ReloadRights:
             raise _denied(f"Model {model.name}: filename_prefix {prefix} is not in any of --request_log_roots")
 
     def _check_base_path(self, model: ModelConfig) -> None:
-        """Without roots, any folder is allowed.
+        """Refuses a base path outside the roots; without roots, any folder is allowed.
 
-        URIs must be listed, since the server could reach anything through them.
+        URIs must always be below a root, since the server could reach anything through them.
         """
         if is_remote(model.base_path):
             if not any(_is_below(model.base_path, root) for root in self.uri_roots):

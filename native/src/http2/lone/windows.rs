@@ -64,7 +64,7 @@ impl Windows {
         self.back > 0
     }
 
-    /// By how much h2 must be told to enlarge the window; None if not at all.
+    /// Returns by how much h2 must be told to enlarge the window; None if not at all.
     pub fn given_back(&mut self) -> Option<u32> {
         let back = std::mem::take(&mut self.back);
         self.left = self.left.saturating_add(back);
@@ -81,8 +81,8 @@ impl Windows {
         bytes <= FRAME && bytes <= self.share.min(self.stream) as usize
     }
 
-    /// By how many bytes to enlarge the client's window for requests, together with the answer to a request of this
-    /// many bytes; None if that can wait.
+    /// Returns by how many bytes to enlarge the client's window for requests, together with the answer to a request of
+    /// this many bytes; None if that can wait.
     pub fn returned(&self, received: u32) -> Option<u32> {
         let all = self.received + received;
         (all >= RETURNED).then_some(all)

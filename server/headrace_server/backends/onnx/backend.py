@@ -129,9 +129,11 @@ def _found(session: ort.InferenceSession, options: BackendOptions, graph: Graph 
 
 
 def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
-    """Creates the sessions of small CPU models that are about to be loaded; returns an object to keep until then.
+    """Creates the sessions of small CPU models that will be loaded next.
 
     Nothing is prepared where a model might run on a GPU.
+
+    Returns: An object that must be kept until the models have been loaded.
     """
     prepared = options.shared.get(Prepared, Prepared)
     if not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):

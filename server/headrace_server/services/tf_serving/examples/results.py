@@ -1,6 +1,6 @@
-"""The results of Examples as messages. They are parsed from bytes that are written here.
+"""The results of Examples as messages. This module writes a message's bytes and parses them.
 
-Creating a Python object for each class and each value would take eight times as long.
+Creating the message from a Python object for each class and each value would take eight times as long.
 """
 
 import asyncio

@@ -21,12 +21,12 @@ FLOAT_DIGITS = 9
 """The digits that distinguish any two floats."""
 
 SCALAR = "Tensor name: {} has no shape information "
-"""The error for an output without rows in a row-by-row answer. To be formatted with its alias."""
+"""The error for an output without rows in a row-by-row answer; `{}` stands for its alias."""
 
 OTHER_ROWS = "Tensor name: {} has inconsistent batch size: {} expecting: {}"
 """The error for an output with another number of rows than those before it.
 
-To be formatted with its alias, its number of rows, and theirs.
+Each `{}` stands for a value: the output's alias, its number of rows, and the number of rows of the others.
 """
 
 _DIGITS = {DataType.DT_FLOAT: FLOAT_DIGITS, DataType.DT_DOUBLE: 17}
