@@ -20,7 +20,7 @@ pub struct Understood {
 }
 
 impl Declared {
-    /// Aliases, dtypes, and dimensions beyond axis 0, None for one that varies.
+    /// `inputs` has the alias, the dtype and the dimensions beyond axis 0 of each; a dimension that varies is None.
     pub fn new(inputs: &[(&str, Dtype, &[Option<usize>])], max_rows: usize) -> Self {
         let inputs = inputs.iter().map(|&(alias, dtype, inner)| Input {
             alias: alias.as_bytes().to_vec(),

@@ -28,7 +28,7 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
     - A URI of a store: the model there, named after the last part of the URI.
 
     Args:
-        paths: Relative ones are taken from the working directory; `~` is the home folder.
+        paths: The paths. Relative paths begin at the working directory; `~` is the home folder.
         name: The name of the one model; empty to derive it.
 
     Raises:

@@ -65,8 +65,8 @@ class Message:
 class Slot:
     """One side of a connection. One thread at a time.
 
-    Most messages equal one of the last ones, down to the locations of their arrays. Such a message is not pickled again
-    here, nor parsed again on the other side. If there is a link, those that fit go through it, which is faster.
+    Most messages equal a recent message, down to the locations of their arrays. Such a message is not pickled again
+    here, nor parsed again on the other side. If there is a link, messages that fit go through it, which is faster.
 
     Args:
         connection: A SOCK_SEQPACKET socket, which the slot now owns.

@@ -22,15 +22,15 @@ const SMALL: usize = 1 << 10;
 /// What to do with the stream of a call, once h2 has opened it.
 pub type Then = Box<dyn FnOnce(SendResponse<Bytes>) + Send>;
 
-/// Where the taken call is. There is at most one.
+/// The stage of the call that has been taken from h2. A connection has at most one such call.
 pub enum Phase {
-    /// There is none, or h2 has answered it.
+    /// No call has been taken, or h2 has answered it.
     Rests,
-    /// It waits for its answer, and h2 has not heard of it.
+    /// The call waits for its answer, and h2 has not heard of it.
     Taken(LoneFrames),
-    /// h2 will open its stream. If the answer is known, `then` sends it.
+    /// h2 will open the call's stream. If the answer is known, `then` sends it.
     Moves { stream: u32, then: Option<Then> },
-    /// h2 has opened its stream, on which the answer is to be sent.
+    /// h2 has opened the call's stream, on which the answer is to be sent.
     Moved(SendResponse<Bytes>),
     /// The connection has ended.
     Ended,

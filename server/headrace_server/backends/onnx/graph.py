@@ -186,7 +186,7 @@ class _Divisions:
     weights: Container[str]
 
     def fatal(self, followed: Followed, inner: list[Any], inputs: set[str]) -> set[str]:
-        """The operators, of the given ones, whose divisor may come from the values of a request."""
+        """Those of `operators` whose divisor may come from the values of a request."""
         nodes = [node for node, _ in followed]
         integers = may_be_integers(nodes, self.integers)
         divides = [node for node, dependent in followed if 1 in dependent and node.op_type in self.operators]

@@ -79,7 +79,7 @@ class LogSettings:
 
 
 class TraceSettings:
-    """The trace settings, for all models and for single ones. In one event loop."""
+    """The trace settings: those of all models, and those that single models have of their own. In one event loop."""
 
     def __init__(self) -> None:
         self._every = dict(_TRACE_DEFAULTS)

@@ -96,12 +96,12 @@ class Exchange:
             self.task.cancel()
 
     def received(self, message: bytes | None) -> None:
-        """Wakes the reader: the next message has come, or None at the end."""
+        """Wakes the reader, with the next message; None at the end."""
         if self._reading is not None and not self._reading.done():
             self._reading.set_result(message)
 
     def sent(self) -> None:
-        """Wakes the writer: the message has been sent."""
+        """Wakes the writer, whose message has been sent."""
         if self._writing is not None and not self._writing.done():
             self._writing.set_result(None)
 

@@ -296,7 +296,7 @@ def _converted(values: list[Any], dtype: DataType) -> Array:
     kind = "unsigned-integer" if unsigned_type else "signed-integer"
     whole = types <= {int} and (not values or (lowest <= min(values) and max(values) <= highest))
     _require(whole, f"attempt to access JSON non-{kind} as {kind}")
-    return np.array(values, np.uint64 if unsigned_type else np.int64).astype(numpy)  # narrower ones wrap, as in Triton
+    return np.array(values, np.uint64 if unsigned_type else np.int64).astype(numpy)  # wraps around, as in Triton
 
 
 def _strings(values: list[Any], types: set[type]) -> Array:
