@@ -258,7 +258,7 @@ def pad_into(joined: Array, parts: Sequence[Array], name: str, padding: Padding 
     """Copies parts with different inner shapes one after the other, each padded at its end.
 
     Args:
-        joined: The target, which has room for all, and may have more rows.
+        joined: The array to copy to, which has room for all parts, and may have more rows.
         parts: The rows that each task has of this input.
         name: The name of the input.
         padding: The pad value; None means the part's own first element, as in TF Serving.

@@ -89,7 +89,7 @@ class Group:
         pieces: list[Piece] = []
         dropped: list[Task] = []
         limit = room = self._size
-        widest = 0  # bytes of a row in the joined inputs; shorter rows may be padded to it
+        widest = 0  # the number of bytes of a joined row; shorter rows may be padded to it
         for tasks in self._tasks.values():
             while tasks and room:
                 task = tasks[0]

@@ -17,7 +17,7 @@ pub struct Contents {
     pub to_server: Direction,
 }
 
-/// The mapped page, which is unmapped with this.
+/// The mapped page, which is unmapped when this is dropped.
 pub struct Page(NonNull<Contents>);
 
 impl Page {

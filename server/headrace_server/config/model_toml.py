@@ -75,7 +75,7 @@ class StepOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateOptions:
-    """An output of a model that its next request takes as an input. `[state.OUTPUT]`."""
+    """An output of a model that the next request of a sequence takes as an input. `[state.OUTPUT]`."""
 
     input: str = option(
         "", "the input that takes this output of the previous request", fits=bool, words="the name of an input"

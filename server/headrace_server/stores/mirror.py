@@ -26,7 +26,7 @@ class Found:
     """The versions in a listing.
 
     Attributes:
-        versions: The files of each, with paths below the version's folder.
+        versions: The files of each version, with paths below the version's folder.
         beside: The files next to the versions' folders.
     """
 

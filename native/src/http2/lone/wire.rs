@@ -76,7 +76,7 @@ fn is_client(stream: u32) -> bool {
     stream % 2 == 1 && stream >> 31 == 0
 }
 
-/// Whether a HEADERS frame has a priority that h2 would refuse, or none where one must be.
+/// Whether a HEADERS frame has a priority that h2 would refuse, or lacks one that its flags announce.
 fn depends_on_itself(head: &[u8]) -> bool {
     let depends_on = |fields: &[u8]| [&[fields[0] & 127], &fields[1..4]].concat() == head[STREAM];
     head[4] & PRIORITY != 0 && head.get(HEAD..HEAD + PRIORITY_FIELDS).is_none_or(depends_on)

@@ -33,7 +33,7 @@ class Arena:
         self._clock = clock
         self._has_grown = False
         self._freed = -SECONDS
-        self._inputs: Mapping[str, tuple[tuple[int, ...], np.dtype]] = {}  # of the last run whose outputs were large
+        self._inputs: Mapping[str, tuple[tuple[int, ...], np.dtype]] = {}  # those of the last run with large outputs
         self._ran = 0.0  # when that run ended
 
     def before_run(self, inputs: Arrays) -> None:

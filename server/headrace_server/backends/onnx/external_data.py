@@ -53,7 +53,7 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
 }
 
 KEY = b"location"
-"""Every external tensor has an entry with this key."""
+"""The key of an entry that every external tensor has."""
 
 _EXTERNAL = 1  # onnx.TensorProto.DataLocation
 

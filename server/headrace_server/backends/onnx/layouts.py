@@ -95,5 +95,5 @@ def _data_of_weights(content: bytes) -> Iterator[tuple[int, int]]:
     weights = message_class("ModelProto").FromString(content).graph.initializer
     for weight, (begins, ends) in zip(weights, initializers(content), strict=True):
         spans = [(at, to) for key, at, to in fields(content, begins, ends) if key == RAW_DATA]
-        if is_left_out(weight) and len(spans) == 1:  # of several, only the last one counts
+        if is_left_out(weight) and len(spans) == 1:  # if there are several, only the last one counts
             yield from spans

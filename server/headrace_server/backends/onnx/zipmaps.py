@@ -31,7 +31,7 @@ _IDENTITY_SINCE = 13  # a version of ONNX's own operators, for a model that did 
 
 @dataclass(frozen=True, slots=True)
 class ZipMap:
-    """A removed operator.
+    """A ZipMap that has been removed from the graph.
 
     Attributes:
         output: The model's output that the operator produced; it is now the operator's input, a float tensor with one
