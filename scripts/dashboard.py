@@ -141,7 +141,7 @@ PANELS = (
                 "{{model}}:{{version}} {{state}}",
             )
         ],
-        "A state `end` is a version that has failed to load.",
+        "The state `end` means that a version has failed to load.",
     ),
     Panel(
         "CPU", "short", [Query("rate(process_cpu_seconds_total[$__rate_interval])", "{{instance}}")], "Cores in use."

@@ -180,16 +180,16 @@ def infer_verdicts(infers: Infers) -> Iterator[Verdict]:
     if not ours:
         return
     for one, other in ((INFER, PREDICT), (IMAGE, IMAGE_PREDICT)):
-        what = f"{one.title}: CPU per request over Predict's"
+        what = f"{one.title}: CPU per request, relative to Predict"
         yield at_most(what, 1.05, cpu(ours[one]) / cpu(ours[other]))
     more = rate(ours[SHARED]) / rate(ours[IMAGE])
-    yield at_least("602 KB: requests/s from shared memory over those through the socket", 3, more)
+    yield at_least("602 KB: requests/s from shared memory, relative to the socket", 3, more)
     for way, least, most in ((INFER, 4, 0.25), (IMAGE, 1.5, 0.7), (JSON, 2, 0.5)):
         servers = infers.samples[way]
         if TRITON in servers:
             more = rate(servers[HEADRACE]) / rate(servers[TRITON])
-            yield at_least(f"{way.title}: requests/s over Triton's", least, more)
-            yield at_most(f"{way.title}: CPU over Triton's", most, cpu(servers[HEADRACE]) / cpu(servers[TRITON]))
+            yield at_least(f"{way.title}: requests/s, relative to Triton", least, more)
+            yield at_most(f"{way.title}: CPU, relative to Triton", most, cpu(servers[HEADRACE]) / cpu(servers[TRITON]))
 
 
 def infer_rows(infers: Infers) -> Iterator[tuple[str, ...]]:

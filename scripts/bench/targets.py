@@ -40,11 +40,11 @@ def scaling_verdicts(scaling: Scaling) -> Iterator[Verdict]:
     if points is None:
         return
     for what, more, fewer in (
-        ("connections: CPU per request with 996 idle ones over without", BESIDE_IDLE, ALONE),
-        ("connections: CPU per request with 64 busy ones over 4", SIXTY_FOUR, FOUR),
-        ("connections: CPU per request with 1,000 busy ones over 4, a thousand calls in flight", THOUSAND, FOUR),
-        ("connections: CPU per request with 1,000 busy ones over 4, one call on each", THOUSAND, FOUR_CALLERS),
-        ("models: CPU per request with 200 loaded over 1", MANY_MODELS, ONE_MODEL),
+        ("connections: CPU per request beside 996 idle ones, relative to none", BESIDE_IDLE, ALONE),
+        ("connections: CPU per request on 64 busy ones, relative to 4", SIXTY_FOUR, FOUR),
+        ("connections: CPU per request on 1,000 busy ones, relative to 4, 1,000 calls in flight", THOUSAND, FOUR),
+        ("connections: CPU per request on 1,000 busy ones, relative to 4, one call on each", THOUSAND, FOUR_CALLERS),
+        ("models: CPU per request with 200 loaded, relative to 1", MANY_MODELS, ONE_MODEL),
     ):
         yield at_most(what, 1.1, cpu_us(points[more]) / cpu_us(points[fewer]))
 
@@ -53,33 +53,33 @@ def _small(results: Results) -> Iterator[Verdict]:
     loaded, idle = results.loaded, results.idle
     if {NATIVE, GRPCPP} <= loaded.keys():
         ratio = requests_per_second(loaded[NATIVE]) / requests_per_second(loaded[GRPCPP])
-        yield at_least("small: native transport's requests/s over bare grpc++'s", 3, ratio)
+        yield at_least("small: native transport's requests/s, relative to bare grpc++", 3, ratio)
         ratio = cpu_us(loaded[NATIVE]) / cpu_us(loaded[GRPCPP])
-        yield at_most("small: native transport's CPU per request over bare grpc++'s", 0.25, ratio)
+        yield at_most("small: native transport's CPU per request, relative to bare grpc++", 0.25, ratio)
     if {HEADRACE, AIO} <= loaded.keys():
         ratio = cpu_us(loaded[HEADRACE]) / cpu_us(loaded[AIO])
-        yield at_most("small: grpc.aio transport's CPU per request over bare grpc.aio's", 1.5, ratio)
+        yield at_most("small: grpc.aio transport's CPU per request, relative to bare grpc.aio", 1.5, ratio)
     if NATIVE in idle:
         over = latency_us(idle[NATIVE])[0] - loop_run_us(results, 1)
-        yield at_most("small: native transport's median for one caller over the bare run's, in us", 100, over)
+        yield at_most("small: native transport's median for one caller, less that of a bare run, in us", 100, over)
 
 
 def _image(results: Results) -> Iterator[Verdict]:
     loaded = results.loaded
     if {NATIVE, GRPCPP} <= loaded.keys():
         ratio = requests_per_second(loaded[NATIVE]) / requests_per_second(loaded[GRPCPP])
-        yield at_least("image: native transport's requests/s over bare grpc++'s", 1, ratio)
+        yield at_least("image: native transport's requests/s, relative to bare grpc++", 1, ratio)
         # The cheapest batch size, so that no more than the inference is subtracted.
         inference = min(loop_cpu_us(results, batch) for batch in results.loop)
         ratio = (cpu_us(loaded[NATIVE]) - inference) / cpu_us(loaded[GRPCPP])
-        yield at_most("image: native transport's CPU per request, less inference, over bare grpc++'s", 1, ratio)
+        yield at_most("image: native transport's CPU per request, less inference, relative to bare grpc++", 1, ratio)
 
 
 def _compute(results: Results) -> Iterator[Verdict]:
     loop = loop_rows_per_second(results, results.case.max_batch_size)
     for name, samples in results.loaded.items():
         ratio = requests_per_second(samples) / loop
-        yield at_least(f"compute: rows/s of {name} over the bare loop's", 0.95, ratio)
+        yield at_least(f"compute: rows/s of {name}, relative to the bare loop", 0.95, ratio)
 
 
 _TARGETS: dict[str, Callable[[Results], Iterator[Verdict]]] = {
