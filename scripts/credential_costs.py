@@ -44,7 +44,7 @@ from scripts.soak.frames import (
 
 GROUPS, ROUNDS, SECONDS = 8, 4, 0.4
 CALLS = 64
-"""The calls that are sent at once."""
+"""The number of calls that are sent at once."""
 
 ACKNOWLEDGED = 1
 FRAME_HEAD = 9

@@ -46,7 +46,7 @@ class TaskBatch(Protocol):
         """The choice that the batch's tasks share, such as the outputs to compute; None if they have none."""
 
     is_series: bool
-    """Whether this is a `TaskSeries` instead."""
+    """Whether this object is not a `TaskBatch` but a `TaskSeries`."""
 
     def __len__(self) -> int: ...
 

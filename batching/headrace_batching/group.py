@@ -47,7 +47,7 @@ class Group:
 
     @property
     def full(self) -> bool:
-        """Whether enough rows wait to fill a batch, though the last task may be too large for the rest of it."""
+        """Whether enough rows wait to fill a batch, though the last task may be too large for the room that is left."""
         return self.rows >= self._size
 
     @property

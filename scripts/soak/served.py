@@ -16,7 +16,7 @@ WIDTH = 16_384
 STREAMED = "streamed"
 """A Python model, in a worker process, that answers a request many times."""
 LIMIT = 1 << 20
-"""The largest message that the server accepts."""
+"""The size in bytes of the largest message that the server accepts."""
 
 WEIGHTS = np.random.default_rng(7).standard_normal((16, 10), np.float32)
 

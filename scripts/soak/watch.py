@@ -15,7 +15,7 @@ _HEAP = re.compile(r"^:headrace:process_memory_bytes\{kind=\"heap_used\"\} (\S+)
 _QUEUED = re.compile(r"^:headrace:queue_rows\{.*\} (\S+)$", re.MULTILINE)
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)$")
 _ARENA = 64 << 20
-"""The maximum bytes of a mapping for one of glibc's heaps other than the first; its address is a multiple of this."""
+"""The maximum size in bytes of a mapping for a heap of glibc, except the first; its address is a multiple of this."""
 
 
 @dataclass(frozen=True)

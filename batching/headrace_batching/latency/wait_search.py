@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from headrace_batching.latency.run_times import Curve
 
 _STEPS = 32
-"""The first wait to try, as a fraction of the objective; each next one is twice as long."""
+"""The first wait to try is the objective's time divided by this; each next one is twice as long."""
 
 _WORTH = 0.02
 """The fraction of the threads' time that the second half of a wait must save to be worthwhile."""

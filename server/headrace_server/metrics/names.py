@@ -15,7 +15,7 @@ EXAMPLES = growing(1, 2, 15)
 SERVABLE = ("model_name", "version")
 
 MODEL = ("model_name", "model")
-"""The labels that hold a model's name; TF Serving has both."""
+"""The labels that may hold a model's name: TF Serving calls it one or the other, depending on the metric."""
 
 DEVICE = ("device", "uuid")
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 NONE_SAID = IsolationOptions()
 
 HEADROOM_PART = 4
-"""The share of the container's memory that each model which must run in a worker process may use."""
+"""Each model that must run in a worker process may use the container's memory divided by this."""
 
 BATCHING_FILE = "batching_params.pbtxt"
 

@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.05
 """Seconds that the tests of a version may take, however quickly it was loaded."""
 
 PART_OF_LOAD = 0.1
-"""The share of the load's duration that its tests may take, if that is more."""
+"""The share of the load's duration that its tests may take, if that is more than `LEAST_SECONDS`."""
 
 
 @dataclass(frozen=True, slots=True)

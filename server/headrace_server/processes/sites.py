@@ -12,10 +12,10 @@ import numpy as np
 from headrace_batching.task import Array
 
 MOST_BYTES = 32 << 10
-"""The largest array that is kept for reuse."""
+"""The size in bytes of the largest array that is kept for reuse."""
 
 BLOCK_BYTES = 128 << 10
-"""The size of the blocks that they share, since a block takes two descriptors."""
+"""The size in bytes of the blocks that arrays share, since a block takes two descriptors."""
 
 ALIGNMENT = 64
 

@@ -16,13 +16,13 @@ from headrace_server.processes.readable import readable
 from headrace_server.processes.shared_memory import NOWHERE, MappedMemory, OwnedMemory, Placed
 
 MAX_MESSAGE = 192 << 10
-"""Bytes; Linux's default size of a socket's buffer is somewhat larger."""
+"""The maximum number of bytes of a message; Linux's default size of a socket's buffer is somewhat larger."""
 
 MAX_TEXT = 16 << 10
 """The maximum number of characters of an error that are sent."""
 
 KNOWN_BYTES = 2 << 10
-"""The largest message that is remembered."""
+"""The size in bytes of the largest message that is remembered."""
 
 KNOWN = 128
 """The maximum number of messages that are remembered in each direction; if there is one more, all are forgotten."""

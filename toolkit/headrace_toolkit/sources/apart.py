@@ -21,7 +21,7 @@ second.
 """
 
 _MEMORY, _MEMORY_A_BYTE = 2 << 30, 100
-"""The bytes of memory allowed for a file: a constant, and this many more for each byte of the file."""
+"""The number of bytes of memory allowed for a file: a constant, and this many more for each byte of the file."""
 
 _REFUSED = 3
 """The exit status of the process if the library raised an exception; the first line of the text is on stdout."""

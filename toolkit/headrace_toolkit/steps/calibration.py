@@ -9,7 +9,10 @@ from headrace_toolkit.data import Data
 from headrace_toolkit.steps.base import Advance
 
 BATCH = 32
-"""The rows of a calibration run: histograms are made one run at a time, so that memory does not grow with the rows."""
+"""The number of rows of a calibration run.
+
+Histograms are made one run at a time, so that memory does not grow with the number of rows.
+"""
 
 FAR = 5.0
 """A row is an outlier if its largest value is this many times that of the median row."""

@@ -18,7 +18,7 @@ BOM = b"\xef\xbb\xbf"
 MAX_EXPONENT = 308
 
 MAX_DEPTH = 256
-"""The depth of lists and objects: far more than the dimensions of any tensor. RapidJSON's only limit is its stack."""
+"""The maximum depth of lists and objects: more than any tensor has dimensions. RapidJSON's only limit is its stack."""
 
 _SPACE = re.compile(rb"[ \n\r\t]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')

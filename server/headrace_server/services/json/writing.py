@@ -9,10 +9,10 @@ from headrace_batching.task import Arrays
 from headrace_server.processes.pool import ELEMENT_BYTES, JsonProcesses
 
 WRITTEN_ELEMENTS = 4096
-"""Outputs up to this size are written in the event loop: that takes a few milliseconds."""
+"""Outputs of up to this many elements are written in the event loop: that takes a few milliseconds."""
 
 WRITTEN_BYTES = 32 << 10
-"""Messages up to this size are written in the event loop: they have about as many elements."""
+"""Messages of up to this many bytes are written in the event loop: they have about `WRITTEN_ELEMENTS` elements."""
 
 
 async def written(

@@ -22,7 +22,10 @@ protobuf, and 0x78 is the tag of field 15.
 """
 
 FIRST_STEP = 64 << 10
-"""The size in bytes of the step in the event loop, which takes a tenth of a millisecond or so. Further steps double."""
+"""The size in bytes of the step in the event loop, which takes a tenth of a millisecond or so.
+
+Each further step is twice as large, up to `STEP`.
+"""
 
 STEP = 1 << 20
 """The size of the longest step in bytes. It takes a thread a millisecond or two; then other messages are processed."""

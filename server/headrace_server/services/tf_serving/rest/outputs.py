@@ -18,7 +18,7 @@ BYTES_SUFFIX = "_bytes"
 """TF Serving: a string output whose alias has this ending is answered in base64."""
 
 FLOAT_DIGITS = 9
-"""The digits that distinguish any two floats."""
+"""The number of digits that distinguish any two floats."""
 
 SCALAR = "Tensor name: {} has no shape information "
 """The error for an output without rows in a row-by-row answer; `{}` stands for its alias."""
