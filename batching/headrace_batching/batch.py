@@ -129,7 +129,7 @@ class Batch:
 
         Args:
             outputs: Arrays by output name, whose axis 0 is as long as that of the joined inputs.
-            lock: Held while a task's pieces, which may run on several threads, are combined.
+            lock: A lock that is held while a task's pieces, which may run on several threads, are combined.
 
         Raises:
             BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
@@ -225,7 +225,7 @@ def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
     Args:
         piece: The piece.
         outputs: The outputs of the piece, one row for each row of its inputs.
-        lock: Held while a task's pieces, which may run on several threads, are combined.
+        lock: A lock that is held while a task's pieces, which may run on several threads, are combined.
     """
     if not piece.whole:
         return _return_part(piece, outputs, lock)

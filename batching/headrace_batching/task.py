@@ -30,7 +30,7 @@ class Task:
         deliver: Called with the ended tasks; must not block and must not raise.
         rows: The length of axis 0; 1 for a model that has no batch axis.
         key: A value that must be equal for two tasks to share a batch; `shape_key(inputs)` is always safe.
-        deadline: On the scheduler's clock, in seconds; None if there is none.
+        deadline: The deadline on the scheduler's clock, in seconds; None if there is none.
         priority: The task's priority: normal tasks leave the queue before low ones.
         choice: The values that the run should compute, such as the names of outputs, for the scheduler's `run_choice`;
             None for `run`. Only tasks of equal choices share a batch.

@@ -58,7 +58,7 @@ class Curve:
     fixed part, but not so long that larger sizes are never tried. A single run corrects the estimate.
 
     Attributes:
-        sizes: Rows, padding included, increasing.
+        sizes: The sizes of batches in rows, padding included, in increasing order.
         typical: The median run time of a batch of each size, in seconds; never decreasing.
         high: The time within which the objective's share of runs of each size ends, at most twice the median; never
             decreasing.

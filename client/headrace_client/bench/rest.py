@@ -71,7 +71,7 @@ class RestServer:
 
     Args:
         target: A host and a port, such as `localhost:8501` or `http://localhost:8501`.
-        metadata: Sent with every request, as headers.
+        metadata: Headers that are sent with every request.
         timeout: The timeout of a request in seconds.
 
     Raises:

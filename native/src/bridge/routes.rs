@@ -122,7 +122,7 @@ impl Route {
 }
 
 impl InferFields {
-    /// `signature` is Predict's.
+    /// `signature` is the signature for Predict calls.
     fn made(self, model: &str, version: i64, signature: &Signature) -> PyResult<Infer> {
         let counted = |answered, failed| Signature {
             full: self.full.clone(),

@@ -157,7 +157,7 @@ impl NativeTask {
     }
 }
 
-/// A task of either kind.
+/// A task whose request was decoded here, or one from Python.
 pub enum Task {
     Native(NativeTask),
     /// A `headrace_batching.Task`. Only touched while the interpreter lock is held.

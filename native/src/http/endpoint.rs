@@ -38,7 +38,7 @@ pub struct Endpoint {
     pub inbox: Arc<Inbox<Event>>,
     /// Python's answers to GET requests, by path and query, each with the object that counts the calls that get it.
     pub kept: Kept<String, (Arc<Prepared>, Arc<Count>)>,
-    /// The HTTP status by gRPC's code.
+    /// The HTTP status for each gRPC status code.
     statuses: Vec<StatusCode>,
     /// The settings for the Open Inference Protocol.
     pub infer: InferAnswers,

@@ -57,7 +57,7 @@ impl FrameStats {
     }
 
     /// Returns and resets the number of pings that have been read, and whether headers or data have been written since
-    /// the last time that there were any pings.
+    /// the last call that returned pings.
     pub fn take(&self) -> (u32, bool) {
         let pings = self.pings.load(Ordering::Relaxed);
         if pings == 0 {

@@ -169,8 +169,9 @@ impl Rounded {
     /// Whether the number might also be written with `SHORT` digits: whether its digits are close enough to such a
     /// number.
     ///
-    /// The number and its shortest form then differ by at most half the distance between two neighbouring numbers:
-    /// by at most 60 units of the last of nine digits of a float, or 12 units of the last of seventeen digits of a double.
+    /// The number and its shortest form then differ by at most half the distance between two neighbouring numbers. This
+    /// half is at most 60 units of the last of nine digits of a float, or 12 units of the last of seventeen digits of a
+    /// double.
     fn may_be_short(&self) -> bool {
         const NEAR: u64 = 64;
         let unit = 10_u64.pow(self.count - SHORT);

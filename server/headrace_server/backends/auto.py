@@ -76,7 +76,7 @@ def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
     """Does the part of several versions' loads that takes less time if it is done for all versions together.
 
     Args:
-        versions: Their folders.
+        versions: The versions' folders.
         options: Options of the runtime, as for `load`.
 
     Returns: An object that must be kept until the versions have been loaded.

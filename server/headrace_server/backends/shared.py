@@ -22,7 +22,7 @@ class Shared:
         """The object for a key: the existing one, or else a new one.
 
         Args:
-            key: Equal for equal objects; its first part should name their kind.
+            key: A key that is equal for equal objects; its first part should name their kind.
             make: Creates the object. Two threads that ask at the same time may both create one, but both get the same.
         """
         with self._lock:

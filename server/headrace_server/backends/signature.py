@@ -97,8 +97,8 @@ class Signature:
         labels: The classes of `scores`, by index, for a model that does not return them; otherwise empty.
         optional: Further inputs, for which the model has values of its own. A request that sends one runs alone.
         padding: How requests whose inputs differ in length share batches; None if they do not.
-        bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
-            all requests.
+        bound: Requests share batches only if their floating-point numbers are all finite and at most this large; None
+            means that all requests share batches.
     """
 
     inputs: Mapping[str, TensorSpec]

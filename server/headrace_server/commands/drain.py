@@ -33,7 +33,7 @@ class Ending:
         drain_seconds: How long calls in flight may take to finish.
 
     Attributes:
-        stop: Set by the first signal.
+        stop: An event that the first signal sets.
     """
 
     def __init__(self, drain_seconds: float) -> None:
@@ -50,7 +50,7 @@ class Ending:
 
         Args:
             stopping: Stops the server.
-            drained: Set once no call is in flight.
+            drained: An event that is set once no call is in flight.
         """
         if not self.stop.is_set():
             self._begin()  # the server has not started

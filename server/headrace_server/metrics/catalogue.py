@@ -36,7 +36,7 @@ class Metrics(Families):
     """All metrics of one server; latencies and delays are in microseconds. Any thread.
 
     Args:
-        gpus: Reads the GPUs.
+        gpus: Reads the GPUs' metrics.
 
     Attributes:
         listen: Called for each run with a traced request, of the versions that are loaded from now on; None if

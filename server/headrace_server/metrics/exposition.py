@@ -54,8 +54,8 @@ class Metric:
     """A metric with its type and its explanation, by the rules that `promtool check metrics` checks.
 
     Attributes:
-        name: Ends with its unit, and with `_total` if it is a counter.
-        kind: counter, gauge or histogram.
+        name: The name, which ends with the unit, and with `_total` if the metric is a counter.
+        kind: `counter`, `gauge` or `histogram`.
         explanation: A sentence without a full stop.
         sources: The sources of the metric's series.
     """

@@ -21,7 +21,7 @@ SIZES_KEPT = 1000
 
 @dataclass(slots=True)
 class Spent:
-    """How often something was done, and the total of nanoseconds that it took."""
+    """How often something was done, and how many nanoseconds it took in total."""
 
     count: int = 0
     nanoseconds: int = 0
@@ -34,7 +34,7 @@ class Spent:
 
 @dataclass(slots=True)
 class Computing:
-    """The three parts of a run: joining inputs, running the model, splitting outputs."""
+    """The times of the three parts of runs: joining inputs, running the model, splitting outputs."""
 
     inputs: Spent = field(default_factory=Spent)
     model: Spent = field(default_factory=Spent)
@@ -55,12 +55,14 @@ class Inferences:
         rows: The number of rows answered; a request without a batch axis is one.
         runs: The number of runs that did not fail.
         last: When the last run ended, in seconds since 1970; 0 if there was none.
-        success: The requests answered, and their time from the arrival in the queue to the end of the run.
-        fail: The requests that failed after they had been accepted, and their time from the arrival to the failure.
-        queue: The requests answered, and their time from the arrival to the beginning of the run.
-        computing: The requests answered, and the parts of their runs; each request counts the whole time of its run.
-        by_rows: The runs, by their number of rows; each run counts once. If there are more than `SIZES_KEPT` numbers of
-            rows, the one that occurred first is dropped.
+        success: The number of answered requests, and their time from the arrival in the queue to the end of the run.
+        fail: The number of requests that failed after they had been accepted, and their time from the arrival to the
+            failure.
+        queue: The number of answered requests, and their time from the arrival to the beginning of the run.
+        computing: The number of answered requests, and the times of the parts of their runs; each request counts the
+            whole time of its run.
+        by_rows: The number of runs and the times of their parts, by the number of rows; each run counts once. If there
+            are more than `SIZES_KEPT` numbers of rows, the one that occurred first is dropped.
     """
 
     rows: int = 0
@@ -82,7 +84,7 @@ class InferenceCounts:
 
     @property
     def counted(self) -> Inferences:
-        """The counts so far. Its sizes are a copy, which may be iterated over while further runs are counted."""
+        """The counts so far. `by_rows` is a copy, which may be iterated over while further runs are counted."""
         with self._lock:
             return replace(self._counted, by_rows=dict(self._counted.by_rows))
 
@@ -90,7 +92,7 @@ class InferenceCounts:
         """Counts runs that have not failed.
 
         Args:
-            runs: At least one.
+            runs: The runs; there is at least one.
             waited: The total of seconds that their requests waited in the queue.
         """
         tasks, rows = runs.tasks, runs.rows

@@ -55,7 +55,7 @@ class ActionThreads:
         limit: The number of threads; 0 means that the caller's own thread does the work.
 
     Attributes:
-        limit: As the argument; it may change.
+        limit: The argument, which may be changed.
         running: How many functions run now.
     """
 

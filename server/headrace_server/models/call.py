@@ -28,7 +28,7 @@ class Call:
 
     Attributes:
         delivery: Resolves futures of the event loop in which the caller waits.
-        deadline: On the monotonic clock, in seconds; None if there is none.
+        deadline: The deadline on the monotonic clock, in seconds; None if there is none.
         priority: Whether the request runs before or after others that wait.
         api: The method's name, for metrics.
         sequence: The request's sequence and its place in it; None if it has none.

@@ -18,7 +18,7 @@ class ConfigPoll:
 
     Args:
         path: The file.
-        seconds: The period; 0 or less starts no thread.
+        seconds: The period in seconds; 0 or less starts no thread.
         apply: Replaces the configuration.
     """
 

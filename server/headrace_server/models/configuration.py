@@ -51,7 +51,7 @@ class Configuration:
         labels_to_unavailable: As in `Manager.assign_labels`.
         rights: The rights of callers to configure models.
         code: Trusts the base paths that the operator has named.
-        mirrors: Fetch models from stores; None if there are no stores.
+        mirrors: The mirrors that fetch models from stores; None if there are no stores.
 
     Attributes:
         models: The models to serve.
@@ -296,7 +296,7 @@ def check_models(listed: Iterable[ModelConfigMessage]) -> None:
     """Checks the names and the base paths of a list. TF Serving: server_core.cc, ValidateModelConfigList.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if a name is listed twice, or a base path is relative.
     """
     names: set[str] = set()
     for model in listed:

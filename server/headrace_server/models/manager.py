@@ -244,7 +244,7 @@ class Manager:
         Args:
             names: The models' names.
             since: Failures before this `mark` do not count.
-            timeout: Seconds; None waits without limit, as TF Serving does at start-up.
+            timeout: The timeout in seconds; None waits without limit, as TF Serving does at start-up.
 
         Raises:
             TimeoutError: The models did not settle in time.

@@ -29,7 +29,7 @@ def find_models(paths: list[str], name: str = "") -> tuple[ModelConfig, ...]:
 
     Args:
         paths: The paths. Relative paths begin at the working directory; `~` is the home folder.
-        name: The name of the one model; empty to derive it.
+        name: The name of the model, if there is only one; empty to derive it from the path.
 
     Raises:
         ServingError: NOT_FOUND or INVALID_ARGUMENT if a path does not exist or holds no model, or if two models have

@@ -88,8 +88,8 @@ class CodeTrust:
     """Decides which versions may hold a `model.py`: those that the operator has named, or any. Any thread.
 
     Args:
-        everywhere: Whether any version may.
-        roots: Folders in which any version may.
+        everywhere: Whether any version may hold one.
+        roots: Folders in which any version may hold one.
     """
 
     def __init__(self, *, everywhere: bool = True, roots: Iterable[Path] = ()) -> None:

@@ -40,7 +40,7 @@ class Settling:
         Args:
             names: The models' names.
             since: Failures before this event do not count.
-            timeout: Seconds; None waits without limit.
+            timeout: The timeout in seconds; None waits without limit.
 
         Raises:
             TimeoutError: The models did not settle in time.

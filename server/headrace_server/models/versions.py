@@ -44,7 +44,7 @@ class Model:
     """One model's versions. The owner holds a lock around every use.
 
     Args:
-        events: Numbers the changes.
+        events: Yields the numbers of the changes, in order.
         policy: Decides what to do next.
         touch: Called at every change.
         on_demand: Whether the model's versions are loaded when they are called.

@@ -19,7 +19,7 @@ class Waking:
     """Loads versions for the calls that wait for them. In an event loop.
 
     Args:
-        models: Every model.
+        models: All models.
         waited: Called for each call that has waited.
     """
 

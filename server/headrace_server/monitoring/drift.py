@@ -120,7 +120,7 @@ class Watch:
         return 1 + int(math.log(1 - self._chance()) / math.log1p(-self._ratio))
 
     def _has_room(self) -> bool:
-        """Whether more values may be taken now. Batch threads may disagree by a few rows."""
+        """Whether more values may be taken now. Batch threads that call this together may take a few rows too many."""
         now = self._clock()
         self._room = min(float(AT_ONCE), self._room + (now - self._since) * SECOND)
         self._since = now

@@ -51,7 +51,7 @@ class OwnedMemory:
     long as the other side uses it.
 
     Attributes:
-        freed: Blocks that existed and no longer do.
+        freed: The number of blocks that existed and no longer do.
     """
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ class Limits:
     """The limits that a rule of the policy sets for each of its callers; 0 means no limit.
 
     Attributes:
-        calls_per_second: Calls per second.
-        rows_per_second: Rows of inputs, or Examples, per second.
+        calls_per_second: The maximum number of calls per second.
+        rows_per_second: The maximum number of rows of inputs, or of Examples, per second.
         concurrent_calls: The maximum number of calls that run at the same time.
     """
 
@@ -55,7 +55,7 @@ class LocalAccount:
 
     Args:
         limits: The limits of the account.
-        clock: Seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = monotonic) -> None:

@@ -37,8 +37,8 @@ class ApiKey:
         id: The key's public part.
         name: The owner; the principal is `key:NAME`.
         hash: SHA-256 of the key's secret, in hexadecimal digits.
-        created: Seconds since 1970.
-        expires: Seconds since 1970; None means never.
+        created: When the key was created, in seconds since 1970.
+        expires: When the key expires, in seconds since 1970; None means never.
         revoked: When the key was revoked; None for a valid key.
     """
 
@@ -79,7 +79,7 @@ def create_key(path: Path, name: str, *, expires: int | None = None) -> str:
     Args:
         path: The file.
         name: The key's owner, who may have several keys.
-        expires: Seconds since 1970; None means never.
+        expires: When the key expires, in seconds since 1970; None means never.
 
     Raises:
         ServingError: The name is invalid, or the file cannot be read or written.

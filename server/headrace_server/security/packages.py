@@ -12,7 +12,7 @@ def needs(extra: str) -> Iterator[None]:
     """A context for imports: the error for a missing package names the extra that installs it.
 
     Raises:
-        ServingError: FAILED_PRECONDITION.
+        ServingError: FAILED_PRECONDITION if a package is not installed.
     """
     try:
         yield

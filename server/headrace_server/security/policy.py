@@ -57,7 +57,7 @@ class Grant:
     Attributes:
         number: The rule's position in the file, from 1.
         who: Names of principals and groups.
-        models: Patterns.
+        models: Patterns of model names.
         actions: The actions that the rule applies to.
         allow: Whether the actions are allowed.
         limits: The limits for each of the rule's principals.

@@ -31,7 +31,7 @@ class Principal:
         name: The name with its kind in front, such as `key:shop`, `jwt:alice`, `cert:trainer`: names of one kind cannot
             be taken for those of another. `anonymous` for a call without credentials.
         groups: The groups, also with their kind, such as `jwt-group:analysts`.
-        expires: Seconds since 1970 at which the credentials end; None means never.
+        expires: When the credentials expire, in seconds since 1970; None means never.
     """
 
     name: str

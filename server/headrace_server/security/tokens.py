@@ -81,7 +81,7 @@ class KeySet:
     Args:
         options: The options of tokens.
         fetch: Returns the JSON document at a URL.
-        clock: Seconds.
+        clock: Returns the time, in seconds.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Tokens:
         """Checks a token, and returns its principal. May wait for the issuer's keys.
 
         Raises:
-            Refused: UNAUTHENTICATED.
+            Refused: UNAUTHENTICATED if the token is not valid.
             ServingError: UNAVAILABLE if the issuer's keys cannot be fetched.
         """
         claims = self._claims(token)

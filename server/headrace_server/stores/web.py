@@ -20,7 +20,7 @@ LARGEST_DOCUMENT = 64 << 20
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects; a token is sent to its host only, and no redirect leaves HTTP."""
+    """Follows redirects, except from https to another scheme; sends a token only to the host that it is for."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str

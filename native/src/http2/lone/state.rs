@@ -75,7 +75,7 @@ pub struct State {
     newest: u32,
     /// The newest stream that h2 knows of.
     told: u32,
-    /// The stream that was the newest before the last one was taken.
+    /// The value of `newest` before the last stream was taken.
     before: u32,
     /// Whether a stream has been opened.
     begun: bool,

@@ -45,8 +45,8 @@ class Verdict:
         padding: How inputs of different lengths share a batch; None if they do not.
         unpadded: The reason why inputs of different lengths do not share a batch, as the end of a sentence; empty if no
             length varies.
-        bound: Only requests whose floating-point numbers are all finite and at most this large share batches; None for
-            all requests.
+        bound: Requests share batches only if their floating-point numbers are all finite and at most this large; None
+            means that all requests share batches.
     """
 
     finding: Finding

@@ -35,7 +35,7 @@ class Slots:
     If all are taken, the next run waits: more runs would share the device and disturb each other on the host.
 
     Args:
-        device: Retained until `close`.
+        device: The GPU, which is retained until `close`.
         count: The number of slots.
     """
 

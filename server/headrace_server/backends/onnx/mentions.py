@@ -35,7 +35,7 @@ def _data_of_weights(file: FileBytes) -> Iterator[tuple[int, int]]:
 
     Raises:
         ValueError: The file is not a model.
-        IndexError: Likewise.
+        IndexError: The file is not a model.
     """
     for begins, ends in initializers(file):
         if ends - begins >= _LARGE:

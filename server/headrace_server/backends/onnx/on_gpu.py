@@ -51,7 +51,7 @@ class OnGpu:
 
     Args:
         session: The model, loaded on the GPU; it must not have string inputs or outputs.
-        device: Retained.
+        device: The GPU, which is retained until `close`.
         free_before: The number of bytes that were free before the session was created.
         instances: The number of batches that run at the same time.
     """

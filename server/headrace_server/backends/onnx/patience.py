@@ -22,7 +22,7 @@ class Patience:
 
     Args:
         clock: Returns the time, in seconds.
-        make_timer: Like `threading.Timer`.
+        make_timer: Makes a timer from the arguments of `threading.Timer`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, make_timer: Callable[..., Timer] = Timer) -> None:

@@ -54,7 +54,7 @@ class Choice:
     """Which providers a model is to run on.
 
     Attributes:
-        providers: Their names, the preferred one first.
+        providers: The names of the providers, the preferred one first.
         passed_over: Better providers that do not work, each with the reason.
     """
 

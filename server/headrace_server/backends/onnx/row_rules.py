@@ -44,7 +44,7 @@ class Node:
     """One node of the graph, as seen by the rules.
 
     Args:
-        node: ONNX's message.
+        node: The node as ONNX's message.
         values: The known properties of values, by name.
     """
 

@@ -39,7 +39,7 @@ class Structure:
     Attributes:
         graph: The graph. Its weights have no data, except a few integers, such as axes and shapes.
         functions: The functions that the model defines.
-        key: Equal for models of the same structure: a digest of everything above.
+        key: A digest of everything above, which is equal for models of the same structure.
     """
 
     graph: Any

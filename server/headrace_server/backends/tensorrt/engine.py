@@ -98,7 +98,7 @@ class Tensors:
         inputs: Inputs by name.
         outputs: Outputs by name.
         on_host: Tensors that TensorRT reads or writes in host memory, because shapes depend on them.
-        profiles: Each with the bounds of every input; if no input varies, there is a single profile.
+        profiles: The profiles, each with the bounds of every input; if no input varies, there is a single profile.
     """
 
     inputs: Mapping[str, TensorSpec]

@@ -188,7 +188,7 @@ class Instance:
             self._prepare(context, held)
             if self._engine.tensors.on_host or any(output.data_decide for output in self._outputs.values()):
                 raise ServingError(Code.UNIMPLEMENTED, "its shapes depend on data")
-            self._execute(context)  # a normal run first, in which TensorRT does work that it had postponed
+            self._execute(context)  # in this normal run, TensorRT does work that it has postponed
             self._device.finish(self._stream)
             return Captured(context, Graph(self._handle, lambda: self._execute(context)))
         except ServingError as error:

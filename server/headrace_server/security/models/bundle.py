@@ -35,7 +35,8 @@ class Bundle:
     Attributes:
         payload: The signed bytes: a statement.
         signature: The signature of the encoded payload.
-        certificates: In DER: the signer's, and those that lead from it to an authority; empty for a bare key.
+        certificates: The signer's certificate and those that lead from it to an authority, in DER; empty for a bare
+            key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
         is_logged: Whether the signature is by a certificate, and recorded in a transparency log. Then it may be a
             keyless one; a log may also record a signature by a bare key, or by another authority's certificate.

@@ -35,7 +35,7 @@ class JsonError(ServingError):
     """Text that is not JSON. TF Serving: json_tensor.cc has the message around RapidJSON's reason.
 
     Attributes:
-        reason: RapidJSON's.
+        reason: RapidJSON's reason.
         offset: The offset in bytes at which parsing stopped.
     """
 
@@ -50,7 +50,7 @@ def parse_carefully(data: bytes) -> Json:
     """Parses any JSON value token by token: slow, but exact.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the text is not valid JSON.
     """
     if not data:
         raise JsonError("The document is empty")

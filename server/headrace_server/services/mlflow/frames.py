@@ -83,7 +83,7 @@ def read_csv(text: str) -> Frame:
     """Reads the table in a CSV body, whose first line names the columns. Cells are texts; an empty one is None.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the text is not such a table.
     """
     try:
         columns, *rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]

@@ -48,7 +48,7 @@ class InferAnswer:
         model: The model's name.
         version: The version of the servable that ran.
         id: The request's ID.
-        outputs: Sorted by name, as in Triton's ONNX Runtime backend.
+        outputs: The outputs, sorted by name, as in Triton's ONNX Runtime backend.
     """
 
     model: str

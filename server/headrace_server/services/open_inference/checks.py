@@ -55,7 +55,7 @@ class Checks:
         """Checks the inputs; returns them as arrays, which may share the request's bytes, with the model's defaults.
 
         Raises:
-            ServingError: INVALID_ARGUMENT.
+            ServingError: INVALID_ARGUMENT if an input is not as declared.
         """
         self._check_count()
         for name in self.request.inputs:

@@ -35,7 +35,7 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
     """A model's metadata: shapes with the batch axis, -1 for every dimension that varies.
 
     Args:
-        servable: Leased.
+        servable: The version, which the caller has leased.
         versions: The versions to list.
         signature: The name of the signature to describe; empty means the default.
 
@@ -58,7 +58,7 @@ def configuration(servable: Servable, policy: VersionPolicy, signature: str = ""
     """A model's ModelConfig; for a model that batches, with dimensions beyond the batch axis, and batching parameters.
 
     Args:
-        servable: Leased.
+        servable: The version, which the caller has leased.
         policy: Which of the model's versions are served.
         signature: As for `metadata`.
 

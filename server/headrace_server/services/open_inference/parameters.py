@@ -86,7 +86,7 @@ def read_classes(sent: Sent) -> int:
     """The number of classes that a caller wants instead of an output; 0 means the output itself.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the number is invalid, or the output is to be written to shared memory.
     """
     if CLASSIFICATION not in sent:
         return 0

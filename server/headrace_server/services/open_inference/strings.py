@@ -24,7 +24,7 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, ends: tup
     """The elements of a tensor, as an array of one dimension.
 
     Args:
-        raw: Their bytes.
+        raw: The bytes of the tensor.
         count: The expected number of elements.
         name: The name of the input.
         ends: The prefix of error messages (the request's ID) and their suffix (the model's name).

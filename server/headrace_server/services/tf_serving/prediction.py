@@ -115,7 +115,7 @@ class PredictionService:
         """Runs a signature on arrays: a Predict without messages, with all outputs.
 
         Args:
-            servable: Leased.
+            servable: The version, which the caller has leased.
             name: The signature's name; empty means the default.
             inputs: Arrays by alias.
             call: How to deliver the answer, and the deadline.

@@ -76,7 +76,7 @@ class Endpoint:
         threads: The number of threads that connections are spread over, if the transport has such threads.
         observe_rest: Returns, for a verb (predict, classify, regress or infer), the listener for the calls over REST
             that a transport answers itself; None if there is no REST API.
-        regions: Shared memory, for a transport that reads it itself.
+        regions: The registered shared memory, for a transport that reads it itself.
         tracing: Records traced requests; None if there are no traces.
         spans: Samples the calls of a transport that marks traced requests; returned by `selection.make_spans`.
         identified: Whether the ID of each call is recorded, for the access log.

@@ -106,7 +106,7 @@ def read_infer(data: bytes | memoryview, json_size: int, model: str, document: A
         document: The JSON, if it has been parsed already.
 
     Raises:
-        ServingError: INVALID_ARGUMENT; UNIMPLEMENTED.
+        ServingError: INVALID_ARGUMENT if the body is not valid.
     """
     if document is None:
         document = read_document(bytes(data[:json_size]))

@@ -31,7 +31,7 @@ def member(document: Any, name: str) -> Any:
     """A required member.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the document has no such member.
     """
     if not isinstance(document, dict) or name not in document:
         raise unreadable(name, f"attempt to access non-existing object member '{name}'")

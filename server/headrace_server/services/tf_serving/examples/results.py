@@ -51,7 +51,7 @@ def classifications(labels: Iterable[Sequence[str | bytes]], scores: Array) -> C
 
     Args:
         labels: The labels of each row of scores.
-        scores: Float32 [n, classes].
+        scores: The scores, float32 [n, classes].
 
     Raises:
         ServingError: INVALID_ARGUMENT if a label is not UTF-8.

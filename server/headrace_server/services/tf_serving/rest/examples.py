@@ -32,7 +32,7 @@ def read_example_body(document: dict[str, Any]) -> tuple[str, bytes]:
     """The signature that a parsed body names, and its Input, serialized, since messages cannot cross processes.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if the body is not valid.
     """
     return signature_name(document), read_input(document).SerializeToString()
 
