@@ -72,7 +72,8 @@ pub struct ClientChannel {
 #[pymethods]
 impl ClientChannel {
     /// A channel to a target; `metadata` is sent with every call. With `tls`, the server's certificate must be for the
-    /// given name, or for the target's if that is None. Raises ValueError if the target or the name has an unknown form.
+    /// given name, or for the target's if that is None. Raises ValueError if the target or the name has an unknown
+    /// form.
     #[new]
     #[pyo3(signature = (target, metadata, limits, tls=None))]
     fn new(
@@ -301,7 +302,7 @@ fn failure<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> 
     Ok(Bound::new(py, Failure { code, text, metadata, tls_failed })?.into_any())
 }
 
-/// None for a call without a time limit. A negative number counts as 0.
+/// Converts a timeout; None for a call without a time limit. A negative number counts as 0.
 fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         None => Ok(None),

@@ -83,14 +83,15 @@ pub fn most_together(threads: usize) -> usize {
 /// A connection thread's part in batching: it wakes batch threads, or runs fast batches itself.
 pub struct BusyPoll {
     shared: Arc<Shared>,
-    /// The maximum number of REST calls in a batch that it runs itself.
+    /// The maximum number of REST calls in a batch that the thread runs itself.
     most: usize,
-    /// Whether a task that came over gRPC has been put into the queue since it last ran or woke something.
+    /// Whether a task that came over gRPC has been put into the queue since the thread last ran a batch or woke a
+    /// thread.
     is_grpc: AtomicBool,
     wake_due: AtomicBool,
-    /// The number of tasks that have been put into the queue since it last ran or woke something.
+    /// The number of tasks that have been put into the queue since the thread last ran a batch or woke a thread.
     came: AtomicUsize,
-    /// The number of these tasks when it last looked at the sockets.
+    /// The number of these tasks when the thread last looked at the sockets.
     seen: AtomicUsize,
     looks: Notify,
     answered: Notify,

@@ -35,7 +35,7 @@ impl LoneCall {
         }
     }
 
-    /// Whether its client has cancelled it, or the connection has ended. May be called on any thread.
+    /// Whether the client has cancelled the call, or the connection has ended. May be called on any thread.
     pub fn is_gone(&self, context: &mut Context<'_>) -> bool {
         let Some(bypass) = &self.0 else { return true };
         match &mut bypass.state().phase {
