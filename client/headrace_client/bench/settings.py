@@ -105,7 +105,7 @@ def read(given: Mapping[str, object]) -> Settings:
     if "rows" in single:
         read["rows"] = values.counts("rows", single["rows"], 100_000)
     if "compare" in flags and "server" in flags:
-        raise BenchError("--compare names both servers; no other can be given")
+        raise BenchError("--compare names both servers: no other server can be given")
     api = values.choice("api", single.get("api", "auto"), APIS)
     if api.startswith("rest-") and log is not None:
         raise BenchError("--log has gRPC requests, which cannot be sent over REST")

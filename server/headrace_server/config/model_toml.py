@@ -91,7 +91,7 @@ class SequenceOptions:
     """How the sequences of a stateful model are kept. `[sequences]`."""
 
     idle_seconds: float = option(60.0, "seconds for which a sequence without requests is kept", least=0)
-    max_sequences: int = option(1024, "sequences at the same time; further ones are refused", least=1)
+    max_sequences: int = option(1024, "sequences at the same time; further sequences are refused", least=1)
 
 
 SIGNATURES = "signatures.NAME"

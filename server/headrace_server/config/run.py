@@ -270,7 +270,7 @@ class Config:
     )
     rest_api_max_body_mb: int = flag(
         1024,
-        "largest body of an HTTP/REST request, in MB; of a compressed one, before decompression",
+        "largest body of an HTTP/REST request, in MB, before decompression if it is compressed",
         least=1,
     )
     rest_api_json_processes: int = flag(

@@ -45,7 +45,9 @@ class TensorrtOptions:
     )
     tf32: bool = option(True, "let float32 products be rounded to TF32")
     workspace_mb: int = option(0, "MB of memory that one layer may use while it runs; 0 leaves it to TensorRT", least=0)
-    optimization_level: int = option(3, "0 builds fastest; 5 searches longest for the fastest engine", least=0, most=5)
+    optimization_level: int = option(
+        3, "effort of a build: 0 ends soonest, 5 searches longest for the fastest engine", least=0, most=5
+    )
     opt_batch_size: int = option(0, "rows that the engine is tuned for; 0 means the largest batch", least=0)
     dimensions: Mapping[str, Range] = option(
         dict,

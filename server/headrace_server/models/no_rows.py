@@ -70,7 +70,10 @@ class NoRows:
 async def _learn(signature: Signature, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
     size = sum(int(np.prod(array.shape[1:], dtype=object)) * array.itemsize for array in inputs.values())
     if size > MAX_ROW_BYTES and not signature.one_shape:
-        raise invalid(f"the request has no rows, and a row of its shape, of {size} bytes, is not run to answer it")
+        raise invalid(
+            f"the request has no rows, and a row of its shape, which would be run to answer it, has {size} bytes: at "
+            f"most {MAX_ROW_BYTES} are allowed"
+        )
     try:
         results = await run({alias: _one_row(array) for alias, array in inputs.items()})
     except ServingError:

@@ -253,7 +253,7 @@ class Drift:
             ),
             gauge(
                 "headrace_drift_rows",
-                "Rows that are compared with the profile",
+                "The number of rows that are compared with the profile",
                 lambda: [(labels, summary["rows"]) for labels, summary in every()],
                 ("model", "version"),
             ),

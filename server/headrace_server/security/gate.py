@@ -140,7 +140,7 @@ class Gate:
         principal = visit.principal
         assert principal is not None  # the call has entered
         if need.action is None:
-            raise Refused(Code.PERMISSION_DENIED, "no caller may call this")
+            raise Refused(Code.PERMISSION_DENIED, "no caller may call this method")
         if need.action in self._open and not need.models:
             return
         rules = self._rules(principal, need.action, need.models)

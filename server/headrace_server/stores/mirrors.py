@@ -171,7 +171,7 @@ class Mirrors:
             watched.failures += 1
             pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
             if text != watched.said and not self._stopping:
-                log.error("model %s cannot be fetched (tried again, after %.0f s at first): %s", name, pause, text)
+                log.error("model %s cannot be fetched (will be tried again, first after %.0f s): %s", name, pause, text)
             watched.said = text
             self._again(watched, pause)
 

@@ -379,7 +379,7 @@ def test_an_impossible_file_of_arrays(
         (["--metadata=a b=c"], "--metadata must be NAME=VALUE, in characters that a header may have; was 'a b=c'"),
         (["--metadata=a=\n"], "--metadata must be NAME=VALUE, in characters that a header may have; was 'a=\\n'"),
         (["--speed=2"], "--speed is for --arrivals=recorded"),
-        (["--compare", "localhost:1", "localhost:2"], "--compare names both servers; no other can be given"),
+        (["--compare", "localhost:1", "localhost:2"], "--compare names both servers: no other server can be given"),
     ],
     ids=str,
 )  # fmt: skip

@@ -273,9 +273,9 @@ def _cuts(
                 return number
         if before == after and known and known[axis - 1] is None:
             return None
-        raise NotPadded(f"output {alias!r} changes sizes under padding that are not a length of the inputs")
+        raise NotPadded(f"output {alias!r} changes other sizes than the lengths of the inputs when these are padded")
 
     for alias in subject.outputs:
         if bare[alias].ndim != padded[alias].ndim:
-            raise NotPadded(f"output {alias!r} changes its rank under padding")
+            raise NotPadded(f"output {alias!r} changes its rank when the inputs are padded")
     return {alias: tuple(number_of(alias, axis) for axis in range(1, bare[alias].ndim)) for alias in subject.outputs}

@@ -37,7 +37,7 @@ class RootOptions:
     identities: tuple[str, ...] = option((), "identities whose keyless signatures are trusted")
     issuer: str = option("", "URL of the OpenID provider that vouches for the identities")
     trust_root: str = option("", "JSON file with Sigstore's trusted root")
-    required: bool = option(True, "whether its models must be signed")
+    required: bool = option(True, "whether the models in the folder must be signed")
 
 
 class Trust:

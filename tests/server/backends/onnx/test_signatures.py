@@ -94,7 +94,10 @@ WRONG_METADATA = {
     "unknown key": ({"s": {"labls": []}}, "labls"),
     "unknown method": ({"s": {"method": "guess"}}, "method must be one of predict, classify, regress; was 'guess'"),
     "labels of another kind": ({"s": {"labels": "cat"}}, "labels must be a list of strings; was 'cat'"),
-    "names of another kind": ({"s": {"inputs": {"x": 1}}}, "must be names of tensors by alias; was {'x': 1}"),
+    "names of another kind": (
+        {"s": {"inputs": {"x": 1}}},
+        "must be tables of aliases with the names of tensors; was {'x': 1}",
+    ),
     "unknown input": (
         {"s": {"inputs": {"x": "z"}}},
         "signature s: the model has no input 'z' for 'x'; it has ['a', 'b']",

@@ -186,7 +186,8 @@ class TestWithoutRows:
 
     def test_a_row_that_is_too_large_is_not_run(self, running: Run) -> None:
         caller = running(models.row_sums).caller
-        text = f"the request has no rows, and a row of its shape, of {4 << 20} bytes, is not run to answer it"
+        text = "the request has no rows, and a row of its shape, which would be run to answer it, has"
+        text = f"{text} {4 << 20} bytes: at most {64 << 10} are allowed"
         assert refusal(caller, 0, 1 << 20) == refused(text)
 
     def test_rows_for_one_input_and_none_for_another(self, running: Run) -> None:
