@@ -44,5 +44,5 @@ def _quota_of(group: Path) -> float | None:
     else:
         quota, period = ("".join(lines(group / f"cpu.cfs_{name}_us")[:1]) for name in ("quota", "period"))
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
-        return None  # "max", or -1
+        return None  # "max" or -1, which mean no quota
     return int(quota) / int(period)

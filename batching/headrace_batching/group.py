@@ -39,7 +39,8 @@ class Group:
         self._tasks: dict[Priority, deque[Task]] = {priority: deque() for priority in Priority}
         self._last_slot = 0
         self._slots: dict[int, int] = {}  # the number of waiting rows that are assigned to each batch
-        self.rows = 0  # of waiting tasks; one without rows counts as one row, so that the bound limits such tasks, too
+        # The number of waiting rows. A task without rows counts as one row, so that the bound limits such tasks, too.
+        self.rows = 0
         self.closing = False
 
     def __bool__(self) -> bool:

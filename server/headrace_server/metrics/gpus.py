@@ -36,7 +36,7 @@ def temperature(nvml: Any, device: Any) -> int:
     """The temperature in degrees Celsius."""
     try:
         return int(nvml.nvmlDeviceGetTemperatureV(device, _TEMPERATURE_GPU))
-    except (AttributeError, nvml.NVMLError_FunctionNotFound):  # a package or a driver from before 2025
+    except (AttributeError, nvml.NVMLError_FunctionNotFound):  # packages and drivers from before 2025 lack it
         return int(nvml.nvmlDeviceGetTemperature(device, _TEMPERATURE_GPU))
 
 

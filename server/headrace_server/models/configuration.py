@@ -206,7 +206,7 @@ class Configuration:
         use_logging = self._prepare_logging(listed)
         # A file that is read again and again must not undo what callers have requested since.
         self.models.list_all(models, anew=config != self._current)
-        self._current = config  # also if its labels are refused, as in TF Serving
+        self._current = config  # even if its labels are refused, as in TF Serving
         labels = {model.name: dict(model.version_labels) for model in listed}
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
         use_logging()

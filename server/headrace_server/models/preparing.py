@@ -55,7 +55,7 @@ class Preparing:
     def run_before(self, versions: Sequence[Asked], load: Callable[[], None]) -> None:
         """Prepares for versions, whether or not that succeeds, and then loads the first one. The thread of the load."""
         self._replace(versions)
-        if self._dropped:  # while these were prepared
+        if self._dropped:  # `drop` was called while these were prepared
             self._replace(())
         load()
 

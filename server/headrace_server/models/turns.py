@@ -18,7 +18,7 @@ class ShortTurns:
     def __init__(self) -> None:
         self._lock = Lock()
         self._count = 0
-        self._usual: float | None = None  # to be restored
+        self._usual: float | None = None  # the interval to restore at the end
 
     def __enter__(self) -> None:
         with self._lock:

@@ -57,7 +57,7 @@ def otlp_exporter(endpoint: str) -> Exporter:
 
         @_stub.setter
         def _stub(self, stub: Any) -> None:
-            del stub  # the SDK's, which encodes messages
+            del stub  # the SDK's stub, which encodes messages
 
         def _translate_data(self, data: Any) -> Any:
             return data.message

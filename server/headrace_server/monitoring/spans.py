@@ -77,7 +77,7 @@ class SpanMaker:
         for trace in ended:
             (whole if self._is_whole(trace, oldest) else self._waiting).append(trace)
         del self._waiting[WAITING:]
-        # All of them first, since the spans of batches link to each other.
+        # All trees are made first, since the spans of batches link to each other.
         trees = deque(_Tree(trace, self._known) for trace in whole)
         self._forget(oldest_batch)
         messages: list[tuple[bytes, int]] = []

@@ -62,7 +62,7 @@ def lower_priority() -> None:
     """Raises the nice value of every thread of this process; libraries start some when they are imported."""
     with suppress(OSError):  # a sandbox may forbid it
         for thread in map(int, os.listdir("/proc/self/task")):
-            nice = os.getpriority(os.PRIO_PROCESS, thread)  # on Linux, that of the thread
+            nice = os.getpriority(os.PRIO_PROCESS, thread)  # on Linux, the nice value of the thread
             os.setpriority(os.PRIO_PROCESS, thread, nice + NICENESS)  # the kernel limits it to 19
 
 

@@ -25,7 +25,7 @@ from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import LINK, MAX_TEXT, Ended, Message, Slot
 from headrace_server.processes.streams_child import serve_streams
 
-F_SETSIG = 10  # of <fcntl.h> on Linux
+F_SETSIG = 10  # from <fcntl.h> on Linux
 
 Run = Callable[[str, Arrays, Sequence[str]], Arrays]
 

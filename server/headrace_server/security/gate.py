@@ -83,7 +83,7 @@ class Gate:
         self.verdicts = verdicts
         self._accounts = Accounts(verdicts.account)
         self._audit = audit
-        # threads of its own: an issuer that does not answer must not delay anything else
+        # Tokens are checked on threads of their own: an issuer that does not answer must not delay anything else.
         self._checking = ThreadPoolExecutor(CHECKING_THREADS, "gate-tokens")
         self._stopping = Event()
         self._thread = Thread(target=self._watch, name="gate", daemon=True)

@@ -161,7 +161,7 @@ class Maker:
         recipe, rows = self._recipe, shape[0]
         most = max(recipe.least + 1, rows if recipe.most is None else recipe.most)
         if dtype.itemsize == 1 and recipe.most is None:
-            most = 128  # pixels, or quantized numbers
+            most = 128  # integers of one byte may be pixels or quantized numbers
         numbers = self._random.integers(recipe.least, most, size=shape)
         if pointing and most <= rows:
             flat = numbers.reshape(rows, -1)
@@ -207,7 +207,7 @@ class Maker:
         return np.stack([self._random.permutation(row) for row in flat]).reshape(rows.shape)
 
 
-_ROWS = None  # an inner size that equals the number of rows
+_ROWS = None  # stands for an inner size that equals the number of rows
 
 
 def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, tuple[int | None, ...]]:

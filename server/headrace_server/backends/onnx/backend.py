@@ -138,7 +138,7 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
     prepared = options.shared.get(Prepared, Prepared)
     if not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
         with suppress(ServingError):  # a provider is missing, which each load reports
-            providers = _providers(Path(), options)  # the same for all models, without a GPU
+            providers = _providers(Path(), options)  # without a GPU, they are the same for all models
             prepared.prepare(models, options, partial(_read_small, providers=providers, options=options))
     return prepared
 

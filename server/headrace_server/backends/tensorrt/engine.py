@@ -61,7 +61,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         trt.init_libnvinfer_plugins(self, "")
         try:
             return make(self)
-        except TypeError as error:  # how pybind11 returns a null pointer
+        except TypeError as error:  # pybind11 raises it where TensorRT returns a null pointer
             raise self.failure("TensorRT cannot be started") from error
 
     def failure(self, what: str, hint: str = "") -> ServingError:

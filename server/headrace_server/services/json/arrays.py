@@ -22,7 +22,7 @@ _SPACES = str.maketrans("", "", " \t\n\v\f\r")
 _INT32 = (-(2**31), 2**31 - 1)
 
 # The range of a literal for each dtype of integers, to which the value is then cast and may wrap. In TF Serving, all
-# narrow ones pass through an int32.
+# narrow integers pass through an int32.
 _RANGES = {
     DataType.DT_INT32: _INT32,
     DataType.DT_INT16: _INT32,

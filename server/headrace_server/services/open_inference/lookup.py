@@ -8,7 +8,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.services.servables import Repository
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]+", re.ASCII)
-_LONGEST = 100  # characters, since Python's int() refuses very long ones
+_LONGEST = 100  # the maximum number of characters: Python's int() refuses very long numbers
 _INT64 = range(-(1 << 63), 1 << 63)
 
 

@@ -35,7 +35,7 @@ def unpack(raw: bytes | bytearray | memoryview, count: int, name: str, ends: tup
     begin, model = ends
     where = f"inference input '{name}' for model '{model}'"
     view, at = memoryview(raw), 0
-    found: list[bytes] = []  # as many as there are bytes for, since a shape may claim any number
+    found: list[bytes] = []  # no more strings than there are bytes for: a shape may claim any number
     while at < len(view):
         left = len(view) - at
         if left < _LENGTH.size:

@@ -103,7 +103,7 @@ class ModelService:
 
 def _message(status: VersionStatus) -> ModelVersionStatus:
     message = ModelVersionStatus(version=status.version, state=status.state.on_the_wire)
-    message.status.SetInParent()  # present even if empty, when all is well
+    message.status.SetInParent()  # the field is present even if it is empty, which means success
     if status.state is State.AT_REST:
         message.status.error_message = AT_REST
     if status.error is not None:

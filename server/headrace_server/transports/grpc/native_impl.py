@@ -83,7 +83,8 @@ class NativeTransport:
         self._exchanges: Exchanges | None = None
         self._routes = native.Routes(DEFAULT_SIGNATURE)
         self._publishing = Lock()
-        self._published_early: dict[str, tuple[Mapping[int, Servable], int]] | None = {}  # before `start`, by model
+        # The versions published before `start`, by model.
+        self._published_early: dict[str, tuple[Mapping[int, Servable], int]] | None = {}
         self._regions = native.Regions()
         self._http: list[native.HttpEndpoint] = []
         if endpoint.regions is not None:

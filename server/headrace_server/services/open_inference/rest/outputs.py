@@ -105,7 +105,7 @@ def _floats(flat: Array) -> bytes:
     others = doubles[~np.isfinite(doubles)]
     if not len(others):
         return text
-    first, *rest = text.split(b"null")  # orjson's text for each of them
+    first, *rest = text.split(b"null")  # orjson writes null for each of them
     return first + b"".join(_word(value) + part for value, part in zip(others, rest, strict=True))
 
 
