@@ -88,7 +88,7 @@ def _once(settings: Settings) -> Settings:
 
 
 class HedgedChannel(GrpcioChannel):
-    """A channel of grpcio whose calls block. It sends a call that takes long again, as `hedge` says."""
+    """A channel of grpcio whose calls block. It sends another attempt of a slow call, as `hedge` says."""
 
     def __init__(self, settings: Settings, hedge: Hedge) -> None:
         super().__init__(_once(settings))
@@ -135,7 +135,7 @@ class HedgedChannel(GrpcioChannel):
 
 
 class AsyncHedgedChannel(AsyncGrpcioChannel):
-    """A channel of grpcio for an event loop. It sends a call that takes long again, as `hedge` says."""
+    """A channel of grpcio for an event loop. It sends another attempt of a slow call, as `hedge` says."""
 
     def __init__(self, settings: Settings, hedge: Hedge) -> None:
         super().__init__(_once(settings))

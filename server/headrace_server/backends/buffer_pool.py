@@ -1,4 +1,4 @@
-"""A pool of memory that is expensive to allocate: arrays use it until their last view is gone, then others do."""
+"""A pool of memory that is expensive to allocate: an array uses it until its last view is gone, then another array."""
 
 from collections import deque
 from collections.abc import Callable
@@ -30,9 +30,9 @@ def block_size(size: int) -> int:
 class BufferPool:
     """A pool of blocks of memory of one kind. Any thread, several at the same time.
 
-    A block belongs to an array until the array and all views of it are gone; it then serves the next array, most
-    recently used first. So an input's block returns as soon as its batch has run, and an output's when it has been
-    encoded.
+    A block belongs to an array until the array and all views of it are gone. It then serves a later array; the
+    most recently used block is taken first. So an input's block returns as soon as its batch has run, and an output's
+    when it has been encoded.
 
     Args:
         allocate: Allocates a block of this many bytes; raises ServingError, RESOURCE_EXHAUSTED, if there is no memory.

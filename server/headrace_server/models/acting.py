@@ -55,8 +55,8 @@ class Acting:
         load: Makes a servable from a model's name, a version and its folder.
         options: The number of loads at the same time, the number of tries, and the order of loads.
         clock: Measures the pauses between tries.
-        publish: Called under the models' lock with a model whose versions in service have changed. It may refuse a
-            version that was added.
+        publish: Called under the models' lock with a model whose versions in service have changed. The function
+            may refuse a version that was added.
         rooms: Decides which versions are in memory; None if all of them may be.
         prepare: Prepares for several loads during the initial load; None if nothing can be prepared.
     """

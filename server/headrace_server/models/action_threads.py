@@ -37,7 +37,7 @@ class ActionThread:
             pass
 
     def _run_next(self) -> bool:
-        """Runs the next function; false at the end. Its own frame lets a thread that waits keep nothing alive."""
+        """Runs the next function; false at the end. Its frame ends with the function, so nothing is kept after it."""
         act = self._acts.get()
         if act is not None:
             act()

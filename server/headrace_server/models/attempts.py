@@ -69,9 +69,9 @@ class Attempt:
 
 
 def failure_of(error: BaseException) -> ServingError:
-    """The error to report for one that a load has raised.
+    """The error to report for an error that a load has raised.
 
-    It is a new object, since the traceback of the raised one holds what the load had in memory.
+    A new object is returned, since the traceback of the raised error holds what the load had in memory.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return unreadable(os.fsdecode(error.filename), error)

@@ -42,8 +42,9 @@ def risks_of(backend: Backend) -> Risks | None:
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
     """Whether a model must run in a worker process because a request may crash its process.
 
-    It must run in one if one of its operators is known to crash, or if values in a request determine how much memory it
-    uses. A model with an operator for which this is unknown is tested in a process of its own.
+    The model must run in a worker process if one of its operators is known to crash, or if values in a request
+    determine how much memory it uses. A model with an operator for which this is unknown is tested in a process of its
+    own.
 
     Args:
         name: The model's name, for the log.

@@ -186,8 +186,9 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     env=_environment(),
-                    # A Ctrl-C at the terminal is meant for the server. It is a group in the server's session, because
-                    # Linux may give sessions equal shares of the CPU, whatever the nice values of their processes.
+                    # The process has a group of its own, since a Ctrl-C at the terminal is meant for the server. The
+                    # group is in the server's session, because Linux may give sessions equal shares of the CPU,
+                    # whatever the nice values of their processes.
                     process_group=0,
                 )
             finally:

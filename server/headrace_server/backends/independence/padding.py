@@ -132,7 +132,7 @@ class PaddingTrial:
         return rows
 
     def _others(self, padding: Padding, recipe: Recipe) -> Iterator[Arrays]:
-        """Rows of small numbers, and with other integers in one input at a time; the model may refuse them."""
+        """Rows of small numbers, and rows with other integers in one input at a time; the model may refuse them."""
         usual, kinds = self._usual(padding, recipe), {a: s.array_dtype.kind for a, s in self.subject.inputs.items()}
         for alias, kind in kinds.items():
             if kind in "iu":
@@ -144,7 +144,7 @@ class PaddingTrial:
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
     def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
-        """Compares padded rows with bare ones, some of only pad values; returns the padding with what this shows."""
+        """Compares padded rows with bare ones, some of only pad values; returns the completed padding."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)
         bare = self.runs.outputs_if_taken(inputs)

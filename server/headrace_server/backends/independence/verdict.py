@@ -16,7 +16,7 @@ class Finding(StrEnum):
     INDEPENDENT = "independent"
     """No row changed with another one in the trial: requests are batched."""
     BOUNDED = "bounded"
-    """No row changed while all numbers were finite and within a bound: such requests are batched, others are not."""
+    """No row changed while all numbers were finite and within a bound: only such requests are batched."""
     DEPENDENT = "dependent"
     """A row's answer changes with the other rows: requests run one by one."""
     UNDECIDED = "undecided"

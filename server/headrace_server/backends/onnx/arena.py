@@ -58,8 +58,8 @@ class Arena:
     def _free(self, inputs: Arrays) -> None:
         """Frees the unused parts of the arena, by a run that ends before its first operator.
 
-        At the end of a run, ONNX Runtime can free all unused parts except those that hold that run's outputs. This
-        extra run has none, so nothing is excepted.
+        At the end of a run, ONNX Runtime can free all parts except those that hold that run's outputs. This extra run
+        has no outputs, so every unused part is freed.
         """
         self._freed, self._has_grown = self._clock(), False
         options = ort.RunOptions()

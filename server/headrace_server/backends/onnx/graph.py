@@ -51,7 +51,7 @@ _SIZES: Mapping[str, tuple[int, ...]] = {
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 RUN_ON_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
-"""Operators that turn arrays without elements into such arrays; some other operators crash the process on them."""
+"""Operators that turn arrays without elements into such arrays; some other operators crash on empty arrays."""
 
 # Operators whose outputs do not depend on the values of their inputs, or are indices in range; each with the number of
 # the first such output.

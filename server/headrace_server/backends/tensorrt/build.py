@@ -1,4 +1,4 @@
-"""Builds a TensorRT plan of an ONNX model, which takes minutes: parsed, strongly typed, tuned on the current GPU."""
+"""Builds a strongly typed TensorRT plan of an ONNX model, tuned on the current GPU, which takes minutes."""
 
 import logging
 import tempfile

@@ -38,8 +38,9 @@ class Bundle:
         certificates: The signer's certificate and those that lead from it to an authority, in DER; empty for a bare
             key.
         key_hint: SHA-256 of the signer's public key in PEM, in hexadecimal digits; empty if there is none.
-        is_logged: Whether the signature is by a certificate, and recorded in a transparency log. Then it may be a
-            keyless one; a log may also record a signature by a bare key, or by another authority's certificate.
+        is_logged: Whether the signature is by a certificate, and recorded in a transparency log. Then the
+            signature may be keyless; a log may also record a signature by a bare key, or by another authority's
+            certificate.
         content: The whole file.
     """
 

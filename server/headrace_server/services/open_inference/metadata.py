@@ -55,7 +55,7 @@ def metadata(servable: Servable, versions: list[int], signature: str = "") -> Mo
 
 
 def configuration(servable: Servable, policy: VersionPolicy, signature: str = "") -> messages.ModelConfig:
-    """A model's ModelConfig; for a model that batches, with dimensions beyond the batch axis, and batching parameters.
+    """A model's ModelConfig. If the model batches, it has dimensions beyond the batch axis, and batching parameters.
 
     Args:
         servable: The version, which the caller has leased.

@@ -1,4 +1,4 @@
-"""HTTP on uvicorn, for servers without headrace_native: the socket, and its end, in the event loop of the services."""
+"""HTTP on uvicorn, in the event loop of the services, for servers without headrace_native."""
 
 import asyncio
 import socket
