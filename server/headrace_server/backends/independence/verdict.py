@@ -81,7 +81,7 @@ class Decided(Exception):
     """Ends a trial: the rows are not independent, or this cannot be determined.
 
     Args:
-        finding: One of these two findings.
+        finding: `Finding.DEPENDENT` or `Finding.UNDECIDED`.
         reason: The reason for the verdict, as the end of a sentence.
         change: The output that led to the finding, and how much it changed.
         advice: Advice for the operator, if the model's description does not give any.

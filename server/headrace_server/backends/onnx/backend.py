@@ -334,7 +334,7 @@ class OnnxBackend:
         return options if self._at_once is None else replace(options, max_running_batches=self._at_once)
 
     def device_memory(self) -> Mapping[int, int]:
-        """The number of bytes that the load took on a GPU, by its number."""
+        """The number of bytes that the load took on a GPU, by the GPU's number."""
         return {} if self._on_gpu is None else self._on_gpu.memory
 
     def close(self) -> None:
