@@ -142,7 +142,7 @@ def test_a_join_within_a_join(batch: TaskBatch) -> None:
 
 @pytest.mark.parametrize("made", [np.empty((1, 3), np.float32), np.empty((0, 4), np.float32), np.empty((1, 4), int)])
 def test_an_array_to_join_in_of_another_kind(batch: TaskBatch, made: npt.NDArray[Any]) -> None:
-    with pytest.raises(BufferError, match="the input.s dtype and the batch.s shape"):
+    with pytest.raises(BufferError, match=r"the input.s dtype and the batch.s shape"):
         batch.join(lambda *_: made)
 
 

@@ -68,8 +68,10 @@ def test_one_log_line_says_so(running: Run, caplog: pytest.LogCaptureFixture) ->
     running(leaky)
 
     (line,) = [line for line in caplog.messages if "share batches" in line]
-    said = "requests share batches, of those whose numbers are all finite and at most 1e+30; others run one by one: "
-    assert said + "output 'y' becomes NaN when the other rows hold NaN" in line
+    said = (
+        "requests share batches if all their floats are finite and from -1e+30 to 1e+30; other requests run one by one"
+    )
+    assert f"{said}: output 'y' becomes NaN when the other rows hold NaN" in line
 
 
 class TestSignature:

@@ -7,7 +7,11 @@ from typing import Any
 FLAGS = {
     "the requests": {
         "model": ("NAME[=WEIGHT]", "a model to call; if repeated, calls are mixed by weight"),
-        "api": ("NAME", "predict (TF Serving's), infer (Open Inference's), rest-predict, rest-infer (default: auto)"),
+        "api": (
+            "NAME",
+            "predict (TF Serving's), infer (Open Inference's), rest-predict, rest-infer, or auto: the first that works "
+            "(default: auto)",
+        ),
         "signature": ("NAME", "signature of a Predict (default: serving_default)"),
         "version": ("INT", "version to call (default: the newest)"),
         "inputs": ("[NAME=]FILE", ".npz file with an array for each input (default: random arrays)"),

@@ -201,8 +201,8 @@ impl HttpRequest {
         self.0.head.uri.query().map(|query| format!("?{query}")).unwrap_or_default()
     }
 
-    /// The headers by name. If a name appears several times, the last value counts. Several credentials are all kept,
-    /// so that they are refused as invalid.
+    /// The headers by name. If a name appears several times, the last value counts, except for `authorization`: its
+    /// values are joined into one, so that a request with several credentials is refused as invalid.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let headers = PyDict::new(py);

@@ -36,7 +36,7 @@ pub trait Decimal: Copy {
 
     fn widened(self) -> f64;
 
-    /// Whether this number is the one nearest to a double.
+    /// Whether this is the number of its type that is nearest to a double.
     fn is_nearest(self, double: f64) -> bool;
 
     /// Writes a number if there is a faster way for it; returns the number of bytes.

@@ -10,7 +10,7 @@ pub fn write_string(text: &[u8], out: &mut BytesMut) {
     write_with(text, UPPER, out);
 }
 
-/// Writes a string as Python's writers do, with escapes in lower case.
+/// Writes a JSON string as the server's Python code does: the hexadecimal digits of escapes are in lower case.
 pub fn write_compact_string(text: &str, out: &mut BytesMut) {
     write_with(text.as_bytes(), LOWER, out);
 }

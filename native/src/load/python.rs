@@ -17,7 +17,8 @@ use super::plan::{Kind, Plan};
 use super::record::{Kept, Outcomes, Record, values};
 use crate::client::{Channel, ClientRequest, new_channel};
 
-/// The threads, each of which returns the resources that it used, or the reason why it could not connect.
+/// The threads, each of which returns the CPU time and the wall time that it spent, or the reason why it could not
+/// connect.
 type Running = Vec<JoinHandle<Result<Spent, String>>>;
 
 /// A load on one server.

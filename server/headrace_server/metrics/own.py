@@ -21,7 +21,7 @@ def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
     """The metrics of calls, batches, versions, GPUs and the process.
 
     Args:
-        metrics: The counts.
+        metrics: The counters and histograms to read.
         threads: The maximum number of batches that run at the same time.
     """
     return (

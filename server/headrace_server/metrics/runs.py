@@ -1,4 +1,4 @@
-"""Reports of many runs as columns: an array for each number, so that they are counted without a Python loop."""
+"""The reports of many runs as columns: an array for each field of a report, so that counting needs no Python loop."""
 
 from array import array
 from collections.abc import Iterable, Sequence

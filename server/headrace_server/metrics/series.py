@@ -201,7 +201,7 @@ class Family(Generic[S]):
             self._add(values, series)
 
     def forget(self, group: str, labels: Mapping[str, str]) -> None:
-        """Drops every series of a group with these labels; none if there are no groups. Any thread."""
+        """Drops the series of a group that have these labels, whatever their other labels are. Any thread."""
         wanted = labels.items()
         with self._lock:
             for values in list(self._groups.get(group, ())):

@@ -177,8 +177,8 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
     what = f"{version.name}, {name}: {_EFFECT[verdict.batched]}"
     trial = f" (trial: {verdict.runs} runs, {verdict.seconds * 1e3:.1f} ms)" if verdict.runs else ""
     if verdict.bound is not None:
-        text = "%s, of those whose numbers are all finite and at most %g; others run one by one: %s%s"
-        log.info(text, what, verdict.bound, verdict.reason, trial)
+        text = "%s if all their floats are finite and from -%g to %g; other requests run one by one: %s%s"
+        log.info(text, what, verdict.bound, verdict.bound, verdict.reason, trial)
     elif verdict.finding is Finding.INDEPENDENT:
         log.info("%s: no row depends on the others%s%s", what, trial or f" ({verdict.reason})", _lengths(verdict))
     elif verdict.finding in (Finding.ENABLED, Finding.DISABLED):

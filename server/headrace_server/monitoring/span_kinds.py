@@ -33,9 +33,9 @@ class SpanKinds:
 
     Attributes:
         offset: The nanoseconds by which the system's clock is ahead of the monotonic one.
-        request: Returns the span of a request, given its name, its attributes, whether it has a caller's span, and
-            whether it failed.
-        batch: Returns the span of a batch without its counts, given the version, and whether it failed.
+        request: Takes a request's name, its attributes, whether it has a caller's span, and whether it failed. Returns
+            its span.
+        batch: Takes a version, and whether a batch of it failed. Returns the batch's span without its counts.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class EncodedKinds:
         counts: The names of a batch's counts.
         link_flags: The flags of a link.
         offset: As in `SpanKinds`.
-        of_batch: Returns a batch's span, given the version, and whether it failed.
+        of_batch: Takes a version, and whether a batch of it failed. Returns the batch's span without its counts.
     """
 
     def __init__(self, kinds: SpanKinds) -> None:

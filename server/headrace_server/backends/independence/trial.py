@@ -46,8 +46,8 @@ def try_rows(subject: Subject, budget: float, clock: Callable[[], float] = time.
     """Determines whether the rows of a signature are independent.
 
     Args:
-        subject: The signature and its runs.
-        budget: Seconds that a trial should take. A slow model gets a short trial of a few runs.
+        subject: The signature, and how to run it.
+        budget: The maximum number of seconds for a full trial. A slower model gets a short trial of a few runs.
         clock: Returns the time, in seconds.
     """
     began = clock()
@@ -71,7 +71,7 @@ def try_padding(
     """Determines how inputs of different lengths may share a batch, for rows that are known to be independent.
 
     Args:
-        subject: The signature and its runs.
+        subject: The signature, and how to run it.
         verdict: The findings about the signature.
         budget: Seconds that the test should take.
         clock: Returns the time, in seconds.

@@ -60,7 +60,8 @@ class Slots:
             except BaseException as error:
                 # The copies of this run may still be running, and their memory is about to be used for something else.
                 self.device.settle(slot.stream)
-                let_go(error)  # otherwise the stream would be dropped later, when the context is not current
+                # Otherwise the error's traceback might release the stream last, when CUDA's context is not current.
+                let_go(error)
                 raise
             finally:
                 self._idle.append(slot)

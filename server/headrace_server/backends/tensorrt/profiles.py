@@ -71,7 +71,7 @@ def choose(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | No
 
 
 def misfit(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> ServingError:
-    """An INVALID_ARGUMENT that says why no profile admits the shapes, whose ranks are right."""
+    """An INVALID_ARGUMENT that says why no profile admits the shapes. The caller has checked their ranks."""
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             low = min(profile[name].least[axis] for profile in profiles)

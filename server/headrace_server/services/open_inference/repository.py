@@ -215,7 +215,8 @@ def _checked(name: str, path: str) -> PurePosixPath:
     parts = PurePosixPath(path).parts
     if len(parts) < 2 or not parts[0].isdecimal() or ".." in parts or "\0" in path:
         raise invalid(
-            f"load parameter '{FILE}{path}' of model '{name}' must name a file of a version: {FILE}1/model.onnx"
+            f"load parameter '{FILE}{path}' of model '{name}' must name a file in a version's folder, such as "
+            f"{FILE}1/model.onnx"
         )
     return PurePosixPath(*parts)
 

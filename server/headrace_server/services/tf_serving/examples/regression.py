@@ -42,7 +42,7 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
 
     Args:
         signature: The signature of the output.
-        outputs: The wanted output, by alias: float [examples] or [examples, 1].
+        outputs: The wanted output under its alias, a float array of shape [examples] or [examples, 1].
         examples: The number of examples that were sent.
 
     Raises:

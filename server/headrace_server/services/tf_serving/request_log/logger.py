@@ -55,7 +55,8 @@ class RequestLogger:
         tags: What TF Serving records as the tags of a SavedModel.
         chance: Returns a uniformly distributed random number from 0 to 1, excluding 1.
         clock: Returns the time in seconds since 1970.
-        changed: Called with the models whose calls are logged now, or no longer.
+        changed: Called when a configuration takes effect, with the names of the models for which logging has begun or
+            ended.
     """
 
     def __init__(
