@@ -156,7 +156,7 @@ def test_a_new_plan_that_does_not_fit_leaves_the_old_version_serving(gpu: Gpu, r
 
     _, code, text = states(server.caller)[2]
     assert code == Code.FAILED_PRECONDITION
-    assert "build it here from its ONNX file" in text
+    assert "build the plan here from its ONNX file" in text
     response = server.caller.call(predict_request({"x": np.ones((1, 64), np.float32)}))
     assert response.model_spec.version.value == 1
     server.stop()
