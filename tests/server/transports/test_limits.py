@@ -49,11 +49,21 @@ def test_the_limit_of_concurrent_streams_is_announced(running: Run) -> None:
     assert dict(struct.iter_unpack(">HI", settings))[MAX_CONCURRENT_STREAMS] == 7
 
 
-def test_calls_beyond_the_limit_wait(running: Run) -> None:
+def test_calls_beyond_the_limit_wait(running: Run, transport: str) -> None:
     server = running(models.linear, grpc_channel_arguments="grpc.max_concurrent_streams=1")
     server.caller.call(predict_request({"x": X}))  # after this the client knows the limit
-    futures = [server.caller.begin(predict_request({"x": X})) for _ in range(20)]
-    assert all(future.result().outputs["y"].float_val[0] == 10 for future in futures)
+
+    def answers_all() -> bool:
+        futures = [server.caller.begin(predict_request({"x": X})) for _ in range(20)]
+        try:
+            return all(future.result().outputs["y"].float_val[0] == 10 for future in futures)
+        except grpc.RpcError as error:
+            # gRPC's own server rarely refuses a stream because it has not forgotten the one before yet.
+            if transport == "native" or "RST_STREAM with error code 7" not in str(error):
+                raise
+            return False
+
+    assert any(answers_all() for _ in range(3))
 
 
 def test_too_many_pings(running: Run) -> None:
