@@ -93,8 +93,8 @@ def said(client: Path, port: int, case: str, *flags: str) -> tuple[int, str]:
 def said_of(client: Path, port: int, case: str) -> tuple[int, str]:
     """How a case of `CASES` ended, and its output.
 
-    `cancel_after_begin` is tried up to three times: the client expects CANCELLED, but also ends its requests, so that a
-    server that sees their end before the cancellation answers OK.
+    `cancel_after_begin` is tried up to three times: the client ends its requests right after the cancellation. If an
+    answer to this end arrives before the client looks, the client returns the answer instead of CANCELLED.
     """
     for _ in range(3):
         ended = said(client, port, case)
