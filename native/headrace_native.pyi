@@ -5,13 +5,15 @@ from threading import Lock
 from typing import Any, TypedDict
 
 from headrace_batching import BatchReport, Options, Task
-from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, Execute, NativeRun, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.latency.target import Target
 from headrace_batching.queue import Turn
-from headrace_batching.task import Arrays
+from headrace_batching.task import Array, Arrays
 
 _Answered = Callable[[tuple[list[tuple[int, int]], float]], None]
 _Failed = Callable[[Exception, list[tuple[int, int]], float], tuple[int, str]]
+
+_Declared = tuple[str, int, Sequence[int | str | None]]
 
 INTERFACE: int
 """The interface version, which must be the one that `headrace` expects."""
@@ -681,6 +683,103 @@ class Lane:
     def steer(self, target: Target) -> None: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
+    def run_natively(self, fields: NativeRunFields) -> None:
+        """Runs the lane's batches without the interpreter from now on, as far as nothing about them needs Python.
+
+        A batch needs Python if one of its tasks is Python's, is traced or wants only some outputs, if its run fails, or
+        if an answer cannot be made from its outputs. Python runs it then as if it had not been run before.
+        """
+
+    def count_native_runs(self) -> None:
+        """Passes the runs on that have not been passed to `tell`, and counts their calls."""
+
+    @property
+    def native_running(self) -> int:
+        """The batches that run now without the interpreter."""
+
+    @property
+    def native_ended(self) -> float:
+        """When the last such run ended, in seconds on the queue's clock; 0 before the first."""
+
+class NativeRunFields(TypedDict):
+    """How headrace_native runs a signature's batches without the interpreter."""
+
+    session: OnnxSession
+    """The model."""
+
+    inputs: Sequence[str]
+    """The model's names of the signature's inputs, in its order."""
+
+    outputs: Sequence[tuple[str, str]]
+    """The alias and the model's name of each output."""
+
+    tell: Callable[[Sequence[NativeRun]], None]
+    """Called with successful runs, when there are many, or when they are asked for."""
+
+    grown: Callable[[Sequence[Sequence[int]]], None]
+    """Called with the shapes of the inputs of a run with a large output. Python runs all later batches."""
+
+    large: int
+    """The size of such an output in bytes, or more."""
+
+class OnnxRunOptions:
+    """Options of one run: a subset of `onnxruntime.RunOptions`. Any thread."""
+
+    terminate: bool
+    """Whether the run is to end before its next operator."""
+
+    log_severity_level: int
+    """The level from which on the run's messages are logged."""
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        """Sets an option by its name."""
+
+class OnnxSession:
+    """A model in ONNX Runtime, on the CPU. Any thread.
+
+    Args:
+        options: An `onnxruntime.SessionOptions`.
+        model: The model's file, or its content.
+
+    Raises:
+        RuntimeError: ONNX Runtime cannot open the model; the text is that of `onnxruntime`'s exception.
+    """
+
+    def __init__(self, options: Any, model: str | bytes) -> None: ...
+    def declared(self) -> tuple[Sequence[_Declared], Sequence[_Declared], Sequence[_Declared]] | None:
+        """The inputs, the outputs, and the initializers that requests may replace.
+
+        Each has a name, the number of its dtype in types.proto, and a shape. None if one of them is not a tensor of
+        numbers, or if an output is an input, whose memory may not live as long.
+        """
+
+    def metadata(self, key: str) -> str | None:
+        """The model's own metadata under a key."""
+
+    def run_options(self) -> OnnxRunOptions:
+        """New options for a run."""
+
+    def run(
+        self,
+        names: Sequence[str],
+        inputs: Sequence[tuple[str, Array, bool]],
+        options: OnnxRunOptions | None = None,
+    ) -> Sequence[OnnxValue]:
+        """Computes the outputs of these names.
+
+        Args:
+            names: The names.
+            inputs: For each input, its name, a contiguous array of at least one dimension, and whether it is a scalar.
+            options: Options of the run.
+
+        Raises:
+            RuntimeError: The run failed; the text is that of `onnxruntime`'s exception.
+        """
+
+class OnnxValue:
+    """A tensor in ONNX Runtime's memory, of which numpy makes an array without a copy."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class RouteFields(TypedDict):
     """The properties of one signature of one version that the transport needs for plain requests."""

@@ -1,8 +1,8 @@
 """The protocols of queues, lanes and batches, which headrace_native implements, too."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from headrace_batching.batch import Empty
 from headrace_batching.latency.target import Target
@@ -122,6 +122,28 @@ class TaskLane(Protocol):
 
     def close(self) -> None:
         """Accepts no more tasks, and returns when the last batch has ended."""
+
+
+NativeRun = tuple[float, float, float, float, Sequence[float], Sequence[int]]
+"""A run without the interpreter: when it began, had its inputs, had its outputs, and ended; when each of its tasks
+arrived, and the rows of each."""
+
+
+@runtime_checkable
+class NativeLane(Protocol):
+    """A lane of headrace_native's queue, which can also run batches itself, without the interpreter."""
+
+    native_running: int
+    """The batches that run so now."""
+
+    native_ended: float
+    """When the last such run ended, in seconds on the queue's clock; 0 before the first."""
+
+    def run_natively(self, fields: Mapping[str, object]) -> None:
+        """Runs batches so from now on, as far as nothing about them needs Python. See `headrace_native.pyi`."""
+
+    def count_native_runs(self) -> None:
+        """Passes on the runs that have not been counted yet."""
 
 
 class TaskFormed(Protocol):

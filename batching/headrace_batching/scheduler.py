@@ -1,6 +1,6 @@
 """Runs batches on a bounded number of threads: each one asks the queue for the next batch when it is free."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,16 @@ from typing import cast
 import numpy as np
 
 from headrace_batching.batch import Empty, deliver, rows_of, shape_key
-from headrace_batching.contract import Clock, Run, RunChoice, TaskBatch, TaskLane, TaskSeries
+from headrace_batching.contract import (
+    Clock,
+    NativeLane,
+    NativeRun,
+    Run,
+    RunChoice,
+    TaskBatch,
+    TaskLane,
+    TaskSeries,
+)
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.errors import BatchingError, NotRepeated, RunHangs, RunTimedOut, TaskTooLarge, let_go
 from headrace_batching.latency.beliefs import Beliefs
@@ -89,6 +98,7 @@ class Scheduler:
         self._running: list[None] = []  # only appended to and popped from: both are atomic, unlike `+= 1`
         self.lane: TaskLane = threads.queue.lane(options, self._execute, batched=batched, steady=steady)
         objective = options.objective
+        self._native: NativeLane | None = None
         self._controller = None if objective is None else Controller(objective, options, name)
         if self._controller is not None:
             self._controller.start(self.lane)
@@ -106,7 +116,31 @@ class Scheduler:
     @property
     def running(self) -> int:
         """The number of running batches, including abandoned ones that have not ended. Any thread."""
-        return len(self._running)
+        return len(self._running) + (0 if self._native is None else self._native.native_running)
+
+    @property
+    def native_ended(self) -> float:
+        """When the last run without the interpreter ended, in seconds on the queue's clock; 0 before the first."""
+        return 0.0 if self._native is None else self._native.native_ended
+
+    def run_natively(self, model: Mapping[str, object]) -> None:
+        """Lets headrace_native run batches without the interpreter, if its queue is used and nothing speaks against it.
+
+        Batches that are padded, or whose runs have a limit or an objective, are always run by `run`.
+
+        Args:
+            model: The fields for `NativeLane.run_natively`, without `tell`.
+        """
+        lane, options = self.lane, self.options
+        needs_run = self._limit is not None or self._controller is not None or options.allowed_batch_sizes
+        if isinstance(lane, NativeLane) and lane.batched and not needs_run:
+            self._native = lane
+            lane.run_natively({**model, "tell": self._tell_native_runs})
+
+    def count_native_runs(self) -> None:
+        """Observes the runs without the interpreter that have not been observed yet. Any thread."""
+        if self._native is not None:
+            self._native.count_native_runs()
 
     def submit(self, task: Task) -> None:
         """Adds a task to the queue, or refuses it immediately, and wakes an idle thread for it. Any thread.
@@ -268,6 +302,11 @@ class Scheduler:
         took = (joined - began, computed - joined)
         report = BatchReport(len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, *took, traced)
         self._tell(report)
+
+    def _tell_native_runs(self, runs: Sequence[NativeRun]) -> None:
+        for began, joined, computed, ended, arrivals, sizes in runs:
+            took = (joined - began, computed - joined)
+            self._tell(BatchReport(len(sizes), sum(sizes), 0, began, ended - began, False, arrivals, sizes, *took))
 
     def _tell(self, report: BatchReport) -> None:
         if self._controller is not None:

@@ -1,12 +1,14 @@
 //! The Python module and its interface version.
 //!
 //! A call or request is *plain* if this module reads it, checks it, puts it into a queue and answers it without any
-//! Python code; Python only runs the model, for a whole batch. All other calls go to Python's handlers.
+//! Python code; Python only runs the model, for a whole batch, and most ONNX models on the CPU run here, too (`onnx/`).
+//! All other calls go to Python's handlers.
 //! `docs/architecture.md` says which calls are plain.
 
 #[cfg(not(feature = "fuzzing"))]
 mod allocator;
 mod bridge;
+mod buffer;
 mod calls;
 mod client;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod json;
 mod kept;
 mod load;
 mod memory;
+mod onnx;
 mod open_inference;
 mod predict;
 mod protobuf;
@@ -43,7 +46,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version that `headrace` checks: raised with every change that affects the Python side.
-const INTERFACE: u32 = 27;
+const INTERFACE: u32 = 28;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -61,6 +64,9 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Series>()?;
     module.add_class::<bridge::Route>()?;
     module.add_class::<bridge::Routes>()?;
+    module.add_class::<onnx::OnnxRunOptions>()?;
+    module.add_class::<onnx::OnnxSession>()?;
+    module.add_class::<onnx::OnnxValue>()?;
     module.add_class::<bridge::Lane>()?;
     module.add_class::<open_inference::Regions>()?;
     module.add_class::<bridge::Queue>()?;

@@ -10,11 +10,11 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use super::buffer::Buffer;
 use super::padding::{Lengths, Padding, cut};
 use super::python;
 use super::signature::Signature;
 use super::task::NativeTask;
+use crate::buffer::Buffer;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, texts};
 
@@ -158,13 +158,18 @@ impl<'a> Own<'a> {
     }
 }
 
+/// A buffer for the answers of so many tasks, made from these outputs.
+pub fn buffer_for(outputs: &[Output<'_>], tasks: usize) -> BytesMut {
+    // A client that does not read its answer keeps all bytes alive that were written together with it.
+    let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
+    BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks))
+}
+
 impl Answers {
     /// Encodes every task's rows of the arrays, from the position given with the task, without the batch's padding.
     pub fn of(mut tasks: Vec<(usize, NativeTask)>, arrays: &[Array], padding: Option<&Padding>) -> Self {
         let outputs: Vec<_> = arrays.iter().map(Array::output).collect();
-        // A client that does not read its answer keeps all bytes alive that were written together with it.
-        let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();
-        let mut out = BytesMut::with_capacity(SHARED.min(values + ENVELOPE * tasks.len()));
+        let mut out = buffer_for(&outputs, tasks.len());
         for (start, task) in &mut tasks {
             match padding {
                 None => task.encode(&outputs, *start, &mut out),

@@ -10,11 +10,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PySlice, PyTuple};
 
 use super::answers::{Answers, Array};
-use super::buffer::Buffer;
 use super::lane::Lane;
 use super::padding::{Lengths, Padding};
 use super::python;
 use super::task::NativeTask;
+use crate::buffer::Buffer;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::clock::Clock;
 use super::ended::Why;
+use super::native_run::{NativeRun, NativeRunFields};
 use super::python::names;
 use super::signature::Signature;
 use super::task::Task;
@@ -28,6 +29,8 @@ struct LaneParts {
     /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
+    /// How its batches run without the interpreter; None if Python runs them. Dropped when the lane is closed.
+    native_run: Mutex<Option<Arc<NativeRun>>>,
     /// The reason for refusing a task that could not be answered in time; empty without a latency objective.
     objective: String,
 }
@@ -93,6 +96,31 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).shed
     }
 
+    /// Lets a session run the lane's batches without the interpreter, as far as nothing about them needs Python.
+    fn run_natively(&self, fields: NativeRunFields) {
+        *self.0.native_run.lock() = Some(Arc::new(NativeRun::new(fields)));
+        self.0.tasks.queue.detach(self.0.id);
+    }
+
+    /// Counts the runs of the session that have not been counted yet.
+    fn count_native_runs(&self, py: Python<'_>) {
+        if let Some(native_run) = self.native_run() {
+            native_run.counts.count(py);
+        }
+    }
+
+    /// The batches that the session runs now.
+    #[getter]
+    fn native_running(&self) -> usize {
+        self.native_run().map_or(0, |native_run| native_run.running())
+    }
+
+    /// When the session's last run ended, in seconds on the queue's clock; 0 before the first.
+    #[getter]
+    fn native_ended(&self) -> f64 {
+        self.native_run().map_or(0.0, |native_run| native_run.last_ended())
+    }
+
     pub fn finish(&self) {
         self.0.tasks.queue.finish(self.0.id, self.0.tasks.clock.now());
     }
@@ -101,6 +129,10 @@ impl Lane {
         py.detach(|| self.0.tasks.queue.close_lane(self.0.id));
         let execute = self.0.execute.lock().take();
         drop(execute);
+        let native_run = self.0.native_run.lock().take();
+        if let Some(native_run) = native_run {
+            native_run.counts.count(py);
+        }
     }
 
     #[getter]
@@ -121,7 +153,17 @@ impl Lane {
         let id = tasks.queue.open_lane(rules(options, batched, tasks.shared.max_batch_bytes)?, bounds);
         let objective = options.getattr("latency_objective")?.extract()?;
         let (tasks, options, execute) = (tasks.clone(), options.clone().unbind(), Mutex::new(Some(execute)));
-        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, objective })))
+        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, native_run: Mutex::default(), objective })))
+    }
+
+    /// Has the server count the runs of a session of this lane.
+    pub fn count_later(&self, native_run: &Arc<NativeRun>) {
+        self.0.tasks.uncounted.lock().push(Arc::downgrade(native_run));
+    }
+
+    /// How its batches run without the interpreter; None if Python runs them.
+    pub fn native_run(&self) -> Option<Arc<NativeRun>> {
+        self.0.native_run.lock().clone()
     }
 
     /// The lane's number in the queue.

@@ -5,7 +5,6 @@
 mod activity;
 mod answers;
 mod batch;
-mod buffer;
 mod clock;
 mod ended;
 mod examples;
@@ -13,6 +12,8 @@ mod form;
 mod keys;
 mod lane;
 mod magnitude;
+mod native_counts;
+mod native_run;
 mod padding;
 mod python;
 mod queue;
@@ -25,7 +26,6 @@ mod tasks;
 
 pub use answers::Answers;
 pub use batch::Batch;
-pub use buffer::Buffer;
 pub use ended::{Count, EndedCalls, Why};
 pub use examples::{Examples, Inference, Kind as InferenceKind};
 pub use lane::Lane;

@@ -14,7 +14,7 @@ use super::lane::Lane;
 use super::python;
 use super::task::Task;
 use super::tasks::Tasks;
-use crate::queue::{self, LaneId, Turn};
+use crate::queue::{self, Detached, LaneId, Turn};
 
 /// The bounded queue that hands out batches of tasks: any thread puts, batch threads take.
 #[pyclass(frozen, module = "headrace_native")]
@@ -54,6 +54,7 @@ impl Queue {
             clock: Clock::new(py, clock.as_ref().map(|clock| clock.clone_ref(py)))?,
             keys: Keys::new(py)?,
             shared: python::shared(py)?,
+            uncounted: Mutex::default(),
         };
         Ok(Self {
             tasks: Arc::new(tasks),
@@ -101,11 +102,11 @@ impl Queue {
 
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            let more = py.detach(|| self.tasks.queue.wait(|| self.tasks.clock.now()));
-            if !more {
-                return Ok(None);
-            }
-            let turn = self.tasks.queue.turn(self.tasks.clock.now());
+            let turn = match py.detach(|| self.wait()) {
+                Due::Closed => return Ok(None),
+                Due::Turn(turn) => turn,
+                Due::Python => self.tasks.queue.turn(self.tasks.clock.now()),
+            };
             if let Some(formed) = self.delivered(py, turn)? {
                 return python::names(py)?.formed.bind(py).call1(formed).map(Some);
             }
@@ -136,12 +137,73 @@ impl Queue {
                 1
             })
         };
+        if let Some(ran) = self.run_brief_detached(most) {
+            return ran;
+        }
         let is_brief = self.tasks.queue.is_brief(self.tasks.clock.now(), most);
         if is_brief { Python::try_attach(run).unwrap_or(0) } else { 0 }
     }
 
+    /// Like `run_brief` for a batch that runs without the interpreter; None if there is no such batch.
+    fn run_brief_detached(&self, most: usize) -> Option<usize> {
+        let turn = self.tasks.queue.take_brief_detached(self.tasks.clock.now(), most)?;
+        let (tasks, lane) = (turn.pieces.len(), self.lane_of(&turn));
+        if let Some(turn) = self.run_natively(turn) {
+            return Python::try_attach(|py| {
+                self.run_attached(py, turn).unwrap_or_else(|error| {
+                    error.write_unraisable(py, None);
+                    1
+                })
+            });
+        }
+        if lane.is_some_and(|lane| lane.rows() > 0) {
+            self.wake(); // as below
+        }
+        Some(tasks)
+    }
+
+    /// Runs batches without the interpreter until the queue is closed, or a batch is due that needs Python.
+    fn wait(&self) -> Due {
+        while self.tasks.queue.wait(|| self.tasks.clock.now()) {
+            match self.tasks.queue.turn_detached(self.tasks.clock.now()) {
+                Detached::Nothing => {}
+                Detached::NeedsPython => return Due::Python,
+                Detached::Turn(turn) => {
+                    if let Some(turn) = self.run_natively(turn) {
+                        return Due::Turn(turn);
+                    }
+                }
+            }
+        }
+        Due::Closed
+    }
+
+    /// Runs and answers a batch without the interpreter; returns it if Python must run it.
+    fn run_natively(&self, turn: Turn<Task>) -> Option<Turn<Task>> {
+        let Some(lane) = self.lane_of(&turn) else { return Some(turn) };
+        let Some(native_run) = lane.native_run() else { return Some(turn) };
+        let left = native_run.run(&lane, turn);
+        drop(native_run); // before `finish`: the lane may then be closed, and the session must end with it
+        if left.is_none() {
+            lane.finish();
+        }
+        left
+    }
+
+    fn lane_of(&self, turn: &Turn<Task>) -> Option<Lane> {
+        turn.lane.and_then(|id| self.lanes.lock().open.get(&id).map(|lane| lane.get().clone()))
+    }
+
     fn run_brief_attached(&self, py: Python<'_>, most: usize) -> PyResult<usize> {
-        let Some((batch, lane)) = self.brief(py, most)? else { return Ok(0) };
+        match self.tasks.queue.take_brief(self.tasks.clock.now(), most) {
+            Some(turn) => self.run_attached(py, turn),
+            None => Ok(0),
+        }
+    }
+
+    /// Runs the batch of a turn here; returns the number of its tasks.
+    fn run_attached(&self, py: Python<'_>, turn: Turn<Task>) -> PyResult<usize> {
+        let Some((batch, lane)) = self.delivered(py, turn)? else { return Ok(0) };
         let tasks = batch.len()?;
         // A panic in Python would continue as a panic here, and end every connection of this thread.
         let ended =
@@ -153,14 +215,6 @@ impl Queue {
         ended.and_then(|ended| ended).map(|()| tasks)
     }
 
-    /// The batch of all waiting tasks, if it is fast.
-    fn brief<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Option<Formed<'py>>> {
-        match self.tasks.queue.take_brief(self.tasks.clock.now(), most) {
-            Some(turn) => self.delivered(py, turn),
-            None => Ok(None),
-        }
-    }
-
     /// The batch of one look at the queue. Delivers the tasks that have expired.
     fn delivered<'py>(&self, py: Python<'py>, turn: Turn<Task>) -> PyResult<Option<Formed<'py>>> {
         let (formed, expired, _) = self.outcome(py, turn)?;
@@ -169,6 +223,16 @@ impl Queue {
         }
         Ok(formed)
     }
+}
+
+/// What is due in the queue.
+enum Due {
+    /// Nothing will be: the queue is closed and empty.
+    Closed,
+    /// A batch that needs Python, and has not been taken.
+    Python,
+    /// A batch that has been taken, and needs Python after all.
+    Turn(Turn<Task>),
 }
 
 /// A batch and its lane, from which Python makes a `headrace_batching.queue.Formed`.

@@ -12,10 +12,10 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::answers::{Array, count};
 use super::batch::{Batch, join_strings};
-use super::buffer::Buffer;
 use super::lane::Lane;
 use super::python;
 use super::task::NativeTask;
+use crate::buffer::Buffer;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 

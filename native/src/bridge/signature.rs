@@ -63,6 +63,9 @@ pub struct Counter {
     pub rows: Option<Arc<Py<PyAny>>>,
 }
 
+/// The number of latencies in each bucket, and their sum in microseconds.
+pub type Tally = (Vec<(usize, usize)>, f64);
+
 impl Signature {
     /// The key that two requests must have in common to share a batch. None if the request must run alone, which is
     /// left to Python.
@@ -185,10 +188,16 @@ impl Counter {
 
     /// Counts calls that ended with an answer: their rows, and their durations.
     pub fn answered(&self, py: Python<'_>, calls: impl Iterator<Item = (usize, f64)> + Clone) -> PyResult<()> {
-        if let Some(rows) = &self.rows {
-            rows.bind(py).call1((calls.clone().map(|(rows, _)| rows).collect::<Vec<_>>(),))?;
+        let rows = if self.rows.is_some() { calls.clone().map(|(rows, _)| rows).collect() } else { Vec::new() };
+        self.add_answered(py, self.tally(calls.map(|(_, seconds)| seconds)), rows)
+    }
+
+    /// Counts calls that ended with an answer, and their rows, if they are counted.
+    pub fn add_answered(&self, py: Python<'_>, tally: Tally, rows: Vec<usize>) -> PyResult<()> {
+        if let Some(count) = &self.rows {
+            count.bind(py).call1((rows,))?;
         }
-        self.answered.bind(py).call1((self.tally(calls.map(|(_, seconds)| seconds)),)).map(|_| ())
+        self.answered.bind(py).call1((tally,)).map(drop)
     }
 
     /// Counts calls that ended with this error, and returns how they end.
@@ -204,16 +213,20 @@ impl Counter {
     }
 
     /// The number of latencies in each bucket, and their sum in microseconds.
-    fn tally(&self, seconds: impl Iterator<Item = f64>) -> (Vec<(usize, usize)>, f64) {
-        let (mut tally, mut total): (Vec<(usize, usize)>, f64) = (Vec::new(), 0.0);
-        for micros in seconds.map(|each| each * 1e6) {
-            total += micros;
-            let bucket = self.bounds.partition_point(|bound| *bound < micros);
-            match tally.iter_mut().find(|(known, _)| *known == bucket) {
-                Some((_, count)) => *count += 1,
-                None => tally.push((bucket, 1)),
-            }
+    fn tally(&self, seconds: impl Iterator<Item = f64>) -> Tally {
+        let mut tally = Tally::default();
+        seconds.for_each(|each| self.add(each, &mut tally));
+        tally
+    }
+
+    /// Adds a call that took so many seconds.
+    pub fn add(&self, seconds: f64, (counts, total): &mut Tally) {
+        let micros = seconds * 1e6;
+        *total += micros;
+        let bucket = self.bounds.partition_point(|bound| *bound < micros);
+        match counts.iter_mut().find(|(known, _)| *known == bucket) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((bucket, 1)),
         }
-        (tally, total)
     }
 }

@@ -187,6 +187,10 @@ impl Waits for Task {
         matches!(self, Self::Native(_))
     }
 
+    fn needs_python(&self) -> bool {
+        matches!(self, Self::Python(_))
+    }
+
     fn share(&self) -> Option<Self> {
         match self {
             Self::Native(_) => None,

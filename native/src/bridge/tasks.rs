@@ -1,8 +1,14 @@
 //! The waiting tasks of Python and Rust, and their clock: what a queue and its lanes share.
 
+use std::sync::Weak;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
 use super::clock::Clock;
 use super::ended::Abandoned;
 use super::keys::Keys;
+use super::native_run::NativeRun;
 use super::shared::Shared;
 use super::task::Task;
 use crate::queue;
@@ -13,6 +19,8 @@ pub struct Tasks {
     pub clock: Clock,
     pub keys: Keys,
     pub shared: Shared,
+    /// Runs without the interpreter that should be counted soon.
+    pub uncounted: Mutex<Vec<Weak<NativeRun>>>,
 }
 
 impl Tasks {
@@ -23,6 +31,17 @@ impl Tasks {
     /// Whether any tasks wait.
     pub fn wait(&self) -> bool {
         self.queue.waits()
+    }
+
+    /// Whether runs without the interpreter should be counted now.
+    pub fn counts_are_due(&self) -> bool {
+        !self.uncounted.lock().is_empty()
+    }
+
+    /// Counts these runs.
+    pub fn count(&self, py: Python<'_>) {
+        let uncounted = std::mem::take(&mut *self.uncounted.lock());
+        uncounted.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));
     }
 
     /// Abandons the waiting tasks that were decoded here and whose client has gone or whose deadline has passed;

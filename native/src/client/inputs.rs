@@ -5,7 +5,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::bridge::Buffer;
+use crate::buffer::Buffer;
 use crate::protobuf::{Dtype, Rows, Writer, wire};
 
 /// Arrays of up to this many bytes are copied.

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::bridge::Buffer;
+use crate::buffer::Buffer;
 use crate::predict::Text;
 use crate::protobuf::{CONTENT, Cursor, Dtype, Rope, Values, wire};
 

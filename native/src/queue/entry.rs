@@ -55,6 +55,9 @@ pub trait Waits: Sized {
     /// Whether the task may leave the queue together with others that run one by one.
     fn in_series(&self) -> bool;
 
+    /// Whether looking at the task needs the interpreter lock.
+    fn needs_python(&self) -> bool;
+
     /// Another reference to the task, for some of its rows; None for a task that is only run as a whole.
     fn share(&self) -> Option<Self>;
 }

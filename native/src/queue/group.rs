@@ -18,12 +18,32 @@ pub struct Group<T> {
     slots: HashMap<u64, usize, FxBuildHasher>,
     last_slot: u64,
     pub rows: usize,
+    /// The number of tasks that need the interpreter lock when they are looked at.
+    of_python: usize,
     pub closing: bool,
 }
 
 impl<T: Waits> Group<T> {
     pub fn new() -> Self {
-        Self { tasks: Default::default(), slots: HashMap::default(), last_slot: 0, rows: 0, closing: false }
+        Self {
+            tasks: Default::default(),
+            slots: HashMap::default(),
+            last_slot: 0,
+            rows: 0,
+            of_python: 0,
+            closing: false,
+        }
+    }
+
+    /// Whether looking at one of the tasks needs the interpreter lock.
+    pub fn needs_python(&self) -> bool {
+        self.of_python > 0
+    }
+
+    /// Adds a task that has been admitted.
+    pub fn add(&mut self, entry: Entry<T>) {
+        self.of_python += usize::from(entry.task.needs_python());
+        self.tasks[entry.priority].push_back(entry);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -118,6 +138,7 @@ impl<T: Waits> Group<T> {
                 let gone = waiting.task.gone();
                 if gone || waiting.deadline.is_some_and(|deadline| deadline <= now) {
                     self.leave(waiting.slot, left);
+                    self.of_python -= usize::from(waiting.task.needs_python());
                     let dropped = if gone { &mut turn.gone } else { &mut turn.expired };
                     dropped.push(waiting.task);
                     continue;
@@ -134,6 +155,7 @@ impl<T: Waits> Group<T> {
                 }
                 room = room.saturating_sub(left);
                 self.leave(waiting.slot, left);
+                self.of_python -= usize::from(waiting.task.needs_python());
                 turn.size = turn.size.saturating_add(waiting.size_of(left));
                 turn.pieces.push(waiting.into_piece());
             }

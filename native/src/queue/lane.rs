@@ -57,6 +57,8 @@ pub struct Lane {
     pub groups: usize,
     pub pace: Pace,
     pub closed: bool,
+    /// Whether its batches run without the interpreter, unless they contain tasks of Python.
+    pub detached: bool,
     /// The size and wait to use instead of the rules'.
     pub target: Option<Target>,
     pub slots: Slots,

@@ -1,5 +1,7 @@
 //! The waiting tasks, handed to a batch thread many at a time. Independent of Python and of any protocol.
 
+#[cfg(test)]
+mod detached_tests;
 mod entry;
 mod group;
 mod lane;
@@ -28,7 +30,7 @@ use pace::Pace;
 use state::{State, choose};
 use target::Slots;
 pub use target::Target;
-pub use turn::Turn;
+pub use turn::{Detached, Turn};
 
 thread_local! {
     /// Wakes this thread while it sleeps in `wait`.
@@ -54,7 +56,8 @@ impl<T: Waits> Queue<T> {
         state.next_lane += 1;
         let slots = Slots::new(rules.slots);
         let (rules, pace) = (Arc::new(rules), Pace::new(bounds));
-        let lane = Lane { rules, rows: 0, groups: 0, pace, closed: false, target: None, slots, shed: 0 };
+        let lane =
+            Lane { rules, rows: 0, groups: 0, pace, closed: false, detached: false, target: None, slots, shed: 0 };
         state.lanes.insert(id, lane);
         id
     }
@@ -79,7 +82,7 @@ impl<T: Waits> Queue<T> {
             Err(refusal) => return Err((refusal, entry.task)),
         }
         entry.arrived = now;
-        group.tasks[entry.priority].push_back(entry);
+        group.add(entry);
         own.rows += rows;
         own.groups += usize::from(new);
         Ok(state.idle > 0 && (new || group.rows >= own.size()) && own.free())
@@ -131,6 +134,30 @@ impl<T: Waits> Queue<T> {
     pub fn take_brief(&self, now: f64, most: usize) -> Option<Turn<T>> {
         let mut state = self.state.lock();
         state.is_brief(now, most).then(|| self.look(&mut state, now))
+    }
+
+    /// Like `take_brief` for a batch that runs without the interpreter; may be called without the interpreter lock.
+    pub fn take_brief_detached(&self, now: f64, most: usize) -> Option<Turn<T>> {
+        let mut state = self.state.lock();
+        (state.is_brief(now, most) && state.is_detached(0)).then(|| self.look(&mut state, now))
+    }
+
+    /// Like `turn` if the batch that is due runs without the interpreter; otherwise does nothing. May be called without
+    /// the interpreter lock.
+    pub fn turn_detached(&self, now: f64) -> Detached<T> {
+        let mut state = self.state.lock();
+        match choose(&state, now).0 {
+            None => Detached::Nothing,
+            Some(index) if state.is_detached(index) => Detached::Turn(self.look(&mut state, now)),
+            Some(_) => Detached::NeedsPython,
+        }
+    }
+
+    /// Lets a lane's batches run without the interpreter.
+    pub fn detach(&self, lane: LaneId) {
+        if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
+            lane.detached = true;
+        }
     }
 
     /// Looks at the queue once: takes the batch that is due, if there is one.

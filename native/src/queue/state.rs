@@ -52,6 +52,12 @@ impl<T> State<T> {
 }
 
 impl<T: Waits> State<T> {
+    /// Whether the batch of the group with this index runs without the interpreter.
+    pub fn is_detached(&self, index: usize) -> bool {
+        let Some(((lane, _), group)) = self.groups.get_index(index) else { return false };
+        self.lanes.get(lane).is_some_and(|lane| lane.detached) && !group.needs_python()
+    }
+
     /// Whether nothing runs, and all waiting tasks form one batch of at most `most` tasks, which is due and of a size
     /// whose runs are fast on this lane.
     pub fn is_brief(&self, now: f64, most: usize) -> bool {

@@ -12,6 +12,7 @@ const RUNS: [f64; 8] = [QUICK / 2.0; 8];
 pub struct Patient {
     pub gone: bool,
     pub alone: bool,
+    pub needs_python: bool,
 }
 
 impl Waits for Patient {
@@ -23,6 +24,10 @@ impl Waits for Patient {
 
     fn abandon(&mut self, late: bool) -> Option<()> {
         (late || self.gone).then_some(())
+    }
+
+    fn needs_python(&self) -> bool {
+        self.needs_python
     }
 
     fn in_series(&self) -> bool {

@@ -17,3 +17,13 @@ pub struct Turn<T> {
     /// is locked.
     pub spent: Option<Key>,
 }
+
+/// The result of one look at the queue by a thread without the interpreter lock.
+pub enum Detached<T> {
+    /// No batch is due; another thread may have just taken it.
+    Nothing,
+    /// The batch that is due has not been taken, since it needs Python.
+    NeedsPython,
+    /// What was taken.
+    Turn(Turn<T>),
+}

@@ -120,6 +120,7 @@ impl Server {
     /// Removes and returns all events.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         self.shared.ended.count(py)?;
+        self.shared.queue.get().tasks.count(py);
         let events: Vec<Bound<'py, PyTuple>> = self
             .shared
             .handlers

@@ -72,7 +72,7 @@ impl Shared {
     /// count the calls that have ended; returns whether tasks still wait.
     pub fn look_for_ended(&self) -> bool {
         let tasks = &self.queue.get().tasks;
-        if self.ended.add_abandoned(tasks.abandoned()) {
+        if self.ended.add_abandoned(tasks.abandoned()) || tasks.counts_are_due() {
             self.handlers.inbox.push(Event::new(Kind::Lapsed, None, None));
         }
         tasks.wait()

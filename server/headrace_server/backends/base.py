@@ -1,6 +1,6 @@
 """The Backend protocol: what the server requires of a runtime."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -238,6 +238,33 @@ class Steady(Protocol, metaclass=Ability):
 
         A model that has been fast may then run on a connection thread that has nothing else to do.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class NativeModel:
+    """A model that headrace_native can run without the interpreter.
+
+    Attributes:
+        session: A `headrace_native.OnnxSession`.
+        inputs: The model's names of the signature's inputs, in its order.
+        outputs: The alias and the model's name of each output.
+        grew: Called with the shapes of the inputs of a run with a large output.
+        large: The size of such an output in bytes, or more.
+    """
+
+    session: object
+    inputs: Sequence[str]
+    outputs: Sequence[tuple[str, str]]
+    grew: Callable[[Sequence[Sequence[int]]], None]
+    large: int
+
+
+@runtime_checkable
+class RunsNatively(Protocol, metaclass=Ability):
+    """A backend whose model headrace_native may run without the interpreter."""
+
+    def native_model(self, signature: str) -> NativeModel | None:
+        """How a signature's batches can run there, with the same results as `run`; None if they cannot."""
 
 
 @runtime_checkable

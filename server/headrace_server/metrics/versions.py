@@ -38,12 +38,14 @@ class Now:
         running: Returns the number of batches that are running now.
         on_devices: Returns the number of bytes that it uses on each GPU, by the GPU's number.
         beliefs: Returns the state of the latency objective of each signature, by its name.
+        count_runs: Reports the runs that have been recorded outside the interpreter and not been reported yet.
     """
 
     waiting: Callable[[], int] = int
     running: Callable[[], int] = int
     on_devices: Callable[[], Mapping[int, int]] = dict
     beliefs: Callable[[], Mapping[str, Beliefs]] = dict
+    count_runs: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ class ServableMetrics:
 
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
+        self.now.count_runs()
         left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
         if not left and not self._counting.locked():
             return  # the usual case on a server with many versions

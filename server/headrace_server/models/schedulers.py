@@ -13,7 +13,7 @@ from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.options import MAX_VALUE
 from headrace_batching.report import Observe
 from headrace_batching.task import Array, Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, Steady, Terminable
+from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, RunsNatively, Steady, Terminable
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
 from headrace_server.models.watched import Take, watched
 
@@ -74,6 +74,16 @@ class Schedulers:
         """The number of batches that run now."""
         return sum(scheduler.running for scheduler in list(self._made.values()))
 
+    @property
+    def native_ended(self) -> float:
+        """When the last run without the interpreter ended, on the queue's clock; 0 before the first."""
+        return max((scheduler.native_ended for scheduler in list(self._made.values())), default=0.0)
+
+    def count_native_runs(self) -> None:
+        """Reports the runs without the interpreter that have not been reported yet. Any thread."""
+        for scheduler in list(self._made.values()):
+            scheduler.count_native_runs()
+
     def beliefs(self) -> dict[str, Beliefs]:
         """The state of the latency objective of each signature that has been called, by name."""
         made = list(self._made.items())
@@ -109,9 +119,10 @@ class Schedulers:
         options, backend = self._batching or _unbatched(self._backend), self._backend
         options = _leaving_one(options)
         run = partial(backend.run, signature, outputs=declared.every_output)
-        return Scheduler(
+        take = self.take if batched and signature == DEFAULT_SIGNATURE else None
+        scheduler = Scheduler(
             self._threads,
-            watched(run, self.take) if batched and signature == DEFAULT_SIGNATURE else run,
+            watched(run, take),
             options if batched else _one_by_one(options),
             batched=batched,
             steady=self._limit is None and isinstance(backend, Steady) and backend.steady,
@@ -121,6 +132,17 @@ class Schedulers:
             name=f"{self._name}, {signature}",
             run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
         )
+        if take is None and isinstance(backend, RunsNatively) and (model := backend.native_model(signature)):
+            scheduler.run_natively(
+                {
+                    "session": model.session,
+                    "inputs": model.inputs,
+                    "outputs": model.outputs,
+                    "grown": model.grew,
+                    "large": model.large,
+                }
+            )
+        return scheduler
 
 
 @lru_cache(maxsize=16)  # most models have the same options

@@ -70,7 +70,6 @@ class Servable:
         marks_use: Whether `used` is maintained.
 
     Attributes:
-        used: When the version was last requested or run, on the monotonic clock.
         signatures: The signatures by name, as callers see them.
         sequences: Keeps the state of a stateful model, which callers do not see; None for any other model.
         verdicts: Whether the requests of each signature are batched, and why not.
@@ -91,7 +90,7 @@ class Servable:
         marks_use: bool = False,
     ) -> None:
         self._marks_use = marks_use
-        self.used = time.monotonic()
+        self._used = time.monotonic()
         self.name = name
         self.version = version
         self.verdicts: Mapping[str, Verdict] = verdicts or {}
@@ -113,7 +112,8 @@ class Servable:
         self._sizes = AnswerSizes(self.signatures)
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
-        now = Now(lambda: self._schedulers.waiting, lambda: self._schedulers.running, on_devices, self.beliefs)
+        own = self._schedulers
+        now = Now(lambda: own.waiting, lambda: own.running, on_devices, self.beliefs, own.count_native_runs)
         self._metrics = (metrics or Metrics()).servable(name, version, now)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
         self._leases = Leases()
@@ -122,6 +122,11 @@ class Servable:
     def watch(self, take: Take | None) -> None:
         """Sets a function that inspects the batches of the default signature. To be called before the first request."""
         self._schedulers.take = take
+
+    @property
+    def used(self) -> float:
+        """When the version was last requested or run, on the monotonic clock."""
+        return max(self._used, self._schedulers.native_ended) if self._marks_use else self._used
 
     @property
     def backend(self) -> Backend:
@@ -309,7 +314,7 @@ class Servable:
     def lease(self) -> bool:
         """Keeps the version loaded until the end of a `with` block; False if it is being unloaded. Any thread."""
         if self._marks_use:
-            self.used = time.monotonic()
+            self._used = time.monotonic()
         return self._leases.take()
 
     def __enter__(self) -> Self:
@@ -395,7 +400,8 @@ class Servable:
             return observe
 
         def mark_and_observe(report: BatchReport) -> None:
-            self.used = time.monotonic()  # calls that are answered outside the interpreter hold no lease
+            # Calls that are answered outside the interpreter hold no lease, and may be reported later.
+            self._used = max(self._used, report.began + report.ran)
             observe(report)
 
         return mark_and_observe

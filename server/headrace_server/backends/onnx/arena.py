@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
-import onnxruntime as ort
 
 from headrace_batching.task import Array, Arrays
-from headrace_server.backends.onnx.providers import CPU, FATAL
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.native_session import Session, run_options
+from headrace_server.backends.onnx.providers import FATAL
 
 LARGE_OUTPUT = 256 << 10
 """After a run with an output of at least this many bytes, the arena is assumed to have grown."""
@@ -28,7 +29,7 @@ class Arena:
         clock: Returns the time, in seconds.
     """
 
-    def __init__(self, session: ort.InferenceSession, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
         self._clock = clock
         self._has_grown = False
@@ -50,10 +51,14 @@ class Arena:
         """Records a run on these inputs with these outputs."""
         for array in outputs:  # `any` would take four times as long
             if array.nbytes >= LARGE_OUTPUT:
-                self._inputs = {name: (each.shape, each.dtype) for name, each in inputs.items()}
-                self._ran = self._clock()
-                self._has_grown = True
+                self.grew({name: (each.shape, each.dtype) for name, each in inputs.items()})
                 return
+
+    def grew(self, inputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+        """Records a run with large outputs, whose inputs had these shapes and dtypes."""
+        self._inputs = inputs
+        self._ran = self._clock()
+        self._has_grown = True
 
     def _free(self, inputs: Arrays) -> None:
         """Frees the unused parts of the arena, by a run that ends before its first operator.
@@ -62,7 +67,7 @@ class Arena:
         has no outputs, so every unused part is freed.
         """
         self._freed, self._has_grown = self._clock(), False
-        options = ort.RunOptions()
+        options = run_options(self._session)
         options.terminate = True
         options.log_severity_level = FATAL
         options.add_run_config_entry(_KEY, _ARENA)
@@ -70,7 +75,7 @@ class Arena:
             self._session.run(None, inputs, options)
 
 
-def arena_of(session: ort.InferenceSession) -> Arena | None:
+def arena_of(session: Session) -> Arena | None:
     """The arena of a session; None if it has none, or also runs elsewhere."""
     on_cpu = session.get_providers() == [CPU]
     return Arena(session) if on_cpu and session.get_session_options().enable_cpu_mem_arena else None

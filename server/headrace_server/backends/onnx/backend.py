@@ -16,19 +16,21 @@ import onnxruntime as ort
 from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
-from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
+from headrace_protos.tensor import dtype_of
+from headrace_server.backends.base import NO_RISKS, BackendOptions, NativeModel, Risks
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
-from headrace_server.backends.onnx.arena import arena_of
+from headrace_server.backends.onnx.arena import LARGE_OUTPUT, arena_of
 from headrace_server.backends.onnx.graph import Graph
 from headrace_server.backends.onnx.layouts import Layout
 from headrace_server.backends.onnx.model_files import ModelFiles
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.native_session import NativeSession, Session, run_options
 from headrace_server.backends.onnx.on_gpu import OnGpu, device_for, free_memory
 from headrace_server.backends.onnx.patience import Patience
 from headrace_server.backends.onnx.prepared import Opened, Prepared
 from headrace_server.backends.onnx.provider_options import Providers, for_one_shape, provider_options
 from headrace_server.backends.onnx.providers import (
-    CPU,
     CUDA,
     FATAL,
     GPU_LIBRARIES,
@@ -113,7 +115,7 @@ def _load(
     return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
 
 
-def _found(session: ort.InferenceSession, options: BackendOptions, graph: Graph | None, layout: Layout | None) -> Found:
+def _found(session: Session, options: BackendOptions, graph: Graph | None, layout: Layout | None) -> Found:
     """The signatures of a model; those of an earlier model with the same layout, if there is one."""
     on_cpu = session.get_providers() == [CPU]
     is_usual = on_cpu and not options.signatures
@@ -176,9 +178,7 @@ def _providers(model: Path, options: BackendOptions) -> Providers:
     return [(name, provider_options(name, model, options)) for name in choice.providers]
 
 
-def _session(
-    files: ModelFiles, providers: Providers, options: BackendOptions
-) -> tuple[ort.InferenceSession, tuple[object, ...]]:
+def _session(files: ModelFiles, providers: Providers, options: BackendOptions) -> tuple[Session, tuple[object, ...]]:
     """Creates a session on the first provider, and returns it with the objects that it needs.
 
     Raises:
@@ -195,7 +195,7 @@ def _session(
     return session, (*given.shared, pool)
 
 
-def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> ort.InferenceSession:
+def _session_again(files: ModelFiles, providers: Providers, options: BackendOptions) -> Session:
     """Creates another session of a loaded model; raises an error if the weights have changed."""
     files.check_unchanged()
     return _session(files, providers, options)[0]
@@ -220,7 +220,7 @@ class OnnxBackend:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: Session,
         signatures: Mapping[str, Signature],
         on_gpu: OnGpu | None = None,
         *,
@@ -236,7 +236,7 @@ class OnnxBackend:
         self.risks = risks
         self.most_rows = None
         self.provider: str = session.get_providers()[0]
-        self._session: ort.InferenceSession | None = session
+        self._session: Session | None = session
         self._signatures = signatures
         self._on_gpu = on_gpu
         self._at_once = at_once
@@ -244,7 +244,7 @@ class OnnxBackend:
         self._patience = Patience()
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
-        self._running: dict[int, ort.RunOptions] | None = None  # by thread
+        self._running: dict[int, Any] | None = None  # by thread
         self._arena = arena_of(session)
         # Arrays of these two dtypes must be converted before `session.run` takes them.
         self._strings = _has(DataType.DT_STRING, signatures)
@@ -273,7 +273,7 @@ class OnnxBackend:
         """Runs the session. The outputs are views of ONNX Runtime's memory, which is freed with the last view."""
         if self._running is None:
             return self._run_signature(signature, inputs, outputs)
-        options = self._running[get_ident()] = ort.RunOptions()
+        options = self._running[get_ident()] = self._run_options()
         try:
             return self._run_signature(signature, inputs, outputs, options)
         finally:
@@ -283,6 +283,9 @@ class OnnxBackend:
         """Keeps the options of each run, through which ONNX Runtime can be asked to end the run."""
         self._running = {}
 
+    def _run_options(self) -> Any:
+        return ort.RunOptions() if self._session is None else run_options(self._session)
+
     def terminate(self, thread: int) -> None:
         """Ends a thread's run before its next operator."""
         if self._running is not None and (options := self._running.get(thread)) is not None:
@@ -290,16 +293,14 @@ class OnnxBackend:
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Like `run`, but ONNX Runtime logs nothing, and a run is ended if its values make it very long."""
-        quiet = ort.RunOptions()
+        quiet = self._run_options()
         quiet.log_severity_level = FATAL
         if self._steady:
             return self._run_signature(signature, inputs, outputs, quiet)
         with self._patience.ends(quiet):
             return self._run_signature(signature, inputs, outputs, quiet)
 
-    def _run_signature(
-        self, signature: str, inputs: Arrays, outputs: Sequence[str], options: ort.RunOptions | None = None
-    ) -> Arrays:
+    def _run_signature(self, signature: str, inputs: Arrays, outputs: Sequence[str], options: Any = None) -> Arrays:
         session = self._session
         if session is None:
             raise ServingError(Code.UNAVAILABLE, "the model has been unloaded")
@@ -318,6 +319,21 @@ class OnnxBackend:
             raise
         except Exception as error:
             raise _failure(declared, inputs, error) from error
+
+    def native_model(self, signature: str) -> NativeModel | None:
+        """See `base.RunsNatively`."""
+        session, declared = self._session, self._signatures[signature]
+        if not isinstance(session, NativeSession):
+            return None
+        inputs = {spec.name: dtype_of(spec.dtype) for spec in declared.inputs.values()}
+
+        def grew(shapes: Sequence[Sequence[int]]) -> None:
+            if (arena := self._arena) is not None:
+                pairs = zip(inputs.items(), shapes, strict=True)
+                arena.grew({name: (tuple(shape), dtype) for (name, dtype), shape in pairs})
+
+        outputs = [(alias, declared.outputs[alias].name) for alias in declared.every_output]
+        return NativeModel(session.native, list(inputs), outputs, grew, LARGE_OUTPUT)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input: in page-locked memory if the model is on a GPU.
@@ -349,9 +365,7 @@ class OnnxBackend:
         if (arena := self._arena) is not None:
             arena.free_if_idle()
 
-    def _run(
-        self, session: ort.InferenceSession, names: Sequence[str], inputs: Arrays, options: ort.RunOptions | None
-    ) -> Sequence[Array]:
+    def _run(self, session: Session, names: Sequence[str], inputs: Arrays, options: Any) -> Sequence[Array]:
         if self._on_gpu is not None:
             return self._on_gpu.run(names, inputs)
         if self._bfloat16:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-import onnxruntime as ort
-
 from headrace_batching.cpus import schedulable_cpus
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.model_files import ModelFiles
+from headrace_server.backends.onnx.native_session import Session
 from headrace_server.backends.onnx.provider_options import Providers
 
 MOST_THREADS = 4
@@ -43,7 +42,7 @@ class Opened:
 
     files: ModelFiles
     providers: Providers
-    session: ort.InferenceSession
+    session: Session
     needs: tuple[object, ...]
 
 

@@ -8,7 +8,8 @@ import onnxruntime as ort
 
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.gpu.nvidia_driver import device_memory
-from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, open_session
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.providers import CUDA, TENSORRT, open_session
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]

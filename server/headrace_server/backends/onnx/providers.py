@@ -16,12 +16,14 @@ from headrace_protos import Code
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.gpu.nvidia_driver import NoDriverError, device_count
 from headrace_server.backends.gpu.shared_libraries import why_not_loadable
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.native_session import Session, open_native
 from headrace_server.errors import ServingError, invalid
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 FATAL = 4
 """ONNX Runtime's log level at which it logs fatal errors only."""
@@ -193,8 +195,10 @@ def lacks_memory(error: Exception, device: int) -> bool:
 
 def open_session(
     model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
-) -> ort.InferenceSession:
+) -> Session:
     """A session on these providers, each with its options; if one raises, the next is not tried."""
     options.log_severity_level = FATAL  # other errors reach the caller as exceptions
     ort.set_default_logger_severity(3)  # errors only, since ONNX Runtime warns of every session for a GPU
+    if [name for name, _ in providers] == [CPU] and (native := open_native(model, options)) is not None:
+        return native
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import onnxruntime as ort
-
 from headrace_protos import DataType
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import may_be_batched
+from headrace_server.backends.onnx.names import METADATA_KEY, TYPE_NAMES
+from headrace_server.backends.onnx.native_session import Session
 from headrace_server.backends.signature import (
     CLASSIFY_METHOD,
     DEFAULT_SIGNATURE,
@@ -25,35 +25,15 @@ from headrace_server.errors import ServingError, invalid
 
 log = logging.getLogger(__name__)
 
-METADATA_KEY = "headrace.signatures"
-"""The key of the model's own metadata that holds a JSON object like the `signatures` tables of `model.toml`."""
-
 EXAMPLES = "inputs"
 """TF Serving: the alias of the single input that takes serialized tf.Examples."""
 
 _METHODS = {"predict": PREDICT_METHOD, "classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 
-_DTYPES: dict[str, DataType] = {
-    "tensor(float)": DataType.DT_FLOAT,
-    "tensor(double)": DataType.DT_DOUBLE,
-    "tensor(float16)": DataType.DT_HALF,
-    "tensor(bfloat16)": DataType.DT_BFLOAT16,
-    "tensor(int8)": DataType.DT_INT8,
-    "tensor(int16)": DataType.DT_INT16,
-    "tensor(int32)": DataType.DT_INT32,
-    "tensor(int64)": DataType.DT_INT64,
-    "tensor(uint8)": DataType.DT_UINT8,
-    "tensor(uint16)": DataType.DT_UINT16,
-    "tensor(uint32)": DataType.DT_UINT32,
-    "tensor(uint64)": DataType.DT_UINT64,
-    "tensor(bool)": DataType.DT_BOOL,
-    "tensor(string)": DataType.DT_STRING,
-}
-
 
 def data_type_of(kind: str) -> DataType:
     """A tensor's type, which ONNX Runtime writes as `tensor(float)`."""
-    return _DTYPES[kind]
+    return TYPE_NAMES[kind]
 
 
 Shapes = tuple[tuple[int | str | None, ...], ...]
@@ -75,13 +55,13 @@ class Found:
     is_shared: bool = True
 
 
-def output_shapes(session: ort.InferenceSession) -> Shapes:
+def output_shapes(session: Session) -> Shapes:
     """The shapes of a graph's outputs. ONNX Runtime infers what the graph leaves open, also from weights."""
     return tuple([tuple(output.shape) for output in session.get_outputs()])
 
 
 def find_signatures(
-    session: ort.InferenceSession, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
+    session: Session, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
 ) -> Found:
     """Like `signatures_of`, but also decides which have a batch axis; models with equal declarations share the result.
 
@@ -97,14 +77,14 @@ def find_signatures(
     make = partial(_found, session, options.signatures, any_rank, empty=empty)
     sides = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
     declared = tuple(tuple((arg.name, arg.type, *arg.shape) for arg in side) for side in sides)
-    if options.signatures or any(kind not in _DTYPES for side in declared for _, kind, *_ in side):
+    if options.signatures or any(kind not in TYPE_NAMES for side in declared for _, kind, *_ in side):
         return replace(make(), is_shared=False)  # not shared, since each such model has log lines of its own
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty), make)
 
 
 def _found(
-    session: ort.InferenceSession,
+    session: Session,
     declared: Mapping[str, SignatureOptions],
     any_rank: frozenset[str] | None,
     *,
@@ -121,7 +101,7 @@ def _found(
 
 
 def signatures_of(
-    session: ort.InferenceSession, declared: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
+    session: Session, declared: Mapping[str, SignatureOptions], any_rank: Collection[str] | None = None
 ) -> dict[str, Signature]:
     """The signatures of a model, by name: `serving_default` is the whole graph unless it is defined otherwise.
 
@@ -140,7 +120,7 @@ def signatures_of(
     inputs = {arg.name: _input(_spec(arg), any_rank) for arg in session.get_inputs()}
     outputs = _tensors(session.get_outputs(), declared)
     signatures = make_signatures(inputs, outputs, session.get_modelmeta().custom_metadata_map, declared)
-    optional = {arg.name: _spec(arg) for arg in session.get_overridable_initializers() if arg.type in _DTYPES}
+    optional = {arg.name: _spec(arg) for arg in session.get_overridable_initializers() if arg.type in TYPE_NAMES}
     return {name: _with_optional(signature, optional) for name, signature in signatures.items()}
 
 
@@ -150,20 +130,20 @@ def _with_optional(signature: Signature, optional: Mapping[str, TensorSpec]) -> 
     return replace(signature, optional=others) if others else signature
 
 
-def _tensors(outputs: Sequence[ort.NodeArg], declared: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
+def _tensors(outputs: Sequence[Any], declared: Mapping[str, SignatureOptions]) -> dict[str, TensorSpec]:
     """The outputs that a tensor can contain; the others are not served, and a log line says so.
 
     Raises:
         ServingError: INVALID_ARGUMENT if a tensor can contain none of them, or not the one that a signature in
             `model.toml` names.
     """
-    others = [arg for arg in outputs if arg.type not in _DTYPES]
+    others = [arg for arg in outputs if arg.type not in TYPE_NAMES]
     named = {name for options in declared.values() for name in options.outputs.values()}
     for arg in others:
         if arg.name in named or len(others) == len(outputs):
             raise _no_tensor(arg)
         log.warning("output %r is a %s, which a tensor cannot contain: it is not served", arg.name, arg.type)
-    return {arg.name: _spec(arg) for arg in outputs if arg.type in _DTYPES}
+    return {arg.name: _spec(arg) for arg in outputs if arg.type in TYPE_NAMES}
 
 
 def make_signatures(
@@ -232,13 +212,13 @@ def _input(spec: TensorSpec, any_rank: Collection[str] | None) -> TensorSpec:
     return replace(spec, any_rank=not spec.shape and (any_rank is None or spec.name in any_rank))
 
 
-def _spec(arg: ort.NodeArg) -> TensorSpec:
-    if arg.type not in _DTYPES:
+def _spec(arg: Any) -> TensorSpec:
+    if arg.type not in TYPE_NAMES:
         raise _no_tensor(arg)
     shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
     dims = tuple(size if isinstance(size, str) else "" for size in arg.shape)
-    return TensorSpec(arg.name, _DTYPES[arg.type], shape, dims)
+    return TensorSpec(arg.name, TYPE_NAMES[arg.type], shape, dims)
 
 
-def _no_tensor(arg: ort.NodeArg) -> ServingError:
+def _no_tensor(arg: Any) -> ServingError:
     return invalid(f"{arg.name!r} is a {arg.type}, which a tensor cannot contain")

@@ -188,7 +188,7 @@ class TestRun:
         y = run(load(models.identity(tmp_path)), np.ones((3, 2), np.float32))
 
         assert not y.flags.owndata
-        assert type(y.base).__name__ == "PyCapsule"
+        assert type(y.base).__name__ in {"PyCapsule", "memoryview"}  # of onnxruntime, and of headrace_native
         assert y.flags.c_contiguous
 
     @pytest.mark.parametrize("name", ["FLOAT", "BFLOAT16"])

@@ -21,7 +21,8 @@ from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions, BatchMemory, OnDevices
 from headrace_server.backends.onnx import backend as onnxruntime_impl
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
-from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, why_not
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.providers import CUDA, TENSORRT, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests.conftest import Run

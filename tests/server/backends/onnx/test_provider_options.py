@@ -9,6 +9,7 @@ import pytest
 from headrace_batching import Options
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx import provider_options as onnx_provider_options
+from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.onnx.provider_options import (
     cuda_options,
     engine_key,
@@ -17,7 +18,7 @@ from headrace_server.backends.onnx.provider_options import (
     provider_options,
     tensorrt_options,
 )
-from headrace_server.backends.onnx.providers import CPU, TENSORRT
+from headrace_server.backends.onnx.providers import TENSORRT
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from tests.support import models
 

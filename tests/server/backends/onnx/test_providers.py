@@ -13,7 +13,8 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.gpu.nvidia_driver import NoDriverError
 from headrace_server.backends.onnx import providers as onnx_providers
 from headrace_server.backends.onnx.backend import load_onnx
-from headrace_server.backends.onnx.providers import CPU, CUDA, TENSORRT, Choice, choose, why_not
+from headrace_server.backends.onnx.names import CPU
+from headrace_server.backends.onnx.providers import CUDA, TENSORRT, Choice, choose, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from tests.gpu_doubles.installed import install_cuda

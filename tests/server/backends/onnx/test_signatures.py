@@ -11,7 +11,7 @@ import pytest
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
-from headrace_server.backends.onnx.signatures import METADATA_KEY
+from headrace_server.backends.onnx.names import METADATA_KEY
 from headrace_server.backends.signature import CLASSIFY_METHOD, PREDICT_METHOD
 from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.errors import LoadError

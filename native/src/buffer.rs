@@ -1,4 +1,5 @@
-//! An array's memory, borrowed from Python. Other `unsafe` code is only in `allocator.rs` and `worker/page.rs`.
+//! An array's memory, borrowed from Python. Other `unsafe` code is only in `allocator.rs`, `onnx/` and
+//! `worker/page.rs`.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;

@@ -1,0 +1,130 @@
+"""Sessions of headrace_native, which can also run without the interpreter lock.
+
+They use the runtime of the module `onnxruntime` through its C API. A model whose inputs and outputs are tensors of
+numbers, and that runs only on the CPU, gets such a session; any other gets an `onnxruntime.InferenceSession`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnxruntime as ort
+
+from headrace_batching.task import Array, Arrays
+from headrace_server.backends.onnx.names import CPU, METADATA_KEY, TYPE_NAMES
+
+if TYPE_CHECKING:
+    import headrace_native
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An input or output, as `onnxruntime.NodeArg` describes it.
+
+    Attributes:
+        name: The tensor's name.
+        type: Its type, such as `tensor(float)`.
+        shape: Its dimensions; those that vary have a name, or None.
+    """
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+class NativeSession:
+    """A session with those methods of `onnxruntime.InferenceSession` that are used here. Any thread.
+
+    Args:
+        session: A `headrace_native.OnnxSession`.
+        inputs: Its inputs: the name of each, its dtype's number, and its shape.
+        outputs: Its outputs, likewise.
+        overridable: The initializers that a request may replace, likewise.
+        has_arena: Whether it keeps memory in an arena.
+
+    Attributes:
+        native: The `headrace_native.OnnxSession`.
+    """
+
+    def __init__(
+        self,
+        session: "headrace_native.OnnxSession",
+        inputs: Sequence[tuple[str, int, Sequence[int | str | None]]],
+        outputs: Sequence[tuple[str, int, Sequence[int | str | None]]],
+        overridable: Sequence[tuple[str, int, Sequence[int | str | None]]],
+        *,
+        has_arena: bool,
+    ) -> None:
+        self.native = session
+        sides = (inputs, outputs, overridable)
+        self._inputs, self._outputs, self._overridable = [[_declared(*tensor) for tensor in side] for side in sides]
+        self._has_arena = has_arena
+
+    def get_inputs(self) -> Sequence[Declared]:
+        """The inputs."""
+        return self._inputs
+
+    def get_outputs(self) -> Sequence[Declared]:
+        """The outputs."""
+        return self._outputs
+
+    def get_overridable_initializers(self) -> Sequence[Declared]:
+        """The initializers that a request may replace."""
+        return self._overridable
+
+    def get_providers(self) -> list[str]:
+        """The names of the providers that it runs on."""
+        return [CPU]
+
+    def get_modelmeta(self) -> Any:
+        """The model's metadata, of which only those about signatures are read."""
+        found = self.native.metadata(METADATA_KEY)
+        return SimpleNamespace(custom_metadata_map={} if found is None else {METADATA_KEY: found})
+
+    def get_session_options(self) -> Any:
+        """The options, of which only the one about the arena is kept."""
+        return SimpleNamespace(enable_cpu_mem_arena=self._has_arena)
+
+    def run(self, names: Sequence[str] | None, inputs: Arrays, options: Any = None) -> list[Array]:
+        """Computes the outputs of these names, or all. They are views of ONNX Runtime's memory.
+
+        Raises:
+            RuntimeError: The run failed; the text is that of `onnxruntime`'s exception.
+        """
+        wanted = list(names or (output.name for output in self._outputs))
+        feed = [(name, np.ascontiguousarray(each), not each.ndim) for name, each in inputs.items()]  # makes scalars [1]
+        return [np.asarray(value) for value in self.native.run(wanted, feed, options)]
+
+
+Session: TypeAlias = ort.InferenceSession | NativeSession
+
+
+def open_native(model: str | bytes, options: ort.SessionOptions) -> NativeSession | None:
+    """A session of headrace_native; None if it is not installed, or cannot open such a model.
+
+    Args:
+        model: The model's file, or its content.
+        options: The session's options.
+    """
+    try:
+        import headrace_native
+
+        session = headrace_native.OnnxSession(options, model)
+    except Exception:  # `onnxruntime` opens the model instead, or says why it cannot
+        return None
+    declared = session.declared()
+    return None if declared is None else NativeSession(session, *declared, has_arena=options.enable_cpu_mem_arena)
+
+
+def run_options(session: Session) -> Any:
+    """New options for a run of a session."""
+    return session.native.run_options() if isinstance(session, NativeSession) else ort.RunOptions()
+
+
+def _declared(name: str, dtype: int, shape: Sequence[int | str | None]) -> Declared:
+    return Declared(name, _NAMES[dtype], shape)
+
+
+_NAMES: Mapping[int, str] = {dtype: name for name, dtype in TYPE_NAMES.items()}
