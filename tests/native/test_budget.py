@@ -137,6 +137,20 @@ def test_answers_that_nobody_reads_stay_within_the_budget(repeated: RunningServe
     eventually(lambda: sum(held(repeated).values()) == 0)
 
 
+def test_the_buffer_that_a_large_body_leaves_to_the_next_one_is_counted_whole(running: Run) -> None:
+    port, mb = free_port(), 1 << 20
+    server = running(models.linear, rest_api_port=port, request_memory_mb=4 * BUDGET_MB, transport_threads=1)
+    post = f"POST {PREFIX}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {2 * mb}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port), ANSWER_WITHIN) as client:
+        client.sendall(post + b'{"instances": [[1, 2, 3, 4]]}'.ljust(2 * mb))
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        eventually(lambda: held(server)["received"] == 0)
+        client.sendall(post + bytes(mb))
+
+        eventually(lambda: held(server)["received"] == 2 * mb)
+    eventually(lambda: held(server)["received"] == 0)
+
+
 class TestCompressed:
     def test_a_decompression_bomb_is_expanded_only_up_to_the_limit(self, running: Run) -> None:
         server = running(models.linear, request_expanded_mb=1)

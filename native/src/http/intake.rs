@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::bufread::GzDecoder;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
@@ -16,6 +16,7 @@ use rustix::fs::MemfdFlags;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::spares::Spares;
 use crate::memory::{CallMemory, Kind};
 
 /// A body of up to this size is parsed on its connection's thread, which takes a tenth of a millisecond.
@@ -69,24 +70,29 @@ impl Body {
         headers: &HeaderMap,
         incoming: Incoming,
         bounds: Bounds,
-        memory: Arc<CallMemory>,
+        (memory, spares): (Arc<CallMemory>, &Spares),
         stopping: impl Fn() -> bool,
     ) -> Result<Self, Missing> {
         if is_announced_too_large(headers, bounds.size) {
             return Err(Missing::TooLarge);
         }
         let is_gzip = headers.get(CONTENT_ENCODING).is_some_and(|coding| contains(coding.as_bytes(), b"gzip"));
-        let bytes = collect(incoming, bounds, &memory, stopping).await?;
+        let bytes = collect(incoming, bounds, (&memory, spares), stopping).await?;
         Ok(Self { bytes, is_gzip, memory })
     }
 
-    /// Frees the bytes. Those of a large body are freed on another thread, since returning so many pages to the kernel
-    /// takes a millisecond. Until then, their memory stays reserved even if the call has ended, as that thread may
-    /// first parse other bodies.
-    pub fn release(&mut self) {
+    /// Frees the bytes, or keeps the buffer of a large body for another one. Large buffers that are not kept are freed on
+    /// another thread, since returning so many pages to the kernel takes a millisecond. Until then, their memory stays
+    /// reserved even if the call has ended, as that thread may first parse other bodies.
+    pub fn release(&mut self, spares: &Spares) {
         let bytes = std::mem::take(&mut self.bytes);
-        if bytes.len() > SMALL {
-            let freed = (bytes, self.memory.clone());
+        if bytes.len() <= SMALL {
+            return;
+        }
+        let Ok(buffer) = bytes.try_into_mut() else { return }; // the call's arrays refer to it
+        let freed = spares.keep(buffer, Instant::now());
+        if !freed.is_empty() {
+            let freed = (freed, self.memory.clone());
             spawn_blocking(move || drop(freed));
         }
     }
@@ -138,33 +144,49 @@ type Piece = Result<Frame<Bytes>, hyper::Error>;
 async fn collect(
     mut incoming: Incoming,
     bounds: Bounds,
-    memory: &CallMemory,
+    (memory, spares): (&CallMemory, &Spares),
     stopping: impl Fn() -> bool,
 ) -> Result<Bytes, Missing> {
     let expected = incoming.size_hint().lower().min(RESERVED as u64) as usize;
     let mut first = Bytes::new();
-    let mut whole = Vec::new();
-    let mut size = 0;
+    let mut whole = BytesMut::new();
+    let (mut size, mut reserved) = (0, 0);
     while let Some(frame) = next(&mut incoming, bounds, &stopping).await? {
         let Ok(piece) = frame.map_err(|_| Missing::Gone)?.into_data() else { continue };
         size += piece.len();
         if size > bounds.size {
             return Err(Missing::TooLarge);
         }
-        if !memory.receive(piece.len()) {
-            return Err(Missing::NoMemory);
+        if size > reserved {
+            if !memory.receive(size - reserved) {
+                return Err(Missing::NoMemory);
+            }
+            reserved = size;
         }
         if first.is_empty() && whole.is_empty() {
             first = piece; // most bodies have one piece, which is not copied
             continue;
         }
         if whole.is_empty() {
-            whole.reserve(expected);
+            (whole, reserved) = buffer(expected, reserved, (memory, spares));
             whole.extend_from_slice(&std::mem::take(&mut first));
         }
         whole.extend_from_slice(&piece);
     }
-    Ok(if whole.is_empty() { first } else { whole.into() })
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+/// A buffer for a body of this size, and how many bytes are reserved for the body now; `reserved` were before. The
+/// pages of a kept buffer are in memory before the body has arrived, so all of it is reserved.
+fn buffer(size: usize, reserved: usize, (memory, spares): (&CallMemory, &Spares)) -> (BytesMut, usize) {
+    let reserve = |capacity: usize| memory.grow_if_free(Kind::Received, capacity.saturating_sub(reserved));
+    match spares.take(size, reserve) {
+        Some(kept) => {
+            let reserved = reserved.max(kept.capacity());
+            (kept, reserved)
+        }
+        None => (Spares::new_buffer(size), reserved),
+    }
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
@@ -175,10 +197,58 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 mod tests {
     use std::sync::mpsc;
 
-    use tokio::runtime::Builder;
+    use tokio::runtime::{Builder, Runtime};
 
     use super::*;
     use crate::memory::{Budget, Share};
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().max_blocking_threads(1).build().unwrap()
+    }
+
+    #[test]
+    fn a_large_body_leaves_its_buffer_to_the_next_one() {
+        const LARGE: usize = 1 << 20;
+        let (budget, spares) = (Arc::new(Budget::new(10 * LARGE)), Spares::new(LARGE, Duration::MAX));
+        runtime().block_on(async {
+            let places = [(); 2].map(|()| {
+                let memory = Arc::new(CallMemory::new(Arc::new(Share::new(budget.clone()))));
+                let (mut whole, reserved) = buffer(LARGE, 0, (&memory, &spares));
+                assert!(memory.receive(LARGE - reserved));
+                whole.extend_from_slice(&[7; LARGE]);
+                let mut body = Body { bytes: whole.freeze(), is_gzip: false, memory };
+                let place = body.bytes.as_ptr();
+                body.release(&spares);
+                drop(body);
+                assert_eq!(budget.by_kind()[Kind::Received as usize], 0);
+                place
+            });
+            assert_eq!(places[0], places[1]);
+        });
+    }
+
+    #[test]
+    fn all_of_a_kept_buffer_is_reserved_before_the_body_has_arrived() {
+        const LARGE: usize = 2 << 20;
+        let (budget, spares) = (Arc::new(Budget::new(2 * LARGE)), Spares::new(LARGE, Duration::MAX));
+        let held = || budget.by_kind()[Kind::Received as usize];
+        let call = || CallMemory::new(Arc::new(Share::new(budget.clone())));
+        let keep = |kept| assert!(spares.keep(kept, Instant::now()).is_empty());
+        keep(Spares::new_buffer(LARGE));
+        {
+            let memory = call();
+            assert!(memory.receive(7));
+            let (kept, reserved) = buffer(LARGE - 9, 7, (&memory, &spares));
+            assert_eq!((reserved, held()), (LARGE, LARGE));
+            keep(kept);
+        }
+        // Without enough memory for all of it, the body gets a new buffer, which takes memory as the body arrives.
+        let (other, memory) = (call(), call());
+        assert!(other.receive(LARGE) && memory.receive(7));
+        let (_new, reserved) = buffer(LARGE, 7, (&memory, &spares));
+        assert_eq!((reserved, held(), budget.refusals()), (7, LARGE + 7, 0));
+        assert!(spares.take(LARGE, |_| true).is_some());
+    }
 
     #[test]
     fn memory_is_reserved_until_a_large_body_has_been_freed() {
@@ -188,11 +258,11 @@ mod tests {
         assert!(memory.receive(LARGE));
         let mut body = Body { bytes: vec![0; LARGE].into(), is_gzip: false, memory };
         let held = || budget.by_kind()[Kind::Received as usize];
-        let runtime = Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let runtime = runtime();
         let (go_on, signal) = mpsc::channel();
         runtime.block_on(async {
             let busy = spawn_blocking(move || signal.recv());
-            body.release();
+            body.release(&Spares::new(0, Duration::ZERO));
             drop(body);
             assert_eq!(held(), LARGE);
             go_on.send(()).unwrap();

@@ -9,6 +9,7 @@ mod pieces;
 mod plain;
 mod progress;
 mod rewound;
+mod spares;
 mod stalling;
 mod unread;
 
@@ -20,4 +21,5 @@ pub use intake::{Body, Bounds, Missing, SMALL};
 pub use plain::PlainRequest;
 #[cfg(feature = "fuzzing")]
 pub use plain::{Next, Requests};
+pub use spares::Spares;
 pub use unread::Unread;

@@ -93,7 +93,6 @@ impl Share {
         if own > budget.limit.saturating_sub(budget.used()) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             budget.kinds[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
-            budget.refusals.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         true
@@ -113,6 +112,15 @@ impl CallMemory {
 
     /// Takes this many more bytes, if they are available; returns whether they are.
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
+        let grown = self.grow_if_free(kind, bytes);
+        if !grown {
+            self.share.budget.refusals.fetch_add(1, Ordering::Relaxed);
+        }
+        grown
+    }
+
+    /// Like `grow`, but does not count a refusal, since the call can do without this memory.
+    pub fn grow_if_free(&self, kind: Kind, bytes: usize) -> bool {
         let taken = bytes == 0 || self.share.take(kind, bytes);
         if taken && bytes > 0 {
             self.held[kind as usize].fetch_add(bytes, Ordering::Relaxed);

@@ -125,6 +125,8 @@ pub async fn run_thread(
     tokio::spawn(async move { wakes.run(Waker::wake).await });
     let outbox = thread.outbox.clone();
     tokio::spawn(async move { outbox.run().await });
+    let keeping = thread.clone();
+    tokio::spawn(async move { keeping.spares.run().await });
     let looking = thread.clone();
     tokio::spawn(async move { looking.busy_poll.look().await });
     if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {

@@ -101,16 +101,21 @@ impl Rest {
         let stopping = || self.is_stopping();
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         let bounds = transport::Bounds { size: self.endpoint().max_body, stall: self.thread.shared.limits.stall };
-        let mut body = match transport::Body::take(&head.headers, incoming, bounds, memory, stopping).await {
-            Ok(body) => body,
-            Err(Missing::TooLarge) => return self.endpoint().too_large.answer(),
-            Err(Missing::NoMemory) => return self.no_memory(),
-            Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
-        };
+        let mut body =
+            match transport::Body::take(&head.headers, incoming, bounds, (memory, &self.thread.spares), stopping).await
+            {
+                Ok(body) => body,
+                Err(Missing::TooLarge) => return self.endpoint().too_large.answer(),
+                Err(Missing::NoMemory) => return self.no_memory(),
+                Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
+            };
         let post = || Method::Http(head.uri.path().to_owned());
         self.traced = self.thread.shared.traced(&mut head.headers, post);
         match self.without_python(&head, &mut body).await {
-            Some(answer) => answer,
+            Some(answer) => {
+                body.release(&self.thread.spares);
+                answer
+            }
             None => match transport::ask_python(self.endpoint(), (head, self.identity.clone()), body).await {
                 Some(answer) => answer,
                 None => self.no_memory(),
@@ -159,7 +164,7 @@ impl Rest {
             spawn_blocking(move || read(&shared, ModelPath::of_call(path.path())?, &body.content()?)).await.ok()??
         };
         let pending = self.put(&head.headers, verb, plain, memory, came)?;
-        body.release();
+        body.release(&self.thread.spares);
         Some(pending.answer().await)
     }
 

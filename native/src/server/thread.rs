@@ -3,12 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::busy_poll::BusyPoll;
 use super::shared::Shared;
 use crate::calls::Outbox;
 use crate::handover::Handover;
+use crate::http::Spares;
 use crate::http2::AfterPause;
+
+/// The maximum number of bytes of kept buffers: those of three bodies of 10 MB.
+const SPARE: usize = 32 << 20;
+
+/// The part of the memory for callers that kept buffers may use in addition to it.
+const SPARE_PART: usize = 16;
+
+/// How long a buffer is kept for the next large body.
+const SPARE_TIME: Duration = Duration::from_secs(10);
 
 /// A thread that owns connections.
 pub struct ConnectionThread {
@@ -19,6 +30,8 @@ pub struct ConnectionThread {
     /// Sends the answers of its gRPC connections.
     pub outbox: Arc<Outbox>,
     pub connections: AtomicUsize,
+    /// The buffers for large bodies over HTTP.
+    pub spares: Spares,
 }
 
 impl ConnectionThread {
@@ -28,8 +41,9 @@ impl ConnectionThread {
             busy_poll: BusyPoll::new(shared.clone(), most),
             wakes: Arc::default(),
             outbox: Arc::default(),
-            shared,
             connections: AtomicUsize::new(0),
+            spares: Spares::new(SPARE.min(shared.budget.limit() / SPARE_PART), SPARE_TIME),
+            shared,
         }
     }
 
