@@ -10,6 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from headrace_server.processes.time_slices import lengthen_slice
+
 NICENESS = 10
 """How much higher a child's nice value is: a thread of the server that wakes interrupts the child at once.
 
@@ -59,11 +61,16 @@ def come_up() -> socket.socket:
 
 
 def lower_priority() -> None:
-    """Raises the nice value of every thread of this process; libraries start some when they are imported."""
+    """Lets the server's threads interrupt every thread of this process at once; libraries start some when imported.
+
+    The threads get a higher nice value and a long time slice: neither suffices without the other.
+    """
     with suppress(OSError):  # a sandbox may forbid it
         for thread in map(int, os.listdir("/proc/self/task")):
-            nice = os.getpriority(os.PRIO_PROCESS, thread)  # on Linux, the nice value of the thread
-            os.setpriority(os.PRIO_PROCESS, thread, nice + NICENESS)  # the kernel limits it to 19
+            with suppress(ProcessLookupError):  # the thread has ended
+                nice = os.getpriority(os.PRIO_PROCESS, thread)  # on Linux, the nice value of the thread
+                os.setpriority(os.PRIO_PROCESS, thread, nice + NICENESS)  # the kernel limits it to 19
+                lengthen_slice(thread)
 
 
 def limit_data(more: int) -> None:

@@ -24,8 +24,10 @@ from headrace_server.processes import isolated, slot
 from headrace_server.processes.child import NICENESS
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
+from headrace_server.processes.time_slices import LONG_NS
 from tests.support import models
 from tests.support.running import START_WITHIN, eventually
+from tests.support.slices import needs_slices, slice_of
 
 from .python_models import (
     CRASHES,
@@ -118,6 +120,13 @@ def test_all_threads_of_a_process_have_a_lower_priority_than_the_server_and_shar
     assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {min(19, own + NICENESS)}
     assert os.getsid(pid) == os.getsid(0)
     assert os.getpgid(pid) == pid
+
+
+@needs_slices
+def test_all_threads_of_a_process_have_long_time_slices(model: Isolated) -> None:
+    (pid,) = model.pids()
+    assert {slice_of(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")} == {LONG_NS}
+    assert slice_of() < LONG_NS
 
 
 def test_a_model_is_loaded_at_the_priority_of_the_server(tmp_path: Path) -> None:
