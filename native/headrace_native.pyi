@@ -684,22 +684,23 @@ class Lane:
     def finish(self) -> None: ...
     def close(self) -> None: ...
     def run_natively(self, fields: NativeRunFields) -> None:
-        """Runs the lane's batches without the interpreter from now on, as far as nothing about them needs Python.
+        """Runs the lane's later batches without the interpreter, except those that need Python.
 
-        A batch needs Python if one of its tasks is Python's, is traced or wants only some outputs, if its run fails, or
-        if an answer cannot be made from its outputs. Python runs it then as if it had not been run before.
+        A batch needs Python if one of its tasks came from Python, is padded or traced, or wants only some outputs; if
+        its inputs have more than 1 MiB; if its run fails; or if an answer cannot be made from its outputs. In the last
+        two cases, Python runs the batch again.
         """
 
     def count_native_runs(self) -> None:
-        """Passes the runs on that have not been passed to `tell`, and counts their calls."""
+        """Reports the runs that have not been reported yet to `tell`, and counts their calls."""
 
     @property
     def native_running(self) -> int:
-        """The batches that run now without the interpreter."""
+        """The number of batches that are running without the interpreter."""
 
     @property
     def native_ended(self) -> float:
-        """When the last such run ended, in seconds on the queue's clock; 0 before the first."""
+        """When the last run without the interpreter ended, in seconds on the queue's clock; 0 before the first."""
 
 class NativeRunFields(TypedDict):
     """How headrace_native runs a signature's batches without the interpreter."""
@@ -708,28 +709,28 @@ class NativeRunFields(TypedDict):
     """The model."""
 
     inputs: Sequence[str]
-    """The model's names of the signature's inputs, in its order."""
+    """The name in the model of each of the signature's inputs, in the signature's order."""
 
     outputs: Sequence[tuple[str, str]]
-    """The alias and the model's name of each output."""
+    """The alias of each output, and its name in the model."""
 
     tell: Callable[[Sequence[NativeRun]], None]
-    """Called with successful runs, when there are many, or when they are asked for."""
+    """Called with the successful runs that have not been reported, if there are many, and by `count_native_runs`."""
 
     grown: Callable[[Sequence[Sequence[int]]], None]
-    """Called with the shapes of the inputs of a run with a large output. Python runs all later batches."""
+    """Called after a run with a large output, with the shapes of the run's inputs. Python runs all later batches."""
 
     large: int
-    """The size of such an output in bytes, or more."""
+    """The minimum size of a large output in bytes."""
 
 class OnnxRunOptions:
     """Options of one run: a subset of `onnxruntime.RunOptions`. Any thread."""
 
     terminate: bool
-    """Whether the run is to end before its next operator."""
+    """Whether the run must end before its next operator."""
 
     log_severity_level: int
-    """The level from which on the run's messages are logged."""
+    """The lowest severity at which the run's messages are logged."""
 
     def add_run_config_entry(self, key: str, value: str) -> None:
         """Sets an option by its name."""
@@ -750,11 +751,11 @@ class OnnxSession:
         """The inputs, the outputs, and the initializers that requests may replace.
 
         Each has a name, the number of its dtype in types.proto, and a shape. None if one of them is not a tensor of
-        numbers, or if an output is an input, whose memory may not live as long.
+        numbers, or if an output is also an input: it would be in the input's memory, which may be freed before it.
         """
 
     def metadata(self, key: str) -> str | None:
-        """The model's own metadata under a key."""
+        """The value of a key in the model's metadata; None if there is none."""
 
     def run_options(self) -> OnnxRunOptions:
         """New options for a run."""
@@ -765,10 +766,10 @@ class OnnxSession:
         inputs: Sequence[tuple[str, Array, bool]],
         options: OnnxRunOptions | None = None,
     ) -> Sequence[OnnxValue]:
-        """Computes the outputs of these names.
+        """Computes some of the outputs.
 
         Args:
-            names: The names.
+            names: The names of these outputs.
             inputs: For each input, its name, a contiguous array of at least one dimension, and whether it is a scalar.
             options: Options of the run.
 
@@ -777,7 +778,7 @@ class OnnxSession:
         """
 
 class OnnxValue:
-    """A tensor in ONNX Runtime's memory, of which numpy makes an array without a copy."""
+    """A tensor in ONNX Runtime's memory, which numpy can use as an array without copying it."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

@@ -125,8 +125,9 @@ class TaskLane(Protocol):
 
 
 NativeRun = tuple[float, float, float, float, Sequence[float], Sequence[int]]
-"""A run without the interpreter: when it began, had its inputs, had its outputs, and ended; when each of its tasks
-arrived, and the rows of each."""
+"""A run without the interpreter: when it began, when its inputs had been joined, when its outputs had been computed,
+when it ended, when each of its tasks arrived, and the number of rows of each task. Times are in seconds on the queue's
+clock."""
 
 
 @runtime_checkable
@@ -134,16 +135,16 @@ class NativeLane(Protocol):
     """A lane of headrace_native's queue, which can also run batches itself, without the interpreter."""
 
     native_running: int
-    """The batches that run so now."""
+    """The number of batches that are running without the interpreter."""
 
     native_ended: float
-    """When the last such run ended, in seconds on the queue's clock; 0 before the first."""
+    """When the last run without the interpreter ended, in seconds on the queue's clock; 0 before the first."""
 
     def run_natively(self, fields: Mapping[str, object]) -> None:
-        """Runs batches so from now on, as far as nothing about them needs Python. See `headrace_native.pyi`."""
+        """Runs later batches without the interpreter, except those that need Python. See `headrace_native.pyi`."""
 
     def count_native_runs(self) -> None:
-        """Passes on the runs that have not been counted yet."""
+        """Reports the runs without the interpreter that have not been reported yet."""
 
 
 class TaskFormed(Protocol):

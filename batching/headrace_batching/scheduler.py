@@ -124,9 +124,9 @@ class Scheduler:
         return 0.0 if self._native is None else self._native.native_ended
 
     def run_natively(self, model: Mapping[str, object]) -> None:
-        """Lets headrace_native run batches without the interpreter, if its queue is used and nothing speaks against it.
+        """Lets headrace_native run batches without the interpreter, if this scheduler uses its queue.
 
-        Batches that are padded, or whose runs have a limit or an objective, are always run by `run`.
+        If batches are padded, or runs have a time limit or a latency objective, this has no effect.
 
         Args:
             model: The fields for `NativeLane.run_natively`, without `tell`.
@@ -138,7 +138,7 @@ class Scheduler:
             lane.run_natively({**model, "tell": self._tell_native_runs})
 
     def count_native_runs(self) -> None:
-        """Observes the runs without the interpreter that have not been observed yet. Any thread."""
+        """Reports the runs without the interpreter that have not been reported yet. Any thread."""
         if self._native is not None:
             self._native.count_native_runs()
 

@@ -204,7 +204,8 @@ def model_spec(
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
     """Returns the Predict call for `inputs`, which returns the arrays that `outputs` names, or all.
 
-    `inputs` may be empty, for a model without inputs. Raises ValueError if it is no mapping, or `outputs` is a string.
+    `inputs` may be empty, for a model without inputs. Raises ValueError if `inputs` is not a mapping, or `outputs` is a
+    string.
     """
     check_inputs(inputs)
     if isinstance(outputs, str):

@@ -1,4 +1,4 @@
-"""Batches that headrace_native runs without the interpreter: answered and counted like those that Python runs."""
+"""Batches that headrace_native runs without the interpreter are answered and counted like those that Python runs."""
 
 import logging
 import sys
@@ -40,7 +40,7 @@ def transport() -> str:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of each run that Python has made."""
+    """The number of rows of each run by Python."""
     runs, run = list[int](), OnnxBackend.run
 
     def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
@@ -82,7 +82,7 @@ def test_both_outputs_have_their_values(running: Run, runs: list[int]) -> None:
     assert runs == []
 
 
-def test_python_runs_what_a_request_wants_of_several_outputs(running: Run, runs: list[int]) -> None:
+def test_python_runs_a_request_for_some_of_the_outputs(running: Run, runs: list[int]) -> None:
     server = began(running(models.two_inputs), runs)
     request = predict_request({"a": floats([5, 6]), "b": floats([1, 2])})
     request.output_filter.append("sum")
@@ -139,7 +139,7 @@ def test_plain_and_other_requests_at_the_same_time(running: Run, served: Stop) -
     assert served(server).requests == 1600
 
 
-def test_an_unload_runs_and_counts_what_waits(running: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unload_runs_and_counts_the_waiting_requests(running: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace_server")
     options = Options(max_batch_size=64, batch_timeout_micros=60_000_000, num_batch_threads=1)
     server = running(models.linear, batching=options, file_system_poll_wait_seconds=0.05)
@@ -151,7 +151,7 @@ def test_an_unload_runs_and_counts_what_waits(running: Run, caplog: pytest.LogCa
     assert eventually(lambda: any(counted in message for message in caplog.messages))
 
 
-def test_memory_of_large_outputs_is_freed_by_python(
+def test_python_frees_the_memory_of_large_outputs(
     running: Run, runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown, grew = list[Shapes](), Arena.grew
@@ -186,9 +186,7 @@ def test_a_run_counts_as_use(running: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert servables[-1].used >= before
 
 
-def test_who_asks_for_the_counts_waits_for_a_thread_that_passes_them_on(
-    running: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_count_waits_for_another_thread_that_is_counting(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tell, may_go, order = Scheduler._tell_native_runs, threading.Event(), list[str]()
     telling = list[Scheduler]()
 

@@ -158,7 +158,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// A buffer for the answers of so many tasks, made from these outputs.
+/// A buffer for the answers to this many tasks, which will be made from these outputs.
 pub fn buffer_for(outputs: &[Output<'_>], tasks: usize) -> BytesMut {
     // A client that does not read its answer keeps all bytes alive that were written together with it.
     let values: usize = outputs.iter().map(|output| output.bytes.len()).sum();

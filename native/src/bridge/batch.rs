@@ -122,7 +122,7 @@ impl Batch {
         Ok(ended)
     }
 
-    /// Gives the error to every task, and returns those of Python.
+    /// Fails every task with the error, and returns the tasks from Python.
     fn fail<'py>(
         &self,
         py: Python<'py>,
@@ -174,7 +174,7 @@ impl Batch {
         PyTuple::new(py, &self.traced)
     }
 
-    /// The tasks of the batch that are Python's.
+    /// The tasks of the batch that came from Python.
     #[getter]
     fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         self.python.bind(py).iter().map(|piece| piece.getattr("task")).collect()
@@ -305,7 +305,7 @@ impl Batch {
 }
 
 /// The padding of tasks that leave the queue together, and the lengths to which they are padded; None if all have one
-/// shape. `pieces` are the pieces of Python's tasks.
+/// shape. `pieces` are those of the tasks from Python.
 fn padded_to(native: &[NativeTask], pieces: &Bound<'_, PyList>) -> PyResult<Option<(Arc<Padding>, Lengths)>> {
     let Some(padding) = native.first().and_then(|task| task.signature.padding.clone()) else { return Ok(None) };
     let mut lengths: Vec<_> = native.iter().map(|task| task.lengths(&padding)).collect();

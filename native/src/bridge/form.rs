@@ -42,8 +42,8 @@ pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     Ok(())
 }
 
-/// Makes the object for a batch: a Python object if all tasks are Python's, otherwise a `Series` if tasks run one by
-/// one, or a `Batch`.
+/// Makes the object for a batch: a Python object if all tasks came from Python, otherwise a `Series` if tasks run one
+/// by one, or a `Batch`.
 pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyResult<Bound<'py, PyAny>> {
     let (mut native, own) = (Vec::new(), PyList::empty(py));
     let mut arrivals = Vec::new();

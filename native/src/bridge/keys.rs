@@ -1,4 +1,4 @@
-//! The keys that must be equal for two of Python's tasks to share a batch, in the form that the queue compares.
+//! The keys that must be equal for two tasks from Python to share a batch, in the form that the queue compares.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ struct LaneParts {
     /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
-    /// How its batches run without the interpreter; None if Python runs them. Dropped when the lane is closed.
+    /// Runs the lane's batches without the interpreter; None if Python runs them. Dropped when the lane is closed.
     native_run: Mutex<Option<Arc<NativeRun>>>,
     /// The reason for refusing a task that could not be answered in time; empty without a latency objective.
     objective: String,
@@ -62,7 +62,7 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).idle
     }
 
-    /// Adds one of Python's tasks; returns whether a batch thread must be woken.
+    /// Adds a task from Python; returns whether a batch thread must be woken.
     fn put(&self, py: Python<'_>, task: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Tasks { queue, clock, keys, .. } = &*self.0.tasks;
         let now = clock.now();
@@ -96,20 +96,20 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).shed
     }
 
-    /// Lets a session run the lane's batches without the interpreter, as far as nothing about them needs Python.
+    /// Lets an ONNX session run the lane's batches without the interpreter, except those that need Python.
     fn run_natively(&self, fields: NativeRunFields) {
         *self.0.native_run.lock() = Some(Arc::new(NativeRun::new(fields)));
         self.0.tasks.queue.detach(self.0.id);
     }
 
-    /// Counts the runs of the session that have not been counted yet.
+    /// Counts the session's runs that have not been counted yet.
     fn count_native_runs(&self, py: Python<'_>) {
         if let Some(native_run) = self.native_run() {
             native_run.counts.count(py);
         }
     }
 
-    /// The batches that the session runs now.
+    /// The number of batches that the session is running.
     #[getter]
     fn native_running(&self) -> usize {
         self.native_run().map_or(0, |native_run| native_run.running())
@@ -156,12 +156,12 @@ impl Lane {
         Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, native_run: Mutex::default(), objective })))
     }
 
-    /// Has the server count the runs of a session of this lane.
+    /// Asks the server to count the runs of the lane's session.
     pub fn count_later(&self, native_run: &Arc<NativeRun>) {
         self.0.tasks.uncounted.lock().push(Arc::downgrade(native_run));
     }
 
-    /// How its batches run without the interpreter; None if Python runs them.
+    /// What runs the lane's batches without the interpreter; None if Python runs them.
     pub fn native_run(&self) -> Option<Arc<NativeRun>> {
         self.0.native_run.lock().clone()
     }

@@ -8,20 +8,21 @@ use pyo3::prelude::*;
 use super::signature::{Signature, Tally};
 use super::task::NativeTask;
 
-/// The number of runs from which on the server has them counted.
+/// When this many runs have not been counted yet, the server is asked to count them.
 const SOME: usize = 256;
 
-/// The number of runs from which on the thread that has run the last of them counts them, since there is no server, or
-/// its event loop is stuck.
+/// When this many runs have not been counted yet, the thread that ran the last of them counts them itself, since there
+/// is no server, or its event loop is stuck.
 const MANY: usize = 16_384;
 
-/// The times at which a run began, had its inputs, had its outputs, and ended, in seconds on the queue's clock.
+/// When a run began, when its inputs had been joined, when its outputs had been computed, and when it ended, in seconds
+/// on the queue's clock.
 pub struct Times(pub [f64; 4]);
 
-/// A successful run: its times, when each of its tasks arrived, and the rows of each.
+/// A successful run: its `Times`, when each of its tasks arrived, and the number of rows of each task.
 type Run = (f64, f64, f64, f64, Vec<f64>, Vec<usize>);
 
-/// The answered calls of one signature, and, if they are counted, their rows.
+/// The answered calls of one signature, and, if rows are counted, the number of rows of each call.
 struct Answered {
     signature: Arc<Signature>,
     tally: Tally,
@@ -31,7 +32,7 @@ struct Answered {
 /// The runs of one lane that have not been counted yet. May be used on any thread.
 pub struct Counts {
     waiting: Mutex<Waiting>,
-    /// Held while counts are passed on. Passing them on may look for more of them, on the same thread.
+    /// Held while counts are passed to Python, whose code may call `count` again on the same thread.
     passing: ReentrantMutex<()>,
     /// Called with a list of runs.
     tell: Py<PyAny>,
@@ -41,7 +42,7 @@ pub struct Counts {
 struct Waiting {
     runs: Vec<Run>,
     answered: Vec<Answered>, // one for each protocol
-    /// Whether the server knows that there are some.
+    /// Whether the server has been asked to count these.
     known: bool,
 }
 
@@ -70,8 +71,8 @@ impl Counts {
         }
     }
 
-    /// To be called after a run; returns whether the server should count now. Counts if there are very many runs.
-    /// Without the interpreter lock.
+    /// Must be called after each run, without the interpreter lock. Returns whether the server must now be asked to
+    /// count. If there are very many runs, counts them itself.
     pub fn are_due(&self) -> bool {
         let (runs, known) = {
             let mut waiting = self.waiting.lock();
@@ -85,7 +86,8 @@ impl Counts {
         runs >= SOME && !known
     }
 
-    /// Passes the counts on, and waits for another thread that does so: then all earlier runs have been counted.
+    /// Passes the counts to Python. If another thread is doing so, first waits for it, so that all earlier runs have been
+    /// counted when this returns.
     pub fn count(&self, py: Python<'_>) {
         let _passing = self.pass(py);
         let Waiting { runs, answered, .. } = std::mem::take(&mut *self.waiting.lock());
@@ -103,7 +105,7 @@ impl Counts {
             if let Some(passing) = self.passing.try_lock() {
                 return passing;
             }
-            // The other thread runs Python code, and so needs the interpreter lock.
+            // The other thread runs Python code, so it needs the interpreter lock.
             py.detach(|| drop(self.passing.lock()));
         }
     }

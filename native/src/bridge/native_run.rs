@@ -1,8 +1,8 @@
-//! Batches that are joined, run and answered without the interpreter lock, so that they wait for no Python code.
+//! Joins, runs and answers batches without the interpreter lock, so that they do not wait for Python code.
 //!
-//! A batch takes this way if all its tasks were decoded here and nothing about it needs Python (`takes`). If its run
-//! fails, or an answer cannot be made from its outputs, no task has been answered: the batch then takes the way of all
-//! other batches, which runs it again, splits it, and makes the errors.
+//! A batch can run here if all its tasks were decoded here and nothing about it needs Python (`takes`). If its run
+//! fails, or an answer cannot be made from its outputs, no task has been answered: the batch is then treated like any
+//! other, so Python runs it again, splits it, and creates the errors.
 
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -24,11 +24,11 @@ use crate::onnx::{Feed, OnnxSession, Value};
 use crate::predict::Output;
 use crate::queue::{Piece, Turn};
 
-/// The largest batch, in bytes, that is run here: each thread keeps memory for so many. Of the time of a larger one, what
-/// Python takes is a small part.
+/// The maximum size in bytes of a batch that is run here, since each thread keeps memory for a batch of this size.
+/// Python's share of the time of a larger batch is small.
 const MOST: usize = 1 << 20;
 
-/// The alignment of joined inputs: no array of numpy's has a larger one.
+/// The alignment of joined inputs in bytes, which is enough for every numpy array.
 const ALIGNMENT: usize = 64;
 
 thread_local! {
@@ -38,15 +38,15 @@ thread_local! {
 /// How the batches of one lane run without the interpreter.
 pub struct NativeRun {
     session: Py<OnnxSession>,
-    /// The model's names of the inputs and of the outputs, in the signature's order.
+    /// The names of the inputs and outputs in the model, in the signature's order.
     inputs: Vec<CString>,
     outputs: Vec<CString>,
     aliases: Vec<String>,
     pub counts: Counts,
-    /// Called with the shapes of the inputs of a run that has had a large output.
+    /// Called after a run with a large output, with the shapes of the run's inputs.
     grown: Py<PyAny>,
-    /// The size of an output, in bytes, from which on ONNX Runtime's memory is assumed to have grown. Python has it freed
-    /// again, and runs the following batches.
+    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on Python
+    /// runs the batches, and has ONNX Runtime free that memory.
     large: usize,
     /// Whether a run has had such an output.
     has_grown: AtomicBool,
@@ -55,7 +55,7 @@ pub struct NativeRun {
     ended: AtomicU64,
 }
 
-/// The fields of a run as Python passes them; `headrace_native.pyi` describes each.
+/// The fields of a `NativeRun` as Python passes them; `headrace_native.pyi` describes each.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct NativeRunFields {
@@ -76,7 +76,7 @@ impl NativeRun {
         Self { session, inputs, outputs, aliases, counts, grown, large, has_grown, running, ended }
     }
 
-    /// The batches that run now.
+    /// The number of batches that are running.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
@@ -102,7 +102,7 @@ impl NativeRun {
 
     fn attempt(&self, lane: &Lane, turn: Turn<Task>) -> Option<Turn<Task>> {
         let began = Instant::now();
-        // A panic here or in `fit` leaves the tasks as they are: none has been changed.
+        // A panic here or in `fit` has not changed any task, so Python can run the batch.
         let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&turn.pieces))).ok().flatten();
         let Some((values, joined)) = ran else { return Some(turn) };
         let computed = Instant::now();
@@ -172,8 +172,8 @@ impl NativeRun {
     }
 }
 
-/// Whether a batch can run here: it is not too large, and all its tasks were decoded here, want all outputs, have one
-/// shape, and are not traced.
+/// Whether a batch can run here: it is not too large, and all its tasks were decoded here, want all outputs, and are
+/// neither padded nor traced.
 fn takes(turn: &Turn<Task>) -> bool {
     let plain = |task: &NativeTask| task.choice.is_none() && !task.traced && task.signature.padding.is_none();
     turn.size <= MOST

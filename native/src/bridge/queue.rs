@@ -183,7 +183,7 @@ impl Queue {
         let Some(lane) = self.lane_of(&turn) else { return Some(turn) };
         let Some(native_run) = lane.native_run() else { return Some(turn) };
         let left = native_run.run(&lane, turn);
-        drop(native_run); // before `finish`: the lane may then be closed, and the session must end with it
+        drop(native_run); // before `finish`, after which the lane may be closed: the session must end with it
         if left.is_none() {
             lane.finish();
         }
@@ -225,13 +225,13 @@ impl Queue {
     }
 }
 
-/// What is due in the queue.
+/// The result of waiting for a batch that needs Python.
 enum Due {
-    /// Nothing will be: the queue is closed and empty.
+    /// There will be none: the queue is closed and empty.
     Closed,
-    /// A batch that needs Python, and has not been taken.
+    /// Such a batch is due, and has not been taken.
     Python,
-    /// A batch that has been taken, and needs Python after all.
+    /// A batch that has been taken, and turned out to need Python.
     Turn(Turn<Task>),
 }
 

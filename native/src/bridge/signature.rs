@@ -219,7 +219,7 @@ impl Counter {
         tally
     }
 
-    /// Adds a call that took so many seconds.
+    /// Adds a call that took this many seconds.
     pub fn add(&self, seconds: f64, (counts, total): &mut Tally) {
         let micros = seconds * 1e6;
         *total += micros;

@@ -1,4 +1,4 @@
-//! A task of the queue: one that was decoded here, or one of Python's.
+//! A task in the queue: one that was decoded here, or one from Python.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The waiting tasks of Python and Rust, and their clock: what a queue and its lanes share.
+//! The waiting tasks, whether from Python or from Rust, and their clock: what a queue and its lanes share.
 
 use std::sync::Weak;
 
@@ -19,7 +19,7 @@ pub struct Tasks {
     pub clock: Clock,
     pub keys: Keys,
     pub shared: Shared,
-    /// Runs without the interpreter that should be counted soon.
+    /// Each has runs that should be counted soon.
     pub uncounted: Mutex<Vec<Weak<NativeRun>>>,
 }
 
@@ -33,12 +33,12 @@ impl Tasks {
         self.queue.waits()
     }
 
-    /// Whether runs without the interpreter should be counted now.
+    /// Whether any runs without the interpreter should be counted now.
     pub fn counts_are_due(&self) -> bool {
         !self.uncounted.lock().is_empty()
     }
 
-    /// Counts these runs.
+    /// Counts the runs that `counts_are_due` is about.
     pub fn count(&self, py: Python<'_>) {
         let uncounted = std::mem::take(&mut *self.uncounted.lock());
         uncounted.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));

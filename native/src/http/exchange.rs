@@ -257,7 +257,7 @@ impl HttpRequest {
         drop(before);
     }
 
-    /// Answers the request, once; `keep` is as in `Call.finish`, for at most so many seconds.
+    /// Answers the request, once; `keep` is as in `Call.finish`, for at most this many seconds.
     #[pyo3(signature = (status, headers, body, keep=None, seconds=None))]
     fn answer(
         &self,

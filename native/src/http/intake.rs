@@ -81,9 +81,9 @@ impl Body {
         Ok(Self { bytes, is_gzip, memory })
     }
 
-    /// Frees the bytes, or keeps the buffer of a large body for another one. Large buffers that are not kept are freed on
-    /// another thread, since returning so many pages to the kernel takes a millisecond. Until then, their memory stays
-    /// reserved even if the call has ended, as that thread may first parse other bodies.
+    /// Frees the bytes, or keeps the buffer of a large body for a later one. Large buffers that are not kept are freed
+    /// on another thread, since returning so many pages to the kernel takes a millisecond. Until then, their memory
+    /// stays reserved even if the call has ended, as that thread may first parse other bodies.
     pub fn release(&mut self, spares: &Spares) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes.len() <= SMALL {
@@ -176,8 +176,8 @@ async fn collect(
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-/// A buffer for a body of this size, and how many bytes are reserved for the body now; `reserved` were before. The
-/// pages of a kept buffer are in memory before the body has arrived, so all of it is reserved.
+/// A buffer for a body of this size, and the number of bytes that are then reserved for the body; `reserved` is that
+/// number before. The pages of a kept buffer are in memory before the body has arrived, so all of it is reserved.
 fn buffer(size: usize, reserved: usize, (memory, spares): (&CallMemory, &Spares)) -> (BytesMut, usize) {
     let reserve = |capacity: usize| memory.grow_if_free(Kind::Received, capacity.saturating_sub(reserved));
     match spares.take(size, reserve) {

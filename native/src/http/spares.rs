@@ -12,17 +12,17 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
-/// The size of a large body. Sizes of their buffers are multiples of this, so that bodies of almost the same size can
-/// have the same buffer.
+/// The minimum size of a large body. The sizes of the kept buffers are multiples of this, so that bodies of almost the
+/// same size can use the same buffer.
 const STEP: usize = 1 << 20;
 
-/// Buffers that no body uses. May be used on any thread.
+/// Buffers that no body is using. May be used on any thread.
 pub struct Spares {
     /// The maximum number of bytes of all buffers together.
     most: usize,
     /// How long a buffer is kept.
     idle: Duration,
-    /// The buffers; the one that was used last is the last one.
+    /// The buffers, in the order in which they were last used.
     kept: Mutex<Vec<Spare>>,
     added: Notify,
 }
@@ -44,8 +44,8 @@ impl Spares {
         BytesMut::with_capacity(if size < STEP { size } else { size.next_multiple_of(STEP) })
     }
 
-    /// A kept buffer, which is empty and has room for a body of this size, and for at most half as much again (in whole
-    /// megabytes). None if there is none, or `may_take` says no to its capacity.
+    /// A kept, empty buffer with room for a body of this size, rounded up to whole megabytes, and for at most half as
+    /// much again. None if there is no such buffer, or if `may_take` returns false for its capacity.
     pub fn take(&self, size: usize, may_take: impl FnOnce(usize) -> bool) -> Option<BytesMut> {
         if size < STEP {
             return None;
@@ -75,7 +75,7 @@ impl Spares {
         freed
     }
 
-    /// Frees each buffer when it has not been used for some time. Runs as long as the thread whose bodies use them.
+    /// Frees each buffer when it has not been used for `idle`. Runs as long as the thread whose bodies use the buffers.
     pub async fn run(&self) {
         loop {
             self.added.notified().await;
@@ -98,7 +98,7 @@ impl Spares {
     }
 }
 
-/// Removes the first buffers.
+/// Removes the buffers before the first one for which `is_removed` returns false.
 fn remove_while(kept: &mut Vec<Spare>, mut is_removed: impl FnMut(&Spare) -> bool) -> Vec<BytesMut> {
     let count = kept.iter().take_while(|spare| is_removed(spare)).count();
     kept.drain(..count).map(|spare| spare.buffer).collect()

@@ -17,7 +17,7 @@ const LEAST_POWER: i32 = -4;
 
 /// If six digits are enough, the number of nine digits is close to a multiple of this.
 const SIX: u64 = 1_000;
-/// The power of ten from which on a number of six digits is written with an exponent.
+/// The smallest power of ten at which a number of six digits is written with an exponent because it is large.
 const SHORT: i32 = 6;
 
 const FIVES: [u64; 13] = {

@@ -2,7 +2,7 @@
 //!
 //! The module `onnxruntime` contains the runtime but exports no symbol of the C API. It passes the API to libraries of
 //! custom operators: `SessionOptions.register_custom_ops_library` calls a library's function `RegisterCustomOps` with
-//! the API, and with the options. So this library registers itself, without any operators.
+//! the options and the API. So this library registers itself, without any operators.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -15,10 +15,10 @@ use ort_sys::{OrtApi, OrtApiBase, OrtSessionOptions, OrtStatus, OrtStatusPtr};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// The version of the API that is used here. ONNX Runtime keeps old versions: this one exists since its release 1.17.
+/// The version of the API that is used here. ONNX Runtime added it in release 1.17, and still offers old versions.
 const VERSION: u32 = 17;
 
-/// The names of ONNX Runtime's error codes, as Python's exceptions write them.
+/// The names of ONNX Runtime's error codes, as in the exceptions of `onnxruntime`.
 const NAMES: [&str; 15] = [
     "SUCCESS",
     "FAIL",
@@ -41,7 +41,7 @@ thread_local! {
     static PASSED: Cell<Option<Passed>> = const { Cell::new(None) };
 }
 
-/// What ONNX Runtime has passed to this thread.
+/// What ONNX Runtime has passed to `RegisterCustomOps`.
 #[derive(Clone, Copy)]
 struct Passed {
     api: Option<Api>,
@@ -69,7 +69,7 @@ fn own_path() -> Option<&'static str> {
     FOUND.get_or_init(look).as_deref()
 }
 
-/// The addresses of a line of `/proc/self/maps`.
+/// The range of addresses in a line of `/proc/self/maps`.
 fn range(line: &str) -> Option<Range<usize>> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
@@ -97,7 +97,7 @@ impl Api {
         // SAFETY: a status that is not null is valid until it is released here.
         unsafe {
             let text = CStr::from_ptr((self.0.GetErrorMessage)(status.0)).to_string_lossy().into_owned();
-            // A number, since newer releases of ONNX Runtime have more codes than the enum.
+            // Read as a number, since newer releases of ONNX Runtime have more codes than the enum.
             let code_of: unsafe extern "system" fn(*const OrtStatus) -> i32 = mem::transmute(self.0.GetErrorCode);
             let code = usize::try_from(code_of(status.0)).unwrap_or(usize::MAX);
             (self.0.ReleaseStatus)(status.0);
@@ -131,7 +131,7 @@ pub struct Failure {
 }
 
 impl fmt::Display for Failure {
-    /// As Python's exceptions write it.
+    /// Formats it like the exceptions of `onnxruntime`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = NAMES.get(self.code).unwrap_or(&"GENERAL ERROR");
         write!(out, "[ONNXRuntimeError] : {} : {name} : {}", self.code, self.text)
@@ -151,7 +151,7 @@ pub struct Owned<T> {
 }
 
 impl<T> Owned<T> {
-    /// Takes an object over. `release` must be the function that releases such objects.
+    /// Takes over an object. `release` must be the function that releases such objects.
     pub fn new(pointer: NonNull<T>, release: unsafe extern "system" fn(*mut T)) -> Self {
         Self { pointer, release }
     }

@@ -10,7 +10,8 @@ use super::api::{Api, Failure, Owned};
 use super::value::dtype_of;
 use crate::protobuf::Dtype;
 
-/// A tensor that a session declares: its name, its dtype, and its dimensions, a number or a name, or None if unknown.
+/// A tensor that a session declares: its name, its dtype, and its dimensions. A dimension is None if it has neither a
+/// size nor a name.
 pub struct Declared {
     pub name: String,
     pub dtype: Dtype,
@@ -68,9 +69,9 @@ impl Reader<'_> {
         (0..count).map(|index| self.declared(side, index)).collect()
     }
 
-    /// The model's metadata under a key.
+    /// The value of a key in the model's metadata; None if there is none.
     pub fn metadata(&self, key: &CStr) -> Result<Option<String>, Failure> {
-        // SAFETY: the session is valid, and so are the objects that are got from it.
+        // SAFETY: the session is valid, and so are the objects that it returns.
         unsafe {
             let metadata = self.api.pointer(|api, out| (api.SessionGetModelMetadata)(self.session.as_ptr(), out))?;
             let metadata = Owned::new(metadata, self.api.0.ReleaseModelMetadata);
@@ -91,9 +92,9 @@ impl Reader<'_> {
         self.api.pointer(|api, out| unsafe { (api.GetAllocatorWithDefaultOptions)(out) })
     }
 
-    /// Copies a text of ONNX Runtime, and frees it.
+    /// Copies a string that ONNX Runtime has allocated, and frees the original.
     fn taken(&self, text: NonNull<c_char>, allocator: NonNull<OrtAllocator>) -> Result<String, Failure> {
-        // SAFETY: the text ends with a zero byte, belongs to the allocator, and is not used afterwards.
+        // SAFETY: the string ends with a zero byte, belongs to the allocator, and is not used afterwards.
         unsafe {
             let own = CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned();
             self.api.check((self.api.0.AllocatorFree)(allocator.as_ptr(), text.as_ptr().cast()))?;
@@ -109,7 +110,7 @@ impl Reader<'_> {
             let name = self.taken(name, allocator)?;
             let info = self.api.pointer(|_, out| (side.info)(self.session.as_ptr(), index, out))?;
             let info = Owned::new(info, self.api.0.ReleaseTypeInfo);
-            // A number, since newer releases of ONNX Runtime may have more types than the enum.
+            // Read as a number, since newer releases of ONNX Runtime may have more types than the enum.
             let kind: i32 =
                 self.api.number(0, |api, out: *mut i32| (api.GetOnnxTypeFromTypeInfo)(info.as_ptr(), out.cast()))?;
             if kind != ONNXType::ONNX_TYPE_TENSOR as i32 {
@@ -125,7 +126,7 @@ impl Reader<'_> {
     /// `info` must be valid.
     unsafe fn tensor(&self, name: String, info: *const OrtTensorTypeAndShapeInfo) -> Result<Option<Declared>, Failure> {
         let api = self.api;
-        // SAFETY: as the caller says; the names of dimensions live as long as `info`.
+        // SAFETY: the caller guarantees that `info` is valid; the names of dimensions live as long as `info`.
         unsafe {
             let element = api.number(0, |api, out: *mut i32| (api.GetTensorElementType)(info, out.cast()))?;
             let Some(dtype) = dtype_of(element) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! ONNX models on ONNX Runtime's C API, so that they can run while no thread has the interpreter lock.
+//! Runs ONNX models through ONNX Runtime's C API, which needs no interpreter lock.
 
 mod api;
 mod declared;

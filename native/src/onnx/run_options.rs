@@ -33,7 +33,7 @@ impl OnnxRunOptions {
 
 #[pymethods]
 impl OnnxRunOptions {
-    /// Whether the run is to end before its next operator. May be set during the run.
+    /// Whether the run must end before its next operator. May be set during the run.
     #[setter]
     fn set_terminate(&self, terminate: bool) -> PyResult<()> {
         // SAFETY: the options are valid; the flag may be set on any thread.
@@ -55,7 +55,7 @@ impl OnnxRunOptions {
     }
 
     fn add_run_config_entry(&self, key: CString, value: CString) -> PyResult<()> {
-        // SAFETY: the options are valid, and both texts are copied.
+        // SAFETY: the options are valid, and both strings are copied.
         let status = unsafe { (self.api.0.AddRunConfigEntry)(self.options.as_ptr(), key.as_ptr(), value.as_ptr()) };
         Ok(self.api.check(status)?)
     }

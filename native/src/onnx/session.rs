@@ -50,7 +50,7 @@ type Tensors = Vec<(String, u64, Vec<Option<Dimension>>)>;
 
 #[pymethods]
 impl OnnxSession {
-    /// Loads a model with the options of an `onnxruntime.SessionOptions`, which must not be used otherwise meanwhile.
+    /// Loads a model with an `onnxruntime.SessionOptions`, which must not be used for anything else until this returns.
     #[new]
     fn new(py: Python<'_>, options: &Bound<'_, PyAny>, model: Model) -> PyResult<Self> {
         let (api, given) = Api::of(options)?;
@@ -58,8 +58,8 @@ impl OnnxSession {
         Ok(py.detach(move || Self::open(api, &given, &model))?)
     }
 
-    /// The inputs, the outputs, and the initializers that a request may replace; None if one of them is not a tensor of
-    /// numbers, or if an output is an input: it would be in the memory of the input, which may not live as long.
+    /// The inputs, the outputs, and the initializers that a request may replace. None if one of them is not a tensor of
+    /// numbers, or if an output is also an input: it would be in the input's memory, which may be freed before it.
     fn declared(&self) -> PyResult<Option<[Tensors; 3]>> {
         let reader = self.reader();
         let inputs = reader.side(Side::inputs(self.api.0))?;
@@ -71,7 +71,7 @@ impl OnnxSession {
         Ok(lives.then(|| [inputs, outputs, overridable].map(listed)))
     }
 
-    /// The model's metadata under a key.
+    /// The value of a key in the model's metadata; None if there is none.
     fn metadata(&self, key: CString) -> PyResult<Option<String>> {
         Ok(self.reader().metadata(&key)?)
     }
@@ -81,8 +81,8 @@ impl OnnxSession {
         Ok(OnnxRunOptions::new(self.api)?)
     }
 
-    /// Computes the outputs of these names, without the interpreter lock. Each input has a name, an array of at least
-    /// one dimension, and whether it is a scalar.
+    /// Computes the outputs with these names, without the interpreter lock. For each input, `inputs` has its name, an
+    /// array of at least one dimension, and whether the input is a scalar.
     #[pyo3(signature = (names, inputs, options=None))]
     fn run(
         &self,
@@ -99,15 +99,15 @@ impl OnnxSession {
         let feeds = buffers.iter().map(feed).collect::<PyResult<Vec<_>>>()?;
         let values = py.detach(|| self.compute((&given, &feeds), &names, options))?;
         let numbers =
-            |value: Option<Value>| value.ok_or_else(|| PyTypeError::new_err("an output is no tensor of numbers"));
+            |value: Option<Value>| value.ok_or_else(|| PyTypeError::new_err("an output is not a tensor of numbers"));
         values.into_iter().map(|value| numbers(value).map(OnnxValue::new)).collect()
     }
 }
 
-/// Options that belong to Python, which waits for the session meanwhile.
+/// Options that belong to Python, which does not change or free them until the session has been created.
 struct Options(*const OrtSessionOptions);
 
-// SAFETY: the options are only read, while Python keeps them.
+// SAFETY: the options are only read, and Python keeps them alive.
 unsafe impl Sync for Options {}
 // SAFETY: as above.
 unsafe impl Send for Options {}
@@ -137,7 +137,7 @@ impl OnnxSession {
         Reader { api: self.api, session: &self.session }
     }
 
-    /// Runs the model: None in the place of an output that is not a tensor of numbers.
+    /// Runs the model, and returns the outputs; None in place of each that is not a tensor of numbers.
     pub fn compute(
         &self,
         (given, feeds): (&[CString], &[Feed<'_>]),
@@ -168,7 +168,7 @@ impl OnnxSession {
                 outputs.as_mut_ptr(),
             )
         };
-        // Taken over first, so that they are released even after an error.
+        // The outputs are taken over before the check, so that they are released even after an error.
         let owned: SmallVec<[_; 2]> = outputs
             .into_iter()
             .map(|out| NonNull::new(out).map(|out| Owned::new(out, self.api.0.ReleaseValue)))
@@ -191,7 +191,7 @@ fn listed(tensors: Vec<Declared>) -> Tensors {
 }
 
 fn feed((buffer, is_scalar): &(Buffer, bool)) -> PyResult<Feed<'_>> {
-    let dtype = buffer.dtype().ok_or_else(|| PyTypeError::new_err("an input is no array of numbers"))?;
+    let dtype = buffer.dtype().ok_or_else(|| PyTypeError::new_err("an input is not an array of numbers"))?;
     let shape = if *is_scalar { &[][..] } else { buffer.shape() };
     Ok(Feed { dtype, shape: SmallVec::from_slice(shape), bytes: buffer.bytes() })
 }

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::api::{Api, Failure, Owned};
 use crate::protobuf::Dtype;
 
-/// A tensor of numbers, in memory of ONNX Runtime.
+/// A tensor of numbers in ONNX Runtime's memory.
 pub struct Value {
     /// Keeps the memory alive.
     _value: Owned<OrtValue>,
@@ -21,7 +21,7 @@ pub struct Value {
     data: *const u8,
 }
 
-// SAFETY: the memory is not written to after the run that has produced it, except by Python's owner of the array.
+// SAFETY: after the run that produced it, the memory is written to only by Python code that owns the array.
 unsafe impl Send for Value {}
 // SAFETY: as above.
 unsafe impl Sync for Value {}
@@ -62,7 +62,7 @@ impl Value {
     }
 }
 
-/// A tensor over the memory of an array, which must live longer.
+/// A tensor in an array's memory, which must live longer than the tensor.
 pub fn borrowed(
     api: Api,
     memory: &Owned<OrtMemoryInfo>,
@@ -80,7 +80,7 @@ pub fn borrowed(
     Ok(Owned::new(value, api.0.ReleaseValue))
 }
 
-/// Each dtype, ONNX Runtime's number of it, and its format in the buffer protocol.
+/// Each dtype, ONNX Runtime's number for it, and its format in the buffer protocol.
 const ELEMENTS: [(Dtype, Element, &CStr); Dtype::COUNT - 1] = [
     (Dtype::Float, Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, c"f"),
     (Dtype::Double, Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, c"d"),
@@ -96,8 +96,8 @@ const ELEMENTS: [(Dtype, Element, &CStr); Dtype::COUNT - 1] = [
     (Dtype::Uint64, Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64, c"L"),
 ];
 
-/// The dtype of a tensor's elements; None if they are not numbers that numpy knows. The number is no `Element`, since
-/// newer releases of ONNX Runtime have more types than the enum.
+/// The dtype for ONNX Runtime's number of an element type; None if there is none, as for strings. The argument is
+/// not an `Element`, since newer releases of ONNX Runtime have more types than the enum.
 pub fn dtype_of(element: i32) -> Option<Dtype> {
     ELEMENTS.iter().find(|row| row.1 as i32 == element).map(|row| row.0)
 }
@@ -107,7 +107,7 @@ fn element_of(dtype: Dtype) -> Element {
     row.map_or(Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, |row| row.1)
 }
 
-/// A tensor for numpy, which makes an array of it without a copy.
+/// A tensor that numpy can use as an array without copying it.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct OnnxValue {
     value: Value,
@@ -129,7 +129,7 @@ impl OnnxValue {
 
 #[pymethods]
 impl OnnxValue {
-    /// Fills `view`, as the buffer protocol demands.
+    /// Fills `view`, as the buffer protocol requires.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, _flags: c_int) -> PyResult<()> {
         let own = slf.get();
         let row = ELEMENTS.iter().find(|row| row.0 == own.value.dtype);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_are_no_numbers_have_no_dtype() {
+    fn types_that_are_not_numbers_have_no_dtype() {
         for element in [0, Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING as i32, 1000, -1] {
             assert_eq!(dtype_of(element), None);
         }

@@ -1,5 +1,5 @@
-//! Tests which batches may be taken without the interpreter lock: those of lanes that run without the interpreter, if
-//! no task of theirs is Python's.
+//! Tests which batches may be taken without the interpreter lock: those of lanes that run without the interpreter,
+//! unless one of their tasks came from Python.
 
 use super::tests::{BOUNDS, Bench, Patient, QUICK};
 use super::*;
@@ -35,7 +35,7 @@ fn only_a_detached_lane_gives_batches_to_a_thread_without_the_interpreter() {
 }
 
 #[test]
-fn a_batch_with_a_task_of_python_stays_in_the_queue() {
+fn a_batch_with_a_task_from_python_stays_in_the_queue() {
     let bench = Bench::new();
     let lane = lane(&bench);
     bench.queue.detach(lane);
@@ -46,7 +46,7 @@ fn a_batch_with_a_task_of_python_stays_in_the_queue() {
 }
 
 #[test]
-fn batches_need_no_python_once_its_tasks_have_left_the_group() {
+fn batches_need_no_python_once_the_tasks_from_python_have_left_the_group() {
     let bench = Bench::new();
     let lane = bench.queue.open_lane(Rules { execution_limit: 2, ..Bench::rules() }, None);
     bench.queue.detach(lane);

@@ -18,7 +18,7 @@ pub struct Group<T> {
     slots: HashMap<u64, usize, FxBuildHasher>,
     last_slot: u64,
     pub rows: usize,
-    /// The number of tasks that need the interpreter lock when they are looked at.
+    /// The number of tasks that can be looked at only with the interpreter lock.
     of_python: usize,
     pub closing: bool,
 }

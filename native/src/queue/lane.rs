@@ -57,7 +57,7 @@ pub struct Lane {
     pub groups: usize,
     pub pace: Pace,
     pub closed: bool,
-    /// Whether its batches run without the interpreter, unless they contain tasks of Python.
+    /// Whether the lane's batches run without the interpreter, except those with a task from Python.
     pub detached: bool,
     /// The size and wait to use instead of the rules'.
     pub target: Option<Target>,

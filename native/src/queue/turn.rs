@@ -20,10 +20,10 @@ pub struct Turn<T> {
 
 /// The result of one look at the queue by a thread without the interpreter lock.
 pub enum Detached<T> {
-    /// No batch is due; another thread may have just taken it.
+    /// No batch is due, perhaps because another thread has just taken it.
     Nothing,
     /// The batch that is due has not been taken, since it needs Python.
     NeedsPython,
-    /// What was taken.
+    /// The batch that was taken.
     Turn(Turn<T>),
 }

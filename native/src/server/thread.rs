@@ -12,10 +12,10 @@ use crate::handover::Handover;
 use crate::http::Spares;
 use crate::http2::AfterPause;
 
-/// The maximum number of bytes of kept buffers: those of three bodies of 10 MB.
+/// The maximum number of bytes of the kept buffers, enough for three bodies of 10 MB.
 const SPARE: usize = 32 << 20;
 
-/// The part of the memory for callers that kept buffers may use in addition to it.
+/// The kept buffers may use the limit on the memory for callers divided by this, in addition to that limit.
 const SPARE_PART: usize = 16;
 
 /// How long a buffer is kept for the next large body.

@@ -246,10 +246,10 @@ class NativeModel:
 
     Attributes:
         session: A `headrace_native.OnnxSession`.
-        inputs: The model's names of the signature's inputs, in its order.
-        outputs: The alias and the model's name of each output.
-        grew: Called with the shapes of the inputs of a run with a large output.
-        large: The size of such an output in bytes, or more.
+        inputs: The name in the model of each of the signature's inputs, in the signature's order.
+        outputs: The alias of each output, and its name in the model.
+        grew: Called after a run with a large output, with the shapes of the run's inputs.
+        large: The minimum size of a large output in bytes.
     """
 
     session: object
@@ -264,7 +264,7 @@ class RunsNatively(Protocol, metaclass=Ability):
     """A backend whose model headrace_native may run without the interpreter."""
 
     def native_model(self, signature: str) -> NativeModel | None:
-        """How a signature's batches can run there, with the same results as `run`; None if they cannot."""
+        """How headrace_native can run a signature's batches with the same results as `run`; None if it cannot."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ class Now:
         running: Returns the number of batches that are running now.
         on_devices: Returns the number of bytes that it uses on each GPU, by the GPU's number.
         beliefs: Returns the state of the latency objective of each signature, by its name.
-        count_runs: Reports the runs that have been recorded outside the interpreter and not been reported yet.
+        count_runs: Reports the runs without the interpreter that have not been reported yet.
     """
 
     waiting: Callable[[], int] = int

@@ -15,7 +15,7 @@ REUSED_BYTES = 32 << 20
 """The number of bytes of evicted versions that may always stay with the process, for the next loads to reuse."""
 
 REUSED_PART = 10
-"""If the bytes of the loaded versions divided by this are more than `REUSED_BYTES`, so many may stay.
+"""If the bytes of the loaded versions divided by this exceed `REUSED_BYTES`, that many bytes may stay instead.
 
 A version counts as 1.2 times its files, so that this fits into the bound as well.
 """

@@ -147,7 +147,7 @@ class Schedulers:
 
 @lru_cache(maxsize=16)  # most models have the same options
 def _leaving_one(options: Options) -> Options:
-    """The options, limited to so many batches at a time that one thread stays free for other models."""
+    """The options, with a limit on the batches at a time that leaves one thread free for other models."""
     at_once = min(options.batches_at_once, options.num_batch_threads)
     return options if options.max_running_batches == at_once else replace(options, max_running_batches=at_once)
 

@@ -23,4 +23,4 @@ TYPE_NAMES: dict[str, DataType] = {
     "tensor(bool)": DataType.DT_BOOL,
     "tensor(string)": DataType.DT_STRING,
 }
-"""The element type for each of ONNX Runtime's names of types."""
+"""The dtype for each of ONNX Runtime's names of tensor types."""

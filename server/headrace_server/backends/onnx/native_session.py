@@ -1,7 +1,7 @@
 """Sessions of headrace_native, which can also run without the interpreter lock.
 
-They use the runtime of the module `onnxruntime` through its C API. A model whose inputs and outputs are tensors of
-numbers, and that runs only on the CPU, gets such a session; any other gets an `onnxruntime.InferenceSession`.
+They use the runtime of the module `onnxruntime` through its C API. A model gets such a session if its inputs and
+outputs are tensors of numbers, and it runs only on the CPU; any other model gets an `onnxruntime.InferenceSession`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ class Declared:
 
     Attributes:
         name: The tensor's name.
-        type: Its type, such as `tensor(float)`.
-        shape: Its dimensions; those that vary have a name, or None.
+        type: The tensor's type, such as `tensor(float)`.
+        shape: The tensor's dimensions; for one that varies, its name, or None if it has no name.
     """
 
     name: str
@@ -39,10 +39,10 @@ class NativeSession:
 
     Args:
         session: A `headrace_native.OnnxSession`.
-        inputs: Its inputs: the name of each, its dtype's number, and its shape.
-        outputs: Its outputs, likewise.
-        overridable: The initializers that a request may replace, likewise.
-        has_arena: Whether it keeps memory in an arena.
+        inputs: The name of each input, its dtype's number, and its shape.
+        outputs: The same for each output.
+        overridable: The same for each initializer that a request may replace.
+        has_arena: Whether the session keeps memory in an arena.
 
     Attributes:
         native: The `headrace_native.OnnxSession`.
@@ -75,26 +75,27 @@ class NativeSession:
         return self._overridable
 
     def get_providers(self) -> list[str]:
-        """The names of the providers that it runs on."""
+        """The names of the session's execution providers."""
         return [CPU]
 
     def get_modelmeta(self) -> Any:
-        """The model's metadata, of which only those about signatures are read."""
+        """The model's metadata; only the entry about signatures is read."""
         found = self.native.metadata(METADATA_KEY)
         return SimpleNamespace(custom_metadata_map={} if found is None else {METADATA_KEY: found})
 
     def get_session_options(self) -> Any:
-        """The options, of which only the one about the arena is kept."""
+        """The session's options; only the one about the arena is kept."""
         return SimpleNamespace(enable_cpu_mem_arena=self._has_arena)
 
     def run(self, names: Sequence[str] | None, inputs: Arrays, options: Any = None) -> list[Array]:
-        """Computes the outputs of these names, or all. They are views of ONNX Runtime's memory.
+        """Computes the outputs with these names, or all outputs. The arrays are views of ONNX Runtime's memory.
 
         Raises:
             RuntimeError: The run failed; the text is that of `onnxruntime`'s exception.
         """
         wanted = list(names or (output.name for output in self._outputs))
-        feed = [(name, np.ascontiguousarray(each), not each.ndim) for name, each in inputs.items()]  # makes scalars [1]
+        # `ascontiguousarray` makes an array of shape [1] from a scalar.
+        feed = [(name, np.ascontiguousarray(each), not each.ndim) for name, each in inputs.items()]
         return [np.asarray(value) for value in self.native.run(wanted, feed, options)]
 
 
@@ -102,7 +103,7 @@ Session: TypeAlias = ort.InferenceSession | NativeSession
 
 
 def open_native(model: str | bytes, options: ort.SessionOptions) -> NativeSession | None:
-    """A session of headrace_native; None if it is not installed, or cannot open such a model.
+    """A session of headrace_native; None if that is not installed, or cannot open the model.
 
     Args:
         model: The model's file, or its content.

@@ -1,4 +1,4 @@
-"""Sessions of headrace_native: they describe, compute and refuse the same as sessions of `onnxruntime`."""
+"""Sessions of headrace_native describe models, compute outputs and refuse inputs as sessions of `onnxruntime` do."""
 
 from collections.abc import Callable
 from functools import partial
