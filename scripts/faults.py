@@ -30,7 +30,7 @@ HEAD = """# Faults of one model
 
 Made by `python -m scripts.faults`. In each row, a server with two models, `faulty` and `other`, is called; `faulty`
 then hangs, crashes or takes more memory than it may. The columns show the answer to the call that caused it, the time
-until the next successful call of `faulty`, and how many of the calls of `other`, made one after the other meanwhile,
+until the next successful call of `faulty`, and how many calls of `other`, made one after the other during that time,
 failed.
 `--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
 

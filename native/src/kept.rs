@@ -90,7 +90,7 @@ impl<Q: Hash + Eq, A: Clone> Kept<Q, A> {
     }
 }
 
-/// The moment in this many seconds, until which an answer may be kept; or why there is none.
+/// The time that is `seconds` from now; an error text if the clock cannot represent it.
 pub fn after(seconds: f64) -> Result<Instant, String> {
     let left = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
     Instant::now().checked_add(left).ok_or_else(|| format!("{seconds} seconds are more than the clock can count"))

@@ -79,7 +79,7 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
 
 
 def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Limits) -> int:
-    """The next size above those that have run, if no run so far speaks against it; otherwise the chosen size.
+    """The next size above those that have run, if no run so far rules it out; otherwise the chosen size.
 
     The run times of larger sizes are guessed cautiously. If a model's runs take 40 ms regardless of their size, the
     guess for two rows is 70 ms, which may rule out two rows forever, since only a run corrects the guess. So a queue

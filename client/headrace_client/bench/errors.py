@@ -5,7 +5,7 @@ from typing import Any
 
 
 class BenchError(Exception):
-    """An argument or a file of the user cannot be used, or a server does not answer. The text is one line."""
+    """An argument or a file from the user cannot be used, or a server does not answer. The text is one line."""
 
 
 def require(module: str, purpose: str, install: str) -> Any:

@@ -74,7 +74,7 @@ class _Attempts:
         return self._hedge.delay if self._left else None
 
     def add(self) -> bool:
-        """Returns whether another attempt is to be made now. If so, it is counted."""
+        """Returns whether another attempt should be made now. If so, it is counted."""
         if not (self._left and self._budget.spend()):
             self._left = 0
             return False

@@ -12,7 +12,7 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Records that something has happened: a task waits, or a call is to be counted. Costs one
+    /// Records that something has happened: a task waits, or a call must be counted. Costs one
     /// load if that has been recorded already.
     pub fn note(&self) {
         if !self.noted.load(Ordering::Relaxed) && !self.noted.swap(true, Ordering::AcqRel) {
@@ -20,7 +20,7 @@ impl Activity {
         }
     }
 
-    /// Returns whether anything has happened since the last `take`. To be called just before the
+    /// Returns whether anything has happened since the last `take`. Must be called just before the
     /// check.
     pub fn take(&self) -> bool {
         self.noted.swap(false, Ordering::AcqRel)

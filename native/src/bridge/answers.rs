@@ -124,7 +124,7 @@ pub fn count(py: Python<'_>, tasks: &[NativeTask]) {
     }
 }
 
-/// Encodes a task's rows of a padded batch's outputs, from `start` on, each cut to the length of its inputs.
+/// Encodes a task's rows of a padded batch's outputs, which begin at `start`, cut to the lengths of the task's inputs.
 fn encode_cut(task: &mut NativeTask, outputs: &[Output<'_>], start: usize, padding: &Padding, out: &mut BytesMut) {
     let (rows, lengths) = (start..start + task.rows, task.lengths(padding));
     let own: Vec<_> = outputs.iter().map(|output| Own::of(output, &rows, padding, &lengths)).collect();

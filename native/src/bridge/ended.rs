@@ -102,7 +102,7 @@ pub struct EndedCalls {
 }
 
 impl EndedCalls {
-    /// Adds a call that was refused instead of queued. There may be very many.
+    /// Adds a call that was refused instead of queued. There may be very many such calls.
     pub fn add_refused(&self, signature: &Arc<Signature>, why: Why, seconds: f64) {
         let mut refused = self.refused.lock();
         let same = |known: &&mut Refused| known.why == why && Arc::ptr_eq(&known.signature, signature);
@@ -114,7 +114,7 @@ impl EndedCalls {
         self.activity.note();
     }
 
-    /// Adds a call whose client has got the error that its deadline passed.
+    /// Adds a call whose deadline has passed, and whose client has been sent that error.
     pub fn add_late(&self, signature: &Arc<Signature>, seconds: f64) {
         self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
         self.activity.note();

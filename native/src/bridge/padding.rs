@@ -66,7 +66,7 @@ impl Padding {
 
     /// The shapes in the key of a task with `rows` rows; None for a task that is not padded.
     ///
-    /// `copy` writes an input's elements.
+    /// `copy` writes the elements of the input with this number into the slice.
     pub fn shapes(&self, rows: usize, inner: &[&[usize]], copy: impl Fn(usize, &mut [u8])) -> Option<Vec<Vec<usize>>> {
         let lengths = self.lengths(inner.iter().copied());
         let agree = |number: usize| self.replaced(number, inner[number], &lengths) == inner[number];

@@ -202,7 +202,7 @@ fn encode(py: Python<'_>, task: &mut NativeTask, outputs: &Bound<'_, PyDict>, ou
 #[derive(Default)]
 struct Ready {
     tasks: Vec<NativeTask>,
-    /// The buffer that their answers are written into.
+    /// The buffer with the encoded answers.
     bytes: BytesMut,
     /// When the run of the first of these tasks began.
     since: Option<Instant>,

@@ -46,12 +46,12 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         None
     }
 
-    /// Whether an answer can be made from these outputs, whose rows from `start` on belong to this call.
+    /// Whether an answer can be made from these outputs, in which this call's rows begin at `start`.
     fn fits(&self, _signature: &Signature, _outputs: &[Output<'_>], _start: usize, _rows: usize) -> bool {
         true
     }
 
-    /// Raises Python's exception for the reason why no answer can be made. Only this method calls Python.
+    /// Raises a Python exception that says why no answer can be made. Only this method calls Python.
     fn misfit(
         &self,
         _signature: &Signature,
@@ -135,7 +135,7 @@ impl NativeTask {
         chosen.map(|aliases| PyTuple::new(py, aliases)).transpose()
     }
 
-    /// Encodes the task's rows of the outputs, from `start` on.
+    /// Encodes the task's rows of the outputs, which begin at `start`.
     pub fn encode(&mut self, outputs: &[Output<'_>], start: usize, out: &mut BytesMut) {
         self.call.encode(&self.signature, outputs, start, self.rows, out);
     }

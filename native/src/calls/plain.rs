@@ -75,9 +75,9 @@ pub struct PlainFields {
 pub enum Outcome {
     /// The call waits in its queue. `wake` says whether a thread must be woken for it.
     Waits { wake: bool },
-    /// There is no memory for the call's answer, and its client has got an error.
+    /// There is no memory for the call's answer, and its client has been sent an error.
     NoMemory,
-    /// The call was refused this many seconds after it arrived, and its client has got an error.
+    /// The call was refused this many seconds after it arrived, and its client has been sent an error.
     Refused { signature: Arc<Signature>, why: Why, seconds: f64 },
     /// Python must handle the call, for one of these reasons: it is not plain; it must run alone; Python must decide
     /// whether to admit it; or its version is being unloaded, and another version may already serve the model.

@@ -143,7 +143,7 @@ struct Own<'a> {
 }
 
 impl Answer {
-    /// Makes Python raise the reason why the outputs have no result for these rows; `None` means all rows.
+    /// Raises a Python exception that says why the outputs have no result for these rows; `None` means all rows.
     pub fn misfit(
         &self,
         signature: &Signature,

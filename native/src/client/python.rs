@@ -55,8 +55,8 @@ pub struct Failure {
 /// Ended calls for an event loop: each with its number, and whether arrays are wanted.
 type Ended = Inbox<(u64, Answer, bool)>;
 
-/// A connection to one server. A blocking call drives the connection on its own thread; for started calls, a separate
-/// thread does so, which the first of them starts.
+/// A connection to one server. A blocking call drives the connection on its own thread. The first call that is started
+/// without waiting for its answer starts a thread that drives the connection for all such calls.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct ClientChannel {
     channel: Arc<Channel>,

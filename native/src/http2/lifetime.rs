@@ -72,7 +72,7 @@ impl Lifetime {
         }
     }
 
-    /// To be called whenever everything that has arrived has been read. `has_calls` says whether there are calls now.
+    /// Must be called whenever everything that has arrived has been read. `has_calls` says whether there are calls now.
     pub fn poll(&mut self, context: &mut Context<'_>, has_calls: impl Fn() -> bool) -> Poll<Due> {
         let (count, answered) = self.stats.take();
         if answered {

@@ -171,8 +171,8 @@ impl SharedTcp {
         &self.0
     }
 
-    /// To be called after a read that returned less than it could have: the next read then waits for the kernel's next
-    /// event, which saves a read that would find nothing.
+    /// Must be called after a read that returned less than it could have: the next read then waits for the kernel's
+    /// next event, which saves a read that would find nothing.
     pub fn has_read_all(&self) {
         self.waits_for(Interest::READABLE);
     }

@@ -55,7 +55,7 @@ impl Dtype {
         DTYPES.iter().map(|row| row.1)
     }
 
-    /// The dtype for a format of the buffer protocol and the size of an element.
+    /// The dtype for a format and an element size in bytes, as in the buffer protocol.
     pub fn of_format(format: &CStr, size: usize) -> Option<Self> {
         let letter = match format.to_bytes() {
             [letter] | [b'<' | b'=' | b'@', letter] => letter,

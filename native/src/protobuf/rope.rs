@@ -69,7 +69,7 @@ impl Rope {
         }
     }
 
-    /// Copies `target.len()` bytes from `start` on; the caller has checked that they exist.
+    /// Copies `target.len()` bytes, beginning at `start`; the caller has checked that they exist.
     pub fn copy_to(&self, start: usize, target: &mut [u8]) {
         let (mut skip, mut done) = (start, 0);
         for piece in self.pieces() {

@@ -89,7 +89,7 @@ impl Mailbox {
         matches!(*self.state.lock(), State::Closed)
     }
 
-    /// Claims the delivery of the answer. Returns whether it may be delivered; if so, the calling function must do so.
+    /// Claims the delivery of the answer. If this returns true, the calling function must deliver it.
     pub fn claim(&self) -> bool {
         let mut state = self.state.lock();
         *state = match std::mem::take(&mut *state) {

@@ -111,7 +111,7 @@ impl BusyPoll {
         self.task_waits(wake);
     }
 
-    /// To be called when a task has been put into the queue. If a batch thread must be woken for it (`wake`), that
+    /// Must be called when a task has been put into the queue. If a batch thread must be woken for it (`wake`), that
     /// happens once everything that has arrived has been read: by then, the batch is as large as it will get.
     pub fn task_waits(&self, wake: bool) {
         if wake {
@@ -223,7 +223,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// To be called when a lone call has been answered; returns whether to poll for the next one.
+    /// Must be called when a lone call has been answered; returns whether to poll for the next one.
     pub fn lasts(&mut self) -> bool {
         let lasts = self.skipped >= self.skip;
         self.skipped = if lasts { 0 } else { self.skipped + 1 };

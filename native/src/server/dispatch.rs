@@ -19,7 +19,7 @@ use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
 use crate::traces::Method as Traced;
 
-/// The maximum number of bytes that are read of a request that is not gRPC, before it is refused.
+/// The maximum number of bytes that are read from a request that is not gRPC before it is refused.
 const ENOUGH: usize = 64 << 10;
 
 /// The approximate size in bytes of a call without its message, its answer and its headers.

@@ -75,7 +75,7 @@ class Metrics(Families):
         )
 
     def show(self, *gauges: Gauges) -> None:
-        """Adds gauges to the page. To be called before the page is first requested."""
+        """Adds gauges to the page. Must be called before the page is first requested."""
         self._gauges += gauges
 
     def configure(self, models: Collection[str]) -> None:

@@ -40,7 +40,7 @@ class Tallies:
 
 
 class Manager:
-    """Keeps those versions loaded that the source aspires to, on threads of its own.
+    """Loads the versions that the source aspires to, and unloads others, on threads of its own.
 
     Requests never wait for it: they read a map in which a model's versions are replaced as a whole.
 

@@ -17,7 +17,7 @@ class ManagerOptions:
 
     Attributes:
         num_load_threads: The maximum number of loads at the same time; 0 means one at a time, on the manager's own
-            thread, which does nothing else meanwhile.
+            thread, which does nothing else during a load.
         num_unload_threads: The maximum number of unloads at the same time; 0 means the same as for loads.
         num_initial_load_threads: The maximum number of loads at the same time until `initial_load_done`.
         max_num_load_retries: The maximum number of tries after the first failure.

@@ -20,7 +20,7 @@ class Overlay:
 
         Args:
             models: All models in the configuration.
-            anew: Whether the configuration also replaces the requests by name.
+            anew: Whether to forget the requests for single models, which the configuration replaces.
         """
         if anew:
             self._asked.clear()

@@ -186,7 +186,7 @@ def least_recently_used(
     """The version to unload: the least recently used one that may leave, preferably one that no call uses now.
 
     A version that is in use is unloaded once its calls have been answered. Versions that were used later are not
-    examined, since calls wait meanwhile.
+    examined, since calls wait for the result.
     """
     first_in_use = None
     for item, servable in sorted(versions, key=lambda each: (each[1].used, each[0])):

@@ -120,7 +120,7 @@ class Servable:
         self._freed_with_it: list[Callable[[], None]] = []
 
     def watch(self, take: Take | None) -> None:
-        """Sets a function that inspects the batches of the default signature. To be called before the first request."""
+        """Sets a function that inspects the batches of the default signature. Call this before the first request."""
         self._schedulers.take = take
 
     @property

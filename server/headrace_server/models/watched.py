@@ -8,7 +8,7 @@ from headrace_batching.task import Arrays
 Take = Callable[[Arrays, Arrays], int]
 """Called with a batch's inputs and outputs on its batch thread; must not keep them, wait, or raise.
 
-Returns after how many further batches it is to be called again.
+Returns the number of further batches after which it must be called again.
 """
 
 

@@ -32,7 +32,7 @@ class Place(NamedTuple):
     Attributes:
         worker: A process that was up when the place was taken.
         slot: The slot for messages to the process.
-        borrower: Hands the arrays in the process's answers to their readers, until these no longer need them.
+        borrower: Provides the arrays in the process's answers for as long as their readers need them.
     """
 
     worker: Worker

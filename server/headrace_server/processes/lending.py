@@ -10,7 +10,7 @@ from headrace_server.processes.slot import Message
 
 
 class Lender:
-    """Holds the arrays of the answers that the other side still uses, until it returns the answers' numbers."""
+    """Holds the arrays of each answer until the other side, which uses them, returns the answer's number."""
 
     def __init__(self) -> None:
         self._lent: dict[int, Sequence[Array]] = {}

@@ -66,7 +66,7 @@ class OwnedMemory:
         return self._sites.empty(shape, dtype)
 
     def place(self, arrays: Arrays) -> tuple[tuple[Placed, ...], list[Array]]:
-        """Copies arrays that are in other memory; returns each array's location, and the objects to keep meanwhile.
+        """Copies arrays that are in other memory; returns each array's location, and what keeps the memory in use.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if no memory is left.
@@ -89,7 +89,7 @@ class OwnedMemory:
         return self._descriptors[number]
 
     def abandon(self, arrays: Sequence[Array]) -> None:
-        """Never reuses the memory of arrays, because the other side has kept it."""
+        """Ensures that the memory of arrays is never reused, because the other side has kept it."""
         for array in arrays:
             self._sites.forget(array)
             block = self._pool.block_of(array)

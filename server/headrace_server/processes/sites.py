@@ -95,7 +95,7 @@ class Sites:
         return self._by_id.get(id(array))
 
     def forget(self, array: Array) -> None:
-        """Never hands out an array again."""
+        """Removes an array, so that it is never handed out again."""
         with self._lock:
             site = self._by_id.pop(id(array), None)
             if site is not None:

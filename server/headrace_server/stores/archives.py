@@ -36,5 +36,5 @@ class ArchiveStore:
         return Listing([RemoteFile(self._name, size, tag, unpack=is_archive(self._name), key=self._uri)])
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from an offset on."""
+        """The file's bytes, beginning at an offset."""
         return self._web.read(file.key, offset, file.tag, file.size)

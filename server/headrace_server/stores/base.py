@@ -56,7 +56,7 @@ class Store(Protocol):
         """
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The bytes of a file from an offset on.
+        """The bytes of a file, beginning at an offset.
 
         Raises:
             StoreError: The bytes cannot be read; `Changed` if the file is gone, or differs from the listed one.

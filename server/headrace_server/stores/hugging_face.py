@@ -46,7 +46,7 @@ class HuggingFaceStore:
         return Listing(files)
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from an offset on."""
+        """The file's bytes, beginning at an offset."""
         return self._web.read(file.key, offset, size=file.size)
 
     def _api(self, rest: str) -> str:

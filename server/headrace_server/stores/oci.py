@@ -57,7 +57,7 @@ class OciStore:
         return Listing([self._layer(layer, number) for number, layer in enumerate(layers)])
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The bytes of a layer from an offset on."""
+        """The bytes of a layer, beginning at an offset."""
         return self._web.read(file.key, offset, size=file.size)
 
     def _manifest(self, reference: str) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _chunks(source: IO[bytes]) -> Iterator[bytes]:
 
 
 def _leave_out_folder(into: Path) -> None:
-    """Moves the content of a single folder up, unless the folder is a version."""
+    """Replaces a single folder by its content, unless the folder is a version."""
     names = os.listdir(into)
     if len(names) != 1 or names[0].isdecimal() or not (into / names[0]).is_dir():
         return

@@ -159,7 +159,7 @@ impl Plain {
         }
     }
 
-    /// Starts the time limit for the next request. To be called when a request has been answered.
+    /// Starts the time limit for the next request. Must be called when a request has been answered.
     fn rest(&mut self) {
         self.since = Instant::now();
         self.progress.rests();

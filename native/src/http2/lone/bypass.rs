@@ -1,4 +1,4 @@
-//! The state that a connection's task, h2 and the connection's taken call share.
+//! The state that a connection's task, h2, and the call that was taken from h2 share.
 
 use std::io;
 use std::pin::Pin;
@@ -22,8 +22,8 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 /// The length of a setting in bytes.
 const SETTING: usize = 6;
 
-/// The state that a connection's task, h2 and the connection's taken call share. Only the connection's thread reads and
-/// writes the socket.
+/// The state that a connection's task, h2, and the call that was taken from h2 share. Only the connection's thread
+/// reads and writes the socket.
 pub struct Bypass {
     pub socket: SharedTcp,
     pub stats: Arc<FrameStats>,

@@ -29,8 +29,8 @@
 //! - Writes: an answer is written only between two frames of h2. If the socket takes only a part of it, the rest is
 //!   written before h2's next bytes.
 //!
-//! Limits, memory, admission, counters and traces are those of every plain call, since a taken call takes the same path
-//! from `PlainCalls::put` on.
+//! Limits, memory, admission, counters and traces are those of every plain call, since a taken call goes through
+//! `PlainCalls::put`, too.
 
 mod bypass;
 mod call;

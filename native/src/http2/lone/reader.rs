@@ -47,7 +47,7 @@ impl<T> Reader<T> {
         self.bypass.is_taken()
     }
 
-    /// Whether `learn` is to be called with the meaning of the head of this stream, which h2 has just returned.
+    /// Whether `learn` must be called with the meaning of the head of this stream, which h2 has just returned.
     pub fn learns(&self, stream: u32) -> bool {
         self.bypass.state().learns(stream)
     }
@@ -72,8 +72,8 @@ impl<T> Reader<T> {
         }
     }
 
-    /// To be called when h2 is pending; `rests` says whether h2 has no streams. Returns whether this reader reads from
-    /// now on; if so, it must be polled.
+    /// Must be called when h2 is pending; `rests` says whether h2 has no streams. Returns whether this reader reads
+    /// from now on; if so, it must be polled.
     pub fn begin(&mut self, rests: impl FnOnce() -> bool) -> bool {
         let Some(known) = self.known.as_ref().filter(|_| !self.reads) else { return false };
         let may_take = {

@@ -12,8 +12,7 @@ use super::wire::{self, LoneFrames};
 /// The number of lone calls after which a connection is calm.
 const CALM: i32 = 2;
 
-/// The number of further lone calls that h2 handles after it had to be given a taken call, so that taking it was in
-/// vain.
+/// After a taken call had to be given back to h2, h2 also handles this many of the following lone calls.
 const PENALTY: i32 = 32;
 
 /// The size of an answer, in bytes, for which there must be room before a call is taken.
@@ -176,7 +175,7 @@ impl State {
         self.phase = Phase::Taken(frames);
     }
 
-    /// Undoes `take`, which was in vain: h2 will read the call.
+    /// Undoes `take`: h2 will read the call instead.
     pub fn untake(&mut self) {
         self.calm = -PENALTY;
         self.newest = self.before;
@@ -206,7 +205,7 @@ impl State {
         }
     }
 
-    /// Whether h2 has only been told of this stream, since its call bypassed h2.
+    /// Whether this stream's call bypassed h2, which was only told that the stream existed.
     pub fn was_missed(&self, stream: u32) -> bool {
         stream <= self.told && !matches!(self.phase, Phase::Moves { stream: own, .. } if own == stream)
     }

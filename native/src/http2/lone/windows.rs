@@ -55,7 +55,7 @@ impl Windows {
         by - taken
     }
 
-    /// Called when h2 has sent DATA. Returns whether h2 is to be given a further part of the window.
+    /// Called when h2 has sent DATA. Returns whether h2 must be given a further part of the window.
     pub fn h2_sent(&mut self, bytes: u32) -> bool {
         self.left = self.left.saturating_sub(bytes);
         if self.left < FEW {

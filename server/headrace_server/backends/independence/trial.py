@@ -234,6 +234,6 @@ class _Trial:
 
 
 def _halves(many: Batch, kind: Rows) -> Sequence[Pass]:
-    """Two passes, each of which changes one half of the rows, so that rows near and far from the others change."""
+    """Two passes, each of which changes one half of the rows, so that influences of near and of distant rows show."""
     rows = rows_of(many.inputs)
     return [(tuple(half), kind) for half in (range(rows // 2), range(rows // 2, rows))]

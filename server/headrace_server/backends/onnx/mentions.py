@@ -43,7 +43,10 @@ def _data_of_weights(file: FileBytes) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(file: FileBytes, left_out: Collection[tuple[int, int]], overlap: int) -> Iterator[bytes]:
-    """The rest of a file in pieces; each repeats the end of the piece before it, where a word may begin."""
+    """The parts of a file that are not left out, in pieces.
+
+    Each piece repeats the end of the piece before it, where a word may begin.
+    """
     at = 0
     for begins, ends in (*left_out, (len(file), len(file))):
         for start in range(at, begins, _CHUNK):

@@ -79,7 +79,7 @@ class Node:
         return first.rank if isinstance(first, Rows) else 0
 
     def constants_from(self, number: int) -> bool:
-        """Whether all inputs from this one on are constants or left out."""
+        """Whether this input and all later ones are constants or left out."""
         return not any(isinstance(value, Rows) for value in self.inputs[number:])
 
 

@@ -18,7 +18,7 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
         constants: The graph's weights.
     """
     values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}
-    shapes: dict[str, int] = {}  # the ranks of values whose shapes are in the graph, by the shape's name
+    shapes: dict[str, int] = {}  # by the name of a value's shape in the graph, the value's rank
     for message in nodes:
         node = Node(message, values)
         if (message.domain, message.op_type) == ("", "Shape") and node.rank and not node.integer("start", 0):

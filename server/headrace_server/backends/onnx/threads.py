@@ -21,7 +21,7 @@ _PART = 4  # a pool gets at most the number of remaining threads divided by this
 
 
 class Pool:
-    """The threads of one session; returned once nothing refers to this object.
+    """The threads of one session, which are returned to `Pools` once nothing refers to this object.
 
     Attributes:
         threads: The number of threads that compute an operator, including the caller's own.

@@ -79,7 +79,7 @@ class UvicornTransport:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals alone and reports when it listens."""
+    """A uvicorn server that does not handle signals, and reports when it is listening."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
