@@ -63,7 +63,7 @@ Made by `python -m scripts.workers`. {machine}
 - *Small model*: a Python model of a 16 by 10 product in numpy, batches of up to {batch} rows, 64 calls of one row in
   flight by h2load; the median of {rounds} alternating runs each.
 - *p99 of another model*: calls of an ONNX model, one after the other for {other} s, alone and while a second caller
-  keeps a Python model computing, for {busy} s of CPU time per call. There are {pairs} runs of each kind, in turn;
+  keeps calling a Python model that uses {busy} s of CPU time per call. There are {pairs} runs of each kind, in turn;
   the percentile is over all calls of a kind.
 - *`kill -9`*: the worker process is killed while four callers call its model. The time is from then to the first answer
   to a call that was made after it.

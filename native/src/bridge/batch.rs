@@ -51,7 +51,7 @@ impl Batch {
         self.sizes.len()
     }
 
-    /// One array per input, of `padded` rows.
+    /// Joins each input of the tasks into an array with `padded` rows.
     fn join<'py>(&self, py: Python<'py>, empty: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
         let native = Borrowed::of(&self.native);
         let joined = PyDict::new(py);

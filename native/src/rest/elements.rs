@@ -6,10 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use crate::json::Reader;
 use crate::protobuf::{Dtype, texts};
 
-/// TF Serving: an object with only this key is a string, as base64.
+/// TF Serving: an object with only this key is a base64-encoded string.
 pub const BASE64_KEY: &[u8] = b"b64";
 
-/// Whether the next object is a string as base64, judging by its first key.
+/// Whether the next object is a base64-encoded string, judging by its first key.
 pub fn is_base64(reader: &Reader<'_>) -> bool {
     let mut ahead = reader.clone();
     ahead.expect(b'{').and_then(|()| ahead.string()) == Some(BASE64_KEY)

@@ -23,7 +23,7 @@ from headrace_server.errors import LoadError, ServingError, invalid
 Step = Callable[..., Sequence[Any]]
 
 MAX_STEPS = 32
-"""The maximum number of sets of outputs for which a part of the graph is kept: callers can choose 2^n sets of n."""
+"""The maximum number of sets of outputs whose part of the graph is kept; callers can choose 2^n sets of n outputs."""
 
 
 def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBackend":
@@ -89,7 +89,7 @@ class SavedModelBackend:
         self._session.close()
 
     def _computed(self, signature: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        """The outputs to compute if some are requested: all of them, once callers have requested too many sets."""
+        """The outputs to compute if these are requested: all of them, once callers have requested too many sets."""
         if (signature, outputs) in self._steps or len(self._steps) < MAX_STEPS:
             return outputs
         return self._signatures[signature].every_output

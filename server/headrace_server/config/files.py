@@ -68,8 +68,7 @@ def batching_of(config: Config) -> Options:
 
     Raises:
         ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT if there is a file although batching is off.
-            TF
-            Serving: server.cc has the text.
+            TF Serving: server.cc has the text.
     """
     options = _declared(config)
     return replace(options, latency_objective=config.latency_objective) if config.latency_objective else options

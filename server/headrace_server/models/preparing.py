@@ -36,13 +36,13 @@ class Preparing:
         self._dropped = False
 
     def before(self, name: str, version: int) -> Sequence[Asked]:
-        """The versions to prepare for before a load that is about to begin; fewer than two are not worth it.
+        """The versions to prepare for before a load; none if there would be fewer than two, which is not worth it.
 
         The caller holds the models' lock.
 
         Args:
             name: The model's name.
-            version: The version, whose load is still one of the next ones.
+            version: The version that is about to be loaded; the agenda still lists its load.
         """
         if (name, version) in self._last:
             return ()

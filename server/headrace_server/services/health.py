@@ -13,7 +13,7 @@ from headrace_server.services.kept import KeepsAnswers, not_counted
 Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
 
-class HealthService(HealthServicer):  # type: ignore[misc]  # whose types are not known
+class HealthService(HealthServicer):  # type: ignore[misc]  # the base class has no type annotations
     """The state of the whole server under each of its own names, and of a model under the model's name.
 
     Args:

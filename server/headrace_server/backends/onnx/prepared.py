@@ -23,9 +23,10 @@ MOST_THREADS = 4
 """The maximum number of threads that create sessions: more would mostly wait for the interpreter lock."""
 
 SECONDS = 0.2
-"""Seconds after which no further session is begun: slow models, and those in slow folders, are left to their loads.
+"""Seconds after which no further session is created in advance.
 
-Several loads may run at the same time.
+The sessions of the other models, which are slow or in slow folders, are created by their own loads, of which several
+may run at the same time.
 """
 
 

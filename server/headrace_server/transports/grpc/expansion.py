@@ -142,7 +142,7 @@ def _invalid(why: str) -> ServingError:
 
 
 def expanding_handler(path: str, handler: Handler) -> Handler:
-    """A handler of grpcio's own services that decompresses requests before it parses them; these are short."""
+    """A handler of grpcio's own services that decompresses requests before it parses them. Such requests are short."""
     del path
     expanding: Handler = handler._replace(request_deserializer=_expanding(handler.request_deserializer))
     return expanding
