@@ -86,8 +86,8 @@ impl Counts {
         runs >= SOME && !known
     }
 
-    /// Passes the counts to Python. If another thread is doing so, first waits for it, so that all earlier runs have been
-    /// counted when this returns.
+    /// Passes the counts to Python. If another thread is doing so, first waits for it, so that all earlier runs have
+    /// been counted when this returns.
     pub fn count(&self, py: Python<'_>) {
         let _passing = self.pass(py);
         let Waiting { runs, answered, .. } = std::mem::take(&mut *self.waiting.lock());

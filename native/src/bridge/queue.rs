@@ -127,9 +127,9 @@ impl Queue {
 }
 
 impl Queue {
-    /// Runs all waiting tasks on this thread if they form one batch of at most `most` tasks, no batch runs, and the runs
-    /// of their lane are fast; returns the number of tasks that have been run. Must not be called while the interpreter
-    /// lock, or any other lock, is held.
+    /// Runs all waiting tasks on this thread if they form one batch of at most `most` tasks, no batch runs, and the
+    /// runs of their lane are fast; returns the number of tasks that have been run. Must not be called while the
+    /// interpreter lock, or any other lock, is held.
     pub fn run_brief(&self, most: usize) -> usize {
         let run = |py: Python<'_>| {
             self.run_brief_attached(py, most).unwrap_or_else(|error| {

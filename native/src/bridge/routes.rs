@@ -21,8 +21,8 @@ use crate::{examples, open_inference};
 #[derive(Clone)]
 pub struct Route {
     pub signature: Arc<Signature>,
-    /// The signature for calls over REST, which are counted differently; None if the server has no REST port, or if JSON
-    /// cannot express values of its types.
+    /// The signature for calls over REST, which are counted differently; None if the server has no REST port, or if
+    /// JSON cannot express values of its types.
     pub rest: Option<Arc<Signature>>,
     /// How a ModelInfer of the Open Inference Protocol is answered; None if Python must see it.
     pub infer: Option<Arc<Infer>>,

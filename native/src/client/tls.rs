@@ -1,4 +1,5 @@
-//! TLS of a client: the authorities that it trusts, the certificate that it shows, and the name that a server must have.
+//! TLS of a client: the authorities that it trusts, the certificate that it shows, and the name that a server must
+//! have.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};

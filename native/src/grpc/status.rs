@@ -49,7 +49,7 @@ impl Status {
         let text = format!("too much memory is held for requests: {held} of {} bytes", budget.limit());
         Self::new(
             RESOURCE_EXHAUSTED,
-            format!("{text} (--request_memory_mb), of which one connection may hold only a part"),
+            format!("{text} (--request_memory_mb); one connection may hold only a part of them"),
         )
     }
 

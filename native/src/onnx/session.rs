@@ -138,12 +138,17 @@ impl OnnxSession {
     }
 
     /// Runs the model, and returns the outputs; None in place of each that is not a tensor of numbers.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many names of inputs as inputs.
     pub fn compute(
         &self,
         (given, feeds): (&[CString], &[Feed<'_>]),
         names: &[CString],
         options: Option<&OnnxRunOptions>,
     ) -> Result<SmallVec<[Option<Value>; 2]>, Failure> {
+        assert_eq!(given.len(), feeds.len());
         let own = |feed: &Feed<'_>| {
             let bytes = feed.bytes.as_ptr().cast_mut();
             borrowed(self.api, &self.memory, feed.dtype, &feed.shape, bytes)

@@ -164,7 +164,7 @@ fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, ro
     out.put_u8(b'}');
 }
 
-/// How elements are combined into lists: on one line, or with lines indented from a level on.
+/// How elements are combined into lists: all on one line, or with each element of a list on a line of its own.
 #[derive(Clone, Copy)]
 struct Lists<'a> {
     dtype: Dtype,
@@ -172,6 +172,7 @@ struct Lists<'a> {
     text: &'a [u8],
     /// Whether the strings are written as base64.
     as_base64: bool,
+    /// The level of indentation; None for one line.
     level: Option<usize>,
     /// The number of objects and lists around each element.
     depth: usize,

@@ -64,8 +64,8 @@ class Held:
             budget.refusals += 1
             raise ServingError(
                 Code.RESOURCE_EXHAUSTED,
-                f"too much memory is held for requests: {budget.used} of {budget.limit} bytes (--request_memory_mb), "
-                "of which one connection may hold only a part",
+                f"too much memory is held for requests: {budget.used} of {budget.limit} bytes (--request_memory_mb); "
+                "one connection may hold only a part of them",
             )
         self.count(size)
 
