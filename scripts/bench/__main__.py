@@ -84,7 +84,7 @@ def _measured(names: Sequence[str], servers: list[Contender], budget: Budget) ->
 def _scaling(names: Sequence[str], servers: list[Contender], budget: Budget) -> Scaling:
     if _SCALING not in names:
         return Scaling()
-    print("without measuring many connections and many models", file=sys.stderr, flush=True)
+    print("measuring many connections and many models", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         return measure_scaling(CASES[0], servers, budget, Path(folder))
 
