@@ -59,7 +59,7 @@ def main() -> int:
             outcome = asyncio.run(_soaked(server, replace(way, port=server.port), load))
         panics = [line for line in (folder / "log").read_text().splitlines() if "panicked" in line]
     how = f"Over {options.over.upper()}; commit {_commit()}; also running on the machine: {options.beside}."
-    text = report(options.over, [how, *machine], outcome, panics)
+    text = report(options.over, [how, *machine], outcome, panics, options.pause)
     if options.report:
         options.report.write_text(text)
     print(text)

@@ -16,7 +16,7 @@ GROWTH = 0.01
 """The share of its memory by which a server may grow after that time, according to a fitted line."""
 
 _WHAT = """\
-Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}`. One server on the native transport is
+Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}{pause}`. One server on the native transport is
 called at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its
 own answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers;
 and clients that send nineteen kinds of malformed bytes over plain sockets. All callers pause every {every:.0f} s, so
@@ -108,12 +108,20 @@ class Outcome:
         return all(met for _, met in self.checks)
 
 
-def report(over: str, machine: Sequence[str], outcome: Outcome, panics: Sequence[str]) -> str:
-    """Returns the report as Markdown; `over` is a key of `_TITLES`."""
+def report(over: str, machine: Sequence[str], outcome: Outcome, panics: Sequence[str], pause: float = 0.0) -> str:
+    """Returns the report as Markdown.
+
+    Args:
+        over: The transport of the calls, a key of `_TITLES`.
+        machine: What the run and its machine were.
+        outcome: All observations.
+        panics: The lines of the server's log that report panics.
+        pause: The minimum seconds between two calls of one caller.
+    """
     checks = [*outcome.checks, (f"nothing panicked ({len(panics)} did)", not panics)]
     parts = [
         f"# Callers of all kinds at once{_TITLES[over]}",
-        _WHAT.format(over=over, seconds=outcome.seconds, every=EVERY),
+        _WHAT.format(over=over, seconds=outcome.seconds, every=EVERY, pause=f" --pause {pause:g}" if pause else ""),
         " ".join(machine),
         "\n".join(f"- {'met' if met else '**missed**'}: {what}" for what, met in checks),
         _calls(outcome.tally),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scripts.bench.process import free_port
-from scripts.soak.report import Outcome
+from scripts.soak.report import Outcome, report
 from scripts.soak.served import EXACT_HEAP
 from scripts.soak.tally import Tally
 from scripts.soak.watch import Reading, outside_heap
@@ -78,6 +78,13 @@ def test_free_memory_that_was_not_returned_is_no_growth() -> None:
     readings = [Reading(look * 2.5, 150 + look, 1, BEFORE, heap=50, other=100) for look in range(40)]
     before = Reading(0, 1, 1, BEFORE)
     assert Outcome(100, Tally(), readings, before, before, drained=True, resting=readings).good
+
+
+@pytest.mark.parametrize(("pause", "command"), [(0.0, "--seconds 100`"), (0.1, "--seconds 100 --pause 0.1`")])
+def test_the_report_names_its_command(pause: float, command: str) -> None:
+    before = Reading(0, 1, 1, BEFORE)
+    outcome = Outcome(100, Tally(), [before] * 2, before, before, drained=True)
+    assert f"python -m scripts.soak --over tcp {command}" in report("tcp", [], outcome, [], pause)
 
 
 SMAPS = """\
