@@ -131,15 +131,10 @@ impl Queue {
     /// runs of their lane are fast; returns the number of tasks that have been run. Must not be called while the
     /// interpreter lock, or any other lock, is held.
     pub fn run_brief(&self, most: usize) -> usize {
-        let run = |py: Python<'_>| {
-            self.run_brief_attached(py, most).unwrap_or_else(|error| {
-                error.write_unraisable(py, None);
-                1
-            })
-        };
         if let Some(ran) = self.run_brief_detached(most) {
             return ran;
         }
+        let run = |py: Python<'_>| counted(py, self.run_brief_attached(py, most));
         let is_brief = self.tasks.queue.is_brief(self.tasks.clock.now(), most);
         if is_brief { Python::try_attach(run).unwrap_or(0) } else { 0 }
     }
@@ -149,12 +144,7 @@ impl Queue {
         let turn = self.tasks.queue.take_brief_detached(self.tasks.clock.now(), most)?;
         let (tasks, lane) = (turn.pieces.len(), self.lane_of(&turn));
         if let Some(turn) = self.run_natively(turn) {
-            return Python::try_attach(|py| {
-                self.run_attached(py, turn).unwrap_or_else(|error| {
-                    error.write_unraisable(py, None);
-                    1
-                })
-            });
+            return Python::try_attach(|py| counted(py, self.run_attached(py, turn)));
         }
         if lane.is_some_and(|lane| lane.rows() > 0) {
             self.wake(); // as below
@@ -223,6 +213,14 @@ impl Queue {
         }
         Ok(formed)
     }
+}
+
+/// The number of tasks that have been run. An error is reported; the tasks that it ended count as one.
+fn counted(py: Python<'_>, ran: PyResult<usize>) -> usize {
+    ran.unwrap_or_else(|error| {
+        error.write_unraisable(py, None);
+        1
+    })
 }
 
 /// The result of waiting for a batch that needs Python.

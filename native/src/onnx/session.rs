@@ -154,9 +154,7 @@ impl OnnxSession {
             borrowed(self.api, &self.memory, feed.dtype, &feed.shape, bytes)
         };
         let inputs = feeds.iter().map(own).collect::<Result<SmallVec<[_; 2]>, _>>()?;
-        let inputs: SmallVec<[(_, _); 2]> =
-            inputs.into_iter().map(|value| (value.as_ptr().cast_const(), value)).collect();
-        let pointers: SmallVec<[_; 2]> = inputs.iter().map(|(pointer, _)| *pointer).collect();
+        let pointers: SmallVec<[_; 2]> = inputs.iter().map(|value| value.as_ptr().cast_const()).collect();
         let given: SmallVec<[*const c_char; 2]> = given.iter().map(|name| name.as_ptr()).collect();
         let names: SmallVec<[*const c_char; 2]> = names.iter().map(|name| name.as_ptr()).collect();
         let mut outputs: SmallVec<[_; 2]> = SmallVec::from_elem(ptr::null_mut(), names.len());
