@@ -57,6 +57,10 @@ class Node:
         """One of the node's inputs."""
         return self.inputs[number] if number < len(self.inputs) else None
 
+    def has(self, *names: str) -> bool:
+        """Whether the node has any of these attributes."""
+        return not self._attributes.keys().isdisjoint(names)
+
     def integer(self, name: str, default: int) -> int:
         """The value of an attribute that is an integer."""
         return int(self._attributes[name].i) if name in self._attributes else default
@@ -159,7 +163,12 @@ def _reduce(node: Node) -> tuple[int, ...]:
     axes = node.integers("axes", 1)
     if not axes or not all(_is_inside(axis, node.rank) for axis in axes):
         return ()
-    return (node.rank if node.integer("keepdims", 1) else node.rank - len(set(axes)),)
+    return (node.rank if node.integer("keepdims", 1) else _without(axes, node.rank),)
+
+
+def _without(axes: Sequence[int], rank: int) -> int:
+    """The rank without these axes, each of which may be given several times: from the first axis and from the last."""
+    return rank - len({axis % rank for axis in axes})
 
 
 def _best(node: Node) -> tuple[int, ...]:
@@ -186,7 +195,7 @@ def _reshape(node: Node) -> tuple[int, ...]:
 
 def _squeeze(node: Node) -> tuple[int, ...]:
     axes = node.integers("axes", 1)
-    return (node.rank - len(axes),) if axes and all(_is_inside(axis, node.rank) for axis in axes) else ()
+    return (_without(axes, node.rank),) if axes and all(_is_inside(axis, node.rank) for axis in axes) else ()
 
 
 def _unsqueeze(node: Node) -> tuple[int, ...]:

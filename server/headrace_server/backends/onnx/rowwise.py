@@ -21,7 +21,7 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
     shapes: dict[str, int] = {}  # by the name of a value's shape in the graph, the value's rank
     for message in nodes:
         node = Node(message, values)
-        if (message.domain, message.op_type) == ("", "Shape") and node.rank and not node.integer("start", 0):
+        if (message.domain, message.op_type) == ("", "Shape") and node.rank and not node.has("start", "end"):
             shapes[message.output[0]] = node.rank
         elif message.op_type == "Constant" and (tensor := node.tensor()) is not None:
             values[message.output[0]] = constant_of(tensor)

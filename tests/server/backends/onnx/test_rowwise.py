@@ -158,6 +158,25 @@ def test_operators_that_may_mix_rows(name: str, tmp_path: Path) -> None:
     assert not proved(MIXED_OR_UNKNOWN[name], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "removes",
+    [
+        make_node("ReduceSum", ["x", "twice"], ["one each"], keepdims=0),
+        make_node("Squeeze", ["x", "twice"], ["one each"]),
+    ],
+)
+def test_an_axis_may_be_given_twice(removes: onnx.NodeProto, tmp_path: Path) -> None:
+    """What remains of `x` [N, 1, 1] is added to a vector: that is broadcast to [N, N] if two axes remain."""
+    nodes = [
+        removes,
+        make_node("ReduceSum", ["x", "both"], ["vector"], keepdims=0),
+        make_node("Add", ["one each", "vector"], ["y"]),
+    ]
+    constants = {"twice": np.array([2, -1]), "both": np.array([1, 2])}
+
+    assert not proved(Graph(nodes, {"x": (FLOAT, ["N", 1, 1])}, {"y": (FLOAT, ["N", None])}, constants), tmp_path)
+
+
 def test_inputs_of_different_ranks_are_not_proved(tmp_path: Path) -> None:
     node = make_node("Add", ["x", "z"], ["y"])
     inputs: dict[str, Value] = {"x": (FLOAT, ["N", 4]), "z": (FLOAT, ["M"])}
@@ -210,6 +229,9 @@ CUT_BY_THE_BATCH: dict[str, Graph] = {
     "to the rows, a scalar": cut_to(0, ends="wide"),
     "to the rows of vectors": cut_to(-3, rank=3),
     "to a size whose axis has another start": cut_to(0, start=1),
+    "to the rows, the last of one size": cut_to(-1, end=1),
+    "to the rows, the first of two sizes": cut_to(-2, rank=3, end=2),
+    "to the rows, the only size before the last": cut_to(-1, end=-1),
 }
 
 
