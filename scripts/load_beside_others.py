@@ -231,8 +231,8 @@ def _page(compared: Sequence[Compared]) -> str:
     rows = "\n".join(each.row() for each in compared)
     return f"""# headrace bench and other load generators
 
-Made by `python -m scripts.load_beside_others` on {os.cpu_count()} CPUs. The server runs on the first, and the load
-generators, which take turns, on the others. `digits` is a model that takes a few microseconds, and `slow` one that
+Made by `python -m scripts.load_beside_others` on {os.cpu_count()} CPUs. The server runs on the first CPU, and the load
+generators, which take turns, run on the rest. `digits` is a model that takes a few microseconds, and `slow` one that
 sleeps for 5 ms, without batches. The rates are medians. ghz and perf_analyzer only measure the slow model, since with
 `digits` they would be the limit.
 

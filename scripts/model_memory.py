@@ -220,7 +220,7 @@ def report(machine: str, calls: int, result: Result) -> str:
 
 Written by `python -m scripts.model_memory`: {COUNT} models of 20 MB and a small one, `--model_memory_mb={BOUND_MB}`,
 {calls:,} calls one after the other, with models drawn from a Zipf distribution with exponent {EXPONENT}. Each model
-counts as 1.2 times its file, so that {result.capacity} fit.
+counts as 1.2 times the size of its file, so that {result.capacity} fit.
 
 {machine}
 

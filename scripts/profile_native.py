@@ -28,8 +28,8 @@ TOP = 25
 _WHAT = """\
 Written by `python -m scripts.profile_native`: `perf record` at {hertz:,} Hz, of the server alone, while h2load on the
 same machine keeps {calls} calls in flight ({load}; {case}).
-The module has the code of the released one, with symbols and frame pointers (`profile.profiling`). A sample belongs to
-the innermost function on its stack whose part is known, so a copy counts for the code that copies."""
+The module has the code of the released one, with symbols and frame pointers (`profile.profiling`). A sample counts for
+the part of the server that has the innermost known function on its stack, so a copy counts for the code that copies."""
 
 
 @dataclass(frozen=True)

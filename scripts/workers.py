@@ -65,8 +65,8 @@ Made by `python -m scripts.workers`. {machine}
 - *p99 of another model*: calls of an ONNX model, one after the other for {other} s, alone and while a second caller
   keeps calling a Python model that uses {busy} s of CPU time per call. There are {pairs} runs of each kind, in turn;
   the percentile is over all calls of a kind.
-- *`kill -9`*: the worker process is killed while four callers call its model. The time is from then to the first answer
-  to a call that was made after it.
+- *`kill -9`*: the worker process is killed while four callers call its model. The time is from the kill to the first
+  answer to a call that was made after the kill.
 
 On a busy machine (see its load average) these figures say little about throughput: a worker process is one more process
 that waits for a CPU.

@@ -63,7 +63,7 @@ class Options:
     max_running_batches: int | None = option(
         None,
         "largest number of concurrent batches of one scheduler, for a function that cannot run more: the next batch "
-        "then forms from all waiting tasks when one has ended; by default the number of threads",
+        "then forms from all waiting tasks when a batch has ended; by default the number of threads",
         kind=int,
         least=1,
         nullable=True,

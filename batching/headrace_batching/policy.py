@@ -33,8 +33,8 @@ def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
         groups: The groups that have tasks, the one served least recently first.
         now: The clock, in seconds.
 
-    Returns: The first group that may run now, with the highest priority that has one, and `now`; or None and the time
-        when the next batch is due (infinity if nothing waits). A full batch never waits.
+    Returns: The group, and `now`: the first of those that may run now and have the highest priority. If none may run,
+        None and the time when the next batch is due (infinity if nothing waits). A full batch never waits.
     """
     second: W | None = None
     wake = inf

@@ -62,7 +62,7 @@ class Lane:
         return most is None or self.running < most
 
     def check_bound(self, rows: int) -> None:
-        """Refuses a task with which more rows would wait in all groups together than one group may have.
+        """Refuses a task if, with it, more rows would wait in all groups together than may wait in one group.
 
         Raises:
             QueueFull: There is no room for `rows` more rows.
@@ -170,7 +170,7 @@ class Queue:
         execute: Execute,
         *,
         batched: bool = True,
-        steady: bool = False,  # noqa: ARG002 - for a queue that has lone tasks run without a batch thread
+        steady: bool = False,  # noqa: ARG002 - only headrace_native's queue uses it
     ) -> Lane:
         """Creates a scheduler's part of the queue; the arguments are those of `Lane`."""
         return Lane(self, options, execute, batched=batched)

@@ -33,8 +33,9 @@ on one thread; its CPU includes the inference.
 
 
 _INFERS = """\
-One connection over HTTP has one request in flight. CPU is that of the server with the processes that it starts, and of
-its own process alone: the Triton of nvidia-pytriton runs the model in a process of its Python backend.
+One connection over HTTP has one request in flight. The CPU time is that of the server with the processes that it
+starts, and then that of its own process alone: the Triton of nvidia-pytriton runs the model in a process of its Python
+backend.
 """
 
 

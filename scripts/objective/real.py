@@ -262,8 +262,9 @@ def _report(plan: Ramp, runs: dict[str, list[Step]]) -> str:
 Made by `python -m scripts.objective ramp --transport={plan.transport}`. Poisson arrivals rise from idle to twice
 the capacity, in {plan.steps} steps: in {plan.seconds:g} s with the objective `{OBJECTIVE}`, and in
 {plan.fixed_seconds:g} s with each fixed setting (`max_batch_size`, `batch_timeout_micros`, `max_enqueued_batches`).
-The model sleeps for {MODEL_OF.fixed * 1e3:g} ms and {MODEL_OF.per_row * 1e3:g} ms for each row, in two processes.
-Latencies are the client's, counted from when a request was due; refusals are counted from when a request was sent.
+For each batch, the model sleeps for {MODEL_OF.fixed * 1e3:g} ms plus {MODEL_OF.per_row * 1e3:g} ms per row; it runs in
+two processes. Latencies are the client's, counted from when a request was due; refusals are counted from when a request
+was sent.
 
 {table}
 

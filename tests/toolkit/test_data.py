@@ -70,10 +70,10 @@ REFUSED = [
     ({"images": np.zeros((3, 2, 2)), "y": np.zeros(3)}, "has no array for the model's input image; it has images"),
     (
         {"image": np.zeros((3, 4)), "y": np.zeros(3)},
-        r"image has the shape \[3, 4\], and the model takes float32\[N,2,2\]",
+        r"image has the shape \[3, 4\], but the model takes float32\[N,2,2\]",
     ),
-    ({"image": np.full((3, 2, 2), "a"), "y": np.zeros(3)}, r"image is text, and the model takes float32\[N,2,2\]"),
-    ({"image": np.zeros((3, 2, 2), complex), "y": np.zeros(3)}, "image is complex128, and the model takes"),
+    ({"image": np.full((3, 2, 2), "a"), "y": np.zeros(3)}, r"image is text, but the model takes float32\[N,2,2\]"),
+    ({"image": np.zeros((3, 2, 2), complex), "y": np.zeros(3)}, "image is complex128, but the model takes"),
     ({"image": np.zeros((3, 2, 2)), "y": np.zeros(2)}, "3 rows in image and 2 labels in y"),
     ({"image": np.zeros((3, 2, 2)), "y": np.zeros((3, 2))}, r"labels 'y' have the shape \[3, 2\]"),
     ({"image": np.zeros((0, 2, 2)), "y": np.zeros(0)}, "image has no rows"),

@@ -198,15 +198,15 @@ def _cast(source: str, name: str, array: Array, spec: TensorSpec) -> Array:
     wanted = spec.array_dtype
     if wanted.kind == "O":  # strings
         if array.dtype.kind not in "USO":
-            raise ToolkitError(f"{source}: {name} is {array.dtype}, and the model takes strings")
+            raise ToolkitError(f"{source}: {name} is {array.dtype}, but the model takes strings")
         fitting = array.astype(object)
     else:
         if array.dtype.kind not in "biufV" or not np.can_cast(array.dtype, wanted, "same_kind"):
-            raise ToolkitError(f"{source}: {name} is {_dtype(array)}, and the model takes {write_spec(spec)}")
+            raise ToolkitError(f"{source}: {name} is {_dtype(array)}, but the model takes {write_spec(spec)}")
         fitting = array.astype(wanted, copy=False)
     if spec.shape and not _fits(fitting, spec):
         raise ToolkitError(
-            f"{source}: {name} has the shape {list(array.shape)}, and the model takes {write_spec(spec)}"
+            f"{source}: {name} has the shape {list(array.shape)}, but the model takes {write_spec(spec)}"
         )
     return fitting
 

@@ -6,7 +6,8 @@ _FIRST, _LEAST, _MOST = 0.9, 0.5, 1.0
 _LESS, _MORE = 0.95, 1.05
 
 _TELLING = 3.0
-"""The fraction may exceed `_FIRST` only if few answers are late although the objective allows this many late ones."""
+"""The fraction exceeds `_FIRST` only if there were so many answers that the objective allows this many late ones.
+"""
 
 _RECOVERY = 2.0
 """A fraction below `_FIRST` grows after this many seconds with few late answers, even if there were few answers.

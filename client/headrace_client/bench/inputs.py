@@ -71,7 +71,7 @@ def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list
         )
     count = counts.pop() if counts else 1
     if count < rows:
-        raise BenchError(f"{path} has {count} rows, and a request needs {rows} (--rows)")
+        raise BenchError(f"{path} has {count} rows, but a request needs {rows} (--rows)")
     return list(_cut(fitted, count, rows))
 
 
@@ -86,7 +86,7 @@ def _load(path: Path) -> Arrays:
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror or _NO_ARRAYS}") from error
     except MemoryError as error:
-        raise BenchError(f"{path} cannot be read: its arrays are larger than the memory") from error
+        raise BenchError(f"{path} cannot be read: its arrays do not fit in memory") from error
     except _UNREADABLE as error:
         raise BenchError(f"{path} cannot be read: {_NO_ARRAYS}") from error
     return {name: array for name, array in members.items() if isinstance(array, np.ndarray)}
@@ -100,7 +100,7 @@ def _fitted(path: Path, name: str, array: np.ndarray, spec: TensorSpec) -> np.nd
         and all(want is None or want == got for want, got in zip(spec.shape[1:], array.shape[1:], strict=True))
     )
     if not fits or not (texts or np.can_cast(array.dtype, dtype, "same_kind")):
-        raise BenchError(f"{name} of {path} is {TensorSpec(array.dtype, array.shape)}, and the model takes {spec}")
+        raise BenchError(f"{name} of {path} is {TensorSpec(array.dtype, array.shape)}, but the model takes {spec}")
     return array.astype(object) if texts else array.astype(dtype)
 
 

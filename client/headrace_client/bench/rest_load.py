@@ -178,5 +178,5 @@ class RestLoad:
 
 
 def _rounded(seconds: float) -> int:
-    """Nanoseconds, rounded to this many digits."""
+    """A duration in nanoseconds, rounded to `_DIGITS` digits."""
     return int(float(f"{max(0.0, seconds) * 1e9:.{_DIGITS - 1}e}"))

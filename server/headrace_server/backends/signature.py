@@ -187,7 +187,7 @@ class Signature:
         """The outputs that a request wants, in the signature's order: those it names, or all.
 
         Raises:
-            ServingError: INVALID_ARGUMENT for one that is unknown or named twice. TF Serving: predict_util.cc.
+            ServingError: INVALID_ARGUMENT if an output is unknown or named twice. TF Serving: predict_util.cc.
         """
         if not output_filter:
             return self.every_output

@@ -56,7 +56,7 @@ def rows_between(inputs: Mapping[str, Array], start: int, stop: int) -> dict[str
 
 def _fitting(file: Path, alias: str, spec: TensorSpec, array: Array) -> Array:
     if array.dtype.kind not in "biufV" or (array.dtype.kind == "f") != (np.dtype(spec.array_dtype).kind in "fV"):
-        raise invalid(f"{file}: {alias} has dtype {array.dtype}, and the model takes {dtype_name(spec.dtype)}")
+        raise invalid(f"{file}: {alias} has dtype {array.dtype}, but the model takes {dtype_name(spec.dtype)}")
     converted = array.astype(spec.array_dtype, copy=False)
     if misfit := spec.misfit(converted):
         raise invalid(f"{file}: {misfit}")

@@ -28,9 +28,9 @@ class AuthOptions:
     )
     jwt_issuer: str = flag("", "OpenID Connect issuer whose tokens are accepted: the URL in their claim `iss`")
     jwt_audience: tuple[str, ...] = flag((), "accepted values, separated by commas, of a token's claim `aud`")
-    jwt_jwks_url: str = flag("", "URL of the issuer's keys; empty to ask the issuer's discovery document")
-    jwt_name_claim: str = flag("sub", "claim of a token that holds its principal's name")
-    jwt_groups_claim: str = flag("groups", "claim of a token that lists its principal's groups")
+    jwt_jwks_url: str = flag("", "URL of the issuer's keys; empty means the one in the issuer's discovery document")
+    jwt_name_claim: str = flag("sub", "claim in a token that holds the principal's name")
+    jwt_groups_claim: str = flag("groups", "claim in a token that lists the principal's groups")
     jwt_leeway_seconds: float = flag(
         30.0, "seconds by which the clocks of issuer and server may differ", least=0, most=300
     )

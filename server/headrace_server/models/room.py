@@ -166,9 +166,10 @@ class Rooms:
         return bool((models and len(taken) >= models) or (memory and sum(taken) + size > memory))
 
     def _may_leave(self, loading: str, item: Item, servable: Servable) -> bool:
-        """Whether a version may be evicted for one of the model `loading`; not one that could not be loaded again.
+        """Whether a version may be evicted to make room for one of the model `loading`.
 
-        An older version of `loading` itself, which serves until the new one does, may be evicted as well.
+        It may only if it could be loaded again. An older version of `loading` itself, which serves until the new one
+        does, may be evicted as well.
         """
         name, version = item
         model = self._models[name]

@@ -34,7 +34,7 @@ class FollowedFile(Generic[T]):
         self.value = read(path)
 
     def look(self) -> bool:
-        """Whether the content has changed since the last check; a file that cannot be read changes nothing."""
+        """Checks the file, and returns whether the content has changed; if it cannot be read, the old content stays."""
         state = _state(self._path)
         if state == self._seen:
             return False

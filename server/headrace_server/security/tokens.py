@@ -44,7 +44,7 @@ class TokenOptions:
     Attributes:
         issuer: The `iss` that tokens must have; without a `jwks_url`, its discovery document is read at this URL.
         audience: One of these must be in the token's `aud`.
-        jwks_url: The URL of the issuer's keys; empty to ask its discovery document.
+        jwks_url: The URL of the issuer's keys; empty means the one in its discovery document.
         name_claim: The claim that is the principal's name.
         groups_claim: The claim that lists the principal's groups.
         leeway: Seconds by which clocks may differ.

@@ -311,10 +311,10 @@ def test_an_unknown_model_or_signature(capsys: pytest.CaptureFixture[str], addre
     ("arrays", "wrong"),
     [
         ({"y": np.ones((2, 4))}, "has no array x, which model takes: it has y"),
-        ({"x": np.ones((2, 3))}, "is float64[2,3], and the model takes float32[?,4]"),
-        ({"x": np.ones(4)}, "is float64[4], and the model takes float32[?,4]"),
-        ({"x": np.array([["a"] * 4])}, "and the model takes float32[?,4]"),
-        ({"x": np.ones((0, 4))}, "has 0 rows, and a request needs 1 (--rows)"),
+        ({"x": np.ones((2, 3))}, "is float64[2,3], but the model takes float32[?,4]"),
+        ({"x": np.ones(4)}, "is float64[4], but the model takes float32[?,4]"),
+        ({"x": np.array([["a"] * 4])}, "but the model takes float32[?,4]"),
+        ({"x": np.ones((0, 4))}, "has 0 rows, but a request needs 1 (--rows)"),
     ],
     ids=str,
 )
@@ -355,11 +355,11 @@ def of_texts(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "wrong"),
     [
-        (lambda path: claiming(path, "(400000000000000, 4)"), "cannot be read: its arrays are larger than the memory"),
+        (lambda path: claiming(path, "(400000000000000, 4)"), "cannot be read: its arrays do not fit in memory"),
         (damaged, "cannot be read: it is not a .npz file of arrays"),
         (of_texts, "has no array x, which model takes: it has none"),
     ],
-    ids=["larger than the memory", "damaged", "texts"],
+    ids=["larger than memory", "damaged", "texts"],
 )
 def test_an_impossible_file_of_arrays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, make: Callable[[Path], None], wrong: str

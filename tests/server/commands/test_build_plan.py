@@ -126,7 +126,7 @@ class TestInputs:
             ({"a": np.ones((2, 2))}, "has no b; it has a"),
             ({"a": np.ones((2, 2)), "b": np.ones((3, 2))}, "the arrays have different numbers of rows"),
             ({"a": np.ones((2, 2)), "b": np.ones((2, 3))}, "Got invalid dimensions for input: b"),
-            ({"a": np.ones((2, 2)), "b": np.ones((2, 2), np.int64)}, "b has dtype int64, and the model takes float"),
+            ({"a": np.ones((2, 2)), "b": np.ones((2, 2), np.int64)}, "b has dtype int64, but the model takes float"),
             ({"a": np.ones((0, 2)), "b": np.ones((0, 2))}, "a is empty"),
         ],
     )

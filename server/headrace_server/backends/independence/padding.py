@@ -273,7 +273,9 @@ def _cuts(
                 return number
         if before == after and known and known[axis - 1] is None:
             return None
-        raise NotPadded(f"output {alias!r} changes other sizes than the lengths of the inputs when these are padded")
+        raise NotPadded(
+            f"when the inputs are padded, output {alias!r} changes sizes that are not lengths of the inputs"
+        )
 
     for alias in subject.outputs:
         if bare[alias].ndim != padded[alias].ndim:

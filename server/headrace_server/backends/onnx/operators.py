@@ -15,7 +15,8 @@ FATAL_VALUES: Mapping[str, tuple[int, ...]] = {
     "STFT": (1, 3),
     "Trilu": (1,),
 }
-"""Operators that have crashed on some values, and the numbers of those inputs: indices out of range, sizes of 0.
+"""Operators that have crashed on some values of an input (indices out of range, sizes of 0), and the numbers of such
+inputs.
 
 Tested with ONNX Runtime 1.32 and 1.20.
 """

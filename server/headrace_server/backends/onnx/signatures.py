@@ -175,7 +175,7 @@ def _options(method: Any = "predict", inputs: Any = None, outputs: Any = None, l
 
 def _names(value: Any) -> dict[str, str]:
     if value is not None and not all(isinstance(name, str) for name in value.values()):
-        raise ValueError(f"inputs and outputs must be tables of aliases with the names of tensors; was {value!r}")
+        raise ValueError(f"inputs and outputs must be tables that map aliases to names of tensors; was {value!r}")
     return value or {}
 
 

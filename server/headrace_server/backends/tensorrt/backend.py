@@ -180,12 +180,12 @@ class TensorrtBackend:
 
     @property
     def exact(self) -> bool:
-        """False: tactics differ between shapes, and the order of sums is not fixed."""
+        """Always false: tactics differ between shapes, and the order of sums is not fixed."""
         return False
 
     @property
     def evidence(self) -> Sequence[Evidence]:
-        """Nothing, since a plan cannot be inspected."""
+        """Always empty, since a plan cannot be inspected."""
         return ()
 
     @property

@@ -114,7 +114,7 @@ class _Identities:
         try:
             self._any.verify(certificate)
         except VerificationError as error:
-            text = f"it was signed by {_identity(certificate)}, known to {_issuer(certificate)}, who is not trusted"
+            text = f"its signer, {_identity(certificate)}, identified by {_issuer(certificate)}, is not trusted"
             raise BadSignature(text) from error
 
 

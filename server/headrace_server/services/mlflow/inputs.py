@@ -118,7 +118,7 @@ def _tolerantly(data: bytes) -> Any:
 
 
 def _shown(error: Exception) -> str:
-    """The error as MLflow shows it, but without the body, which is part of the error for bytes that are not UTF-8."""
+    """The error as MLflow shows it, but without the body, which MLflow repeats if it is not UTF-8."""
     return f"{type(error).__name__}({str(error)!r})"
 
 

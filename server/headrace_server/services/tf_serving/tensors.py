@@ -31,8 +31,9 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
         signature: The name of the signature to run.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if a tensor does not parse, or many strings are not what the model takes.
-        TaskTooLarge: Many strings are too many rows.
+        ServingError: INVALID_ARGUMENT if a tensor does not parse, or if there are many strings and the model does not
+        take them.
+        TaskTooLarge: There are many strings, and more rows than the model takes.
     """
     if not _are_many_strings(tensors):
         return _decode(tensors, to_array)

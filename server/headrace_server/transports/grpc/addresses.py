@@ -34,7 +34,7 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
 
 
 def max_send_bytes(text: str) -> int:
-    """The largest message to a caller, in bytes, by the same arguments.
+    """The largest size of a message to a caller, in bytes, that such arguments allow.
 
     Raises:
         ServingError: As for `channel_arguments`.

@@ -96,7 +96,7 @@ WRONG_METADATA = {
     "labels of another kind": ({"s": {"labels": "cat"}}, "labels must be a list of strings; was 'cat'"),
     "names of another kind": (
         {"s": {"inputs": {"x": 1}}},
-        "must be tables of aliases with the names of tensors; was {'x': 1}",
+        "must be tables that map aliases to names of tensors; was {'x': 1}",
     ),
     "unknown input": (
         {"s": {"inputs": {"x": "z"}}},

@@ -111,10 +111,13 @@ def test_keyless_signatures_are_taken_beside_an_authority(service: Sigstore, ver
     [
         (
             Signing(identity="eve@example.com"),
-            f"it was signed by eve@example.com, known to {ISSUER}, who is not trusted",
+            f"its signer, eve@example.com, identified by {ISSUER}, is not trusted",
         ),
-        (Signing(identity=WORKFLOW), f"it was signed by {WORKFLOW}"),
-        (Signing(issuer="https://evil.example.com"), f"{IDENTITY}, known to https://evil.example.com, who is not"),
+        (Signing(identity=WORKFLOW), f"its signer, {WORKFLOW}, identified by"),
+        (
+            Signing(issuer="https://evil.example.com"),
+            f"{IDENTITY}, identified by https://evil.example.com, is not trusted",
+        ),
         (Signing(seconds_late=601), "its keyless signature is not valid: failed to build timestamp certificate chain"),
         (Signing(seconds_late=-1), "its keyless signature is not valid: failed to build timestamp certificate chain"),
     ],

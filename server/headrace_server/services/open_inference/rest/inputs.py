@@ -58,7 +58,9 @@ class BodyInput:
 
 
 MAX_TENSORS = 4096
-"""The maximum number of inputs, and of outputs, of a request: each costs microseconds, and the bytes of a name."""
+"""The maximum number of inputs, and of outputs, of a request: each costs the server microseconds, and its caller only a
+few bytes.
+"""
 
 MAX_RANK = 254
 """The maximum number of dimensions of an input, as in a TensorProto."""
