@@ -258,7 +258,7 @@ def test_a_root_has_its_own_identities(service: Sigstore, version: Path, tmp_pat
     )
     own = Opener(Trust(Root(Path("/"), False, None), read_roots(file)), KeySource())
     signed(service, version)
-    assert f"it was signed by {IDENTITY}" in refusal(own, version)
+    assert f"its signer, {IDENTITY}" in refusal(own, version)
     signed(service, version, Signing(identity=WORKFLOW))
     own.open(version).close()
     (version / "model.sig").unlink()
