@@ -52,12 +52,11 @@ def report(found: Sequence[Comparison]) -> str:
     rows = "\n".join(map(_row, found))
     return f"""# A latency objective on a virtual clock
 
-Made by `python -m scripts.objective simulate`. A model whose batches take 20 ms plus 2 ms per row, give or take 5%, and
-one in a thousand four times as long, runs on two threads with the objective `{OBJECTIVE}`, compared with
-{len(found[0].fixed)} fixed settings: `max_batch_size` of 4 to 64, `batch_timeout_micros` of 0 to 60 ms, and
+Made by `python -m scripts.objective simulate`. The batches of a model take 20 ms plus 2 ms per row, give or take 5%,
+and one in a thousand takes four times as long. The model runs on two threads with the objective `{OBJECTIVE}`, compared
+with {len(found[0].fixed)} fixed settings: `max_batch_size` of 4 to 64, `batch_timeout_micros` of 0 to 60 ms, and
 `max_enqueued_batches` of 1, 2 and 10. *Good* counts requests answered within 150 ms; *p99* is that of all answers,
-including late ones; *cost* is the thread time per good answer. *Best* is the fixed setting that is best for the
-trace.
+including late ones; *cost* is the thread time per good answer. *Best* is the fixed setting that is best for the trace.
 
 | {" | ".join(_HEAD)} |
 | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |

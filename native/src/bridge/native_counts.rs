@@ -42,7 +42,7 @@ pub struct Counts {
 struct Waiting {
     runs: Vec<Run>,
     answered: Vec<Answered>, // one for each protocol
-    /// Whether the server has been asked to count these.
+    /// Whether the server has been asked to count these runs.
     known: bool,
 }
 

@@ -1,7 +1,7 @@
 """Drift: compares sampled rows of a model's inputs and outputs with the profile next to the model.
 
 A batch thread only copies the first row of a sampled batch, and spends at most a millisecond of CPU time per second on
-this; all rows that were copied are compared together when the metrics or the live page ask for it.
+this. All rows that were copied are compared together when the metrics or the live page ask for it.
 """
 
 import logging

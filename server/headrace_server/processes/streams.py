@@ -103,8 +103,9 @@ class Stream:
         asked = time.monotonic()
         while True:
             left = self._left(asked, step_timeout)
-            # In this task, so that the event loop no longer watches the socket when this has ended: the caller may then
-            # close it, and libuv aborts the server's process if a socket is closed that it has yet to watch.
+            # This waits in its own task, not in a new one: when it has ended, the event loop no longer watches the
+            # socket, so the caller may close it. libuv aborts the server's process if a socket is closed that it has
+            # yet to watch.
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     message = await self._slot.receive_in_loop()

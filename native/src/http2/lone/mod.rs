@@ -3,7 +3,7 @@
 //! # The problem
 //!
 //! With one call at a time on each of 1,000 connections, the state that h2 keeps for a connection and for a stream has
-//! left the cache whenever a call comes, and h2 touches much of it: to open a stream, to store its data, to wake its
+//! left the cache whenever a call comes. h2 then touches much of it: to open a stream, to store its data, to wake its
 //! task, to schedule three frames, and to close it.
 //!
 //! # What happens here
