@@ -14,6 +14,9 @@ FAULTY_FILES = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FO
 LONGEST_PAUSE = 60.0
 """Seconds after which a failed version whose files have changed is tried again at the latest."""
 
+CANCELLED = ServingError(Code.CANCELLED, "Loading of servable cancelled")
+"""The error of a version that stopped being wanted while it was loaded."""
+
 
 @dataclass(slots=True)
 class Trouble:

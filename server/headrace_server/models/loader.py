@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,9 @@ from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 
 log = logging.getLogger(__name__)
+
+LoadVersion = Callable[[str, int, Path], Servable]
+"""Makes a servable from a model's name, a version and its folder."""
 
 NONE_SAID = IsolationOptions()
 

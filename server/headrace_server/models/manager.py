@@ -9,7 +9,8 @@ from pathlib import Path
 
 from headrace_protos import Code
 from headrace_server.errors import NotInMemory, ServingError, invalid, not_found, status_of
-from headrace_server.models.acting import Acting, LoadVersion
+from headrace_server.models.acting import Acting
+from headrace_server.models.loader import LoadVersion
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.preparing import Prepare
 from headrace_server.models.retrying import Retrying

@@ -5,8 +5,8 @@ from pathlib import Path
 from headrace_protos import Code
 from headrace_server.config.model_toml import MODEL_FILE, read_model_options
 from headrace_server.errors import LoadError, ServingError
-from headrace_server.models.acting import LoadVersion
 from headrace_server.models.ensemble import Unready
+from headrace_server.models.loader import LoadVersion
 from headrace_server.models.rights import CodeTrust
 from headrace_server.models.servable import Servable
 from headrace_server.security.models.opening import Opened, Opener

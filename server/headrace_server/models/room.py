@@ -81,7 +81,9 @@ class TooLarge(LoadError):
 
 
 class Rooms:
-    """The versions in memory, and the order in which they are evicted. Callers hold the models' lock around every use.
+    """The versions in memory, and the order in which they are evicted.
+
+    Callers hold the models' lock around every use except `measure`.
 
     A version without files, such as an ensemble's, needs no room.
 
@@ -89,7 +91,6 @@ class Rooms:
         bounds: The limits on models in memory.
         models: The models, by name.
         evicted: Called for each version that is unloaded to make room.
-        size_of: Returns the number of bytes that a version uses, given its folder; None means `memory_of`.
     """
 
     def __init__(
@@ -97,12 +98,11 @@ class Rooms:
         bounds: Bounds,
         models: Mapping[str, Model],
         evicted: Callable[[str, int], None] = lambda _name, _version: None,
-        size_of: Callable[[Path], int] | None = None,
     ) -> None:
         self.bounds = bounds
         self._models = models
-        self._size_of = size_of or memory_of
         self._evicted = evicted
+        self._measured: tuple[Item, Path, int] | None = None  # the version to load next, its folder and its size
         self.held: dict[Item, Held] = {}
 
     @property
@@ -110,19 +110,34 @@ class Rooms:
         """The number of bytes that the versions in memory use."""
         return sum(held.size for held in self.held.values())
 
-    def for_load(self, name: str, version: int, path: Path) -> Room:
+    def has_measured(self, item: Item, path: Path) -> bool:
+        """Whether a version in this folder was measured last, and has neither got room nor been refused since."""
+        return self._measured is not None and self._measured[:2] == (item, path)
+
+    def measure(self, item: Item, path: Path) -> None:
+        """Determines how much memory the version to load next will use; reads its folder, so this may take long."""
+        self._measured = (item, path, memory_of(path))
+
+    def for_load(self, name: str, version: int) -> Room:
         """The steps before a version is loaded; if there are none, the version is counted as in memory.
+
+        Args:
+            name: The model's name.
+            version: The version that was measured last.
 
         Raises:
             NoRoom: Nothing can be unloaded.
             TooLarge: The version needs more than all the memory for models.
         """
-        size = self._size_of(path)
+        assert self._measured is not None
+        size = self._measured[2]
         if self.bounds.memory and size > self.bounds.memory:
+            self._measured = None
             text = f"model {name} version {version} needs {_mb(size)} MB, more than --model_memory_mb allows"
             raise TooLarge(Code.RESOURCE_EXHAUSTED, f"{text} ({_mb(self.bounds.memory)})")
         staying = [held for held in self.held.values() if not held.leaving]
         if not self._exceeds(self.held.values(), size):
+            self._measured = None
             self.held[name, version] = Held(size)
             return Room()
         if not self._exceeds(staying, size):
@@ -133,6 +148,7 @@ class Rooms:
             return Room(victim)
         if len(staying) < len(self.held) or any(held.servable is None for held in staying) or self._claimed():
             return Room(wait=True)
+        self._measured = None
         raise NoRoom(
             Code.RESOURCE_EXHAUSTED,
             f"model {name} version {version} does not fit in memory: none of the "

@@ -173,6 +173,12 @@ class Model:
         trouble.rounds, trouble.files, trouble.failed_at = trouble.rounds + 1, self.loading[version].files, now
         self.end(version, error)
 
+    def turn_away(self, version: int, error: ServingError) -> None:
+        """Puts a version that waits to be loaded to rest, with an error for the calls that wait for it."""
+        self.loading.pop(version, None)
+        if self.versions[version].state in (State.START, State.LOADING):
+            self.set(version, State.AT_REST, error)
+
     def end(self, version: int, error: Exception | None = None) -> None:
         """Ends a version, or restarts it if it has been wanted again since its end was decided."""
         attempt = self.loading.pop(version, None)

@@ -21,8 +21,8 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, invalid, status_of, unreadable
 from headrace_server.metrics.catalogue import Metrics
-from headrace_server.models.acting import LoadVersion
 from headrace_server.models.call import Call
+from headrace_server.models.loader import LoadVersion
 from headrace_server.models.recorded import WARMUP_FILE
 from headrace_server.models.servable import Servable
 from headrace_server.models.tfrecord import CorruptRecordError, read_records

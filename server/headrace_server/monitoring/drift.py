@@ -21,7 +21,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_server.metrics.exposition import Metric
 from headrace_server.metrics.own import gauge
 from headrace_server.metrics.series import Labels
-from headrace_server.models.acting import LoadVersion
+from headrace_server.models.loader import LoadVersion
 from headrace_server.models.servable import Servable
 from headrace_server.models.watched import Take
 from headrace_server.monitoring.columns import Columns

@@ -13,7 +13,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, ServingError
-from headrace_server.models import acting
+from headrace_server.models import version_actions
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
@@ -329,7 +329,7 @@ class TestStatuses:
     ) -> None:
         settled = Event()
         early: list[bool] = []
-        monkeypatch.setattr(acting.log, "error", lambda *_: early.append(settled.wait(0.1)))
+        monkeypatch.setattr(version_actions.log, "error", lambda *_: early.append(settled.wait(0.1)))
         shelf.broken[1] = BROKEN
         models.aspire(1)
         models.manager.wait_settled(["m"], timeout=PATIENCE)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headrace_batching import BatchThreads
-from headrace_server.models import acting
+from headrace_server.models import version_actions
 from headrace_server.models.loader import Asked
 from headrace_server.models.manager import Manager
 from headrace_server.models.manager_options import ManagerOptions
@@ -165,7 +165,7 @@ def test_at_the_end_memory_is_not_returned_model_by_model(
     threads: BatchThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released: list[int] = []
-    monkeypatch.setattr(acting, "release_memory", lambda: released.append(1))
+    monkeypatch.setattr(version_actions, "release", lambda: released.append(1))
     town = Town(threads, FEW)
     town.start()
     town.manager.aspire("m7", {})

@@ -194,7 +194,7 @@ def test_a_log_that_writes_slowly_does_not_delay_what_needs_the_models(store: St
         def emit(self, record: logging.LogRecord) -> None:
             seen.append((record.levelname, another.submit(lambda: store.state).result(PATIENCE)))
 
-    log, handler = logging.getLogger("headrace_server.models.acting"), Slow(logging.ERROR)
+    log, handler = logging.getLogger("headrace_server.models.version_actions"), Slow(logging.ERROR)
     log.addHandler(handler)
     try:
         store.aspire()

@@ -1,7 +1,9 @@
 """More models than fit into memory: versions are loaded when called, and the least recently used are unloaded."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from headrace_batching import BatchThreads
 from headrace_protos import Code
 from headrace_server.errors import NotInMemory, ServingError
+from headrace_server.models import room
 from headrace_server.models.manager import Manager, Tallies
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.room import Bounds, least_recently_used, memory_of
@@ -19,6 +22,9 @@ from tests.support.caches import simulated_misses, zipf
 
 from .backend import PATIENCE, Adder
 from .shelf import eventually
+from .still_clock import StillClock
+
+RETRY_SECONDS = 60.0
 
 MB = 1 << 20
 
@@ -26,16 +32,20 @@ MB = 1 << 20
 class Town:
     """A manager of models whose versions are files of a given size, and a record of what it does."""
 
-    def __init__(self, root: Path, threads: BatchThreads, **bounds: int) -> None:
+    def __init__(self, root: Path, threads: BatchThreads, *, retries: int, **bounds: int) -> None:
         self.root = root
         self.loads: list[tuple[str, int]] = []
         self.waits: list[tuple[str, int]] = []
         self.evictions: list[tuple[str, int]] = []
         self.broken: dict[str, Exception] = {}
+        self.kinds: dict[str, type[Servable]] = {}
+        self.clock = StillClock()
         self._threads = threads
         tallies = Tallies(lambda *waited: self.waits.append(waited[:2]), lambda *gone: self.evictions.append(gone))
-        options = ManagerOptions(bounds=Bounds(**bounds), load_retry_interval=0)
-        self.manager = Manager(self._load, options, tallies=tallies)
+        options = ManagerOptions(
+            bounds=Bounds(**bounds), max_num_load_retries=retries, load_retry_interval=RETRY_SECONDS
+        )
+        self.manager = Manager(self._load, options, self.clock, tallies=tallies)
         self.manager.start()
 
     def aspire(self, name: str, *versions: int, mb: float = 1) -> None:
@@ -67,7 +77,31 @@ class Town:
         self.loads.append((name, version))
         if name in self.broken:
             raise self.broken[name]
-        return Servable(name, version, Adder(), self._threads, None, marks_use=True)
+        return self.kinds.get(name, Servable)(name, version, Adder(), self._threads, None, marks_use=True)
+
+
+class KeepsState(Servable):
+    """A version that may not leave the memory, because sequences of requests are under way."""
+
+    keeps_state = True
+
+
+class Sizes:
+    """Measures versions, and records which; nobody may hold the models' lock meanwhile.
+
+    Args:
+        town: Its manager is asked on another thread, which needs the lock.
+    """
+
+    def __init__(self, town: Town) -> None:
+        self.measured: list[str] = []
+        self._town = town
+
+    def memory_of(self, path: Path) -> int:
+        with ThreadPoolExecutor() as threads:
+            threads.submit(self._town.manager.statuses, "").result(PATIENCE)
+        self.measured.append(path.parent.name)
+        return memory_of(path)
 
 
 Build = Callable[..., Town]
@@ -79,8 +113,8 @@ def build(tmp_path: Path) -> Iterator[Build]:
     threads.start()
     towns: list[Town] = []
 
-    def make(**bounds: int) -> Town:
-        towns.append(Town(tmp_path, threads, **bounds))
+    def make(retries: int = 0, **bounds: int) -> Town:
+        towns.append(Town(tmp_path, threads, retries=retries, **bounds))
         return towns[-1]
 
     yield make
@@ -139,6 +173,68 @@ def test_a_version_that_can_never_fit_is_refused(build: Build) -> None:
         town.call("large")
     assert raised.value.code == Code.RESOURCE_EXHAUSTED
     assert town.in_memory() == {("small", 1)}
+
+
+def test_calls_do_not_wait_while_the_files_of_a_version_are_measured(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town = build(memory=3 * MB)
+    sizes = Sizes(town)
+    monkeypatch.setattr(room, "memory_of", sizes.memory_of)
+    for name in ("a", "b"):
+        town.aspire(name, 1, mb=2)
+        town.call(name)
+    assert town.evictions == [("a", 1)]
+    assert sizes.measured == ["a", "b"]  # once each, although another version had to leave before the second load
+
+
+def test_a_version_that_was_too_large_is_measured_again_when_its_files_change(build: Build) -> None:
+    town = build(memory=10 * MB)
+    town.aspire("m", 1, mb=20)
+    with pytest.raises(ServingError, match="needs 24 MB"):
+        town.call("m")
+    town.aspire("m", 1, mb=5)
+    for _ in range(2):  # the first scan finds the change, the second that it is complete
+        town.clock.advance(RETRY_SECONDS)
+        town.manager.looked()
+    assert town.call("m") == 1
+
+
+def test_a_version_for_which_nothing_may_leave_is_refused_until_something_may(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    town = build(models=1)
+    town.kinds["a"] = KeepsState
+    for name in "ab":
+        town.aspire(name, 1)
+    town.call("a")
+    refusal = r"model b version 1 does not fit in memory: none of the 1 versions"
+    with caplog.at_level(logging.ERROR), pytest.raises(ServingError, match=refusal) as raised:
+        town.call("b")
+    assert raised.value.code == Code.RESOURCE_EXHAUSTED
+    assert "model b version 1 does not fit in memory" in caplog.text
+    assert town.states("b") == {1: State.AT_REST}
+
+    town.manager.aspire("a", {})
+    assert town.call("b") == 1
+
+
+def test_a_retry_for_which_nothing_may_leave_is_refused(build: Build) -> None:
+    town = build(models=1, retries=1)
+    town.kinds["a"] = KeepsState
+    town.broken["b"] = ServingError(Code.UNAVAILABLE, "the disk is slow")
+    for name in "ab":
+        town.aspire(name, 1)
+    with ThreadPoolExecutor() as threads:
+        call = threads.submit(town.call, "b")
+        eventually(lambda: town.loads == [("b", 1)] and not town.in_memory())
+        town.call("a")
+        town.clock.advance(RETRY_SECONDS)
+        with pytest.raises(ServingError, match=r"model b version 1 does not fit in memory"):
+            call.result(PATIENCE)
+    town.manager.aspire("a", {})
+    town.broken.clear()
+    assert town.call("b") == 1
 
 
 def test_a_version_that_cannot_be_loaded_says_why(build: Build) -> None:
