@@ -229,7 +229,7 @@ class Scheduler:
         while len(series):
             try:
                 series.run(self._run, self._run_choice, self._empty)
-            except BaseException as error:  # as in `_attempt`
+            except BaseException as error:  # a model that calls sys.exit must not end the thread
                 self._failed(*series.failed(), error)
             for began, joined, computed, ended, came, traced in series.take_runs():
                 ran, took = ended - began, (joined - began, computed - joined)
@@ -237,7 +237,7 @@ class Scheduler:
                 self._tell(BatchReport(1, 1, 0, began, ran, False, arrivals, (1,), *took, arrivals if traced else ()))
 
     def _failed(self, batch: TaskBatch, began: float, error: BaseException) -> None:
-        """Runs a batch that has failed in halves, or fails one that cannot be halved."""
+        """Runs the halves of a batch that has failed, or fails a batch that cannot be halved."""
         let_go(error)
         self._report(batch, (began, began, began), failed=True)
         if len(batch) <= 1 or isinstance(error, NotRepeated):

@@ -146,7 +146,7 @@ _SCALING = {
     "connections; its last row has four callers, each with one call. With one stream to a connection, every request "
     "and every answer is a TCP segment of its own; streams that share a connection also share segments:",
     IDLE: "In these rows, idle connections are open in addition to four busy ones:",
-    MODELS: "In these rows, models are loaded that are not called, in addition to the one that is:",
+    MODELS: "In these rows, models that are not called are loaded in addition to the one that is called:",
 }
 
 

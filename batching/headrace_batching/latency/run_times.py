@@ -126,7 +126,7 @@ class _Runs:
         self._set_typical()
 
     def scale(self, factor: float, expected: float, since: float) -> None:
-        """Scales the runs before a time, and later ones that do not show the change yet.
+        """Scales the runs before a time, and later runs that do not show the change yet.
 
         Args:
             factor: The factor of the change.

@@ -27,7 +27,7 @@ class FallbackChannel:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._native = NativeChannel(settings)
-        self._answered = False  # a call over headrace-native has been answered, so its handshake succeeds
+        self._answered = False  # whether a call over headrace-native has been answered
         self._grpcio: GrpcioChannel | None = None
         self._closed = False
         self._lock = Lock()
@@ -93,7 +93,7 @@ class AsyncFallbackChannel:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._native = AsyncNativeChannel(settings)
-        self._answered = False  # as in `FallbackChannel`
+        self._answered = False  # whether a call over headrace-native has been answered
         self._grpcio: AsyncGrpcioChannel | None = None
         self._closed = False
 

@@ -170,7 +170,7 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
 
 
 def _seen(attempt: asyncio.Task[bytes]) -> None:
-    """Marks the error of an attempt as seen: asyncio would log that of an attempt whose outcome is not needed."""
+    """Marks the error of an attempt as seen: asyncio would log the error of an attempt that nobody waits for."""
     if not attempt.cancelled():
         attempt.exception()
 

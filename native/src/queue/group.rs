@@ -97,7 +97,7 @@ impl<T: Waits> Group<T> {
 }
 
 impl<T: Waits> Group<T> {
-    /// Takes several tasks of a lane whose tasks run one by one: as long as their runs are brief, and they may leave
+    /// Takes several tasks of a lane whose tasks run one by one, as long as their runs are brief and they may leave
     /// together.
     pub fn take_series(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         self.take(now, lane, turn);

@@ -140,7 +140,7 @@ impl Record {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let milliseconds = self.came.elapsed().as_secs_f64() * 1e3;
         let code = CODES.get(usize::from(code)).unwrap_or(&"UNKNOWN");
-        let about = std::str::from_utf8(&self.about).unwrap_or_default(); // it consists of strings
+        let about = std::str::from_utf8(&self.about).unwrap_or_default(); // `about` was made of strings
         let line = format!(
             "{{\"ts\": \"{}\", {about}, \"rows\": {}, \"code\": \"{code}\", \"ms\": {milliseconds:.3}}}\n",
             timestamp(now),

@@ -62,7 +62,7 @@ impl Client {
     ) -> Option<Template> {
         let shared = &self.thread.shared;
         if shared.stopping.load(Ordering::Relaxed) {
-            // The client has sent the call before it knew that this server is stopping. gRPC sends such a call again,
+            // The client sent the call before it knew that this server is stopping. gRPC sends such a call again,
             // to another server.
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return None;

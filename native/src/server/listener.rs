@@ -97,7 +97,7 @@ impl Server {
             let parked = thread.clone();
             let runtime = Builder::new_current_thread()
                 .enable_all()
-                .max_blocking_threads(1) // decompresses and parses large messages, one after the other
+                .max_blocking_threads(1) // one thread for decompressing and parsing large messages
                 .thread_name(format!("expander-{number}"))
                 .on_thread_start(let_others_go_first)
                 .on_thread_park(move || parked.busy_poll.on_park())

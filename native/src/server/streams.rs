@@ -46,7 +46,7 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// Begins a call that h2 has read, unless it is a lone one that has been begun before.
+    /// Begins a call that h2 has read, unless it is a lone call that has been begun before.
     pub fn open(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let Some(reader) = &mut self.reader else {
             self.client.open(request, respond, false);

@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._stamp = (0, "")  # replaced as a whole, since several threads may format
+        self._stamp = (0, "")  # replaced as a whole, since several threads may format lines
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for a record."""

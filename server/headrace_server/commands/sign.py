@@ -57,7 +57,9 @@ def add_command(commands: Any) -> None:
     sealing.add_argument(
         "--model_keys_file", metavar="FILE", default="", help="file of keys, one per line; the first one is used"
     )
-    sealing.add_argument("--model_keys_command", metavar="COMMAND", default="", help="command that prints such keys")
+    sealing.add_argument(
+        "--model_keys_command", metavar="COMMAND", default="", help="command that prints keys, one per line"
+    )
     sealing.add_argument(
         "--recipient",
         metavar="RECIPIENT",

@@ -24,7 +24,7 @@ class ActionThread:
         self._thread.start()
 
     def put(self, act: Act) -> None:
-        """Runs a function after those before it. It must not raise."""
+        """Runs a function when all earlier ones have ended. It must not raise."""
         self._acts.put(act)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ Labels = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """Listeners for the case that not all versions fit in memory. Any thread.
+    """Listeners that are called only if not all versions may be in memory. Any thread.
 
     Attributes:
         waited: Called for each call that has waited for a load.
@@ -52,7 +52,7 @@ class Manager:
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Called whenever something that the manager reports has changed. Any thread.
         labelled: Called with the labels of all models, whenever they have been assigned.
-        tallies: Listeners for the case that not all versions fit in memory.
+        tallies: Listeners that are called only if not all versions may be in memory.
         prepare: Prepares for several loads while the server starts; None if nothing can be prepared.
     """
 

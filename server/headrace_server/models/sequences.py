@@ -154,7 +154,7 @@ def _initial(alias: str, own: StateOptions, signature: Signature) -> Array:
         raise invalid(f"{where}.input: the model has no input {own.input}; it has {', '.join(signature.inputs)}")
     made, taken = signature.outputs[alias], signature.inputs[own.input]
     if made.dtype != taken.dtype:
-        raise invalid(f"{where}: the output is {dtype_name(made.dtype)}, and the input is {dtype_name(taken.dtype)}")
+        raise invalid(f"{where}: the output is {dtype_name(made.dtype)}, but the input is {dtype_name(taken.dtype)}")
     shape = _shape(where, own, taken, batched=signature.batched)
     if taken.dtype == DataType.DT_STRING:
         return np.full(shape, b"", object)

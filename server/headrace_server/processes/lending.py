@@ -14,7 +14,7 @@ class Lender:
 
     def __init__(self) -> None:
         self._lent: dict[int, Sequence[Array]] = {}
-        self._free: list[int] = []  # reused, so that messages repeat
+        self._free: list[int] = []  # numbers to reuse, so that messages repeat
 
     def lend(self, arrays: Sequence[Array]) -> int:
         """Holds the arrays of an answer, and returns its number."""

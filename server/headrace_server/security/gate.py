@@ -138,7 +138,7 @@ class Gate:
             Refused: UNAUTHENTICATED, PERMISSION_DENIED, or RESOURCE_EXHAUSTED with the time after which to try again.
         """
         principal = visit.principal
-        assert principal is not None  # the call has entered
+        assert principal is not None  # `enter` has set it
         if need.action is None:
             raise Refused(Code.PERMISSION_DENIED, "no caller may call this method")
         if need.action in self._open and not need.models:

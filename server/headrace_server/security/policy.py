@@ -43,7 +43,7 @@ class RuleOptions:
         fits=_are_actions,
         words=f"a list of {', '.join(_ACTIONS)}",
     )
-    allow: bool = option(True, "whether the actions are allowed or forbidden")
+    allow: bool = option(True, "whether the rule allows the actions; if false, it forbids them")
     calls_per_second: float = option(0.0, "calls of each principal per second; 0 means no limit", least=0)
     rows_per_second: float = option(0.0, "rows, or Examples, of each principal per second; 0 means no limit", least=0)
     concurrent_calls: int = option(0, "calls of each principal at the same time; 0 means no limit", least=0)

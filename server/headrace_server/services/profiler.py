@@ -42,7 +42,7 @@ class ProfilerService:
             name: grpc.unary_unary_rpc_method_handler(self._method(name)) for name in METHODS
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        server.add_registered_method_handlers(SERVICE, handlers)  # generated code does both
+        server.add_registered_method_handlers(SERVICE, handlers)  # generated code calls both functions
 
     async def close(self) -> None:
         """Ends the channel to TensorFlow's profiler."""

@@ -10,7 +10,7 @@
 //!
 //! 1. While a connection is calm (`State::calm`), `Reader` reads from its socket in place of h2. If a read returns
 //!    exactly the HEADERS and the DATA of one call, and if this HEADERS block has meant a plain call before, then the
-//!    call is *taken*: it enters the queue, and h2 does not hear of it (`reader.rs`).
+//!    call is *taken*: it enters the queue, and h2 does not know of it (`reader.rs`).
 //! 2. If nothing else arrives until the answer is ready, `LoneCall` writes the answer to the socket (`call.rs`).
 //! 3. In all other cases, h2 gets the call: it reads the same frames from an inbox, the call continues on the stream
 //!    that h2 then opens, and h2 sends the answer. This happens if the client sends anything before the answer (another

@@ -103,7 +103,7 @@ impl<T> Reader<T> {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => {
-                    self.give(&[]); // h2 meets the same error
+                    self.give(&[]); // h2 finds the same error
                     continue;
                 }
             }

@@ -25,7 +25,7 @@ pub type Then = Box<dyn FnOnce(SendResponse<Bytes>) + Send>;
 pub enum Phase {
     /// No call has been taken, or h2 has answered it.
     Rests,
-    /// The call waits for its answer, and h2 has not heard of it.
+    /// The call waits for its answer, and h2 does not know of it.
     Taken(LoneFrames),
     /// h2 will open the call's stream. If the answer is known, `then` sends it.
     Moves { stream: u32, then: Option<Then> },

@@ -71,7 +71,7 @@ class Arena:
         options.terminate = True
         options.log_severity_level = FATAL
         options.add_run_config_entry(_KEY, _ARENA)
-        with suppress(Exception):  # ending it raises; ONNX Runtime's exceptions have no base class of their own
+        with suppress(Exception):  # the ended run raises; ONNX Runtime's exceptions have no base class of their own
             self._session.run(None, inputs, options)
 
 

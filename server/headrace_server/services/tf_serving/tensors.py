@@ -14,7 +14,7 @@ from headrace_server.models.servable import Servable
 STRINGS_AT_ONCE = 64 << 10
 """The largest tensors of strings, in bytes, that are decoded in the event loop, in a few milliseconds."""
 
-_STRING = DataType.DT_STRING  # protobuf looks the value up by name, each time
+_STRING = DataType.DT_STRING  # `DataType.DT_STRING` is a slow look-up by name
 _A_STRING = np.array(b"", object)
 
 

@@ -190,7 +190,7 @@ def _need(path: str) -> MethodNeed:
 
 def _visit() -> Visit:
     visit = visit_now()
-    assert visit is not None  # every call enters
+    assert visit is not None  # each call has one, since it has entered the gate
     return visit
 
 

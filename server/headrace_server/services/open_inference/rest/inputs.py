@@ -169,7 +169,7 @@ class _Inputs:
 
 
 def _kind_of_data(tensor: Any, parameters: Mapping[str, Any]) -> str:
-    """The name of the way in which an input's data are sent; it must be exactly one of three."""
+    """The field that has an input's data, or says where they are; exactly one of three must be set."""
     found = ["data"] if isinstance(tensor, dict) and "data" in tensor else []
     found += [name for name in (BINARY_SIZE, REGION) if name in parameters]
     if len(found) == 1:

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 def to_json(message: Message) -> Json:
     """A message as the values that JSON is written from; messages that are not set are left out."""
-    fields = cast("Sequence[FieldDescriptor]", message.DESCRIPTOR.fields)  # one of two classes that do the same
+    fields = cast("Sequence[FieldDescriptor]", message.DESCRIPTOR.fields)  # protobuf has two such classes
     return {field.name: _field(message, field) for field in fields if _is_written(message, field)}
 
 

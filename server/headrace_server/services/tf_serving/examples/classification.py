@@ -129,7 +129,7 @@ def _check_output(what: str, dtype: DataType, array: Array, examples: int) -> No
 
 def _result(classes: Array | None, scores: Array | None, labels: tuple[str, ...]) -> ClassificationResult:
     if classes is None:
-        assert scores is not None  # wanted_outputs has refused a signature with neither
+        assert scores is not None  # wanted_outputs has refused signatures with neither output
         columns = scores.shape[1]
         if labels and len(labels) != columns:
             message = f"The model has {len(labels)} labels for {columns} scores"
