@@ -29,9 +29,9 @@ class Client(Connection[Channel]):
     "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
     here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
     again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
-    installed and supports the arguments. headrace-native supports TLS with `grpc.ssl_channel_credentials`, no proxies,
-    no hedging, and only the options on sizes and on the server's name. With `auto`, grpcio makes the calls of a server
-    whose certificate headrace-native refuses.
+    installed and supports the arguments. headrace-native supports neither proxies nor hedging, TLS only with
+    `grpc.ssl_channel_credentials`, and only the options on sizes and on the server's name. With `auto`, grpcio makes
+    the calls of a server whose certificate headrace-native refuses.
 
     A context manager. It connects at the first call; no call may follow `close`.
     Raises ValueError for a `transport` that does not support the arguments.
@@ -85,8 +85,8 @@ class Client(Connection[Channel]):
         """Runs a model on each of `inputs`, with up to `in_flight` calls at a time, and returns their outputs in order.
 
         Each is a separate call, like `predict`; the server may put them into one batch. `timeout` applies to each call
-        from when it is sent. All calls are made, even if some fail; then the first failure is raised, or all are
-        returned in place of their outputs if `return_exceptions`.
+        from when it is sent. All calls are made, even if some fail; then the first failure is raised. With
+        `return_exceptions`, each failure is returned in place of the call's outputs instead.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """

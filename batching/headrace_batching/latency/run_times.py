@@ -118,7 +118,7 @@ class _Runs:
         return self.runs[-1].at
 
     def add(self, members: list[tuple[int, float]], now: float) -> None:
-        """Records rows and seconds of more runs, and drops old ones if there are enough without them."""
+        """Records the rows and seconds of more runs, and drops old runs if there are enough without them."""
         self.runs.extend(_Run(now, seconds) for _, seconds in members)
         while len(self.runs) > _ENOUGH and now - self.runs[0].at > _STALE:
             self.runs.popleft()

@@ -133,7 +133,7 @@ impl Padded {
     }
 }
 
-/// Copies an array of the shape `own` to the beginning of each axis of one of the shape `wide`.
+/// Copies an array of the shape `own` into an array of the shape `wide`, to the beginning of each axis.
 fn put(place: &mut [u8], wide: &[usize], elements: &[u8], own: &[usize], size: usize) {
     if wide == own {
         return place.copy_from_slice(elements);

@@ -21,7 +21,7 @@ pub struct Answer {
     pub message: Rope,
     /// Whether the server had begun to answer. Such a call is not retried.
     pub begun: bool,
-    /// Whether there is no connection because TLS's handshake failed.
+    /// Whether there is no connection because the TLS handshake failed.
     pub tls_failed: bool,
 }
 

@@ -23,7 +23,7 @@ const MAX_FRAME: u32 = 1 << 20;
 /// The reason why there is no connection.
 pub struct Unconnected {
     pub status: Status,
-    /// Whether the server was reached, and TLS's handshake failed: either side refused the other.
+    /// Whether the server was reached, and the TLS handshake failed: either side refused the other.
     pub tls_failed: bool,
 }
 

@@ -136,8 +136,8 @@ impl Framed {
         self.received()?.map(Message::expanded).transpose()
     }
 
-    /// Takes the next message; None if it has not arrived completely. The length in its prefix is checked, but nothing
-    /// is allocated because of it.
+    /// Takes the next message; None if it has not arrived completely. The length in its prefix is checked, but no
+    /// memory is allocated for that length.
     pub fn received(&mut self) -> Result<Option<Message>, Status> {
         let Some((flag, length)) = prefix(&self.bytes) else { return Ok(None) };
         if length > self.limit {

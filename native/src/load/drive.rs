@@ -167,7 +167,8 @@ impl Callers {
         part.record.begin();
         let answer = channel.call(message, Some(part.plan.timeout())).await;
         let ended = Instant::now();
-        // A closed loop measures the calls that end within the measured time, an open loop those that were due in it.
+        // A closed loop measures the calls that end within the measured time, and an open loop the calls that were due
+        // in it.
         let counted = (if closed { ended } else { due.at }).saturating_duration_since(self.start);
         part.record.end(&Outcome {
             kind: due.kind,

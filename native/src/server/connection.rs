@@ -94,7 +94,7 @@ async fn secured(accepted: Accepted, tls: Option<Arc<Certified>>, http1: bool) -
     })
 }
 
-/// Performs HTTP/2's handshake; None for a client that does not speak HTTP/2.
+/// Performs the HTTP/2 handshake; None for a client that does not speak HTTP/2.
 async fn handshake(limits: &Limits, stream: Watched) -> Option<Connection<Watched, Bytes>> {
     h2::server::Builder::new()
         .max_concurrent_streams(limits.max_concurrent_streams)

@@ -155,7 +155,7 @@ async fn hold(
     }
 }
 
-/// Answers a client that does not speak gRPC with an HTTP error, when its request has arrived, or enough of it.
+/// Sends an HTTP error to a client that does not speak gRPC, once its request, or enough of it, has arrived.
 async fn refuse(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let mut received = 0;
     while let Some(data) = body.data().await {

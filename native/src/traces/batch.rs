@@ -62,7 +62,7 @@ impl Batches {
         self.0.remove(&arrived.to_bits())
     }
 
-    /// Drops the batches that began before then: no request has asked for them.
+    /// Drops the batches that began before this time: no request has asked for them.
     pub fn forget(&mut self, oldest: f64) {
         self.0.retain(|_, batch| batch.times[0] > oldest);
     }

@@ -35,7 +35,7 @@ pub struct Constants {
     pub join: Vec<u8>,
     pub run: Vec<u8>,
     pub split: Vec<u8>,
-    /// The names of the attributes of a batch that have the numbers of its requests, its rows, and its rows of padding.
+    /// The names of a batch's attributes with the numbers of its requests, its rows, and its rows of padding.
     pub counts: [String; 3],
     /// The flags of a link.
     pub link_flags: u32,

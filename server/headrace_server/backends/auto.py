@@ -166,7 +166,7 @@ def _unreadable(path: Path, error: OSError) -> LoadError:
 
 
 def _load(load_model: Load[T], model: Path, options: BackendOptions, *, needs: tuple[str, str, str]) -> T:
-    """Loads with a runtime, if it is installed, given its package, its name, and the extra that installs it."""
+    """Loads a model; `needs` has the package of its runtime, the runtime's name, and the extra that installs it."""
     package, runtime, extra = needs
     try:
         return load_model(model, options)

@@ -142,7 +142,7 @@ class InferenceCounts:
 
 
 def _by_size(rows: Counts, parts: Counts) -> Iterable[tuple[int, int, list[int]]]:
-    """For each number of rows that runs had: the number of these runs, and the sum of each part of them.
+    """For each number of rows that runs had: the number of such runs, and the sum of each of their parts.
 
     Args:
         rows: The number of rows of each run; at least one run.

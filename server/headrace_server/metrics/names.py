@@ -26,7 +26,7 @@ PARTS = ("join", "run", "split")
 """The parts of a batch's run: join inputs, run the model, split outputs (the native transport also encodes them)."""
 
 WARMUPS_SHOWN = 1000
-"""The maximum number of warm-ups that are shown, the newest: a server that runs for months loads ever new versions."""
+"""The maximum number of warm-ups that are shown, the newest: over months, a server loads more and more versions."""
 
 
 class Families:

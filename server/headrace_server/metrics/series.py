@@ -239,7 +239,7 @@ class Family(Generic[S]):
             return [(values, self._series[values]) for values in self._groups.get(group, ())]
 
     def every(self) -> list[tuple[Labels, S]]:
-        """All series with their labels' values, in the order of these. Any thread."""
+        """All series with their labels' values, sorted by these values. Any thread."""
         with self._lock:
             return sorted(self._series.items(), key=lambda item: item[0])
 

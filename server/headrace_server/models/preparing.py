@@ -36,7 +36,7 @@ class Preparing:
         self._dropped = False
 
     def before(self, name: str, version: int) -> Sequence[Asked]:
-        """The versions to prepare for before a load; none if there would be fewer than two, which is not worth it.
+        """The versions to prepare for before a load; none if there would be only one, since that saves no time.
 
         The caller holds the models' lock.
 

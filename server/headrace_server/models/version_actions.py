@@ -24,7 +24,7 @@ UNREADY_SECONDS = 0.1
 
 
 class VersionActions:
-    """What a thread does with one version; it takes the models' lock only to record what has become of it.
+    """The actions of a thread on one version. They take the models' lock only to record their results.
 
     Args:
         models: The aspired and the loaded versions of every model.

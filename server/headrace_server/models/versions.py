@@ -174,7 +174,7 @@ class Model:
         self.end(version, error)
 
     def turn_away(self, version: int, error: ServingError) -> None:
-        """Puts a version that waits to be loaded to rest, with an error for the calls that wait for it."""
+        """Sets a version whose load has not begun to AT_REST, with an error for the calls that wait for the version."""
         self.loading.pop(version, None)
         if self.versions[version].state in (State.START, State.LOADING):
             self.set(version, State.AT_REST, error)

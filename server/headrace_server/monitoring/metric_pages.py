@@ -67,7 +67,7 @@ def model_states(manager: Manager) -> Metric:
                 lines += [((name, str(status.version), status.state.name.lower()), 1.0) for status in known]
         return lines
 
-    explanation = "Always 1; the label is the state of a version, where `end` means that it failed to load"
+    explanation = "Always 1; the label `state` is the state of a version, where `end` means that it failed to load"
     return gauge("headrace_model_state", explanation, read, ("model", "version", "state"))
 
 

@@ -67,7 +67,7 @@ class Borrower:
 
 
 _UNUSED = ALONE + 1
-"""The value of `getrefcount` for an array of a message in a variable if there is no view of it."""
+"""The value of `getrefcount` for a message's array that is in a variable and has no views."""
 
 
 def views(message: Message, memory: MappedMemory) -> dict[str, Array]:

@@ -123,7 +123,7 @@ def _under(service: str, methods: Mapping[str, MethodNeed]) -> dict[str, MethodN
 _EVERYTHING = MethodNeed(Action.ADMIN, _every)
 
 NOBODY = MethodNeed(None)
-"""The needs of a method that is in no table."""
+"""The need of a method that is in no table: no caller has the right to call it."""
 
 GRPC: Mapping[str, MethodNeed] = {
     **_under(
@@ -170,7 +170,7 @@ GRPC: Mapping[str, MethodNeed] = {
     **_under("grpc.reflection.v1alpha.ServerReflection", {"ServerReflectionInfo": MethodNeed(Action.REFLECTION)}),
     **_under("tensorflow.ProfilerService", dict.fromkeys(("Profile", "Terminate", "Monitor"), _EVERYTHING)),
 }
-"""The needs of methods, by their full path."""
+"""The right that the calls of each method need, by the method's full path."""
 
 V1: Mapping[str, Action] = {
     "predict": Action.PREDICT,

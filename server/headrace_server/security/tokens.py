@@ -179,7 +179,7 @@ class Tokens:
     Args:
         options: The accepted tokens.
         keys: The keys of the tokens' issuer.
-        clock: Seconds since 1970.
+        clock: Returns the time, in seconds since 1970.
     """
 
     def __init__(self, options: TokenOptions, keys: KeySet, clock: Callable[[], float] = time.time) -> None:

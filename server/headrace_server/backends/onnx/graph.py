@@ -96,7 +96,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
 
 
 def graph_of(content: Content, runtime: tuple[int, int], shared: Shared | None) -> Graph | None:
-    """Like `read_graph`, but given what a file holds."""
+    """Like `read_graph`, but takes the content of a file."""
     try:
         structure = read_structure(content)
         if structure is None:

@@ -152,7 +152,7 @@ def make_signatures(
     metadata: Mapping[str, str],
     declared: Mapping[str, SignatureOptions],
 ) -> dict[str, Signature]:
-    """Like `signatures_of`, but given the inputs and outputs by name, and the model's metadata."""
+    """Like `signatures_of`, but takes the inputs and outputs, by name, and the model's metadata."""
     declared = declared or _in_metadata(metadata.get(METADATA_KEY, ""))
     declared = {DEFAULT_SIGNATURE: SignatureOptions(), **declared}
     return {name: _signature(name, options, inputs, outputs) for name, options in declared.items()}

@@ -17,7 +17,7 @@ _SHARE = 4  # the weights of all these sessions may use the free memory divided 
 
 
 def wants_sizes(operators: Set[str], signatures: Iterable[Signature]) -> bool:
-    """Whether a model is slow when shapes change, and only the batch size changes in them."""
+    """Whether changing shapes make a model slow, and its batches differ only in their size."""
     if _PLANNED.isdisjoint(operators):
         return False
     return all(

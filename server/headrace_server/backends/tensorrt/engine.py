@@ -65,7 +65,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
             raise self.failure("TensorRT cannot be started") from error
 
     def failure(self, what: str, hint: str = "") -> ServingError:
-        """An error with TensorRT's messages about it: RESOURCE_EXHAUSTED if memory is missing, otherwise INTERNAL."""
+        """The error for a failure, with TensorRT's messages: RESOURCE_EXHAUSTED for lack of memory, else INTERNAL."""
         text = "; ".join(self._take()) or "TensorRT gives no reason"
         if "out of memory" in text.lower() or "outofmemory" in text.lower():
             advice = "fewer instances or a smaller max_batch_size would need less memory"
@@ -139,7 +139,7 @@ class Engine:
         """Creates a context in one of the profiles. The device's context must be current now, and when it is dropped.
 
         Raises:
-            ServingError: RESOURCE_EXHAUSTED if there is no memory for it.
+            ServingError: RESOURCE_EXHAUSTED if there is no memory for the context.
         """
         engine: Any = self._engine
         only_what_it_needs = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE

@@ -36,7 +36,7 @@ def half(model: Path, folder: Path) -> Path:
 
 
 def _sort(graph: Any) -> None:
-    """Puts each node after those it needs, as ONNX requires; the converter leaves its casts at the end."""
+    """Puts each node after the nodes that it needs, as ONNX requires; the converter leaves its casts at the end."""
     nodes = list(graph.node)
     for node in nodes:
         for inner in _graphs(node):

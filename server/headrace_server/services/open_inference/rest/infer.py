@@ -161,7 +161,7 @@ def _of_bytes(model: str, servable: Servable, data: memoryview) -> InferRequest:
 
 
 def _deduced(signature: Signature, size: int, *, batched: bool) -> tuple[int, ...]:
-    """The shape for this many elements: one row, whose dimension that varies, if there is one, follows from them."""
+    """The shape of one row with this many elements, from which the dimension that varies, if there is one, follows."""
     (spec,) = signature.inputs.values()
     sizes = [1 if batched and not axis else wanted for axis, wanted in enumerate(spec.shape)]
     known = int(np.prod([each for each in sizes if each is not None]))
