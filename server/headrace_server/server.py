@@ -210,7 +210,7 @@ class Server:
         await asyncio.to_thread(self._free)
 
     def _make_gate(self) -> Gate | None:
-        """The gate that all calls pass through; None if none are refused, nor written to an audit log."""
+        """The gate that all calls pass through; None if calls are neither refused nor written to an audit log."""
         auth, audit_log = self._config.auth, self._config.audit_log
         if not auth.guards and not audit_log:
             return None

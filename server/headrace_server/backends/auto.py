@@ -73,7 +73,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
 
 
 def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
-    """Does the part of several versions' loads that takes less time if it is done for all versions together.
+    """Does, for several versions at once, the part of their loads that takes less time when done for all together.
 
     Args:
         versions: The versions' folders.
@@ -92,7 +92,7 @@ def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
 
 
 def _holds_only_onnx(version: Path) -> bool:
-    """Whether a folder holds an ONNX model and no other one."""
+    """Whether a folder holds an ONNX model and no other model."""
     try:
         names = os.listdir(version)
     except OSError:

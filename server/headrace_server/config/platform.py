@@ -19,7 +19,8 @@ def with_files(config: Config) -> Config:
     """The configuration, changed by its platform file or, if there is none, by its session file.
 
     Fields of these files that have a meaning only inside TensorFlow are ignored, and so are unknown ones. TF Serving:
-    server.cc. There, the numbers of threads in a session file are never used; here, flags take precedence over them.
+    server.cc. In TF Serving, the numbers of threads in a session file are never used; in headrace, flags take
+    precedence over them.
 
     Raises:
         ServingError: NOT_FOUND or INVALID_ARGUMENT if a file cannot be read, or is invalid.

@@ -76,7 +76,8 @@ class ModelConfig:
 class Config:
     """The configuration of one run of the server.
 
-    Each field with a help text is a flag of the same name; a flag that TF Serving has as well is called as there.
+    Each field with a help text is a flag of the same name; a flag that TF Serving has as well has the same name in
+    both.
 
     A field that is a group of options has flags with a prefix; `flags.config_of` makes a `Config` from a command line.
 

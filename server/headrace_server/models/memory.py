@@ -17,7 +17,7 @@ REUSED_BYTES = 32 << 20
 REUSED_PART = 10
 """If the bytes of the loaded versions divided by this exceed `REUSED_BYTES`, that many bytes may stay instead.
 
-A version counts as 1.2 times its files, so that this fits into the bound as well.
+A version counts as 1.2 times the size of its files, so that these bytes fit into the bound as well.
 """
 
 WORTH_BYTES = 64 << 20

@@ -176,7 +176,7 @@ class Drift:
         self._watches: dict[Labels, Watch] = {}
 
     def watch(self, name: str, version: int, folder: Path) -> Take | None:
-        """Returns what takes rows of a loaded version; None if it has no profile."""
+        """Returns the function that takes rows of a loaded version; None if the version has no profile."""
         self._watches.pop((name, str(version)), None)
         try:
             profile = read_profile(folder) if self._ratio else {}

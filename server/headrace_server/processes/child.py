@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace_server.processes.time_slices import lengthen_slice
 
 NICENESS = 10
-"""How much higher a child's nice value is: a thread of the server that wakes interrupts the child at once.
+"""How much a child's nice value exceeds the server's: a thread of the server that wakes interrupts the child at once.
 
 With equal values, Linux lets the child run on for milliseconds if that thread has had its share of the core.
 """

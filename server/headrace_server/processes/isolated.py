@@ -215,7 +215,7 @@ class IsolatedBackend:
         raise self._lost(Code.UNAVAILABLE, "no worker process is running")
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
-        """Asks a process for a run and waits for the result; uses another one if it had ended before it could begin."""
+        """Lets a process do a run, and returns the result; asks another if that process ended before the run began."""
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
             returned = place.borrower.give_back()

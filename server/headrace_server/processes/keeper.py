@@ -138,7 +138,7 @@ class Places:
                 stream_place.streams.close()
 
     def give_up(self) -> None:
-        """Ends all waits, because no place is expected soon, unless another process is up: its places are put back."""
+        """Ends all waits, as no place is expected soon. Does nothing if another process is up: its places come back."""
         with self._changed:
             if self._up:
                 return

@@ -17,7 +17,7 @@ CORS = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
-"""Headers that let a browser's page of any origin call the API."""
+"""Headers that let a web page of any origin call the API."""
 
 _SIZE_BYTES = 4
 

@@ -25,7 +25,7 @@ Event = Any
 
 
 class Device:
-    """One GPU. Any thread; an owner calls `retain`, and `release` once for each `retain` and once for its creation.
+    """One GPU. Any thread; `release` is called once for the creation of the object, and once for each call of `retain`.
 
     Args:
         ordinal: The GPU's number in CUDA.

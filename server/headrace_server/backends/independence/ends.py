@@ -99,7 +99,7 @@ class Ends:
         return _Run(larger.inputs, {alias: array[list(places)] for alias, array in larger.outputs.items()})
 
     def _others(self, kind: Rows, unlike: Arrays | None) -> Iterator[Arrays]:
-        """Rows to put between the kept ones: those that reveal the most come first; the model has accepted the last."""
+        """Rows to put between the kept ones. Those that reveal the most come first; the model accepts the last."""
         for most, which in ((WHOLE, kind), (2, kind), (WHOLE, Rows.USUAL), (2, Rows.USUAL)):
             recipe = self.batch.recipe
             recipe = replace(recipe, most=most if recipe.most is None else recipe.most)

@@ -70,7 +70,7 @@ class Runs:
         return ""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Runs the signature; the outputs may have any number of rows. It gets copies, since a model may change arrays.
+        """Runs the signature on copies, as a model may change its inputs. The outputs may have any number of rows.
 
         Raises:
             Decided: The run has crashed the model's process; further runs would do so again.

@@ -209,7 +209,7 @@ def _names(nodes: list[Any], which: str) -> set[str]:
 
 
 def _depending(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """The types of the nodes, among these operators, whose given inputs depend on the values of a request."""
+    """The operators of the nodes in which an input that `by` lists depends on the values of a request."""
     return {node.op_type for node, dependent in followed if dependent.intersection(by.get(node.op_type, ()))}
 
 

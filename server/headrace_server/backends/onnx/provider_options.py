@@ -89,7 +89,7 @@ def memory_limit(options: BackendOptions) -> int:
 
 
 def profile_shapes(inputs: Mapping[str, Sequence[int | None]], most_rows: int) -> dict[str, str]:
-    """The shapes that TensorRT builds for: 1 to `most_rows` rows, optimised for the most.
+    """The shapes that TensorRT builds for: 1 to `most_rows` rows, optimised for `most_rows`.
 
     Args:
         inputs: The shape of each input, None for a dimension that varies.

@@ -37,7 +37,7 @@ def most_sizes(weights: int, free: int) -> int:
 
 
 def sizes_for(options: Options, most: int) -> tuple[int, ...]:
-    """The operator's sizes if there are any, otherwise powers of two: no more than `most`, including the largest."""
+    """At most `most` batch sizes, the largest included: the operator's if there are any, otherwise powers of two."""
     limit = options.execution_limit
     sizes = [size for size in options.allowed_batch_sizes if size < limit]
     if not options.allowed_batch_sizes:

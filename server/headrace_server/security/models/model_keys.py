@@ -16,7 +16,7 @@ ID_BYTES = 8
 COMMAND_SECONDS = 60.0
 
 IDENTITY_PREFIX = "AGE-SECRET-KEY-1"
-"""How the line of an age identity begins, the secret half of a recipient."""
+"""The beginning of a line that is an age identity, the secret half of a recipient."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,6 @@ class Stream:
 
 
 async def _pass(turn: asyncio.Event, following: asyncio.Event) -> None:
-    """Passes the turn on to the next request when it comes."""
+    """Waits for this request's turn, and passes it on to the next request."""
     await turn.wait()
     following.set()

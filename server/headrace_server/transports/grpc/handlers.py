@@ -194,7 +194,7 @@ def status(error: Exception) -> tuple[Code, str]:
 
 
 def trailers_of(error: Exception) -> Trailers:
-    """The trailers of a failed call: when gRPC's own retries may send it again, if time will help."""
+    """The trailers of a failed call. If waiting will help, they say when gRPC's own retries may send it again."""
     if not isinstance(error, Refused) or error.retry_after is None:
         return ()
     return ((PUSHBACK, str(math.ceil(error.retry_after * 1e3))),)

@@ -25,7 +25,7 @@ Listen = Callable[[str, native.HttpEndpoint, str], int]
 
 
 class NativeHttpTransport:
-    """A transport for HTTP on a port of the native server, which outlives it.
+    """A transport for HTTP on a port of the native server. The native server outlives this object.
 
     Args:
         options: The address and the limits.

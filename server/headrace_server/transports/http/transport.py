@@ -117,7 +117,7 @@ class RestTransport:
         return mlflow.MlflowApi(servables, self._processes, settings)
 
     async def start(self) -> None:
-        """Listens, if possible. TF Serving: server.cc serves only gRPC if it is not, and logs why."""
+        """Listens for HTTP. If that is impossible, only gRPC is served, and the log says why. TF Serving: server.cc."""
         if self._config.rest_api_port == self._config.port:
             log.error(CLASH)
             return

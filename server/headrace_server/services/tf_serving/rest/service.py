@@ -72,8 +72,8 @@ class RestOptions:
         timeout: Seconds that a model may take for a call; None means no limit.
         cors: Whether answers carry CORS headers.
         pages: Pages besides the API's, by path: each is a function that returns its text.
-        observe: Called for each call of the API that has ended, with the model's name, the verb (empty for a status or
-            metadata), the status code's name, and the seconds that it took.
+        observe: Called for each call of the API that has ended, with the model's name, the verb (empty for a call for a
+            status or for metadata), the status code's name, and the seconds that it took.
         record: Called for each call that a model has answered, with the model's name and a function that creates the
             messages for a record.
         is_ready: Whether the server is ready to be called.
