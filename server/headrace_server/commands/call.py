@@ -123,7 +123,8 @@ def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
     try:
         array = np.asarray(read, dtype=spec.dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be {spec}: {error}") from error
+        reason = f"{value!r} is not JSON" if read is value else error
+        raise ValueError(f"{name} must be {spec}: {reason}") from error
     return name, array
 
 

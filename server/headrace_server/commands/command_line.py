@@ -72,5 +72,5 @@ def _explain(argument: str, parser: argparse.ArgumentParser) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}"
     known = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]  # noqa: SLF001
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"unknown flag --{name}" + (f"; did you mean --{close[0]}?" if close else "")

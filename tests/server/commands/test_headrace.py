@@ -158,6 +158,11 @@ class TestFlags:
     def test_a_flag_that_resembles_no_other(self, shell: Shell) -> None:
         assert shell.refused("--quux", "7") == "unknown flag --quux"
 
+    def test_a_flag_that_another_command_has(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["bench", "--server=localhost:8500"])
+        assert "headrace bench: unknown flag --server\n" in capsys.readouterr().err
+
     def test_a_part_of_a_name_is_not_a_flag(self, shell: Shell) -> None:
         assert shell.refused("--model_base=m").startswith("unknown flag --model_base")
 

@@ -158,6 +158,7 @@ class TestCall:
             (["iris", "z=1"], "the model has no input z: x float32[?,4] -> y float32[?,1]"),
             (["iris", "x"], "'x' is not of the form NAME=VALUE"),
             (["iris", 'x=[["a"]]'], "x must be float32[?,4]: could not convert string to float: 'a'"),
+            (["iris", "x=[[1, 2, 3, 4]"], "x must be float32[?,4]: '[[1, 2, 3, 4]' is not JSON"),
             (["iris", "x=@/nowhere.npy"], "/nowhere.npy cannot be read: No such file or directory"),
             (["iris", "x=@/"], "/ cannot be read: Is a directory"),
             (["iris", "x=@/dev/null"], "/dev/null must be a .npy file of numbers or strings"),
