@@ -136,7 +136,8 @@ class Configuration:
     def serve(self, model: ModelConfig, *, anew: bool = False) -> VersionStatus | None:
         """Serves one model as given, until it is withdrawn or another configuration comes. Any thread.
 
-        The model is loaded even if models are otherwise loaded when they are called.
+        The model is loaded even if models are otherwise loaded when they are called, and versions that have failed to
+        load are tried again.
 
         Args:
             model: The model, whether or not it is listed.
@@ -155,6 +156,7 @@ class Configuration:
             self.models.ask(model.name, model)
             self._source.update(self.models.wanted())
             self._source.poll([model.name])
+            self._manager.retry(model.name)
             status = self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
             awaited = self._manager.begin_load(model.name)
             return status if awaited is None else awaited.result()

@@ -266,6 +266,10 @@ class Manager:
         """
         return self._settling.wait_unless(names, since, given_up)
 
+    def retry(self, name: str) -> None:
+        """Begins to load the failed versions of a model again, whether or not their files have changed. Any thread."""
+        self._retrying.begin(name)
+
     def looked(self) -> None:
         """Records that a scan of the base paths has ended, and restarts failed versions whose files have changed."""
         self._retrying.look()

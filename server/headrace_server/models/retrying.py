@@ -1,4 +1,4 @@
-"""Loads failed versions again once their files have changed: a copy may be complete, or a file repaired."""
+"""Loads failed versions again once their files have changed, as when a copy is complete, or when a caller asks."""
 
 import logging
 
@@ -34,6 +34,15 @@ class Retrying:
         for name, model, version in failed:
             if self._begin_anew(model, version):
                 log.info("model %s version %d is loaded again: its files have changed since it failed", name, version)
+
+    def begin(self, name: str) -> None:
+        """Begins to load the failed versions of a model again, whether or not their files have changed. Any thread."""
+        with self._models.changed:
+            model = self._models.by_name.get(name)
+            if model is not None and model.failed:
+                for version in model.failed:
+                    model.begin_anew(version)
+                self._models.changed.notify_all()
 
     def _begin_anew(self, model: Model, version: int) -> bool:
         with self._models.changed:

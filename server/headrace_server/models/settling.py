@@ -122,8 +122,8 @@ class Settling:
         return bool(unsettled)
 
     def _is_on_its_way(self, name: str, since: int) -> bool:
-        """Whether a model has not settled and has a version that is wanted."""
-        return self._models.settled(name, since) is None and self._models.aspires(name)
+        """Whether a model has not settled, but will without further requests."""
+        return self._models.settled(name, since) is None and self._models.is_on_its_way(name)
 
     def _drop_settled(self, unsettled: list[str], since: int) -> None:
         while unsettled and self._models.settled(unsettled[-1], since) is not None:

@@ -265,9 +265,10 @@ class Models:
         self.tell(name)
         self._on_change(name)
 
-    def aspires(self, name: str) -> bool:
-        """Whether any version of a model is wanted."""
-        return name in self.by_name and bool(self.by_name[name].aspired)
+    def is_on_its_way(self, name: str) -> bool:
+        """Whether a version of a model is wanted and has not failed."""
+        model = self.by_name.get(name)
+        return model is not None and any(model.versions[version].state is not State.END for version in model.aspired)
 
     def settled(self, name: str, since: int) -> VersionStatus | None:
         """Like `Model.settled`, but None for an unknown model."""

@@ -157,6 +157,7 @@ def test_a_model_that_does_not_load(caller: InferenceCaller) -> None:
     code, text = caller.refusal(request)
     assert code == StatusCode.INVALID_ARGUMENT
     assert text.startswith("load failed for model 'broken': version 1 is at UNAVAILABLE state: ")
+    assert caller.refusal(load("broken")) == (code, text)  # it is tried again
     caller.call(unload("broken"))
 
 
