@@ -157,7 +157,7 @@ class Configuration:
             self._source.update(self.models.wanted())
             self._source.poll([model.name])
             self._manager.retry(model.name)
-            status = self._manager.wait_settled_unless([model.name], since, lambda: True)[model.name]
+            status = self._manager.wait_settled([model.name], since, lambda: True)[model.name]
             awaited = self._manager.begin_load(model.name)
             return status if awaited is None else awaited.result()
 
@@ -252,7 +252,7 @@ class Configuration:
                 )
 
     def _wait(self, names: Collection[str], since: int, what: str, given_up: Callable[[], bool]) -> None:
-        settled = self._manager.wait_settled_unless(sorted(names), since, given_up)
+        settled = self._manager.wait_settled(sorted(names), since, given_up)
         failed = {name: status for name, status in settled.items() if status is None or status.state is State.END}
         if failed:
             listed = "".join(_failure(name, status) for name, status in failed.items())

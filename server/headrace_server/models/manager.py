@@ -48,7 +48,7 @@ class Manager:
     Args:
         load: Makes a servable from a model's name, a version and its folder.
         options: The number of loads at the same time, the number of tries, and the order; None means the defaults.
-        clock: Measures pauses between tries, and timeouts; None for the system's clock.
+        clock: Measures the pauses between tries; None for the system's clock.
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Called whenever something that the manager reports has changed. Any thread.
         labelled: Called with the labels of all models, whenever they have been assigned.
@@ -78,7 +78,7 @@ class Manager:
         self.rooms = Rooms(options.bounds, self._models.by_name, tallies.evicted) if on_demand else None
         self._waking = Waking(self._models, tallies.waited)
         self._acting = Acting(self._models, load, options, clock, self._publish, self.rooms, prepare)
-        self._settling = Settling(self._models, clock)
+        self._settling = Settling(self._models)
         self._retrying = Retrying(self._models, clock)
         self._served: dict[str, Served] = {}
         self._labels: Labels = {}
@@ -238,33 +238,20 @@ class Manager:
         return self._models.mark()
 
     def wait_settled(
-        self, names: Collection[str], since: int = 0, *, timeout: float | None = None
-    ) -> dict[str, VersionStatus]:
+        self, names: Collection[str], since: int = 0, given_up: Callable[[], bool] = lambda: False
+    ) -> Settled:
         """Waits until each model has a version that is available or has failed, and returns the highest of each.
 
         Args:
             names: The models' names.
             since: Failures before this `mark` do not count.
-            timeout: The timeout in seconds; None waits without limit, as TF Serving does at start-up.
-
-        Raises:
-            TimeoutError: The models did not settle in time.
-            ServingError: UNAVAILABLE if the server is about to stop.
-        """
-        return self._settling.wait(names, since, timeout)
-
-    def wait_settled_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
-        """Like `wait_settled`, but returns None for a model without versions once `given_up` says so.
-
-        Args:
-            names: The models' names.
-            since: Failures before this `mark` do not count.
-            given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
+            given_up: Whether to stop waiting for a model without any version, which gets None; asked again at each
+                `wake`. TF Serving never gives up.
 
         Raises:
             ServingError: UNAVAILABLE if the server is about to stop.
         """
-        return self._settling.wait_unless(names, since, given_up)
+        return self._settling.wait(names, since, given_up)
 
     def retry(self, name: str) -> None:
         """Begins to load the failed versions of a model again, whether or not their files have changed. Any thread."""

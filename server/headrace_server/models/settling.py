@@ -5,7 +5,7 @@ from itertools import chain
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
-from headrace_server.models.versions import Clock, Models, VersionStatus
+from headrace_server.models.versions import Models, VersionStatus
 
 Settled = dict[str, VersionStatus | None]
 
@@ -15,12 +15,10 @@ class Settling:
 
     Args:
         models: The models to wait for.
-        clock: Measures the waiters' timeouts.
     """
 
-    def __init__(self, models: Models, clock: Clock) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
-        self._clock = clock
         self._let_go = False
 
     def let_go(self) -> None:
@@ -34,38 +32,16 @@ class Settling:
         with self._models.changed:
             self._models.news.notify_all()
 
-    def wait(self, names: Collection[str], since: int, timeout: float | None) -> dict[str, VersionStatus]:
+    def wait(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
         """Waits until each model has settled, and returns the highest version of each that is available or has failed.
-
-        Args:
-            names: The models' names.
-            since: Failures before this event do not count.
-            timeout: The timeout in seconds; None waits without limit.
-
-        Raises:
-            TimeoutError: The models did not settle in time.
-            ServingError: UNAVAILABLE if the server is about to stop.
-        """
-        end = None if timeout is None else self._clock.now() + timeout
-        with self._models.changed:
-            unsettled = list(names)
-            while self._some_unsettled(unsettled, names, since):
-                left = None if end is None else end - self._clock.now()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"no version yet of {', '.join(self._every_unsettled(names, since))}")
-                self._wait_for(unsettled[-1], left)
-            settled = self._settled(names, since)
-        return {name: status for name, status in settled.items() if status is not None}
-
-    def wait_unless(self, names: Collection[str], since: int, given_up: Callable[[], bool]) -> Settled:
-        """Like `wait`, without a timeout; returns None for a model without versions once `given_up` says so.
 
         A version whose load is under way is waited for in any case.
 
         Args:
             names: The models' names.
             since: Failures before this event do not count.
-            given_up: Whether to stop waiting for a model without any version; asked again at each `wake`.
+            given_up: Whether to stop waiting for a model without any version, which gets None; asked again at each
+                `wake`.
 
         Raises:
             ServingError: UNAVAILABLE if the server is about to stop.
@@ -80,8 +56,8 @@ class Settling:
                     if (on_its_way := next(on_their_way, None)) is None:
                         break
                     awaited = on_its_way
-                self._wait_for(awaited, None)
-            return self._settled(names, since)
+                self._wait_for(awaited)
+            return {name: self._models.settled(name, since) for name in names}
 
     def wait_withdrawn(self, name: str, *, ended: bool) -> None:
         """Waits until no version of a model can be called or is being loaded; with `ended`, until all have ended.
@@ -93,13 +69,13 @@ class Settling:
             while not self._models.is_withdrawn(name, ended=ended):
                 if self._let_go:
                     raise ServingError(Code.UNAVAILABLE, "the server is stopping")
-                self._wait_for(name, None)
+                self._wait_for(name)
 
-    def _wait_for(self, name: str, seconds: float | None) -> None:
+    def _wait_for(self, name: str) -> None:
         """Waits for a change of a model, or for `wake`."""
         self._models.awaited[name] += 1
         try:
-            self._clock.wait(self._models.news, seconds)
+            self._models.news.wait()
         finally:
             self._models.awaited[name] -= 1
 
@@ -116,7 +92,7 @@ class Settling:
         """
         self._drop_settled(unsettled, since)
         if not unsettled:
-            unsettled.extend(self._every_unsettled(names, since))
+            unsettled.extend(name for name in names if self._models.settled(name, since) is None)
         if unsettled and self._let_go:
             raise ServingError(Code.UNAVAILABLE, "the server is stopping")
         return bool(unsettled)
@@ -128,9 +104,3 @@ class Settling:
     def _drop_settled(self, unsettled: list[str], since: int) -> None:
         while unsettled and self._models.settled(unsettled[-1], since) is not None:
             unsettled.pop()
-
-    def _every_unsettled(self, names: Collection[str], since: int) -> list[str]:
-        return [name for name in names if self._models.settled(name, since) is None]
-
-    def _settled(self, names: Collection[str], since: int) -> Settled:
-        return {name: self._models.settled(name, since) for name in names}

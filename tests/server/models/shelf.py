@@ -1,6 +1,6 @@
 """Versions for a manager to load, and a running manager with the state that tests observe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 
@@ -12,19 +12,23 @@ from headrace_server.errors import ServingError
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from headrace_server.models.versions import VersionStatus
+from tests.support.running import eventually
 
 from .backend import PATIENCE, Adder
 
-TICK = Event()  # never set: a wait for it with a timeout lets other threads run
 
+def settled(manager: Manager, *names: str) -> dict[str, VersionStatus]:
+    """The highest version of each model that is available or has failed, once each has one."""
+    found: dict[str, VersionStatus] = {}
 
-def eventually(fact: Callable[[], bool]) -> None:
-    """Waits until another thread makes a condition true."""
-    for _ in range(int(PATIENCE / 0.001)):
-        if fact():
-            return
-        TICK.wait(0.001)
-    pytest.fail("it never became true")
+    def all_settled() -> bool:
+        now = manager.wait_settled(names, given_up=lambda: True)
+        found.update({name: status for name, status in now.items() if status is not None})
+        return found.keys() == set(names)
+
+    eventually(all_settled)
+    return found
 
 
 class Shelf:

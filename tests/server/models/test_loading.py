@@ -20,13 +20,13 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.turns import SECONDS
 from headrace_server.models.version_policy import State, preserve_resources
+from tests.support.running import eventually
 
 from .backend import PATIENCE, Adder
 from .still_clock import StillClock
 
 START, LOADING, AVAILABLE, UNLOADING, END, _AT_REST = State
 
-TICK = Event()  # never set
 HOURS = 36_000.0
 
 
@@ -72,11 +72,7 @@ class Managed:
         return {status.version: status.state for name in "mn" for status in self.manager.statuses(name)}
 
     def reach(self, states: Mapping[int, State]) -> None:
-        for _ in range(int(PATIENCE / 0.001)):
-            if self.states() == states:
-                return
-            TICK.wait(0.001)
-        assert self.states() == states
+        eventually(lambda: self.states() == states)
 
     def error(self, version: int) -> tuple[Code, str] | None:
         error = next(status for status in self.manager.statuses("m") if status.version == version).error
@@ -387,11 +383,7 @@ class TestLabels:
 
 def eventually_tried(loads: Loads, version: int) -> None:
     """Waits until the first attempt to load a version has failed."""
-    for _ in range(int(PATIENCE / 0.001)):
-        if loads.failures[version] == 0:
-            return
-        TICK.wait(0.001)
-    pytest.fail("it was never tried")
+    eventually(lambda: loads.failures[version] == 0)
 
 
 def test_a_version_that_cannot_be_published_has_failed_to_load(manage: Manage) -> None:

@@ -19,9 +19,10 @@ from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import VersionStatus
 from tests.support.models import linear
+from tests.support.running import eventually
 
 from .backend import PATIENCE
-from .shelf import TICK, Models, Shelf, eventually
+from .shelf import Models, Shelf, settled
 
 START, LOADING, AVAILABLE, UNLOADING, END, _AT_REST = State
 
@@ -210,7 +211,7 @@ class TestSwap:
                 with models.manager.servable("m") as servable:
                     backend = models.shelf.backends["m", servable.version]
                     assert not backend.closed
-                    TICK.wait(0.0002)
+                    done.wait(0.0002)  # lets other threads run
                     assert not backend.closed
                     versions.append(servable.version)
             return versions
@@ -313,49 +314,46 @@ class TestStatuses:
         shelf.held[1] = Event()
         models.aspire(1, 2)
 
-        assert models.manager.wait_settled(["m"], timeout=PATIENCE) == {"m": VersionStatus(2, AVAILABLE)}
+        assert settled(models.manager, "m") == {"m": VersionStatus(2, AVAILABLE)}
 
     def test_a_model_settles_when_a_version_has_failed(self, models: Models, shelf: Shelf) -> None:
         """TF Serving: only the highest version that is loading or available counts, whatever happens to lower ones."""
         shelf.broken[2] = BROKEN
         shelf.held[1] = Event()
         models.aspire(1, 2)
-        settled = models.manager.wait_settled(["m"], timeout=PATIENCE)["m"]
+        status = settled(models.manager, "m")["m"]
 
-        assert (settled.version, settled.state) == (2, END)
+        assert (status.version, status.state) == (2, END)
 
     def test_a_failed_load_is_logged_before_the_model_settles(
         self, models: Models, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        settled = Event()
-        early: list[bool] = []
-        monkeypatch.setattr(version_actions.log, "error", lambda *_: early.append(settled.wait(0.1)))
+        seen: list[State] = []
+        monkeypatch.setattr(version_actions.log, "error", lambda *_: seen.append(models.states()[1]))
         shelf.broken[1] = BROKEN
         models.aspire(1)
-        models.manager.wait_settled(["m"], timeout=PATIENCE)
-        settled.set()
+        models.reach({1: END})
 
-        eventually(lambda: early == [False])
+        assert seen == [State.LOADING]
 
     def test_all_models_have_to_settle(self, models: Models, shelf: Shelf) -> None:
         shelf.held[7] = Event()
         models.aspire(1)
         models.aspire(7, name="other")
         models.reach({1: AVAILABLE})
-        with pytest.raises(TimeoutError, match="no version yet of other"):
-            models.manager.wait_settled(["m", "other"], timeout=0)
-        shelf.held[7].set()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(models.manager.wait_settled, ["m", "other"])
+            shelf.held[7].set()
 
-        assert models.manager.wait_settled(["m", "other"], timeout=PATIENCE).keys() == {"m", "other"}
+            assert waiting.result(PATIENCE) == {"m": VersionStatus(1, AVAILABLE), "other": VersionStatus(7, AVAILABLE)}
 
     def test_an_old_failure_settles_nothing(self, models: Models, shelf: Shelf) -> None:
         shelf.broken[1] = BROKEN
         models.aspire(1)
         models.reach({1: END})
         now = models.manager.mark()
-        assert models.manager.wait_settled(["m"], timeout=PATIENCE)
-        with pytest.raises(TimeoutError):
-            models.manager.wait_settled(["m"], now, timeout=0)
+        assert settled(models.manager, "m")
+        assert models.manager.wait_settled(["m"], now, lambda: True) == {"m": None}
 
     def test_a_version_that_is_about_to_be_unloaded_settles_nothing(self, models: Models) -> None:
         models.aspire(1)
@@ -363,13 +361,11 @@ class TestStatuses:
         with models.manager.servable("m"):
             models.aspire()
             models.reach({1: UNLOADING})
-            with pytest.raises(TimeoutError):
-                models.manager.wait_settled(["m"], timeout=0)
+            assert models.manager.wait_settled(["m"], given_up=lambda: True) == {"m": None}
 
     def test_a_model_without_versions_does_not_settle(self, models: Models) -> None:
         models.aspire()
-        with pytest.raises(TimeoutError, match="no version yet of m"):
-            models.manager.wait_settled(["m"], timeout=0)
+        assert models.manager.wait_settled(["m"], given_up=lambda: True) == {"m": None}
 
     def test_a_waiting_thread_checks_whether_to_give_up_only_when_it_wakes(self, models: Models) -> None:
         asked: list[bool] = []
@@ -380,7 +376,7 @@ class TestStatuses:
             return giving_up.is_set()
 
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(models.manager.wait_settled_unless, ["m"], 0, given_up)
+            waiting = threads.submit(models.manager.wait_settled, ["m"], 0, given_up)
             eventually(lambda: asked == [False])
             giving_up.set()
             models.manager.wake()

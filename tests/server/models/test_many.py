@@ -54,7 +54,7 @@ class Town:
 
     def start(self) -> None:
         self.begin()
-        self.manager.wait_settled(self.names, timeout=PATIENCE)
+        self.manager.wait_settled(self.names)
 
     def _policy(self, aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
         self.asked += 1
@@ -106,7 +106,7 @@ def test_a_new_version_checks_only_its_model(threads: BatchThreads) -> None:
     town.asked, town.published = 0, []
     since = town.manager.mark()
     town.manager.aspire("m7", {2: Path("/m7/2")})
-    town.manager.wait_settled(["m7"], since, timeout=PATIENCE)
+    town.manager.wait_settled(["m7"], since)
     town.manager.stop()
 
     assert [one for one in town.published if one[0] == "m7"] == [("m7", [1, 2]), ("m7", [2]), ("m7", [])]
@@ -138,7 +138,7 @@ def test_waiting_for_all_models_checks_each_a_few_times(threads: BatchThreads, l
 def test_waiting_for_one_model_is_not_woken_by_the_others(threads: BatchThreads) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.begin()
-    town.manager.wait_settled(town.names[-1:], timeout=PATIENCE)
+    town.manager.wait_settled(town.names[-1:])
     town.manager.stop()
 
     assert town.clock.waits[current_thread()] <= 4  # one at the beginning, and one when the model is available
@@ -155,7 +155,7 @@ def test_a_thread_that_has_loaded_a_model_continues_with_the_next(threads: Batch
 def test_waiting_that_can_give_up_checks_each_a_few_times_too(threads: BatchThreads, looks: list[str]) -> None:
     town = Town(threads, MANY, num_initial_load_threads=4)
     town.begin()
-    town.manager.wait_settled_unless(town.names, 0, lambda: True)
+    town.manager.wait_settled(town.names, given_up=lambda: True)
     town.manager.stop()
 
     assert len(looks) <= 16 * MANY
@@ -184,7 +184,7 @@ class TestPreparing:
         town.manager.initial_load_done()
         town.manager.aspire("late", {1: Path("/late/1")})
         town.manager.aspire("later", {1: Path("/later/1")})
-        town.manager.wait_settled(["late", "later"], timeout=PATIENCE)
+        town.manager.wait_settled(["late", "later"])
         town.manager.stop()
 
         *batches, last = prepared
@@ -220,7 +220,7 @@ class TestPreparing:
         assert begun.wait(PATIENCE)
         town.manager.initial_load_done()
         go_on.set()
-        town.manager.wait_settled(town.names, timeout=PATIENCE)
+        town.manager.wait_settled(town.names)
         town.manager.stop()
         assert prepared == [0, FEW, 0]
 

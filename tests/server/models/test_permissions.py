@@ -19,7 +19,7 @@ from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Manager
 from tests.support import models
 
-from .backend import PATIENCE
+from .shelf import settled
 
 NOBODY = 65534
 
@@ -100,7 +100,7 @@ def load(base_path: Path) -> ServingError:
     try:
         with without_privileges():
             manager.aspire("m", {1: base_path / "1"})
-            error = manager.wait_settled(["m"], timeout=PATIENCE)["m"].error
+            error = settled(manager, "m")["m"].error
     finally:
         manager.stop()
     assert isinstance(error, ServingError)

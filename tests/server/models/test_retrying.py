@@ -17,9 +17,9 @@ from headrace_server.models.manager import Manager
 from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
+from tests.support.running import eventually
 
 from .backend import PATIENCE, Adder
-from .shelf import eventually
 from .still_clock import StillClock
 
 WHOLE = b"all of it"

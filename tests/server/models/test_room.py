@@ -19,9 +19,10 @@ from headrace_server.models.room import Bounds, least_recently_used, memory_of
 from headrace_server.models.servable import Servable
 from headrace_server.models.version_policy import State
 from tests.support.caches import simulated_misses, zipf
+from tests.support.running import eventually
 
 from .backend import PATIENCE, Adder
-from .shelf import eventually
+from .shelf import settled
 from .still_clock import StillClock
 
 RETRY_SECONDS = 60.0
@@ -127,7 +128,7 @@ def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
     town = build(models=2)
     for name in "abc":
         town.aspire(name, 1)
-    assert town.manager.wait_settled(["a", "b", "c"], timeout=PATIENCE)["a"].state is State.AT_REST
+    assert settled(town.manager, "a", "b", "c")["a"].state is State.AT_REST
     assert town.loads == []
 
     with pytest.raises(NotInMemory, match=r"model a version 1 is not in memory"):

@@ -18,7 +18,7 @@ from headrace_server.models.call import Call
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.services.tf_serving.prediction import PredictionService
-from tests.support.calls import ANSWER_WITHIN, predict_request
+from tests.support.calls import predict_request
 from tests.support.examples import CLASSIFY, REGRESS, classify_request, example, multi_request, regress_request, task
 
 INPUTS = {"inputs": TensorSpec("tf_example:0", DataType.DT_STRING, (None,))}
@@ -72,7 +72,7 @@ class Service:
         manager = Manager(lambda name, version, _: Servable(name, version, graph, threads, None))
         manager.start()
         manager.aspire("model", {3: Path("3")})
-        manager.wait_settled(["model"], timeout=ANSWER_WITHIN)
+        manager.wait_settled(["model"])
         self._manager = manager
         self._service = PredictionService(manager, check_method=check_method)
 
