@@ -116,7 +116,7 @@ class Server:
         self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)
         manager = self._manager
         poll_seconds = config.file_system_poll_wait_seconds
-        self._source = Source((), poll_seconds, manager.aspire, manager.looked, manager.together)
+        self._source = Source(poll_seconds, manager.aspire, manager.looked, manager.together)
         self._records = RecordWriter(self._metrics)
         self._request_logger = RequestLogger(
             self._records, config.saved_model_tags.split(","), changed=self._publishing.again

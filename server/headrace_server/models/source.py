@@ -40,8 +40,9 @@ class Source:
     TF Serving: file_system_storage_path_source.cc. Only the names of the folders matter, not their content, so publish
     a version by renaming its finished folder.
 
+    It watches no model before `update`.
+
     Args:
-        models: The models and where they are.
         poll_seconds: Seconds between two scans; 0 means one scan for each set of models, a negative value none at all.
         aspire: Called at each scan with all versions of one model that should be served, each with its folder.
         looked: Called after each scan, even one that failed.
@@ -50,18 +51,17 @@ class Source:
 
     def __init__(
         self,
-        models: Sequence[ModelConfig],
         poll_seconds: float,
         aspire: Aspire,
         looked: Callable[[], None] = lambda: None,
         together: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._together = together
-        self._models = tuple(models)
+        self._models: tuple[ModelConfig, ...] = ()
         self._poll_seconds = poll_seconds
         self._aspire = aspire
         self._looked = looked
-        self._base_paths = {model.name: BasePath(model) for model in models}
+        self._base_paths: dict[str, BasePath] = {}
         self._take_turns()
         self._said: str | None = None
         self._looking = Lock()
@@ -109,9 +109,7 @@ class Source:
             self._take_turns()
             for name in removed:
                 self._aspire(name, {})
-        with self._woken:
-            self._updated = True
-            self._woken.notify()
+        self.look_again()
 
     def look_again(self) -> None:
         """Scans the base paths now. Any thread."""

@@ -42,7 +42,7 @@ class House:
         self.root = root
         self._threads = threads
         self.manager = Manager(self._load)
-        self.source = Source((), LOOK_OFTEN, self.manager.aspire, self.manager.wake)
+        self.source = Source(LOOK_OFTEN, self.manager.aspire, self.manager.wake)
         self.logged: list[str] = []
         self.configuration = Configuration(
             self.manager, self.source, self._prepare_logging, labels_to_unavailable=to_unavailable

@@ -29,7 +29,7 @@ def test_models_that_cannot_be_padded_are_not(shop: Shop, name: str) -> None:
 
     assert verdict.batched
     assert verdict.padding is None
-    assert verdict.unpadded.startswith("output 'y' ")
+    assert "output 'y' " in verdict.unpadded
 
 
 def test_a_busy_machine_does_not_change_what_is_padded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,8 @@ class Looks:
     def __init__(self, *models: ModelConfig, poll_seconds: float = 1) -> None:
         self.seen: Seen = []
         self.looked = Event()
-        self.source = Source(models, poll_seconds, self._aspire)
+        self.source = Source(poll_seconds, self._aspire)
+        self.source.update(models)
 
     def look(self) -> Seen:
         """What one scan reported."""
@@ -353,7 +354,8 @@ class TestThread:
                 raise failures.pop(0)
             looks._aspire(name, versions)
 
-        looks.source = Source([ModelConfig("m", tmp_path)], 0.001, aspire)
+        looks.source = Source(0.001, aspire)
+        looks.source.update([ModelConfig("m", tmp_path)])
         looks.source.start()
         assert looks.looked.wait(PATIENCE)
         looks.source.stop()

@@ -74,7 +74,7 @@ def test_a_store_is_polled_again_for_versions_requested_during_a_poll(tmp_path: 
 
 def test_reading_a_configuration_again_does_not_poll_stores(mirrors: Mirrors, failures: list[str]) -> None:
     manager = Manager(lambda name, version, path: pytest.fail(f"{name} {version} {path}"))
-    source = Source((), 0.05, manager.aspire, manager.looked)
+    source = Source(0.05, manager.aspire, manager.looked)
     configuration = Configuration(manager, source, lambda _: lambda: None, mirrors=mirrors)
     one, two = (several_models([ModelConfig("m", Path(), Specific((version,)), URI)]) for version in (1, 2))
     manager.start()
