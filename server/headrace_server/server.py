@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from headrace_batching import BatchThreads, Options
 from headrace_server.backends.base import BackendOptions
 from headrace_server.config.files import batching_of
+from headrace_server.config.model_list import first_models
 from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config, ModelConfig, check
@@ -19,7 +20,7 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.exposition import Metric
 from headrace_server.metrics.own import own_metrics, own_page
 from headrace_server.models.config_poll import ConfigPoll
-from headrace_server.models.configuration import Configuration, first_models
+from headrace_server.models.configuration import Configuration
 from headrace_server.models.ensemble import Members
 from headrace_server.models.loader import Loader
 from headrace_server.models.manager import Labels, Manager, Tallies

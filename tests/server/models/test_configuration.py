@@ -12,9 +12,10 @@ from google.protobuf import text_format
 
 from headrace_batching import BatchThreads
 from headrace_protos import POOL, Code, ModelConfig, ModelServerConfig
+from headrace_server.config.model_list import single_model
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.config_poll import ConfigPoll
-from headrace_server.models.configuration import Configuration, single_model
+from headrace_server.models.configuration import Configuration
 from headrace_server.models.manager import Manager
 from headrace_server.models.servable import Servable
 from headrace_server.models.source import Source

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from headrace_server.config.model_list import several_models
 from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.config.stores import StoreOptions
 from headrace_server.errors import ServingError
-from headrace_server.models.configuration import Configuration, several_models
+from headrace_server.models.configuration import Configuration
 from headrace_server.models.manager import Manager
 from headrace_server.models.source import Source
 from headrace_server.stores.mirrors import Mirrors, StoreCounts
