@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from skl2onnx import to_onnx
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -19,7 +20,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from headrace_toolkit import Data, Recipe, ToolkitError, convert, load, optimize
+from headrace_toolkit.published import open_version
 from headrace_toolkit.result import Result
+from headrace_toolkit.running import OnnxModel
 from headrace_toolkit.sources.base import SourceOptions
 from headrace_toolkit.specs import read_spec
 
@@ -79,6 +82,20 @@ def test_classes_with_names_become_labels(tmp_path: Path) -> None:
     assert result.report.lines[1].metric == model.score(FEATURES[TEST], names[TEST])
     result.publish(tmp_path)
     assert (tmp_path / "model.toml").read_text().endswith('method = "classify"\nlabels = ["benign", "malignant"]\n')
+
+
+def test_probabilities_that_skl2onnx_made_dictionaries(tmp_path: Path) -> None:
+    model = LogisticRegression(max_iter=500).fit(SCALED[TRAIN], CLASSES[TRAIN])
+    file = tmp_path / "cancer" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(to_onnx(model, SCALED[:1].astype(np.float32)).SerializeToString())
+    rows = Data("rows", "", {"X": SCALED[TEST].astype(np.float32)}, CLASSES[TEST])
+
+    result = convert(load(file), rows)
+    answers = OnnxModel(result.model).run(rows.inputs)
+    np.testing.assert_allclose(answers["output_probability"], model.predict_proba(SCALED[TEST]), atol=1e-5)
+    assert any("with a column for each class (0, 1)" in note for note in result.report.notes)
+    assert list(open_version(str(file.parent)).model.signature.outputs) == ["output_label", "output_probability"]
 
 
 def test_names_of_inputs_and_outputs() -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.onnx.mentions import mentioned
+from headrace_server.backends.onnx.zipmaps import OPERATOR, ZipMap, without_zipmaps
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from headrace_server.errors import ServingError
 from headrace_toolkit.errors import ToolkitError, first_line, require
+from headrace_toolkit.graph import read, tensors_of
 
 Run = Callable[[Arrays], Arrays]
 
@@ -25,6 +28,8 @@ PART = 128
 
 class OnnxModel:
     """An ONNX file in a session of its own.
+
+    An output that a ZipMap turns into dictionaries is the tensor from which they are made, as in the server.
 
     Args:
         file: The model, with its external data beside it.
@@ -42,8 +47,9 @@ class OnnxModel:
         options.log_severity_level = 4
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        content, _ = without_dictionaries(file)
         try:
-            self.session = ort.InferenceSession(str(file), options, **_ON_CPU)
+            self.session = ort.InferenceSession(content or str(file), options, **_ON_CPU)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ToolkitError(f"{file.name}: ONNX Runtime does not load it: {_said(error)}") from error
         self.signature = _signature(file.name, self.session)
@@ -59,6 +65,23 @@ class OnnxModel:
             return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise ToolkitError(f"ONNX Runtime refuses a run: {_said(error)}") from error
+
+
+def without_dictionaries(file: Path) -> tuple[bytes | None, list[ZipMap]]:
+    """The model without the ZipMaps that make its outputs; None if it has none, or has external data.
+
+    Raises:
+        ToolkitError: The file is not an ONNX file.
+    """
+    try:
+        if not mentioned(file, {OPERATOR}):
+            return None, []
+        if any(tensor.external_data for tensor in tensors_of(read(file).graph)):
+            return None, []
+        content, zipmaps = without_zipmaps(file.read_bytes())
+    except OSError:  # ONNX Runtime says what is wrong
+        return None, []
+    return (content if zipmaps else None), zipmaps
 
 
 def in_parts(run: Run, signature: Signature, inputs: Arrays, advance: Callable[[int, int], None]) -> Arrays:

@@ -7,7 +7,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.signature import Signature
 from headrace_toolkit.errors import ToolkitError, require
 from headrace_toolkit.graph import nodes_of, not_finite, read, save, strip
-from headrace_toolkit.running import OnnxModel
+from headrace_toolkit.running import OnnxModel, without_dictionaries
 from headrace_toolkit.sources.base import Exported, Origin, SourceOptions
 from headrace_toolkit.sources.files import sha256_of
 
@@ -33,6 +33,9 @@ class OnnxSource:
         for name, count in not_finite(self.model, file.parent):
             raise ToolkitError(f"{file}: {count} values of the weight {name} are not finite")
         _refuse_cpu_specific(file, self.model)
+        content, self._zipmaps = without_dictionaries(file)
+        if content is not None:
+            self.model = type(self.model).FromString(content)
         onnxruntime = require("onnxruntime", "ONNX models", "toolkit")
         self.origin = Origin(
             name=file.name, kind="onnx", framework=f"ONNX Runtime {onnxruntime.__version__}", sha256=sha256_of(file)
@@ -55,7 +58,12 @@ class OnnxSource:
         model.CopyFrom(self.model)
         onnx.load_external_data_for_model(model, str(self.file.parent))
         strip(model)
-        return Exported(model=save(model, folder))
+        notes = tuple(
+            f"{zipmap.output} is a list of dictionaries in {self.file.name}, which no tensor can contain; the version "
+            f"has a tensor instead, with a column for each class ({', '.join(zipmap.classes)})"
+            for zipmap in self._zipmaps
+        )
+        return Exported(model=save(model, folder), notes=notes)
 
 
 def _refuse_options(file: Path, options: SourceOptions) -> None:
