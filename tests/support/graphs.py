@@ -33,6 +33,7 @@ class Graph:
     outputs: Mapping[str, Value]
     constants: Mapping[str, Any] = field(default_factory=dict)
     domains: Sequence[tuple[str, int]] = ()
+    opset: int = 20
 
     def model(self) -> onnx.ModelProto:
         inputs, outputs = (
@@ -41,7 +42,7 @@ class Graph:
         )
         constants = [from_array(np.asarray(value), name) for name, value in self.constants.items()]
         graph = make_graph(list(self.nodes), "graph", inputs, outputs, constants)
-        opsets = [make_opsetid("", 20), *(make_opsetid(*domain) for domain in self.domains)]
+        opsets = [make_opsetid("", self.opset), *(make_opsetid(*domain) for domain in self.domains)]
         return make_model(graph, opset_imports=opsets, ir_version=9)
 
     def write(self, folder: Path) -> Path:
@@ -190,6 +191,46 @@ def _kept() -> Graph:
     return Graph(nodes, {"x": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["M", 4])}, constants)
 
 
+def _chosen_for_all(kind: int, chosen: Sequence[NodeProto], *, inner: Dims = (9, 9)) -> Graph:
+    """Nodes that make a `scale` of `f`, which has all numbers of `x` as floats; `x` is divided by it."""
+    nodes = [make_node("Cast", ["x"], ["f"], to=FLOAT), *chosen, make_node("Div", ["f", "scale"], ["y"])]
+    constants = {"limit": np.float32(1.5), "one": np.float32(1), "many": np.float32(255)}
+    return Graph(nodes, {"x": (kind, ["N", *inner])}, {"y": (FLOAT, ["N", *inner])}, constants)
+
+
+def _scaled_if(reduction: str, compares: str, kind: int = FLOAT) -> Graph:
+    """All numbers are divided by 255 if one of them is on the other side of a limit."""
+    chosen = [
+        make_node(reduction, ["f"], ["m"], keepdims=0),
+        make_node(compares, ["m", "limit"], ["c"]),
+        make_node("Where", ["c", "many", "one"], ["scale"]),
+    ]
+    return _chosen_for_all(kind, chosen)
+
+
+def _scaled_to_one(kind: int) -> Graph:
+    """All numbers are divided by the largest one."""
+    return _chosen_for_all(
+        kind, [make_node("ReduceMax", ["f"], ["m"], keepdims=0), make_node("Max", ["m", "one"], ["scale"])]
+    )
+
+
+def _from_least() -> Graph:
+    nodes = [make_node("ReduceMin", ["ids"], ["m"], keepdims=0), make_node("Sub", ["ids", "m"], ["y"])]
+    return Graph(nodes, {"ids": (INT64, ["N", 60])}, {"y": (INT64, ["N", 60])})
+
+
+def _masked_if_any() -> Graph:
+    """One is added to all rows if nothing in the batch is masked."""
+    nodes = [
+        make_node("Cast", ["mask"], ["m"], to=FLOAT),
+        make_node("ReduceMin", ["m"], ["all"], keepdims=0),
+        make_node("Add", ["x", "all"], ["y"]),
+    ]
+    inputs: dict[str, Value] = {"x": (FLOAT, ["N", 4]), "mask": (TensorProto.BOOL, ["N", 40])}
+    return Graph(nodes, inputs, {"y": (FLOAT, ["N", 4])})
+
+
 def _with_total() -> Graph:
     nodes = [make_node("Relu", ["x"], ["y"]), make_node("ReduceSum", ["x"], ["total"], keepdims=0)]
     return Graph(nodes, {"x": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["N", 4]), "total": (FLOAT, [])})
@@ -200,10 +241,10 @@ def _pairs(left: Dims = (None, 4), right: Dims = (None, 4)) -> Graph:
     return Graph(nodes, {"a": (FLOAT, left), "b": (FLOAT, right)}, {"y": (FLOAT, [left[0], right[0]])})
 
 
-def _training() -> Graph:
-    node = make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "rm", "rv"], training_mode=1)
+def _training(opset: int = 20, outputs: Sequence[str] = ("rm", "rv"), **attributes: Any) -> Graph:
+    node = make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", *outputs], **attributes)
     constants = {"s": weights(3), "b": weights(3), "m": weights(3), "v": np.abs(weights(3))}
-    return Graph([node], {"x": (FLOAT, ["N", 3, 4])}, {"y": (FLOAT, ["N", 3, 4])}, constants)
+    return Graph([node], {"x": (FLOAT, ["N", 3, 4])}, {"y": (FLOAT, ["N", 3, 4])}, constants, opset=opset)
 
 
 MIXING: Mapping[str, Mapping[str, Graph]] = {
@@ -213,7 +254,18 @@ MIXING: Mapping[str, Mapping[str, Graph]] = {
         "its largest value is subtracted": _scaled_by("ReduceMax"),
         "its mean and variance": rowwise(make_node("MeanVarianceNormalization", ["x"], ["y"]), inner=(2, 3, 3)),
         "a bound that only huge values reach": _clipped_mean(),
-        "statistics of training": _training(),
+        "statistics of training": _training(training_mode=1),
+        "statistics of training, in opset 9": _training(9, ("rm", "rv", "sm", "sv")),
+        "statistics of training, in opset 7": _training(7, ("rm", "rv", "sm", "sv")),
+    },
+    "one choice for the whole batch": {
+        "divided if a float is large": _scaled_if("ReduceMax", "Greater"),
+        "divided if a float is small": _scaled_if("ReduceMin", "Less"),
+        "divided if a pixel is large": _scaled_if("ReduceMax", "Greater", TensorProto.UINT8),
+        "divided by the largest pixel": _scaled_to_one(TensorProto.UINT8),
+        "divided by the largest signed byte": _scaled_to_one(TensorProto.INT8),
+        "the least integer is subtracted": _from_least(),
+        "whether nothing is masked": _masked_if_any(),
     },
     "each row depends on earlier rows": {
         "cumulative sum": rowwise(make_node("CumSum", ["x", "zero"], ["y"]), zero=np.int64(0)),

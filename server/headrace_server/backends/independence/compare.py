@@ -54,7 +54,9 @@ def _change(alias: str, old: Array, new: Array, rows: list[int], *, exact: bool)
     by = _relative(was, now)
     if not exact and by <= tolerance(was.dtype):
         return None
-    return Change(alias, by, f"changes by up to {by:.2g} of its largest value" if by < np.inf else "becomes NaN")
+    if by < np.inf:
+        return Change(alias, by, f"changes by up to {by:.2g} of its largest value")
+    return Change(alias, by, "takes other values" if np.isfinite(now.astype(np.complex128)).all() else "becomes NaN")
 
 
 def _same(was: Array, now: Array) -> bool:

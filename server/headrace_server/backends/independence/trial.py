@@ -18,7 +18,7 @@ from headrace_server.backends.independence.neighbours import Batch, Neighbours, 
 from headrace_server.backends.independence.padding import NotPadded, PaddingTrial
 from headrace_server.backends.independence.search import Found, Search
 from headrace_server.backends.independence.subject import Runs, Subject, rows_of
-from headrace_server.backends.independence.values import Reals, Recipe, Rows
+from headrace_server.backends.independence.values import EXTREME_WORDS, Reals, Recipe, Rows
 from headrace_server.backends.independence.verdict import RECORD_REQUESTS, Decided, Finding, Verdict
 
 SHORT_OF = 20
@@ -150,12 +150,13 @@ class _Trial:
         return self._runs.quickest * SHORT_OF > budget
 
     def _run_few(self, neighbours: Neighbours, batch: Batch) -> None:
-        """Takes five runs if all inputs are floating-point numbers, otherwise a few more."""
+        """Takes nine runs if all inputs are floating-point numbers, otherwise a few more."""
         neighbours.check_one_alone(batch)
         self._try_extremes(neighbours, batch, _ODD, usual=_EACH, slow=True)
         if not self._only_real and self.bounded is None:
             neighbours.vary(batch, _EACH)
         self._try_ends(neighbours, batch)
+        self._try_contrasts(neighbours, batch.recipe, rows=2, places=(1,))
 
     def _try_ends(self, neighbours: Neighbours, batch: Batch) -> None:
         """Looks for an influence between rows that are far from each other, in as few runs as possible."""
@@ -176,6 +177,7 @@ class _Trial:
         many = self._try_many(neighbours, recipe, budget)
         scaled = replace(recipe, reals=Reals.SCALED)
         neighbours.vary(neighbours.batch(3, [replace(scaled, size=recipe.size + 2), scaled]), _BRIEF)
+        self._try_contrasts(neighbours, recipe, rows=4, places=(1, 3))
         self._try_extremes(neighbours, batch, _EXTREME)
         if many is not None and self.bounded is None and self._has_time_for_many(budget):
             neighbours.vary(many, _halves(many, Rows.ODD))
@@ -201,6 +203,19 @@ class _Trial:
 
     def _has_time_for_many(self, budget: float) -> bool:
         return self._runs.spent + self._runs.quickest_row * MANY < budget
+
+    def _try_contrasts(self, neighbours: Neighbours, recipe: Recipe, rows: int, places: tuple[int, ...]) -> None:
+        """Tests rows next to others on the opposite side of thresholds that a model may compare all values with.
+
+        For example, a model may divide a batch of images by 255 if any value is above 1.
+        """
+        least = recipe.least - 1 if self._subject.exact else recipe.least  # a GPU may not check negative indices
+        wider = replace(recipe, least=least, text=(*recipe.text, *EXTREME_WORDS))
+        for kind, other in ((Rows.UNIT, Rows.SIGNED), (Rows.HUNDREDS, Rows.UNIT)):
+            for own in (wider, replace(recipe, most=recipe.most or rows)):
+                batch = neighbours.batch_of(rows, own, kind)
+                if batch is not None and neighbours.vary_once(batch, own, (places, other)):
+                    break
 
     def _try_extremes(
         self,

@@ -15,7 +15,12 @@ from headrace_server.backends.signature import TensorSpec
 
 
 class Rows(Enum):
-    """The kind of values in a generated row. Integers always stay small: they may be indices, or numbers of steps."""
+    """The kind of values in a generated row. Integers always stay small: they may be indices, or numbers of steps.
+
+    Other kinds have values of all sizes in every batch, so a model that asks whether *any* value of the batch is above
+    a threshold gets the same answer for each. In a batch of the kind UNIT or HUNDREDS, all values are on the same side
+    of such a threshold.
+    """
 
     USUAL = "other values"
     HUGE = "huge values"
@@ -26,6 +31,13 @@ class Rows(Enum):
     HIGHEST = "the largest values"
     LOWEST = "the largest negative values"
     ZEROS = "zeros"
+    UNIT = "numbers from 0 to 1, and the largest strings and integers"
+    HUNDREDS = "numbers in the hundreds, and the smallest strings and integers"
+    SIGNED = "numbers in the hundreds of both signs, and the smallest strings and integers"
+
+
+_SMALLEST = (Rows.HUNDREDS, Rows.SIGNED)
+_ONE_SIDED = (Rows.UNIT, *_SMALLEST)
 
 
 class Reals(Enum):
@@ -38,6 +50,11 @@ class Reals(Enum):
 
 
 _WORDS = (b"one", b"two", b"three", b"a few words more", b"7")
+
+EXTREME_WORDS = (b"", "ÉTÉ".encode())
+"""The smallest and the largest string, besides usual words."""
+
+_UNLIMITED = 7  # the largest integer of UNIT rows if it needs no relation to the number of rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +154,9 @@ class Maker:
         if dtype.kind == "O":
             return self._text(shape, kind)
         if dtype.kind == "b":
-            return self._random.integers(2, size=shape).astype(dtype)
+            return self._random.integers(kind is Rows.UNIT, 1 if kind in _SMALLEST else 2, size=shape).astype(dtype)
+        if dtype.kind in "iu" and kind in _ONE_SIDED:
+            return self._ends(shape, dtype, kind)
         if dtype.kind in "iu":
             return self._whole(shape, dtype, pointing)
         return self._real(shape, dtype, kind)
@@ -147,6 +166,8 @@ class Maker:
             return self._examples(shape, kind)
         words = np.array(self._recipe.text, object)
         chosen: Array = words[self._random.integers(len(words), size=shape)]
+        if kind in _ONE_SIDED:
+            chosen[...] = max(words) if kind is Rows.UNIT else min(words)
         return chosen * 50 if kind is Rows.HUGE else chosen
 
     def _examples(self, shape: tuple[int, ...], kind: Rows) -> Array:
@@ -168,6 +189,25 @@ class Maker:
             flat[:, :1] = recipe.least + (np.arange(rows)[:, np.newaxis] + 1) % (most - recipe.least)
         return numbers.astype(dtype)
 
+    def _ends(self, shape: tuple[int, ...], dtype: np.dtype[Any], kind: Rows) -> Array:
+        """For UNIT rows, the largest integer; for other ones, the two smallest integers.
+
+        The first of these rows is not all zeros, which a model might map to the same answer in every batch.
+        """
+        recipe, limits = self._recipe, np.iinfo(dtype)
+        if dtype.itemsize == 1 and recipe.most is None:
+            least, highest = int(limits.min), int(limits.max)
+        else:
+            least = max(recipe.least, int(limits.min))
+            highest = _UNLIMITED if recipe.most is None else max(least, recipe.most - 1)
+        if kind is Rows.UNIT:
+            return np.full(shape, highest, dtype)
+        span = max(1, min(2, highest - least))
+        numbers = least + self._random.integers(span, size=shape)
+        numbers.reshape(shape[0], -1)[::2, :1] = least or span - 1
+        numbers.reshape(shape[0], -1)[1::2, :1] = least
+        return numbers.astype(dtype)
+
     def _real(self, shape: tuple[int, ...], dtype: np.dtype[Any], kind: Rows) -> Array:
         usual = self._usual(shape)
         huge = _huge(dtype) if self._recipe.limit is None else min(self._recipe.limit, _largest(dtype))
@@ -181,7 +221,11 @@ class Maker:
             Rows.SMALL: (0.0, -0.0, 1e-4, -1e-4),
             Rows.ODD: (np.nan, np.inf, -np.inf, huge, -huge),
         }
-        if kind in others:
+        if kind is Rows.UNIT:
+            usual = self._random.uniform(0.05, 1, shape)
+        elif kind in _SMALLEST:  # whole numbers, unlike those of UNIT rows
+            usual = np.rint(2 + 255 * np.abs(usual)) * (_signs(shape) if kind is Rows.SIGNED else 1)
+        elif kind in others:
             picked = self._random.choice(others[kind], size=shape)
             usual = picked if kind is not Rows.INFINITE else np.where(self._random.random(shape) < 0.5, picked, usual)
             usual.reshape(shape[0], -1)[:, :1] = others[kind][0]  # so that the value is never left out by chance
@@ -200,6 +244,8 @@ class Maker:
         """Rows of a real request, or of its values in another order."""
         if kind is not Rows.USUAL and values.dtype.kind not in "OSUbiu":
             return self._real((count, *values.shape[1:]), values.dtype, kind)
+        if kind in _ONE_SIDED and values.dtype.kind in "biu" and values.size:
+            return np.full((count, *values.shape[1:]), values.max() if kind is Rows.UNIT else values.min())
         rows: Array = values[self._random.integers(len(values), size=count)]
         if not self._recipe.shuffled:
             return rows
@@ -233,6 +279,13 @@ def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
     """The number of elements in a row of all inputs."""
     every = _inner_sizes(inputs, recipe).values()
     return sum(prod(1 if size is _ROWS else size for size in sizes) for sizes in every)
+
+
+def _signs(shape: tuple[int, ...]) -> Array:
+    """Signs that alternate within a row; those of a row are opposite to those of the row that is two rows later."""
+    inner = np.arange(prod(shape[1:])).reshape(1, *shape[1:])
+    turns: Array = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)) // 2 + inner
+    return np.where(turns % 2, -1.0, 1.0).reshape(shape)
 
 
 def _huge(dtype: np.dtype[Any]) -> float:

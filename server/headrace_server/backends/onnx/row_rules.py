@@ -46,11 +46,17 @@ class Node:
     Args:
         node: The node as ONNX's message.
         values: The known properties of values, by name.
+
+    Attributes:
+        inputs: The known properties of each input.
+        outputs: The number of outputs.
+        known: Whether something is known about each input.
     """
 
     def __init__(self, node: Any, values: Values) -> None:
         self._attributes = {attribute.name: attribute for attribute in node.attribute}
         self.inputs: Sequence[Value] = [values.get(name) for name in node.input]
+        self.outputs = len(node.output)
         self.known = all(not name or name in values for name in node.input)
 
     def input(self, number: int) -> Value:
@@ -131,7 +137,8 @@ def _images(node: Node) -> tuple[int, ...]:
 
 
 def _normalized(node: Node) -> tuple[int, ...]:
-    trains = node.integer("training_mode", 0) or not node.integer("spatial", 1)
+    # Before opset 14, a node with more than one output runs in training mode.
+    trains = node.integer("training_mode", 0) or node.outputs > 1 or not node.integer("spatial", 1)
     return (node.rank,) if node.rank >= 2 and node.constants_from(1) and not trains else ()
 
 

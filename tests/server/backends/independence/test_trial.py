@@ -21,6 +21,51 @@ def tried(function: Callable[..., object], *inputs: TensorSpec) -> Verdict:
     return try_rows(subject(function, *inputs), BUDGET)
 
 
+Models = Sequence[Callable[[Array], object]]
+
+CHOICES: Mapping[str, tuple[DataType, Models]] = {
+    "floats": (
+        DataType.DT_FLOAT,
+        (
+            lambda x: x / np.float32(255 if x.max() > 1 else 1),
+            lambda x: x / np.float32(255 if x.max() > 100 else 1),
+            lambda x: x / np.float32(255 if x.min() < 0 else 1),
+            lambda x: x / np.float32(255 if x.min() < 1.5 else 1),
+            lambda x: x + (x == np.rint(x)).all(),
+        ),
+    ),
+    "bytes": (
+        DataType.DT_UINT8,
+        (
+            lambda x: x / (255 if x.max() > 1 else 1),
+            lambda x: x / (255 if x.max() > 128 else 1),
+            lambda x: x / max(1, x.max()),
+            lambda x: x - x.min(),
+        ),
+    ),
+    "signed": (DataType.DT_INT8, (lambda x: x + (x < 0).any(), lambda x: x / max(1, x.max()))),
+    "integers": (
+        DataType.DT_INT64,
+        (lambda x: x - x.min(), lambda x: x - x.max(), lambda x: x + (x < 0).any(), lambda x: x * (x.max() > 1)),
+    ),
+    "strings": (
+        DataType.DT_STRING,
+        (
+            lambda x: _lengths(x) + (x == b"").any(),
+            lambda x: _lengths(x) + any(each != each.lower() for each in x.flat),
+            lambda x: _lengths(x) + any(not each.isascii() for each in x.flat),
+            lambda x: _lengths(x) + len(set(x.flat)),
+        ),
+    ),
+    "flags": (DataType.DT_BOOL, (lambda x: x + 2 * x.all(), lambda x: x + 2 * x.any())),
+}
+"""By dtype, models that ask a question about all values of a batch."""
+
+
+def _lengths(x: Array) -> Array:
+    return np.array([len(each) for each in x.flat]).reshape(x.shape)
+
+
 def test_independent_rows() -> None:
     assert tried(lambda x: np.tanh(x)).finding is Finding.INDEPENDENT
 
@@ -59,6 +104,16 @@ class TestNeighbours:
     )
     def test_some_influences_appear_only_with_unusual_values(self, model: Callable[..., object]) -> None:
         assert tried(model).finding is Finding.DEPENDENT
+
+    @pytest.mark.parametrize("budget", [BUDGET, 0.0], ids=["quick", "slow"])
+    @pytest.mark.parametrize("shape", [(None,), (None, 1), (None, 50), (None, 9, 9, 3)], ids=str)
+    @pytest.mark.parametrize("name", ["floats", "bytes", "signed", "integers", "strings", "flags"])
+    def test_one_choice_for_the_whole_batch(self, name: str, shape: tuple[int | None, ...], budget: float) -> None:
+        dtype, models = CHOICES[name]
+        spec = TensorSpec("x", dtype, shape, ("N", *[""] * (len(shape) - 1)))
+
+        for model in models:
+            assert try_rows(subject(model, spec), budget).finding is Finding.DEPENDENT
 
     @pytest.mark.parametrize("far", [4, 5, 11, 20])
     @pytest.mark.parametrize("of_later", [False, True])
@@ -359,13 +414,13 @@ class TestCost:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=1e-5)
 
         assert verdict.finding is Finding.INDEPENDENT
-        assert 20 <= len(rows) <= 26
+        assert 20 <= len(rows) <= 30
 
-    def test_a_slow_model_gets_five_runs(self) -> None:
+    def test_a_slow_model_gets_nine_runs(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=SLOW)
 
         assert verdict.finding is Finding.INDEPENDENT
-        assert rows == [2, 1, 2, 22, 22]
+        assert rows == [2, 1, 2, 22, 22, 2, 2, 2, 2]
 
     def test_a_model_in_between_gets_the_two_larger_batches_too(self) -> None:
         verdict, rows = timed(lambda x: np.tanh(x), seconds=BETWEEN)

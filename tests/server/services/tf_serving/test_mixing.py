@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from headrace_batching.task import Arrays
-from headrace_server.backends.independence.values import Maker, Recipe
+from headrace_server.backends.independence.values import Maker, Recipe, Rows
 from headrace_server.backends.onnx.signatures import signatures_of
 from tests.conftest import Rest, Run
 from tests.support.calls import arrays, predict_request
@@ -22,6 +22,8 @@ REPEATED = [
 ]
 
 CALLERS = 20
+
+KINDS = (Rows.USUAL, Rows.UNIT, Rows.SIGNED, Rows.HUNDREDS, Rows.UNIT)
 
 
 def session_of(graph: Graph) -> ort.InferenceSession:
@@ -37,7 +39,7 @@ def requests(session: ort.InferenceSession) -> Sequence[Arrays]:
     for seed in range(10 * CALLERS):
         rows = 1 + seed % 3
         maker = Maker(inputs, Recipe(size=5 + seed % 2, most=None if rows > 1 else 1), np.random.default_rng(seed))
-        feed = {alias: scaled(array, seed) for alias, array in maker.rows(rows).items()}
+        feed = {alias: scaled(array, seed) for alias, array in maker.rows(rows, KINDS[seed % len(KINDS)]).items()}
         try:
             session.run(None, feed)
         except Exception:
