@@ -11,15 +11,16 @@ LARGEST = 16
 """The maximum number of elements of an example: nobody types more by hand."""
 
 
-def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterator[str]:
+def hints(serving: Mapping[str, Signature], port: int, rest_port: int, *, token: bool = False) -> Iterator[str]:
     """The commands to type next: calls of the model whose inputs are the shortest to type.
 
     If the inputs of all models are too long to type, the commands show the inputs of the first model.
 
     Args:
         serving: The default signature of each model, by the model's name.
-        port: The gRPC port; 0 if there is none.
-        rest_port: The REST port; 0 if there is none.
+        port: The gRPC port; 0 if there is none without TLS, which `headrace call` does not speak.
+        rest_port: The REST port; 0 if there is none without TLS.
+        token: Whether callers must send an API key or a token.
     """
     inputs = {name: _inputs(signature) for name, signature in serving.items()}
     typed = {name: values for name, values in inputs.items() if None not in values.values()}
@@ -29,11 +30,12 @@ def hints(serving: Mapping[str, Signature], port: int, rest_port: int) -> Iterat
     if port:
         given = "".join(f" '{alias}={json.dumps(value)}'" for alias, value in typed.get(name, {}).items())
         server = "" if port == 8500 else f" --server=localhost:{port}"
-        yield f"try: headrace call {name}{given}{server}"
+        yield f"try: {'HEADRACE_TOKEN=... ' if token else ''}headrace call {name}{given}{server}"
     if rest_port:
         url = f"http://localhost:{rest_port}/v1/models/{name}"
         body = json.dumps({"inputs": typed.get(name)})
-        yield f"try: curl -d '{body}' {url}:predict" if name in typed else f"try: curl {url}/metadata"
+        curl = "try: curl -H 'Authorization: Bearer ...'" if token else "try: curl"
+        yield f"{curl} -d '{body}' {url}:predict" if name in typed else f"{curl} {url}/metadata"
 
 
 def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:

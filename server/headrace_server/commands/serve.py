@@ -88,7 +88,10 @@ def _say_what_serves(config: Config, server: "Server") -> None:
             "anybody on the network can call this server: --host=127.0.0.1 and --rest_api_host=127.0.0.1 limit it to "
             "this machine, and --auth_keys_file asks callers for a key"
         )
-    for hint in hints(default_signatures(server.serving), config.port, config.rest_api_port):
+    port = 0 if config.ssl_config_file else config.port
+    rest_port = 0 if config.rest_api_ssl_config_file else config.rest_api_port
+    token = bool(config.auth.keys_file or config.auth.jwt_issuer)
+    for hint in hints(default_signatures(server.serving), port, rest_port, token=token):
         log.info(hint)
 
 

@@ -28,6 +28,14 @@ def test_the_first_of_equals_is_called_at_its_port() -> None:
     assert list(hints(serving, port=1, rest_port=0)) == ["try: headrace call b 'x=[[0.0]]' --server=localhost:1"]
 
 
+def test_a_server_that_asks_for_a_key() -> None:
+    assert list(hints({"tree": takes(None, 1)}, port=8500, rest_port=8501, token=True)) == [
+        "try: HEADRACE_TOKEN=... headrace call tree 'x=[[0.0]]'",
+        """try: curl -H 'Authorization: Bearer ...' -d '{"inputs": {"x": [[0.0]]}}' """
+        "http://localhost:8501/v1/models/tree:predict",
+    ]
+
+
 OF_ANY_RANK = Signature(inputs={"x": TensorSpec("x", DataType.DT_FLOAT, (), any_rank=True)}, outputs={})
 
 
