@@ -5,7 +5,7 @@ from threading import Lock
 from typing import Any, TypedDict
 
 from headrace_batching import BatchReport, Options, Task
-from headrace_batching.contract import Clock, Execute, NativeRun, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.latency.target import Target
 from headrace_batching.queue import Turn
 from headrace_batching.task import Array, Arrays
@@ -686,9 +686,9 @@ class Lane:
     def run_natively(self, fields: NativeRunFields) -> None:
         """Runs the lane's later batches without the interpreter, except those that need Python.
 
-        A batch needs Python if one of its tasks came from Python, is padded or traced, or wants only some outputs; if
-        its inputs have more than 1 MiB; if its run fails; or if an answer cannot be made from its outputs. In the last
-        two cases, Python runs the batch again.
+        A batch needs Python if one of its tasks came from Python, or is padded or traced; if its inputs have more than
+        1 MiB; if its run fails; or if an answer cannot be made from its outputs. In the last two cases, Python runs the
+        batch again.
         """
 
     def count_native_runs(self) -> None:
@@ -714,8 +714,13 @@ class NativeRunFields(TypedDict):
     outputs: Sequence[tuple[str, str]]
     """The alias of each output, and its name in the model."""
 
-    tell: Callable[[Sequence[NativeRun]], None]
-    """Called with the successful runs that have not been reported, if there are many, and by `count_native_runs`."""
+    tell: Callable[[bytes, bytes, bytes, bytes], None]
+    """Called with the successful runs that have not been reported, if there are many, and by `count_native_runs`.
+
+    The arguments are columns of 8-byte numbers. First, four floats for each run: when it began, when its inputs had
+    been joined, when its outputs had been computed, and when it ended, in seconds on the queue's clock. Then integers:
+    the number of tasks of each run. Then, for each task, when it arrived (floats), and its number of rows (integers).
+    """
 
     grown: Callable[[Sequence[Sequence[int]]], None]
     """Called after a run with a large output, with the shapes of the run's inputs. Python runs all later batches."""

@@ -124,12 +124,6 @@ class TaskLane(Protocol):
         """Accepts no more tasks, and returns when the last batch has ended."""
 
 
-NativeRun = tuple[float, float, float, float, Sequence[float], Sequence[int]]
-"""A run without the interpreter: when it began, when its inputs had been joined, when its outputs had been computed,
-when it ended, when each of its tasks arrived, and the number of rows of each task. Times are in seconds on the queue's
-clock."""
-
-
 @runtime_checkable
 class NativeLane(Protocol):
     """A lane of headrace_native's queue, which can also run batches itself, without the interpreter."""

@@ -1,6 +1,6 @@
 """Runs batches on a bounded number of threads: each one asks the queue for the next batch when it is free."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from headrace_batching.batch import Empty, deliver, rows_of, shape_key
 from headrace_batching.contract import (
     Clock,
     NativeLane,
-    NativeRun,
     Run,
     RunChoice,
     TaskBatch,
@@ -129,13 +128,13 @@ class Scheduler:
         If batches are padded, or runs have a time limit or a latency objective, this has no effect.
 
         Args:
-            model: The fields for `NativeLane.run_natively`, without `tell`.
+            model: The fields for `NativeLane.run_natively`.
         """
         lane, options = self.lane, self.options
         needs_run = self._limit is not None or self._controller is not None or options.allowed_batch_sizes
-        if isinstance(lane, NativeLane) and lane.batched and not needs_run:
+        if isinstance(lane, NativeLane) and not needs_run:
             self._native = lane
-            lane.run_natively({**model, "tell": self._tell_native_runs})
+            lane.run_natively(model)
 
     def count_native_runs(self) -> None:
         """Reports the runs without the interpreter that have not been reported yet. Any thread."""
@@ -302,11 +301,6 @@ class Scheduler:
         took = (joined - began, computed - joined)
         report = BatchReport(len(batch), batch.rows, padding, began, ran, failed, arrivals, sizes, *took, traced)
         self._tell(report)
-
-    def _tell_native_runs(self, runs: Sequence[NativeRun]) -> None:
-        for began, joined, computed, ended, arrivals, sizes in runs:
-            took = (joined - began, computed - joined)
-            self._tell(BatchReport(len(sizes), sum(sizes), 0, began, ended - began, False, arrivals, sizes, *took))
 
     def _tell(self, report: BatchReport) -> None:
         if self._controller is not None:

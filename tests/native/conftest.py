@@ -1,10 +1,12 @@
 """Fixtures that show whether a call is answered without Python."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Event
 
 import pytest
 
+from headrace_batching.task import Arrays
+from headrace_server.backends.onnx.backend import OnnxBackend
 from tests.support.running import LoopThread
 
 
@@ -15,3 +17,16 @@ def blocked(loop_thread: LoopThread) -> Iterator[None]:
     loop_thread.loop.call_soon_threadsafe(go_on.wait)
     yield
     go_on.set()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of the first axis of each run by Python."""
+    runs, run = list[int](), OnnxBackend.run
+
+    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+        runs.append(len(next(iter(inputs.values()))))
+        return run(backend, signature, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", seen)
+    return runs

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import grpc
@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 from headrace_batching import Options
-from headrace_batching.contract import NativeRun
 from headrace_batching.scheduler import Scheduler
-from headrace_batching.task import Arrays
 from headrace_protos import PredictResponse
 from headrace_server.backends.onnx.arena import Arena
-from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.config.isolation import IsolationOptions
+from headrace_server.metrics.versions import Runs
 from headrace_server.models.servable import Servable
 from tests.conftest import Run, Stop
 from tests.support import models
@@ -28,6 +26,7 @@ from tests.support.running import RunningServer, eventually
 pytest.importorskip("headrace_native")
 
 X = floats([1, 2, 3, 4])
+VALUES = {"sum": [6, 8], "difference": [4, 4]}
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
@@ -36,19 +35,6 @@ SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 @pytest.fixture(scope="module")
 def transport() -> str:
     return "native"
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each run by Python."""
-    runs, run = list[int](), OnnxBackend.run
-
-    def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        runs.append(len(next(iter(inputs.values()))))
-        return run(backend, signature, inputs, outputs)
-
-    monkeypatch.setattr(OnnxBackend, "run", seen)
-    return runs
 
 
 def began(server: RunningServer, runs: list[int]) -> RunningServer:
@@ -82,14 +68,26 @@ def test_both_outputs_have_their_values(running: Run, runs: list[int]) -> None:
     assert runs == []
 
 
-def test_python_runs_a_request_for_some_of_the_outputs(running: Run, runs: list[int]) -> None:
+@pytest.mark.parametrize("wanted", ["sum", "difference"])
+def test_only_the_wanted_outputs_are_computed(running: Run, runs: list[int], wanted: str) -> None:
     server = began(running(models.two_inputs), runs)
     request = predict_request({"a": floats([5, 6]), "b": floats([1, 2])})
-    request.output_filter.append("sum")
+    request.output_filter.append(wanted)
     answer = server.caller.send_bytes(PREDICT, request.SerializeToString())
     assert isinstance(answer, bytes)
-    assert list(PredictResponse.FromString(answer).outputs) == ["sum"]
-    assert runs == [1]
+    outputs = PredictResponse.FromString(answer).outputs
+    assert {alias: output.float_val[:] for alias, output in outputs.items()} == {wanted: VALUES[wanted]}
+    assert runs == []
+
+
+def test_a_request_that_has_expired_does_not_send_the_others_to_python(running: Run, runs: list[int]) -> None:
+    options = Options(max_batch_size=3, batch_timeout_micros=60_000_000, num_batch_threads=1)
+    server = began(running(models.linear, batching=options), runs)
+    with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+        server.caller.begin(predict_request({"x": X}), timeout=0.05).result()
+    calls = [server.caller.begin(predict_request({"x": X})) for _ in range(2)]
+    assert [call.result(ANSWER_WITHIN).outputs["y"].float_val[:] for call in calls] == [[10]] * 2
+    assert runs == []
 
 
 def test_only_the_task_that_cannot_succeed_fails(running: Run, runs: list[int]) -> None:
@@ -187,13 +185,13 @@ def test_a_run_counts_as_use(running: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_count_waits_for_another_thread_that_is_counting(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell, may_go, order = Scheduler._tell_native_runs, threading.Event(), list[str]()
-    telling = list[Scheduler]()
+    tell, may_go, order = Runs.add_native, threading.Event(), list[str]()
+    telling = list[Runs]()
 
-    def tell_later(scheduler: Scheduler, told: Sequence[NativeRun]) -> None:
-        telling.append(scheduler)
+    def tell_later(runs: Runs, *columns: bytes) -> None:
+        telling.append(runs)
         assert may_go.wait(ANSWER_WITHIN)
-        tell(scheduler, told)
+        tell(runs, *columns)
         order.append("told")
 
     made = list[Scheduler]()
@@ -203,7 +201,7 @@ def test_a_count_waits_for_another_thread_that_is_counting(running: Run, monkeyp
         made.append(scheduler)
         run_natively(scheduler, model)
 
-    monkeypatch.setattr(Scheduler, "_tell_native_runs", tell_later)
+    monkeypatch.setattr(Runs, "add_native", tell_later)
     monkeypatch.setattr(Scheduler, "run_natively", seen)
     server = running(models.linear)
     assert server.caller.predict({"x": X})["y"].tolist() == [[10]]
@@ -220,14 +218,14 @@ def test_a_count_waits_for_another_thread_that_is_counting(running: Run, monkeyp
 def test_runs_whose_count_fails_are_reported_and_the_next_ones_are_counted(
     running: Run, served: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell, fails, reported = Scheduler._tell_native_runs, [True], list[str]()
+    tell, fails, reported = Runs.add_native, [True], list[str]()
 
-    def tell_or_fail(scheduler: Scheduler, told: Sequence[NativeRun]) -> None:
+    def tell_or_fail(runs: Runs, *columns: bytes) -> None:
         if fails and fails.pop():
             raise ValueError("cannot count")
-        tell(scheduler, told)
+        tell(runs, *columns)
 
-    monkeypatch.setattr(Scheduler, "_tell_native_runs", tell_or_fail)
+    monkeypatch.setattr(Runs, "add_native", tell_or_fail)
     monkeypatch.setattr(sys, "unraisablehook", lambda failure: reported.append(str(failure.exc_value)))
     server = running(models.linear)
     server.caller.predict({"x": X})

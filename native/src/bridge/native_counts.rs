@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::signature::{Signature, Tally};
-use super::task::NativeTask;
+use super::task::{NativeTask, Waiting};
 
 /// When this many runs have not been counted yet, the server is asked to count them.
 const SOME: usize = 256;
@@ -15,12 +16,51 @@ const SOME: usize = 256;
 /// is no server, or its event loop is stuck.
 const MANY: usize = 16_384;
 
-/// When a run began, when its inputs had been joined, when its outputs had been computed, and when it ended, in seconds
-/// on the queue's clock.
-pub struct Times(pub [f64; 4]);
+/// Successful runs as columns, since Python needs a microsecond to look at a single run. Times are in seconds on the
+/// queue's clock.
+#[derive(Default)]
+pub struct Runs {
+    /// When each run began, when its inputs had been joined, when its outputs had been computed, and when it ended.
+    times: Vec<[f64; 4]>,
+    /// The number of tasks of each run.
+    tasks: Vec<i64>,
+    /// When each task arrived: those of the first run, then of the next.
+    arrivals: Vec<f64>,
+    /// The number of rows of each task, in the same order.
+    sizes: Vec<i64>,
+}
 
-/// A successful run: its `Times`, when each of its tasks arrived, and the number of rows of each task.
-type Run = (f64, f64, f64, f64, Vec<f64>, Vec<usize>);
+impl Runs {
+    /// Adds a run of these tasks.
+    pub fn add(&mut self, times: [f64; 4], tasks: &[Waiting]) {
+        self.times.push(times);
+        self.tasks.push(tasks.len() as i64);
+        self.arrivals.extend(tasks.iter().map(|(_, arrived)| arrived));
+        self.sizes.extend(tasks.iter().map(|(task, _)| task.rows as i64));
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.times.append(&mut other.times);
+        self.tasks.append(&mut other.tasks);
+        self.arrivals.append(&mut other.arrivals);
+        self.sizes.append(&mut other.sizes);
+    }
+
+    fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Each column's numbers as they are in memory.
+    fn columns<'py>(&self, py: Python<'py>) -> [Bound<'py, PyBytes>; 4] {
+        let counts = |numbers: &[i64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
+        let times = |numbers: &[f64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
+        [times(self.times.as_flattened()), counts(&self.tasks), times(&self.arrivals), counts(&self.sizes)]
+    }
+}
+
+fn bytes(py: Python<'_>, numbers: impl Iterator<Item = [u8; 8]>) -> Bound<'_, PyBytes> {
+    PyBytes::new(py, &numbers.flatten().collect::<Vec<_>>())
+}
 
 /// The answered calls of one signature, and, if rows are counted, the number of rows of each call.
 struct Answered {
@@ -31,16 +71,16 @@ struct Answered {
 
 /// The runs of one lane that have not been counted yet. May be used on any thread.
 pub struct Counts {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Uncounted>,
     /// Held while counts are passed to Python, whose code may call `count` again on the same thread.
     passing: ReentrantMutex<()>,
-    /// Called with a list of runs.
+    /// Called with the columns of runs.
     tell: Py<PyAny>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    runs: Vec<Run>,
+struct Uncounted {
+    runs: Runs,
     answered: Vec<Answered>, // one for each protocol
     /// Whether the server has been asked to count these runs.
     known: bool,
@@ -51,16 +91,10 @@ impl Counts {
         Self { waiting: Mutex::default(), passing: ReentrantMutex::new(()), tell }
     }
 
-    /// Adds a run and its answered tasks.
-    pub fn add(
-        &self,
-        Times([began, joined, computed, ended]): Times,
-        arrivals: Vec<f64>,
-        sizes: Vec<usize>,
-        tasks: &[NativeTask],
-    ) {
+    /// Adds runs and their answered tasks.
+    pub fn add(&self, runs: &mut Runs, tasks: &[NativeTask]) {
         let mut waiting = self.waiting.lock();
-        waiting.runs.push((began, joined, computed, ended, arrivals, sizes));
+        waiting.runs.append(runs);
         for task in tasks {
             let counter = &task.signature.counter;
             let answered = waiting.of(&task.signature);
@@ -90,13 +124,14 @@ impl Counts {
     /// been counted when this returns.
     pub fn count(&self, py: Python<'_>) {
         let _passing = self.pass(py);
-        let Waiting { runs, answered, .. } = std::mem::take(&mut *self.waiting.lock());
+        let Uncounted { runs, answered, .. } = std::mem::take(&mut *self.waiting.lock());
         let written = |counted: PyResult<()>| counted.unwrap_or_else(|error| error.write_unraisable(py, None));
         for Answered { signature, tally, rows } in answered {
             written(signature.counter.add_answered(py, tally, rows));
         }
-        if !runs.is_empty() {
-            written(self.tell.bind(py).call1((runs,)).map(drop));
+        if runs.len() > 0 {
+            let [times, tasks, arrivals, sizes] = runs.columns(py);
+            written(self.tell.bind(py).call1((times, tasks, arrivals, sizes)).map(drop));
         }
     }
 
@@ -111,7 +146,7 @@ impl Counts {
     }
 }
 
-impl Waiting {
+impl Uncounted {
     fn of(&mut self, signature: &Arc<Signature>) -> &mut Answered {
         let known = self.answered.iter().position(|known| Arc::ptr_eq(&known.signature, signature));
         let index = known.unwrap_or_else(|| {

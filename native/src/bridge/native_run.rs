@@ -1,11 +1,10 @@
-//! Joins, runs and answers batches without the interpreter lock, so that they do not wait for Python code.
+//! Joins, runs and answers tasks without the interpreter lock, so that they do not wait for Python code.
 //!
-//! A batch can run here if all its tasks were decoded here and nothing about it needs Python (`takes`). If its run
-//! fails, or an answer cannot be made from its outputs, no task has been answered: the batch is then treated like any
-//! other, so Python runs it again, splits it, and creates the errors.
+//! Tasks can run here if all of them were decoded here and nothing about them needs Python (`takes`). If a run fails, or
+//! an answer cannot be made from its outputs, none of its tasks has been answered: they are then treated like any
+//! others, so Python runs them again, splits their batch, and creates the errors.
 
-use std::cell::RefCell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,9 +17,12 @@ use smallvec::SmallVec;
 
 use super::answers::buffer_for;
 use super::lane::Lane;
-use super::native_counts::{Counts, Times};
-use super::task::{NativeTask, Task};
-use crate::onnx::{Feed, OnnxSession, Value};
+use super::native_counts::{Counts, Runs};
+use super::native_inputs::{rows_of, shapes, with_inputs};
+use super::ready::Ready;
+use super::signature::Choice;
+use super::task::{NativeTask, Task, Waiting};
+use crate::onnx::{OnnxSession, Value};
 use crate::predict::Output;
 use crate::queue::{Piece, Turn};
 
@@ -28,25 +30,18 @@ use crate::queue::{Piece, Turn};
 /// Python's share of the time of a larger batch is small.
 const MOST: usize = 1 << 20;
 
-/// The alignment of joined inputs in bytes, which is enough for every numpy array.
-const ALIGNMENT: usize = 64;
-
-thread_local! {
-    static JOINED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// How the batches of one lane run without the interpreter.
+/// How the tasks of one lane run without the interpreter.
 pub struct NativeRun {
     session: Py<OnnxSession>,
-    /// The names of the inputs and outputs in the model, in the signature's order.
+    /// The names of the inputs in the model, in the signature's order.
     inputs: Vec<CString>,
-    outputs: Vec<CString>,
-    aliases: Vec<String>,
+    /// The alias of each output and its name in the model, in the signature's order.
+    outputs: Vec<(String, CString)>,
     pub counts: Counts,
     /// Called after a run with a large output, with the shapes of the run's inputs.
     grown: Py<PyAny>,
     /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on Python
-    /// runs the batches, and has ONNX Runtime free that memory.
+    /// runs the tasks, and has ONNX Runtime free that memory.
     large: usize,
     /// Whether a run has had such an output.
     has_grown: AtomicBool,
@@ -67,16 +62,22 @@ pub struct NativeRunFields {
     large: usize,
 }
 
+/// The runs that have ended, and their answers, until these are sent.
+#[derive(Default)]
+struct Ended {
+    ready: Ready,
+    runs: Runs,
+}
+
 impl NativeRun {
     pub fn new(fields: NativeRunFields) -> Self {
         let NativeRunFields { session, inputs, outputs, tell, grown, large } = fields;
-        let (aliases, outputs) = outputs.into_iter().unzip();
         let (has_grown, running, ended) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicU64::new(0));
         let counts = Counts::new(tell);
-        Self { session, inputs, outputs, aliases, counts, grown, large, has_grown, running, ended }
+        Self { session, inputs, outputs, counts, grown, large, has_grown, running, ended }
     }
 
-    /// The number of batches that are running.
+    /// The number of turns whose tasks are running.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
@@ -86,163 +87,172 @@ impl NativeRun {
         f64::from_bits(self.ended.load(Ordering::Relaxed))
     }
 
-    /// Runs and answers a batch that has left the queue; returns it if Python must run it.
-    pub fn run(self: &Arc<Self>, lane: &Lane, turn: Turn<Task>) -> Option<Turn<Task>> {
-        if self.has_grown.load(Ordering::Relaxed) || !takes(&turn) {
+    /// Runs and answers the tasks of a turn, as one batch or, without a batch axis, one by one. Returns the turn with
+    /// the tasks that Python must run or answer; None if there are none.
+    pub fn run(self: &Arc<Self>, lane: &Lane, mut turn: Turn<Task>) -> Option<Turn<Task>> {
+        if !takes(&turn) {
             return Some(turn);
         }
         self.running.fetch_add(1, Ordering::Relaxed);
-        let left = self.attempt(lane, turn);
+        let left = self.run_all(lane, taken(std::mem::take(&mut turn.pieces)));
         self.running.fetch_sub(1, Ordering::Relaxed);
-        if left.is_none() && self.counts.are_due() {
+        if self.counts.are_due() {
             lane.count_later(self);
         }
+        turn.pieces = left.into_iter().map(given_back).collect();
+        let has_ended = turn.pieces.is_empty() && turn.expired.is_empty() && turn.gone.is_empty();
+        (!has_ended).then_some(turn)
+    }
+
+    /// Runs and answers tasks; returns those that Python must run.
+    fn run_all(&self, lane: &Lane, tasks: Vec<Waiting>) -> Vec<Waiting> {
+        let at_once = if lane.batched() { tasks.len() } else { 1 };
+        let (mut waiting, mut left, mut ended) = (tasks.into_iter(), Vec::new(), Ended::default());
+        while waiting.len() > 0 && !self.has_grown.load(Ordering::Relaxed) {
+            let own = waiting.by_ref().take(at_once).collect();
+            left.extend(self.run_batch(lane, own, &mut ended));
+        }
+        self.send(&mut ended);
+        left.extend(waiting);
         left
     }
 
-    fn attempt(&self, lane: &Lane, turn: Turn<Task>) -> Option<Turn<Task>> {
+    /// Runs tasks together; returns them if Python must run them.
+    fn run_batch(&self, lane: &Lane, mut tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
         let began = Instant::now();
-        // A panic here or in `fit` has not changed any task, so Python can run the batch.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&turn.pieces))).ok().flatten();
-        let Some((values, joined)) = ran else { return Some(turn) };
+        // A panic here or in `fit` has not changed any task, so Python can run them.
+        let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&tasks))).ok().flatten();
+        let Some((values, joined)) = ran else { return tasks };
         let computed = Instant::now();
-        let outputs = self.outputs(&values, turn.pieces.len() == 1);
-        let fits = catch_unwind(AssertUnwindSafe(|| fit(&turn.pieces, &outputs)));
-        if !fits.unwrap_or(false) {
-            return Some(turn);
+        let outputs = self.outputs(&tasks, &values);
+        if !catch_unwind(AssertUnwindSafe(|| fit(&tasks, &outputs))).unwrap_or(false) {
+            return tasks;
+        }
+        if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
+            fail(tasks);
+            return Vec::new();
         }
         let is_large = outputs.iter().any(|output| output.bytes.len() >= self.large);
-        let shapes = if is_large { shapes(&turn.pieces) } else { Vec::new() };
-        let (mut tasks, arrivals) = taken(turn.pieces);
-        let sizes = tasks.iter().map(|task| task.rows).collect();
-        if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs))).is_err() {
-            fail(tasks);
-            return None;
-        }
-        tasks.retain_mut(|task| task.call.claim());
-        let ended = Instant::now();
-        self.ended.store(lane.clock().at(ended).to_bits(), Ordering::Relaxed);
-        let times = [began, joined, computed, ended].map(|time| lane.clock().at(time));
-        self.counts.add(Times(times), arrivals, sizes, &tasks);
-        tasks.into_iter().for_each(|task| task.call.send());
+        let shapes = if is_large { shapes(&tasks) } else { Vec::new() };
+        self.record(lane, [began, joined, computed, Instant::now()], tasks, ended);
         if is_large {
-            self.has_grown.store(true, Ordering::Relaxed);
-            let tell = |py: Python<'_>| self.grown.bind(py).call1((shapes,)).map(drop);
-            Python::try_attach(|py| tell(py).unwrap_or_else(|error| error.write_unraisable(py, None)));
+            self.send(ended);
+            self.grow(shapes);
         }
-        None
+        Vec::new()
     }
 
-    /// The outputs of the batch, and when its inputs were joined; None if the run failed.
-    fn compute(&self, pieces: &[Piece<Task>]) -> Option<(SmallVec<[Value; 2]>, Instant)> {
-        let signature = &native(pieces).next()?.signature;
-        let rows = native(pieces).map(|task| task.rows).sum::<usize>();
-        JOINED.with_borrow_mut(|joined| {
-            joined.resize_with(joined.len().max(signature.inputs.len()), Vec::new);
-            let mut feeds: SmallVec<[Feed<'_>; 2]> = SmallVec::new();
-            for ((number, input), memory) in signature.inputs.iter().enumerate().zip(joined.iter_mut()) {
-                let inner = native(pieces).next()?.call.inner(number);
-                let shape: SmallVec<[usize; 4]> = std::iter::once(rows).chain(inner.iter().copied()).collect();
-                let size = shape.iter().product::<usize>() * input.dtype.size();
-                let bytes = room(memory, size);
-                let mut rest = &mut *bytes;
-                for task in native(pieces) {
-                    let (place, others) = rest.split_at_mut(size / rows * task.rows);
-                    task.call.copy_to(number, input.dtype, place);
-                    rest = others;
-                }
-                feeds.push(Feed { dtype: input.dtype, shape, bytes });
-            }
-            let ready = Instant::now();
-            let values = self.session.get().compute((&self.inputs, &feeds), &self.outputs, None).ok()?;
-            Some((values.into_iter().collect::<Option<_>>()?, ready))
+    /// Records a run that began, had its inputs, had its outputs and ended at these times, and sends the answers that
+    /// have waited long enough.
+    fn record(&self, lane: &Lane, times: [Instant; 4], tasks: Vec<Waiting>, ended: &mut Ended) {
+        let on_clock = times.map(|time| lane.clock().at(time));
+        self.ended.store(on_clock[3].to_bits(), Ordering::Relaxed);
+        if !lane.batched() {
+            lane.ran(on_clock[3] - on_clock[0], tasks.iter().map(|(task, _)| task.size()).sum());
+        }
+        ended.runs.add(on_clock, &tasks);
+        if ended.ready.add(tasks.into_iter().map(|(task, _)| task), times[0], times[3]) {
+            self.send(ended);
+        }
+    }
+
+    /// Counts the runs and their tasks, and sends the answers.
+    fn send(&self, Ended { ready, runs }: &mut Ended) {
+        ready.send(|tasks| self.counts.add(runs, tasks));
+    }
+
+    /// Tells Python that ONNX Runtime's memory has grown in a run whose inputs had these shapes.
+    fn grow(&self, shapes: Vec<Vec<usize>>) {
+        self.has_grown.store(true, Ordering::Relaxed);
+        let tell = |py: Python<'_>| self.grown.bind(py).call1((shapes,)).map(drop);
+        Python::try_attach(|py| tell(py).unwrap_or_else(|error| error.write_unraisable(py, None)));
+    }
+
+    /// The outputs that the tasks want, and when the inputs had been joined; None if the run failed.
+    fn compute(&self, tasks: &[Waiting]) -> Option<(SmallVec<[Value; 2]>, Instant)> {
+        let names: SmallVec<[&CStr; 2]> = self.wanted(choice(tasks)).map(|(_, name)| name.as_c_str()).collect();
+        with_inputs(tasks, |feeds| {
+            let joined = Instant::now();
+            let values = self.session.get().compute((&self.inputs, feeds), &names, None).ok()?;
+            Some((values.into_iter().collect::<Option<_>>()?, joined))
         })
     }
 
-    fn outputs<'a>(&'a self, values: &'a [Value], whole: bool) -> SmallVec<[Output<'a>; 2]> {
-        let output = |(alias, value): (&'a String, &'a Value)| Output {
+    /// The outputs of a choice; None means all.
+    fn wanted(&self, choice: Option<Choice>) -> impl Iterator<Item = &(String, CString)> {
+        let outputs = self.outputs.iter().enumerate();
+        outputs.filter(move |(number, _)| choice.is_none_or(|choice| choice.has(*number))).map(|(_, output)| output)
+    }
+
+    fn outputs<'a>(&'a self, tasks: &[Waiting], values: &'a [Value]) -> SmallVec<[Output<'a>; 2]> {
+        let output = |((alias, _), value): (&'a (String, CString), &'a Value)| Output {
             alias,
             dtype: value.dtype,
             shape: &value.shape,
             bytes: value.bytes(),
             text: &[],
-            whole,
+            whole: tasks.len() == 1,
         };
-        self.aliases.iter().zip(values).map(output).collect()
+        self.wanted(choice(tasks)).zip(values).map(output).collect()
     }
 }
 
-/// Whether a batch can run here: it is not too large, and all its tasks were decoded here, want all outputs, and are
-/// neither padded nor traced.
+/// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded here and are neither
+/// padded nor traced.
 fn takes(turn: &Turn<Task>) -> bool {
-    let plain = |task: &NativeTask| task.choice.is_none() && !task.traced && task.signature.padding.is_none();
-    turn.size <= MOST
-        && turn.expired.is_empty()
-        && turn.gone.is_empty()
-        && !turn.pieces.is_empty()
-        && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if task.rows > 0 && plain(task)))
+    let plain = |task: &NativeTask| task.rows > 0 && !task.traced && task.signature.padding.is_none();
+    turn.size <= MOST && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if plain(task)))
 }
 
-fn native(pieces: &[Piece<Task>]) -> impl Iterator<Item = &NativeTask> {
-    pieces.iter().filter_map(|piece| match &piece.task {
-        Task::Native(task) => Some(task),
+/// The choice that tasks share which run together.
+fn choice(tasks: &[Waiting]) -> Option<Choice> {
+    tasks.first().and_then(|(task, _)| task.choice)
+}
+
+/// The tasks of pieces that were all decoded here, and when they arrived.
+fn taken(pieces: Vec<Piece<Task>>) -> Vec<Waiting> {
+    let own = |piece: Piece<Task>| match piece.task {
+        Task::Native(task) => Some((task, piece.arrived)),
         Task::Python(_) => None,
-    })
+    };
+    pieces.into_iter().filter_map(own).collect()
 }
 
-/// Aligned memory of this size for a joined input.
-fn room(memory: &mut Vec<u8>, size: usize) -> &mut [u8] {
-    if memory.len() < size + ALIGNMENT {
-        memory.resize(size + ALIGNMENT, 0);
-    }
-    let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    &mut memory[start..start + size]
+/// The piece of a task, as `taken` got it: such tasks leave the queue as a whole.
+fn given_back((task, arrived): Waiting) -> Piece<Task> {
+    Piece { start: 0, stop: task.rows, task: Task::Native(task), arrived }
 }
 
 /// Whether every task's answer can be made from the outputs.
-fn fit(pieces: &[Piece<Task>], outputs: &[Output<'_>]) -> bool {
-    let rows = native(pieces).map(|task| task.rows).sum::<usize>();
+fn fit(tasks: &[Waiting], outputs: &[Output<'_>]) -> bool {
+    let rows = rows_of(tasks);
     let has_rows = |output: &Output<'_>| output.whole || output.shape.first() == Some(&rows);
     let mut start = 0;
     outputs.iter().all(has_rows)
-        && native(pieces).all(|task| {
+        && tasks.iter().all(|(task, _)| {
             let first = start;
             start += task.rows;
             task.call.fits(&task.signature, outputs, first, task.rows)
         })
 }
 
-/// The shapes of the joined inputs.
-fn shapes(pieces: &[Piece<Task>]) -> Vec<Vec<usize>> {
-    let rows = native(pieces).map(|task| task.rows).sum::<usize>();
-    let Some(first) = native(pieces).next() else { return Vec::new() };
-    let shape = |input| std::iter::once(rows).chain(first.call.inner(input).iter().copied()).collect();
-    (0..first.signature.inputs.len()).map(shape).collect()
-}
-
-/// The tasks of the pieces, and when they arrived.
-fn taken(pieces: Vec<Piece<Task>>) -> (Vec<NativeTask>, Vec<f64>) {
-    let own = |piece: Piece<Task>| match piece.task {
-        Task::Native(task) => Some((task, piece.arrived)),
-        Task::Python(_) => None,
-    };
-    pieces.into_iter().filter_map(own).unzip()
-}
-
-fn encode(tasks: &mut [NativeTask], outputs: &[Output<'_>]) {
-    let mut out: BytesMut = buffer_for(outputs, tasks.len());
+/// Encodes the tasks' answers, into `out` if they are small.
+fn encode(tasks: &mut [Waiting], outputs: &[Output<'_>], out: &mut BytesMut) {
+    if out.capacity() == 0 {
+        *out = buffer_for(outputs, tasks.len());
+    }
     let mut start = 0;
-    for task in tasks {
-        task.encode(outputs, start, &mut out);
+    for (task, _) in tasks {
+        task.encode(outputs, start, out);
         start += task.rows;
     }
 }
 
 /// Fails tasks whose answers could not be written, because of a bug here.
-fn fail(tasks: Vec<NativeTask>) {
+fn fail(tasks: Vec<Waiting>) {
     Python::attach(|py| {
         let error = PyRuntimeError::new_err("headrace-native has panicked: this is a bug");
-        for task in tasks {
+        for (task, _) in tasks {
             if let Err(error) = task.fail(py, error.value(py)) {
                 error.write_unraisable(py, None);
             }

@@ -144,7 +144,7 @@ impl Queue {
         let turn = self.tasks.queue.take_brief_detached(self.tasks.clock.now(), most)?;
         let (tasks, lane) = (turn.pieces.len(), self.lane_of(&turn));
         if let Some(turn) = self.run_natively(turn) {
-            return Python::try_attach(|py| counted(py, self.run_attached(py, turn)));
+            Python::try_attach(|py| counted(py, self.run_attached(py, turn)));
         }
         if lane.is_some_and(|lane| lane.rows() > 0) {
             self.wake(); // as below
@@ -168,16 +168,20 @@ impl Queue {
         Due::Closed
     }
 
-    /// Runs and answers a batch without the interpreter; returns it if Python must run it.
+    /// Runs and answers tasks without the interpreter. Returns what is left for Python: tasks that it must run, which
+    /// still belong to the lane, or tasks that need not run.
     fn run_natively(&self, turn: Turn<Task>) -> Option<Turn<Task>> {
         let Some(lane) = self.lane_of(&turn) else { return Some(turn) };
         let Some(native_run) = lane.native_run() else { return Some(turn) };
         let left = native_run.run(&lane, turn);
         drop(native_run); // before `finish`, after which the lane may be closed: the session must end with it
-        if left.is_none() {
-            lane.finish();
+        match left {
+            Some(turn) if !turn.pieces.is_empty() => Some(turn),
+            left => {
+                lane.finish();
+                left.map(|turn| Turn { lane: None, ..turn })
+            }
         }
-        left
     }
 
     fn lane_of(&self, turn: &Turn<Task>) -> Option<Lane> {

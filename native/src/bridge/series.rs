@@ -1,8 +1,9 @@
-//! Tasks that leave the queue together and run one by one, as for a model without a batch axis: each is answered when
-//! its own run has ended, within a tenth of a millisecond, and no Python code runs between two of them.
+//! Tasks that leave the queue together and run one by one by Python, as for a model without a batch axis that cannot
+//! run without the interpreter: each is answered when its own run has ended, within a tenth of a millisecond, and no
+//! other Python code runs between two of them.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -14,7 +15,8 @@ use super::answers::{Array, count};
 use super::batch::{Batch, join_strings};
 use super::lane::Lane;
 use super::python;
-use super::task::NativeTask;
+use super::ready::Ready;
+use super::task::{NativeTask, Waiting};
 use crate::buffer::Buffer;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
@@ -22,9 +24,6 @@ use crate::protobuf::Dtype;
 /// Values of up to this many bytes are encoded and sent while the interpreter lock is held: releasing it would take
 /// longer.
 const SMALL: usize = 16 << 10;
-
-/// How long an answer may wait for the answers of the following runs, from the beginning of its own run.
-const HOLD: Duration = Duration::from_micros(100);
 
 /// Tasks that run one by one.
 #[pyclass(frozen, module = "headrace_native")]
@@ -34,9 +33,6 @@ pub struct Series {
     runs: Mutex<Vec<Run>>,
     failed: Mutex<Option<(NativeTask, f64, f64)>>,
 }
-
-/// A task that has not run, and when it arrived.
-pub type Waiting = (NativeTask, f64);
 
 /// The times at which a successful run began, had its inputs, had its outputs, and ended; the time at which its task
 /// arrived, and whether the task is traced.
@@ -66,7 +62,7 @@ impl Series {
         while let Ok(true) = more {
             more = self.run_next(py, (run, run_choice), empty, &mut ready);
         }
-        ready.send(py);
+        ready.send(|tasks| count(py, tasks));
         more.map(drop)
     }
 
@@ -107,9 +103,7 @@ impl Series {
         ready: &mut Ready,
     ) -> PyResult<bool> {
         let Some((mut task, came)) = self.waiting.lock().pop_front() else { return Ok(false) };
-        let size =
-            task.signature.row_bytes((0..task.signature.inputs.len()).map(|input| task.call.inner(input))).max(1);
-        let began = Instant::now();
+        let (size, began) = (task.size(), Instant::now());
         let computed = compute(py, &task, runs, empty).and_then(|(outputs, joined, computed)| {
             encode(py, &mut task, &outputs, &mut ready.bytes).map(|fits| (outputs, joined, computed, fits))
         });
@@ -120,14 +114,16 @@ impl Series {
                 return Err(error);
             }
         };
-        let traced = task.traced;
+        let (traced, mut answered) = (task.traced, None);
         if fits {
-            ready.tasks.push(task);
+            answered = Some(task);
         } else if let Err(error) = task.fail_misfit(py, &outputs, None) {
             error.write_unraisable(py, None);
         }
         let ended = Instant::now();
-        ready.send_if_due(py, began, ended);
+        if ready.add(answered, began, ended) {
+            ready.send(|tasks| count(py, tasks));
+        }
         self.take_note((came, traced), size, [began, joined, computed, ended]);
         Ok(true)
     }
@@ -196,31 +192,4 @@ fn encode(py: Python<'_>, task: &mut NativeTask, outputs: &Bound<'_, PyDict>, ou
     let mut encode = || task.encode(&parts, 0, out);
     python::catch_panic(|| if bytes <= SMALL { encode() } else { py.detach(encode) })?;
     Ok(true)
-}
-
-/// Tasks whose answers are encoded but not sent: a client that gets several answers at the same time is woken once.
-#[derive(Default)]
-struct Ready {
-    tasks: Vec<NativeTask>,
-    /// The buffer with the encoded answers.
-    bytes: BytesMut,
-    /// When the run of the first of these tasks began.
-    since: Option<Instant>,
-}
-
-impl Ready {
-    /// Sends the answers if the first one has waited long enough. Called when a run has just ended.
-    fn send_if_due(&mut self, py: Python<'_>, began: Instant, ended: Instant) {
-        if ended - *self.since.get_or_insert(began) >= HOLD {
-            self.send(py);
-        }
-    }
-
-    /// Counts the tasks and sends their answers, except to clients that have gone.
-    fn send(&mut self, py: Python<'_>) {
-        self.since = None;
-        self.tasks.retain_mut(|task| task.call.claim());
-        count(py, &self.tasks);
-        self.tasks.drain(..).for_each(|task| task.call.send());
-    }
 }

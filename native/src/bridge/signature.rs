@@ -49,6 +49,13 @@ pub struct Signature {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice(NonZeroU64);
 
+impl Choice {
+    /// Whether the output with this number is selected.
+    pub fn has(self, number: usize) -> bool {
+        number < u64::BITS as usize && self.0.get() >> number & 1 == 1
+    }
+}
+
 /// The error if no selection can be made: the signature has more than 64 outputs, or the request wants none.
 pub struct NoChoice;
 
@@ -131,12 +138,8 @@ impl Signature {
     }
 
     /// The aliases of the selected outputs, in the signature's order.
-    pub fn chosen(&self, Choice(bits): Choice) -> impl Iterator<Item = &str> {
-        self.outputs
-            .iter()
-            .enumerate()
-            .filter(move |(number, _)| bits.get() >> number & 1 == 1)
-            .map(|(_, alias)| &**alias)
+    pub fn chosen(&self, choice: Choice) -> impl Iterator<Item = &str> {
+        self.outputs.iter().enumerate().filter(move |(number, _)| choice.has(*number)).map(|(_, alias)| &**alias)
     }
 
     /// The number of bytes that one row of a request takes in a batch; `inner` as for `key`.

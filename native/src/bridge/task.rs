@@ -72,6 +72,9 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     fn refuse(&mut self, status: &Status);
 }
 
+/// A task that was decoded here and has not run, and when it arrived, in seconds on the queue's clock.
+pub type Waiting = (NativeTask, f64);
+
 /// A task that was decoded here.
 pub struct NativeTask {
     pub signature: Arc<Signature>,
@@ -104,6 +107,12 @@ impl NativeTask {
     /// The lengths of the task's inputs, if the task may be padded.
     pub fn lengths(&self, padding: &Padding) -> Lengths {
         padding.lengths((0..self.signature.inputs.len()).map(|input| self.call.inner(input)))
+    }
+
+    /// The size of the task, in bytes; at least 1.
+    pub fn size(&self) -> usize {
+        let inner = (0..self.signature.inputs.len()).map(|input| self.call.inner(input));
+        self.rows * self.signature.row_bytes(inner).max(1)
     }
 
     /// How long its client has waited.

@@ -1,6 +1,6 @@
 //! A model on the CPU: a session of ONNX Runtime whose inputs and outputs are tensors of numbers.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 
@@ -96,6 +96,7 @@ impl OnnxSession {
             given.push(name);
             buffers.push((Buffer::any(&array)?, is_scalar));
         }
+        let names: SmallVec<[&CStr; 2]> = names.iter().map(CString::as_c_str).collect();
         let feeds = buffers.iter().map(feed).collect::<PyResult<Vec<_>>>()?;
         let values = py.detach(|| self.compute((&given, &feeds), &names, options))?;
         let numbers =
@@ -145,7 +146,7 @@ impl OnnxSession {
     pub fn compute(
         &self,
         (given, feeds): (&[CString], &[Feed<'_>]),
-        names: &[CString],
+        names: &[&CStr],
         options: Option<&OnnxRunOptions>,
     ) -> Result<SmallVec<[Option<Value>; 2]>, Failure> {
         assert_eq!(given.len(), feeds.len());

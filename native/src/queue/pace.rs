@@ -47,7 +47,7 @@ impl Pace {
         self.bounds.is_some_and(|bounds| self.trust >= bounds.enough) && size <= self.most
     }
 
-    /// Records a single run, as in `Series`: its duration, and the size of its task.
+    /// Records the run of a task that runs alone: its duration, and the size of the task.
     ///
     /// The shortest recent duration counts, since in longer runs the thread had to wait.
     pub fn ran(&mut self, seconds: f64, size: usize) {

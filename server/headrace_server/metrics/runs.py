@@ -53,6 +53,27 @@ class RunColumns:
             _joined(sizes, "q"),
         )
 
+    @classmethod
+    def of_native(cls, times: bytes, tasks: bytes, arrivals: bytes, sizes: bytes) -> "RunColumns":
+        """The columns for one or more runs without the interpreter.
+
+        Args:
+            times: When each run began, had its inputs, had its outputs and ended, in seconds on the queue's clock.
+            tasks: The number of requests in each run.
+            arrivals: When each request arrived, on the same clock.
+            sizes: The number of rows in each request.
+        """
+        began, joined, computed, ended = np.frombuffer(times).reshape(-1, 4).T
+        requests, rows = np.frombuffer(tasks, np.int64), np.frombuffer(sizes, np.int64)
+        return cls(
+            *(requests, np.add.reduceat(rows, requests.cumsum() - requests), np.zeros_like(requests)),
+            ended - began,
+            _parts(ended - began, joined - began, computed - joined),
+            float(ended.max()),
+            np.repeat(began, requests) - np.frombuffer(arrivals),
+            rows,
+        )
+
     def __len__(self) -> int:
         return len(self.tasks)
 

@@ -237,13 +237,14 @@ class Runs:
         batched: Whether several requests may share a run.
     """
 
-    __slots__ = ("_batched", "_reports", "_servable", "_signature")
+    __slots__ = ("_batched", "_columns", "_reports", "_servable", "_signature")
 
     def __init__(self, servable: ServableMetrics, signature: BatchCounts, *, batched: bool) -> None:
         self._servable = servable
         self._signature = signature
         self._batched = batched
         self._reports: list[BatchReport] = []
+        self._columns: list[RunColumns] = []
 
     def __call__(self, report: BatchReport) -> None:
         """Records a run. The callers of the next run wait for this, so it does no more than necessary."""
@@ -256,15 +257,23 @@ class Runs:
         if len(self._reports) >= REPORTS:
             self._servable.count_reports()
 
+    def add_native(self, times: bytes, tasks: bytes, arrivals: bytes, sizes: bytes) -> None:
+        """Records runs without the interpreter; the arguments are those of `RunColumns.of_native`."""
+        self._columns.append(RunColumns.of_native(times, tasks, arrivals, sizes))
+        if sum(map(len, self._columns)) >= REPORTS:
+            self._servable.count_reports()
+
     @property
     def waiting(self) -> bool:
         """Whether some runs have not been counted yet."""
-        return bool(self._reports)
+        return bool(self._reports or self._columns)
 
     def count(self) -> None:
         """Counts the runs that have not been counted yet; called by the servable, on one thread at a time."""
+        columns = _taken(self._columns)
         if reports := _taken(self._reports):
-            runs = RunColumns.of(reports)
+            columns.append(RunColumns.of(reports))
+        for runs in columns:
             self._servable.count(runs, batched=self._batched)
             self._signature.add(runs)
 

@@ -18,7 +18,8 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
 from headrace_server.models.watched import Take, watched
 
 Outputs = tuple[str, ...]
-ObserveRuns = Callable[[str, bool], Observe]
+ObserveNative = Callable[[bytes, bytes, bytes, bytes], None]
+ObserveRuns = Callable[[str, bool], tuple[Observe, ObserveNative]]
 
 
 class Schedulers:
@@ -29,8 +30,8 @@ class Schedulers:
         signatures: The backend's signatures, and which of them are batched.
         threads: The threads that run batches.
         batching: How requests become batches, already adapted to the backend; None runs every request alone.
-        observe: Returns, for a signature's name and whether its requests are batched, the function to call for its
-            runs.
+        observe: Returns, for a signature's name and whether its requests are batched, the function to call for each of
+            its runs, and the one to call for its runs without the interpreter.
         limit: How long a run may take; None means no limit.
         name: The version's name, for the log.
 
@@ -120,6 +121,7 @@ class Schedulers:
         options = _leaving_one(options)
         run = partial(backend.run, signature, outputs=declared.every_output)
         take = self.take if batched and signature == DEFAULT_SIGNATURE else None
+        observe, observe_native = self._observe(signature, batched)
         scheduler = Scheduler(
             self._threads,
             watched(run, take),
@@ -127,7 +129,7 @@ class Schedulers:
             batched=batched,
             steady=self._limit is None and isinstance(backend, Steady) and backend.steady,
             empty=backend.empty if isinstance(backend, BatchMemory) else np.empty,
-            observe=self._observe(signature, batched),
+            observe=observe,
             limit=self._limit,
             name=f"{self._name}, {signature}",
             run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
@@ -138,6 +140,7 @@ class Schedulers:
                     "session": model.session,
                     "inputs": model.inputs,
                     "outputs": model.outputs,
+                    "tell": observe_native,
                     "grown": model.grew,
                     "large": model.large,
                 }

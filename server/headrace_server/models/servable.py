@@ -45,7 +45,7 @@ from headrace_server.models.leases import Leases
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.requests import Requests
 from headrace_server.models.rows import as_decided
-from headrace_server.models.schedulers import Outputs, Schedulers, fitted, limit_of
+from headrace_server.models.schedulers import ObserveNative, Outputs, Schedulers, fitted, limit_of
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import as_declared
 from headrace_server.models.watched import Take
@@ -394,17 +394,17 @@ class Servable:
         has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
         return rows_of(inputs) if has_rows else 1
 
-    def _observe_runs(self, signature: str, batched: bool) -> Observe:
-        observe: Observe = self._metrics.runs(self._counts[signature], batched=batched)
+    def _observe_runs(self, signature: str, batched: bool) -> tuple[Observe, ObserveNative]:
+        observe = self._metrics.runs(self._counts[signature], batched=batched)
         if not self._marks_use:
-            return observe
+            return observe, observe.add_native
 
         def mark_and_observe(report: BatchReport) -> None:
             # Calls that are answered outside the interpreter hold no lease, and may be reported later.
             self._used = max(self._used, report.began + report.ran)
             observe(report)
 
-        return mark_and_observe
+        return mark_and_observe, observe.add_native
 
 
 def _has_no_elements(inputs: Arrays) -> bool:

@@ -1,6 +1,7 @@
 """Reports of runs as columns, and their sums by the number of rows."""
 
 from array import array
+from dataclasses import fields
 
 import numpy as np
 
@@ -18,6 +19,25 @@ def test_arrays_and_other_sequences_give_the_same_columns() -> None:
         columns = RunColumns.of(reports)
         np.testing.assert_allclose(columns.waited, [2.0, 1.5, 1.0])
         assert columns.sizes.tolist() == [2, 1, 4]
+
+
+def test_runs_without_the_interpreter_give_the_same_columns_as_reports() -> None:
+    began, joined, computed, ended = times = [2.0, 2.25, 2.75, 3.0]
+    parts = [([1.0, 1.5], [2, 1]), ([2.0], [4])]
+    reports = [
+        BatchReport(len(sizes), sum(sizes), 0, began, ended - began, False, arrivals, sizes, 0.25, computed - joined)
+        for arrivals, sizes in parts
+    ]
+    native = RunColumns.of_native(
+        np.array([times, times]).tobytes(),
+        np.array([2, 1]).tobytes(),
+        np.array([1.0, 1.5, 2.0]).tobytes(),
+        np.array([2, 1, 4]).tobytes(),
+    )
+
+    expected = RunColumns.of(reports)
+    for field in fields(RunColumns):
+        np.testing.assert_array_equal(getattr(native, field.name), getattr(expected, field.name))
 
 
 def test_runs_are_summed_by_their_rows() -> None:

@@ -1,0 +1,65 @@
+//! Joins the inputs of tasks that run without the interpreter, in memory of the thread that runs them.
+
+use std::cell::RefCell;
+
+use smallvec::SmallVec;
+
+use super::task::Waiting;
+use crate::onnx::Feed;
+
+/// The alignment of joined inputs in bytes, which is enough for every numpy array.
+const ALIGNMENT: usize = 64;
+
+thread_local! {
+    static JOINED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+type Shape = SmallVec<[usize; 4]>;
+
+/// Calls a function with the joined inputs of at least one task; those of a task without a batch axis are as they are.
+pub fn with_inputs<T>(tasks: &[Waiting], call: impl FnOnce(&[Feed<'_>]) -> T) -> T {
+    let signature = &tasks[0].0.signature;
+    JOINED.with_borrow_mut(|joined| {
+        joined.resize_with(joined.len().max(signature.inputs.len()), Vec::new);
+        let mut feeds: SmallVec<[Feed<'_>; 2]> = SmallVec::new();
+        for ((number, input), memory) in signature.inputs.iter().enumerate().zip(joined.iter_mut()) {
+            let shape = shape(tasks, number);
+            let bytes = room(memory, shape.iter().product::<usize>() * input.dtype.size());
+            let row = bytes.len() / rows_of(tasks);
+            let mut rest = &mut *bytes;
+            for (task, _) in tasks {
+                let (place, others) = rest.split_at_mut(if tasks.len() == 1 { rest.len() } else { row * task.rows });
+                task.call.copy_to(number, input.dtype, place);
+                rest = others;
+            }
+            feeds.push(Feed { dtype: input.dtype, shape, bytes });
+        }
+        call(&feeds)
+    })
+}
+
+/// The number of rows of the tasks together.
+pub fn rows_of(tasks: &[Waiting]) -> usize {
+    tasks.iter().map(|(task, _)| task.rows).sum()
+}
+
+/// The shapes of the joined inputs.
+pub fn shapes(tasks: &[Waiting]) -> Vec<Vec<usize>> {
+    (0..tasks[0].0.signature.inputs.len()).map(|input| shape(tasks, input).into_vec()).collect()
+}
+
+/// The shape of a joined input.
+fn shape(tasks: &[Waiting], input: usize) -> Shape {
+    let first = &tasks[0].0;
+    let rows = first.signature.batched.then(|| rows_of(tasks));
+    rows.into_iter().chain(first.call.inner(input).iter().copied()).collect()
+}
+
+/// Aligned memory of this size for a joined input.
+fn room(memory: &mut Vec<u8>, size: usize) -> &mut [u8] {
+    if memory.len() < size + ALIGNMENT {
+        memory.resize(size + ALIGNMENT, 0);
+    }
+    let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+    &mut memory[start..start + size]
+}
