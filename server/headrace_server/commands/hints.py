@@ -39,9 +39,10 @@ def hints(serving: Mapping[str, Signature], port: int, rest_port: int, *, token:
 
 
 def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:
-    """The default signature of each model's newest version, by the model's name."""
-    newest = {name: versions[max(versions)].signatures for name, versions in serving.items() if versions}
-    return {name: every[DEFAULT_SIGNATURE] for name, every in newest.items() if DEFAULT_SIGNATURE in every}
+    """The default signature of each model's newest version, by the model's name, without those that only stream."""
+    newest = {name: versions[max(versions)] for name, versions in serving.items() if versions}
+    every = {name: version.signatures for name, version in newest.items() if version.answers_once}
+    return {name: found[DEFAULT_SIGNATURE] for name, found in every.items() if DEFAULT_SIGNATURE in found}
 
 
 def _inputs(signature: Signature) -> dict[str, Any]:

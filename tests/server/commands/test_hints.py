@@ -1,8 +1,10 @@
 """The hints that `headrace serve` prints: which model they call, and which inputs are too long to type."""
 
+from types import SimpleNamespace
+
 from headrace_protos import DataType
 from headrace_server.backends.signature import Signature, TensorSpec
-from headrace_server.commands.hints import hints
+from headrace_server.commands.hints import default_signatures, hints
 
 
 def takes(*shape: int | None, dtype: DataType = DataType.DT_FLOAT) -> Signature:
@@ -54,3 +56,11 @@ def test_a_model_whose_inputs_can_be_typed_comes_before_others() -> None:
 
 def test_nothing_is_said_without_models() -> None:
     assert not list(hints({}, port=8500, rest_port=8501))
+
+
+def test_a_model_that_only_streams_is_not_called() -> None:
+    every = {
+        name: {1: SimpleNamespace(signatures={"serving_default": takes(None, 1)}, answers_once=name == "tree")}
+        for name in ("words", "tree")
+    }
+    assert list(default_signatures(every)) == ["tree"]
