@@ -20,7 +20,7 @@ _INTERRUPTED = "interrupted"
 
 
 def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """Runs a function of `command_runs`, which is imported only now, and ends the command as described above."""
+    """Returns a function that imports one of `command_runs`, runs it, and ends the command as this module does."""
 
     def run(parser: argparse.ArgumentParser, values: Values) -> int:
         del parser

@@ -190,7 +190,7 @@ class _Model:
 
 
 def _feature_names(name: str, array: Array, data: Data, *, alone: bool) -> Sequence[str]:
-    """The names of a table's columns, or positions in an input: `x[3]`, `image[0,3,4]`; one value has no position."""
+    """The names of a table's columns, or the positions in an input, as in `x[3]`; `x` if a row is a single value."""
     shape = array.shape[1:]
     if data.columns and alone and shape == (len(data.inputs),):
         return list(data.inputs)

@@ -25,8 +25,8 @@ class DataOptions:
     Attributes:
         rows: A file, or `file.py:function`; empty means none, so that inputs are random.
         labels: The array with the labels; empty if there is none.
-        calibration: The number of rows that are used for calibration instead of measuring, at most half of all rows;
-            they are taken from the training rows if there are any. Or the name of a file of calibration rows.
+        calibration: The name of a file of calibration rows; or the number of rows, at most half of all, that are used
+            for calibration instead of measuring. If there are training rows, they are taken from those.
         train: A file of rows to train on, with labels of the same name; empty if there are none.
         metric: `accuracy`, `r2`, `mean_squared_error`, `cosine`, `file.py:function`, or empty for the one that fits the
             labels.

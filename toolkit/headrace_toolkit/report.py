@@ -30,7 +30,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One model file, which was possibly not made.
+    """One model file, which may not have been made.
 
     Attributes:
         name: The name of the step.

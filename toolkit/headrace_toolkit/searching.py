@@ -108,7 +108,7 @@ class _Searching:
             yield name, _step(CANDIDATES, name), why_not(name, facts, given)
 
     def _check_rows(self, step: Step) -> None:
-        """Refuses calibration rows that are not finite, since no other candidate would help then."""
+        """Refuses calibration rows that are not finite, and so ends the search: every such step would fail."""
         calibration = self._workshop.grounds.calibration
         if step.needs.rows and calibration is not None:
             calibration.check_finite("calibration")

@@ -24,7 +24,7 @@ _MEMORY, _MEMORY_A_BYTE = 2 << 30, 100
 """The number of bytes of memory allowed for a file: a constant, and this many more for each byte of the file."""
 
 _REFUSED = 3
-"""The exit status of the process if the library raised an exception; the first line of the text is on stdout."""
+"""The exit status of the process if the library raised an exception; the exception's first line is on stdout."""
 
 
 def check_apart(file: Path, library: str) -> None:

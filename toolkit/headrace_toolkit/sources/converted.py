@@ -49,7 +49,7 @@ class Converted:
         signature: The graph's inputs and outputs.
         notes: Messages about the conversion for the user.
         labels: The classes by index, if they are known.
-        saved_model: Writes it as a SavedModel for TensorFlow's own converter; None for other frameworks.
+        saved_model: Writes the model as a SavedModel for TensorFlow's own converter; None for other frameworks.
     """
 
     origin: Origin

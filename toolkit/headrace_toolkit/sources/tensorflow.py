@@ -1,4 +1,4 @@
-"""Code for all of TensorFlow's formats: tf2onnx, run as a separate command, and names that people chose."""
+"""Code for all of TensorFlow's formats: runs tf2onnx as a separate command, and restores inputs' and outputs' names."""
 
 import subprocess
 import sys

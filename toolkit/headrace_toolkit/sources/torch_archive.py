@@ -1,6 +1,6 @@
 """Checks PyTorch's archives for anything that would run code when torch opens or runs them.
 
-torch.export.load unpickles those weights, constants and sample inputs that an archive marks for it, evaluates its
+torch.export.load unpickles the weights, constants and sample inputs that an archive marks as pickled, evaluates its
 symbolic sizes as Python, and looks up any attribute of torch that a node names. A TorchScript file may read and write
 files.
 """

@@ -20,7 +20,7 @@ from headrace_toolkit.steps.quiet import quietly
 SCRIPT_OPSET = 17
 
 _MOST = 1 << 20
-"""The maximum that torch is given for a size that varies: it requires some number."""
+"""The maximum that torch is given for a size that varies, since torch requires one."""
 
 _USER_CODE = re.compile(r'File "([^"]+)", line (\d+)')
 _ANEW = "torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"

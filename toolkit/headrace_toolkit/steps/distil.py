@@ -24,7 +24,7 @@ class Distil:
     """A student that is taught by the model before it, which may come from any framework.
 
     The loss is `(1 - alpha) * cross_entropy(student, label) + alpha * T**2 * KL(softmax(teacher / T) || softmax(student
-    / T))`; the first part covers only rows with a known label: a negative label is unknown.
+    / T))`; the first part covers only rows with a known label. A negative label means that it is unknown.
 
     Attributes:
         student: `file.py:function`, which returns a PyTorch module.

@@ -31,7 +31,7 @@ class Quantize:
         method: `static` takes the ranges of activations from calibration rows, `dynamic` from the rows of each run;
             `auto` is static for a model with convolutions and dynamic for others.
         calibrate: `percentile` cuts off outliers, `minmax` does not.
-        percentile: How many of 100 values the range contains.
+        percentile: The percentage of the values that the range contains.
         per_channel: Whether each output channel of a weight has a scale of its own.
         per_row: Whether each row of a dynamic step has a scale of its own. With one scale for a whole batch, the
             default of ONNX Runtime's own dynamic quantization, a row's answer depends on the other rows.
