@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from headrace_server.stores.base import RemoteFile, StoreError
 
@@ -36,7 +38,8 @@ class Cache:
     def __init__(self, root: Path, most_bytes: int = 0) -> None:
         self.root = root
         self._most = most_bytes
-        self._used: set[str] = set()
+        self._lock = Lock()
+        self._pins: Counter[str] = Counter()
 
     def start(self) -> None:
         """Creates the folders.
@@ -93,20 +96,28 @@ class Cache:
         """Deletes the files of an incomplete fetch."""
         shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
 
-    def use(self, keys: Collection[str], before: Collection[str]) -> None:
-        """Protects contents from being removed, instead of those that a model used before."""
-        self._used = (self._used - set(before)) | set(keys)
+    def pin(self, key: str) -> None:
+        """Protects a fetch, complete or not, from being removed until it is unpinned as often as pinned."""
+        with self._lock:
+            self._pins[key] += 1
+
+    def unpin(self, key: str) -> None:
+        """Takes back one `pin` of a fetch."""
+        with self._lock:
+            self._pins -= Counter((key,))
 
     def make_room(self, uri: str, size: int) -> int:
-        """Removes unused contents until a fetch fits; returns the number of bytes that may then be used.
+        """Removes contents that are not pinned until a fetch fits; returns the number of bytes that may then be used.
 
         Raises:
             StoreError: The fetch does not fit.
         """
-        every = ((age, folder, taken) for folder, age, taken in self._contents())
-        unused = sorted(each for each in every if each[1].name not in self._used)
-        while self._room() < size and unused:
-            _remove(unused.pop(0)[1])
+        for _, folder in sorted((age, folder) for folder, age, _ in self._contents()):
+            if self._room() >= size:
+                break
+            with self._lock:
+                if folder.name not in self._pins:
+                    _remove(folder)
         room = self._room()
         if room < size:
             left = f"--model_store_cache_mb leaves {max(0, room) >> 20}" if self._most else f"its disk has {room >> 20}"

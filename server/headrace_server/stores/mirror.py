@@ -97,6 +97,8 @@ class Mirror:
             StoreError: The store cannot be read; the base path does not change.
         """
         self._base_path.mkdir(parents=True, exist_ok=True)
+        for key in self._linked():
+            self._pin(key)  # an earlier run of the server has fetched it
         listing = self._list()
         found = numbered(listing.files)
         if found is not None:
@@ -118,14 +120,14 @@ class Mirror:
         for version in wanted:
             if not (settled or before.get(version) == keys[version] or self._cache.content(keys[version])):
                 continue  # somebody may still be writing it: wait for the next scan
-            folder = self._fetching.fetch(found.versions[version])
+            folder = self._fetch(found.versions[version])
             if folder is not None:
                 folders[version] = folder
         self._bring_beside(found.beside)
         return self._show(folders, gone=self._shown() - set(found.versions))
 
     def _show_packed(self, listing: Listing) -> bool:
-        folder = self._fetching.fetch(listing.files)
+        folder = self._fetch(listing.files)
         if folder is None:
             return False
         versions = {int(name): folder / name for name in os.listdir(folder) if _VERSION.fullmatch(name)}
@@ -140,11 +142,16 @@ class Mirror:
             gone=self._shown() - set(versions),
         )
 
+    def _fetch(self, files: Sequence[RemoteFile]) -> Path | None:
+        """Fetches files, which stay in the cache at least until the end of this scan."""
+        self._pin(key_of(self._uri, files))
+        return self._fetching.fetch(files)
+
     def _bring_beside(self, files: Sequence[RemoteFile]) -> None:
         """Fetches the `model.toml` next to the versions; other files there are ignored."""
         for file in files:
             if file.path == MODEL_FILE:
-                folder = self._fetching.fetch([file])
+                folder = self._fetch([file])
                 if folder is not None:
                     self._write_beside((folder / MODEL_FILE).read_bytes())
 
@@ -168,22 +175,27 @@ class Mirror:
         for version in gone:
             (self._base_path / str(version)).unlink(missing_ok=True)
             changed = True
-        self._pin()
+        self._unpin_all_but(self._linked())
         return changed
 
     def _shown(self) -> set[int]:
         return {int(name) for name in os.listdir(self._base_path) if _VERSION.fullmatch(name)}
 
-    def _pin(self) -> None:
-        """Protects the contents that the base path links to from being removed."""
+    def _linked(self) -> set[str]:
+        """The keys of the contents that the base path links to."""
         contents = self._cache.root / "contents"
-        used = set()
-        for version in self._shown():
-            target = Path(os.readlink(self._base_path / str(version)))
-            if target.is_relative_to(contents):
-                used.add(target.relative_to(contents).parts[0])
-        self._cache.use(used, self._pinned)
-        self._pinned = used
+        targets = (Path(os.readlink(self._base_path / str(version))) for version in self._shown())
+        return {target.relative_to(contents).parts[0] for target in targets if target.is_relative_to(contents)}
+
+    def _pin(self, key: str) -> None:
+        if key not in self._pinned:
+            self._pinned.add(key)
+            self._cache.pin(key)
+
+    def _unpin_all_but(self, keys: Collection[str]) -> None:
+        for key in self._pinned.difference(keys):
+            self._pinned.remove(key)
+            self._cache.unpin(key)
 
     def _number_of(self, key: str) -> int:
         """The version number of contents without a number: new contents get the next number, and keep it."""
@@ -199,5 +211,5 @@ class Mirror:
 
     def forget(self) -> None:
         """Removes all versions from the base path, for a model that is no longer served."""
-        self._cache.use((), self._pinned)
+        self._unpin_all_but(())
         shutil.rmtree(self._base_path, ignore_errors=True)

@@ -48,9 +48,9 @@ def every(versions: object) -> list[int]:
 def watch(cache: Cache) -> Watch:
     """Makes a mirror of a URI; it selects all versions unless `choose` is given."""
 
-    def make(uri: str, *, choose: Choose = every, into: Cache | None = None) -> Mirror:
+    def make(uri: str, *, choose: Choose = every, into: Cache | None = None, name: str = "m") -> Mirror:
         own, store = into or cache, open_store(uri)
-        return Mirror(uri, Fetching(uri, store, own), store.list, own, own.model("m", uri), choose)
+        return Mirror(uri, Fetching(uri, store, own), store.list, own, own.model(name, uri), choose)
 
     return make
 

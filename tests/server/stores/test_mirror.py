@@ -169,6 +169,19 @@ def test_the_cache_survives_a_restart(files: Files, watch: Watch, cache: Cache) 
     assert not [path for _, path, _ in files.asked if "model.onnx" in path]
 
 
+def test_an_outage_after_a_restart_does_not_free_what_is_served(files: Files, watch: Watch, cache: Cache) -> None:
+    files.content = {f"{PREFIX}/1/model.onnx": b"one"}
+    watch(S3).look()
+    files.refuse = 503
+    restarted = Cache(cache.root, most_bytes=4)
+    again = watch(S3, into=restarted)
+    with pytest.raises(StoreError, match="503"):
+        again.look()
+    with pytest.raises(StoreError, match="--model_store_cache_mb"):
+        restarted.make_room("uri", 2)
+    assert shown(again) == {"1": {"model.onnx": b"one"}}
+
+
 def test_a_damaged_cache_is_filled_again(files: Files, watch: Watch) -> None:
     files.content = {f"{PREFIX}/1/model.onnx": b"one"}
     mirror = watch(S3)
@@ -192,6 +205,30 @@ def test_a_limited_cache_removes_unused_content(files: Files, watch: Watch, tmp_
     with pytest.raises(StoreError, match=rf"{S3} takes 3 MB, and --model_store_cache_mb leaves 1 MB"):
         mirror.look()
     assert list(shown(mirror)) == ["4"]
+
+
+def test_a_fetch_does_not_remove_what_the_same_poll_has_fetched(files: Files, watch: Watch, tmp_path: Path) -> None:
+    files.content = {f"{PREFIX}/{version}/model.onnx": bytes([version]) * 2000 for version in (1, 2)}
+    limited = Cache(tmp_path / "limited", most_bytes=3000)
+    limited.start()
+    with pytest.raises(StoreError, match="--model_store_cache_mb"):
+        watch(S3, into=limited).look()
+    assert len(list((tmp_path / "limited" / "contents").glob("*.json"))) == 1
+
+
+def test_content_of_two_models_stays_until_both_are_forgotten(files: Files, watch: Watch, tmp_path: Path) -> None:
+    files.content = {f"{PREFIX}/1/model.onnx": bytes(2000)}
+    limited = Cache(tmp_path / "limited", most_bytes=3000)
+    limited.start()
+    one, two = watch(S3, into=limited), watch(S3, into=limited, name="another")
+    for mirror in (one, two):
+        mirror.look()
+    one.forget()
+    with pytest.raises(StoreError):
+        limited.make_room("uri", 2000)
+    assert shown(two) == {"1": {"model.onnx": bytes(2000)}}
+    two.forget()
+    assert limited.make_room("uri", 2000) == 3000
 
 
 def test_a_tag_that_is_moved_gets_a_new_number_and_back_the_old_one(files: Files, watch: Watch) -> None:
