@@ -202,6 +202,7 @@ class Configuration:
         self._check_platforms(listed)
         models = [self._model(model) for model in listed]
         use_logging = self._prepare_logging(listed)
+        self._watch_stores(models)
         # A file that is read again and again must not undo what callers have requested since.
         self.models.list_all(models, anew=config != self._current)
         self._current = config  # even if its labels are refused, as in TF Serving
@@ -216,10 +217,14 @@ class Configuration:
         if platform != PLATFORM:
             raise invalid(f"Model {message.name} requests unsupported platform {platform}")
         policy, path = policy_of(message.model_version_policy), self._base_path(message)
-        if self._mirrors is None or not is_remote(message.base_path):
-            return ModelConfig(message.name, path, policy)
-        self._mirrors.watch(message.name, message.base_path, _Chosen(policy))
-        return ModelConfig(message.name, path, policy, message.base_path)
+        uri = message.base_path if self._mirrors is not None and is_remote(message.base_path) else ""
+        return ModelConfig(message.name, path, policy, uri)
+
+    def _watch_stores(self, models: Iterable[ModelConfig]) -> None:
+        if self._mirrors is not None:
+            for model in models:
+                if model.uri:
+                    self._mirrors.watch(model.name, model.uri, _Chosen(model.policy))
 
     def _base_path(self, message: ModelConfigMessage) -> Path:
         """The folder of a model's versions on this machine."""

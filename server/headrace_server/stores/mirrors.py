@@ -39,16 +39,19 @@ class StoreCounts:
 
 @dataclass(slots=True)
 class _Watched:
-    """One model's store, and the time of its next scan."""
+    """One model's store, and the time of its next scan.
+
+    While a scan runs, only its thread uses the last three fields.
+    """
 
     uri: str
     choose: Choose
     path: Path
-    mirror: Mirror | None = None
     due: float = 0.0
+    running: bool = False
+    mirror: Mirror | None = None
     failures: int = 0
     said: str = ""
-    running: bool = False
 
 
 class Mirrors:
@@ -75,6 +78,7 @@ class Mirrors:
         self._cache = Cache(cache_folder(options), options.cache_mb << 20)
         self._woken = Condition()
         self._watched: dict[str, _Watched] = {}
+        self._leaving: dict[Path, _Watched] = {}  # not wanted anymore, but not removed yet
         self._stopping = False
         self._thread: Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -97,19 +101,26 @@ class Mirrors:
             known = self._watched.get(name)
             if known is not None and (known.uri, known.choose) == (uri, choose):
                 return
-            if known is None or known.uri != uri:
-                known = self._watched[name] = _Watched(uri, choose, self.path(name, uri))
+            if known is not None and known.uri != uri:
+                self._leaving[known.path] = known
+                known = None
+            if known is None:
+                path = self.path(name, uri)
+                leaving = self._leaving.pop(path, None)
+                known = self._watched[name] = leaving or _Watched(uri, choose, path)
             known.choose, known.due = choose, 0.0
             self._start()
             self._woken.notify_all()
 
     def keep(self, names: Collection[str]) -> None:
-        """Stops watching all models except these. Any thread."""
+        """Stops watching all models except these, and removes the base paths of the others. Any thread."""
         with self._woken:
             for name in self._watched.keys() - set(names):
                 gone = self._watched.pop(name)
-                if gone.mirror is not None and not gone.running:
-                    gone.mirror.forget()
+                self._leaving[gone.path] = gone
+            for gone in list(self._leaving.values()):
+                if not gone.running:
+                    self._remove(gone)
 
     def stop(self) -> None:
         """Stops watching and cancels fetches, which the next run resumes."""
@@ -152,9 +163,8 @@ class Mirrors:
             log.info("model %s: %s can be read again", name, watched.uri)
         if changed:
             self._tell()
-        with self._woken:
-            watched.said, watched.failures = "", 0
-            self._again(watched, self._options.poll_seconds)
+        watched.said, watched.failures = "", 0
+        self._again(watched, self._options.poll_seconds)
 
     def _mirror(self, name: str, watched: _Watched) -> Mirror:
         store = open_store(watched.uri)
@@ -167,17 +177,25 @@ class Mirrors:
     def _failed(self, name: str, watched: _Watched, error: Exception) -> None:
         self._counts.failed(name)
         text = str(error) if isinstance(error, StoreError) else f"{watched.uri}: {error!r}"
-        with self._woken:
-            watched.failures += 1
-            pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
-            if text != watched.said and not self._stopping:
-                log.error("model %s cannot be fetched (will be tried again, first after %.0f s): %s", name, pause, text)
-            watched.said = text
-            self._again(watched, pause)
+        watched.failures += 1
+        pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
+        if text != watched.said and not self._stopping:
+            log.error("model %s cannot be fetched (will be tried again, first after %.0f s): %s", name, pause, text)
+        watched.said = text
+        self._again(watched, pause)
 
     def _again(self, watched: _Watched, pause: float) -> None:
-        watched.due, watched.running = min(watched.due, self._clock() + pause), False
-        self._woken.notify_all()
+        """Ends a scan, and schedules the next one unless the model is not wanted anymore."""
+        with self._woken:
+            watched.due, watched.running = min(watched.due, self._clock() + pause), False
+            if self._leaving.get(watched.path) is watched:
+                self._remove(watched)
+            self._woken.notify_all()
+
+    def _remove(self, gone: _Watched) -> None:
+        del self._leaving[gone.path]
+        if gone.mirror is not None:
+            gone.mirror.forget()
 
 
 def cache_folder(options: StoreOptions) -> Path:
