@@ -38,7 +38,7 @@ impl Tasks {
         !self.uncounted.lock().is_empty()
     }
 
-    /// Counts the runs that `counts_are_due` is about.
+    /// Counts the runs that should be counted now (`counts_are_due`).
     pub fn count(&self, py: Python<'_>) {
         let uncounted = std::mem::take(&mut *self.uncounted.lock());
         uncounted.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));

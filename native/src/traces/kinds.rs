@@ -12,7 +12,7 @@ const MOST: usize = 1024;
 /// The bytes of a span of one kind, without its IDs and times.
 pub type Encoded = Arc<[u8]>;
 
-/// The requests whose spans differ only in their IDs and times.
+/// A kind of requests: their spans differ only in their IDs and times.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestKind {
     pub is_http: bool,

@@ -72,8 +72,8 @@ impl Spans {
         })
     }
 
-    /// Encodes the spans of the requests that have ended: messages, each with the number of its spans, and the number
-    /// of requests that wait for their batches.
+    /// Encodes the spans of the requests that have ended. Returns messages, each with the number of its spans, and the
+    /// number of requests that wait for their batches.
     ///
     /// `traces` are the requests that Python has recorded. `reports` are the reports of batches that have run, each
     /// with the version that ran the batch. Requests that ended before `oldest` do not wait; batches that began before

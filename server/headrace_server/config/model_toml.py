@@ -64,7 +64,7 @@ class StepOptions:
 
     model: str = option("", "the name of the model that the step calls", fits=bool, words="the name of a model")
     version: int = option(0, "the version that it calls; 0 is the latest", least=0)
-    signature: str = option("", "the signature that it calls; the default if not given")
+    signature: str = option("", "the signature that it calls; serving_default if not given")
     inputs: Mapping[str, str] = option(
         dict, "the name of the array that each of the model's inputs takes", fits=_names, words="a table of names"
     )

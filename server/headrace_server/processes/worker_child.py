@@ -53,7 +53,7 @@ def end_with_server(lifeline: int) -> None:
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
-        os.read(lifeline, 1)  # there is never anything to read, so the server has already ended
+        os.read(lifeline, 1)  # nothing is ever sent, so this is the end of the pipe: the server has ended
         os._exit(0)
 
 

@@ -78,7 +78,7 @@ pub struct State {
     before: u32,
     /// Whether a stream has been opened.
     begun: bool,
-    /// Whether a share of the client's window may be kept from h2 in what it reads now.
+    /// Whether h2 may be told, in what it reads now, of a smaller window than the client has given.
     shares: bool,
     /// The connection's task.
     pub task: Option<Waker>,
