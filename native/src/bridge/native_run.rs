@@ -218,7 +218,7 @@ fn taken(pieces: Vec<Piece<Task>>) -> Vec<Waiting> {
     pieces.into_iter().filter_map(own).collect()
 }
 
-/// The piece of a task, as `taken` got it: such tasks leave the queue as a whole.
+/// The piece of a task, as it was before `taken`: such tasks leave the queue as a whole.
 fn given_back((task, arrived): Waiting) -> Piece<Task> {
     Piece { start: 0, stop: task.rows, task: Task::Native(task), arrived }
 }

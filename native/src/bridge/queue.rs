@@ -174,7 +174,7 @@ impl Queue {
         let Some(lane) = self.lane_of(&turn) else { return Some(turn) };
         let Some(native_run) = lane.native_run() else { return Some(turn) };
         let left = native_run.run(&lane, turn);
-        drop(native_run); // before `finish`, after which the lane may be closed: the session must end with it
+        drop(native_run); // before `finish`: then the lane may be closed, and nothing must keep its session alive
         match left {
             Some(turn) if !turn.pieces.is_empty() => Some(turn),
             left => {

@@ -1,6 +1,6 @@
-//! Tasks that leave the queue together and run one by one by Python, as for a model without a batch axis that cannot
-//! run without the interpreter: each is answered when its own run has ended, within a tenth of a millisecond, and no
-//! other Python code runs between two of them.
+//! Tasks that leave the queue together, and that Python runs one by one, as for a model without a batch axis that needs
+//! the interpreter. Each is answered within a tenth of a millisecond after its own run, and no other Python code runs
+//! between two of them.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -179,7 +179,8 @@ impl PlainCalls {
         let method = self.method(opening)?;
         let understood = self.understand(method.method, message)?;
         let Understood { signature, arrays, rows, choice, .. } = &understood;
-        // Numbers in shared memory may change between a comparison with the bound and the joining of the batch.
+        // Numbers in shared memory may change after they have been compared with the bound, so Python handles such a
+        // call.
         if signature.bound.is_some() && matches!(arrays, Arrays::Shared(_)) {
             return None;
         }

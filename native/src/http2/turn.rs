@@ -48,9 +48,8 @@ impl<const MOST: usize> Turn<MOST> {
         Poll::Ready(MOST)
     }
 
-    /// Counts the bytes of a read. A read that had to wait, because the client sends slowly, ends the turn without a
-    /// pause. If it waits because the task has used up tokio's budget, the thread does not park either, and so the
-    /// pause is due.
+    /// Counts the bytes of a read. A read that has to wait for a slow client ends the turn without a pause. If it waits
+    /// because the task has used up tokio's budget, the thread does not park, and so the pause is due.
     pub fn count<T>(&mut self, read: &Poll<T>, bytes: usize) {
         self.read = match read {
             Poll::Ready(_) => self.read + bytes,

@@ -59,8 +59,8 @@ struct Message {
 
 #[pymethods]
 impl Spans {
-    /// `ratio` is the share of the requests without a traceparent that are traced, `rate` the most requests per second;
-    /// `kinds` are the kinds of spans.
+    /// `ratio` is the share of the requests without a traceparent that are traced, `rate` the maximum number of
+    /// requests per second; `kinds` are the kinds of spans.
     #[new]
     fn new(ratio: f64, rate: f64, kinds: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(Self {

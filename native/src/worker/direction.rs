@@ -13,7 +13,7 @@ pub const ROOM: usize = WORDS * WORD;
 const WORDS: usize = 504;
 const WORD: usize = size_of::<u64>();
 
-/// The bit of `Direction::sent` that says that no more messages will come. The others count messages, in steps of 2.
+/// The bit of `Direction::sent` that says that no more messages will come. The other bits count messages.
 const ENDED: u32 = 1;
 const STEP: u32 = 2;
 

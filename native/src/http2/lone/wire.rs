@@ -71,7 +71,7 @@ fn measured(bytes: &[u8]) -> Option<Measured> {
         .then_some(Measured { stream, head: head.len() })
 }
 
-/// Whether a client may open this stream. The reserved bit is not set.
+/// Whether a client may open this stream: its number is odd, and the reserved bit is not set.
 fn is_client(stream: u32) -> bool {
     stream % 2 == 1 && stream >> 31 == 0
 }
