@@ -1,7 +1,7 @@
 //! The Python module and its interface version.
 //!
 //! A call or request is *plain* if this module reads it, checks it, puts it into a queue and answers it without any
-//! Python code; Python only runs the model, once for a whole batch. Most ONNX models on the CPU are run here, too
+//! Python code. Python at most runs the model, once for a whole batch: most ONNX models on the CPU are run here, too
 //! (`onnx/`). All other calls go to Python's handlers. `docs/architecture.md` says which calls are plain.
 
 #[cfg(not(feature = "fuzzing"))]
