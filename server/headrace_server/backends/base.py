@@ -75,11 +75,13 @@ class Risks:
         fatal: Operators that have crashed the process, or are of a kind that has.
         untried: Operators for which this is unknown.
         growing: Operators whose memory use depends on values in a request.
+        lasting: Operators that can run for hours on values in a request, and that no time limit ends.
     """
 
     fatal: tuple[str, ...] = ()
     untried: tuple[str, ...] = ()
     growing: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
 
 NO_RISKS = Risks()

@@ -42,9 +42,9 @@ def risks_of(backend: Backend) -> Risks | None:
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
     """Whether a model must run in a worker process because a request may crash its process.
 
-    The model must run in a worker process if one of its operators is known to crash, or if values in a request
-    determine how much memory it uses. A model with an operator for which this is unknown is tested in a process of its
-    own.
+    The model must run in a worker process if one of its operators is known to crash, if values in a request determine
+    how much memory it uses, or if they can make it run for hours, since only the process can be ended then. A model
+    with an operator for which this is unknown is tested in a process of its own.
 
     Args:
         name: The model's name, for the log.
@@ -52,10 +52,15 @@ def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], Iso
         start_trial: Loads the model in a process of its own, where a run may take `RUN_SECONDS`.
     """
     risks = risks_of(backend) or NO_RISKS
-    if risks.fatal or risks.growing:
-        does = f"{risks.fatal[0]} end the process" if risks.fatal else f"{risks.growing[0]} take any amount of memory"
-        _say(name, f"a request can make its operator {does}")
-        return True
+    known = {
+        "end the process": risks.fatal,
+        "take any amount of memory": risks.growing,
+        "run for hours": risks.lasting,
+    }
+    for does, operators in known.items():
+        if operators:
+            _say(name, f"a request can make its operator {operators[0]} {does}")
+            return True
     trial = start_trial()
     try:
         fatal = _fatal_request(backend, trial)

@@ -14,6 +14,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.independence import Finding
+from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models import containment, loader
@@ -22,7 +23,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.processes import isolated
 from headrace_server.processes.isolated import IsolatedBackend
 from tests.support.fatal_models import FATAL, MICROSOFT, Fatal
-from tests.support.graphs import FLOAT, INT64, Graph
+from tests.support.graphs import FLOAT, INT64, Graph, Value
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,45 @@ def test_zero_workers_overrides_the_isolation(tmp_path: Path, threads: BatchThre
         assert not isinstance(servable.backend, IsolatedBackend)
 
 
+def boxes(*, sent: bool = True, sampling_ratio: int = 0) -> Graph:
+    """RoiAlign with a box for each image, which is sent with it or the same for all images."""
+    box = np.array([[0, 0, 4, 4]], np.float32)
+    nodes = [
+        make_node("Shape", ["x"], ["n"], start=0, end=1),
+        make_node("Squeeze", ["n"], ["count"]),
+        make_node("Range", ["zero", "count", "one"], ["numbers"]),
+        make_node("Concat", ["n", "four"], ["size"], axis=0),
+        make_node("Expand", ["box", "size"], ["same"]),
+        make_node("RoiAlign", ["x", "boxes" if sent else "same", "numbers"], ["y"], sampling_ratio=sampling_ratio),
+    ]
+    inputs: dict[str, Value] = {"x": (FLOAT, ("N", 1, 8, 8)), **({"boxes": (FLOAT, ("N", 4))} if sent else {})}
+    constants = {"zero": np.array(0), "one": np.array(1), "four": np.array([4]), "box": box}
+    return Graph(nodes, inputs, {"y": (FLOAT, ("N", 1, 1, 1))}, constants)
+
+
+def kept(*, sent: bool, output: str = "each") -> Graph:
+    """A loop with an output of its last value, and one with the values of all iterations."""
+    body = Graph(
+        [
+            make_node("Identity", ["go"], ["on"]),
+            make_node("Add", ["state", "state"], ["next"]),
+            make_node("Identity", ["state"], ["value"]),
+        ][: 3 if output == "each" else 2],
+        {"number": (INT64, ()), "go": (9, ()), "state": (FLOAT, (1000,))},
+        {"on": (9, ()), "next": (FLOAT, (1000,)), **({"value": (FLOAT, (1000,))} if output == "each" else {})},
+    )
+    outputs = ["last", "each"] if output == "each" else ["last"]
+    node = make_node("Loop", ["times", "", "x"], outputs, body=body.model().graph)
+    inputs: dict[str, Value] = {"x": (FLOAT, (1000,)), **({"times": (INT64, ())} if sent else {})}
+    constants = {} if sent else {"times": np.array(3)}
+    return Graph([node], inputs, {output: (FLOAT, None)}, constants)
+
+
 HARMLESS = {
+    "boxes with a number of samples": boxes(sampling_ratio=2),
+    "boxes that are constants": boxes(sent=False),
+    "a number of iterations that is a constant": kept(sent=False),
+    "only the last iteration's values": kept(sent=True, output="last"),
     "an operator that survives its tests": Graph(
         [make_node("MurmurHash3", ["x"], ["y"], domain=MICROSOFT, positive=0)],
         {"x": (INT64, ("N",))},
@@ -94,6 +133,8 @@ def test_other_models_run_in_the_servers_process(graph: Graph, tmp_path: Path, t
 
 
 RISKY = {
+    "boxes of any size": boxes(),
+    "the values of any number of iterations": kept(sent=True),
     "an answer whose size the caller chooses": Graph(
         [make_node("Cast", ["x"], ["size"], to=INT64), make_node("ConstantOfShape", ["size"], ["y"])],
         {"x": (FLOAT, (1,))},
@@ -134,6 +175,15 @@ RISKY = {
 def test_values_are_followed_through_the_graph(graph: Graph, tmp_path: Path, threads: BatchThreads) -> None:
     with closing(load(graph, tmp_path, threads)) as servable:
         assert isinstance(servable.backend, IsolatedBackend)
+
+
+def test_a_model_that_can_run_for_hours_never_runs_on_a_connection_thread(tmp_path: Path) -> None:
+    steady = [
+        load_onnx(graph.write(tmp_path / str(number)), BackendOptions()).steady
+        for number, graph in enumerate((boxes(), boxes(sampling_ratio=2), boxes(sent=False)))
+    ]
+
+    assert steady == [False, True, True]
 
 
 def test_a_worker_process_may_use_a_part_of_the_memory(

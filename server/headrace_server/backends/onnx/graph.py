@@ -17,6 +17,7 @@ from headrace_server.backends.onnx.operators import (
     CHECKS_MORE,
     FATAL_VALUES,
     GROWING,
+    LASTING,
     RUN_AT_ANY_RANK,
     TRIED,
     dividing,
@@ -139,7 +140,7 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
     for node, dependent in _followed(nodes, inputs):
         if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or _has_graphs(node):
             return False
-        if dependent.intersection(_SIZES.get(node.op_type, ())):
+        if dependent.intersection(_SIZES.get(node.op_type, ())) or _lasts(node, dependent):
             return False
     return True
 
@@ -160,7 +161,20 @@ def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: 
     if any_rank:
         fatal |= used - RUN_AT_ANY_RANK
     untried = used - TRIED - functions
-    return Risks(tuple(sorted(fatal)), tuple(sorted(untried)), tuple(sorted(_depending(followed, GROWING))))
+    growing = _depending(followed, GROWING) | {node.op_type for node, dependent in followed if _grows(node, dependent)}
+    lasting = {node.op_type for node, dependent in followed if _lasts(node, dependent)}
+    return Risks(*(tuple(sorted(names)) for names in (fatal, untried, growing, lasting)))
+
+
+def _grows(node: Any, dependent: set[int]) -> bool:
+    """Whether a node is a loop that keeps values of each iteration, and whose number of iterations is in a request."""
+    kept = len(node.output) - max(0, len(node.input) - 2)  # the other outputs are the last values of the loop's inputs
+    return node.op_type == "Loop" and kept > 0 and 0 in dependent
+
+
+def _lasts(node: Any, dependent: set[int]) -> bool:
+    samples = any(attribute.name == "sampling_ratio" and attribute.i for attribute in node.attribute)
+    return bool(dependent.intersection(LASTING.get(node.op_type, ()))) and not samples
 
 
 def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:

@@ -53,6 +53,13 @@ GROWING: Mapping[str, tuple[int, ...]] = {
 }
 """Operators with an output that may exceed the memory, and the numbers of the inputs whose values decide its size."""
 
+LASTING: Mapping[str, tuple[int, ...]] = {"RoiAlign": (1,)}
+"""Operators that can run for hours, and the numbers of the inputs whose values decide that.
+
+A time limit does not end such a run, since ONNX Runtime ends runs only between operators. RoiAlign takes as many
+samples as a box has pixels, unless its attribute `sampling_ratio` says how many.
+"""
+
 RUN_AT_ANY_RANK = frozenset(
     "Abs Add And Cast Ceil Clip Constant Cos Div Equal Erf Exp Floor Greater Identity IsNaN Less Log Max Min Mul Neg "
     "Not Or Pow Reciprocal Relu Reshape Round Shape Sigmoid Sign Sin Size Sqrt Sub Sum Tanh Where Xor".split()
