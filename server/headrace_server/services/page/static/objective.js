@@ -26,7 +26,7 @@ function facts(beliefs) {
     ["planned with", `${milliseconds(beliefs.aimed_ms)} of ${milliseconds(beliefs.objective_ms)}`],
     ["latency now", el("span", { class: late ? "bad" : "good" }, milliseconds(beliefs.latency_ms))],
     ["late answers", percent(beliefs.late_share)],
-    ["rows come", `${short(beliefs.rows_per_second)}/s`],
+    ["rows arrive", `${short(beliefs.rows_per_second)}/s`],
     ["rows per batch", short(beliefs.rows_per_batch)],
     ["threads busy", `${percent(beliefs.busy_share)} of ${beliefs.threads}`],
     ["refused because of the objective", short(beliefs.refused)],
