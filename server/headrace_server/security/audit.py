@@ -72,7 +72,7 @@ class AuditLog:
         self._closing = Event()
 
     def follow(self, lines: Lines) -> None:
-        """Also appends the lines of this source, on a thread, until the log is closed."""
+        """Starts a thread that appends the lines of this source, too, until the log is closed."""
         thread = Thread(target=self._follow, args=(lines,), name="audit", daemon=True)
         thread.start()
         self._followed = lines, thread

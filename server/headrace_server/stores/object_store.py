@@ -15,7 +15,7 @@ _NO_ACCOUNT = "Account must be specified"
 """obstore's error for an Azure container without an account."""
 
 _REFUSED = re.compile(r"status code: 40[13]|credential", re.IGNORECASE)
-"""The text of listings' errors, which have no class of their own."""
+"""Recognises an error about credentials or rights by its text: it has no class of its own."""
 
 SETTLED_AFTER = timedelta(seconds=60)
 """After this time without a change, a version counts as completely written."""

@@ -57,7 +57,7 @@ class _Excerpt:
         self._size = 0
 
     def write(self, value: Any, level: int) -> bool:
-        """Adds a value at a depth; False once nothing may follow."""
+        """Adds a value at a nesting level; returns whether more may follow."""
         if isinstance(value, dict):
             return self._object(value, level)
         if isinstance(value, list):
