@@ -4,6 +4,7 @@ Triton's infer_stats.cc defines what each number counts. Times are summed by run
 a request nothing.
 """
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,7 @@ class InferenceCounts:
 
     def __init__(self) -> None:
         self._counted = Inferences()
+        self._ended = -math.inf  # when the last run ended, in seconds on the monotonic clock
         self._lock = Lock()
 
     @property
@@ -101,7 +103,7 @@ class InferenceCounts:
             counted, requests = self._counted, int(tasks.sum())
             counted.rows += int(rows.sum())
             counted.runs += len(runs)
-            counted.last = time.time() - (time.monotonic() - runs.ended)
+            self._ended_at(runs.ended)
             queued, charged = round(waited * NANOSECONDS), (tasks @ parts).tolist()
             counted.queue.add(requests, queued)
             counted.computing.add(requests, *charged)
@@ -116,7 +118,7 @@ class InferenceCounts:
             counted = self._counted
             counted.rows += 1
             counted.runs += 1
-            counted.last = time.time()
+            self._ended_at(time.monotonic())
             counted.queue.add(1, 0)
             counted.success.add(1, spent)
             for computing in (counted.computing, self._of_size(1)):
@@ -130,6 +132,11 @@ class InferenceCounts:
         """
         with self._lock:
             self._counted.fail.add(1, round(seconds * NANOSECONDS))
+
+    def _ended_at(self, seconds: float) -> None:
+        """Records when a run ended: runs are not counted in the order in which they end. Under the lock."""
+        self._ended = max(self._ended, seconds)
+        self._counted.last = time.time() - (time.monotonic() - self._ended)
 
     def _of_size(self, rows: int) -> Computing:
         """The runs of this many rows; a new number replaces the oldest if there are too many. Under the lock."""

@@ -176,6 +176,10 @@ class ServableMetrics:
     def count_reports(self) -> None:
         """Counts the answers and the runs that have not been counted yet."""
         self.now.count_runs()
+        self.count_recorded()
+
+    def count_recorded(self) -> None:
+        """Like `count_reports`, but does not ask for runs without the interpreter, of which ever more could end."""
         left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
         if not left and not self._counting.locked():
             return  # the usual case on a server with many versions
@@ -255,13 +259,13 @@ class Runs:
             return
         self._reports.append(report)
         if len(self._reports) >= REPORTS:
-            self._servable.count_reports()
+            self._servable.count_recorded()
 
     def add_native(self, times: bytes, tasks: bytes, arrivals: bytes, sizes: bytes) -> None:
         """Records runs without the interpreter; the arguments are those of `RunColumns.of_native`."""
         self._columns.append(RunColumns.of_native(times, tasks, arrivals, sizes))
         if sum(map(len, self._columns)) >= REPORTS:
-            self._servable.count_reports()
+            self._servable.count_recorded()
 
     @property
     def waiting(self) -> bool:

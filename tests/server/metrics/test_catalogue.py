@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from headrace_batching import BatchReport, DeadlineExceeded, QueueFull, TaskTooLarge
@@ -153,6 +154,12 @@ def report(*, tasks: int = 3, rows: int = 6, padding: int = 2, failed: bool = Fa
     return BatchReport(tasks, rows, padding, 0.0, 0.5, failed, arrivals=(-0.0001, -0.01, -0.02), sizes=(1, 2, 3))
 
 
+def native_runs(count: int) -> list[bytes]:
+    """The columns of this many runs without the interpreter, each of one row."""
+    times, ones, arrivals = [[1.0, 1.0, 2.0, 2.0]] * count, [1] * count, [0.5] * count
+    return [np.array(column).tobytes() for column in (times, ones, arrivals, ones)]
+
+
 def runs_of(servable: ServableMetrics, *, batched: bool = True) -> Runs:
     return servable.runs(BatchCounts(), batched=batched)
 
@@ -210,6 +217,12 @@ class TestServable:
             runs(report())
 
         assert len(runs._reports) == REPORTS - 1
+
+    def test_runs_that_end_while_others_are_counted_are_left_for_the_next_count(self, metrics: Metrics) -> None:
+        servable = metrics.servable("m", 1, Now(count_runs=lambda: runs.add_native(*native_runs(REPORTS))))
+        runs = runs_of(servable)
+        for counts in (1, 2):
+            assert servable.inferences().runs == counts * REPORTS
 
     def test_runs_of_different_sizes_and_padding(self, metrics: Metrics) -> None:
         runs = runs_of(metrics.servable("m", 1))

@@ -4,6 +4,7 @@ from array import array
 from dataclasses import fields
 
 import numpy as np
+import pytest
 
 from headrace_batching import BatchReport
 from headrace_server.metrics.inferences import SIZES_KEPT, InferenceCounts
@@ -58,6 +59,18 @@ def test_a_bounded_number_of_sizes_is_kept() -> None:
     counts.ran_alone(1.0)
     assert list(counts.counted.by_rows) == [*range(4, most + 1), 1]
     assert counts.counted.runs == counts.counted.computing.inputs.count == most + 1
+
+
+def test_the_last_run_is_the_one_that_ended_last() -> None:
+    counts = InferenceCounts()
+    late, early = RunColumns.of([report([1.0], [1])]), RunColumns.of([report([1.0], [1])._replace(ran=0.5)])
+    counts.add(late, 0.0)
+    last = counts.counted.last
+    counts.add(early, 0.0)
+
+    assert counts.counted.last == pytest.approx(last, abs=0.25)
+    counts.ran_alone(0.0)
+    assert counts.counted.last > last
 
 
 def test_runs_are_counted_while_the_sizes_are_read() -> None:
