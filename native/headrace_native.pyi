@@ -686,9 +686,9 @@ class Lane:
     def run_natively(self, fields: NativeRunFields) -> None:
         """Runs the lane's later batches without the interpreter, except those that need Python.
 
-        A batch needs Python if one of its tasks came from Python, or is padded or traced; if its inputs have more than
-        1 MiB; if its run fails; or if an answer cannot be made from its outputs. In the last two cases, Python runs the
-        batch again.
+        A batch needs Python if one of its tasks came from Python, or is traced; if tasks that differ in length are
+        padded; if its inputs have more than 1 MiB; if its run fails; or if an answer cannot be made from its outputs.
+        In the last two cases, Python runs the batch again.
         """
 
     def count_native_runs(self) -> None:
@@ -714,12 +714,13 @@ class NativeRunFields(TypedDict):
     outputs: Sequence[tuple[str, str]]
     """The alias of each output, and its name in the model."""
 
-    tell: Callable[[bytes, bytes, bytes, bytes], None]
+    tell: Callable[[bytes, bytes, bytes, bytes, bytes], None]
     """Called with the successful runs that have not been reported, if there are many, and by `count_native_runs`.
 
     The arguments are columns of 8-byte numbers. First, four floats for each run: when it began, when its inputs had
     been joined, when its outputs had been computed, and when it ended, in seconds on the queue's clock. Then integers:
-    the number of tasks of each run. Then, for each task, when it arrived (floats), and its number of rows (integers).
+    the number of tasks of each run, and then its number of rows, padding included. Then, for each task, when it
+    arrived (floats), and its number of rows (integers).
     """
 
     grown: Callable[[Sequence[Sequence[int]]], None]

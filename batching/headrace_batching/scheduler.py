@@ -125,13 +125,13 @@ class Scheduler:
     def run_natively(self, model: Mapping[str, object]) -> None:
         """Lets headrace_native run batches without the interpreter, if this scheduler uses its queue.
 
-        If batches are padded, or runs have a time limit or a latency objective, this has no effect.
+        If runs have a time limit or a latency objective, this has no effect.
 
         Args:
             model: The fields for `NativeLane.run_natively`.
         """
-        lane, options = self.lane, self.options
-        needs_run = self._limit is not None or self._controller is not None or options.allowed_batch_sizes
+        lane = self.lane
+        needs_run = self._limit is not None or self._controller is not None
         if isinstance(lane, NativeLane) and not needs_run:
             self._native = lane
             lane.run_natively(model)

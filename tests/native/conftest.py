@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from threading import Event
 
+import numpy as np
 import pytest
 
 from headrace_batching.task import Arrays
@@ -21,11 +22,11 @@ def blocked(loop_thread: LoopThread) -> Iterator[None]:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of the first axis of each run by Python."""
+    """The size of the first axis of each run by Python, or 1 for a scalar."""
     runs, run = list[int](), OnnxBackend.run
 
     def seen(backend: OnnxBackend, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
-        runs.append(len(next(iter(inputs.values()))))
+        runs.append(np.atleast_1d(next(iter(inputs.values()))).shape[0])
         return run(backend, signature, inputs, outputs)
 
     monkeypatch.setattr(OnnxBackend, "run", seen)

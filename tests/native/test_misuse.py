@@ -154,7 +154,7 @@ def test_a_batch_that_is_dropped(call: Any, queue: Any) -> None:
 
 def lane_options(**values: Any) -> SimpleNamespace:
     usual = {"execution_limit": 1, "enqueued_limit": 1, "timeout": 0.0, "enable_large_batch_splitting": False}
-    settings = {"max_running_batches": None, "num_batch_threads": 1, "latency_objective": ""}
+    settings = {"max_running_batches": None, "num_batch_threads": 1, "latency_objective": "", "allowed_batch_sizes": ()}
     return SimpleNamespace(**{**usual, **settings, **values})
 
 

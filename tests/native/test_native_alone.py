@@ -1,10 +1,12 @@
 """Requests that headrace_native runs one by one without the interpreter: the same answers, errors and counts."""
 
+import threading
 from collections.abc import Mapping
 from functools import partial
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import pytest
 from onnx import TensorProto as Onnx
 
@@ -12,12 +14,13 @@ from headrace_batching import Options
 from headrace_batching.task import Array
 from headrace_protos import PredictResponse
 from headrace_server.backends.onnx.arena import Arena
+from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.config.isolation import IsolationOptions
 from tests.conftest import Make, Run, Stop
 from tests.support import feature_models, models
 from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, arrays, floats, predict_request, refusal_of
 from tests.support.examples import classify_request, example
-from tests.support.running import RunningServer, eventually
+from tests.support.running import LoopThread, RunningServer, eventually
 
 pytest.importorskip("headrace_native")
 
@@ -61,6 +64,7 @@ ALONE: dict[str, tuple[Make, list[dict[str, Array]]]] = {
         models.positions,
         [{"x": np.array(x, np.float32)} for x in ([[0, 0, 0]], [[1, 0, 2], [0, 3, 0]])],
     ),
+    "a scalar": (models.doubled_scalar, [{"x": np.array(x, np.float32)} for x in (0, 3)]),
     "rows that mix": (models.column_totals, [{"x": np.ones((rows, 2), np.float32)} for rows in (1, 2, 5)]),
     "inputs of different rows": (
         partial(models.two_inputs, left=(3, 2), right=(2,)),
@@ -161,6 +165,28 @@ def test_python_frees_the_memory_of_large_outputs(
     assert runs == []
     assert server.caller.predict({"x": x})["y"].shape == (2, 100_000)
     assert runs == [2]
+
+
+SCALARS: dict[str, tuple[Make, npt.ArrayLike, object]] = {
+    "a number": (models.doubled_scalar, np.float32(3), 6),
+    "a string": (partial(models.identity, dtype=Onnx.STRING, dims=()), b"a word", b"a word"),
+}
+
+
+@pytest.mark.parametrize("limit", [0.0, 60.0])
+@pytest.mark.parametrize("name", SCALARS)
+def test_scalars_for_python_need_no_event_loop(
+    running: Run, monkeypatch: pytest.MonkeyPatch, loop_thread: LoopThread, name: str, limit: float
+) -> None:
+    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)
+    make, x, y = SCALARS[name]
+    server = running(make, isolation=IsolationOptions(run_timeout=limit))
+    go_on = threading.Event()
+    loop_thread.loop.call_soon_threadsafe(go_on.wait)
+    try:
+        assert server.caller.predict({"x": np.array(x)})["y"].item() == y
+    finally:
+        go_on.set()
 
 
 def test_python_runs_requests_with_a_time_limit(running: Run, runs: list[int], batching: bool) -> None:

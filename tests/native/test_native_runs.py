@@ -1,6 +1,7 @@
 """Batches that headrace_native runs without the interpreter are answered and counted like those that Python runs."""
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from headrace_server.metrics.versions import Runs
 from headrace_server.models.servable import Servable
 from tests.conftest import Run, Stop
 from tests.support import models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, floats, predict_request, status_request
+from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, status_request
 from tests.support.running import RunningServer, eventually
 
 pytest.importorskip("headrace_native")
@@ -41,6 +42,13 @@ def began(server: RunningServer, runs: list[int]) -> RunningServer:
     """The server, after the runs of its load have been forgotten."""
     runs.clear()
     return server
+
+
+def padding(server: RunningServer) -> list[int]:
+    """How many rows have been added as padding, and how many batches have run."""
+    page = server._server._metrics.page().decode()
+    names = ("padding_rows", "wrapped_run_count")
+    return [sum(int(count) for count in re.findall(rf"^:\S*{name}\S* (\d+)$", page, re.MULTILINE)) for name in names]
 
 
 def test_plain_requests_need_no_python(running: Run, served: Stop, runs: list[int]) -> None:
@@ -101,11 +109,39 @@ def test_only_the_task_that_cannot_succeed_fails(running: Run, runs: list[int]) 
     assert runs[0] == 3  # Python has run the whole batch again, and then its halves
 
 
-@pytest.mark.parametrize(
-    "options", [Options(allowed_batch_sizes=(2, 4), max_batch_size=4), Options(latency_objective="p99 1s")]
-)
-def test_python_pads_batches_and_keeps_objectives(running: Run, runs: list[int], options: Options) -> None:
-    server = began(running(models.linear, batching=options), runs)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_a_padded_batch_has_the_answer_and_the_counts_of_python(running: Run, runs: list[int], rows: int) -> None:
+    options = Options(allowed_batch_sizes=(2, 4), max_batch_size=4)
+    server = began(running(models.believed(models.column_totals), batching=options), runs)
+    request = predict_request({"x": np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)}).SerializeToString()
+    pages = list[list[int]]()
+    answers = list[bytes | Refusal]()
+    for more in (b"", SEEN):
+        before = padding(server)
+        answers.append(server.caller.send_bytes(PREDICT, request + more))
+        pages.append([after - earlier for after, earlier in zip(padding(server), before, strict=True)])
+    assert answers[0] == answers[1]
+    assert isinstance(answers[0], bytes)
+    assert pages[0] == pages[1] == [rows % 2, 1]
+    assert runs == [rows + rows % 2]
+
+
+def test_padding_repeats_the_first_row_of_the_last_request(running: Run, runs: list[int]) -> None:
+    options = Options(
+        allowed_batch_sizes=(4, 8), max_batch_size=8, batch_timeout_micros=60_000_000, num_batch_threads=1
+    )
+    model = models.believed(models.column_totals)
+    server = began(running(model, batching=options, file_system_poll_wait_seconds=0.05), runs)
+    calls = []
+    for rows in ([[1, 2]], [[10, 20], [30, 40]]):
+        calls.append(server.caller.begin(predict_request({"x": floats(*rows)})))
+        server.caller.call(status_request())  # once this is answered, the call before it has arrived
+    models.column_totals(server.base_path / "2")
+    assert [call.result(ANSWER_WITHIN).outputs["y"].float_val[:] for call in calls] == [[51, 82], [51, 82] * 2]
+
+
+def test_python_keeps_objectives(running: Run, runs: list[int]) -> None:
+    server = began(running(models.linear, batching=Options(latency_objective="p99 1s")), runs)
     assert server.caller.predict({"x": X})["y"].tolist() == [[10]]
     assert len(runs) == 1
 

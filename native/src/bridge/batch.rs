@@ -14,7 +14,6 @@ use super::lane::Lane;
 use super::padding::{Lengths, Padding};
 use super::python;
 use super::task::NativeTask;
-use crate::buffer::Buffer;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
@@ -63,8 +62,7 @@ impl Batch {
             let array = if dtype == Dtype::String {
                 join_strings(&native.tasks, number, PyTuple::new(py, &shape)?)?
             } else {
-                let array = empty.call1((PyTuple::new(py, &shape)?, python::dtype(py, dtype)?))?;
-                let buffer = Buffer::to_join_in(&array, &shape, dtype)?;
+                let (array, buffer) = python::array_to_join_in(py, empty, &shape, dtype)?;
                 python::catch_panic(|| {
                     py.detach(|| self.join_native(&native.tasks, (number, dtype), &shape, buffer.bytes_mut()))
                 })?;
@@ -184,7 +182,6 @@ impl Batch {
 impl Batch {
     /// `arrivals` are the times at which the tasks of `native` arrived, in the same order.
     pub fn new(
-        py: Python<'_>,
         native: Vec<NativeTask>,
         pieces: Bound<'_, PyList>,
         lane: Lane,
@@ -207,10 +204,10 @@ impl Batch {
                 traced.push(arrived);
             }
         }
-        let padded = if lane.batched() { lane.padded_rows(py, rows)? } else { rows };
-        if rows == 0 || padded < rows {
-            return Err(PyValueError::new_err(format!("{rows} rows cannot be padded to {padded}")));
+        if rows == 0 {
+            return Err(PyValueError::new_err("a batch must have rows"));
         }
+        let padded = lane.padded_rows(rows);
         let padded_to = padded_to(&native, &pieces)?;
         let (native, python) = (Mutex::new(native), pieces.unbind());
         Ok(Self { native, python, lane, native_rows, last, padded_to, rows, padded, traced, arrivals, sizes })
@@ -262,7 +259,7 @@ impl Batch {
         if native.is_empty() {
             return python::batch(py, &pieces, self.lane.options(py).bind(py), self.lane.batched());
         }
-        Ok(Bound::new(py, Self::new(py, native, pieces, self.lane.clone(), arrivals)?)?.into_any())
+        Ok(Bound::new(py, Self::new(native, pieces, self.lane.clone(), arrivals)?)?.into_any())
     }
 
     fn join_native(&self, native: &[NativeTask], (input, dtype): (usize, Dtype), shape: &[usize], joined: &mut [u8]) {

@@ -65,5 +65,5 @@ pub fn batch<'py>(py: Python<'py>, lane: &Lane, pieces: Vec<Piece<Task>>) -> PyR
     if native.is_empty() {
         return python::batch(py, &own, lane.options(py).bind(py), lane.batched());
     }
-    Ok(Bound::new(py, Batch::new(py, native, own, lane.clone(), arrivals)?)?.into_any())
+    Ok(Bound::new(py, Batch::new(native, own, lane.clone(), arrivals)?)?.into_any())
 }

@@ -29,6 +29,8 @@ struct LaneParts {
     /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
+    /// The sizes to which batches are padded, in ascending order; any size is allowed if there are none.
+    allowed_sizes: Vec<usize>,
     /// Runs the lane's batches without the interpreter; None if Python runs them. Dropped when the lane is closed.
     native_run: Mutex<Option<Arc<NativeRun>>>,
     /// The reason for refusing a task that could not be answered in time; empty without a latency objective.
@@ -152,8 +154,10 @@ impl Lane {
     ) -> PyResult<Self> {
         let id = tasks.queue.open_lane(rules(options, batched, tasks.shared.max_batch_bytes)?, bounds);
         let objective = options.getattr("latency_objective")?.extract()?;
+        let allowed_sizes = if batched { options.getattr("allowed_batch_sizes")?.extract()? } else { Vec::new() };
         let (tasks, options, execute) = (tasks.clone(), options.clone().unbind(), Mutex::new(Some(execute)));
-        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, native_run: Mutex::default(), objective })))
+        let native_run = Mutex::default();
+        Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, allowed_sizes, native_run, objective })))
     }
 
     /// Asks the server to count the runs of the lane's session.
@@ -176,9 +180,9 @@ impl Lane {
         self.0.tasks.queue.put(self.0.id, key, entry, self.0.tasks.clock.at(now))
     }
 
-    /// Calls `Options.padded_rows`.
-    pub fn padded_rows(&self, py: Python<'_>, rows: usize) -> PyResult<usize> {
-        self.0.options.bind(py).call_method1("padded_rows", (rows,))?.extract()
+    /// The number of rows to which a batch of at least one row is padded, as `Options.padded_rows` says.
+    pub fn padded_rows(&self, rows: usize) -> usize {
+        self.0.allowed_sizes.iter().copied().find(|size| *size >= rows).unwrap_or(rows)
     }
 
     /// The exception that says why a task was not added.

@@ -24,6 +24,8 @@ pub struct Runs {
     times: Vec<[f64; 4]>,
     /// The number of tasks of each run.
     tasks: Vec<i64>,
+    /// The number of rows of each run, padding included.
+    padded: Vec<i64>,
     /// When each task arrived: those of the first run, then of the next.
     arrivals: Vec<f64>,
     /// The number of rows of each task, in the same order.
@@ -31,10 +33,11 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Adds a run of these tasks.
-    pub fn add(&mut self, times: [f64; 4], tasks: &[Waiting]) {
+    /// Adds a run of these tasks, padded to this many rows.
+    pub fn add(&mut self, times: [f64; 4], tasks: &[Waiting], padded: usize) {
         self.times.push(times);
         self.tasks.push(tasks.len() as i64);
+        self.padded.push(padded as i64);
         self.arrivals.extend(tasks.iter().map(|(_, arrived)| arrived));
         self.sizes.extend(tasks.iter().map(|(task, _)| task.rows as i64));
     }
@@ -42,6 +45,7 @@ impl Runs {
     fn append(&mut self, other: &mut Self) {
         self.times.append(&mut other.times);
         self.tasks.append(&mut other.tasks);
+        self.padded.append(&mut other.padded);
         self.arrivals.append(&mut other.arrivals);
         self.sizes.append(&mut other.sizes);
     }
@@ -51,10 +55,16 @@ impl Runs {
     }
 
     /// Each column's numbers as they are in memory.
-    fn columns<'py>(&self, py: Python<'py>) -> [Bound<'py, PyBytes>; 4] {
+    fn columns<'py>(&self, py: Python<'py>) -> [Bound<'py, PyBytes>; 5] {
         let counts = |numbers: &[i64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
         let times = |numbers: &[f64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
-        [times(self.times.as_flattened()), counts(&self.tasks), times(&self.arrivals), counts(&self.sizes)]
+        [
+            times(self.times.as_flattened()),
+            counts(&self.tasks),
+            counts(&self.padded),
+            times(&self.arrivals),
+            counts(&self.sizes),
+        ]
     }
 }
 
@@ -130,8 +140,8 @@ impl Counts {
             written(signature.counter.add_answered(py, tally, rows));
         }
         if runs.len() > 0 {
-            let [times, tasks, arrivals, sizes] = runs.columns(py);
-            written(self.tell.bind(py).call1((times, tasks, arrivals, sizes)).map(drop));
+            let [times, tasks, padded, arrivals, sizes] = runs.columns(py);
+            written(self.tell.bind(py).call1((times, tasks, padded, arrivals, sizes)).map(drop));
         }
     }
 

@@ -90,7 +90,7 @@ impl NativeRun {
     /// Runs and answers the tasks of a turn, as one batch or, without a batch axis, one by one. Returns the turn with
     /// the tasks that Python must run or answer; None if there are none.
     pub fn run(self: &Arc<Self>, lane: &Lane, mut turn: Turn<Task>) -> Option<Turn<Task>> {
-        if !takes(&turn) {
+        if !takes(lane, &turn) {
             return Some(turn);
         }
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -119,13 +119,13 @@ impl NativeRun {
 
     /// Runs tasks together; returns them if Python must run them.
     fn run_batch(&self, lane: &Lane, mut tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
-        let began = Instant::now();
+        let (began, padded) = (Instant::now(), lane.padded_rows(rows_of(&tasks)));
         // A panic here or in `fit` has not changed any task, so Python can run them.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&tasks))).ok().flatten();
+        let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&tasks, padded))).ok().flatten();
         let Some((values, joined)) = ran else { return tasks };
         let computed = Instant::now();
-        let outputs = self.outputs(&tasks, &values);
-        if !catch_unwind(AssertUnwindSafe(|| fit(&tasks, &outputs))).unwrap_or(false) {
+        let outputs = self.outputs(&tasks, padded, &values);
+        if !catch_unwind(AssertUnwindSafe(|| fit(&tasks, padded, &outputs))).unwrap_or(false) {
             return tasks;
         }
         if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
@@ -133,7 +133,7 @@ impl NativeRun {
             return Vec::new();
         }
         let is_large = outputs.iter().any(|output| output.bytes.len() >= self.large);
-        let shapes = if is_large { shapes(&tasks) } else { Vec::new() };
+        let shapes = if is_large { shapes(&tasks, padded) } else { Vec::new() };
         self.record(lane, [began, joined, computed, Instant::now()], tasks, ended);
         if is_large {
             self.send(ended);
@@ -150,7 +150,7 @@ impl NativeRun {
         if !lane.batched() {
             lane.ran(on_clock[3] - on_clock[0], tasks.iter().map(|(task, _)| task.size()).sum());
         }
-        ended.runs.add(on_clock, &tasks);
+        ended.runs.add(on_clock, &tasks, lane.padded_rows(rows_of(&tasks)));
         if ended.ready.add(tasks.into_iter().map(|(task, _)| task), times[0], times[3]) {
             self.send(ended);
         }
@@ -169,9 +169,9 @@ impl NativeRun {
     }
 
     /// The outputs that the tasks want, and when the inputs had been joined; None if the run failed.
-    fn compute(&self, tasks: &[Waiting]) -> Option<(SmallVec<[Value; 2]>, Instant)> {
+    fn compute(&self, tasks: &[Waiting], padded: usize) -> Option<(SmallVec<[Value; 2]>, Instant)> {
         let names: SmallVec<[&CStr; 2]> = self.wanted(choice(tasks)).map(|(_, name)| name.as_c_str()).collect();
-        with_inputs(tasks, |feeds| {
+        with_inputs(tasks, padded, |feeds| {
             let joined = Instant::now();
             let values = self.session.get().compute((&self.inputs, feeds), &names, None).ok()?;
             Some((values.into_iter().collect::<Option<_>>()?, joined))
@@ -184,24 +184,26 @@ impl NativeRun {
         outputs.filter(move |(number, _)| choice.is_none_or(|choice| choice.has(*number))).map(|(_, output)| output)
     }
 
-    fn outputs<'a>(&'a self, tasks: &[Waiting], values: &'a [Value]) -> SmallVec<[Output<'a>; 2]> {
+    fn outputs<'a>(&'a self, tasks: &[Waiting], padded: usize, values: &'a [Value]) -> SmallVec<[Output<'a>; 2]> {
         let output = |((alias, _), value): (&'a (String, CString), &'a Value)| Output {
             alias,
             dtype: value.dtype,
             shape: &value.shape,
             bytes: value.bytes(),
             text: &[],
-            whole: tasks.len() == 1,
+            whole: tasks.len() == 1 && padded == tasks[0].0.rows,
         };
         self.wanted(choice(tasks)).zip(values).map(output).collect()
     }
 }
 
-/// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded here and are neither
-/// padded nor traced.
-fn takes(turn: &Turn<Task>) -> bool {
+/// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded here, are not traced, and
+/// have inputs of one length.
+fn takes(lane: &Lane, turn: &Turn<Task>) -> bool {
     let plain = |task: &NativeTask| task.rows > 0 && !task.traced && task.signature.padding.is_none();
-    turn.size <= MOST && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if plain(task)))
+    let rows = turn.pieces.iter().map(|piece| piece.stop - piece.start).sum::<usize>().max(1);
+    turn.size.saturating_mul(lane.padded_rows(rows)) / rows <= MOST
+        && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if plain(task)))
 }
 
 /// The choice that tasks share which run together.
@@ -224,9 +226,8 @@ fn given_back((task, arrived): Waiting) -> Piece<Task> {
 }
 
 /// Whether every task's answer can be made from the outputs.
-fn fit(tasks: &[Waiting], outputs: &[Output<'_>]) -> bool {
-    let rows = rows_of(tasks);
-    let has_rows = |output: &Output<'_>| output.whole || output.shape.first() == Some(&rows);
+fn fit(tasks: &[Waiting], padded: usize, outputs: &[Output<'_>]) -> bool {
+    let has_rows = |output: &Output<'_>| output.whole || output.shape.first() == Some(&padded);
     let mut start = 0;
     outputs.iter().all(has_rows)
         && tasks.iter().all(|(task, _)| {

@@ -5,9 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use super::shared::Shared;
+use crate::buffer::Buffer;
 use crate::protobuf::Dtype;
 
 /// The module's attributes that are used here.
@@ -111,6 +112,21 @@ pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<&Bound<'_, PyAny>> {
     static FOUND: [PyOnceLock<Py<PyAny>>; Dtype::COUNT] = [const { PyOnceLock::new() }; Dtype::COUNT];
     let look_up = || names(py)?.dtype.call1(py, (dtype.name(),));
     FOUND[dtype as usize].get_or_try_init(py, look_up).map(|found| found.bind(py))
+}
+
+/// An array of this shape to join an input in, created by `empty`, and its memory.
+pub fn array_to_join_in<'py>(
+    py: Python<'py>,
+    empty: &Bound<'py, PyAny>,
+    shape: &[usize],
+    element: Dtype,
+) -> PyResult<(Bound<'py, PyAny>, Buffer)> {
+    // numpy gives no access to the memory of an array without dimensions.
+    let of_memory = if shape.is_empty() { &[1] } else { shape };
+    let array = empty.call1((PyTuple::new(py, of_memory)?, dtype(py, element)?))?;
+    let buffer = Buffer::to_join_in(&array, of_memory, element)?;
+    let array = if shape.is_empty() { array.call_method1("reshape", (PyTuple::empty(py),))? } else { array };
+    Ok((array, buffer))
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use super::lane::Lane;
 use super::python;
 use super::ready::Ready;
 use super::task::{NativeTask, Waiting};
-use crate::buffer::Buffer;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
@@ -91,7 +90,7 @@ impl Series {
     }
 
     fn batch(&self, py: Python<'_>, task: NativeTask, came: f64) -> PyResult<Batch> {
-        Batch::new(py, vec![task], PyList::empty(py), self.lane.clone(), vec![came])
+        Batch::new(vec![task], PyList::empty(py), self.lane.clone(), vec![came])
     }
 
     /// Runs the next task; returns whether there was one.
@@ -170,8 +169,7 @@ fn join_one<'py>(
     if dtype == Dtype::String {
         return join_strings(std::slice::from_ref(task), number, PyTuple::new(py, shape)?);
     }
-    let array = empty.call1((PyTuple::new(py, shape)?, python::dtype(py, dtype)?))?;
-    let buffer = Buffer::to_join_in(&array, shape, dtype)?;
+    let (array, buffer) = python::array_to_join_in(py, empty, shape, dtype)?;
     let bytes = buffer.bytes_mut();
     let is_small = bytes.len() <= SMALL;
     let mut copy = || task.call.copy_to(number, dtype, bytes);

@@ -109,8 +109,7 @@ pub fn tensors(request: &Request<'_>, declared: &[Input], max_rows: Option<usize
         let (_, proto) = named.next()?;
         let proto = TensorProto::read(proto.clone())?;
         let Some(max_rows) = max_rows else {
-            // A scalar is not plain, since its buffer has no shape.
-            let (dims, rank) = proto.shape.filter(|(_, rank)| *rank > 0)?;
+            let (dims, rank) = proto.shape?;
             tensors.push(input.read(&proto, &dims[..rank], 1)?);
             rows = Some(1);
             continue;

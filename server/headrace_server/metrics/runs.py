@@ -54,24 +54,26 @@ class RunColumns:
         )
 
     @classmethod
-    def of_native(cls, times: bytes, tasks: bytes, arrivals: bytes, sizes: bytes) -> "RunColumns":
+    def of_native(cls, times: bytes, tasks: bytes, padded: bytes, arrivals: bytes, sizes: bytes) -> "RunColumns":
         """The columns for one or more runs without the interpreter.
 
         Args:
             times: When each run began, had its inputs, had its outputs and ended, in seconds on the queue's clock.
             tasks: The number of requests in each run.
+            padded: The number of rows in each run, padding included.
             arrivals: When each request arrived, on the same clock.
             sizes: The number of rows in each request.
         """
         began, joined, computed, ended = np.frombuffer(times).reshape(-1, 4).T
-        requests, rows = np.frombuffer(tasks, np.int64), np.frombuffer(sizes, np.int64)
+        requests, rows_of_each = np.frombuffer(tasks, np.int64), np.frombuffer(sizes, np.int64)
+        rows = np.add.reduceat(rows_of_each, requests.cumsum() - requests)
         return cls(
-            *(requests, np.add.reduceat(rows, requests.cumsum() - requests), np.zeros_like(requests)),
+            *(requests, rows, np.frombuffer(padded, np.int64) - rows),
             ended - began,
             _parts(ended - began, joined - began, computed - joined),
             float(ended.max()),
             np.repeat(began, requests) - np.frombuffer(arrivals),
-            rows,
+            rows_of_each,
         )
 
     def __len__(self) -> int:

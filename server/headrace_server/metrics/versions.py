@@ -261,9 +261,9 @@ class Runs:
         if len(self._reports) >= REPORTS:
             self._servable.count_recorded()
 
-    def add_native(self, times: bytes, tasks: bytes, arrivals: bytes, sizes: bytes) -> None:
+    def add_native(self, times: bytes, tasks: bytes, padded: bytes, arrivals: bytes, sizes: bytes) -> None:
         """Records runs without the interpreter; the arguments are those of `RunColumns.of_native`."""
-        self._columns.append(RunColumns.of_native(times, tasks, arrivals, sizes))
+        self._columns.append(RunColumns.of_native(times, tasks, padded, arrivals, sizes))
         if sum(map(len, self._columns)) >= REPORTS:
             self._servable.count_recorded()
 

@@ -18,7 +18,7 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
 from headrace_server.models.watched import Take, watched
 
 Outputs = tuple[str, ...]
-ObserveNative = Callable[[bytes, bytes, bytes, bytes], None]
+ObserveNative = Callable[[bytes, bytes, bytes, bytes, bytes], None]
 ObserveRuns = Callable[[str, bool], tuple[Observe, ObserveNative]]
 
 

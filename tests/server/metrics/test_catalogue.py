@@ -157,7 +157,7 @@ def report(*, tasks: int = 3, rows: int = 6, padding: int = 2, failed: bool = Fa
 def native_runs(count: int) -> list[bytes]:
     """The columns of this many runs without the interpreter, each of one row."""
     times, ones, arrivals = [[1.0, 1.0, 2.0, 2.0]] * count, [1] * count, [0.5] * count
-    return [np.array(column).tobytes() for column in (times, ones, arrivals, ones)]
+    return [np.array(column).tobytes() for column in (times, ones, ones, arrivals, ones)]
 
 
 def runs_of(servable: ServableMetrics, *, batched: bool = True) -> Runs:

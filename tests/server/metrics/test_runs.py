@@ -26,12 +26,24 @@ def test_runs_without_the_interpreter_give_the_same_columns_as_reports() -> None
     began, joined, computed, ended = times = [2.0, 2.25, 2.75, 3.0]
     parts = [([1.0, 1.5], [2, 1]), ([2.0], [4])]
     reports = [
-        BatchReport(len(sizes), sum(sizes), 0, began, ended - began, False, arrivals, sizes, 0.25, computed - joined)
+        BatchReport(
+            len(sizes),
+            sum(sizes),
+            4 - sum(sizes),
+            began,
+            ended - began,
+            False,
+            arrivals,
+            sizes,
+            0.25,
+            computed - joined,
+        )
         for arrivals, sizes in parts
     ]
     native = RunColumns.of_native(
         np.array([times, times]).tobytes(),
         np.array([2, 1]).tobytes(),
+        np.array([4, 4]).tobytes(),
         np.array([1.0, 1.5, 2.0]).tobytes(),
         np.array([2, 1, 4]).tobytes(),
     )
