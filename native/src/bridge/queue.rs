@@ -105,12 +105,7 @@ impl Queue {
             let turn = match py.detach(|| self.wait()) {
                 Due::Closed => return Ok(None),
                 Due::Turn(turn) => turn,
-                Due::Python => {
-                    let turn = self.tasks.queue.turn(self.tasks.clock.now());
-                    // Only later tasks may be Python's.
-                    let Some(turn) = py.detach(|| self.run_natively(turn)) else { continue };
-                    turn
-                }
+                Due::Python => self.tasks.queue.turn(self.tasks.clock.now()),
             };
             if let Some(formed) = self.delivered(py, turn)? {
                 return python::names(py)?.formed.bind(py).call1(formed).map(Some);
