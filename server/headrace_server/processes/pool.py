@@ -18,6 +18,7 @@ from headrace_server.processes import memory_file
 from headrace_server.processes.child import ChildProcess
 from headrace_server.processes.readable import readable
 from headrace_server.processes.turns import Turns
+from headrace_server.tasks import end_all
 
 T = TypeVar("T")
 
@@ -79,9 +80,7 @@ class JsonProcesses:
         """Ends the processes, whatever they are doing."""
         for process in self._idle:
             process.close()
-        for job in self._jobs:
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await end_all(self._jobs)
 
     async def _run(self, job: "_Job") -> Any:
         try:

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio
 
 from headrace_protos import POOL
+from headrace_server.tasks import end_all
 
 _PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 _SERVICE = "ServerReflection"
@@ -69,8 +70,7 @@ async def _next(answers: AsyncIterator[Any], draining: "asyncio.Future[Any]") ->
         await asyncio.wait((answer, draining), return_when=asyncio.FIRST_COMPLETED)
         return answer.result() if answer.done() else None
     finally:
-        answer.cancel()
-        await asyncio.gather(answer, return_exceptions=True)  # the task uses the call, which may end with this function
+        await end_all((answer,))  # the task uses the call, which may end with this function
 
 
 def _v1_file() -> bytes:

@@ -5,6 +5,8 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Protocol
 
+from headrace_server.tasks import end_all
+
 
 class Exchange(Protocol):
     """A gRPC call or an HTTP request that a task answers.
@@ -31,9 +33,7 @@ class ExchangeTasks:
 
     async def end(self) -> None:
         """Cancels all tasks, and returns when they have ended."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks)
 
     def _forget(self, exchange: Exchange, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

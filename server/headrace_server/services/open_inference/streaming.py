@@ -16,6 +16,7 @@ from headrace_server.errors import status_of
 from headrace_server.models.answers import reserve_apart
 from headrace_server.models.call import Call
 from headrace_server.services.open_inference.inference import RunError
+from headrace_server.tasks import end_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,7 @@ class Stream:
                     raise unread.response
                 yield unread.response
         finally:
-            every = (reading, *self._tasks)
-            for task in every:
-                task.cancel()
-            await asyncio.gather(*every, return_exceptions=True)
+            await end_all((reading, *self._tasks))
 
     async def _read(self, requests: Requests) -> None:
         turn = asyncio.Event()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from headrace_server.errors import ServingError
 from headrace_server.models.answers import MEMORY
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
+from headrace_server.tasks import end_all
 from headrace_server.transports.budget import Budget, Held
 from headrace_server.transports.http.refusals import refusal, too_large
 
@@ -135,11 +136,9 @@ async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
             raise _Left
         return answer.result()
     finally:
-        answer.cancel()
-        leaving.cancel()
         # Both must have ended before the calling function closes the objects that they use: a generator cannot be
         # closed while it runs.
-        await asyncio.gather(answer, leaving, return_exceptions=True)
+        await end_all((answer, leaving))
 
 
 async def _send_chunks(send: Send, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
