@@ -5,7 +5,7 @@ name. An array that no step produces is an input of the ensemble; one that no st
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -18,6 +18,7 @@ from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, Ten
 from headrace_server.config.model_toml import MODEL_FILE, StepOptions, read_model_options
 from headrace_server.errors import LoadError, NotInMemory, ServingError, invalid
 from headrace_server.models.call import Call
+from headrace_server.tasks import end_all
 
 RUNTIME = "ensemble"
 
@@ -111,9 +112,11 @@ class Ensemble:
         """
         run = _Run(self._members, self._makers, inputs, call)
         try:
+            run.begin(outputs)
             return {name: await run.array(name) for name in outputs}
-        finally:
-            run.close()
+        except BaseException:
+            await run.close()
+            raise
 
     def close(self) -> None:
         """Does nothing: the steps' models do not belong to the ensemble."""
@@ -129,6 +132,12 @@ class _Run:
         self._call = call
         self._begun: dict[int, asyncio.Task[Arrays]] = {}
 
+    def begin(self, names: Iterable[str]) -> None:
+        """Begins the steps that produce these arrays, so that they run at the same time."""
+        for name in names:
+            if name not in self._inputs:
+                self._begin(self._makers[name])
+
     async def array(self, name: str) -> Array:
         """Waits for an array by its name."""
         if name in self._inputs:
@@ -136,10 +145,9 @@ class _Run:
         made = await asyncio.shield(self._begin(self._makers[name]))
         return made[name]
 
-    def close(self) -> None:
-        """Cancels what still runs, after a failure or after the caller has disconnected."""
-        for task in self._begun.values():
-            task.cancel()
+    async def close(self) -> None:
+        """Ends what still runs, after a failure or after the caller has disconnected."""
+        await end_all(self._begun.values())
 
     def _begin(self, step: StepOptions) -> "asyncio.Task[Arrays]":
         if id(step) not in self._begun:
@@ -147,9 +155,7 @@ class _Run:
         return self._begun[id(step)]
 
     async def _step(self, step: StepOptions) -> Arrays:
-        for name in step.inputs.values():  # begin all of them, so that they run at the same time
-            if name not in self._inputs:
-                self._begin(self._makers[name])
+        self.begin(step.inputs.values())
         inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
         with await self._find(step) as member:
             results = await _run_member(member, step, inputs, self._call)

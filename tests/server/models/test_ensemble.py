@@ -1,23 +1,31 @@
 """Ensembles: models that consist of other models, called through both APIs."""
 
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 from grpc import StatusCode
 
+from headrace_batching import LoopDelivery, Options
+from headrace_batching.task import Arrays
+from headrace_protos import DataType
 from headrace_protos.inference import grpc_service_pb2 as messages
+from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.model_toml import StepOptions
-from headrace_server.errors import ServingError, not_found
+from headrace_server.errors import ServingError, invalid, not_found
+from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Members, Unready, make_ensemble
 from headrace_server.models.servable import Servable
 from tests.conftest import Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, packed, tensor
 from tests.support import models
-from tests.support.calls import predict_request
+from tests.support.calls import ANSWER_WITHIN, predict_request
 from tests.support.running import RunningServer, eventually
 
 WORDS = """
@@ -207,3 +215,71 @@ def test_a_member_that_becomes_ready_during_the_lookup_is_found(tmp_path: Path) 
     members = Members(find, lease, lambda *_: None, lambda name: tmp_path / name, awaited.__contains__)
     with pytest.raises(Unready):
         make_ensemble(tmp_path, steps, members)
+
+
+class Step:
+    """A servable of one input and one output, whose answer is that of a function."""
+
+    batching: Options | None = None
+
+    def __init__(self, answer: Callable[[Arrays], Awaitable[Arrays]]) -> None:
+        spec = TensorSpec("t", DataType.DT_FLOAT, (None,))
+        self.signatures = {"serving_default": Signature({"x": spec}, {"y": spec}, batched=True)}
+        self._answer = answer
+
+    async def run(self, signature: str, inputs: Arrays, outputs: tuple[str, ...], call: Call) -> Arrays:
+        assert (signature, outputs, call.deadline) == ("serving_default", ("y",), None)
+        return await self._answer(inputs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+async def run_both(root: Path, answer: Callable[[Arrays], Awaitable[Arrays]]) -> Arrays:
+    """The outputs of an ensemble of two steps that do not depend on each other."""
+    step = Step(answer)
+
+    async def lease(*_: object) -> Step:
+        return step
+
+    members = Members(lambda *_: step, lease, lambda *_: None, lambda name: root / name, lambda _: False)
+    steps = [StepOptions(model=name, inputs={"x": "x"}, outputs={"y": name}) for name in "ab"]
+    ensemble = make_ensemble(root, steps, members)
+    async with asyncio.timeout(ANSWER_WITHIN):
+        call = Call(LoopDelivery(asyncio.get_running_loop()))
+        return await ensemble.run_steps({"x": np.ones(1, np.float32)}, ("a", "b"), call)
+
+
+def test_steps_that_do_not_depend_on_each_other_run_at_the_same_time(tmp_path: Path) -> None:
+    async def meet() -> Arrays:
+        both = asyncio.Barrier(2)
+
+        async def answer(inputs: Arrays) -> Arrays:
+            await both.wait()
+            return {"y": inputs["x"]}
+
+        return await run_both(tmp_path, answer)
+
+    assert asyncio.run(meet()).keys() == {"a", "b"}
+
+
+def test_only_one_of_several_failures_is_reported(tmp_path: Path) -> None:
+    """asyncio reports the error of a task that nobody has waited for."""
+    reported: list[Any] = []
+
+    async def fail_twice() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        both = asyncio.Barrier(2)
+
+        async def answer(inputs: Arrays) -> Arrays:
+            await both.wait()
+            raise invalid(f"{len(inputs)} inputs")
+
+        with pytest.raises(ServingError, match=r"step model [ab]: 1 inputs"):
+            await run_both(tmp_path, answer)
+        gc.collect()
+
+    asyncio.run(fail_twice())
+    assert reported == []
