@@ -87,7 +87,7 @@ class Warmup:
             servable = load(name, version, path)
             try:
                 self.run(path, servable)
-            except Exception:
+            except BaseException:  # a model may call sys.exit
                 servable.close()
                 raise
             return servable

@@ -1,7 +1,7 @@
 """Warm-up without a server: the requests that it runs, the files that it refuses, and its runs on zeros."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -331,5 +331,18 @@ def test_a_version_that_cannot_be_warmed_up_is_freed(tmp_path: Path) -> None:
     with load("m", 2, tmp_path):
         assert not backend.closed
     with pytest.raises(ServingError, match="refused"):
+        load("m", 1, tmp_path)
+    assert backend.closed
+
+
+def test_a_version_whose_warm_up_ends_the_process_is_freed(tmp_path: Path) -> None:
+    class Exiting(Adder):
+        def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
+            raise SystemExit((signature, *inputs, *outputs))
+
+    backend = Exiting()
+    warmup = Warmup(WarmupOptions(), lambda _: {}, Metrics())
+    load = warmup.after(lambda name, version, _: Servable(name, version, backend, BatchThreads(1), None))
+    with pytest.raises(SystemExit):
         load("m", 1, tmp_path)
     assert backend.closed
