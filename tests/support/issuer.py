@@ -36,16 +36,21 @@ class Issuer:
         keys_url: The URL of the keys, as its discovery document names it.
         fetches: How often its keys were requested.
         is_up: Whether it answers.
+        garbage: What it sends instead of HTTP, if it is not empty.
     """
 
     def __init__(self) -> None:
         self.keys: dict[str, tuple[str, Key]] = {"first": ("ES256", new_key())}
         self.fetches = 0
         self.is_up = True
+        self.garbage = b""
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if issuer.garbage:
+                    self.wfile.write(issuer.garbage)
+                    return
                 body = issuer.document(self.path)
                 self.send_response(200 if body is not None and issuer.is_up else 503)
                 self.end_headers()

@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from threading import Lock
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -71,7 +71,7 @@ def fetch_json(url: str) -> Any:
         if len(body) > MAX_DOCUMENT_BYTES:
             raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
         return json.loads(body)
-    except (URLError, OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:
         raise ServingError(Code.UNAVAILABLE, f"{url} cannot be fetched: {error}") from error
 
 

@@ -157,6 +157,14 @@ def test_an_issuer_that_is_down(issuer: Issuer, tokens: Tokens, clock: Clock) ->
     assert tokens.check(issuer.token()).name == "jwt:alice"
 
 
+def test_an_issuer_that_does_not_speak_http(issuer: Issuer, tokens: Tokens) -> None:
+    issuer.garbage = b"220 mail.example\r\n"
+
+    with pytest.raises(ServingError, match="cannot be fetched") as error:
+        tokens.check(issuer.token())
+    assert error.value.code == Code.UNAVAILABLE
+
+
 def test_a_discovery_document_of_another_issuer(issuer: Issuer) -> None:
     options = TokenOptions(issuer.url + "/", (AUDIENCE,))
     tokens = Tokens(options, KeySet(options))
