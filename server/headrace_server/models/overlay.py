@@ -36,7 +36,7 @@ class Overlay:
 
     def served(self, name: str) -> ModelConfig | None:
         """A model as it is served, or was before its versions failed; None for one that is not to be served."""
-        return self._asked[name] if name in self._asked else self._listed.get(name)
+        return self._asked.get(name, self._listed.get(name))
 
     def policy_of(self, name: str) -> VersionPolicy | None:
         """Which versions of a model are served; None for one that is not to be served."""
