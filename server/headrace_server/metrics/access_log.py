@@ -4,7 +4,7 @@ import logging
 from contextvars import ContextVar
 from typing import Protocol
 
-from headrace_server.metrics.series import Tally
+from headrace_server.metrics.counting import Tally
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from headrace_server.metrics.counting import Histogram, Tally
 from headrace_server.metrics.names import Families
-from headrace_server.metrics.series import Histogram, Labels, Tally
+from headrace_server.metrics.series import Labels
 
 COUNTED = ("Predict", "Classify", "Regress")
 """The methods that TF Serving counts."""

@@ -9,8 +9,6 @@ from headrace_server.metrics.series import Form
 
 T = TypeVar("T")
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 _AT_ONCE = 100  # the number of lines, or versions, that a scrape handles without a pause, in about 0.1 ms
 
 

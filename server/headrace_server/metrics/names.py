@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
+from headrace_server.metrics.counting import Counter, Histogram, growing
 from headrace_server.metrics.exposition import page
-from headrace_server.metrics.series import Counter, Family, Gauges, Histogram, counters, growing, histograms
+from headrace_server.metrics.series import Family, Gauges, counters, histograms
 
 # TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
 LATENCY = growing(10, 1.8, 33)

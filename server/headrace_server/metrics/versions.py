@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from headrace_batching import BatchingError, BatchReport, Beliefs, Closed, DeadlineExceeded, QueueFull
 from headrace_server.metrics.calls import CountCalls, Tallied
+from headrace_server.metrics.counting import Counter, Histogram, Tally, tally
 from headrace_server.metrics.inferences import InferenceCounts, Inferences
 from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SERVABLE, SIZES, Families
 from headrace_server.metrics.runs import RunColumns
-from headrace_server.metrics.series import Counter, Histogram, Labels, Tally, tally
+from headrace_server.metrics.series import Labels
 from headrace_server.metrics.summary import BatchCounts
 
 RUNTIME = "TF1"

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from headrace_server.metrics.counting import growing, tally
 from headrace_server.metrics.exposition import page
-from headrace_server.metrics.series import Gauges, Labels, counters, growing, histograms, tally
+from headrace_server.metrics.series import Gauges, Labels, counters, histograms
 
 
 def test_a_counter() -> None:

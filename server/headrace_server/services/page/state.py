@@ -14,9 +14,10 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.config.run import Config
 from headrace_server.errors import ServingError, status_of
 from headrace_server.metrics.catalogue import Metrics
+from headrace_server.metrics.counting import Histogram
 from headrace_server.metrics.names import LATENCY, PARTS, QUEUING, SIZES
 from headrace_server.metrics.process import read_process
-from headrace_server.metrics.series import Family, Histogram
+from headrace_server.metrics.series import Family
 from headrace_server.models.servable import Servable
 from headrace_server.models.versions import VersionStatus
 from headrace_server.services.page.options import options_in_force

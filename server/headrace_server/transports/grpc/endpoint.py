@@ -10,7 +10,7 @@ from headrace_batching.contract import TaskQueue
 from headrace_server.config.memory import available_memory
 from headrace_server.config.run import Config
 from headrace_server.metrics.calls import CountCalls
-from headrace_server.metrics.series import Tally
+from headrace_server.metrics.counting import Tally
 from headrace_server.models.servable import Servable
 from headrace_server.models.trace import Spans, Trace
 from headrace_server.security.gate import Gate

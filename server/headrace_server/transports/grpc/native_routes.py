@@ -13,8 +13,8 @@ from headrace_protos import Code, DataType
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import status_of, timed_out
 from headrace_server.metrics.calls import CountCalls, Tallied
+from headrace_server.metrics.counting import Tally
 from headrace_server.metrics.names import LATENCY
-from headrace_server.metrics.series import Tally
 from headrace_server.models.plain import Plain
 from headrace_server.models.servable import Servable
 from headrace_server.services.json.arrays import PLAIN

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from headrace_protos import Code
-from headrace_server.metrics.series import Tally
+from headrace_server.metrics.counting import Tally
 from headrace_server.models.trace import CURRENT, MARK, PARENT, STATE
 from headrace_server.transports.grpc.endpoint import ObserveCall, Tracing
 
