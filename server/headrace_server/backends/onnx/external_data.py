@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array
-from headrace_protos import DataType
 from headrace_protos.tensor import dtype_of
-from headrace_server.backends.onnx.schema import BYTES, INT, MANY, ONE, TEXT, Field, message_class
+from headrace_server.backends.onnx.schema import BYTES, DTYPES, INT, MANY, ONE, TEXT, Field, message_class
 from headrace_server.errors import invalid, unreadable
 
 _MESSAGES: dict[str, tuple[Field, ...]] = {
@@ -63,21 +62,7 @@ _BITS = {14: 64, 15: 128, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8
 _OTHERS = {0: "UNDEFINED", 8: "STRING"}
 """The names of the element types without a fixed size, whose data cannot be external."""
 
-_DTYPES = {
-    1: DataType.DT_FLOAT,
-    2: DataType.DT_UINT8,
-    3: DataType.DT_INT8,
-    4: DataType.DT_UINT16,
-    5: DataType.DT_INT16,
-    6: DataType.DT_INT32,
-    7: DataType.DT_INT64,
-    9: DataType.DT_BOOL,
-    10: DataType.DT_HALF,
-    11: DataType.DT_DOUBLE,
-    12: DataType.DT_UINT32,
-    13: DataType.DT_UINT64,
-    16: DataType.DT_BFLOAT16,
-}
+_DTYPES = {number: dtype for number, dtype in DTYPES.items() if number not in _OTHERS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_protos import DataType
 from headrace_server.backends.onnx import schema
-from headrace_server.backends.onnx.schema import BYTES, INT, MANY, ONE, TEXT, Field
+from headrace_server.backends.onnx.schema import BYTES, DTYPES, INT, MANY, ONE, TEXT, Field
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.errors import invalid
 
@@ -57,24 +57,6 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
     "Dimension": (("dim_value", 1, INT, ONE), ("dim_param", 2, TEXT, ONE)),
 }
 
-_FLOAT16, _BFLOAT16 = 10, 16  # onnx.TensorProto.DataType
-_DTYPES = {
-    1: DataType.DT_FLOAT,
-    2: DataType.DT_UINT8,
-    3: DataType.DT_INT8,
-    4: DataType.DT_UINT16,
-    5: DataType.DT_INT16,
-    6: DataType.DT_INT32,
-    7: DataType.DT_INT64,
-    8: DataType.DT_STRING,
-    9: DataType.DT_BOOL,
-    _FLOAT16: DataType.DT_HALF,
-    11: DataType.DT_DOUBLE,
-    12: DataType.DT_UINT32,
-    13: DataType.DT_UINT64,
-    _BFLOAT16: DataType.DT_BFLOAT16,
-}
-
 
 @dataclass(frozen=True)
 class OnnxHeader:
@@ -116,18 +98,18 @@ def read_header(model: bytes) -> OnnxHeader:
     if not outputs:
         raise invalid("it is not an ONNX model: it has no outputs")
     types = [spec.dtype for spec in (*inputs.values(), *outputs.values())]
-    types += [_DTYPES[tensor.data_type] for tensor in graph.initializer if tensor.data_type in _DTYPES]
+    types += [DTYPES[tensor.data_type] for tensor in graph.initializer if tensor.data_type in DTYPES]
     metadata = {entry.key: entry.value for entry in message.metadata_props}
     return OnnxHeader(inputs, outputs, metadata, frozenset(node.op_type for node in graph.node), frozenset(types))
 
 
 def _spec(value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
-    if tensor.elem_type not in _DTYPES:
+    if tensor.elem_type not in DTYPES:
         raise invalid(f"{value.name!r} is not a tensor of a type that a request can contain")
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     dims = tuple(dim.dim_param for dim in tensor.shape.dim)
-    return TensorSpec(value.name, _DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))
+    return TensorSpec(value.name, DTYPES[tensor.elem_type], shape, dims, any_rank=not tensor.HasField("shape"))
 
 
 @cache
