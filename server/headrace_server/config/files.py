@@ -1,6 +1,7 @@
 """Parses the text-proto files that flags name."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,31 +20,34 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 
-def read_text_proto(path: str, message: M, *, unknown_fields: bool = False) -> M:
+def read_text_proto(
+    path: str, message: M, *, unknown_fields: bool = False, complain: Callable[[str], object] = log.error
+) -> M:
     """Parses a file into a message.
 
     Args:
         path: The file.
         message: An empty message of the file's type.
         unknown_fields: Whether fields that the type does not have are skipped.
+        complain: Takes the reason why the file cannot be parsed, before the error is raised.
 
     Raises:
         ServingError: The file cannot be read; INVALID_ARGUMENT if it cannot be parsed. TF Serving: proto_util.h has the
-            text; line, column and reason are logged, as protobuf's own parser does.
+            text; line, column and reason go to `complain`, as protobuf's own parser logs them.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        log.error("Error parsing text-format %s: %s", message.DESCRIPTOR.full_name, error)
+        complain(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {error}")
         raise invalid(f"Invalid protobuf file: '{path}'") from error
     try:
         return text_format.Parse(text, message, descriptor_pool=POOL, allow_unknown_field=unknown_fields)
     except text_format.ParseError as error:
         where = f"{error.GetLine()}:{error.GetColumn()}"
         reason = str(error).removeprefix(f"{where} : ")
-        log.error("Error parsing text-format %s: %s: %s", message.DESCRIPTOR.full_name, where, reason)
+        complain(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {where}: {reason}")
         raise invalid(f"Invalid protobuf file: '{path}'") from error
 
 

@@ -26,7 +26,7 @@ class ConfigPoll:
         self._path = path
         self._seconds = seconds
         self._apply = apply
-        self._said: str | None = None
+        self._said: list[str] = []
         self._stopping = Event()
         self._thread = Thread(target=self._watch, name="source-config", daemon=True)
 
@@ -43,24 +43,28 @@ class ConfigPoll:
 
     def poll(self) -> None:
         """Reads and applies the file once."""
+        reasons: list[str] = []
         try:
-            config = read_text_proto(self._path, ModelServerConfig())
+            config = read_text_proto(self._path, ModelServerConfig(), complain=reasons.append)
         except ServingError as error:
-            self._say(f"Failed to read ModelServerConfig file: {error.message}")
+            self._say(*reasons, f"Failed to read ModelServerConfig file: {error.message}")
             return
         try:
             self._apply(config)
         except Exception as error:
             self._say(f"PollFilesystemAndReloadConfig failed to ReloadConfig: {status_of(error)[1]}")
         else:
-            self._said = None
+            if self._said:
+                log.info("%s has been read and applied again", self._path)
+            self._said = []
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._seconds):
             self.poll()
 
-    def _say(self, complaint: str) -> None:
-        """Logs a warning once instead of once per period."""
-        if complaint != self._said and not self._stopping.is_set():
-            log.error(complaint)
-        self._said = complaint
+    def _say(self, *complaints: str) -> None:
+        """Logs complaints once instead of once per period."""
+        if list(complaints) != self._said and not self._stopping.is_set():
+            for complaint in complaints:
+                log.error(complaint)
+        self._said = list(complaints)

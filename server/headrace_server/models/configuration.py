@@ -1,6 +1,7 @@
 """The configured models, and how one configuration replaces another."""
 
-from collections.abc import Callable, Collection, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from headrace_server.models.version_policy import State, chosen
 from headrace_server.models.versions import VersionStatus
 from headrace_server.stores.mirrors import Mirrors
 from headrace_server.stores.uris import is_remote
+
+log = logging.getLogger(__name__)
 
 PrepareLogging = Callable[[Iterable[ModelConfigMessage]], Callable[[], None]]
 
@@ -205,9 +208,10 @@ class Configuration:
         self._watch_stores(models)
         # A file that is read again and again must not undo what callers have requested since.
         self.models.list_all(models, anew=config != self._current)
-        self._current = config  # even if its labels are refused, as in TF Serving
-        labels = {model.name: dict(model.version_labels) for model in listed}
+        before, self._current = self._current, config  # even if its labels are refused, as in TF Serving
+        labels = _labels(config)
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
+        _log_labels(_labels(before), labels)
         use_logging()
         self._configured({model.name for model in models})
         return models
@@ -258,6 +262,18 @@ class Configuration:
         if failed:
             listed = "".join(_failure(name, status) for name, status in failed.items())
             raise ServingError(Code.UNKNOWN, f"{len(failed)} {what} did not become available: {{{listed}}}")
+
+
+def _labels(config: ModelServerConfig) -> dict[str, dict[str, int]]:
+    """The version that each label names, by model."""
+    return {model.name: dict(model.version_labels) for model in config.model_config_list.config}
+
+
+def _log_labels(before: Mapping[str, Mapping[str, int]], labels: Mapping[str, Mapping[str, int]]) -> None:
+    """Logs the labels that have changed: nothing else in the log shows which version a label names."""
+    for name, own in labels.items():
+        if own != before.get(name, {}):
+            log.info("labels of model %s: %s", name, ", ".join(f"{key} {own[key]}" for key in sorted(own)) or "none")
 
 
 def _failure(name: str, status: VersionStatus | None) -> str:

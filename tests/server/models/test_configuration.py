@@ -1,5 +1,6 @@
 """Successive configurations: which ones are refused, and that a refused one changes nothing."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -329,6 +330,18 @@ class TestLabels:
 
             assert house.labelled("a", "stable") == 1
 
+    def test_changed_labels_are_logged(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+        house.make("a", 1)
+        house.make("b", 1)
+        labels = 'version_labels { key: "stable" value: 1 } version_labels { key: "old" value: 1 }'
+        with caplog.at_level(logging.INFO):
+            house.start(house.model("a"), house.model("b"))
+            for _ in range(2):
+                house.apply(house.model("a", labels), house.model("b"))
+            house.apply(house.model("a"), house.model("b"))
+        said = [record.message for record in caplog.records if record.message.startswith("labels")]
+        assert said == ["labels of model a: old 1, stable 1", "labels of model a: none"]
+
     def test_labels_are_checked_before_anything_changes(self, house: House) -> None:
         house.make("a", 1)
         house.make("b", 1)
@@ -409,15 +422,23 @@ class TestPoll:
         poll.poll()
         file.write_text("model_config_list { nonsense }")
         poll.poll()
+        poll.poll()
         self.write(file, house.model("a"), house.model("a"))
         poll.poll()
+        self.write(file, house.model("a"))
+        with caplog.at_level(logging.INFO):
+            poll.poll()
+            poll.poll()
 
-        ours = [record.message for record in caplog.records if record.name.endswith("config_poll")]
+        ours = [record.message for record in caplog.records if not record.name.endswith("source")]
         assert ours == [
             f"Failed to read ModelServerConfig file: {file}: No such file or directory",
+            "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:21: Message type "
+            '"tensorflow.serving.ModelConfigList" has no field named "nonsense".',
             f"Failed to read ModelServerConfig file: Invalid protobuf file: '{file}'",
             "PollFilesystemAndReloadConfig failed to ReloadConfig: "
             "Illegal to list model a multiple times in config list",
+            f"{file} has been read and applied again",
         ]
         assert house.served("a") == [1]
 
