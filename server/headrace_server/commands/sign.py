@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from headrace_server.commands.ending import ending_of
+from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.security.models.age import recipients_of, seal_for
 from headrace_server.security.models.model_keys import KeySource
@@ -79,7 +80,7 @@ def _seal(values: dict[str, Any]) -> None:
     version, out = values["version"], values["out"]
     _check_there(version)
     if not version.is_dir():
-        raise invalid(f"{version} must be a version's folder")
+        raise invalid(f"{version} is a file, but must be a version's folder")
     seal = _sealing(values)
     files = {name: version / name for name in files_of(version) if name != SIGNATURE_FILE}
     path: Path = out / SEALED_FILE
@@ -113,3 +114,14 @@ def _sealing(values: dict[str, Any]) -> Callable[[dict[str, Path], BinaryIO], No
 def _check_there(version: Path) -> None:
     if not version.exists():
         raise not_found(f"there is no file or folder {version}")
+    if version.is_dir():
+        _check_is_version(version)
+
+
+def _check_is_version(folder: Path) -> None:
+    """Refuses a folder of versions: whoever names it may not have looked at each of them."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    versions = [entry for entry in entries if entry.is_dir() and entry.name.isdecimal()]
+    if versions and {entry.name for entry in entries if entry.is_file()} <= {MODEL_FILE, SIGNATURE_FILE}:
+        newest = max(versions, key=lambda entry: int(entry.name))
+        raise invalid(f"{folder} is a folder of versions: name one of them, such as {newest}")

@@ -57,6 +57,23 @@ def test_a_new_version_is_served_once_it_is_signed(running: Run, tmp_path: Path,
     eventually(lambda: output(server) == 15)
 
 
+@pytest.mark.parametrize("command", ["sign", "seal"])
+def test_a_folder_of_versions_is_refused(
+    tmp_path: Path, signer: KeyFiles, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "m"
+    for version in ("9", "10"):
+        models.linear(base / version)
+    (base / "model.toml").touch()
+    rest = [f"--key={signer.private}"] if command == "sign" else [str(tmp_path / "out"), "--recipient=age1"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main([command, str(base), *rest]) == 1
+    assert capsys.readouterr().err == (
+        f"headrace {command}: {base} is a folder of versions: name one of them, such as {base}/10\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_unsigned_model_is_not_served_and_the_error_names_it(running: Run, tmp_path: Path, signer: KeyFiles) -> None:
     base = tmp_path / "m"
     models.linear(base / "1")
