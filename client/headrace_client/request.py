@@ -40,8 +40,9 @@ class ServerError(Exception):
     """A failed call: `code` is a grpc.StatusCode, and `message` is the server's text or gRPC's.
 
     UNAVAILABLE means that the server cannot be reached or, as in TF Serving, that its queue is full; DEADLINE_EXCEEDED
-    means that a timeout passed. The cause is a grpc.RpcError, which has the trailing metadata. `hint` says which inputs
-    differ from the model's declaration, if that may be the reason; otherwise it is empty.
+    means that a timeout passed. The cause is a grpc.RpcError, which has the trailing metadata. `hint` names a
+    likely reason: inputs that differ from the model's declaration, or a port that does not speak gRPC, or speaks it
+    only with TLS, or only without. It is empty if no reason is known.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, hint: str = "") -> None:

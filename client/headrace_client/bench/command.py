@@ -53,7 +53,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure a server under load",
-        usage="headrace bench [SERVER] --model=NAME [--concurrency=INT,...] [--rate=FLOAT,...] [flags]\n"
+        usage="headrace bench [SERVER | --server=SERVER] --model=NAME [--concurrency=INT,...] [--rate=FLOAT,...] "
+        "[flags]\n"
         "       headrace bench --compare A B --model=NAME [flags]",
         description="Put load on a server and report how many calls it answers, and how fast. The server can be "
         "headrace, TensorFlow Serving, Triton, or any other with their APIs. Latencies count from the planned start "
@@ -62,9 +63,9 @@ def add_command(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_bench, command_parser=parser)
-    parser.add_argument(
-        "server", metavar="SERVER", nargs="?", help="the server's gRPC address (default: localhost:8500)"
-    )
+    text = "the server's gRPC address, or its REST address with --api=rest-... (default: localhost:8500 or :8501)"
+    parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
+    parser.add_argument("--server", metavar="SERVER", help="the same")
     parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, measured in turn")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)

@@ -1,8 +1,10 @@
 """REST: a model's inputs, the bodies of requests, and a connection that sends them."""
 
 import base64
+import errno
 import http.client
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,11 @@ from headrace_protos.tensor import TensorError, dtype_of
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500: 13, 501: 12, 503: 14, 504: 4}
 _ADDRESS = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5})/?", re.ASCII)
 _MOST_PORT = 65535
+_NOT_HTTP = "the answer is not HTTP"
+NOT_REST = (
+    "this port does not speak REST without TLS: --rest_api_port of `headrace serve` sets the REST port, and bench does "
+    "not call ports with TLS"
+)
 _OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
 
 
@@ -106,7 +113,7 @@ class RestServer:
         """
         code, body = self._connection.send(request)
         if code != _OK:
-            raise ServerFailure(self.target, code, words(body))
+            raise ServerFailure(self.target, code, words(body), _hint(code, words(body)))
         return body
 
     def close(self) -> None:
@@ -198,10 +205,15 @@ def words(body: bytes) -> str:
     return " ".join(text.split())[:300]
 
 
+def _hint(code: int, text: str) -> str:
+    """What may be wrong with the port; a server of gRPC resets the connection of a REST caller."""
+    return NOT_REST if code == UNAVAILABLE and text in (_NOT_HTTP, os.strerror(errno.ECONNRESET)) else ""
+
+
 def _reason(error: OSError | http.client.HTTPException) -> str:
     """Describes, in words, why there is no answer."""
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
-        return "the answer is not HTTP"
+        return _NOT_HTTP
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -8,6 +8,7 @@ import grpc
 
 from headrace_client.bench.errors import BenchError, require
 from headrace_client.channels.auto import INTERFACE
+from headrace_client.channels.misdirected import port_hint
 from headrace_client.request import CODES
 
 _UNBOUNDED = sys.maxsize
@@ -15,10 +16,11 @@ _ONCE = {"attempts": 1, "backoff": 0.01, "max_backoff": 0.01, "max_send": _UNBOU
 
 
 class ServerFailure(BenchError):
-    """A failed call: the server, the code, and the server's message."""
+    """A failed call: the server, the code, the server's message, and a likely reason if one is known."""
 
-    def __init__(self, target: str, code: int, text: str) -> None:
-        super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}")
+    def __init__(self, target: str, code: int, text: str, hint: str = "") -> None:
+        hint = hint or port_hint(text)
+        super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}" + (f" ({hint})" if hint else ""))
         self.is_unimplemented = CODES[code] is grpc.StatusCode.UNIMPLEMENTED
 
 

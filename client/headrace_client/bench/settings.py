@@ -104,14 +104,17 @@ def read(given: Mapping[str, object]) -> Settings:
             read[flag] = values.count(flag, single[flag], most)
     if "rows" in single:
         read["rows"] = values.counts("rows", single["rows"], 100_000)
-    if "compare" in flags and "server" in flags:
+    named = [flags[name] for name in ("address", "server") if name in flags]
+    if "compare" in flags and named:
         raise BenchError("--compare names both servers: no other server can be given")
+    if len(named) > 1:
+        raise BenchError(f"{named[0]} and --server both name the server: give only one of them")
     api = values.choice("api", single.get("api", "auto"), APIS)
     if api.startswith("rest-") and log is not None:
         raise BenchError("--log has gRPC requests, which cannot be sent over REST")
     default = "localhost:8501" if api.startswith("rest-") else "localhost:8500"
     return Settings(
-        servers=tuple(_several(flags, "compare")) or (single.get("server", default),),
+        servers=tuple(_several(flags, "compare")) or (str(named[0]) if named else default,),
         api=api,
         models=models,
         signature=single.get("signature", "serving_default"),

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from headrace_client.channels.base import SERVER_NAME, Settings, has_addresses, some_at_a_time
+from headrace_client.channels.misdirected import port_hint
 from headrace_client.request import PATHS, Call, Retry, ServerError
 
 Answer = TypeVar("Answer")
@@ -159,4 +160,5 @@ def failed(error: grpc.RpcError) -> ServerError:
 
     The cause is set without its traceback, which would show grpcio's own code first.
     """
-    return ServerError(error.code(), error.details() or "")
+    details = error.details() or ""
+    return ServerError(error.code(), details, port_hint(details))

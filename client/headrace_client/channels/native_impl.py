@@ -14,6 +14,7 @@ import grpc
 import headrace_native as native
 
 from headrace_client.channels.base import Metadata, Settings, some_at_a_time
+from headrace_client.channels.misdirected import port_hint
 from headrace_client.request import CLOSED, CODES, PREDICT, Call, ServerError
 
 Answer = TypeVar("Answer")
@@ -188,6 +189,6 @@ def _answer(call: Call[Any], answer: Any) -> Any:
 
 
 def _failed(cause: CallError) -> ServerError:
-    error = ServerError(cause.code(), cause.details())
+    error = ServerError(cause.code(), cause.details(), port_hint(cause.details()))
     error.__cause__ = cause
     return error

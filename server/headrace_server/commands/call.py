@@ -50,6 +50,23 @@ def checked_address(address: str) -> str:
     return address
 
 
+def looks_like_address(text: str) -> bool:
+    """Whether an argument may be meant as a server's address: `unix:PATH`, or a host and the number of a port."""
+    port = text.rpartition(":")[2]
+    return text.startswith("unix:") or (port != text and "=" not in text and port.isdigit())
+
+
+def server_of(values: dict[str, Any]) -> str:
+    """The server's address on a command line that takes it as SERVER, too.
+
+    Raises:
+        ValueError: The address is given twice, or cannot be a server's.
+    """
+    if "server" in values and "address" in values:
+        raise ValueError(f"{values['address']} and --server both name the server: give only one of them")
+    return checked_address(values.get("server", values.get("address", ADDRESS)))
+
+
 def add_command(commands: Any) -> None:
     """Adds the command to those of `headrace`.
 
@@ -78,6 +95,7 @@ def add_command(commands: Any) -> None:
 def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
     try:
+        _check_form(values)
         address = checked_address(values.get("server", ADDRESS))
         with Client(address, timeout=values.get("timeout", 60.0), metadata=credentials()) as client:
             print(_answer(client, values))
@@ -85,6 +103,17 @@ def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
         print(f"headrace: the call failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_form(values: dict[str, Any]) -> None:
+    """Refuses an address in place of a model or an input, and anything else that is not NAME=VALUE."""
+    model = values["model"]
+    if looks_like_address(model):
+        raise ValueError(f"{model} is not a model's name; --server={model} names a server")
+    for text in values.get("inputs", ()):
+        if "=" not in text:
+            hint = f"; --server={text} names a server" if looks_like_address(text) else ""
+            raise ValueError(f"{text!r} is not of the form NAME=VALUE{hint}")
 
 
 def _answer(client: Client, values: dict[str, Any]) -> str:
@@ -113,9 +142,7 @@ def signature_line(signature: Signature) -> str:
 
 
 def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise ValueError(f"{text!r} is not of the form NAME=VALUE")
+    name, _, value = text.partition("=")
     if name not in signature.inputs:
         raise ValueError(f"the model has no input {name}: {signature_line(signature)}")
     spec = signature.inputs[name]

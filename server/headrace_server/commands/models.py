@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from headrace_client import Client, ServerError
+from headrace_client.channels.grpcio_impl import failed
 from headrace_protos.inference.grpc_service_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -16,8 +17,8 @@ from headrace_protos.inference.grpc_service_pb2 import (
 from headrace_server.commands.call import (
     ADDRESS,
     TOKEN_VARIABLE,
-    checked_address,
     credentials,
+    server_of,
     signature_line,
 )
 from headrace_server.services.open_inference.names import BATCHING
@@ -35,7 +36,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "models",
         help="list the models of a server",
-        usage="headrace models [--server=ADDRESS]",
+        usage="headrace models [SERVER | --server=SERVER]",
         description="List the versions that a server has, with their states, inputs and outputs, and whether requests "
         "share batches. "
         f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
@@ -43,20 +44,23 @@ def add_command(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(command=_models, command_parser=parser)
-    parser.add_argument("--server", metavar="ADDRESS", help=f"the server's gRPC address (default: {ADDRESS})")
+    text = f"the server's gRPC address (default: {ADDRESS})"
+    parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
+    parser.add_argument("--server", metavar="SERVER", help="the same")
 
 
 def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
-    address = values.get("server", ADDRESS)
+    address = ""
     try:
-        lines = _lines(checked_address(address))
+        address = server_of(values)
+        lines = _lines(address)
     except ValueError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 1
     except grpc.RpcError as error:
         print(
-            f"headrace: the call to the server at {address} failed: {error.code().name}: {error.details()}",
+            f"headrace: the call to the server at {address} failed: {failed(error)}",
             file=sys.stderr,
         )
         return 1

@@ -35,24 +35,28 @@ def run(config: Config, started: Callable[[Server], None] = lambda _: None) -> N
         runner.run(_serve(config, started))
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> dict[str, list[int]]:
     """Starts a server, which loads, tests and warms up its models, and stops it immediately.
 
     Args:
         config: The server's configuration; free ports are used instead of its ports.
+
+    Returns:
+        The versions that were ready, by the name of their model, both sorted.
 
     Raises:
         ServingError: The server cannot start.
     """
     config = replace(config, port=0, rest_api_port=0, grpc_socket_path="", preload_models=("*",))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_check(config))
+        return runner.run(_check(config))
 
 
-async def _check(config: Config) -> None:
+async def _check(config: Config) -> dict[str, list[int]]:
     server = Server(config)
     try:
         await server.start()
+        return {name: sorted(versions) for name, versions in sorted(server.serving.items())}
     finally:
         await server.stop()
 

@@ -68,7 +68,7 @@ def _run(paths: list[str], values: dict[str, Any], *, checking: bool) -> None:
     models = find_models(paths, values.get("model_name", "")) if paths else ()
     config = config_of(values, models=models)
     if checking:
-        check(config)
+        print(_passed(check(config)))
         return
     refuse_taken_ports(config)
     run(config, lambda server: _say_what_serves(config, server))
@@ -93,6 +93,12 @@ def _say_what_serves(config: Config, server: "Server") -> None:
     token = bool(config.auth.keys_file or config.auth.jwt_issuer)
     for hint in hints(default_signatures(server.serving), port, rest_port, token=token):
         log.info(hint)
+
+
+def _passed(ready: dict[str, list[int]]) -> str:
+    """The result of a check that has found no fault."""
+    models = (f"{name} {', '.join(map(str, versions))}" for name, versions in ready.items() if versions)
+    return f"passed: every model loads and runs ({'; '.join(models) or 'there is none'})"
 
 
 def is_open(config: Config) -> bool:

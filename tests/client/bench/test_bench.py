@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace_client.bench.rest import NOT_REST
 from headrace_protos import PredictRequest
 from headrace_protos.tensor import to_proto
 from headrace_server.commands.command_line import run_command
@@ -117,6 +118,16 @@ def test_rest(tmp_path: Path, rest: str, api: str) -> None:
     assert constant["ok"] == 20
 
 
+def test_the_server_may_be_a_flag(tmp_path: Path, address: str) -> None:
+    (point,) = bench(tmp_path, f"--server={address}", "--model=model", "--concurrency=1", *QUICK)["points"]
+    assert point["ok"] > 0
+
+
+def test_the_server_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    twice = "a:1 and --server both name the server: give only one of them"
+    assert said(capsys, "a:1", "--server=b:1", "--model=m") == twice
+
+
 def test_rest_sends_a_mix_at_random_times(tmp_path: Path, rest: str) -> None:
     (point,) = bench(
         tmp_path, f"http://{rest}", "--model=model", "--api=rest-predict", "--rows=1,3", "--rate=100", *QUICK
@@ -165,7 +176,7 @@ def test_rest_names_what_is_wrong_in_words(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "UNAVAILABLE: the answer is not HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", f"UNAVAILABLE: the answer is not HTTP ({NOT_REST})"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n<!DOCTYPE html><p>no", "NOT_FOUND: the answer is HTML, not JSON"),
         (b"HTTP/1.1 200 OK\r\n\r\n<p>hello", "does not answer /v2/models/m in JSON"),
         (b"", "UNAVAILABLE: Remote end closed connection without response"),

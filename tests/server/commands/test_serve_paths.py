@@ -156,7 +156,9 @@ class TestCall:
         ("arguments", "said"),
         [
             (["iris", "z=1"], "the model has no input z: x float32[?,4] -> y float32[?,1]"),
-            (["iris", "x"], "'x' is not of the form NAME=VALUE"),
+            (["iris", "x"], "'x' is not of the form NAME=VALUE\n"),
+            (["iris", "h:1"], "'h:1' is not of the form NAME=VALUE; --server=h:1 names a server\n"),
+            (["h:1", "x=1"], "h:1 is not a model's name; --server=h:1 names a server\n"),
             (["iris", 'x=[["a"]]'], "x must be float32[?,4]: could not convert string to float: 'a'"),
             (["iris", "x=[[1, 2, 3, 4]"], "x must be float32[?,4]: '[[1, 2, 3, 4]' is not JSON"),
             (["iris", "x=@/nowhere.npy"], "/nowhere.npy cannot be read: No such file or directory"),
@@ -193,6 +195,16 @@ class TestModels:
             f"wine v1: x float32[?,4] -> y float32[?,1] ({proved})",
         ]
 
+    def test_the_server_may_come_without_a_flag(
+        self, log_and_address: tuple[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["models", log_and_address[1]]) == 0
+        assert capsys.readouterr().out.startswith("iris v1: ")
+
+    def test_the_server_is_named_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["models", "a:1", "--server=b:1"]) == 1
+        assert capsys.readouterr().err == "headrace: a:1 and --server both name the server: give only one of them\n"
+
     def test_a_missing_server(self, capsys: pytest.CaptureFixture[str]) -> None:
         address = f"localhost:{free_port()}"
         assert main(["models", f"--server={address}"]) == 1
@@ -211,6 +223,7 @@ class TestCheck:
             ran = self.serve(str(tmp_path), f"--port={taken.getsockname()[1]}")
         assert ran.returncode == 0, ran.stderr
         assert "x float32[?,4] -> y float32[?,1]" in ran.stderr
+        assert ran.stdout == f"passed: every model loads and runs ({tmp_path.name} 1)\n"
 
     def test_a_model_that_does_not_load(self, tmp_path: Path) -> None:
         (tmp_path / "iris.onnx").write_bytes(b"no model")
