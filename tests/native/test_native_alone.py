@@ -18,13 +18,11 @@ from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.config.isolation import IsolationOptions
 from tests.conftest import Make, Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, arrays, floats, predict_request, refusal_of
+from tests.support.calls import ANSWER_WITHIN, PREDICT, SEEN, Refusal, arrays, floats, predict_request, refusal_of
 from tests.support.examples import classify_request, example
 from tests.support.running import LoopThread, RunningServer, eventually
 
 pytest.importorskip("headrace_native")
-
-SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 SLOW = Options(num_batch_threads=1)
 
 

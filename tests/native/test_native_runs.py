@@ -21,7 +21,7 @@ from headrace_server.metrics.versions import Runs
 from headrace_server.models.servable import Servable
 from tests.conftest import Run, Stop
 from tests.support import models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, Refusal, floats, predict_request, status_request
+from tests.support.calls import ANSWER_WITHIN, PREDICT, SEEN, Refusal, floats, predict_request, status_request
 from tests.support.running import RunningServer, eventually
 
 pytest.importorskip("headrace_native")
@@ -29,8 +29,6 @@ pytest.importorskip("headrace_native")
 X = floats([1, 2, 3, 4])
 VALUES = {"sum": [6, 8], "difference": [4, 4]}
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
-
-SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from tests.support.calls import (
     ANSWER_WITHIN,
     MODEL,
     PREDICT,
+    SEEN,
     Caller,
     Refusal,
     floats,
@@ -40,9 +41,6 @@ native = pytest.importorskip("headrace_native")
 
 X = floats([1, 2, 3, 4])
 SECOND = 1_000_000  # in microseconds
-
-# PredictRequest.client_id: ignored by the server, but enough to make a request not plain.
-SEEN = b"\x32\x01c"
 
 ELEMENTS = {
     "float": (Onnx.FLOAT, np.float32),

@@ -19,13 +19,11 @@ from headrace_protos import PredictRequest, PredictResponse
 from headrace_protos.tensor import to_array
 from tests.conftest import Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, floats, predict_request, refusal_of
+from tests.support.calls import ANSWER_WITHIN, PREDICT, SEEN, Caller, Refusal, floats, predict_request, refusal_of
 from tests.support.examples import classify_request, example, examples, labelled, multi_request, regress_request, task
 from tests.support.running import LoopThread, RunningServer
 
 pytest.importorskip("headrace_native")
-
-SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 X = floats([1, 2, 3, 4])
 
 

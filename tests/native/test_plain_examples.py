@@ -25,7 +25,7 @@ from headrace_protos import (
 )
 from tests.conftest import Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import ANSWER_WITHIN, Caller, Refusal, refusal_of
+from tests.support.calls import ANSWER_WITHIN, SEEN, Caller, Refusal, refusal_of
 from tests.support.examples import (
     CLASSIFY,
     REGRESS,
@@ -43,9 +43,6 @@ from tests.support.running import RunningServer
 pytest.importorskip("headrace_native")
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
-
-# An unknown field: the server ignores it, but a request with one is not plain.
-SEEN = b"\x32\x01c"
 
 ONE = example(age=[1], weights=[0.5, 1.5])
 TWO = example(age=[2], weights=[3.0, 4.0], unasked=[b"ignored"], more=[1, -1], most=[0.5])

@@ -15,7 +15,7 @@ from headrace_batching import Options
 from headrace_protos import ClassificationResponse, DataType, PredictResponse, TensorProto
 from tests.conftest import Rest, Run, Stop
 from tests.support import feature_models, models
-from tests.support.calls import ANSWER_WITHIN, PREDICT, Caller, Refusal, predict_request
+from tests.support.calls import ANSWER_WITHIN, PREDICT, SEEN, Caller, Refusal, predict_request
 from tests.support.examples import classify_request, example, labelled
 from tests.support.rest_calls import RestCaller
 from tests.support.running import RunningServer
@@ -23,7 +23,6 @@ from tests.support.running import RunningServer
 pytest.importorskip("headrace_native")
 
 CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
-SEEN = b"\x32\x01c"  # an unknown field: a request with one is not plain
 
 
 @pytest.fixture(scope="module")

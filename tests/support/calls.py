@@ -35,6 +35,9 @@ ANSWER_WITHIN = 60.0
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
+SEEN = b"\x32\x01c"
+"""An unknown field, or a Predict's `client_id`: a request that ends with it is not plain, so Python sees it."""
+
 Metadata = Sequence[tuple[str, str]]
 Sendable = npt.ArrayLike | TensorProto
 
