@@ -729,6 +729,24 @@ class NativeRunFields(TypedDict):
     large: int
     """The minimum size of a large output in bytes."""
 
+class OnnxOpening:
+    """Sessions that are opened on a thread of their own, in the order of their models. Any thread.
+
+    Once nothing refers to the object, no further session is begun.
+
+    Args:
+        options: An `onnxruntime.SessionOptions`, which is copied.
+        models: The models' files, or their contents.
+        seconds: Seconds after which no further session is begun.
+
+    Raises:
+        RuntimeError: There is no such thread, or no C API.
+    """
+
+    def __init__(self, options: Any, models: Sequence[str | bytes], seconds: float) -> None: ...
+    def take(self, index: int) -> OnnxSession | None:
+        """Waits for the session of a model, which the caller now owns; None if it is not opened, or has been taken."""
+
 class OnnxRunOptions:
     """Options of one run: a subset of `onnxruntime.RunOptions`. Any thread."""
 

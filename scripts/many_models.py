@@ -58,44 +58,48 @@ _OPTIONS = {
 
 
 _WHY = """
-This table shows where the time goes, measured by timers around the steps, with 2,000 models (medians of four starts at
-real-time priority, beside other programs: each took 2.4 s):
+This table shows where the time goes, measured by timers around the steps, with 2,000 models (medians of four starts
+at real-time priority, beside other programs, on 2026-11-28; the time of the sessions is from 2026-11-29):
 
 | step | time |
 | --- | ---: |
 | start of the process, mostly imports | 0.41 s |
 | parsing a configuration of 2,000 models, and accepting it | 0.14 s |
 | scan of all base paths | 0.05 s |
-| per model: ONNX Runtime's session, 128 at a time on both cores | 0.32 ms |
+| per model: waiting for ONNX Runtime's session, which another core has taken 0.4 ms to create | 0.01 ms |
 | per model: reading its file, and comparing it with files of the same structure | 0.07 ms |
 | per model: the rest of its load, in Python | 0.29 ms |
 | per model: the first run, as warm-up | 0.12 ms |
 | per model: what follows a load, and the choice of the next one | 0.02 ms |
 | per model, when the server begins to listen: its route in the native transport | 0.06 ms |
 
-Only the sessions use both cores: the rest is Python code, which one thread at a time can run. This code takes three
-times as long as when it is repeated for a single model, since each session and its first run evict it from the CPU's
-caches; this is why sessions are created together. No part of it stands out: a load makes 430 calls of Python functions
-and 21 system calls for files.
+headrace-native creates the sessions on a thread of its own, without the interpreter lock, while Python code loads the
+models before them. The rest is Python code, which one thread at a time can run. No part of it stands out: a load
+makes 430 calls of Python functions and 21 system calls for files.
 
-Sessions that were created on another thread beside the Python code of the loads saved nothing. Each session needs the
-interpreter lock several times, and a load gives it up at each of its system calls. With Python's switch interval of
-5 ms, 2,000 models were ready after 4.1 s instead of 2.5. With an interval of 10 to 50 us, they were ready after the
-same time as without the thread, but the server used 1.25 times the CPU time. Reading the files on the threads that
-create the sessions saved nothing either, for the same reason.
+In five starts each, which alternated at normal priority beside other programs on 2026-11-29, the median was 2.07 s
+until the server was ready, 2.34 s when Python created the sessions 128 at a time on both cores before their loads,
+and 0.85 s for bare sessions without threads. Without headrace-native, each load creates its own session. This takes
+1.1 to 1.2 times as long as creating them together (medians of 2.94 and 2.66 s, and of 3.05 and 2.61 s).
+
+Python's own sessions cannot be created on another thread beside the loads: each needs the interpreter lock several
+times, and a load gives it up at each of its system calls. With Python's switch interval of 5 ms, 2,000 models were
+ready after 4.1 s instead of 2.5. With an interval of 10 to 50 us, they were ready after the same time as without the
+thread, but the server used 1.25 times the CPU time. Reading the files on that thread saved nothing either, for the
+same reason.
 
 This is why the target of 1.3 times the time of bare sessions is missed: the start and the configuration alone take
 0.6 times as long as the sessions without threads, and the Python code of the loads 0.9 times.
 
-On a shared machine, runs differ by up to a fifth. In nine starts, which alternated at real-time priority beside other
-programs, the median was 2.39 s until the server was ready (2.52 s before it ran quick models only once and collected
-garbage less often; the table above is from before that, too), and 1.07 s for a whole program that creates the sessions
-without threads. The server then had 432 MB of resident memory (450 MB before).
+On a shared machine, runs differ by up to a fifth. In nine earlier starts, which alternated at real-time priority
+beside other programs, the median was 2.39 s until the server was ready (2.52 s before it ran quick models only once
+and collected garbage less often; the table above is from before that, too), and 1.07 s for a whole program that
+creates the sessions without threads. The server then had 432 MB of resident memory (450 MB before).
 
 With `--onnxruntime_cpu_memory_arena=false`, the server was ready after 2.23 s and had 357 MB: the first run of each
-session creates an arena, which takes 27 us and 37 KB. That is not the default, since other models need the arena: while
-two threads ran a small model with large intermediate results, each run took 1.1 to 1.5 times as long without it. On one
-thread, runs took the same time.
+session creates an arena, which takes 27 us and 37 KB. That is not the default, since other models need the arena:
+while two threads ran a small model with large intermediate results, each run took 1.1 to 1.5 times as long without
+it. On one thread, runs took the same time.
 
 Bare sessions with the defaults are not a reliable reference: 2,000 took 1.1, 1.4 and 18.3 s in three runs on this
 machine, and minutes while other programs ran, since the threads of new pools spin.

@@ -63,6 +63,7 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Series>()?;
     module.add_class::<bridge::Route>()?;
     module.add_class::<bridge::Routes>()?;
+    module.add_class::<onnx::OnnxOpening>()?;
     module.add_class::<onnx::OnnxRunOptions>()?;
     module.add_class::<onnx::OnnxSession>()?;
     module.add_class::<onnx::OnnxValue>()?;

@@ -2,10 +2,12 @@
 
 mod api;
 mod declared;
+mod opening;
 mod run_options;
 mod session;
 mod value;
 
+pub use opening::OnnxOpening;
 pub use run_options::OnnxRunOptions;
 pub use session::{Feed, OnnxSession};
 pub use value::{OnnxValue, Value};

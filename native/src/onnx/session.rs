@@ -32,7 +32,7 @@ unsafe impl Sync for OnnxSession {}
 
 /// A model's file, or its content.
 #[derive(FromPyObject)]
-enum Model {
+pub enum Model {
     Content(PyBackedBytes),
     File(PathBuf),
 }
@@ -55,7 +55,7 @@ impl OnnxSession {
     fn new(py: Python<'_>, options: &Bound<'_, PyAny>, model: Model) -> PyResult<Self> {
         let (api, given) = Api::of(options)?;
         let given = Options(given);
-        Ok(py.detach(move || Self::open(api, &given, &model))?)
+        Ok(py.detach(move || Self::open(api, given.pointer(), &model))?)
     }
 
     /// The inputs, the outputs, and the initializers that a request may replace. None if one of them is not a tensor of
@@ -113,18 +113,26 @@ unsafe impl Sync for Options {}
 // SAFETY: as above.
 unsafe impl Send for Options {}
 
+impl Options {
+    /// A method, since a closure that names the field would capture the pointer alone.
+    fn pointer(&self) -> *const OrtSessionOptions {
+        self.0
+    }
+}
+
 impl OnnxSession {
-    fn open(api: Api, options: &Options, model: &Model) -> Result<Self, Failure> {
+    /// The options must be valid.
+    pub(super) fn open(api: Api, options: *const OrtSessionOptions, model: &Model) -> Result<Self, Failure> {
         let env = environment(api)?;
         let session = api.pointer(|api, out| match model {
             // SAFETY: the environment and the options are valid, and the content lives longer than the call.
             Model::Content(content) => unsafe {
-                (api.CreateSessionFromArray)(env.as_ptr(), content.as_ptr().cast(), content.len(), options.0, out)
+                (api.CreateSessionFromArray)(env.as_ptr(), content.as_ptr().cast(), content.len(), options, out)
             },
             Model::File(path) => {
                 let path = CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default();
                 // SAFETY: as above.
-                unsafe { (api.CreateSession)(env.as_ptr(), path.as_ptr(), options.0, out) }
+                unsafe { (api.CreateSession)(env.as_ptr(), path.as_ptr(), options, out) }
             }
         })?;
         let session = Owned::new(session, api.0.ReleaseSession);

@@ -73,7 +73,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
 
 
 def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
-    """Does, for several versions at once, the part of their loads that takes less time when done for all together.
+    """Begins, for several versions, the part of their loads that can be done in advance.
 
     Args:
         versions: The versions' folders.

@@ -107,7 +107,7 @@ class Loader:
         self._overrides[name] = parameters
 
     def prepare(self, versions: Sequence[Asked]) -> None:
-        """Does, for all these loads at once, the part that this makes faster; drops earlier preparations."""
+        """Begins the part of these loads that can be done in advance; drops earlier preparations."""
         self._prepared = None
         if versions and not self._isolation.workers_for(python=False):
             usual = (asked.path for asked in versions if _has_no_options(_base_path(asked.path)))

@@ -2,10 +2,11 @@
 
 import logging
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -34,6 +35,7 @@ from headrace_server.backends.onnx.providers import (
     CUDA,
     FATAL,
     GPU_LIBRARIES,
+    be_quiet,
     choose,
     lacks_memory,
     open_session,
@@ -131,27 +133,31 @@ def _found(session: Session, options: BackendOptions, graph: Graph | None, layou
 
 
 def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
-    """Creates the sessions of small CPU models that will be loaded next.
+    """Begins to open the sessions of small CPU models that will be loaded next.
 
-    Nothing is prepared where a model might run on a GPU.
+    Nothing is prepared where a model might run on a GPU, or without headrace_native.
 
     Returns: An object that must be kept until the models have been loaded.
     """
     prepared = options.shared.get(Prepared, Prepared)
-    if not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
-        with suppress(ServingError):  # a provider is missing, which each load reports
+    if find_spec("headrace_native") is not None and not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
+        # A provider is missing, or headrace-native cannot be used: each load notices that, too.
+        with suppress(ServingError, ImportError, RuntimeError):
             providers = _providers(Path(), options)  # without a GPU, they are the same for all models
-            prepared.prepare(models, options, partial(_read_small, providers=providers, options=options))
+            if [name for name, _ in providers] == [CPU]:
+                session_options = _session_options(options, options.intra_op_threads or 1)
+                be_quiet(session_options)
+                prepared.prepare(models, options, providers, session_options, partial(_read_small, options=options))
     return prepared
 
 
-def _read_small(model: Path, providers: Providers, options: BackendOptions) -> Callable[[], Opened] | None:
-    """Reads a model's file, if the model is small with its external data; returns what creates its session."""
+def _read_small(model: Path, options: BackendOptions) -> ModelFiles | None:
+    """A model's files, if it is a small one without external data, which each session must be given."""
     status = model.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size >= SMALL:  # opening a pipe would wait for a writer
         return None
     files = ModelFiles.of(model, options.shared)
-    return partial(_open, files, providers, options) if files.size < SMALL else None
+    return files if files.external is None else None
 
 
 def _open(files: ModelFiles, providers: Providers, options: BackendOptions) -> Opened:

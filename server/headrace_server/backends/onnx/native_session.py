@@ -115,6 +115,39 @@ def open_native(model: str | bytes, options: ort.SessionOptions) -> NativeSessio
         session = headrace_native.OnnxSession(options, model)
     except Exception:  # `onnxruntime` opens the model instead, or says why it cannot
         return None
+    return _with_declared(session, options)
+
+
+class Opening:
+    """Native sessions that are opened on a thread of their own, in the order of their models. Any thread.
+
+    Args:
+        models: The models' files, or their contents.
+        options: The options of the sessions.
+        seconds: Seconds after which no further session is begun.
+
+    Raises:
+        ImportError: headrace_native is not installed.
+        RuntimeError: ONNX Runtime is too old for it, or the system has no thread left.
+    """
+
+    def __init__(self, models: Sequence[str | bytes], options: ort.SessionOptions, seconds: float) -> None:
+        import headrace_native
+
+        self._options = options
+        self._native = headrace_native.OnnxOpening(options, models, seconds)
+
+    def take(self, number: int) -> NativeSession | None:
+        """Waits for a session, which the caller now owns; None if it cannot be opened, or is not opened in time.
+
+        Args:
+            number: The model's place among `models`.
+        """
+        session = self._native.take(number)
+        return None if session is None else _with_declared(session, self._options)
+
+
+def _with_declared(session: "headrace_native.OnnxSession", options: ort.SessionOptions) -> NativeSession | None:
     declared = session.declared()
     return None if declared is None else NativeSession(session, *declared, has_arena=options.enable_cpu_mem_arena)
 

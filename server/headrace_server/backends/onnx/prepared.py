@@ -1,26 +1,22 @@
-"""Sessions of small models that are about to be loaded, created together.
+"""Sessions of small models that are about to be loaded, opened on another thread while earlier ones are loaded.
 
-A small model's session takes a few tenths of a millisecond, in which ONNX Runtime does not hold the interpreter lock.
-If sessions are created one by one, between the other steps of each load, they use one core, and ONNX Runtime's code and
-the code of the other steps keep evicting each other from its caches.
+A small model's session takes a few tenths of a millisecond, and so does the Python code of its load. headrace_native
+opens sessions without the interpreter lock, so that both proceed at the same time.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from headrace_batching.cpus import schedulable_cpus
+import onnxruntime as ort
+
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.model_files import ModelFiles
-from headrace_server.backends.onnx.native_session import Session
+from headrace_server.backends.onnx.native_session import Opening, Session
 from headrace_server.backends.onnx.provider_options import Providers
-
-MOST_THREADS = 4
-"""The maximum number of threads that create sessions: more would mostly wait for the interpreter lock."""
 
 SECONDS = 0.2
 """Seconds after which no further session is created in advance.
@@ -44,60 +40,57 @@ class Opened:
     files: ModelFiles
     providers: Providers
     session: Session
-    needs: tuple[object, ...]
+    needs: tuple[object, ...] = ()
 
 
 class Prepared:
-    """The sessions that have been created for the next loads. Any thread."""
+    """The sessions that are opened for the next loads. Any thread."""
 
     def __init__(self) -> None:
-        self._opened: dict[str, Opened] = {}  # by path, as text: the hash of a `Path` takes long
+        self._models: dict[str, tuple[int, ModelFiles]] = {}  # by path, as text: the hash of a `Path` takes long
+        self._opening: Opening | None = None
         self._options = BackendOptions()
+        self._providers: Providers = ()
 
     def prepare(
-        self, models: Iterable[Path], options: BackendOptions, read: Callable[[Path], Callable[[], Opened] | None]
+        self,
+        models: Iterable[Path],
+        options: BackendOptions,
+        providers: Providers,
+        session_options: ort.SessionOptions,
+        read: Callable[[Path], ModelFiles | None],
     ) -> None:
-        """Replaces all sessions. A model whose session cannot be created gets none: its load reports the error.
+        """Replaces all sessions. A model whose session cannot be opened gets none: its load reports the error.
 
         Args:
             models: The files of the models that are loaded next.
             options: Options of the sessions.
-            read: Reads a file, and returns a function that creates the session; None for a model that must be opened by
-                its load.
+            providers: The providers of the sessions: the CPU's.
+            session_options: `options` as those of ONNX Runtime.
+            read: Reads a file; None for a model that must be opened by its load.
         """
         end = time.monotonic() + SECONDS
         # Files are read on one thread, since this is Python code.
-        files = takewhile(lambda _: time.monotonic() < end, models)
-        found = [(model, open_session) for model in files if (open_session := _without_errors(read, model))]
-        self._opened, self._options = _open_all(found, end), options
+        paths = takewhile(lambda _: time.monotonic() < end, models)
+        found = [files for path in paths if (files := _without_errors(read, path)) is not None]
+        self._opening = Opening([files.source for files in found], session_options, end - time.monotonic())
+        self._options, self._providers = options, providers
+        self._models = {str(files.model): (number, files) for number, files in enumerate(found)}
 
     def take(self, model: Path, options: BackendOptions) -> Opened | None:
-        """The session of a model, which the caller now owns; None if there is none, or its files have changed since."""
-        opened = self._opened.pop(str(model), None)
-        if opened is None or not _same_sessions(options, self._options) or not opened.files.is_unchanged:
+        """The session of a model, which the caller now owns; waits until it has been opened.
+
+        None if there is none, or its files have changed since.
+        """
+        known, opening = self._models.pop(str(model), None), self._opening
+        if known is None or opening is None or not _same_sessions(options, self._options):
             return None
-        return opened
+        number, files = known
+        session = opening.take(number)
+        return Opened(files, self._providers, session) if session is not None and files.is_unchanged else None
 
 
-def _open_all(models: Sequence[tuple[Path, Callable[[], Opened]]], end: float) -> dict[str, Opened]:
-    """Creates the sessions of these models, on several threads, until a time on the monotonic clock."""
-    opened: dict[str, Opened] = {}
-
-    def open_some(some: Sequence[tuple[Path, Callable[[], Opened]]]) -> None:
-        for model, open_session in some:
-            if time.monotonic() >= end:
-                break
-            with suppress(Exception):
-                opened[str(model)] = open_session()
-
-    threads = max(1, min(MOST_THREADS, schedulable_cpus(), len(models)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
-        for number in range(threads):
-            pool.submit(open_some, models[number::threads])
-    return opened
-
-
-def _without_errors(read: Callable[[Path], Callable[[], Opened] | None], model: Path) -> Callable[[], Opened] | None:
+def _without_errors(read: Callable[[Path], ModelFiles | None], model: Path) -> ModelFiles | None:
     with suppress(Exception):
         return read(model)
     return None

@@ -197,8 +197,13 @@ def open_session(
     model: str | bytes, options: ort.SessionOptions, providers: Sequence[tuple[str, Mapping[str, str]]]
 ) -> Session:
     """A session on these providers, each with its options; if one raises, the next is not tried."""
-    options.log_severity_level = FATAL  # other errors reach the caller as exceptions
-    ort.set_default_logger_severity(3)  # errors only, since ONNX Runtime warns of every session for a GPU
+    be_quiet(options)
     if [name for name, _ in providers] == [CPU] and (native := open_native(model, options)) is not None:
         return native
     return ort.InferenceSession(model, sess_options=options, providers=list(providers), enable_fallback=0)
+
+
+def be_quiet(options: ort.SessionOptions) -> None:
+    """Lets ONNX Runtime log hardly anything about sessions with these options."""
+    options.log_severity_level = FATAL  # other errors reach the caller as exceptions
+    ort.set_default_logger_severity(3)  # errors only, since ONNX Runtime warns of every session for a GPU
