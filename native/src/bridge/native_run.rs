@@ -129,6 +129,7 @@ impl NativeRun {
             return tasks;
         }
         if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
+            ended.ready.bytes.clear(); // a part of an answer, which must not precede the next one
             fail(tasks);
             return Vec::new();
         }

@@ -109,6 +109,7 @@ impl Series {
         let (outputs, joined, computed, fits) = match computed {
             Ok(computed) => computed,
             Err(error) => {
+                ready.bytes.clear(); // a part of an answer, if writing it has panicked
                 *self.failed.lock() = Some((task, came, self.lane.clock().at(began)));
                 return Err(error);
             }
