@@ -64,7 +64,9 @@ def test_answers_are_the_bare_models(running: Run, served: Stop, name: str) -> N
     assert batches <= CALLERS / 2
 
 
-@pytest.mark.parametrize("name", ["a mean", "two convolutions"])
+@pytest.mark.parametrize(
+    "name", ["a mean", "two convolutions", "the first few elements", "the sum divided by at most four"]
+)
 def test_models_that_cannot_be_padded_are_not(running: Run, name: str) -> None:
     graph = NOT_PADDED[name]
     sent = requests(graph, LENGTHS)

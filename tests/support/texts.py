@@ -88,6 +88,32 @@ def convolution() -> Graph:
     return Graph(nodes, X, {"y": TOKENS}, {"k": weights(WIDTH, WIDTH, 3), "b": weights(WIDTH)})
 
 
+def first_few() -> Graph:
+    """The mean of the first four elements, or of all if there are fewer."""
+    nodes = [node("Slice", ["x", "begin", "four", "one"], ["some"])]
+    nodes.append(node("ReduceMean", ["some", "one"], ["y"], keepdims=0))
+    return Graph(nodes, X, {"y": POOLED}, {"begin": np.array([0]), "four": np.array([4]), "one": np.array([1])})
+
+
+def third_largest() -> Graph:
+    """Refuses inputs of two elements."""
+    nodes = [node("TopK", ["x", "three"], ["largest", "which"], axis=1)]
+    nodes.append(node("ReduceMin", ["largest", "one"], ["y"], keepdims=0))
+    return Graph(nodes, X, {"y": POOLED}, {"three": np.array([3]), "one": np.array([1])})
+
+
+def divided_by_few() -> Graph:
+    """The sum of all elements divided by their number, or by four if there are more."""
+    nodes = [
+        node("Shape", ["x"], ["length"], start=1, end=2),
+        node("Min", ["length", "four"], ["few"]),
+        node("Cast", ["few"], ["number"], to=FLOAT),
+        node("ReduceSum", ["x", "one"], ["sum"], keepdims=0),
+        node("Div", ["sum", "number"], ["y"]),
+    ]
+    return Graph(nodes, X, {"y": POOLED}, {"four": np.array([4]), "one": np.array([1])})
+
+
 def one_longer() -> Graph:
     """An output that begins with an extra element."""
     nodes = [node("ReduceSum", ["x", "one"], ["first"], keepdims=1), node("Concat", ["first", "x"], ["y"], axis=1)]
@@ -139,6 +165,9 @@ NOT_PADDED: Mapping[str, Graph] = {
     "a bidirectional recurrent layer": recurrent("bidirectional"),
     "two convolutions": convolution(),
     "an output with one more element": one_longer(),
+    "the first few elements": first_few(),
+    "the third largest element": third_largest(),
+    "the sum divided by at most four": divided_by_few(),
     "the elements in reverse": reversed_steps(),
     "the sum divided by the last element": graph(
         [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])],

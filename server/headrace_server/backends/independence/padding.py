@@ -26,6 +26,7 @@ _LARGER = 5  # the time of a comparison with much padding, as a multiple of one 
 _ROWS, _FEW_ROWS = 9, 3
 _CHOICES, _FEW_CHOICES = 24, 3
 _WIDE = 8  # integers are below this in a second set of rows
+_SHORT = 2  # the shortest length that is padded: a model may treat the first few elements in a special way
 _FAR = 5.0  # how far from 0 some numbers are: all finite pad values that are tested are near 0
 
 _CANDIDATES: Mapping[str, Sequence[float]] = {
@@ -111,6 +112,8 @@ class PaddingTrial:
         narrow = replace(self.recipe, most=self.recipe.most or 2)
         began = self.runs.spent
         padding = self._compare(padding, self._usual(padding, narrow), _AMOUNTS)
+        if not self.subject.padding.pad_values:  # otherwise the padding is used even if it changes answers
+            padding = self._compare(padding, self._short(padding, narrow), _AMOUNTS)
         if not self.quick and self.runs.spent + (self.runs.spent - began) * _LARGER > self.budget:
             return padding
         padding = self._compare(padding, self._usual(padding, narrow), _LARGE_AMOUNTS)
@@ -129,6 +132,20 @@ class PaddingTrial:
                 array[1::3] += array.dtype.type(_FAR)
                 array[2::3] -= array.dtype.type(_FAR)
             rows[alias] = _not_all(array, padding.values[alias])
+        return rows
+
+    def _short(self, padding: Padding, recipe: Recipe) -> Arrays:
+        """The beginning of usual rows.
+
+        Raises:
+            NotPadded: The model refuses rows of this length, so they must not be answered when they are padded either.
+        """
+        rows = {}
+        for alias, array in self._usual(padding, recipe).items():
+            ends = (slice(None if number is None else _SHORT + number) for number in padding.inputs[alias])
+            rows[alias] = _not_all(array[:, *ends], padding.values[alias])
+        if self.runs.outputs_if_taken(rows) is None:
+            raise NotPadded("the model refuses short inputs")
         return rows
 
     def _others(self, padding: Padding, recipe: Recipe) -> Iterator[Arrays]:
