@@ -108,7 +108,10 @@ class Padding:
             axes = self.outputs.get(name, ())
             sizes = zip(axes, array.shape[1:], strict=False)
             if array.ndim <= len(axes) or any(number is not None and lengths[number] != size for number, size in sizes):
-                msg = f"Output {name} of a padded batch has the shape {array.shape}, without the inputs' lengths"
+                msg = (
+                    f"Output {name} of a padded batch has the shape {list(array.shape)}, which does not have the "
+                    "lengths of the padded inputs: set pad_lengths to false for this model"
+                )
                 raise BatchOutputError(msg)
 
     def _upper(self, length: int) -> int:

@@ -116,8 +116,12 @@ impl Padding {
     pub fn misfit(&self, alias: &str, shape: &[usize], lengths: &[usize]) -> Option<String> {
         let rank = self.outputs.get(alias).map_or(1, |axes| axes.len() + 1);
         let fits = shape.len() >= rank && self.cut_shape(alias, shape, lengths).is_none_or(|whole| whole == shape);
-        let text = format!("Output {alias} of a padded batch has the shape {shape:?}, without the inputs' lengths");
-        (!fits).then_some(text)
+        (!fits).then(|| {
+            format!(
+                "Output {alias} of a padded batch has the shape {shape:?}, which does not have the lengths of the padded \
+                 inputs: set pad_lengths to false for this model"
+            )
+        })
     }
 }
 
