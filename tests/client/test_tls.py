@@ -256,6 +256,15 @@ class TestNative:
             Client("localhost:1", credentials=mixed, transport=carrier)
 
 
+def test_a_name_that_no_certificate_has(authorities: Authorities) -> None:
+    native = pytest.importorskip("headrace_native")
+    limits = {"attempts": 1, "backoff": 0.1, "max_backoff": 0.1, "max_send": 1, "max_receive": 1}
+    said = "the server's certificate cannot be for a b: call a DNS name or an IP address, or give the certificate's"
+    tls = native.ClientTls(authorities.trusted.pem.certificate.encode(), None)
+    with pytest.raises(ValueError, match=said):
+        native.ClientChannel("localhost:1", [], limits, (tls, "a b"))
+
+
 SELF_SIGNED = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
 
 

@@ -25,6 +25,7 @@ _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500:
 _ADDRESS = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5})/?", re.ASCII)
 _MOST_PORT = 65535
 _NOT_HTTP = "the answer is not HTTP"
+_CLOSED = "Remote end closed connection without response"
 NOT_REST = (
     "this port does not speak REST without TLS: --rest_api_port of `headrace serve` sets the REST port, and bench does "
     "not call ports with TLS"
@@ -206,8 +207,8 @@ def words(body: bytes) -> str:
 
 
 def _hint(code: int, text: str) -> str:
-    """What may be wrong with the port; a server of gRPC resets the connection of a REST caller."""
-    return NOT_REST if code == UNAVAILABLE and text in (_NOT_HTTP, os.strerror(errno.ECONNRESET)) else ""
+    """What may be wrong with the port; a server of gRPC resets or closes the connection of a REST caller."""
+    return NOT_REST if code == UNAVAILABLE and text in (_NOT_HTTP, _CLOSED, os.strerror(errno.ECONNRESET)) else ""
 
 
 def _reason(error: OSError | http.client.HTTPException) -> str:

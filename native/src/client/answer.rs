@@ -69,8 +69,8 @@ pub fn status_of_http(code: StatusCode) -> Option<Status> {
     Some(Status::new(meaning, format!("Received http2 header with status: {}", code.as_u16())))
 }
 
-/// The status of a call that an HTTP/2 error has ended.
-pub fn status_of_error(error: &h2::Error) -> Status {
+/// The status of a call that an HTTP/2 error has ended. `has_answered` says whether the server has ever sent HTTP/2.
+pub fn status_of_error(error: &h2::Error, has_answered: bool) -> Status {
     let code = match error.reason() {
         _ if error.is_io() || error.is_go_away() => UNAVAILABLE,
         Some(Reason::REFUSED_STREAM) => UNAVAILABLE,
@@ -79,7 +79,8 @@ pub fn status_of_error(error: &h2::Error) -> Status {
         Some(Reason::INADEQUATE_SECURITY) => PERMISSION_DENIED,
         _ => INTERNAL,
     };
-    Status::new(code, error.to_string())
+    let more = if has_answered { "" } else { "; the server has not answered in HTTP/2" };
+    Status::new(code, format!("{error}{more}"))
 }
 
 /// Whether the server says that it has not processed the call, so that it may be sent again.

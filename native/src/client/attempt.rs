@@ -62,12 +62,12 @@ fn answered(body: Rope, trailers: HeaderMap) -> Answer {
 async fn read(mut body: RecvStream, limit: usize) -> Result<(Rope, HeaderMap), Status> {
     let mut came = Rope::default();
     while let Some(data) = body.data().await {
-        let data = data.map_err(|error| status_of_error(&error))?;
+        let data = data.map_err(|error| status_of_error(&error, true))?;
         // Fails only for more bytes than have been received.
         let _ = body.flow_control().release_capacity(data.len());
         came.push(data);
         check_length(&came, limit)?;
     }
-    let trailers = body.trailers().await.map_err(|error| status_of_error(&error))?;
+    let trailers = body.trailers().await.map_err(|error| status_of_error(&error, true))?;
     Ok((came, trailers.unwrap_or_default()))
 }

@@ -1,5 +1,6 @@
 //! Calls to one server, over a connection that is opened when needed and then kept.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::time::sleep;
 use super::answer::{Answer, status_of_error, was_not_taken};
 use super::attempt::{Broken, attempt};
 use super::connection::{Unconnected, connect, give_way};
+use super::gathering::Marks;
 use super::head::{Origin, head};
 use super::request::Message;
 use super::retry::Retry;
@@ -49,6 +51,7 @@ pub struct Channel {
 #[derive(Default)]
 struct Kept {
     sender: Option<SendRequest<Bytes>>,
+    marks: Arc<Marks>,
     /// The number of the connection that `sender` belongs to.
     number: u64,
     used: Option<Instant>,
@@ -142,9 +145,9 @@ impl Channel {
             match done {
                 Ok(answer) => return answer,
                 Err(Broken(error)) => {
-                    self.forget(number, &error);
+                    let has_answered = self.forget(number, &error);
                     if !(first && was_not_taken(&error)) {
-                        return status_of_error(&error).into();
+                        return status_of_error(&error, has_answered).into();
                     }
                 }
             }
@@ -161,8 +164,9 @@ impl Channel {
         if let Some(found) = self.found() {
             return Ok(found);
         }
-        let sender = connect(&self.settings.target, self.settings.tls.as_ref()).await?;
+        let (sender, marks) = connect(&self.settings.target, self.settings.tls.as_ref()).await?;
         let mut kept = self.kept.lock();
+        kept.marks = marks;
         kept.number += 1;
         kept.sender = Some(sender.clone());
         Ok((sender, kept.number))
@@ -181,11 +185,12 @@ impl Channel {
         }
     }
 
-    /// Drops a connection that has ended.
-    fn forget(&self, number: u64, error: &h2::Error) {
+    /// Drops a connection that has ended. Returns whether its server has answered in HTTP/2, as far as is known.
+    fn forget(&self, number: u64, error: &h2::Error) -> bool {
         let mut kept = self.kept.lock();
         if kept.number == number && (error.is_io() || error.is_go_away()) {
             kept.sender = None;
         }
+        kept.number != number || kept.marks.has_answered.load(Ordering::Relaxed)
     }
 }

@@ -1,6 +1,7 @@
 //! A connection to a server: the socket, TLS if it is asked for, and HTTP/2 on it.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::gathering::Gathering;
+use super::gathering::{Gathering, Marks};
 use super::target::Target;
 use super::tls::Secured;
 use crate::grpc::{Status, UNAVAILABLE};
@@ -27,8 +28,11 @@ pub struct Unconnected {
     pub tls_failed: bool,
 }
 
+/// A connection: sends requests, and knows whether the server has answered in HTTP/2.
+pub type Http2 = (SendRequest<Bytes>, Arc<Marks>);
+
 /// Connects; a task of the current runtime handles the frames as long as the sender or a call exists.
-pub async fn connect(target: &Target, tls: Option<&Secured>) -> Result<SendRequest<Bytes>, Unconnected> {
+pub async fn connect(target: &Target, tls: Option<&Secured>) -> Result<Http2, Unconnected> {
     let failed = |reason: String, tls_failed| {
         let text = format!("failed to connect to {target}: {reason}");
         Unconnected { status: Status::new(UNAVAILABLE, text), tls_failed }
@@ -51,8 +55,8 @@ pub async fn connect(target: &Target, tls: Option<&Secured>) -> Result<SendReque
 }
 
 /// Begins HTTP/2 on a stream.
-async fn begin(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Bytes>, h2::Error> {
-    let (stream, has_shaken_hands) = Gathering::new(stream);
+async fn begin(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Http2, h2::Error> {
+    let (stream, marks) = Gathering::new(stream);
     let http2 = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -60,10 +64,10 @@ async fn begin(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> 
         .enable_push(false)
         .handshake::<_, Bytes>(stream);
     let (sender, connection) = http2.await?;
-    has_shaken_hands.store(true, Ordering::Relaxed);
+    marks.has_shaken_hands.store(true, Ordering::Relaxed);
     // The calls on the connection notice its end.
     tokio::spawn(connection);
-    Ok(sender)
+    Ok((sender, marks))
 }
 
 /// Lets the tasks of connections run: first the sockets are checked, then the tasks read from them.

@@ -1,4 +1,4 @@
-//! A socket on which small requests are sent together, in one write.
+//! A socket on which small requests are sent together, in one write, and which notices a server without HTTP/2.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,14 +17,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// head.
 pub struct Gathering<S> {
     socket: S,
-    has_shaken_hands: Arc<AtomicBool>,
+    marks: Arc<Marks>,
 }
 
+/// What is known of an HTTP/2 connection.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Whether the client has sent its part of the handshake.
+    pub has_shaken_hands: AtomicBool,
+    /// Whether the server has answered in HTTP/2: with a frame of settings, which must be its first.
+    pub has_answered: AtomicBool,
+}
+
+/// Where a frame has its type, and the type of a frame of settings.
+const TYPE: usize = 3;
+const SETTINGS: u8 = 4;
+
 impl<S> Gathering<S> {
-    /// Returns the socket, and the flag that must be set after the handshake.
-    pub fn new(socket: S) -> (Self, Arc<AtomicBool>) {
-        let has_shaken_hands = Arc::new(AtomicBool::new(false));
-        (Self { socket, has_shaken_hands: has_shaken_hands.clone() }, has_shaken_hands)
+    /// Returns the socket, and its marks, of which `has_shaken_hands` must be set after the handshake.
+    pub fn new(socket: S) -> (Self, Arc<Marks>) {
+        let marks = Arc::new(Marks::default());
+        (Self { socket, marks: marks.clone() }, marks)
     }
 }
 
@@ -34,7 +47,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if !self.marks.has_answered.load(Ordering::Relaxed) && buffer.filled()[before..].get(TYPE) == Some(&SETTINGS) {
+            self.marks.has_answered.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -52,7 +70,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.has_shaken_hands.load(Ordering::Relaxed)
+        self.marks.has_shaken_hands.load(Ordering::Relaxed)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -234,7 +234,12 @@ fn settings(target: &str, metadata: Vec<(String, Bound<'_, PyAny>)>, limits: &Li
 
 /// Adds TLS with a server of this name, which is also sent as `:authority`, as in gRPC.
 fn secure(settings: &mut Settings, tls: &ClientTls, name: Option<&str>) -> PyResult<()> {
-    let unknown = |name: &str| PyValueError::new_err(format!("not a name that a certificate may have: {name}"));
+    let unknown = |name: &str| {
+        PyValueError::new_err(format!(
+            "the server's certificate cannot be for {name}: call a DNS name or an IP address, or give the certificate's \
+             name as grpc.ssl_target_name_override"
+        ))
+    };
     if let Some(name) = name {
         settings.origin.authority = Authority::try_from(name).map_err(|_| unknown(name))?;
     }

@@ -179,7 +179,7 @@ def test_rest_names_what_is_wrong_in_words(capsys: pytest.CaptureFixture[str]) -
         (b"SSH-2.0-OpenSSH_9.6\r\n", f"UNAVAILABLE: the answer is not HTTP ({NOT_REST})"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n<!DOCTYPE html><p>no", "NOT_FOUND: the answer is HTML, not JSON"),
         (b"HTTP/1.1 200 OK\r\n\r\n<p>hello", "does not answer /v2/models/m in JSON"),
-        (b"", "UNAVAILABLE: Remote end closed connection without response"),
+        (b"", f"UNAVAILABLE: Remote end closed connection without response ({NOT_REST})"),
     ],
     ids=["ssh", "a page of errors", "a page", "nothing"],
 )
