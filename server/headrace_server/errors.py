@@ -104,6 +104,11 @@ def unreadable(path: str | Path, error: OSError) -> ServingError:
     return ServingError(_FILES.get(error.errno, Code.UNKNOWN), f"{path}: {error.strerror}")
 
 
+def misread(error: Exception) -> str:
+    """Why a document that has been parsed, or not, is not what its reader expects, in words."""
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+
+
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors about resources that are free again when other calls have ended."""
 

@@ -16,15 +16,15 @@ def refuse_taken_ports(config: Config) -> None:
     """
     if config.rest_api_port and config.rest_api_port == config.port:
         raise invalid(f"--rest_api_port must differ from --port; was {config.rest_api_port}")
-    for name, host, port in (
-        ("port", config.host, config.port),
-        ("rest_api_port", config.rest_api_host, config.rest_api_port),
+    for prefix, host, port in (
+        ("", config.host, config.port),
+        ("rest_api_", config.rest_api_host, config.rest_api_port),
     ):
         if port:
-            _try(name, host, port)
+            _try(prefix, host, port)
 
 
-def _try(name: str, host: str, port: int) -> None:
+def _try(prefix: str, host: str, port: int) -> None:
     try:
         # Binds as the transports do (SO_REUSEADDR), so that a port whose last connection is in TIME_WAIT counts as
         # free.
@@ -32,8 +32,14 @@ def _try(name: str, host: str, port: int) -> None:
             pass
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ServingError(Code.UNAVAILABLE, f"port {port} is in use: choose another with --{name}") from error
+            text = f"port {port} is in use: choose another with --{prefix}port"
+            raise ServingError(Code.UNAVAILABLE, text) from error
+        # Below 0: the name cannot be resolved.
+        if error.errno is not None and (error.errno < 0 or error.errno == errno.EADDRNOTAVAIL):
+            reason = str(error.strerror).partition(" (while attempting")[0]
+            text = f"--{prefix}host must be an address of this machine; was {host!r}: {reason}"
+            raise ServingError(Code.UNAVAILABLE, text) from error
         raise ServingError(
             Code.PERMISSION_DENIED if error.errno == errno.EACCES else Code.UNAVAILABLE,
-            f"cannot listen on port {port}: {error.strerror}: choose another with --{name}",
+            f"cannot listen on port {port}: {error.strerror}: choose another with --{prefix}port",
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_batching.task import Array
+from headrace_server.errors import misread
 
 PROFILE_FILE = "profile.json"
 
@@ -87,16 +88,17 @@ def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
     """
     try:
         with open(os.path.join(folder, PROFILE_FILE), "rb") as file:
-            profile = json.loads(file.read())
+            content = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
+        profile = json.loads(content)
         levels = profile["quantiles"]
         return {
             alias: [Bins.of(column, levels) for column in each["columns"]] for alias, each in profile["inputs"].items()
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{PROFILE_FILE} is not a profile of inputs: {error!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{PROFILE_FILE} is not a profile of inputs: {misread(error)}") from error
 
 
 def _shares(shares: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
-from headrace_server.errors import invalid, unreadable
+from headrace_server.errors import invalid, misread, unreadable
 from headrace_server.security.principal import Principal, unauthenticated
 
 PREFIX = "hrk_"
@@ -66,7 +66,7 @@ def read_keys(path: Path) -> Keys:
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise invalid(f"{path} is not a file of API keys, as `headrace keys` writes it: {error!r}") from error
+        raise invalid(f"{path} is not a file of API keys, as `headrace keys` writes it: {misread(error)}") from error
     for key in keys:
         if not re.fullmatch(r"[0-9a-f]{64}", key.hash) or not _NAME.fullmatch(key.name):
             raise invalid(f"{path}: the key {key.id!r} has no name, or no hash")

@@ -260,6 +260,17 @@ class TestPorts:
             with pytest.raises(ServingError, match=f"port {port} is in use"):
                 refuse_taken_ports(Config(**there))
 
+    @pytest.mark.parametrize("flag", ["host", "rest_api_host"])
+    @pytest.mark.parametrize(
+        ("host", "reason"), [("nowhere.invalid", ""), ("203.0.113.1", "Cannot assign requested address")]
+    )
+    def test_a_host_that_is_not_this_machine(self, flag: str, host: str, reason: str) -> None:
+        values: dict[str, Any] = {flag: host, flag.replace("host", "port"): free_port()}
+        with pytest.raises(ServingError) as raised:
+            refuse_taken_ports(Config(**{"port": 0, **values}))
+        assert raised.value.message.startswith(f"--{flag} must be an address of this machine; was '{host}': {reason}")
+        assert "port" not in raised.value.message
+
     def test_two_equal_ports(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         linear(tmp_path / "1")
         assert main(["serve", str(tmp_path), "--port=8600", "--rest_api_port=8600"]) == 1

@@ -49,15 +49,23 @@ def test_the_file_holds_no_secret_and_is_for_its_owner_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["", "[]", '{"keys": 1}', '{"keys": [{"id": "a"}]}', '{"keys": [{"id":"a","name":"b","hash":"","created":0}]}'],
+    ("content", "said"),
+    [
+        ("", "as `headrace keys` writes it: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "as `headrace keys` writes it: keys is missing"),
+        ("[]", ""),
+        ('{"keys": 1}', ""),
+        ('{"keys": [{"id": "a"}]}', ""),
+        ('{"keys": [{"id":"a","name":"b","hash":"","created":0}]}', "the key 'a' has no name, or no hash"),
+    ],
 )
-def test_an_invalid_file(tmp_path: Path, content: str) -> None:
+def test_an_invalid_file(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(content)
 
-    with pytest.raises(ServingError, match=str(file)):
+    with pytest.raises(ServingError, match=str(file)) as refused:
         read_keys(file)
+    assert refused.value.message.endswith(said)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

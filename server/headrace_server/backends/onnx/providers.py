@@ -89,7 +89,7 @@ def choose(wanted: Sequence[str], available: Sequence[str], why_not: WhyNot, *, 
         return _best(available, why_not, keeps_engines=keeps_engines)
     for name in wanted:
         if name not in available:
-            raise ServingError(Code.FAILED_PRECONDITION, _missing(name, available))
+            raise ServingError(Code.FAILED_PRECONDITION, f"onnxruntime_providers: {_missing(name, available)}")
         if reason := why_not(name) if name in GPU_LIBRARIES else "":
             raise ServingError(Code.FAILED_PRECONDITION, f"{name} does not work: {reason}; {_REMEDIES[name]}")
     return Choice(tuple(wanted), {})

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from headrace_server.errors import misread
+
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -86,7 +88,7 @@ def read_bundle(content: bytes) -> Bundle:
     except BadSignature:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadSignature(f"it is not a signature of a model: {error!r}") from error
+        raise BadSignature(f"it is not a signature of a model: {misread(error)}") from error
 
 
 def _chain(material: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
@@ -152,7 +154,7 @@ def read_manifest(payload: bytes) -> Manifest:
     except BadSignature:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadSignature(f"its statement cannot be read: {error!r}") from error
+        raise BadSignature(f"its statement cannot be read: {misread(error)}") from error
 
 
 def write_manifest(name: str, manifest: Manifest) -> bytes:

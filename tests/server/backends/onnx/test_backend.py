@@ -295,7 +295,7 @@ class TestLoad:
 
         assert (raised.value.code, raised.value.message) == (
             Code.FAILED_PRECONDITION,
-            f"{file}: this ONNX Runtime has no QuantumExecutionProvider; it has "
+            f"{file}: onnxruntime_providers: this ONNX Runtime has no QuantumExecutionProvider; it has "
             + ", ".join(ort.get_available_providers()),
         )
 

@@ -114,7 +114,7 @@ class TestNamed:
 
         assert refusal((CUDA, CPU), (CPU,)) == (
             Code.FAILED_PRECONDITION,
-            f"this ONNX Runtime has no {CUDA}; it has {CPU}: "
+            f"onnxruntime_providers: this ONNX Runtime has no {CUDA}; it has {CPU}: "
             "pip uninstall onnxruntime, then pip install 'headrace[gpu]'",
         )
 
@@ -224,7 +224,7 @@ class TestLoad:
     def test_cuda_demanded_in_a_build_without_it(self, tmp_path: Path) -> None:
         if CUDA in ort.get_available_providers():
             pytest.skip("this ONNX Runtime was built for CUDA")
-        with pytest.raises(LoadError, match=f"this ONNX Runtime has no {CUDA}; .* pip install 'headrace") as raised:
+        with pytest.raises(LoadError, match=f"providers: this ONNX Runtime has no {CUDA}; .* pip install") as raised:
             load_onnx(models.linear(tmp_path), options(CUDA))
         assert raised.value.code == Code.FAILED_PRECONDITION
 
