@@ -18,7 +18,7 @@ pub use call::Call;
 pub use exchange::{Handlers, run};
 pub use inbox::{Event, Inbox, Kind};
 pub use metadata::{from_python as metadata_from_python, to_python as metadata_to_python};
-pub use opening::{Arrived, Opening, until};
+pub use opening::{Arrived, Opening, deadline_after, until};
 pub use outbox::Outbox;
 pub use plain::{Outcome, PlainCalls, PlainFields};
 pub use protocol::{Answer as InferenceAnswer, Protocol};

@@ -1,7 +1,7 @@
 //! The state of a call when its headers have arrived.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
@@ -28,6 +28,11 @@ pub struct Opening {
 
 /// The result of reading the only message of a unary call; None if the message has not arrived completely.
 pub type Arrived = Option<Result<Rope, ReadError>>;
+
+/// The deadline of a call with this timeout that has arrived now.
+pub fn deadline_after(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.map(|timeout| Instant::now() + timeout)
+}
 
 /// Waits until a deadline has passed.
 pub async fn until(deadline: Option<Instant>) {

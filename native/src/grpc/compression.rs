@@ -7,15 +7,12 @@ use bytes::{Buf, Bytes};
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
-use http::Response;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 
-use super::headers::response;
 use super::status::{INTERNAL, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind};
 use crate::protobuf::Rope;
 
-static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 const NOT_SAID: &str = "a message is compressed but grpc-encoding does not say how";
@@ -63,7 +60,8 @@ impl Encoding {
         [Self::Identity, Self::Deflate, Self::Gzip].into_iter().find(|encoding| encoding.name().as_bytes() == name)
     }
 
-    fn name(self) -> &'static str {
+    /// The name of the algorithm in headers.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
             Self::Deflate => "deflate",
@@ -134,15 +132,6 @@ impl Expansion {
 
 fn cannot_expand(error: &std::io::Error) -> Status {
     Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}"))
-}
-
-/// The head of a response whose messages may be compressed.
-pub fn compressed_response(encoding: Encoding) -> Response<()> {
-    let mut response = response();
-    if encoding != Encoding::Identity {
-        response.headers_mut().insert(&GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
-    }
-    response
 }
 
 fn expand(decoder: impl Read, limit: usize) -> Result<Bytes, Status> {

@@ -16,6 +16,7 @@ static ZERO: HeaderValue = HeaderValue::from_static("0");
 static ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 static GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -39,9 +40,7 @@ impl Status {
         response.headers_mut().extend(self.trailers());
         response
     }
-}
 
-impl Status {
     /// The response to a call that may be sent again after this many seconds. Clients that retry automatically respect
     /// that.
     pub fn response_for_later(&self, seconds: f64) -> Response<()> {
@@ -63,6 +62,15 @@ pub fn ok_trailers() -> HeaderMap {
 pub fn response() -> Response<()> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC.clone());
+    response
+}
+
+/// The head of a response whose messages may be compressed.
+pub fn compressed_response(encoding: Encoding) -> Response<()> {
+    let mut response = response();
+    if encoding != Encoding::Identity {
+        response.headers_mut().insert(&GRPC_ENCODING, HeaderValue::from_static(encoding.name()));
+    }
     response
 }
 

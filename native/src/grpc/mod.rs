@@ -6,11 +6,13 @@ mod headers;
 mod messages;
 mod status;
 
-pub use compression::{Encoding, compressed_response};
+pub use compression::Encoding;
 #[cfg(feature = "fuzzing")]
 pub use frame::Framed;
 pub use frame::{Frame, PREFIX, prefix, prefix_of};
-pub use headers::{CallHeaders, decode_binary, encode_binary, http_refusal, ok_trailers, response};
+pub use headers::{
+    CallHeaders, compressed_response, decode_binary, encode_binary, http_refusal, ok_trailers, response,
+};
 pub use messages::{MessageLimits, Messages, ReadError};
 pub use status::{
     CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Status,

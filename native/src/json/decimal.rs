@@ -7,8 +7,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::TENS;
 use super::float::write_float;
+use super::{LONGEST, TENS, least_power};
 
 /// The number of digits to try first.
 const SHORT: u32 = 6;
@@ -73,9 +73,6 @@ impl Decimal for f64 {
         double == self
     }
 }
-
-/// A number of bytes that no number exceeds: at most 17 digits, a sign, a point and an exponent of five characters.
-pub const LONGEST: usize = 32;
 
 /// Writes a number.
 pub fn write_decimal(number: impl Decimal, out: &mut BytesMut) {
@@ -248,13 +245,6 @@ fn parts(value: f64) -> Option<(u64, i32)> {
     let mantissa = (bits & ((1 << FRACTION) - 1)) | 1 << FRACTION;
     let zeros = mantissa.trailing_zeros();
     (exponent > 0).then_some((mantissa >> zeros, exponent - 1075 + zeros as i32))
-}
-
-/// The power of ten of the first digit of a number from `2^exponent` up to twice that, or one less.
-#[inline(always)]
-pub fn least_power(exponent: i32) -> i32 {
-    // Multiplies by log10(2), rounded down.
-    ((i64::from(exponent) * 315_653) >> 20) as i32
 }
 
 /// A number times a power of ten: its integer part, and how the fractional part compares to a half.

@@ -1,7 +1,6 @@
 //! Writes most floats between 0.0001 and a billion, using integers of 64 bits.
 
-use super::TENS;
-use super::decimal::{LONGEST, least_power};
+use super::{LONGEST, TENS, least_power};
 
 /// The number of digits that distinguish any two floats.
 const DIGITS: i32 = 9;

@@ -2,8 +2,12 @@
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod inputs;
 mod request;
 mod response;
+mod tensors;
 
-pub use request::{Column, Input, Request, Spec, Tensor, Tensors, Text, Version, tensors};
+pub use inputs::{Column, Input, Tensor, Tensors};
+pub use request::{Request, Spec, Text, Version};
 pub use response::{Format, Output, Response};
+pub use tensors::tensors;

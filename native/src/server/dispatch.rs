@@ -5,15 +5,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::lone::Template;
 use super::thread::ConnectionThread;
-use crate::calls::{self, Arrived, Opening, Outcome, Respond, until};
+use crate::calls::{self, Arrived, Opening, Outcome, Respond, deadline_after, until};
 use crate::grpc::{self, CallHeaders, Encoding, Messages, Status, UNIMPLEMENTED};
 use crate::memory::{CallMemory, Kind, Place, Share};
 use crate::security::Identity;
@@ -23,10 +22,10 @@ use crate::traces::Method as Traced;
 const ENOUGH: usize = 64 << 10;
 
 /// The approximate size in bytes of a call without its message, its answer and its headers.
-pub(super) const CALL: usize = 2 << 10;
+const CALL: usize = 2 << 10;
 
 /// The approximate size of one header in bytes.
-pub(super) const HEADER: usize = 128;
+const HEADER: usize = 128;
 
 const NOT_GRPC: &[u8] = b"This port accepts only gRPC: a POST with the content-type application/grpc.\n";
 
@@ -104,18 +103,21 @@ impl Client {
         template
     }
 
+    /// The memory of a new call with these headers; None if there is not enough.
+    pub(super) fn call_memory(&self, headers: &HeaderMap) -> Option<Arc<CallMemory>> {
+        let memory = Arc::new(CallMemory::new(self.share.clone()));
+        memory.grow(Kind::Calls, CALL + HEADER * headers.len()).then_some(memory)
+    }
+
     fn opening(&self, mut head: http::request::Parts, said: CallHeaders) -> Result<(Opening, Encoding), Status> {
         let shared = &self.thread.shared;
         let Some(&(method, streaming)) = shared.methods.get(head.uri.path()) else {
             return Err(Status::new(UNIMPLEMENTED, "Method not found!"));
         };
         said.check_size(shared.limits.max_metadata_size)?;
-        let deadline = said.timeout?.map(|timeout| Instant::now() + timeout);
+        let deadline = deadline_after(said.timeout?);
         let encoding = said.encoding?;
-        let memory = Arc::new(CallMemory::new(self.share.clone()));
-        if !memory.grow(Kind::Calls, CALL + HEADER * head.headers.len()) {
-            return Err(Status::no_memory(self.share.budget()));
-        }
+        let memory = self.call_memory(&head.headers).ok_or_else(|| Status::no_memory(self.share.budget()))?;
         let rpc = || Traced::Rpc(head.uri.path().trim_start_matches('/').to_owned());
         let traced = if streaming { None } else { shared.traced(&mut head.headers, rpc) };
         let opening = Opening {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 
-use super::dispatch::{CALL, Client, HEADER};
-use crate::calls::{Opening, Outcome, Respond};
+use super::dispatch::Client;
+use crate::calls::{Opening, Outcome, Respond, deadline_after};
 use crate::grpc::{self, Encoding, PREFIX};
 use crate::http2::LoneCall;
-use crate::memory::{CallMemory, Kind};
+use crate::memory::CallMemory;
 use crate::protobuf::Rope;
 
 /// The meaning of the headers that a connection's lone calls have in common.
@@ -64,7 +64,7 @@ impl Client {
     pub fn open_lone(&self, template: &mut Template, call: LoneCall, data: Bytes) -> Result<(), LoneCall> {
         let Some(memory) = self.admits(template, &data) else { return Err(call) };
         template.opening.memory = memory;
-        template.opening.deadline = template.timeout.map(|timeout| Instant::now() + timeout);
+        template.opening.deadline = deadline_after(template.timeout);
         let message = Rope::from(data.slice(PREFIX..));
         let shared = &self.thread.shared;
         let outcome = shared.plain.put(&template.opening, message, Respond::Lone(call), &self.thread.outbox);
@@ -92,9 +92,7 @@ impl Client {
         {
             return None;
         }
-        let memory = Arc::new(CallMemory::new(self.share.clone()));
-        let enough =
-            memory.grow(Kind::Calls, CALL + HEADER * template.opening.headers.len()) && memory.receive(data.len());
-        enough.then_some(memory)
+        let memory = self.call_memory(&template.opening.headers)?;
+        memory.receive(data.len()).then_some(memory)
     }
 }

@@ -40,8 +40,8 @@ impl Deref for Page {
     type Target = Contents;
 
     fn deref(&self) -> &Contents {
-        // SAFETY: the mapping is as large as `Contents`, is aligned to a page, and lives as long as `self`. Its bytes are
-        // only accessed as atomics, of which every value is valid.
+        // SAFETY: the mapping is as large as `Contents`, is aligned to a page, and lives as long as `self`. Its bytes
+        // are only accessed as atomics, of which every value is valid.
         unsafe { self.0.as_ref() }
     }
 }
