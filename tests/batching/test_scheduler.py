@@ -1,7 +1,6 @@
 """The scheduler with real threads and a real function."""
 
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -31,6 +30,7 @@ from headrace_batching.batch import Batch
 from headrace_batching.contract import Run
 from headrace_batching.delivery import deliver_to_threads
 from headrace_batching.task import Array, Arrays
+from tests.support.running import eventually
 
 WAIT = 60.0  # seconds after which a test gives up
 
@@ -530,7 +530,4 @@ class TestMemory:
         assert result(scheduler.call(inputs)) == [2]
         del inputs
 
-        end = time.monotonic() + WAIT
-        while seen() is not None and time.monotonic() < end:
-            Event().wait(0.001)
-        assert seen() is None
+        eventually(lambda: seen() is None)

@@ -1,5 +1,6 @@
 """Calls with Examples: warm-up files may contain them, and request logs can be used as warm-up files."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def tariff(folder: Path, *records: bytes) -> Path:
     return feature_models.tariff(folder, signatures=SIGNATURES)
 
 
-def test_every_call_is_replayed_by_the_version_itself(running: Run) -> None:
+def test_every_call_is_replayed_by_the_version_itself(running: Run, caplog: pytest.LogCaptureFixture) -> None:
     records = [
         record("classify_log", classify_request(ONE, name="another", signature_name="classify")),
         record("regress_log", regress_request(ONE, version=9, signature_name="regress")),
@@ -53,7 +54,9 @@ def test_every_call_is_replayed_by_the_version_itself(running: Run) -> None:
             ),
         ),
     ]
-    server = running(lambda folder: tariff(folder, *records))
+    with caplog.at_level(logging.INFO):
+        server = running(lambda folder: tariff(folder, *records))
+    assert any("3 warm-up requests answered" in line for line in caplog.messages)
     server.caller.call(regress_request(ONE, signature_name="regress"))
 
 
