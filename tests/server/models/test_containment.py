@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from onnx.helper import make_node
 
 from headrace_batching import BatchThreads, Options
@@ -97,7 +98,45 @@ def kept(*, sent: bool, output: str = "each") -> Graph:
     return Graph([node], inputs, {output: (FLOAT, None)}, constants)
 
 
+def branch(size: str) -> Graph:
+    """Zeros in a branch: as many as `x` has rows, as its first number says, or as a constant says."""
+    inner = Graph([make_node("ConstantOfShape", [size], ["z"])], {}, {"z": (FLOAT, None)}).model().graph
+    nodes = [
+        make_node("Cast", ["x"], ["values"], to=INT64),
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner),
+    ]
+    return Graph(nodes, {"x": (FLOAT, (1,))}, {"y": (FLOAT, None)}, {"yes": np.array(True), "constant": np.array([3])})
+
+
+def stretched(times: str) -> Graph:
+    """A loop that tiles its state as often as its number of iterations, or as a request, says."""
+    body = Graph(
+        [
+            make_node("Identity", ["go"], ["on"]),
+            make_node("Reshape", ["number", "one"], ["n"]),
+            make_node("Tile", ["state", "n" if times == "iterations" else times], ["next"]),
+        ],
+        {"number": (INT64, ()), "go": (9, ()), "state": (FLOAT, None)},
+        {"on": (9, ()), "next": (FLOAT, None)},
+        {"one": np.array([1])},
+    )
+    node = make_node("Loop", ["three", "", "x"], ["y"], body=body.model().graph)
+    inputs: dict[str, Value] = {"x": (FLOAT, (1,)), "repeats": (INT64, (1,))}
+    return Graph([node], inputs, {"y": (FLOAT, None)}, {"three": np.array(3)})
+
+
+def inside_a_branch(graph: Graph) -> Graph:
+    outputs = [helper.make_tensor_value_info("y", FLOAT, None)]
+    inner = helper.make_graph(list(graph.nodes), "branch", [], outputs)
+    node = make_node("If", ["yes"], ["z"], then_branch=inner, else_branch=inner)
+    return Graph([node], graph.inputs, {"z": (FLOAT, None)}, {**graph.constants, "yes": np.array(True)})
+
+
 HARMLESS = {
+    "a size in a branch that is a shape": branch("shape"),
+    "a size in a branch that is a constant": branch("constant"),
+    "a size in a loop that is the number of the iteration": stretched("iterations"),
     "boxes with a number of samples": boxes(sampling_ratio=2),
     "boxes that are constants": boxes(sent=False),
     "a number of iterations that is a constant": kept(sent=False),
@@ -133,6 +172,9 @@ def test_other_models_run_in_the_servers_process(graph: Graph, tmp_path: Path, t
 
 
 RISKY = {
+    "a size in a branch": branch("values"),
+    "a size in a loop": stretched("repeats"),
+    "a size in a loop in a branch": inside_a_branch(stretched("repeats")),
     "boxes of any size": boxes(),
     "the values of any number of iterations": kept(sent=True),
     "an answer whose size the caller chooses": Graph(

@@ -124,6 +124,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
         risks=_risks(
             followed,
+            list(_followed_inside(nodes, sent)),
             inner,
             {_full_name(function.domain, function.name) for function in functions},
             divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
@@ -145,11 +146,14 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
     return True
 
 
-def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: set[str], *, any_rank: bool) -> Risks:
+def _risks(
+    followed: Followed, inside: Followed, inner: list[Any], functions: set[str], crashing: set[str], *, any_rank: bool
+) -> Risks:
     """The risks of a graph, of its inner graphs, and of its functions.
 
     Args:
         followed: The graph's nodes.
+        inside: The nodes of inner graphs, followed from the graph's inputs.
         inner: The nodes of inner graphs and of functions.
         functions: The names of the functions.
         crashing: Operators of the graph that crash for another reason than `FATAL_VALUES`.
@@ -161,8 +165,9 @@ def _risks(followed: Followed, inner: list[Any], functions: set[str], crashing: 
     if any_rank:
         fatal |= used - RUN_AT_ANY_RANK
     untried = used - TRIED - functions
-    growing = _depending(followed, GROWING) | {node.op_type for node, dependent in followed if _grows(node, dependent)}
-    lasting = {node.op_type for node, dependent in followed if _lasts(node, dependent)}
+    every = [*followed, *inside]
+    growing = _depending(every, GROWING) | {node.op_type for node, dependent in every if _grows(node, dependent)}
+    lasting = {node.op_type for node, dependent in every if _lasts(node, dependent)}
     return Risks(*(tuple(sorted(names)) for names in (fatal, untried, growing, lasting)))
 
 
@@ -233,8 +238,8 @@ def _followed(
     """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
 
     Args:
-        nodes: The graph's nodes, in the order in which they run. Inner graphs are not analysed: their values
-            may be anything.
+        nodes: The graph's nodes, in the order in which they run. Inner graphs are not followed here: their outputs may
+            be anything.
         inputs: The names of the graph's inputs.
         bounded: Operators with outputs that do not depend on values, each with the number of the first such output.
     """
@@ -246,13 +251,40 @@ def _followed(
             from_values.update(node.output[: bounded.get(node.op_type)])
 
 
+def _followed_inside(nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
+    """Like `_followed`, but the nodes of all inner graphs, which see the values of the graphs around them."""
+    from_values = set(inputs)
+    for node, dependent in _followed(nodes, inputs, bounded=_BOUNDED):
+        for graph in _graphs(node):
+            seen = from_values | _own_inputs(node, graph, dependent, from_values)
+            yield from _followed(list(graph.node), seen, bounded=_BOUNDED)
+            yield from _followed_inside(list(graph.node), seen)
+        if dependent or _has_graphs(node):
+            from_values.update(node.output[: _BOUNDED.get(node.op_type)])
+
+
+def _own_inputs(node: Any, graph: Any, dependent: set[int], from_values: set[str]) -> set[str]:
+    """The inputs of a node's inner graph that may depend on values: none, or all but the number of an iteration."""
+    used = {name for inner in (*graph.node, *_inner(graph.node)) for name in inner.input}
+    if not dependent and from_values.isdisjoint(used):
+        return set()
+    counts = node.op_type == "Loop" and 0 not in dependent
+    return {value.name for value in graph.input[1 if counts else 0 :]}
+
+
+def _graphs(node: Any) -> Iterator[Any]:
+    """The inner graphs of a node."""
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.HasField("g") else [])
+        yield from attribute.graphs
+
+
 def _inner(nodes: Iterable[Any]) -> Iterator[Any]:
     """The nodes of all inner graphs."""
     for node in nodes:
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from graph.node
-                yield from _inner(graph.node)
+        for graph in _graphs(node):
+            yield from graph.node
+            yield from _inner(graph.node)
 
 
 def _full_name(domain: str, name: str) -> str:
