@@ -53,16 +53,9 @@ class RecordWriter:
 
     def put(self, prefix: str, model: str, record: bytes) -> None:
         """Appends a record to the file of a prefix, soon. Any thread."""
-        with self._lock:
-            if self._stopping or self._bytes + len(record) > self._waiting_bytes:
-                self._drop(model)
-                return
-            self._bytes += len(record)
-            self._waiting.append(Entry(prefix, model, record))
-            if self._thread is None:
-                self._thread = Thread(target=self._write, name="request-log", daemon=True)
-                self._thread.start()
-        if 2 * self._bytes > self._waiting_bytes:
+        if not self._accept(Entry(prefix, model, record)):
+            self._drop(model)
+        elif 2 * self._bytes > self._waiting_bytes:
             self._due.set()
 
     def stop(self) -> None:
@@ -72,6 +65,18 @@ class RecordWriter:
         self._due.set()
         if self._thread is not None:
             self._thread.join()
+
+    def _accept(self, entry: Entry) -> bool:
+        """Lets a record wait for the disk, if there is room for it."""
+        with self._lock:
+            if self._stopping or self._bytes + len(entry.record) > self._waiting_bytes:
+                return False
+            self._bytes += len(entry.record)
+            self._waiting.append(entry)
+            if self._thread is None:
+                self._thread = Thread(target=self._write, name="request-log", daemon=True)
+                self._thread.start()
+            return True
 
     def _drop(self, model: str) -> None:
         self._counts.of(model, "RESOURCE_EXHAUSTED").add()

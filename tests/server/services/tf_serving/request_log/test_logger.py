@@ -180,6 +180,11 @@ def test_models_are_logged_by_name(tmp_path: Path) -> None:
             id="no-folder",
         ),
         pytest.param(
+            'log_collector_config { type: "file" filename_prefix: "/tmp/a\\000b" }',
+            "Model model: filename_prefix must begin with a folder that exists; was '/tmp/a\0b'",
+            id="zero-byte",
+        ),
+        pytest.param(
             'log_collector_config { type: "file" filename_prefix: "/tmp/a" } sampling_config { sampling_rate: 1.5 }',
             "Model model: sampling_rate must be from 0 to 1; was 1.5",
             id="rate",
