@@ -6,6 +6,7 @@ use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::python::column;
 use super::signature::{Signature, Tally};
 use super::task::{NativeTask, Waiting};
 
@@ -56,8 +57,8 @@ impl Runs {
 
     /// Each column's numbers as they are in memory.
     fn columns<'py>(&self, py: Python<'py>) -> [Bound<'py, PyBytes>; 5] {
-        let counts = |numbers: &[i64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
-        let times = |numbers: &[f64]| bytes(py, numbers.iter().map(|number| number.to_ne_bytes()));
+        let counts = |numbers: &[i64]| column(py, numbers, i64::to_ne_bytes);
+        let times = |numbers: &[f64]| column(py, numbers, f64::to_ne_bytes);
         [
             times(self.times.as_flattened()),
             counts(&self.tasks),
@@ -66,10 +67,6 @@ impl Runs {
             counts(&self.sizes),
         ]
     }
-}
-
-fn bytes(py: Python<'_>, numbers: impl Iterator<Item = [u8; 8]>) -> Bound<'_, PyBytes> {
-    PyBytes::new(py, &numbers.flatten().collect::<Vec<_>>())
 }
 
 /// The answered calls of one signature, and, if rows are counted, the number of rows of each call.

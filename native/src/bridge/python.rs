@@ -102,9 +102,14 @@ pub fn sequence<'py, T: Copy + IntoPyObject<'py>>(
     if numbers.len() < LONG {
         return Ok(PyList::new(py, numbers.iter().copied())?.into_any());
     }
+    names(py)?.array.bind(py).call1((code, column(py, numbers, bytes_of)))
+}
+
+/// Numbers as they are in memory, one after the other. `bytes_of` returns a number's bytes in memory.
+pub fn column<'py, T: Copy>(py: Python<'py>, numbers: &[T], bytes_of: impl Fn(T) -> [u8; 8]) -> Bound<'py, PyBytes> {
     let mut bytes = Vec::with_capacity(8 * numbers.len());
     numbers.iter().for_each(|number| bytes.extend_from_slice(&bytes_of(*number)));
-    names(py)?.array.bind(py).call1((code, PyBytes::new(py, &bytes)))
+    PyBytes::new(py, &bytes)
 }
 
 /// numpy's dtype of that name, looked up once.
