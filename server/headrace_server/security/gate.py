@@ -231,7 +231,7 @@ class Gate:
         if principal.is_anonymous and not self._ways.are_none:
             return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
         about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
-        return Refused(Code.PERMISSION_DENIED, f"{principal.name} is not allowed to {need.action}{about}")
+        return Refused(Code.PERMISSION_DENIED, f"{principal.name} has no right to {need.action or 'this call'}{about}")
 
     def _watch(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):

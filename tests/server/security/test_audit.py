@@ -58,12 +58,12 @@ def test_every_call_is_written(running: Run, tmp_path: Path) -> None:
         ("key:shop", "inference.GRPCInferenceService/RepositoryModelLoad", MODEL, 0, "PERMISSION_DENIED"),
         (None, "inference.GRPCInferenceService/ModelInfer", None, 0, "UNAUTHENTICATED"),
         ("key:shop", "HTTP predict", MODEL, 1, "OK"),
-        ("key:shop", "HTTP look", MODEL, 0, "OK"),
-        (None, "HTTP POST predict", "other", 0, "UNAUTHENTICATED"),
+        ("key:shop", "HTTP metadata", MODEL, 0, "OK"),
+        (None, "HTTP predict", "other", 0, "UNAUTHENTICATED"),
         ("key:shop", "HTTP infer", MODEL, 1, "OK"),
-        ("key:shop", "HTTP look", MODEL, 0, "OK"),
-        ("key:shop", "HTTP POST admin", MODEL, 0, "PERMISSION_DENIED"),
-        (None, "HTTP POST predict", "other", 0, "UNAUTHENTICATED"),
+        ("key:shop", "HTTP metadata", MODEL, 0, "OK"),
+        ("key:shop", "HTTP admin", MODEL, 0, "PERMISSION_DENIED"),
+        (None, "HTTP predict", "other", 0, "UNAUTHENTICATED"),
     ]
     assert all(each["ts"].endswith("Z") and each["ms"] >= 0 for each in entered)
     assert len({len(each["ts"]) for each in entered}) == 1

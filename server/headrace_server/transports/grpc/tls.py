@@ -85,6 +85,10 @@ def _state(path: str) -> State:
 def _check(path: str, config: SSLConfig) -> None:
     """Checks a key and its certificates; otherwise, gRPC would only report that it cannot listen."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for name, needed in (("server_key", True), ("server_cert", True), ("custom_ca", False)):
+        text = getattr(config, name)
+        if (needed or text) and "-----BEGIN " not in text:
+            raise invalid(f"{path}: {name} must hold the text of a PEM file, not its path; it has no -----BEGIN line")
     try:
         with _in_memory(config.server_key + "\n" + config.server_cert) as pair:
             context.load_cert_chain(pair, password="")  # an encrypted key is refused instead of asking for its password

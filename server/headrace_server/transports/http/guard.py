@@ -94,7 +94,7 @@ class GuardedApi:
             visit.leave()
             model = next(iter(need.models), None) or ""
             code = Code.Name(status_of(error)[0])
-            self._gate.write(visit, f"HTTP {request.method} {need.action}", model, code, time.monotonic() - began)
+            self._gate.write(visit, f"HTTP {need.action or request.method}", model, code, time.monotonic() - began)
             return self._refusal(error, has_credentials=bool(visit.credentials.authorization))
         return await self._admitted(request, delivery, visit)
 

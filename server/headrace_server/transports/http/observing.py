@@ -14,7 +14,7 @@ def logged(observe: ObserveRest) -> ObserveRest:
     """Returns a listener that also writes a line to the access log for each call."""
 
     def observed(model: str, verb: str, code: str, seconds: float) -> None:
-        log_call(f"REST {verb or 'look'}", model, code, seconds)
+        log_call(f"REST {verb or 'metadata'}", model, code, seconds)
         observe(model, verb, code, seconds)
 
     return observed
@@ -28,7 +28,7 @@ def audited(observe: ObserveRest, gate: Gate | None) -> ObserveRest:
     def observed(model: str, verb: str, code: str, seconds: float) -> None:
         visit = visit_now()
         if visit is not None:
-            gate.write(visit, f"HTTP {verb or 'look'}", model, code, seconds)
+            gate.write(visit, f"HTTP {verb or 'metadata'}", model, code, seconds)
         observe(model, verb, code, seconds)
 
     return observed

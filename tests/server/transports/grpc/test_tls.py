@@ -139,11 +139,18 @@ def test_files_that_cannot_be_used(first: Pem, second: Pem, tmp_path: Path) -> N
     assert said(file) == (Code.NOT_FOUND, f"{file}: No such file or directory")
     file.write_text("server_kee: 'x'")
     assert said(file)[1].startswith(f"Invalid protobuf file: '{file}'")
-    for pem in (Pem("", ""), Pem(first.key, ""), Pem("rubbish", "rubbish"), Pem(first.key, second.certificate)):
-        code, text = said(write(file, pem))
-        assert code == Code.INVALID_ARGUMENT
-        assert text.startswith(f"{file}: server_key and server_cert cannot be used together: ")
-    _, text = said(write(file, first, custom_ca="rubbish"))
+    for name, pem, more in (
+        ("server_key", Pem("", ""), {}),
+        ("server_cert", Pem(first.key, ""), {}),
+        ("server_key", Pem("/etc/tls/key.pem", "/etc/tls/cert.pem"), {}),
+        ("custom_ca", first, {"custom_ca": "/etc/tls/ca.pem"}),
+    ):
+        no_pem = f"{name} must hold the text of a PEM file, not its path; it has no -----BEGIN line"
+        assert said(write(file, pem, **more)) == (Code.INVALID_ARGUMENT, f"{file}: {no_pem}")
+    code, text = said(write(file, Pem(first.key, second.certificate)))
+    assert code == Code.INVALID_ARGUMENT
+    assert text.startswith(f"{file}: server_key and server_cert cannot be used together: ")
+    _, text = said(write(file, first, custom_ca="-----BEGIN CERTIFICATE-----\nrubbish"))
     assert text.startswith(f"{file}: custom_ca cannot be used: ")
 
 
