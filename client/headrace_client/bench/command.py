@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import Any
 
+from headrace_client.token import TOKEN_VARIABLE
+
 FLAGS = {
     "the requests": {
         "model": ("NAME[=WEIGHT]", "a model to call; if repeated, calls are mixed by weight"),
@@ -58,7 +60,7 @@ def add_command(commands: Any) -> None:
         "       headrace bench --compare A B --model=NAME [flags]",
         description="Put load on a server and report how many calls it answers, and how fast. The server can be "
         "headrace, TensorFlow Serving, Triton, or any other with their APIs. Latencies count from the planned start "
-        "of a call.",
+        f"of a call. {TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

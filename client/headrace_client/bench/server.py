@@ -10,6 +10,7 @@ from headrace_client.bench.errors import BenchError, require
 from headrace_client.channels.auto import INTERFACE
 from headrace_client.channels.misdirected import port_hint
 from headrace_client.request import CODES
+from headrace_client.token import token_hint
 
 _UNBOUNDED = sys.maxsize
 _ONCE = {"attempts": 1, "backoff": 0.01, "max_backoff": 0.01, "max_send": _UNBOUNDED, "max_receive": _UNBOUNDED}
@@ -20,7 +21,8 @@ class ServerFailure(BenchError):
 
     def __init__(self, target: str, code: int, text: str, hint: str = "") -> None:
         hint = hint or port_hint(text)
-        super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}" + (f" ({hint})" if hint else ""))
+        more = f" ({hint})" if hint else token_hint(CODES[code])
+        super().__init__(f"{target}: {code_name(code)}: {' '.join(text.split())}{more}")
         self.is_unimplemented = CODES[code] is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headrace_client.bench import values
 from headrace_client.bench.errors import BenchError
+from headrace_client.token import token_metadata
 
 APIS = ("auto", "predict", "infer", "rest-predict", "rest-infer")
 ARRIVALS = ("poisson", "constant", "recorded")
@@ -121,7 +122,7 @@ def read(given: Mapping[str, object]) -> Settings:
         inputs=_files(_several(flags, "inputs"), models),
         log=log,
         stages=_stages(single, log),
-        metadata=tuple(values.metadata("metadata", text) for text in _several(flags, "metadata")),
+        metadata=_metadata(_several(flags, "metadata")),
         **read,  # type: ignore[arg-type]
     )
 
@@ -129,6 +130,17 @@ def read(given: Mapping[str, object]) -> Settings:
 def _several(flags: Mapping[str, object], name: str) -> list[str]:
     given = flags.get(name, [])
     return [str(item) for item in given] if isinstance(given, list) else [str(given)]
+
+
+def _metadata(texts: list[str]) -> tuple[tuple[str, str], ...]:
+    """The metadata of flags, and the token in the environment unless a flag has credentials."""
+    given = tuple(values.metadata("metadata", text) for text in texts)
+    if any(name.lower() == "authorization" for name, _ in given):
+        return given
+    try:
+        return (*given, *token_metadata())
+    except ValueError as error:
+        raise BenchError(str(error)) from error
 
 
 def _models(texts: list[str]) -> dict[str, float]:

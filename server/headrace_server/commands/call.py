@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -13,24 +12,10 @@ import numpy as np
 
 from headrace_client import Client, ServerError
 from headrace_client.request import Signature
+from headrace_client.token import TOKEN_VARIABLE, token_hint, token_metadata
 from headrace_server.config.run import LAST_PORT
 
 ADDRESS = "localhost:8500"
-
-TOKEN_VARIABLE = "HEADRACE_TOKEN"
-"""The environment variable for an API key or a token. There is no flag, since all users of the machine could see it."""
-
-
-def credentials() -> tuple[tuple[str, str], ...]:
-    """The metadata for a server that authenticates callers; empty if the environment has no token.
-
-    Raises:
-        ValueError: The token cannot be sent.
-    """
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if not (token.isascii() and token.isprintable()):
-        raise ValueError(f"{TOKEN_VARIABLE} must hold printable ASCII characters only")
-    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def checked_address(address: str) -> str:
@@ -97,10 +82,11 @@ def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     try:
         _check_form(values)
         address = checked_address(values.get("server", ADDRESS))
-        with Client(address, timeout=values.get("timeout", 60.0), metadata=credentials()) as client:
+        with Client(address, timeout=values.get("timeout", 60.0), metadata=token_metadata()) as client:
             print(_answer(client, values))
     except (ServerError, ValueError) as error:
-        print(f"headrace: the call failed: {error}", file=sys.stderr)
+        hint = token_hint(error.code) if isinstance(error, ServerError) else ""
+        print(f"headrace: the call failed: {error}{hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ import grpc
 
 from headrace_client import Client, ServerError
 from headrace_client.channels.grpcio_impl import failed
+from headrace_client.token import TOKEN_VARIABLE, token_hint, token_metadata
 from headrace_protos.inference.grpc_service_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -16,8 +17,6 @@ from headrace_protos.inference.grpc_service_pb2 import (
 )
 from headrace_server.commands.call import (
     ADDRESS,
-    TOKEN_VARIABLE,
-    credentials,
     server_of,
     signature_line,
 )
@@ -60,7 +59,7 @@ def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
         return 1
     except grpc.RpcError as error:
         print(
-            f"headrace: the call to the server at {address} failed: {failed(error)}",
+            f"headrace: the call to the server at {address} failed: {failed(error)}{token_hint(error.code())}",
             file=sys.stderr,
         )
         return 1
@@ -74,8 +73,8 @@ def _lines(address: str) -> list[str]:
             INDEX,
             request_serializer=RepositoryIndexRequest.SerializeToString,
             response_deserializer=RepositoryIndexResponse.FromString,
-        )(RepositoryIndexRequest(), timeout=30, metadata=credentials())
-        with Client(address, timeout=30, metadata=credentials()) as client:
+        )(RepositoryIndexRequest(), timeout=30, metadata=token_metadata())
+        with Client(address, timeout=30, metadata=token_metadata()) as client:
             return [_line(client, model, _batching(channel, model)) for model in index.models]
 
 
@@ -90,7 +89,7 @@ def _batching(channel: grpc.Channel, model: RepositoryIndexResponse.ModelIndex) 
     )
     try:
         request = ModelConfigRequest(name=model.name, version=model.version)
-        parameters = ask(request, timeout=30, metadata=credentials()).config.parameters
+        parameters = ask(request, timeout=30, metadata=token_metadata()).config.parameters
     except grpc.RpcError:
         return {}
     said = {key: value.string_value for key, value in parameters.items() if key.startswith(BATCHING)}

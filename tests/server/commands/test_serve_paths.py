@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace_client.token import TOKEN_VARIABLE
 from headrace_server import Config, Server
 from headrace_server.commands import process, serve
-from headrace_server.commands.call import TOKEN_VARIABLE, checked_address
+from headrace_server.commands.call import checked_address
 from headrace_server.commands.headrace import main
 from headrace_server.commands.ports import refuse_taken_ports
 from headrace_server.config.security import AuthOptions
