@@ -34,6 +34,7 @@ class Graph:
     constants: Mapping[str, Any] = field(default_factory=dict)
     domains: Sequence[tuple[str, int]] = ()
     opset: int = 20
+    functions: Sequence[onnx.FunctionProto] = ()
 
     def model(self) -> onnx.ModelProto:
         inputs, outputs = (
@@ -43,7 +44,7 @@ class Graph:
         constants = [from_array(np.asarray(value), name) for name, value in self.constants.items()]
         graph = make_graph(list(self.nodes), "graph", inputs, outputs, constants)
         opsets = [make_opsetid("", self.opset), *(make_opsetid(*domain) for domain in self.domains)]
-        return make_model(graph, opset_imports=opsets, ir_version=9)
+        return make_model(graph, opset_imports=opsets, ir_version=9, functions=list(self.functions))
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

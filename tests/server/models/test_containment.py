@@ -64,6 +64,9 @@ def test_zero_workers_overrides_the_isolation(tmp_path: Path, threads: BatchThre
         assert not isinstance(servable.backend, IsolatedBackend)
 
 
+OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+
+
 def boxes(*, sent: bool = True, sampling_ratio: int = 0) -> Graph:
     """RoiAlign with a box for each image, which is sent with it or the same for all images."""
     box = np.array([[0, 0, 4, 4]], np.float32)
@@ -133,7 +136,24 @@ def inside_a_branch(graph: Graph) -> Graph:
     return Graph([node], graph.inputs, {"z": (FLOAT, None)}, {**graph.constants, "yes": np.array(True)})
 
 
+def function(size: str, *, calls: int = 1) -> Graph:
+    """A function of the model's own makes zeros, or calls another one that does."""
+    name = f"zeros{calls}"
+    inner = [make_node("ConstantOfShape", ["size"], ["z"])]
+    if calls > 1:
+        inner = [make_node(f"zeros{calls - 1}", ["size"], ["z"], domain="own")]
+    own = helper.make_function("own", name, ["size"], ["z"], inner, OPSETS)
+    nodes = [
+        make_node("Cast", ["x"], ["values"], to=INT64),
+        make_node("Shape", ["x"], ["shape"]),
+        make_node(name, [size], ["y"], domain="own"),
+    ]
+    others = function(size, calls=calls - 1).functions if calls > 1 else ()
+    return Graph(nodes, {"x": (FLOAT, (1,))}, {"y": (FLOAT, None)}, domains=[("own", 1)], functions=(*others, own))
+
+
 HARMLESS = {
+    "a size in a function that is a shape": function("shape"),
     "a size in a branch that is a shape": branch("shape"),
     "a size in a branch that is a constant": branch("constant"),
     "a size in a loop that is the number of the iteration": stretched("iterations"),
@@ -172,6 +192,8 @@ def test_other_models_run_in_the_servers_process(graph: Graph, tmp_path: Path, t
 
 
 RISKY = {
+    "a size in a function": function("values"),
+    "a size in a function that another one calls": function("values", calls=2),
     "a size in a branch": branch("values"),
     "a size in a loop": stretched("repeats"),
     "a size in a loop in a branch": inside_a_branch(stretched("repeats")),

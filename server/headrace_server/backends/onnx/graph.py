@@ -1,6 +1,6 @@
 """Reads the parts of an ONNX file's graph that decide how safely and steadily the model runs; skips the weights."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from headrace_server.backends.base import Risks
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
+from headrace_server.backends.onnx.follow import BOUNDED, Followed, Inside, follow, has_graphs, inner_nodes
 from headrace_server.backends.onnx.integers import INTEGERS, may_be_integers
 from headrace_server.backends.onnx.operators import (
     CHECKS_MORE,
@@ -25,8 +26,6 @@ from headrace_server.backends.onnx.operators import (
 from headrace_server.backends.onnx.rowwise import rows_apart
 from headrace_server.backends.onnx.structure import Content, Structure, read_structure
 from headrace_server.backends.shared import Shared
-
-Followed = Sequence[tuple[Any, set[int]]]  # the result of `_followed`
 
 # Operators whose duration, or whose output's size, depends on the values of their inputs, such as a number of
 # iterations.
@@ -53,11 +52,6 @@ _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 RUN_ON_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Relu Sigmoid Sqrt Sub Tanh".split())
 """Operators that turn arrays without elements into such arrays; some other operators crash on empty arrays."""
-
-# Operators whose outputs do not depend on the values of their inputs, or are indices in range; each with the number of
-# the first such output.
-_SHAPES_ALONE: Mapping[str, int] = {"Shape": 0, "Size": 0}
-_BOUNDED: Mapping[str, int] = {**_SHAPES_ALONE, "ArgMax": 0, "ArgMin": 0, "TopK": 1}
 
 
 @dataclass(frozen=True)
@@ -113,10 +107,13 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
     nodes, inputs = list(structure.graph.node), list(structure.graph.input)
     functions, weights = structure.functions, structure.weights
     sent = {value.name for value in inputs} - weights.keys()
-    inner = [*_inner(nodes), *(node for function in functions for node in (*function.node, *_inner(function.node)))]
+    inner = [
+        *inner_nodes(nodes),
+        *(node for function in functions for node in (*function.node, *inner_nodes(function.node))),
+    ]
     integers = {value.name for value in inputs if value.type.tensor_type.elem_type in INTEGERS} | structure.integers
     divisions = _Divisions(dividing(runtime), integers, weights.keys())
-    followed = list(_followed(nodes, sent, bounded=_BOUNDED))
+    followed = list(follow(nodes, sent, bounded=BOUNDED))
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
     return Graph(
         steady=not functions and _is_steady(nodes, sent),  # the content of functions is not analysed
@@ -124,7 +121,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
         risks=_risks(
             followed,
-            list(_followed_inside(nodes, sent)),
+            list(Inside(functions).followed(nodes, sent)),
             inner,
             {_full_name(function.domain, function.name) for function in functions},
             divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
@@ -138,8 +135,8 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
 
 
 def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
-    for node, dependent in _followed(nodes, inputs):
-        if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or _has_graphs(node):
+    for node, dependent in follow(nodes, inputs):
+        if node.op_type in _BY_VALUES or node.domain not in _KNOWN_DOMAINS or has_graphs(node):
             return False
         if dependent.intersection(_SIZES.get(node.op_type, ())) or _lasts(node, dependent):
             return False
@@ -153,7 +150,7 @@ def _risks(
 
     Args:
         followed: The graph's nodes.
-        inside: The nodes of inner graphs, followed from the graph's inputs.
+        inside: The nodes of inner graphs and of functions, followed from the graph's inputs.
         inner: The nodes of inner graphs and of functions.
         functions: The names of the functions.
         crashing: Operators of the graph that crash for another reason than `FATAL_VALUES`.
@@ -232,61 +229,6 @@ def _depending(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str
     return {node.op_type for node, dependent in followed if dependent.intersection(by.get(node.op_type, ()))}
 
 
-def _followed(
-    nodes: list[Any], inputs: set[str], *, bounded: Mapping[str, int] = _SHAPES_ALONE
-) -> Iterator[tuple[Any, set[int]]]:
-    """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
-
-    Args:
-        nodes: The graph's nodes, in the order in which they run. Inner graphs are not followed here: their outputs may
-            be anything.
-        inputs: The names of the graph's inputs.
-        bounded: Operators with outputs that do not depend on values, each with the number of the first such output.
-    """
-    from_values = set(inputs)
-    for node in nodes:
-        dependent = {number for number, name in enumerate(node.input) if name in from_values}
-        yield node, dependent
-        if dependent or _has_graphs(node):
-            from_values.update(node.output[: bounded.get(node.op_type)])
-
-
-def _followed_inside(nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
-    """Like `_followed`, but the nodes of all inner graphs, which see the values of the graphs around them."""
-    from_values = set(inputs)
-    for node, dependent in _followed(nodes, inputs, bounded=_BOUNDED):
-        for graph in _graphs(node):
-            seen = from_values | _own_inputs(node, graph, dependent, from_values)
-            yield from _followed(list(graph.node), seen, bounded=_BOUNDED)
-            yield from _followed_inside(list(graph.node), seen)
-        if dependent or _has_graphs(node):
-            from_values.update(node.output[: _BOUNDED.get(node.op_type)])
-
-
-def _own_inputs(node: Any, graph: Any, dependent: set[int], from_values: set[str]) -> set[str]:
-    """The inputs of a node's inner graph that may depend on values: none, or all but the number of an iteration."""
-    used = {name for inner in (*graph.node, *_inner(graph.node)) for name in inner.input}
-    if not dependent and from_values.isdisjoint(used):
-        return set()
-    counts = node.op_type == "Loop" and 0 not in dependent
-    return {value.name for value in graph.input[1 if counts else 0 :]}
-
-
-def _graphs(node: Any) -> Iterator[Any]:
-    """The inner graphs of a node."""
-    for attribute in node.attribute:
-        yield from ([attribute.g] if attribute.HasField("g") else [])
-        yield from attribute.graphs
-
-
-def _inner(nodes: Iterable[Any]) -> Iterator[Any]:
-    """The nodes of all inner graphs."""
-    for node in nodes:
-        for graph in _graphs(node):
-            yield from graph.node
-            yield from _inner(graph.node)
-
-
 def _full_name(domain: str, name: str) -> str:
     return name if domain in ("", "ai.onnx") else f"{domain}.{name}"
 
@@ -296,7 +238,3 @@ def _runs_on_empty(node: Any) -> bool:
     sums_all = node.op_type == "ReduceSum" and len(node.input) == 1
     sums_all = sums_all and all(attribute.name == "keepdims" for attribute in node.attribute)
     return node.domain == "" and (node.op_type in RUN_ON_EMPTY or sums_all)
-
-
-def _has_graphs(node: Any) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

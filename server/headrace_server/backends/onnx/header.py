@@ -20,7 +20,12 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
         ("metadata_props", 14, "Entry", MANY),
         ("functions", 25, "FunctionProto", MANY),
     ),
-    "FunctionProto": (("name", 1, TEXT, ONE), ("node", 7, "NodeProto", MANY), ("domain", 10, TEXT, ONE)),
+    "FunctionProto": (
+        ("name", 1, TEXT, ONE),
+        ("input", 4, TEXT, MANY),
+        ("node", 7, "NodeProto", MANY),
+        ("domain", 10, TEXT, ONE),
+    ),
     "Entry": (("key", 1, TEXT, ONE), ("value", 2, TEXT, ONE)),
     "GraphProto": (
         ("node", 1, "NodeProto", MANY),
