@@ -1,5 +1,6 @@
 """A child process of the server, and the socket between them, for both sides."""
 
+import fcntl
 import os
 import re
 import resource
@@ -18,12 +19,14 @@ NICENESS = 10
 With equal values, Linux lets the child run on for milliseconds if that thread has had its share of the core.
 """
 
+F_SETSIG = 10  # from <fcntl.h> on Linux
+
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(256 << 20)}
 """Settings of glibc that keep memory: returning it after each body would keep a core in the kernel for milliseconds."""
 
 
 class ChildProcess:
-    """A process that runs one of headrace's modules, and ends when its socket is closed.
+    """A process that runs one of headrace's modules, and ends with the server at the latest.
 
     Args:
         module: The module whose `main` calls `come_up` and then does the process's work.
@@ -37,27 +40,44 @@ class ChildProcess:
 
     def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM, *, memory: int = 0) -> None:
         self.socket, other = socket.socketpair(type=kind)
-        with other:
+        lifeline, ours = os.pipe()
+        self._lifeline = open(ours, "wb", buffering=0)  # noqa: SIM115 - nothing is written; the process ends when it is closed
+        with other, open(lifeline, "rb", buffering=0):
             # -P: do not look for modules in the working directory, which other users may be able to write to.
-            command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory)]
-            self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=_environment())
+            command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory), str(lifeline)]
+            self._process = subprocess.Popen(command, pass_fds=[other.fileno(), lifeline], env=_environment())
         self.socket.setblocking(False)
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""
         self.socket.close()
+        self._lifeline.close()
         self._process.kill()
         self._process.wait()
 
 
 def come_up() -> socket.socket:
     """The first thing that the process does: returns the socket to the server, which its first argument names."""
+    end_with_server(int(sys.argv[3]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server handles them; this process ends when the server does
     lower_priority()
     if memory := int(sys.argv[2]):
         limit_data(memory)
     return socket.socket(fileno=int(sys.argv[1]))
+
+
+def end_with_server(lifeline: int) -> None:
+    """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing.
+
+    A thread that waits for that would not suffice: whatever the process runs may hold the interpreter lock forever.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        os.read(lifeline, 1)  # nothing is ever sent, so this is the end of the pipe: the server has ended
+        os._exit(0)
 
 
 def lower_priority() -> None:

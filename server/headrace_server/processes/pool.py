@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ class JsonProcesses:
         try:
             async with self._turns.turn(job.size):
                 job.begun = True
-                process = self._idle.pop() if self._idle else await asyncio.to_thread(_Process, self._memory)
+                process = self._idle.pop() if self._idle else await self._started()
                 try:
                     answer = await process.ask(job.descriptors)
                 except BaseException:
@@ -98,6 +99,15 @@ class JsonProcesses:
             raise ServingError(Code.UNAVAILABLE, f"the process for large JSON bodies failed: {error}") from error
         finally:
             _close(job.descriptors)
+
+    async def _started(self) -> "_Process":
+        starting = asyncio.create_task(asyncio.to_thread(_Process, self._memory))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                (await starting).close()  # nobody else knows of the process
+            raise
 
 
 @dataclass(slots=True)

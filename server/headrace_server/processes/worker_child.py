@@ -1,6 +1,5 @@
 """A process that runs one model, so that whatever the model does to its process affects no other model."""
 
-import fcntl
 import logging
 import os
 import signal
@@ -18,14 +17,12 @@ from headrace_server.backends import auto as backends
 from headrace_server.backends.base import Backend, FitsBatching, NamesRuntime, Streaming, Triable
 from headrace_server.errors import ServingError, status_of
 from headrace_server.processes import memory_file
-from headrace_server.processes.child import limit_data, limit_data_to, lower_priority
+from headrace_server.processes.child import end_with_server, limit_data, limit_data_to, lower_priority
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.lending import Lender, kept, views
 from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import LINK, MAX_TEXT, Ended, Message, Slot
 from headrace_server.processes.streams_child import serve_streams
-
-F_SETSIG = 10  # from <fcntl.h> on Linux
 
 Run = Callable[[str, Arrays, Sequence[str]], Arrays]
 
@@ -42,19 +39,6 @@ def main() -> None:
     with suppress(Ended):
         _serve_first(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)  # threads that the model has started no longer matter
-
-
-def end_with_server(lifeline: int) -> None:
-    """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing.
-
-    A thread that waits for that would not suffice, since a model may hold the interpreter lock forever.
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    with suppress(BlockingIOError):
-        os.read(lifeline, 1)  # nothing is ever sent, so this is the end of the pipe: the server has ended
-        os._exit(0)
 
 
 def _serve_first(connection: socket.socket) -> None:

@@ -3,7 +3,12 @@
 import asyncio
 import gzip
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +73,54 @@ def test_a_job_is_ended_when_its_caller_has_left(tmp_path: Path, monkeypatch: py
         assert await processes.run(process, size=LARGE_BYTES) != number
 
     play(scene)
+
+
+SERVER = """
+import asyncio, sys
+from headrace_server.processes.pool import LARGE_BYTES, JsonProcesses
+from tests.server.processes.test_pool import spin
+
+asyncio.run(JsonProcesses(1).run(spin, sys.argv[1], size=LARGE_BYTES))
+"""
+
+
+def test_a_job_is_ended_when_its_server_is_killed(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(started)], env=environment) as server:
+        try:
+            eventually(lambda: started.exists() and started.read_text())
+        finally:
+            server.kill()
+    child = Path("/proc", started.read_text())
+    try:
+        eventually(lambda: not child.exists() or "State:\tZ" in (child / "status").read_text())
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(child.name), signal.SIGKILL)
+
+
+def test_a_process_that_starts_for_a_caller_who_leaves_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting, may_start, started = threading.Event(), threading.Event(), list[pool._Process]()
+
+    def start(memory: int) -> pool._Process:
+        starting.set()
+        assert may_start.wait(WITHIN)
+        started.append(original(memory))
+        return started[0]
+
+    async def scene(processes: JsonProcesses) -> None:
+        working = asyncio.create_task(processes.run(process, size=1))
+        await asyncio.to_thread(starting.wait, WITHIN)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        asyncio.get_running_loop().call_later(pool.GRACE_SECONDS, may_start.set)
+
+    original = pool._Process
+    monkeypatch.setattr(pool, "_Process", start)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.0)
+    play(scene)
+    assert started[0]._process.returncode is not None
 
 
 def test_no_body_takes_more_memory_than_the_limit_of_a_process() -> None:
