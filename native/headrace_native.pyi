@@ -1,11 +1,11 @@
 """The native transport: serves gRPC and HTTP on threads of its own, and passes calls to the event loop as events."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from headrace_batching import BatchReport, Options, Task
-from headrace_batching.contract import Clock, Execute, TaskFormed, TaskLane, TaskQueue
+from headrace_batching.contract import Clock, Execute, TaskBatch, TaskFormed, TaskLane, TaskQueue
 from headrace_batching.latency.target import Target
 from headrace_batching.queue import Turn
 from headrace_batching.task import Array, Arrays
@@ -363,6 +363,73 @@ class Spans:
         The requests that the server has answered without Python are added to them.
         """
 
+class _Place(Protocol):
+    """A place for a run: a `headrace_server.processes.keeper.Place`."""
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange of the place's slot."""
+
+class Exchange:
+    """What is known about the messages of one slot. Used by the thread that has taken the slot's place.
+
+    A run is repeated without the interpreter if both its message and its answer are known.
+
+    Args:
+        link: The server's side of the slot's link.
+    """
+
+    def __init__(self, link: Link) -> None: ...
+    def take_owed(self) -> Sequence[int]:
+        """Removes and returns the numbers of the answers that the next message must return to the worker process."""
+
+    def lent(self) -> None:
+        """Records that Python has taken an answer, so that `WorkerFields.collect` is called before the next run."""
+
+    def learn(self, number: int, outputs: Mapping[str, Array], /) -> None:
+        """Learns the content of the last answer that was not known, if all of its outputs are arrays of numbers.
+
+        Args:
+            number: The number under which the worker process has lent the arrays.
+            outputs: The arrays by alias, in the memory of the worker process.
+
+        Raises:
+            BufferError: An array is not contiguous.
+        """
+
+    def forget(self) -> None:
+        """Forgets the messages that ask for runs, since the arrays of their inputs are no longer used."""
+
+class FreePlaces:
+    """The places in worker processes that no run has taken. Any thread.
+
+    Attributes:
+        watched: Whether `WorkerFields.settle` must be called whenever a place has been put back.
+    """
+
+    watched: bool
+
+    def __init__(self) -> None: ...
+    def append(self, place: Any, /) -> None:
+        """Adds a place, whose `exchange` must not be None."""
+
+    def pop(self) -> Any:
+        """Takes the place that was added last.
+
+        Raises:
+            IndexError: There is none.
+        """
+
+    def remove(self, place: Any, /) -> None:
+        """Takes this place.
+
+        Raises:
+            ValueError: It is not there.
+        """
+
+    def __iter__(self) -> Iterator[Any]:
+        """The places, at this moment."""
+
 class Link:
     """One side of the link between the server and a worker process. One thread sends and receives; any may end it.
 
@@ -683,12 +750,13 @@ class Lane:
     def steer(self, target: Target) -> None: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
-    def run_natively(self, fields: NativeRunFields) -> None:
+    def run_natively(self, fields: SessionFields | WorkerFields) -> None:
         """Runs the lane's later batches without the interpreter, except those that need Python.
 
         A batch needs Python if one of its tasks came from Python, or is traced; if tasks that differ in length are
-        padded; if its inputs have more than 1 MiB; if its run fails; or if an answer cannot be made from its outputs.
-        In the last two cases, Python runs the batch again.
+        padded; or if its inputs have more than 1 MiB. If a run in an ONNX session fails, or an answer cannot be made
+        from its outputs, Python runs the batch again; a run in a worker process is completed by Python. In worker
+        processes, a batch also needs Python if it has no batch axis, or its tasks want only some outputs.
         """
 
     def count_native_runs(self) -> None:
@@ -702,8 +770,8 @@ class Lane:
     def native_ended(self) -> float:
         """When the last run without the interpreter ended, in seconds on the queue's clock; 0 before the first."""
 
-class NativeRunFields(TypedDict):
-    """How headrace_native runs a signature's batches without the interpreter."""
+class SessionFields(TypedDict):
+    """How headrace_native runs a signature's batches in an ONNX session."""
 
     session: OnnxSession
     """The model."""
@@ -746,6 +814,35 @@ class OnnxOpening:
     def __init__(self, options: Any, models: Sequence[str | bytes], seconds: float) -> None: ...
     def take(self, index: int) -> OnnxSession | None:
         """Waits for the session of a model, which the caller now owns; None if it is not opened, or has been taken."""
+
+class WorkerFields(TypedDict):
+    """How headrace_native runs a signature's batches in worker processes. Each function may be called on any thread."""
+
+    places: FreePlaces
+    """The places for runs. If there is none, Python runs the batch, and waits for one."""
+
+    signature: int
+    """The signature's number, which tells it from the other ones that use these places."""
+
+    seconds: float | None
+    """The seconds that a run may take; None means no limit."""
+
+    collect: Callable[[_Place], Sequence[int]]
+    """Removes and returns the numbers of the answers that Python has taken and no longer uses."""
+
+    prepare: Callable[[_Place, int, Sequence[int]], tuple[bytes, Sequence[Array]]]
+    """Given a number of rows, and of answers to return, returns the message that asks for a run, and an array for each
+    input, in the signature's order, whose first rows are the run's. If it raises, Python runs the batch."""
+
+    complete: Callable[[TaskBatch, float, float, _Place, float | None], None]
+    """Receives the result of a run in a place, and answers its batch. The other arguments are when the batch began and
+    when it had been joined, on the queue's clock, and the seconds that are left until the time limit, if any."""
+
+    tell: Callable[[bytes, bytes, bytes, bytes, bytes], None]
+    """As in `SessionFields`."""
+
+    settle: Callable[[], None]
+    """Called when a place has been put back and the places are `watched`, or its process has ended."""
 
 class OnnxRunOptions:
     """Options of one run: a subset of `onnxruntime.RunOptions`. Any thread."""

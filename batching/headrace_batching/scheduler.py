@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread, current_thread
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from headrace_batching.report import BatchReport, Observe
 from headrace_batching.task import Arrays, Priority, Task
 from headrace_batching.threads import BatchThreads
 from headrace_batching.watchdog import Abandoned
+
+Finish = Callable[..., Arrays]
+"""Returns the outputs of a run that has begun, given the number of its rows and what identifies the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +125,21 @@ class Scheduler:
         """When the last run without the interpreter ended, in seconds on the queue's clock; 0 before the first."""
         return 0.0 if self._native is None else self._native.native_ended
 
-    def run_natively(self, model: Mapping[str, object]) -> None:
+    def run_natively(self, fields: Mapping[str, object]) -> None:
         """Lets headrace_native run batches without the interpreter, if this scheduler uses its queue.
 
         If runs have a time limit or a latency objective, this has no effect.
 
         Args:
-            model: The fields for `NativeLane.run_natively`.
+            fields: As for `NativeLane.run_natively`, without `complete`. A function `finish` among them returns the
+                outputs of a run that headrace_native has begun, given the number of its rows and what identifies it.
         """
         lane = self.lane
         needs_run = self._limit is not None or self._controller is not None
         if isinstance(lane, NativeLane) and not needs_run:
             self._native = lane
-            lane.run_natively(model)
+            complete = partial(self._complete, cast("Finish", fields.get("finish")))
+            lane.run_natively({**fields, "complete": complete})
 
     def count_native_runs(self) -> None:
         """Reports the runs without the interpreter that have not been reported yet. Any thread."""
@@ -218,6 +223,18 @@ class Scheduler:
             self._failed(batch, began, error)
         else:
             deliver(ended)  # before the report, so that callers need not wait for it
+            self._report(batch, (began, joined, computed), failed=False)
+
+    def _complete(self, finish: Finish, batch: TaskBatch, began: float, joined: float, *run: Any) -> None:
+        """Completes a run that headrace_native has begun; `finish` returns its outputs."""
+        try:
+            outputs = finish(batch.padded, *run)
+            computed = self._clock()
+            ended = batch.split(outputs, self._queue.lock)
+        except BaseException as error:  # as in `_attempt`
+            self._failed(batch, began, error)
+        else:
+            deliver(ended)
             self._report(batch, (began, joined, computed), failed=False)
 
     def _attempt_each(self, series: TaskSeries) -> None:

@@ -14,11 +14,18 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn to_join_in(array: &Bound<'_, PyAny>, shape: &[usize], dtype: Dtype) -> PyResult<Self> {
+        let buffer = Self::with_room(array, dtype)?;
+        if buffer.raw.shape() != shape {
+            return Err(wrong_to_join_in());
+        }
+        Ok(buffer)
+    }
+
+    /// An array to join in that may have room for more rows than the batch has.
+    pub fn with_room(array: &Bound<'_, PyAny>, dtype: Dtype) -> PyResult<Self> {
         let buffer = Self::any(array)?;
-        if buffer.dtype() != Some(dtype) || buffer.raw.shape() != shape {
-            return Err(PyBufferError::new_err(
-                "the array to join in must have the input's dtype and the batch's shape",
-            ));
+        if buffer.dtype() != Some(dtype) {
+            return Err(wrong_to_join_in());
         }
         if buffer.raw.readonly() {
             return Err(PyBufferError::new_err("the array to join in is read-only"));
@@ -62,8 +69,12 @@ impl Buffer {
         if self.raw.len_bytes() == 0 {
             return &mut [];
         }
-        // SAFETY: as above, and writable, as `to_join_in` has checked. The array's creator gives it to this batch alone
-        // until the batch has run, and `join` never has two of these slices at once.
+        // SAFETY: as above, and writable, as `with_room` has checked. The array's creator gives it to this batch alone
+        // until the batch has run, and no batch has two of these slices of an array at once.
         unsafe { std::slice::from_raw_parts_mut(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
+}
+
+fn wrong_to_join_in() -> PyErr {
+    PyBufferError::new_err("the array to join in must have the input's dtype and the batch's shape")
 }

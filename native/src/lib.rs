@@ -45,7 +45,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version that `headrace` checks: raised with every change that affects the Python side.
-const INTERFACE: u32 = 30;
+const INTERFACE: u32 = 31;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -84,6 +84,8 @@ fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<security::AuditLines>()?;
     module.add_class::<security::Verdicts>()?;
     module.add_class::<traces::Spans>()?;
+    module.add_class::<worker::Exchange>()?;
+    module.add_class::<worker::FreePlaces>()?;
     module.add_class::<worker::Link>()?;
     module.add_class::<server::Server>()
 }

@@ -100,7 +100,7 @@ def test_a_request_during_a_single_call_is_left_to_a_batch_thread(
     def fit_batching(_: OnnxBackend, options: Options) -> Options:
         return replace(options, max_running_batches=1)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", seen)
     monkeypatch.setattr(OnnxBackend, "fit_batching", fit_batching, raising=False)
     monkeypatch.setattr(

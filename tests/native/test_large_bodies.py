@@ -90,7 +90,7 @@ def test_a_call_runs_before_everything_that_other_connections_have_sent_is_read(
             assert go_on.wait(ANSWER_WITHIN)
         return run(backend, signature, inputs, outputs)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", seen)
     pace = replace(bridge.SHARED.pace, quick=100.0, slow=100.0)  # the thread still runs calls itself after the slow one
     monkeypatch.setattr(bridge, "SHARED", replace(bridge.SHARED, pace=pace))

@@ -83,7 +83,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
         assert runs.go_on.wait(ANSWER_WITHIN)
         return run(backend, signature, inputs, outputs)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", seen)
     monkeypatch.setattr(bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=0.0, slow=0.0)))
     yield runs
@@ -271,7 +271,7 @@ def test_a_deadline_passes(running: Run, runs: Held) -> None:
 
 
 def test_an_error_is_answered_by_h2(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     with Connection(running(models.linear).port) as connection:
         caller = LoneCaller(connection, REQUEST)
         caller.settle()

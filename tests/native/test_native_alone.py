@@ -176,7 +176,7 @@ SCALARS: dict[str, tuple[Make, npt.ArrayLike, object]] = {
 def test_scalars_for_python_need_no_event_loop(
     running: Run, monkeypatch: pytest.MonkeyPatch, loop_thread: LoopThread, name: str, limit: float
 ) -> None:
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)
     make, x, y = SCALARS[name]
     server = running(make, isolation=IsolationOptions(run_timeout=limit))
     go_on = threading.Event()

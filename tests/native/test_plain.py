@@ -299,7 +299,7 @@ def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(
         ran_on.append(current_thread().name)
         return run(backend, signature, inputs, outputs)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", seen)
     monkeypatch.setattr(
         bridge, "SHARED", replace(bridge.SHARED, pace=replace(bridge.SHARED.pace, quick=1.0, slow=10.0))
@@ -328,7 +328,7 @@ def test_several_rest_calls_of_a_quick_model_run_together_on_the_thread_that_rea
         assert all_sent.wait(ANSWER_WITHIN)
         return run(backend, signature, inputs, outputs)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", seen)
     pace = replace(bridge.SHARED.pace, quick=100.0, slow=100.0)  # also on a busy machine
     monkeypatch.setattr(bridge, "SHARED", replace(bridge.SHARED, pace=pace))

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 
 use super::clock::Clock;
 use super::ended::Why;
-use super::native_run::{NativeRun, NativeRunFields};
+use super::native_run::NativeRun;
 use super::python::names;
+use super::runner::RunnerFields;
 use super::signature::Signature;
 use super::task::Task;
 use super::tasks::Tasks;
@@ -98,9 +99,9 @@ impl Lane {
         self.0.tasks.queue.lane_state(self.0.id).shed
     }
 
-    /// Lets an ONNX session run the lane's batches without the interpreter, except those that need Python.
-    fn run_natively(&self, fields: NativeRunFields) {
-        *self.0.native_run.lock() = Some(Arc::new(NativeRun::new(fields)));
+    /// Runs the lane's batches without the interpreter, except those that need Python.
+    fn run_natively(&self, runner: RunnerFields) {
+        *self.0.native_run.lock() = Some(Arc::new(NativeRun::new(runner)));
         self.0.tasks.queue.detach(self.0.id);
     }
 

@@ -20,11 +20,14 @@ mod python;
 mod queue;
 mod ready;
 mod routes;
+mod runner;
 mod series;
+mod session_run;
 mod shared;
 mod signature;
 mod task;
 mod tasks;
+mod worker_run;
 
 pub use answers::Answers;
 pub use batch::Batch;

@@ -1,4 +1,4 @@
-//! Joins the inputs of tasks that run without the interpreter, in memory of the thread that runs them.
+//! Joins the inputs of tasks that run without the interpreter; for ONNX sessions, in memory of the thread that runs them.
 
 use std::cell::RefCell;
 
@@ -40,7 +40,7 @@ pub fn with_inputs<T>(tasks: &[Waiting], padded: usize, call: impl FnOnce(&[Feed
 
 /// Joins the rows of one input, each of this many bytes. As in `headrace_batching.batch.pad`, padding repeats the first
 /// row of the last task.
-fn join(tasks: &[Waiting], (input, dtype): (usize, Dtype), joined: &mut [u8], row: usize) {
+pub fn join(tasks: &[Waiting], (input, dtype): (usize, Dtype), joined: &mut [u8], row: usize) {
     let (mut start, mut last) = (0, 0);
     for (task, _) in tasks {
         last = start;
@@ -64,7 +64,7 @@ pub fn shapes(tasks: &[Waiting], padded: usize) -> Vec<Vec<usize>> {
 }
 
 /// The shape of a joined input.
-fn shape(tasks: &[Waiting], padded: usize, input: usize) -> Shape {
+pub fn shape(tasks: &[Waiting], padded: usize, input: usize) -> Shape {
     let first = &tasks[0].0;
     let rows = first.signature.batched.then_some(padded);
     rows.into_iter().chain(first.call.inner(input).iter().copied()).collect()

@@ -1,28 +1,28 @@
 //! Joins, runs and answers tasks without the interpreter lock, so that they do not wait for Python code.
 //!
-//! Tasks can run here if all of them were decoded here and nothing about them needs Python (`takes`). If a run fails, or
-//! an answer cannot be made from its outputs, none of its tasks has been answered: they are then treated like any
-//! others, so Python runs them again, splits their batch, and creates the errors.
+//! Tasks can run here if all of them were decoded here and nothing about them needs Python (`takes`). If a run in an ONNX
+//! session fails, or an answer cannot be made from its outputs, none of its tasks has been answered: they are then
+//! treated like any others, so Python runs them again, splits their batch, and creates the errors. A run in a worker
+//! process is not repeated: Python receives its answer and completes the batch.
 
-use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use smallvec::SmallVec;
 
 use super::answers::buffer_for;
+use super::form;
 use super::lane::Lane;
 use super::native_counts::{Counts, Runs};
-use super::native_inputs::{rows_of, shapes, with_inputs};
+use super::native_inputs::rows_of;
 use super::ready::Ready;
-use super::signature::Choice;
+use super::runner::{Attempt, Computed, Runner, RunnerFields};
 use super::task::{NativeTask, Task, Waiting};
-use crate::onnx::{OnnxSession, Value};
+use super::worker_run::Unanswered;
 use crate::predict::Output;
 use crate::queue::{Piece, Turn};
 
@@ -32,34 +32,11 @@ const MOST: usize = 1 << 20;
 
 /// How the tasks of one lane run without the interpreter.
 pub struct NativeRun {
-    session: Py<OnnxSession>,
-    /// The names of the inputs in the model, in the signature's order.
-    inputs: Vec<CString>,
-    /// The alias of each output and its name in the model, in the signature's order.
-    outputs: Vec<(String, CString)>,
+    runner: Runner,
     pub counts: Counts,
-    /// Called after a run with a large output, with the shapes of the run's inputs.
-    grown: Py<PyAny>,
-    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on Python
-    /// runs the tasks, and has ONNX Runtime free that memory.
-    large: usize,
-    /// Whether a run has had such an output.
-    has_grown: AtomicBool,
     running: AtomicUsize,
     /// When the last run ended, in seconds on the queue's clock, as bits.
     ended: AtomicU64,
-}
-
-/// The fields of a `NativeRun` as Python passes them; `headrace_native.pyi` describes each.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct NativeRunFields {
-    session: Py<OnnxSession>,
-    inputs: Vec<CString>,
-    outputs: Vec<(String, CString)>,
-    tell: Py<PyAny>,
-    grown: Py<PyAny>,
-    large: usize,
 }
 
 /// The runs that have ended, and their answers, until these are sent.
@@ -70,11 +47,9 @@ struct Ended {
 }
 
 impl NativeRun {
-    pub fn new(fields: NativeRunFields) -> Self {
-        let NativeRunFields { session, inputs, outputs, tell, grown, large } = fields;
-        let (has_grown, running, ended) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicU64::new(0));
-        let counts = Counts::new(tell);
-        Self { session, inputs, outputs, counts, grown, large, has_grown, running, ended }
+    pub fn new(runner: RunnerFields) -> Self {
+        let (runner, tell) = Runner::new(runner);
+        Self { runner, counts: Counts::new(tell), running: AtomicUsize::new(0), ended: AtomicU64::new(0) }
     }
 
     /// The number of turns whose tasks are running.
@@ -90,7 +65,7 @@ impl NativeRun {
     /// Runs and answers the tasks of a turn, as one batch or, without a batch axis, one by one. Returns the turn with
     /// the tasks that Python must run or answer; None if there are none.
     pub fn run(self: &Arc<Self>, lane: &Lane, mut turn: Turn<Task>) -> Option<Turn<Task>> {
-        if !takes(lane, &turn) {
+        if !takes(lane, &turn) || !self.runner.takes(lane, &turn) {
             return Some(turn);
         }
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +83,7 @@ impl NativeRun {
     fn run_all(&self, lane: &Lane, tasks: Vec<Waiting>) -> Vec<Waiting> {
         let at_once = if lane.batched() { tasks.len() } else { 1 };
         let (mut waiting, mut left, mut ended) = (tasks.into_iter(), Vec::new(), Ended::default());
-        while waiting.len() > 0 && !self.has_grown.load(Ordering::Relaxed) {
+        while waiting.len() > 0 && !self.runner.has_grown() {
             let own = waiting.by_ref().take(at_once).collect();
             left.extend(self.run_batch(lane, own, &mut ended));
         }
@@ -118,28 +93,61 @@ impl NativeRun {
     }
 
     /// Runs tasks together; returns them if Python must run them.
-    fn run_batch(&self, lane: &Lane, mut tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
+    fn run_batch(&self, lane: &Lane, tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
         let (began, padded) = (Instant::now(), lane.padded_rows(rows_of(&tasks)));
         // A panic here or in `fit` has not changed any task, so Python can run them.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compute(&tasks, padded))).ok().flatten();
-        let Some((values, joined)) = ran else { return tasks };
-        let computed = Instant::now();
-        let outputs = self.outputs(&tasks, padded, &values);
-        if !catch_unwind(AssertUnwindSafe(|| fit(&tasks, padded, &outputs))).unwrap_or(false) {
-            return tasks;
-        }
-        if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
-            ended.ready.bytes.clear(); // a part of an answer, which must not precede the next one
-            fail(tasks);
+        let ran = catch_unwind(AssertUnwindSafe(|| self.runner.compute(&tasks, padded))).unwrap_or(Attempt::Not);
+        let (computed, joined) = match ran {
+            Attempt::Ran(computed, joined) => (computed, joined),
+            Attempt::Unanswered(run) => return self.complete(lane, tasks, began, run),
+            Attempt::Not => return tasks,
+        };
+        let times = [began, joined, Instant::now()];
+        let outputs = self.runner.outputs(&tasks, padded, &computed);
+        if catch_unwind(AssertUnwindSafe(|| fit(&tasks, padded, &outputs))).unwrap_or(false) {
+            drop(outputs);
+            self.answer(lane, tasks, (computed, times), ended);
             return Vec::new();
         }
-        let is_large = outputs.iter().any(|output| output.bytes.len() >= self.large);
-        let shapes = if is_large { shapes(&tasks, padded) } else { Vec::new() };
-        self.record(lane, [began, joined, computed, Instant::now()], tasks, ended);
-        if is_large {
-            self.send(ended);
-            self.grow(shapes);
+        drop(outputs);
+        match self.runner.leave(computed) {
+            Some(run) => self.complete(lane, tasks, began, run),
+            None => tasks,
         }
+    }
+
+    /// Encodes the answers of tasks whose run began, had its inputs and had its outputs at these times.
+    fn answer(
+        &self,
+        lane: &Lane,
+        mut tasks: Vec<Waiting>,
+        (computed, [began, joined, at]): (Computed, [Instant; 3]),
+        ended: &mut Ended,
+    ) {
+        let padded = lane.padded_rows(rows_of(&tasks));
+        let outputs = self.runner.outputs(&tasks, padded, &computed);
+        if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
+            ended.ready.bytes.clear(); // a part of an answer, which must not precede the next one
+            return fail(tasks);
+        }
+        let grown = self.runner.grows(&tasks, padded, &outputs);
+        drop(outputs);
+        self.runner.finish(computed);
+        self.record(lane, [began, joined, at, Instant::now()], tasks, ended);
+        if let Some(shapes) = grown {
+            self.send(ended);
+            self.runner.grew(shapes);
+        }
+    }
+
+    /// Lets Python receive the answer of a worker process, and complete the batch.
+    fn complete(&self, lane: &Lane, tasks: Vec<Waiting>, began: Instant, run: Unanswered) -> Vec<Waiting> {
+        let times = [began, run.joined].map(|time| lane.clock().at(time));
+        Python::attach(|py| {
+            let batch = form::batch(py, lane, tasks.into_iter().map(given_back).collect());
+            let completed = batch.and_then(|batch| self.runner.complete(batch, times, run));
+            completed.unwrap_or_else(|error| error.write_unraisable(py, None));
+        });
         Vec::new()
     }
 
@@ -161,41 +169,6 @@ impl NativeRun {
     fn send(&self, Ended { ready, runs }: &mut Ended) {
         ready.send(|tasks| self.counts.add(runs, tasks));
     }
-
-    /// Tells Python that ONNX Runtime's memory has grown in a run whose inputs had these shapes.
-    fn grow(&self, shapes: Vec<Vec<usize>>) {
-        self.has_grown.store(true, Ordering::Relaxed);
-        let tell = |py: Python<'_>| self.grown.bind(py).call1((shapes,)).map(drop);
-        Python::try_attach(|py| tell(py).unwrap_or_else(|error| error.write_unraisable(py, None)));
-    }
-
-    /// The outputs that the tasks want, and when the inputs had been joined; None if the run failed.
-    fn compute(&self, tasks: &[Waiting], padded: usize) -> Option<(SmallVec<[Value; 2]>, Instant)> {
-        let names: SmallVec<[&CStr; 2]> = self.wanted(choice(tasks)).map(|(_, name)| name.as_c_str()).collect();
-        with_inputs(tasks, padded, |feeds| {
-            let joined = Instant::now();
-            let values = self.session.get().compute((&self.inputs, feeds), &names, None).ok()?;
-            Some((values.into_iter().collect::<Option<_>>()?, joined))
-        })
-    }
-
-    /// The outputs of a choice; None means all.
-    fn wanted(&self, choice: Option<Choice>) -> impl Iterator<Item = &(String, CString)> {
-        let outputs = self.outputs.iter().enumerate();
-        outputs.filter(move |(number, _)| choice.is_none_or(|choice| choice.has(*number))).map(|(_, output)| output)
-    }
-
-    fn outputs<'a>(&'a self, tasks: &[Waiting], padded: usize, values: &'a [Value]) -> SmallVec<[Output<'a>; 2]> {
-        let output = |((alias, _), value): (&'a (String, CString), &'a Value)| Output {
-            alias,
-            dtype: value.dtype,
-            shape: &value.shape,
-            bytes: value.bytes(),
-            text: &[],
-            whole: tasks.len() == 1 && padded == tasks[0].0.rows,
-        };
-        self.wanted(choice(tasks)).zip(values).map(output).collect()
-    }
 }
 
 /// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded here, are not traced, and
@@ -205,11 +178,6 @@ fn takes(lane: &Lane, turn: &Turn<Task>) -> bool {
     let rows = turn.pieces.iter().map(|piece| piece.stop - piece.start).sum::<usize>().max(1);
     turn.size.saturating_mul(lane.padded_rows(rows)) / rows <= MOST
         && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if plain(task)))
-}
-
-/// The choice that tasks share which run together.
-fn choice(tasks: &[Waiting]) -> Option<Choice> {
-    tasks.first().and_then(|(task, _)| task.choice)
 }
 
 /// The tasks of pieces that were all decoded here, and when they arrived.

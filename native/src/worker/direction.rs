@@ -107,6 +107,11 @@ impl Direction {
         self.taken.load(Acquire) == self.sent.load(Relaxed) & !ENDED
     }
 
+    /// Whether the messages of this direction have ended.
+    pub fn has_ended(&self) -> bool {
+        self.sent.load(SeqCst) & ENDED != 0
+    }
+
     /// Ends the messages of this direction. Either side may call this, on any thread.
     pub fn end(&self) {
         self.sent.fetch_or(ENDED, SeqCst);

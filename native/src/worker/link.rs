@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use pyo3::exceptions::{PyConnectionResetError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -16,6 +17,8 @@ use super::page::Page;
 pub struct Link {
     page: Page,
     is_server: bool,
+    /// A message that was taken, and is to be received again.
+    untaken: Mutex<Option<Option<Vec<u8>>>>,
 }
 
 #[pymethods]
@@ -28,7 +31,7 @@ impl Link {
     #[new]
     fn new(descriptor: i32, is_server: bool) -> PyResult<Self> {
         let file = File::options().read(true).write(true).open(format!("/proc/self/fd/{descriptor}"))?;
-        Ok(Self { page: Page::map(file.as_fd()).map_err(std::io::Error::from)?, is_server })
+        Ok(Self { page: Page::map(file.as_fd()).map_err(std::io::Error::from)?, is_server, untaken: Mutex::default() })
     }
 
     fn send(&self, message: &[u8]) -> bool {
@@ -41,6 +44,9 @@ impl Link {
 
     #[pyo3(signature = (timeout=None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        if let Some(message) = self.untaken.lock().take() {
+            return Ok(message.map(|bytes| PyBytes::new(py, &bytes)));
+        }
         let mut until = None;
         loop {
             if let Some(message) = self.incoming().take() {
@@ -65,12 +71,42 @@ impl Link {
     }
 
     fn end(&self) {
-        self.outgoing().end();
-        self.incoming().end();
+        self.close();
     }
 }
 
 impl Link {
+    pub fn send_message(&self, message: &[u8]) -> bool {
+        self.outgoing().send(message)
+    }
+
+    /// Waits for a message without the interpreter lock: None if it was sent in another way. Signals are ignored.
+    pub fn wait(&self, until: Option<Instant>) -> Result<Option<Vec<u8>>, Woken> {
+        loop {
+            if let Some(message) = self.incoming().take() {
+                return Ok(message);
+            }
+            match self.incoming().wait(until) {
+                Woken::Message | Woken::Interrupted => {}
+                woken => return Err(woken),
+            }
+        }
+    }
+
+    /// Lets a message that `wait` has returned be received again.
+    pub fn untake(&self, message: Option<Vec<u8>>) {
+        *self.untaken.lock() = Some(message);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.incoming().has_ended()
+    }
+
+    pub fn close(&self) {
+        self.outgoing().end();
+        self.incoming().end();
+    }
+
     fn outgoing(&self) -> &Direction {
         if self.is_server { &self.page.to_worker } else { &self.page.to_server }
     }

@@ -1,6 +1,6 @@
 """The Backend protocol: what the server requires of a runtime."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -242,31 +242,15 @@ class Steady(Protocol, metaclass=Ability):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class NativeModel:
-    """A model that headrace_native can run without the interpreter.
-
-    Attributes:
-        session: A `headrace_native.OnnxSession`.
-        inputs: The name in the model of each of the signature's inputs, in the signature's order.
-        outputs: The alias of each output, and its name in the model.
-        grew: Called after a run with a large output, with the shapes of the run's inputs.
-        large: The minimum size of a large output in bytes.
-    """
-
-    session: object
-    inputs: Sequence[str]
-    outputs: Sequence[tuple[str, str]]
-    grew: Callable[[Sequence[Sequence[int]]], None]
-    large: int
-
-
 @runtime_checkable
 class RunsNatively(Protocol, metaclass=Ability):
     """A backend whose model headrace_native may run without the interpreter."""
 
-    def native_model(self, signature: str) -> NativeModel | None:
-        """How headrace_native can run a signature's batches with the same results as `run`; None if it cannot."""
+    def native_run(self, signature: str) -> Mapping[str, object] | None:
+        """How headrace_native can run a signature's batches with the same results as `run`; None if it cannot.
+
+        These are the fields of `headrace_native.SessionFields` or `headrace_native.WorkerFields`.
+        """
 
 
 @runtime_checkable

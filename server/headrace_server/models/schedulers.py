@@ -134,17 +134,8 @@ class Schedulers:
             name=f"{self._name}, {signature}",
             run_choice=lambda inputs, outputs: backend.run(signature, inputs, cast("Outputs", outputs)),
         )
-        if take is None and isinstance(backend, RunsNatively) and (model := backend.native_model(signature)):
-            scheduler.run_natively(
-                {
-                    "session": model.session,
-                    "inputs": model.inputs,
-                    "outputs": model.outputs,
-                    "tell": observe_native,
-                    "grown": model.grew,
-                    "large": model.large,
-                }
-            )
+        if take is None and isinstance(backend, RunsNatively) and (fields := backend.native_run(signature)):
+            scheduler.run_natively({**fields, "tell": observe_native})
         return scheduler
 
 

@@ -14,8 +14,10 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code
 from headrace_server.backends.signature import Signature
 from headrace_server.errors import RunLost, ServingError
+from headrace_server.processes.exchanges import create_free
 from headrace_server.processes.job import Job
 from headrace_server.processes.keeper import Keeper, Place, Places
+from headrace_server.processes.native_runs import NativeRuns, runs_natively
 from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Ended, Message, Unread
 from headrace_server.processes.streams import Stream
@@ -69,7 +71,8 @@ class IsolatedBackend:
     def __init__(self, job: Job, isolation: Isolation) -> None:
         self._isolation = isolation
         self._memory = OwnedMemory()
-        self._places = Places()
+        self._linked = job.linked
+        self._places = Places(create_free(linked=job.linked))
         self._keepers = [
             Keeper(isolation.name, job, self._memory, self._places, isolation.restarted)
             for _ in range(isolation.workers)
@@ -165,9 +168,14 @@ class IsolatedBackend:
     def _ask(self, kind: str, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         placed, held = self._memory.place(inputs)
         place, message = self._converse((kind, signature, tuple(outputs)), placed)
-        *answer, kept = message.content
+        *_, kept = message.content
         if kept:
             self._memory.abandon([array for own, array in zip(placed, held, strict=True) if own.alias in kept])
+        return self._answer(place, message)
+
+    def _answer(self, place: Place, message: Message, *, learn: bool = False) -> Arrays:
+        """The outputs in a message; raises the error in it. Frees the place."""
+        *answer, _ = message.content
         if message.kind == "failed":
             code, text, ending = answer
             if ending:
@@ -176,9 +184,30 @@ class IsolatedBackend:
                 self._places.put(place)
             raise ServingError(code, text)
         (number,) = answer
+        if learn and place.exchange is not None and not any(own.is_copied for own, _ in message.arrays):
+            place.exchange.learn(number, {own.alias: place.slot.mapped.array(own) for own, _ in message.arrays})
         answers = place.borrower.take(message, number)
+        if place.exchange is not None:
+            place.exchange.lent()
         self._places.put(place)
         return answers
+
+    def native_run(self, signature: str) -> Mapping[str, object] | None:
+        """See `base.RunsNatively`."""
+        declared = self._signatures[signature]
+        if not self._linked or not runs_natively(declared):
+            return None
+        run = partial(self.run, signature, outputs=tuple(declared.every_output))
+        native = NativeRuns(signature, declared, self._memory, receive=self._receive, answer=self._answer, run=run)
+        return {
+            "places": self._places.free,
+            "signature": list(self._signatures).index(signature),
+            "seconds": self._isolation.run_timeout or None,
+            "collect": native.collect,
+            "prepare": native.prepare,
+            "finish": native.finish,
+            "settle": self._places.settle,
+        }
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input, in shared memory.
@@ -218,26 +247,39 @@ class IsolatedBackend:
         """Lets a process do a run, and returns the result; asks another if that process ended before the run began."""
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
-            returned = place.borrower.give_back()
+            returned = place.returned()
             try:
                 place.slot.send(*question, returned, placed=placed)
-                return place, place.slot.receive(seconds)
+                return place, self._receive(place, seconds)
             except Unread:
                 place.slot.close()
             except ServingError:  # the message is too long, and was not sent
                 place.borrower.keep(returned)
                 self._places.put(place)
                 raise
-            except TimeoutError as error:
-                place.worker.kill()
-                place.slot.close()
-                text = f"a run took more than {seconds:g} s, and its worker process was ended"
-                raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
-            except Ended as error:
-                place.slot.close()
-                text = f"its worker process {place.worker.how_it_ended()} during the run"
-                raise self._lost(Code.INTERNAL, text) from error
         raise self._lost(Code.UNAVAILABLE, "no worker process is running; one is being started")
+
+    def _receive(self, place: Place, seconds: float | None) -> Message:
+        """Waits for the result of a run.
+
+        Raises:
+            Unread: The process had ended before it could begin.
+            RunLost: It has ended meanwhile, or was ended because the run took too long.
+        """
+        try:
+            return place.slot.receive(seconds)
+        except Unread:
+            raise
+        except TimeoutError as error:
+            place.worker.kill()
+            place.slot.close()
+            limit = self._isolation.run_timeout or TRY_SECONDS
+            text = f"a run took more than {limit:g} s, and its worker process was ended"
+            raise self._lost(Code.DEADLINE_EXCEEDED, text) from error
+        except Ended as error:
+            place.slot.close()
+            text = f"its worker process {place.worker.how_it_ended()} during the run"
+            raise self._lost(Code.INTERNAL, text) from error
 
     def _lost(self, code: Code, text: str) -> RunLost:
         return RunLost(code, f"{self._isolation.name}: {text}")

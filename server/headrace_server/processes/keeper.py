@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -10,6 +9,7 @@ from threading import Condition, Event, Lock, Thread
 from typing import NamedTuple
 
 from headrace_batching import Options
+from headrace_server.processes.exchanges import Arena, Exchange, Free, FreeList
 from headrace_server.processes.job import Job, Loaded
 from headrace_server.processes.lending import Borrower
 from headrace_server.processes.shared_memory import OwnedMemory
@@ -33,11 +33,20 @@ class Place(NamedTuple):
         worker: A process that was up when the place was taken.
         slot: The slot for messages to the process.
         borrower: Provides the arrays in the process's answers for as long as their readers need them.
+        exchange: Repeats known exchanges without the interpreter; None if the slot has no link.
+        arenas: The inputs of such exchanges, by signature.
     """
 
     worker: Worker
     slot: Slot
     borrower: Borrower
+    exchange: Exchange | None
+    arenas: dict[str, Arena]
+
+    def returned(self) -> tuple[int, ...]:
+        """Removes and returns the numbers of answers that nothing refers to; the caller sends them back."""
+        numbers = self.borrower.give_back()
+        return numbers if self.exchange is None else (*numbers, *self.exchange.take_owed())
 
 
 class StreamPlace(NamedTuple):
@@ -55,21 +64,29 @@ class StreamPlace(NamedTuple):
 class Places:
     """The places that no run has taken, and those for streams. Any thread.
 
-    Without waiting, a place is taken and put back without the lock, since the methods of a deque are atomic.
+    Without waiting, a place is taken and put back without the lock, since the methods of `free` are atomic.
+
+    Args:
+        free: Holds the places that no run has taken: a FreeList, or a `headrace_native.FreePlaces`.
 
     Attributes:
         hopeless: Whether there is no place, and none is expected soon.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: Free | None = None) -> None:
         lock = Lock()
         self._changed = Condition(lock)
         self._waiting = 0
-        self._free: deque[Place] = deque()
+        self._free: Free = FreeList() if free is None else free
         self._streams_changed = Condition(lock)
         self._streams: list[StreamPlace] = []
         self._up: set[Worker] = set()
         self.hopeless = False
+
+    @property
+    def free(self) -> Free:
+        """The places that no run has taken."""
+        return self._free
 
     def take(self, patience: float) -> Place | None:
         """Takes a place in a process that is up.
@@ -94,8 +111,10 @@ class Places:
 
         with self._changed:
             self._waiting += 1
+            self._watch()
             self._changed.wait_for(take_one, patience)
             self._waiting -= 1
+            self._watch()
         return taken[0] if taken else None
 
     def for_stream(self, patience: float) -> StreamPlace | None:
@@ -121,9 +140,24 @@ class Places:
         if place.worker.ended.is_set():  # asked afterwards, so that the place is dropped here or by `drop`'s caller
             self.drop(place.worker)
         elif self._waiting or self.hopeless:
-            with self._changed:
-                self.hopeless = False
-                self._changed.notify()
+            self._tell()
+
+    def settle(self) -> None:
+        """Does what `put` does for places that were put back without it, because `free.watched`, or a process ended."""
+        ended = {place.worker for place in self._free if place.worker.ended.is_set()}
+        for worker in ended:
+            self.drop(worker)
+        if self._waiting or self.hopeless:
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self.hopeless = False
+            self._watch()
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        self._free.watched = self.hopeless or self._waiting > 0
 
     def drop(self, worker: Worker) -> None:
         """Closes the free places of a process that has ended; the user of any other place closes it."""
@@ -143,6 +177,7 @@ class Places:
             if self._up:
                 return
             self.hopeless = True
+            self._watch()
             self._changed.notify_all()
             self._streams_changed.notify_all()
 
@@ -234,7 +269,7 @@ class Keeper:
             self._places.add_streams(StreamPlace(worker, worker.open_streams()))
         self._places.came_up(worker)
         for slot in slots:
-            self._places.put(Place(worker, slot, Borrower(slot.mapped)))
+            self._places.put(Place(worker, slot, Borrower(slot.mapped), slot.exchange(), {}))
 
     def _report(self, text: str) -> None:
         if not self._closing.is_set():

@@ -41,6 +41,11 @@ class Borrower:
         self._used: list[tuple[int, Message]] = []
         self._unsent: tuple[int, ...] = ()
 
+    @property
+    def lends(self) -> bool:
+        """Whether there are answers that have not been returned."""
+        return bool(self._used or self._unsent)
+
     def take(self, message: Message, number: int) -> Arrays:
         """The arrays of an answer, by alias; the other side has lent them under this number."""
         self._used.append((number, message))

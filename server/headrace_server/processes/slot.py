@@ -11,6 +11,7 @@ from typing import Any
 from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.processes.exchanges import Exchange, create_exchange
 from headrace_server.processes.links import Link, create_link, open_link
 from headrace_server.processes.readable import readable
 from headrace_server.processes.shared_memory import NOWHERE, MappedMemory, OwnedMemory, Placed
@@ -107,14 +108,24 @@ class Slot:
             if (link := self._link) is None or not link.send(known):
                 self._send(known)
             return
-        new = [own.block for own in placed if own.block != NOWHERE and own.block not in self._sent]
-        for start in range(0, len(new), MAX_DESCRIPTORS):
-            self._share(new[start : start + MAX_DESCRIPTORS])
+        self._share_blocks(placed)
         dropped = self._dropped()
         data = _pickled(kind, [tuple(own) for own in placed], dropped, *content)
         self._send(data, descriptors)
         if key is not None and not dropped:
             _remember(self._pickled, key, data, len(data))
+
+    def prepare(self, kind: str, *content: Any, placed: Sequence[Placed]) -> bytes:
+        """Returns a message for the link, which may be sent any number of times; arguments as for `send`.
+
+        Raises:
+            Unread: The other side has ended.
+            ServingError: RESOURCE_EXHAUSTED if there are too many arrays.
+        """
+        self._share_blocks(placed)
+        if dropped := self._dropped():
+            self._send(_pickled(_SHARE, [], dropped, ()))
+        return _pickled(kind, [tuple(own) for own in placed], (), *content)
 
     def receive(self, timeout: float | None = None) -> Message:
         """Receives the next message.
@@ -178,6 +189,10 @@ class Slot:
             os.close(descriptor)
         self._link = link
 
+    def exchange(self) -> Exchange | None:
+        """An exchange through the link; None if there is no link."""
+        return None if self._link is None else create_exchange(self._link)
+
     def accept_link(self, message: Message) -> None:
         """Uses the link that the other side has created."""
         self._link = open_link(message.descriptors[0])
@@ -224,6 +239,11 @@ class Slot:
         if arrays and not dropped:
             _remember(self._parsed, data, message, len(data))
         return message
+
+    def _share_blocks(self, placed: Sequence[Placed]) -> None:
+        new = [own.block for own in placed if own.block != NOWHERE and own.block not in self._sent]
+        for start in range(0, len(new), MAX_DESCRIPTORS):
+            self._share(new[start : start + MAX_DESCRIPTORS])
 
     def _share(self, numbers: Sequence[int]) -> None:
         self._send(_pickled(_SHARE, [], (), numbers), [self._memory.descriptor(number) for number in numbers])

@@ -122,7 +122,7 @@ def test_refusals_are_counted_though_nothing_is_answered(running: Run, monkeypat
         assert go_on.wait(ANSWER_WITHIN)
         return run(backend, signature, inputs, outputs)
 
-    monkeypatch.setattr(OnnxBackend, "native_model", lambda *_: None)  # native runs do not call Python code
+    monkeypatch.setattr(OnnxBackend, "native_run", lambda *_: None)  # native runs do not call Python code
     monkeypatch.setattr(OnnxBackend, "run", held)
     go_on.set()  # lets the warm-up run
     server = running(models.linear, batching=Options(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=1))

@@ -18,7 +18,7 @@ from headrace_batching import Options
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
-from headrace_server.backends.base import NO_RISKS, BackendOptions, NativeModel, Risks
+from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
 from headrace_server.backends.gpu.cuda import Device
 from headrace_server.backends.independence import Evidence
 from headrace_server.backends.onnx.arena import LARGE_OUTPUT, arena_of
@@ -326,7 +326,7 @@ class OnnxBackend:
         except Exception as error:
             raise _failure(declared, inputs, error) from error
 
-    def native_model(self, signature: str) -> NativeModel | None:
+    def native_run(self, signature: str) -> Mapping[str, object] | None:
         """See `base.RunsNatively`."""
         session, declared = self._session, self._signatures[signature]
         if not isinstance(session, NativeSession):
@@ -339,7 +339,13 @@ class OnnxBackend:
                 arena.grew({name: (tuple(shape), dtype) for (name, dtype), shape in pairs})
 
         outputs = [(alias, declared.outputs[alias].name) for alias in declared.every_output]
-        return NativeModel(session.native, list(inputs), outputs, grew, LARGE_OUTPUT)
+        return {
+            "session": session.native,
+            "inputs": list(inputs),
+            "outputs": outputs,
+            "grown": grew,
+            "large": LARGE_OUTPUT,
+        }
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array for a joined input: in page-locked memory if the model is on a GPU.
