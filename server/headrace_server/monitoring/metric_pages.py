@@ -48,6 +48,9 @@ def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]
         pages.pop(PROMETHEUS_PATH, None)
         prometheus = read_text_proto(config.monitoring_config_file, MonitoringConfig()).prometheus_config
         path = prometheus.path or PROMETHEUS_PATH
+        if prometheus.enable and not path.startswith("/"):
+            text = "%s: no request can reach the metrics: prometheus_config.path must begin with /; was %r"
+            log.warning(text, config.monitoring_config_file, path)
         if prometheus.enable and path in pages:
             pages[path] = lambda: metrics.page() + own()
         elif prometheus.enable:

@@ -180,6 +180,14 @@ def test_the_path_of_the_page(tmp_path: Path, text: str, paths: list[str]) -> No
     assert set(server_with(tmp_path, text)._pages) == {"/metrics", *paths}
 
 
+def test_a_path_that_no_request_can_have_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server_with(tmp_path, "prometheus_config { enable: true path: 'metrics' }")
+    file = tmp_path / "monitoring.pbtxt"
+    assert caplog.messages == [
+        f"{file}: no request can reach the metrics: prometheus_config.path must begin with /; was 'metrics'"
+    ]
+
+
 def test_without_a_monitoring_file_both_pages_are_there(tmp_path: Path) -> None:
     made = Server(Config(model_base_path=str(tmp_path), rest_api_port=1))
     assert list(made._pages) == ["/metrics", "/monitoring/prometheus/metrics"]
