@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike
 
-from headrace_client.request import ModelMetadata, ServerError, Signature, TensorSpec
+from headrace_client.request import ModelMetadata, ServerError, Signature, TensorSpec, typed
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -79,7 +79,7 @@ def _converted(value: ArrayLike, spec: TensorSpec | None) -> ArrayLike:
 
 
 def _differences(signature: Signature, inputs: Mapping[str, ArrayLike]) -> list[str]:
-    given = {name: np.asarray(value) for name, value in inputs.items()}
+    given = {name: np.asarray(typed(value)) for name, value in inputs.items()}
     return [
         f"{name}: the model takes {spec}, and "
         + (f"{TensorSpec(given[name].dtype, given[name].shape)} was sent" if name in given else "nothing was sent")

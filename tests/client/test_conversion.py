@@ -48,6 +48,14 @@ def test_integers_are_not_rounded(client: Client) -> None:
     assert refused.value.hint == "x: the model takes float32[?,4], and int64[2,4] was sent"
 
 
+def test_a_list_is_described_as_it_was_sent(client: Client) -> None:
+    with pytest.raises(ServerError) as refused:
+        client.predict("model", {"x": [[1, 2, 3, 4]]})
+
+    assert refused.value.message == "Expects arg[0] to be float but int32 is provided"
+    assert refused.value.hint == "x: the model takes float32[?,4], and int32[1,4] was sent"
+
+
 def test_a_wrong_shape_is_named(client: Client) -> None:
     with pytest.raises(ServerError, match=r"\(x: the model takes float32\[\?,4\], and float32\[2,3\] was sent\)$"):
         client.predict("model", {"x": np.zeros((2, 3), np.float32)})
