@@ -50,11 +50,17 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().all(VecDeque::is_empty)
     }
 
-    /// The size of the group's next batch, if that batch has all waiting tasks, and at most `most` of them.
+    /// The size of the group's next batch or series, if that has all waiting tasks, and at most `most` of them. The size
+    /// of a series is that of its largest task.
     pub fn whole(&self, lane: &Lane, most: usize) -> Option<usize> {
-        let most = if lane.rules.one_by_one { 1 } else { most };
         let count = self.tasks.iter().map(VecDeque::len).sum::<usize>();
         let sizes = || self.tasks.iter().flatten().map(|task| task.size_of(task.left()));
+        if lane.rules.one_by_one {
+            let largest = sizes().max()?;
+            // Runs by Python take several times as long, and would keep the connections waiting.
+            let in_series = count <= most.min(MOST_IN_SERIES) && lane.detached && lane.pace.brief(largest);
+            return (count == 1 || in_series).then_some(largest);
+        }
         (count == 1 || count <= most && self.rows <= lane.size()).then(|| sizes().fold(0, usize::saturating_add))
     }
 

@@ -48,6 +48,22 @@ fn tasks_with_long_runs_leave_alone_and_run_side_by_side() {
 }
 
 #[test]
+fn a_connection_thread_takes_several_brief_tasks_if_they_need_no_interpreter() {
+    let mut bench = Bench::new();
+    let lane = one_by_one(&bench, Some(BOUNDS));
+    bench.queue.detach(lane);
+    for _ in 0..8 {
+        bench.queue.ran(lane, BRIEF, 1);
+        put(&bench, lane, many(1));
+        assert_eq!(bench.batch(), Some(1));
+        bench.finish(lane, BRIEF);
+    }
+    put(&bench, lane, many(3));
+    assert!(bench.queue.take_brief_detached(bench.now, 2).is_none());
+    assert_eq!(bench.queue.take_brief_detached(bench.now, 3).map(|turn| turn.pieces.len()), Some(3));
+}
+
+#[test]
 fn a_larger_task_leaves_alone() {
     let bench = Bench::new();
     let lane = one_by_one(&bench, Some(BOUNDS));
