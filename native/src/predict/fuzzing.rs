@@ -1,6 +1,6 @@
 //! The plain Predict's decoder for fuzzing: needs no interpreter, and returns its result as owned bytes.
 
-use super::request::{Input, Request, Tensor, Version, tensors};
+use super::{Input, Request, Tensor, Version, tensors};
 use crate::protobuf::{Dtype, Rope};
 
 /// A signature's inputs, as in a route; also for the Open Inference Protocol's decoder.
