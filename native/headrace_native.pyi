@@ -181,12 +181,19 @@ class Load:
         target: A target in gRPC's syntax.
         kinds: The kinds of calls: each has a weight, and requests that are sent in turn.
         plan: The settings.
+        tls: The settings for calls over TLS; the server's certificate must have the target's name.
 
     Raises:
         ValueError: A kind has no requests, or a number is 0.
     """
 
-    def __init__(self, target: str, kinds: Sequence[tuple[float, Sequence[ClientRequest]]], plan: LoadPlan) -> None: ...
+    def __init__(
+        self,
+        target: str,
+        kinds: Sequence[tuple[float, Sequence[ClientRequest]]],
+        plan: LoadPlan,
+        tls: ClientTls | None = None,
+    ) -> None: ...
     def start(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Starts the load, which is possible only once; the metadata are sent with every call."""
 

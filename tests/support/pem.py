@@ -33,6 +33,10 @@ class Authority:
             name, "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost", *LEAF, curve=curve
         )
 
+    def alone(self, name: str) -> Pem:
+        """A new key, and a certificate for localhost that is its own authority."""
+        return self._signed(name, "-addext", "subjectAltName=DNS:localhost")
+
     def _signed(self, name: str, *how: str, curve: str = "P-256") -> Pem:
         key, certificate = f"{name}.key", f"{name}.pem"
         command = ["openssl", "req", "-x509", *how, "-newkey", "ec", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-nodes"]

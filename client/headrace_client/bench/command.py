@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from headrace_client.tls import ENVIRONMENT, add_tls_flags
 from headrace_client.token import TOKEN_VARIABLE
 
 FLAGS = {
@@ -60,7 +61,8 @@ def add_command(commands: Any) -> None:
         "       headrace bench --compare A B --model=NAME [flags]",
         description="Put load on a server and report how many calls it answers, and how fast. The server can be "
         "headrace, TensorFlow Serving, Triton, or any other with their APIs. Latencies count from the planned start "
-        f"of a call. {TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
+        f"of a call. {TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
+        f"{ENVIRONMENT}",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -69,6 +71,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
     parser.add_argument("--server", metavar="SERVER", help="the same")
     parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, measured in turn")
+    add_tls_flags(parser.add_argument_group("TLS (gRPC only)"))
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for name, (metavar, text) in flags.items():

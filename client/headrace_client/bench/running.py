@@ -8,7 +8,7 @@ from headrace_client.bench.errors import BenchError
 from headrace_client.bench.points import Point, of_result
 from headrace_client.bench.rest import RestServer
 from headrace_client.bench.rest_load import RestLoad
-from headrace_client.bench.server import Server, native
+from headrace_client.bench.server import Server, native, native_tls
 from headrace_client.bench.settings import MOST_UNDER_WAY, Settings, Stage
 from headrace_client.bench.workload import Workload, prepare
 
@@ -31,8 +31,11 @@ def run(settings: Settings, tell: Tell) -> Iterator[Point]:
     with ExitStack() as stack:
         servers = []
         for target in settings.servers:
-            kind: Any = RestServer if settings.over_rest else Server
-            server = kind(target, settings.metadata, settings.timeout)
+            server: Any = (
+                RestServer(target, settings.metadata, settings.timeout)
+                if settings.over_rest
+                else Server(target, settings.metadata, settings.timeout, settings.tls)
+            )
             stack.callback(server.close)
             servers.append((target, prepare(server, settings)))
         for stage in settings.stages:
@@ -53,7 +56,8 @@ def _measured(servers: Sequence[tuple[str, Workload]], stage: Stage, settings: S
 def _load(target: str, workload: Workload, stage: Stage, settings: Settings, tell: Tell) -> Point:
     plan = _plan(workload, stage, settings)
     make: Any = RestLoad if settings.over_rest else native().Load
-    load = make(target, [(kind.weight, kind.requests) for kind in workload.kinds], plan)
+    secured = {} if settings.tls is None else {"tls": native_tls(settings.tls)}
+    load = make(target, [(kind.weight, kind.requests) for kind in workload.kinds], plan, **secured)
     load.start(list(settings.metadata))
     total = plan["warmup"] + plan["seconds"]
     try:

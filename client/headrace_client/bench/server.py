@@ -10,6 +10,7 @@ from headrace_client.bench.errors import BenchError, require
 from headrace_client.channels.auto import INTERFACE
 from headrace_client.channels.misdirected import port_hint
 from headrace_client.request import CODES
+from headrace_client.tls import Tls, tls_hint
 from headrace_client.token import token_hint
 
 _UNBOUNDED = sys.maxsize
@@ -33,17 +34,22 @@ class Server:
         target: The server, as a gRPC target.
         metadata: Metadata that is sent with every call.
         timeout: The timeout of a call in seconds.
+        tls: The certificates of calls over TLS; None means no TLS.
 
     Raises:
-        BenchError: There is no such address, or headrace-native is missing.
+        BenchError: There is no such address, the certificates cannot be used, or headrace-native is missing.
     """
 
-    def __init__(self, target: str, metadata: Sequence[tuple[str, str]], timeout: float) -> None:
+    def __init__(
+        self, target: str, metadata: Sequence[tuple[str, str]], timeout: float, tls: Tls | None = None
+    ) -> None:
         self.target = target
+        self._tls = tls
         self._timeout = timeout
         self._native = native()
+        secured = None if tls is None else (native_tls(tls), None)
         try:
-            self._channel = self._native.ClientChannel(target, list(metadata), _ONCE)
+            self._channel = self._native.ClientChannel(target, list(metadata), _ONCE, secured)
         except ValueError as error:
             raise BenchError(f"the server must be HOST:PORT or unix:PATH; was {target}") from error
 
@@ -63,7 +69,7 @@ class Server:
         """
         answer = self._channel.call(request, self._timeout)
         if isinstance(answer, self._native.Failure):
-            raise ServerFailure(self.target, answer.code, answer.text)
+            raise ServerFailure(self.target, answer.code, answer.text, tls_hint(answer.text, self._tls))
         return bytes(answer)
 
     def close(self) -> None:
@@ -83,6 +89,19 @@ def native() -> Any:
             "headrace bench needs another version of headrace-native: install the same version as headrace's"
         )
     return module
+
+
+def native_tls(tls: Tls) -> Any:
+    """The certificates as headrace-native takes them.
+
+    Raises:
+        BenchError: headrace-native cannot use them.
+    """
+    try:
+        return native().ClientTls(tls.pem.authorities, tls.pem.pair)
+    except ValueError as error:
+        files = f"{tls.ca} or {tls.cert}" if tls.cert else tls.ca
+        raise BenchError(f"{files} cannot be used by headrace-native: {error}") from error
 
 
 def code_name(code: int) -> str:

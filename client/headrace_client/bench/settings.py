@@ -6,6 +6,7 @@ from pathlib import Path
 
 from headrace_client.bench import values
 from headrace_client.bench.errors import BenchError
+from headrace_client.tls import Tls, tls_of
 from headrace_client.token import token_metadata
 
 APIS = ("auto", "predict", "infer", "rest-predict", "rest-infer")
@@ -57,6 +58,7 @@ class Settings:
         rounds: How often each stage is measured; the median is reported.
         seed: The seed of random numbers.
         metadata: Metadata that is sent with every call.
+        tls: The certificates of calls over TLS; None means no TLS.
     """
 
     servers: tuple[str, ...]
@@ -77,6 +79,7 @@ class Settings:
     rounds: int = 1
     seed: int = 1
     metadata: tuple[tuple[str, str], ...] = ()
+    tls: Tls | None = None
 
     @property
     def over_rest(self) -> bool:
@@ -123,6 +126,7 @@ def read(given: Mapping[str, object]) -> Settings:
         log=log,
         stages=_stages(single, log),
         metadata=_metadata(_several(flags, "metadata")),
+        tls=_tls(flags, api),
         **read,  # type: ignore[arg-type]
     )
 
@@ -141,6 +145,16 @@ def _metadata(texts: list[str]) -> tuple[tuple[str, str], ...]:
         return (*given, *token_metadata())
     except ValueError as error:
         raise BenchError(str(error)) from error
+
+
+def _tls(flags: Mapping[str, object], api: str) -> Tls | None:
+    try:
+        tls = tls_of(flags)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    if tls is not None and api.startswith("rest-"):
+        raise BenchError(f"{tls.ca} cannot be used: bench calls REST without TLS only")
+    return tls
 
 
 def _models(texts: list[str]) -> dict[str, float]:

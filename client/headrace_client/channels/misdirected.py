@@ -10,10 +10,13 @@ REST = (
     "this port speaks HTTP, such as REST, but not gRPC: call the server's gRPC port, which --port of `headrace serve` "
     "sets; the default is 8500"
 )
-NO_TLS = "this port does not use TLS: call it without credentials, or call another port"
+NO_TLS = (
+    "this port does not use TLS: call it without credentials (without --tls_ca of `headrace call`, `models` and "
+    "`bench`), or call another port"
+)
 NOT_PLAIN = (
-    "this port does not speak gRPC without TLS: if it uses TLS, call it with the `credentials` of headrace_client "
-    "(`headrace call`, `models` and `bench` do not use TLS); if it is a REST port, call the server's gRPC port, which "
+    "this port does not speak gRPC without TLS: if it uses TLS, call it with --tls_ca of `headrace call`, `models` and "
+    "`bench`, or with the `credentials` of headrace_client; if it is a REST port, call the server's gRPC port, which "
     "--port of `headrace serve` sets; the default is 8500"
 )
 

@@ -249,10 +249,18 @@ fn secure(settings: &mut Settings, tls: &ClientTls, name: Option<&str>) -> PyRes
     Ok(())
 }
 
-/// A channel without retries or limits on messages.
-pub fn new_channel(target: &str, metadata: &[(String, Bound<'_, PyAny>)]) -> PyResult<Channel> {
+/// A channel without retries or limits on messages. With TLS, the server's certificate must be for the target's name.
+pub fn new_channel(
+    target: &str,
+    metadata: &[(String, Bound<'_, PyAny>)],
+    tls: Option<&ClientTls>,
+) -> PyResult<Channel> {
     let limits = Limits { attempts: 1, backoff: 0.0, max_backoff: 0.0, max_send: usize::MAX, max_receive: usize::MAX };
-    settings(target, metadata.to_vec(), &limits).map(Channel::new)
+    let mut settings = settings(target, metadata.to_vec(), &limits)?;
+    if let Some(tls) = tls {
+        secure(&mut settings, tls, None)?;
+    }
+    Ok(Channel::new(settings))
 }
 
 /// Drives a future on this thread, without the interpreter lock, and lets Python check for signals.

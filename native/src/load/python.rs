@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::drive::{Part, Spent, run};
 use super::plan::{Kind, Plan};
 use super::record::{Kept, Outcomes, Record, values};
-use crate::client::{Channel, ClientRequest, new_channel};
+use crate::client::{Channel, ClientRequest, ClientTls, new_channel};
 
 /// The threads, each of which returns the CPU time and the wall time that it spent, or the reason why it could not
 /// connect.
@@ -25,6 +25,7 @@ type Running = Vec<JoinHandle<Result<Spent, String>>>;
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Load {
     target: String,
+    tls: Option<Py<ClientTls>>,
     plan: Plan,
     kinds: Arc<Vec<Kind>>,
     records: Vec<Arc<Record>>,
@@ -39,9 +40,15 @@ pub struct Load {
 #[pymethods]
 impl Load {
     /// A load on a target. Each kind is its relative share of the calls and a list of requests,
-    /// which are sent in turn.
+    /// which are sent in turn. With `tls`, the server's certificate must be for the target's name.
     #[new]
-    fn new(target: String, kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>, plan: Plan) -> PyResult<Self> {
+    #[pyo3(signature = (target, kinds, plan, tls=None))]
+    fn new(
+        target: String,
+        kinds: Vec<(f64, Vec<PyRef<'_, ClientRequest>>)>,
+        plan: Plan,
+        tls: Option<Py<ClientTls>>,
+    ) -> PyResult<Self> {
         let kinds: Vec<_> = kinds.iter().map(|(weight, requests)| Kind::new(*weight, requests)).collect();
         if kinds.is_empty() || kinds.iter().any(Kind::is_empty) {
             return Err(PyValueError::new_err(
@@ -54,6 +61,7 @@ impl Load {
         let records = (0..plan.threads).map(|_| Arc::new(Record::new(kinds.len()))).collect();
         Ok(Self {
             target,
+            tls,
             kinds: Arc::new(kinds),
             records,
             stopped: watch::Sender::new(false),
@@ -74,7 +82,7 @@ impl Load {
         let mut running = Vec::new();
         for (number, record) in self.records.iter().enumerate() {
             let count = self.plan.share(self.plan.connections, number);
-            let channel = || new_channel(&self.target, &metadata);
+            let channel = || new_channel(&self.target, &metadata, self.tls.as_ref().map(Py::get));
             let channels = (0..count).map(|_| channel()).collect::<PyResult<Vec<Channel>>>()?;
             let part = Part {
                 number,

@@ -12,7 +12,8 @@ import numpy as np
 
 from headrace_client import Client, ServerError
 from headrace_client.request import Signature
-from headrace_client.token import TOKEN_VARIABLE, token_hint, token_metadata
+from headrace_client.tls import ENVIRONMENT, add_tls_flags, credentials_of, tls_of, told
+from headrace_client.token import TOKEN_VARIABLE, token_metadata
 from headrace_server.config.run import LAST_PORT
 
 ADDRESS = "localhost:8500"
@@ -64,7 +65,8 @@ def add_command(commands: Any) -> None:
         usage="headrace call MODEL NAME=VALUE... [--server=ADDRESS]",
         description="Call a served model and print its outputs as JSON. A VALUE is JSON, such as [[5.1, 3.5]], plain "
         "text, or @FILE for an array in a .npy file. Without values, the model's inputs and outputs are printed. "
-        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
+        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
+        f"{ENVIRONMENT}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -75,18 +77,22 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--signature", metavar="NAME", help="signature to call (default: serving_default)")
     parser.add_argument("--version", metavar="INT", type=int, help="version to call (default: the newest)")
     parser.add_argument("--timeout", metavar="SECONDS", type=_timeout, help="seconds to wait (default: 60)")
+    add_tls_flags(parser)
 
 
 def _call(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
+    tls = None
     try:
         _check_form(values)
         address = checked_address(values.get("server", ADDRESS))
-        with Client(address, timeout=values.get("timeout", 60.0), metadata=token_metadata()) as client:
+        tls = tls_of(values)
+        timeout = values.get("timeout", 60.0)
+        with Client(address, timeout=timeout, metadata=token_metadata(), credentials=credentials_of(tls)) as client:
             print(_answer(client, values))
     except (ServerError, ValueError) as error:
-        hint = token_hint(error.code) if isinstance(error, ServerError) else ""
-        print(f"headrace: the call failed: {error}{hint}", file=sys.stderr)
+        text = told(error, tls) if isinstance(error, ServerError) else error
+        print(f"headrace: the call failed: {text}", file=sys.stderr)
         return 1
     return 0
 

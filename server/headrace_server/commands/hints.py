@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from headrace_protos import DataType
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -11,16 +11,30 @@ LARGEST = 16
 """The maximum number of elements of an example: nobody types more by hand."""
 
 
-def hints(serving: Mapping[str, Signature], port: int, rest_port: int, *, token: bool = False) -> Iterator[str]:
+Security = Literal["", "tls", "mutual"]
+"""What a port asks callers for: nothing, TLS, or TLS with a certificate."""
+
+
+def hints(
+    serving: Mapping[str, Signature],
+    port: int,
+    rest_port: int,
+    *,
+    token: bool = False,
+    security: Security = "",
+    rest_security: Security = "",
+) -> Iterator[str]:
     """The commands to type next: calls of the model whose inputs are the shortest to type.
 
     If the inputs of all models are too long to type, the commands show the inputs of the first model.
 
     Args:
         serving: The default signature of each model, by the model's name.
-        port: The gRPC port; 0 if there is none without TLS, which `headrace call` does not speak.
-        rest_port: The REST port; 0 if there is none without TLS.
+        port: The gRPC port; 0 if there is none.
+        rest_port: The REST port; 0 if there is none.
         token: Whether callers must send an API key or a token.
+        security: What the gRPC port asks for.
+        rest_security: What the REST port asks for.
     """
     inputs = {name: _inputs(signature) for name, signature in serving.items()}
     typed = {name: values for name, values in inputs.items() if None not in values.values()}
@@ -29,13 +43,20 @@ def hints(serving: Mapping[str, Signature], port: int, rest_port: int, *, token:
         return
     if port:
         given = "".join(f" '{alias}={json.dumps(value)}'" for alias, value in typed.get(name, {}).items())
+        files = _files(security, "--tls_ca=...", "--tls_cert=... --tls_key=...")
         server = "" if port == 8500 else f" --server=localhost:{port}"
-        yield f"try: {'HEADRACE_TOKEN=... ' if token else ''}headrace call {name}{given}{server}"
+        yield f"try: {'HEADRACE_TOKEN=... ' if token else ''}headrace call {name}{given}{server}{files}"
     if rest_port:
-        url = f"http://localhost:{rest_port}/v1/models/{name}"
+        url = f"http{'s' if rest_security else ''}://localhost:{rest_port}/v1/models/{name}"
         body = json.dumps({"inputs": typed.get(name)})
-        curl = "try: curl -H 'Authorization: Bearer ...'" if token else "try: curl"
+        curl = f"try: curl{_files(rest_security, '--cacert ...', '--cert ... --key ...')}"
+        curl += " -H 'Authorization: Bearer ...'" if token else ""
         yield f"{curl} -d '{body}' {url}:predict" if name in typed else f"{curl} {url}/metadata"
+
+
+def _files(security: Security, trusted: str, shown: str) -> str:
+    """The flags that name certificates, with a space before each."""
+    return (f" {trusted}" if security else "") + (f" {shown}" if security == "mutual" else "")
 
 
 def default_signatures(serving: Mapping[str, Mapping[int, Any]]) -> dict[str, Signature]:

@@ -8,7 +8,8 @@ import grpc
 
 from headrace_client import Client, ServerError
 from headrace_client.channels.grpcio_impl import failed
-from headrace_client.token import TOKEN_VARIABLE, token_hint, token_metadata
+from headrace_client.tls import ENVIRONMENT, Tls, add_tls_flags, credentials_of, tls_of, told
+from headrace_client.token import TOKEN_VARIABLE, token_metadata
 from headrace_protos.inference.grpc_service_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -38,7 +39,8 @@ def add_command(commands: Any) -> None:
         usage="headrace models [SERVER | --server=SERVER]",
         description="List the versions that a server has, with their states, inputs and outputs, and whether requests "
         "share batches. "
-        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one.",
+        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
+        f"{ENVIRONMENT}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -46,35 +48,35 @@ def add_command(commands: Any) -> None:
     text = f"the server's gRPC address (default: {ADDRESS})"
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
     parser.add_argument("--server", metavar="SERVER", help="the same")
+    add_tls_flags(parser)
 
 
 def _models(parser: argparse.ArgumentParser, values: dict[str, Any]) -> int:
     del parser
-    address = ""
+    address, tls = "", None
     try:
-        address = server_of(values)
-        lines = _lines(address)
+        address, tls = server_of(values), tls_of(values)
+        lines = _lines(address, tls)
     except ValueError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 1
     except grpc.RpcError as error:
-        print(
-            f"headrace: the call to the server at {address} failed: {failed(error)}{token_hint(error.code())}",
-            file=sys.stderr,
-        )
+        print(f"headrace: the call to the server at {address} failed: {told(failed(error), tls)}", file=sys.stderr)
         return 1
     print("\n".join(lines) or "no models")
     return 0
 
 
-def _lines(address: str) -> list[str]:
-    with grpc.insecure_channel(address) as channel:
+def _lines(address: str, tls: Tls | None) -> list[str]:
+    secrets = credentials_of(tls)
+    opened = grpc.insecure_channel(address) if secrets is None else grpc.secure_channel(address, secrets)
+    with opened as channel:
         index = channel.unary_unary(
             INDEX,
             request_serializer=RepositoryIndexRequest.SerializeToString,
             response_deserializer=RepositoryIndexResponse.FromString,
         )(RepositoryIndexRequest(), timeout=30, metadata=token_metadata())
-        with Client(address, timeout=30, metadata=token_metadata()) as client:
+        with Client(address, timeout=30, metadata=token_metadata(), credentials=secrets) as client:
             return [_line(client, model, _batching(channel, model)) for model in index.models]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from headrace_server.commands.ending import status_of_run
 from headrace_server.commands.flags import FLAGS, argument, config_of, value_of, warn_of_ignored
 from headrace_server.config.run import Config
 from headrace_server.config.security import LOOPBACK
-from headrace_server.errors import invalid
+from headrace_server.errors import ServingError, invalid
 
 if TYPE_CHECKING:
+    from headrace_server.commands.hints import Security
     from headrace_server.server import Server
 
 log = logging.getLogger(__name__)
@@ -88,11 +90,26 @@ def _say_what_serves(config: Config, server: "Server") -> None:
             "anybody on the network can call this server: --host=127.0.0.1 and --rest_api_host=127.0.0.1 limit it to "
             "this machine, and --auth_keys_file asks callers for a key"
         )
-    port = 0 if config.ssl_config_file else config.port
-    rest_port = 0 if config.rest_api_ssl_config_file else config.rest_api_port
-    token = bool(config.auth.keys_file or config.auth.jwt_issuer)
-    for hint in hints(default_signatures(server.serving), port, rest_port, token=token):
+    for hint in hints(
+        default_signatures(server.serving),
+        config.port,
+        config.rest_api_port,
+        token=bool(config.auth.keys_file or config.auth.jwt_issuer),
+        security=_security(config.ssl_config_file),
+        rest_security=_security(config.rest_api_ssl_config_file),
+    ):
         log.info(hint)
+
+
+def _security(ssl_config_file: str) -> "Security":
+    """What a port with this SSLConfig file asks callers for; if the file has just been removed, TLS."""
+    from headrace_server.transports.grpc.tls import read_ssl_config
+
+    if not ssl_config_file:
+        return ""
+    with suppress(ServingError):
+        return "mutual" if read_ssl_config(ssl_config_file).client_verify else "tls"
+    return "tls"
 
 
 def _passed(ready: dict[str, list[int]]) -> str:

@@ -38,6 +38,18 @@ def test_a_server_that_asks_for_a_key() -> None:
     ]
 
 
+def test_a_server_with_tls() -> None:
+    serving = {"tree": takes(None, 64)}
+    assert list(hints(serving, port=1, rest_port=2, security="tls", rest_security="mutual")) == [
+        "try: headrace call tree --server=localhost:1 --tls_ca=...",
+        "try: curl --cacert ... --cert ... --key ... https://localhost:2/v1/models/tree/metadata",
+    ]
+    assert list(hints(serving, port=1, rest_port=2, security="mutual", rest_security="tls", token=True)) == [
+        "try: HEADRACE_TOKEN=... headrace call tree --server=localhost:1 --tls_ca=... --tls_cert=... --tls_key=...",
+        "try: curl --cacert ... -H 'Authorization: Bearer ...' https://localhost:2/v1/models/tree/metadata",
+    ]
+
+
 OF_ANY_RANK = Signature(inputs={"x": TensorSpec("x", DataType.DT_FLOAT, (), any_rank=True)}, outputs={})
 
 
