@@ -58,7 +58,8 @@ impl<T: Waits> Group<T> {
         if lane.rules.one_by_one {
             let largest = sizes().max()?;
             // Runs by Python take several times as long, and would keep the connections waiting.
-            let in_series = count <= most.min(MOST_IN_SERIES) && lane.detached && lane.pace.brief(largest);
+            let alone = lane.detached && !self.needs_python();
+            let in_series = count <= most.min(MOST_IN_SERIES) && alone && lane.pace.brief(largest);
             return (count == 1 || in_series).then_some(largest);
         }
         (count == 1 || count <= most && self.rows <= lane.size()).then(|| sizes().fold(0, usize::saturating_add))

@@ -61,6 +61,9 @@ fn a_connection_thread_takes_several_brief_tasks_if_they_need_no_interpreter() {
     put(&bench, lane, many(3));
     assert!(bench.queue.take_brief_detached(bench.now, 2).is_none());
     assert_eq!(bench.queue.take_brief_detached(bench.now, 3).map(|turn| turn.pieces.len()), Some(3));
+    bench.finish(lane, 3.0 * BRIEF);
+    put(&bench, lane, many(2).chain([(Patient { needs_python: true, ..Patient::default() }, 1)]));
+    assert!(bench.queue.take_brief(bench.now, 3).is_none(), "Python would run all of them");
 }
 
 #[test]
