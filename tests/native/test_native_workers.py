@@ -3,13 +3,16 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from grpc import StatusCode
 
 from headrace_batching import Options
+from headrace_batching.task import Array
 from headrace_server.processes import isolated
+from headrace_server.processes.shared_memory import OwnedMemory
 from headrace_server.processes.slot import Message, Slot
 from tests.conftest import Run, Stop
 from tests.server.processes.python_models import CRASHES, HANGS, KEEPS, RAISES, WRITES, rows, write
@@ -78,6 +81,26 @@ def test_larger_batches_get_more_memory(running: Run, received: list[Message]) -
         received.clear()
         assert call(server, count, count) == [[count + 1] * 2] * count
         assert received == []
+
+
+def test_memory_for_large_rows_has_no_room_that_no_batch_fills(
+    running: Run, received: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, empty = list[int](), OwnedMemory.empty
+
+    def seen(memory: OwnedMemory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        sizes.append((array := empty(memory, shape, dtype)).nbytes)
+        return array
+
+    server = running(lambda folder: write(folder, WIDE))
+    monkeypatch.setattr(OwnedMemory, "empty", seen)
+    row = np.ones((1, 100_000), np.float32)
+    for count in (1, 2, 1, 2) * 4:
+        received.clear()
+        assert server.caller.predict({"x": row.repeat(count, axis=0)})["y"].tolist() == [2] * count
+    assert received == []
+    assert sizes
+    assert max(sizes) <= 1 << 20
 
 
 def test_the_model_may_write_to_its_inputs(running: Run) -> None:
@@ -165,6 +188,14 @@ OUTPUTS = {"y": ("float32", [None, 2])}
 
 def predict(inputs):
     return {"y": np.full(inputs["x"].shape, os.getpid(), np.float32)}
+"""
+
+WIDE = """
+INPUTS = {"x": ("float32", [None, 100_000])}
+OUTPUTS = {"y": ("float32", [None])}
+
+def predict(inputs):
+    return {"y": inputs["x"][:, 0] + 1}
 """
 
 STRINGS = """

@@ -1,6 +1,7 @@
 """What Python does about the batches that headrace_native runs in worker processes: whatever is not known yet."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Protocol
 
 from headrace_batching.task import Array, Arrays
@@ -11,7 +12,10 @@ from headrace_server.processes.shared_memory import OwnedMemory, Placed
 from headrace_server.processes.slot import Message, Unread
 
 _LEAST_ROWS = 32
-"""The smallest number of rows for which an input's memory has room."""
+"""The smallest number of rows for which an input's memory has room, if they are small."""
+
+_MOST_BYTES = 1 << 20
+"""The size in bytes of the largest batch that headrace_native runs; more room would never be filled."""
 
 
 class Answer(Protocol):
@@ -48,6 +52,7 @@ class NativeRuns:
     ) -> None:
         self._name = name
         self._inputs = declared.inputs
+        self._row_bytes = sum(prod(own.fixed or ()) * own.array_dtype.itemsize for own in declared.inputs.values())
         self._outputs = tuple(declared.every_output)
         self._memory = memory
         self._receive = receive
@@ -97,7 +102,7 @@ class NativeRuns:
         if arena is not None and len(arena.arrays[0]) >= rows:
             return arena
         self._forget(place)
-        room = max(_LEAST_ROWS, 1 << (rows - 1).bit_length())
+        room = max(rows, min(max(_LEAST_ROWS, 1 << (rows - 1).bit_length()), _MOST_BYTES // self._row_bytes))
         arrays = {
             alias: self._memory.empty((room, *(spec.fixed or ())), spec.array_dtype)
             for alias, spec in self._inputs.items()
