@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -152,6 +153,15 @@ def function(size: str, *, calls: int = 1) -> Graph:
     return Graph(nodes, {"x": (FLOAT, (1,))}, {"y": (FLOAT, None)}, domains=[("own", 1)], functions=(*others, own))
 
 
+def overloaded() -> Graph:
+    """A function with two overloads, of which the first makes zeros."""
+    graph = function("values")
+    (zeros,), call = graph.functions, graph.nodes[-1]
+    zeros.overload = call.overload = "zeros"
+    other = helper.make_function("own", zeros.name, ["size"], ["z"], [make_node("Identity", ["size"], ["z"])], OPSETS)
+    return replace(graph, functions=(zeros, other))
+
+
 HARMLESS = {
     "a size in a function that is a shape": function("shape"),
     "a size in a branch that is a shape": branch("shape"),
@@ -194,6 +204,7 @@ def test_other_models_run_in_the_servers_process(graph: Graph, tmp_path: Path, t
 RISKY = {
     "a size in a function": function("values"),
     "a size in a function that another one calls": function("values", calls=2),
+    "a size in one of a function's overloads": overloaded(),
     "a size in a branch": branch("values"),
     "a size in a loop": stretched("repeats"),
     "a size in a loop in a branch": inside_a_branch(stretched("repeats")),

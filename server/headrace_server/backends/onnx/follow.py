@@ -1,5 +1,6 @@
 """Follows the values of a request through an ONNX graph, its inner graphs and its functions."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,10 @@ class Inside:
     """
 
     def __init__(self, functions: Iterable[Any]) -> None:
-        self._functions = {(function.domain, function.name): function for function in functions}
-        self._seen: set[tuple[str, str, frozenset[str]]] = set()
+        self._functions = defaultdict[tuple[str, str], list[Any]](list)
+        for function in functions:
+            self._functions[function.domain, function.name].append(function)
+        self._seen: set[tuple[str, str, frozenset[int]]] = set()
 
     def followed(self, nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
         """Like `follow`, but the nodes of all inner graphs and functions instead of these nodes."""
@@ -60,12 +63,11 @@ class Inside:
         """
         for graph in _graphs(node):
             yield list(graph.node), from_values | _own_inputs(node, graph, dependent, from_values)
-        if function := self._functions.get((node.domain, node.op_type)):
-            own = {name for number, name in enumerate(function.input) if number in dependent}
-            key = (node.domain, node.op_type, frozenset(own))
-            if key not in self._seen:
-                self._seen.add(key)
-                yield list(function.node), own
+        key = (node.domain, node.op_type, frozenset(dependent))
+        if key not in self._seen:
+            self._seen.add(key)
+            for function in self._functions.get(key[:2], ()):  # several, if it is overloaded: any may be meant
+                yield list(function.node), {name for number, name in enumerate(function.input) if number in dependent}
 
 
 def _own_inputs(node: Any, graph: Any, dependent: set[int], from_values: set[str]) -> set[str]:
