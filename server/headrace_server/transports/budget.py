@@ -10,6 +10,12 @@ from headrace_server.models.answers import NeverFits
 COPIES = 2
 """How many times a message is in memory once it has been parsed, as on the native transport."""
 
+ANSWER_COPIES = 3
+"""How many times an answer is in memory when it is sent: the outputs, the message, and gRPC's copy of the message.
+
+The outputs of a batch are freed together, after the last of its answers has been written.
+"""
+
 
 class Budget:
     """Counts the memory that calls use, in bytes. In one event loop.
@@ -76,7 +82,7 @@ class Held:
         self.size -= size
 
     def reserve(self, size: int) -> None:
-        """Reserves memory for outputs that a model is about to compute, and for their message.
+        """Reserves memory for outputs that a model is about to compute, for their message, and for gRPC's copy of it.
 
         Args:
             size: The approximate number of bytes that the outputs will take.
@@ -84,7 +90,7 @@ class Held:
         Raises:
             ServingError: As for `grow`; `NeverFits` if the call could not get this much even if it were the only one.
         """
-        self._reserved.append(self.take(COPIES * size, self.size))
+        self._reserved.append(self.take(ANSWER_COPIES * size, self.size))
 
     def apart(self) -> "Part":
         """The memory of one of several requests on the call."""
@@ -148,7 +154,7 @@ class Part:
 
     def reserve(self, size: int) -> None:
         """Reserves memory for outputs; see `Held.reserve`."""
-        self._size += self._call.take(COPIES * size, self._size)
+        self._size += self._call.take(ANSWER_COPIES * size, self._size)
 
     def apart(self) -> "Part":
         """The memory of one of several requests within this one."""

@@ -12,7 +12,7 @@ from tests.support.budget import TOO_MUCH, held
 from tests.support.calls import floats, predict_request
 from tests.support.running import RunningServer, eventually
 
-BUDGET_MB = 4
+BUDGET_MB = 5
 COLUMNS = 200_000
 X = floats([1, 2, 3, 4])
 
