@@ -480,7 +480,7 @@ class Server:
     """A server: its addresses, its connections, and the threads that serve them.
 
     Args:
-        methods: The full paths of the methods, each with whether its requests are a stream.
+        methods: The full path of each method, and whether its requests are streamed.
         limits: The limits on callers: gRPC's channel arguments, without their first word and with `_` for every dot;
             `request_memory` and `max_expanded` in bytes; and `stall_ms`, where 0 means never.
         queue: The `Queue` in which the tasks of plain calls wait.

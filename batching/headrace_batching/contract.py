@@ -174,4 +174,4 @@ class TaskQueue(Protocol):
         """Waits for a batch, without the interpreter lock; None once the queue is closed and empty."""
 
     def close(self) -> None:
-        """Accepts no more tasks at all."""
+        """Accepts no more tasks on any lane, and makes the waiting ones due at once."""

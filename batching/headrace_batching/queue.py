@@ -264,7 +264,7 @@ class Queue:
             self._drained.wait_for(lambda: lane.idle)
 
     def close(self) -> None:
-        """Accepts no more tasks at all; `take` returns the waiting tasks without delay, and then None."""
+        """Accepts no more tasks on any lane; `take` returns the waiting tasks without delay, and then None."""
         with self.lock:
             self._closed = True
             for group in self._groups:

@@ -59,9 +59,9 @@ class ServerError(Exception):
 class Retry:
     """How gRPC retries a call that ends with UNAVAILABLE, within the call's timeout.
 
-    `attempts` includes the first one: 1 never retries, and gRPC allows at most 5. Before the second attempt
-    it waits about `backoff` seconds, 0.01 or more, and twice as long before each further one, up to `max_backoff`.
-    A client that mostly fails stops retrying until calls succeed again, so that retries never flood a full server.
+    `attempts` includes the first one: 1 never retries, and gRPC allows at most 5. gRPC waits about `backoff` seconds
+    (at least 0.01) before the second attempt, and doubles the wait for each later one, up to `max_backoff`. A client
+    that mostly fails stops retrying until calls succeed again, so that retries never flood a full server.
 
     Raises ValueError for a number out of its range.
     """

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def as_unicode(text: str) -> str:
-    r"""Escapes those bytes of a path that are not UTF-8 as `\udcff`; messages carry Unicode only."""
+    r"""Escapes the bytes of a path that are not UTF-8 as `\udcff`; messages carry Unicode only."""
     return text.encode(errors="backslashreplace").decode()
 
 

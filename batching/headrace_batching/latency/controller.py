@@ -69,7 +69,8 @@ class Controller:
 
     Args:
         objective: The objective.
-        options: The operator's limits: the largest size, the sizes to which batches are padded, and the threads.
+        options: The operator's limits: the largest size, the sizes to which batches are padded, and the number of
+            batches run at once.
         name: The name for the log.
 
     Attributes:

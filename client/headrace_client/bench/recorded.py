@@ -49,7 +49,7 @@ def read_log(path: Path) -> list[Recorded]:
 
 
 def times(requests: list[Recorded], speed: float) -> list[float]:
-    """When each request was sent, in seconds since the first one.
+    """When to send each request in the replay, in seconds from its start.
 
     A log only records whole seconds: requests within one second are spread over it.
 

@@ -28,7 +28,7 @@ _NOT_HTTP = "the answer is not HTTP"
 _CLOSED = "Remote end closed connection without response"
 NOT_REST = (
     "this port does not speak REST without TLS: --rest_api_port of `headrace serve` sets the REST port, and bench "
-    "calls REST without TLS only"
+    "does not support TLS over REST"
 )
 _OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
 

@@ -153,7 +153,7 @@ def _tls(flags: Mapping[str, object], api: str) -> Tls | None:
     except ValueError as error:
         raise BenchError(str(error)) from error
     if tls is not None and api.startswith("rest-"):
-        raise BenchError(f"{tls.ca} cannot be used: bench calls REST without TLS only")
+        raise BenchError(f"{tls.ca} cannot be used: bench does not support TLS over REST")
     return tls
 
 

@@ -46,7 +46,7 @@ class Workload:
     recorded: Sequence[Recorded] = ()
 
     def schedule(self, speed: float) -> tuple[list[float], list[int]]:
-        """When each recorded request is sent, in seconds, and its kind."""
+        """When to send each recorded request, in seconds from the start, and the index of its kind."""
         places = {kind.name: place for place, kind in enumerate(self.kinds)}
         return times(list(self.recorded), speed), [places[request.model] for request in self.recorded]
 

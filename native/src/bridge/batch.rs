@@ -166,7 +166,7 @@ impl Batch {
         python::sequence(py, "q", &self.sizes, |rows| (rows as i64).to_ne_bytes())
     }
 
-    /// When each of its traced tasks arrived.
+    /// The time at which each traced task of the batch arrived.
     #[getter]
     fn traced<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.traced)

@@ -27,7 +27,7 @@ pub struct Runs {
     tasks: Vec<i64>,
     /// The number of rows of each run, padding included.
     padded: Vec<i64>,
-    /// When each task arrived: those of the first run, then of the next.
+    /// The arrival time of each task, run by run.
     arrivals: Vec<f64>,
     /// The number of rows of each task, in the same order.
     sizes: Vec<i64>,

@@ -1,4 +1,4 @@
-//! How inputs of different lengths share a batch outside the interpreter. `headrace_batching.padding` describes it, and
+//! How inputs of different lengths are batched without the interpreter. `headrace_batching.padding` describes it, and
 //! decides the lengths, the values, and where outputs are cut.
 
 use std::collections::HashMap;

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::call::{Call, CallState};
 
-/// The kinds of events; Python has them by the same names.
+/// The kinds of events; Python uses the same names, in capitals.
 #[derive(Clone, Copy)]
 pub enum Kind {
     /// A call begins. The payload is its only message, or None if Python requests its messages one by one.

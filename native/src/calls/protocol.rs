@@ -135,7 +135,7 @@ impl Protocol {
     }
 }
 
-/// A call's own rows of an output: their number, the rows, and the dimensions beyond axis 0.
+/// A call's own rows of an output: the number of rows, the rows, and the dimensions beyond axis 0.
 struct Own<'a> {
     count: usize,
     rows: Rows<'a>,

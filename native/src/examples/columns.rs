@@ -44,7 +44,8 @@ pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -
     Some(columns.into_iter().map(Filling::filled).collect())
 }
 
-/// The serialized Examples, for a graph that parses them. TF Serving: the context's bytes, then the Example's.
+/// The serialized Examples, for a graph that parses them. As in TF Serving, each is the context's bytes followed
+/// by the Example's.
 pub fn serialized(input: &Input<'_>) -> Option<Column> {
     let shared = match &input.context {
         Some(context) => checked_example(context)?,

@@ -88,7 +88,7 @@ impl Reader<'_> {
     }
 
     fn allocator(&self) -> Result<NonNull<OrtAllocator>, Failure> {
-        // SAFETY: the function only returns the allocator that always exists.
+        // SAFETY: the call only returns the default allocator, which always exists.
         self.api.pointer(|api, out| unsafe { (api.GetAllocatorWithDefaultOptions)(out) })
     }
 

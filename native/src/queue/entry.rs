@@ -47,7 +47,7 @@ pub trait Waits: Sized {
     /// Whether the task's client has gone. Called under the queue's lock.
     fn gone(&mut self) -> bool;
 
-    /// Abandons the task if its client has gone, or if it is `late`: its deadline has passed. Returns what must be
+    /// Abandons the task if its client has gone, or if it is `late` (its deadline has passed). Returns what must be
     /// reported of it; None if there is nothing to report, or if it has been reported before. Called under the queue's
     /// lock, without the interpreter lock.
     fn abandon(&mut self, late: bool) -> Option<Self::Abandoned>;
@@ -62,7 +62,7 @@ pub trait Waits: Sized {
     fn share(&self) -> Option<Self>;
 }
 
-/// A task in the queue. Times are seconds on the queue's clock.
+/// A task in the queue. Times are in seconds on the queue's clock.
 pub struct Entry<T> {
     pub task: T,
     pub rows: usize,
@@ -85,8 +85,7 @@ impl<T> Entry<T> {
         (self.rows - self.taken).max(1)
     }
 
-    /// The number of bytes that this many rows of the task take in a batch; the number of rows for a task without
-    /// bytes.
+    /// The number of bytes that this many rows of the task take in a batch, or `rows` if the task's `row_bytes` is 0.
     pub fn size_of(&self, rows: usize) -> usize {
         rows.saturating_mul(self.row_bytes.max(1))
     }

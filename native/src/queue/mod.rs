@@ -267,7 +267,7 @@ impl<T: Waits> Queue<T> {
         state.lanes.remove(&lane);
     }
 
-    /// Accepts no more tasks at all, and makes the waiting ones due at once.
+    /// Accepts no more tasks on any lane, and makes the waiting ones due at once.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;

@@ -26,8 +26,8 @@
 //!    backend whose runs may differ in time earn no trust (`steady`). The numbers are in `headrace_batching.bridge`.
 //! 3. A brief batch has only one task if any of its calls came over gRPC, or if there are more than two cores for each
 //!    connection thread (`most_together`): the connection thread then reads the next calls while a batch thread runs.
-//!    Reading and answering a REST call takes several times as long as the call's share of a batch. So if the
-//!    connection thread runs the batch, too, it can handle hardly fewer REST calls per second.
+//!    Reading and answering a REST call takes several times as long as the call's share of a batch. So a
+//!    connection thread that also runs the batch handles almost as many REST calls per second.
 //! 4. Before a thread runs several calls, it looks at its sockets once more (`look`), and again as long as more calls
 //!    have come: a batch costs some 30 us, however few rows it has.
 //! 5. After a single call, the thread polls its connections for up to 200 us instead of sleeping (`run`), since that

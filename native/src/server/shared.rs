@@ -26,7 +26,7 @@ pub async fn stopped(mut stop: Stop) -> Duration {
 
 /// The state that all connections of a server share.
 pub struct Shared {
-    /// The methods by full path: the number of each, and whether its requests are a stream.
+    /// Maps each method's full path to its index and whether its requests are streamed.
     pub methods: FxHashMap<String, (usize, bool)>,
     pub plain: PlainCalls,
     pub limits: Limits,

@@ -93,7 +93,7 @@ impl Trace {
     }
 }
 
-/// A traced call that has ended. Times are seconds on its queue's clock.
+/// A traced call that has ended. Times are in seconds on the clock of the call's queue.
 pub struct Record {
     begun: Arc<Begun>,
     model: Arc<str>,

@@ -14,7 +14,7 @@ use crate::protobuf::Writer;
 /// The number of bytes after which the next tree begins another message: collectors refuse messages of more than 4 MB.
 const ENOUGH: usize = 1 << 20;
 
-/// A traced request that has ended. Times are seconds on the queue's clock.
+/// A traced request that has ended. Times are in seconds on the queue's clock.
 pub struct Ended {
     pub trace_id: TraceId,
     /// The caller's span.

@@ -28,7 +28,7 @@ def block_size(size: int) -> int:
 
 
 class BufferPool:
-    """A pool of blocks of memory of one kind. Any thread, several at the same time.
+    """A pool of blocks of memory of one kind. Any thread.
 
     A block belongs to an array until the array and all views of it are gone. It then serves a later array; the
     most recently used block is taken first. So an input's block returns as soon as its batch has run, and an output's

@@ -95,7 +95,8 @@ class Signature:
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
             model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.
         labels: The classes of `scores`, by index, for a model that does not return them; otherwise empty.
-        optional: Further inputs, for which the model has values of its own. A request that sends one runs alone.
+        optional: Further inputs, for which the model has values of its own. A request that sends any of them
+            runs alone.
         padding: How requests whose inputs differ in length share batches; None if they do not.
         bound: Requests share batches only if their floating-point numbers are all finite and at most this large; None
             means that all requests share batches.
@@ -274,7 +275,7 @@ def _is_within(bound: float, array: Array) -> bool:
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str, Signature]:
-    """A signature by the name in a request; an empty name means `serving_default`.
+    """The name and the signature that a request selects; an empty name means `serving_default`.
 
     Raises:
         ServingError: FAILED_PRECONDITION. TF Serving: predict_util.cc (other calls return other codes).

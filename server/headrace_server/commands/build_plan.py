@@ -29,7 +29,7 @@ WARM_UP_RUNS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOrder:
-    """The order to build a plan.
+    """A request to build a plan.
 
     Attributes:
         version: The folder that holds `model.onnx`; `model.toml` next to it says how to run it.

@@ -136,7 +136,7 @@ def signature_line(signature: Signature) -> str:
 def _input(text: str, signature: Signature) -> tuple[str, np.ndarray]:
     name, _, value = text.partition("=")
     if name not in signature.inputs:
-        raise ValueError(f"the model has no input {name}: {signature_line(signature)}")
+        raise ValueError(f"the model has no input {name}; its signature is {signature_line(signature)}")
     spec = signature.inputs[name]
     read = _loaded(Path(value[1:])) if value.startswith("@") else _json(value)
     try:

@@ -71,7 +71,7 @@ def _inputs(signature: Signature) -> dict[str, Any]:
 
 
 def _example(spec: TensorSpec) -> Any:
-    """An input value in which every open dimension is 1; None if it is too large to type."""
+    """An input value in which every open dimension is 1; None if it is too large to type, or its rank is open."""
     if spec.any_rank:
         return None
     count = 1

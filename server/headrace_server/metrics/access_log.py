@@ -19,7 +19,7 @@ class Counts(Protocol):
         """Counts one call."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls that have ended in the same way."""
+        """Counts several calls with the same model and code."""
 
 
 class LoggedMethod:

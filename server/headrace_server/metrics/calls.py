@@ -11,7 +11,7 @@ COUNTED = ("Predict", "Classify", "Regress")
 """The methods that TF Serving counts."""
 
 Tallied = tuple[Tally, float]
-"""Calls that have been answered, counted by the buckets of LATENCY, and their total duration in microseconds."""
+"""The number of answered calls in each bucket of LATENCY, and the sum of their durations in microseconds."""
 
 
 class CountCalls(Protocol):
@@ -41,9 +41,13 @@ class GrpcMethod:
         latency.observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls that have ended the same way, by the buckets of LATENCY; the total is in microseconds.
+        """Counts several calls with the same model and code. Any thread.
 
-        Any thread.
+        Args:
+            model: The model's name.
+            code: The status code's name.
+            tally: The number of calls in each bucket of LATENCY.
+            total: The sum of the calls' durations in microseconds.
         """
         latency = self._latencies.get((model, code)) or self._find(model, code)
         latency.add(tally, total)

@@ -25,7 +25,7 @@ class RunColumns:
         ran: The duration of each run in seconds, [runs].
         parts: How many of these seconds went into inputs, backend and outputs, [runs, 3].
         ended: When the last of the runs ended, in seconds on the queue's clock.
-        waited: The seconds that each request waited in the queue, [requests]: those of the first run, then of the next.
+        waited: The seconds that each request waited in the queue, [requests], run by run.
         sizes: The number of rows in each request, in the same order, [requests].
     """
 

@@ -72,7 +72,7 @@ class Schedulers:
 
     @property
     def running(self) -> int:
-        """The number of batches that run now."""
+        """The number of batches that are running now."""
         return sum(scheduler.running for scheduler in list(self._made.values()))
 
     @property

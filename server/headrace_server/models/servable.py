@@ -169,7 +169,7 @@ class Servable:
         return self._schedulers.beliefs()
 
     def signature(self, name: str) -> tuple[str, Signature]:
-        """The signature that a request names, and the signature's name.
+        """The name and the signature that a request selects.
 
         Raises:
             ServingError: FAILED_PRECONDITION if there is no such signature.

@@ -14,7 +14,7 @@ class Settling:
     """Lets callers wait for models. They are woken by each change of the model that they wait for, and by `wake`.
 
     Args:
-        models: The models to wait for.
+        models: The server's models; `wait` names those to wait for.
     """
 
     def __init__(self, models: Models) -> None:

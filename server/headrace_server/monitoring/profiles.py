@@ -41,7 +41,7 @@ class Bins:
 
     @classmethod
     def of(cls, column: Mapping[str, Any], levels: Sequence[float]) -> "Bins | None":
-        """The bins for a column of a profile; None if the profile says nothing about its values."""
+        """The bins for a column of a profile; None if the profile says nothing about the column's values."""
         if "categories" in column:
             names = {name: number for number, name in enumerate(column["categories"])}
             return cls(np.empty(0), names, _shares([*column["categories"].values(), 0.0]))

@@ -1,4 +1,4 @@
-"""The order to a worker process to load a model, and the process's report about it."""
+"""A request to a worker process to load a model, and the process's report on it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -47,8 +47,8 @@ class Placed(NamedTuple):
 class OwnedMemory:
     """The side that allocates. Its blocks are anonymous files, which the other side maps as well.
 
-    Any thread, several at the same time. Memory is reused once no array on it is held here, so an array must be held as
-    long as the other side uses it.
+    Any thread. Memory is reused once no array on it is held here, so an array must be held as long as the other side
+    uses it.
 
     Attributes:
         freed: The number of blocks that existed and no longer do.

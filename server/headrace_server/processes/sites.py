@@ -46,7 +46,7 @@ class Site:
 
 
 class Sites:
-    """Hands out small arrays, and keeps them for reuse. Any thread, several at the same time.
+    """Hands out small arrays, and keeps them for reuse. Any thread.
 
     Args:
         create: Creates an array of a shape and a dtype: a block, or an array that is not kept.

@@ -156,7 +156,7 @@ class TestCall:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["iris", "z=1"], "the model has no input z: x float32[?,4] -> y float32[?,1]"),
+            (["iris", "z=1"], "the model has no input z; its signature is x float32[?,4] -> y float32[?,1]"),
             (["iris", "x"], "'x' is not of the form NAME=VALUE\n"),
             (["iris", "h:1"], "'h:1' is not of the form NAME=VALUE; --server=h:1 names a server\n"),
             (["h:1", "x=1"], "h:1 is not a model's name; --server=h:1 names a server\n"),

@@ -220,7 +220,7 @@ class TestRefusals:
 @pytest.mark.skipif(not HAS_NATIVE, reason="headrace-native is not installed")
 def test_bench_over_rest_refuses_certificates(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BENCH, "--api=rest-predict", f"--tls_ca={files.ca}"]) == 1
-    assert f"--tls_ca={files.ca} cannot be used: bench calls REST without TLS only" in capsys.readouterr().err
+    assert f"--tls_ca={files.ca} cannot be used: bench does not support TLS over REST" in capsys.readouterr().err
 
 
 def test_the_start_names_the_flags(config: Path, mutual_config: Path, caplog: pytest.LogCaptureFixture) -> None:

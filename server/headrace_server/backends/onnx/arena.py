@@ -22,7 +22,7 @@ _KEY, _ARENA = "memory.enable_memory_arena_shrinkage", "cpu:0"  # onnxruntime_ru
 
 
 class Arena:
-    """The arena of one session on the CPU. Any thread, several at the same time.
+    """The arena of one session on the CPU. Any thread.
 
     Args:
         session: The session.

@@ -77,7 +77,7 @@ class Slots:
 
 
 class BoundSession:
-    """A session whose inputs and outputs are bound to memory on a device. Any thread, several at the same time.
+    """A session whose inputs and outputs are bound to memory on a device. Any thread.
 
     Args:
         session: Runs on the device; it must not have string inputs or outputs.

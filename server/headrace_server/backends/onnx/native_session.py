@@ -35,7 +35,7 @@ class Declared:
 
 
 class NativeSession:
-    """A session with those methods of `onnxruntime.InferenceSession` that are used here. Any thread.
+    """Implements the `InferenceSession` methods that this package uses. Any thread.
 
     Args:
         session: A `headrace_native.OnnxSession`.

@@ -29,7 +29,7 @@ RAW_DATA = _key(9)  # a tensor's data as bytes
 Content = bytes | FileBytes
 
 _AT_ONCE = 1 << 20  # a model of at most this many bytes is decoded as a whole, with its weights
-_KEPT = 16 * FEW  # in larger models, those fields of weights are read that have at most this many bytes
+_KEPT = 16 * FEW  # in larger models, only fields of weights with at most this many bytes are read
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _decoded(content: Content) -> Any:
 
 
 def _without_data(content: Content) -> Any:
-    """A large model's message, without those fields of weights that are too large to be their names or shapes."""
+    """A large model's message, without the fields of weights that are too large to be their names or shapes."""
     model = message_class("ModelProto")()
     for key, start, end in fields(content, 0, len(content)):
         if key == _MODEL_GRAPH:

@@ -12,7 +12,7 @@ from threading import Lock
 from headrace_batching.cpus import schedulable_cpus
 
 SMALL = 1 << 20
-"""The size in bytes below which a model gets no threads: splitting its operators would cost more than it gains."""
+"""The size in bytes below which a model gets no threads: splitting its operators would cost more time than it saves."""
 
 PER_CPU = 8
 """The maximum number of threads of all pools together, per CPU."""

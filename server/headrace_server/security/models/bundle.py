@@ -32,7 +32,7 @@ class BadSignature(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A signature as it was found.
+    """A parsed signature, not yet verified.
 
     Attributes:
         payload: The signed bytes: a statement.

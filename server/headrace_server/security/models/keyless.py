@@ -1,8 +1,8 @@
 """Keyless signatures: made with a key that existed for minutes, by a person or a workflow that Sigstore identified.
 
 Sigstore's certificate authority writes the identity into the certificate, and its log records when the signature was
-made. All that a verifier needs is in the signature's file and in the trusted root, so nothing is requested over the
-network. The checks are those of the package sigstore, which model-signing uses as well.
+made. Everything that a verifier needs is in the signature's file and in the trusted root, so nothing is requested over
+the network. The checks are those of the package sigstore, which model-signing uses as well.
 """
 
 from collections.abc import Sequence

@@ -103,7 +103,7 @@ def public_pem(key: Any) -> bytes:
 
 
 def key_hint(key: Any) -> str:
-    """The hint by which a signature names a public key."""
+    """The hint by which a signature identifies a public key: SHA-256 of the key in PEM, in hexadecimal digits."""
     return hashlib.sha256(public_pem(key)).hexdigest()
 
 

@@ -28,9 +28,13 @@ class ObserveCall(Protocol):
         """Counts one call. In the event loop."""
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Counts calls of one model and code, sorted into the buckets of metrics.LATENCY; the total is in microseconds.
+        """Counts several calls with the same model and code. Any thread.
 
-        Any thread.
+        Args:
+            model: The model's name.
+            code: The status code's name.
+            tally: The number of calls in each bucket of `metrics.LATENCY`.
+            total: The sum of the calls' durations in microseconds.
         """
 
 

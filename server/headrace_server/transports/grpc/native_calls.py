@@ -72,7 +72,7 @@ class Exchanges:
 
 
 class Exchange:
-    """One call, with those parts of a `grpc.aio.ServicerContext` that grpcio's handlers and servicers use.
+    """One call, with the parts of a `grpc.aio.ServicerContext` that grpcio's handlers and servicers use.
 
     Args:
         call: The native side of the call.

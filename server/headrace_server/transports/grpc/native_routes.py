@@ -162,7 +162,7 @@ class _Failed:
         self._status = status
 
     def __call__(self, error: Exception, tally: Tally, total: float) -> tuple[int, str]:
-        """Counts failed calls, tallied by LATENCY; returns their code and text."""
+        """Counts calls that failed with the same error, as `CountCalls.several` does; returns their code and text."""
         code, text = self._end(error)
         self._observe.several(self._name, CODE_NAMES[code], tally, total)
         if isinstance(error, BatchingError):

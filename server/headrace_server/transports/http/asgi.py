@@ -127,7 +127,7 @@ def _request(scope: Scope, headers: Mapping[bytes, bytes], body: Body) -> HttpRe
 
 
 async def _unless_left(answering: Awaitable[T], receive: Receive) -> T:
-    """Returns the result of a computation, which is cancelled if the caller disconnects first."""
+    """Awaits a computation; cancels it if the HTTP client disconnects first."""
     answer = asyncio.ensure_future(answering)
     leaving = asyncio.ensure_future(receive())
     try:
