@@ -250,13 +250,17 @@ class IsolatedBackend:
             returned = place.returned()
             try:
                 place.slot.send(*question, returned, placed=placed)
-                return place, self._receive(place, seconds)
             except Unread:
                 place.slot.close()
+                continue
             except ServingError:  # the message is too long, and was not sent
                 place.borrower.keep(returned)
                 self._places.put(place)
                 raise
+            try:
+                return place, self._receive(place, seconds)
+            except Unread:
+                place.slot.close()
         raise self._lost(Code.UNAVAILABLE, "no worker process is running; one is being started")
 
     def _receive(self, place: Place, seconds: float | None) -> Message:

@@ -25,6 +25,7 @@ from headrace_server.processes.child import NICENESS
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
 from headrace_server.processes.time_slices import LONG_NS
+from headrace_server.processes.worker import Worker
 from tests.support import models
 from tests.support.running import START_WITHIN, eventually
 from tests.support.slices import needs_slices, slice_of
@@ -238,6 +239,21 @@ def test_a_run_that_takes_too_long_is_ended_with_its_process(folder: Path, kind:
     model = Isolated(folder, run_timeout=1.0)
     text = f"{NAME}: a run took more than 1 s, and its worker process was ended"
     assert model.lost(kind) == (Code.DEADLINE_EXCEEDED, text)
+    assert model.run(FINE).tolist() == [[1, 1]]
+    model.backend.close()
+
+
+@pytest.mark.parametrize("kind", [HANGS, HOLDS])
+def test_the_place_of_a_run_that_takes_too_long_is_not_used_again(
+    folder: Path, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Isolated(folder, run_timeout=1.0)
+    slow_to_end: list[Worker] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "kill", lambda worker: slow_to_end.append(worker))
+        model.lost(kind)
+        assert list(model.backend._places.free) == []
+    slow_to_end[0].kill()
     assert model.run(FINE).tolist() == [[1, 1]]
     model.backend.close()
 
