@@ -89,8 +89,9 @@ class Fuzzed:
                 if time.monotonic() > until:
                     return ""
                 self._send(name, request, over_rest=chance.random() < 0.3)
-                if self.server.process.poll() is not None:
-                    return f"{name}: {what}, { {alias: array.shape for alias, array in request.items()} }"
+                if (status := self.server.process.poll()) is not None:
+                    shapes = {alias: array.shape for alias, array in request.items()}
+                    return f"{name}: {what}, {shapes}: status {status}, {self.server.log[-5:]}"
         return ""
 
     def end_processes(self) -> None:
@@ -177,5 +178,5 @@ def test_the_server_survives(transport: str, pool: Pool, tmp_path: Path) -> None
                 answer = fuzzed.caller.predict({"x": np.ones((1, 4), np.float32)}, name="steady")["y"]
                 assert answer.tolist() == [[4]]
             sent += fuzzed.sent
-    print(f"{transport}: {sent} requests, {len(deaths)} deaths")
+    print(f"{transport}: {sent} requests, {len(deaths)} deaths", *deaths, sep="\n")
     assert deaths == []
