@@ -20,7 +20,8 @@ pub fn check(data: &[u8]) {
 pub fn understood(data: &[u8]) -> bool {
     let read = |seed| {
         let message = rope(&cut(data, seed));
-        // An output of eleven bytes has a name, a shape and an array; a varint of one byte expands to eight.
+        // An output of only eleven bytes has a name, a shape and an array, and a varint of one byte expands to eight
+        // bytes.
         at_most(32 * data.len() + 16 * 1024, || read_outputs(&message))
     };
     let whole = read(0);

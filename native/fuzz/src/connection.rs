@@ -1,5 +1,5 @@
 //! HTTP/2 frames of a connection: the observed frames are those that the simplest parser finds, however the bytes are
-//! cut; rewriting an authority only replaces bytes with dashes; and a lone call is two whole frames.
+//! cut. Rewriting an authority only replaces bytes with dashes. A lone call is two whole frames.
 
 use headrace_native::fuzzing::{Authority, Frames, LoneFrames};
 

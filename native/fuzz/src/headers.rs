@@ -1,5 +1,5 @@
-//! Request headers: the result is that of the simplest parser of gRPC's grammar; and the text of any status can be read
-//! back.
+//! Request headers: they are read as the simplest parser of gRPC's grammar reads them, and the text of any status can
+//! be read back.
 
 use std::time::Duration;
 

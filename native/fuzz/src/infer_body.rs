@@ -32,8 +32,8 @@ pub fn understood(data: &[u8]) -> bool {
     let (inputs, outputs) = choices.one_of(&MODELS);
     let json = body.len() - choices.byte().min(body.len());
     let (declared, body) = (Declared::new(inputs, MAX_ROWS), Bytes::copy_from_slice(body));
-    // Two bytes may expand to eight, in a vector with twice the needed capacity, which is copied from one of half its
-    // size.
+    // Two bytes may expand to eight. A growing vector has up to twice the needed capacity, and is copied from a vector
+    // of half its size.
     let read = at_most(24 * body.len() + 32 * 1024, || read_infer_body(&declared, outputs, &body, json));
     if let Some(read) = &read {
         compare(read, &body, json, inputs, outputs);

@@ -7,7 +7,7 @@ use headrace_native::fuzzing::Rope;
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
-    /// The first `count` bytes are decisions, the rest is data.
+    /// The first `count` bytes are decisions; the rest is data.
     pub fn of(data: &'a [u8], count: usize) -> (Self, &'a [u8]) {
         let (choices, rest) = data.split_at(count.min(data.len()));
         (Self(choices), rest)

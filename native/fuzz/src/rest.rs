@@ -30,8 +30,8 @@ pub fn understood(data: &[u8]) -> bool {
     let (mut choices, body) = Choices::of(data, 1);
     let first = choices.one_of(&SIGNATURES);
     let (default, other) = (Declared::new(first, MAX_ROWS), Declared::new(OTHER, MAX_ROWS));
-    // Two bytes may expand to eight, in a vector with twice the needed capacity, which is copied from one of half its
-    // size.
+    // Two bytes may expand to eight. A growing vector has up to twice the needed capacity, and is copied from a vector
+    // of half its size.
     let read = at_most(16 * body.len() + 16 * 1024, || read_body(&[("", &default), ("other", &other)], body));
     if let Some(read) = &read {
         compare(read, body, first);

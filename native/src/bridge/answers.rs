@@ -107,7 +107,7 @@ impl Answers {
     }
 }
 
-/// Counts tasks for the metrics of their protocol; they have the same signature.
+/// Counts tasks of one signature in the metrics of their protocols.
 pub fn count(py: Python<'_>, tasks: &[NativeTask]) {
     let mut counted: Vec<&Arc<Signature>> = Vec::new(); // one for each protocol
     for signature in tasks.iter().map(|task| &task.signature) {

@@ -17,7 +17,7 @@ use super::task::NativeTask;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
-/// A batch with at least one task that was decoded here. The tasks decoded here come first, followed by Python's.
+/// A batch with at least one task that was decoded in Rust. Such tasks come first, followed by Python's.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Batch {
     native: Mutex<Vec<NativeTask>>,
@@ -77,8 +77,8 @@ impl Batch {
         Ok(joined)
     }
 
-    /// Encodes the answers of the tasks that were decoded here, each with its rows, or, for a single one, with all
-    /// rows. Returns these answers as one, and Python's tasks that have all their outputs.
+    /// Encodes the answers of the tasks that were decoded in Rust: each gets its rows, or all rows if it is the only
+    /// task of the batch. Returns these answers as one object, and Python's tasks that have all their outputs.
     fn split<'py>(
         &self,
         py: Python<'py>,

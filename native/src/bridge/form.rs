@@ -10,8 +10,8 @@ use super::series::Series;
 use super::task::Task;
 use crate::queue::Piece;
 
-/// Fails tasks whose deadline has passed: answers those that were decoded here, and returns Python's with their error
-/// set.
+/// Fails tasks whose deadline has passed: answers those that were decoded in Rust, and returns Python's with their
+/// error set.
 pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>> {
     let tasks = PyList::empty(py);
     for task in expired {
@@ -30,7 +30,7 @@ pub fn expire(py: Python<'_>, expired: Vec<Task>) -> PyResult<Bound<'_, PyList>>
     Ok(tasks)
 }
 
-/// Counts the tasks that were decoded here and whose callers have left. Python's tasks are counted in Python.
+/// Counts the tasks that were decoded in Rust and whose callers have left. Python's tasks are counted in Python.
 pub fn count_cancelled(py: Python<'_>, gone: Vec<Task>) -> PyResult<()> {
     for task in gone {
         if let Task::Native(mut task) = task

@@ -27,7 +27,8 @@ struct LaneParts {
     tasks: Arc<Tasks>,
     id: LaneId,
     options: Py<PyAny>,
-    /// Runs a batch. This refers to the lane and would keep it alive, so it is dropped when the lane is closed.
+    /// Runs a batch. The function refers to the lane and would keep the lane alive, so it is dropped when the lane is
+    /// closed.
     execute: Mutex<Option<Py<PyAny>>>,
     batched: bool,
     /// The sizes to which batches are padded, in ascending order; any size is allowed if there are none.
@@ -176,7 +177,7 @@ impl Lane {
         self.0.id
     }
 
-    /// Adds a task that was decoded here; returns whether a batch thread must be woken.
+    /// Adds a task that was decoded in Rust; returns whether a batch thread must be woken.
     pub fn put_native(&self, key: Key, entry: Entry<Task>, now: Instant) -> Result<bool, (Refusal, Task)> {
         self.0.tasks.queue.put(self.0.id, key, entry, self.0.tasks.clock.at(now))
     }

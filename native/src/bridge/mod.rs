@@ -1,5 +1,5 @@
 //! The boundary with `headrace_batching`: its queue, lanes and batches as Python sees them, and the routes of plain
-//! requests. It accesses requests that were decoded here through `PendingCall`, and depends on no protocol and no
+//! requests. It accesses requests that were decoded in Rust through `PendingCall`, and depends on no protocol and no
 //! transport.
 
 mod activity;

@@ -17,8 +17,8 @@ thread_local! {
 
 type Shape = SmallVec<[usize; 4]>;
 
-/// Calls a function with the joined inputs of at least one task, padded to this many rows; those of a task without a
-/// batch axis are as they are.
+/// Calls a function with the joined inputs of at least one task, padded to this many rows; the inputs of a task without
+/// a batch axis are passed unchanged.
 pub fn with_inputs<T>(tasks: &[Waiting], padded: usize, call: impl FnOnce(&[Feed<'_>]) -> T) -> T {
     let signature = &tasks[0].0.signature;
     JOINED.with_borrow_mut(|joined| {

@@ -1,7 +1,7 @@
 //! Joins, runs and answers tasks without the interpreter lock, so that they do not wait for Python code.
 //!
-//! Tasks can run here if all of them were decoded here and nothing about them needs Python (`takes`). If a run in an ONNX
-//! session fails, or an answer cannot be made from its outputs, none of its tasks has been answered: they are then
+//! Tasks can run here if all of them were decoded in Rust and nothing about them needs Python (`takes`). If a run in an
+//! ONNX session fails, or an answer cannot be made from its outputs, none of its tasks has been answered: they are then
 //! treated like any others, so Python runs them again, splits their batch, and creates the errors. A run in a worker
 //! process is not repeated: Python receives its answer and completes the batch.
 
@@ -116,7 +116,8 @@ impl NativeRun {
         }
     }
 
-    /// Encodes the answers of tasks whose run began, had its inputs and had its outputs at these times.
+    /// Encodes the answers of tasks. The times are when their run began, when its inputs were ready, and when its
+    /// outputs were ready.
     fn answer(
         &self,
         lane: &Lane,
@@ -151,8 +152,8 @@ impl NativeRun {
         Vec::new()
     }
 
-    /// Records a run that began, had its inputs, had its outputs and ended at these times, and sends the answers that
-    /// have waited long enough.
+    /// Records a run, and sends the answers that have waited long enough. `times` are when the run began, when its
+    /// inputs were ready, when its outputs were ready, and when it ended.
     fn record(&self, lane: &Lane, times: [Instant; 4], tasks: Vec<Waiting>, ended: &mut Ended) {
         let on_clock = times.map(|time| lane.clock().at(time));
         self.ended.store(on_clock[3].to_bits(), Ordering::Relaxed);
@@ -171,8 +172,8 @@ impl NativeRun {
     }
 }
 
-/// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded here, are not traced, and
-/// have inputs of one length.
+/// Whether the tasks of a turn can run here: their batch is not too large, and all were decoded in Rust, are not
+/// traced, and have inputs of one length.
 fn takes(lane: &Lane, turn: &Turn<Task>) -> bool {
     let plain = |task: &NativeTask| task.rows > 0 && !task.traced && task.signature.padding.is_none();
     let rows = turn.pieces.iter().map(|piece| piece.stop - piece.start).sum::<usize>().max(1);
@@ -180,7 +181,7 @@ fn takes(lane: &Lane, turn: &Turn<Task>) -> bool {
         && turn.pieces.iter().all(|piece| matches!(&piece.task, Task::Native(task) if plain(task)))
 }
 
-/// The tasks of pieces that were all decoded here, and when they arrived.
+/// The tasks of pieces that were all decoded in Rust, and when they arrived.
 fn taken(pieces: Vec<Piece<Task>>) -> Vec<Waiting> {
     let own = |piece: Piece<Task>| match piece.task {
         Task::Native(task) => Some((task, piece.arrived)),

@@ -23,7 +23,7 @@ pub struct Padding {
     inputs: Vec<Padded>,
     outputs: HashMap<String, Axes>,
     limits: Vec<usize>,
-    /// The smallest length in tasks that are padded; a task with a smaller length is not.
+    /// The smallest length in tasks that are padded; a task with a smaller length is not padded.
     shortest: usize,
 }
 

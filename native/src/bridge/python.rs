@@ -119,7 +119,7 @@ pub fn dtype(py: Python<'_>, dtype: Dtype) -> PyResult<&Bound<'_, PyAny>> {
     FOUND[dtype as usize].get_or_try_init(py, look_up).map(|found| found.bind(py))
 }
 
-/// An array of this shape to join an input in, created by `empty`, and its memory.
+/// An array of this shape, created by `empty`, into which an input is to be joined, and the array's memory.
 pub fn array_to_join_in<'py>(
     py: Python<'py>,
     empty: &Bound<'py, PyAny>,

@@ -1,4 +1,4 @@
-//! The queue as Python sees it. It contains Python's tasks and those that were decoded here.
+//! The queue as Python sees it. It contains Python's tasks and those that were decoded in Rust.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::task::Task;
 use super::tasks::Tasks;
 use crate::queue::{self, Detached, LaneId, Turn};
 
-/// The bounded queue that hands out batches of tasks: any thread puts, batch threads take.
+/// The bounded queue that hands out batches of tasks: any thread may add tasks, and batch threads take them.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Queue {
     pub tasks: Arc<Tasks>,
@@ -174,7 +174,7 @@ impl Queue {
         let Some(lane) = self.lane_of(&turn) else { return Some(turn) };
         let Some(native_run) = lane.native_run() else { return Some(turn) };
         let left = native_run.run(&lane, turn);
-        drop(native_run); // before `finish`: then the lane may be closed, and nothing must keep its session alive
+        drop(native_run); // before `finish`, after which the lane may be closed: its session must not be kept alive
         match left {
             Some(turn) if !turn.pieces.is_empty() => Some(turn),
             left => {

@@ -43,7 +43,7 @@ pub enum Attempt {
 }
 
 impl Runner {
-    /// What these fields describe, and the function that is told about its runs.
+    /// The runner that these fields describe, and the function that is told about its runs.
     pub fn new(fields: RunnerFields) -> (Self, Py<PyAny>) {
         match fields {
             RunnerFields::Session(fields) => {
@@ -57,7 +57,7 @@ impl Runner {
         }
     }
 
-    /// Whether tasks, about which nothing else needs Python, can run here.
+    /// Whether tasks can run here, given that nothing else about them needs Python.
     pub fn takes(&self, lane: &Lane, turn: &Turn<Task>) -> bool {
         let wants_all = |piece: &Piece<Task>| matches!(&piece.task, Task::Native(task) if task.choice.is_none());
         match self {
@@ -108,7 +108,8 @@ impl Runner {
         }
     }
 
-    /// Leaves a run, of whose outputs no answers can be made, to Python; None if Python must run the tasks again.
+    /// Leaves a run to Python, because no answers can be made from its outputs; None if Python must run the tasks
+    /// again.
     pub fn leave(&self, computed: Computed) -> Option<Unanswered> {
         match computed {
             Computed::Workers(outputs) => outputs.leave(),
@@ -116,7 +117,7 @@ impl Runner {
         }
     }
 
-    /// Lets Python complete a run, which began and was joined at these times on the queue's clock.
+    /// Lets Python complete a run. `times` are when it began and when its inputs were ready, on the queue's clock.
     pub fn complete(&self, batch: Bound<'_, PyAny>, times: [f64; 2], run: Unanswered) -> PyResult<()> {
         match self {
             Self::Workers(workers) => workers.complete(batch, times, run),

@@ -22,8 +22,8 @@ pub struct SessionRun {
     outputs: Vec<(String, CString)>,
     /// Called after a run with a large output, with the shapes of the run's inputs.
     grown: Py<PyAny>,
-    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on Python
-    /// runs the tasks, and has ONNX Runtime free that memory.
+    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on, Python
+    /// runs the tasks and makes ONNX Runtime free that memory.
     large: usize,
     /// Whether a run has had such an output.
     has_grown: AtomicBool,
@@ -42,7 +42,7 @@ pub struct SessionFields {
 }
 
 impl SessionRun {
-    /// The session of these fields, and the function that is told about its runs.
+    /// The session that these fields describe, and the function that is told about its runs.
     pub fn new(fields: SessionFields) -> (Self, Py<PyAny>) {
         let SessionFields { session, inputs, outputs, tell, grown, large } = fields;
         (Self { session, inputs, outputs, grown, large, has_grown: AtomicBool::new(false) }, tell)
@@ -95,7 +95,7 @@ impl SessionRun {
     }
 }
 
-/// The choice that tasks share which run together.
+/// The choice of outputs, which is the same for all tasks that run together.
 fn choice(tasks: &[Waiting]) -> Option<Choice> {
     tasks.first().and_then(|(task, _)| task.choice)
 }

@@ -1,4 +1,4 @@
-//! A task in the queue: one that was decoded here, or one from Python.
+//! A task in the queue: one that was decoded in Rust, or one from Python.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -72,10 +72,10 @@ pub trait PendingCall: std::any::Any + Send + Sync {
     fn refuse(&mut self, status: &Status);
 }
 
-/// A task that was decoded here and has not run, and when it arrived, in seconds on the queue's clock.
+/// A task that was decoded in Rust and has not run, and when it arrived, in seconds on the queue's clock.
 pub type Waiting = (NativeTask, f64);
 
-/// A task that was decoded here.
+/// A task that was decoded in Rust.
 pub struct NativeTask {
     pub signature: Arc<Signature>,
     pub rows: usize,
@@ -166,7 +166,7 @@ impl NativeTask {
     }
 }
 
-/// A task whose request was decoded here, or one from Python.
+/// A task whose request was decoded in Rust, or one from Python.
 pub enum Task {
     Native(NativeTask),
     /// A `headrace_batching.Task`. Only touched while the interpreter lock is held.

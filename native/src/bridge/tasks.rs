@@ -44,7 +44,7 @@ impl Tasks {
         uncounted.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));
     }
 
-    /// Abandons the waiting tasks that were decoded here and whose client has gone or whose deadline has passed;
+    /// Abandons the waiting tasks that were decoded in Rust and whose client has gone or whose deadline has passed;
     /// returns what must be reported of them.
     pub fn abandoned(&self) -> Vec<Abandoned> {
         self.queue.abandoned(self.clock.now())

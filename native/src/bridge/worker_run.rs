@@ -102,7 +102,7 @@ impl Drop for Taken {
 }
 
 impl WorkerRun {
-    /// The processes of these fields, and the function that is told about their runs.
+    /// The processes that these fields describe, and the function that is told about their runs.
     pub fn new(fields: WorkerFields) -> (Self, Py<PyAny>) {
         let WorkerFields { places, signature, seconds, collect, prepare, tell, complete, settle } = fields;
         let limit = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -133,7 +133,7 @@ impl WorkerRun {
         self.put(run.taken);
     }
 
-    /// Lets Python complete a run, which began and was joined at these times on the queue's clock.
+    /// Lets Python complete a run, which began at one time and had its inputs at the other, on the queue's clock.
     pub fn complete(&self, batch: Bound<'_, PyAny>, [began, joined]: [f64; 2], run: Unanswered) -> PyResult<()> {
         let py = batch.py();
         self.complete.bind(py).call1((batch, began, joined, run.free.place, run.left)).map(drop)
@@ -168,7 +168,8 @@ impl WorkerRun {
         }
     }
 
-    /// Has Python make the message for a run; None if it cannot, in which case it finds the reason again.
+    /// Asks Python to make the message for a run. None if Python cannot: it then runs the tasks itself, and finds the
+    /// reason again.
     fn prepare(&self, free: &Free, signature: &Signature, rows: usize) -> Option<Arc<Request>> {
         let exchange = free.exchange.get();
         Python::try_attach(|py| {

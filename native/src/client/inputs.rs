@@ -1,4 +1,4 @@
-//! Encodes a Predict's inputs: small arrays are copied, large ones are sent from their own memory.
+//! Encodes a Predict's inputs: small arrays are copied, and large ones are sent from their own memory.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pyo3::exceptions::PyBufferError;

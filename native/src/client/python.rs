@@ -103,8 +103,8 @@ impl ClientChannel {
         Target::parse(target).is_some_and(|parsed| Authority::try_from(parsed.authority()).is_ok())
     }
 
-    /// Makes a call, and waits for its end. Returns a Failure, the answer's bytes or, if the request wants arrays, the
-    /// outputs by name, unless they have a form that is left to Python.
+    /// Makes a call, and waits for its end. Returns a Failure or the answer's bytes. If the request wants arrays,
+    /// returns the outputs by name instead of the bytes, unless their form is left to Python.
     fn call<'py>(&self, py: Python<'py>, request: &ClientRequest, seconds: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = duration(seconds)?;
         let answer = wait(py, &*self.runtime()?, self.channel.call(&request.message, timeout))?;
@@ -143,7 +143,7 @@ impl ClientChannel {
         Ok(number)
     }
 
-    /// Cancels a started call, whose end is then not reported, unless it has already ended.
+    /// Cancels a started call, unless it has already ended. The end of a cancelled call is not reported.
     fn cancel(&self, number: u64) {
         if let Some(task) = self.started.lock().remove(&number) {
             task.abort();

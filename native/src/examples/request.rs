@@ -48,7 +48,7 @@ impl<'a> Inference<'a> {
 
 /// A plain MultiInferenceRequest.
 pub struct MultiRequest<'a> {
-    /// At least one.
+    /// At least one inference.
     pub inferences: Vec<Inference<'a>>,
     pub input: Input<'a>,
 }

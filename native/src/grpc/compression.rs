@@ -46,7 +46,7 @@ impl Encoding {
         }
     }
 
-    /// `wanted`, if the client accepts it.
+    /// Returns `wanted` if the client accepts it; otherwise no compression.
     pub fn of_response(headers: &HeaderMap, wanted: Self) -> Self {
         if wanted == Self::Identity {
             return wanted; // the usual default: the headers need not be searched

@@ -61,9 +61,9 @@ pub trait PlainCall {
     fn expire(&mut self) -> Option<Answered>;
 }
 
-/// Answers the requests of a connection until it ends. Ends it if the client is idle for too long,
-/// or if, for `stall`, the client does not continue a head that it has begun, or does not read an
-/// answer. When the server stops, requests in flight are answered.
+/// Answers the requests of a connection until it ends. Ends the connection if the client is idle for too long. Also
+/// ends it if, for the time `stall`, the client does not continue a head that it has begun, or does not read an answer.
+/// When the server stops, requests in flight are answered.
 pub async fn serve(stream: Stream, stall: Option<Duration>, answers: impl Answers, stopping: impl Future) {
     let (mut stopping, after_pause) = (pin!(stopping), answers.after_pause());
     let first = tokio::select! {

@@ -24,7 +24,8 @@ pub struct Turn<const MOST: usize> {
 
 impl<const MOST: usize> Turn<MOST> {
     /// `after_pause` is called after each pause, when what had arrived on the other connections has been read. While
-    /// one connection reads, the thread does not park, so this is where it handles what they have sent.
+    /// one connection reads, the thread does not park. So the thread handles what the other connections have sent in
+    /// this function.
     pub fn new(after_pause: AfterPause) -> Self {
         Self { read: 0, pause: None, after_pause }
     }
@@ -115,7 +116,8 @@ mod tests {
         assert_eq!((poll_fn(|context| turn.poll(context)).await, pauses()), (3, 1));
     }
 
-    /// Over TLS, 4 KB are read at once, so that the budget lasts for less than a turn. The thread does not park then.
+    /// Over TLS, 4 KB are read at once, so that the budget lasts for less than a turn. The thread does not park in that
+    /// case.
     #[tokio::test]
     async fn a_turn_ends_when_the_task_has_used_up_its_budget() {
         let (mut turn, pauses) = turn();

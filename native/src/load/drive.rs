@@ -155,7 +155,7 @@ impl Callers {
         });
     }
 
-    /// Makes a call: in a closed loop on the caller's own channel, in an open loop on the channels in turn.
+    /// Makes a call: in a closed loop on the caller's own channel, and in an open loop on the channels in turn.
     async fn call(&self, due: &Due, own_channel: Option<usize>) {
         let part = &self.part;
         let closed = own_channel.is_some();

@@ -31,7 +31,7 @@ pub struct Outcomes {
 
 /// Everything that is recorded of one thread's calls.
 pub struct Kept {
-    /// By kind.
+    /// The outcomes by kind.
     pub kinds: Vec<Outcomes>,
     /// The time from when each call was due until it began.
     pub lag: Histogram<u64>,

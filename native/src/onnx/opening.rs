@@ -28,14 +28,14 @@ struct Opening {
 struct Progress {
     /// One for each model that has been tried: None if its session cannot be opened, or has been taken.
     opened: Vec<Option<OnnxSession>>,
-    /// Nothing follows.
+    /// Whether no further session will be opened.
     ended: bool,
 }
 
 #[pymethods]
 impl OnnxOpening {
-    /// Begins to open sessions with the options of an `onnxruntime.SessionOptions`; none is begun later than after
-    /// `seconds`.
+    /// Begins to open sessions with the options of an `onnxruntime.SessionOptions`; after `seconds`, no further session
+    /// is begun.
     #[new]
     fn new(options: &Bound<'_, PyAny>, models: Vec<Model>, seconds: f64) -> PyResult<Self> {
         let (api, given) = Api::of(options)?;
@@ -57,7 +57,7 @@ impl OnnxOpening {
 }
 
 impl Drop for OnnxOpening {
-    /// Lets no further session be begun.
+    /// Makes the thread begin no further session.
     fn drop(&mut self) {
         self.0.end();
     }

@@ -14,7 +14,7 @@ const MAX_RANK: usize = 8;
 pub struct Request<'a> {
     pub model: &'a [u8],
     pub version: Option<i64>,
-    /// UTF-8.
+    /// The request's ID, in UTF-8.
     pub id: &'a [u8],
     inputs: Vec<InputTensor<'a>>,
     outputs: Vec<&'a [u8]>,

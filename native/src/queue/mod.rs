@@ -1,4 +1,4 @@
-//! The waiting tasks, handed to a batch thread many at a time. Independent of Python and of any protocol.
+//! Holds the waiting tasks, and hands them to batch threads, many at a time. Independent of Python and of any protocol.
 
 #[cfg(test)]
 mod detached_tests;

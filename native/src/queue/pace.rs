@@ -18,9 +18,9 @@ const FORGET: f64 = 1.02;
 /// The longest duration of a brief run, as a fraction of that of a fast run.
 const BRIEF: f64 = 0.2;
 
-/// How long the runs of one lane take. Sizes are in bytes of input, and only compared: that a small batch was fast says
-/// nothing about a larger one. Runs that overlap count as one run, from the first beginning to the last end, with the
-/// size of the largest.
+/// How long the runs of one lane take. Sizes are in bytes of input. They are needed because a fast run of a small batch
+/// says nothing about a larger batch. Runs that overlap count as one run, from the first beginning to the last end,
+/// with the size of the largest.
 pub struct Pace {
     bounds: Option<Bounds>,
     pub running: usize,

@@ -26,7 +26,7 @@ impl Target {
 /// When the running batches of one lane are expected to end.
 pub struct Slots {
     most: usize,
-    /// Sorted.
+    /// In ascending order.
     ends: Vec<f64>,
 }
 

@@ -62,7 +62,8 @@ impl AuditLines {
         Self::default()
     }
 
-    /// Waits for lines and returns all, each with its line feed; None once this has been closed and all lines taken.
+    /// Waits for lines, and returns all of them, each with its line feed. Returns None when this object has been closed
+    /// and all lines have been taken.
     fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         let text = py.detach(|| self.0.take());
         (!text.is_empty()).then(|| PyBytes::new(py, &text))

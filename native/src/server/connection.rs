@@ -159,7 +159,7 @@ enum Event {
 }
 
 /// Ends a connection without calls while its server stops. An orderly end would need the client's acknowledgement, but
-/// the client may have gone or hang.
+/// the client may have gone, or may hang.
 struct LettingGo {
     timer: Pin<Box<Sleep>>,
     /// Whether there was no call at the last check.

@@ -88,7 +88,7 @@ impl Declares for Target {
 }
 
 impl Rest {
-    /// Creates what answers the requests of a new connection, whose client is `identity`.
+    /// Creates the object that answers the requests of a new connection, whose client is `identity`.
     pub fn new(thread: Arc<ConnectionThread>, endpoint: Arc<Endpoint>, identity: Identity) -> Self {
         let share = Arc::new(Share::new(thread.shared.budget.clone()));
         let connection = Arc::new(Connection { endpoint, wakes: thread.wakes.clone() });

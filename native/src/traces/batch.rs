@@ -39,7 +39,7 @@ pub struct Batch {
 pub struct Batches(FxHashMap<u64, Arc<Batch>>);
 
 impl Batches {
-    /// Adds a batch that has run; a task that is run again is in the later one.
+    /// Adds a batch that has run. If a task is run again, its later batch replaces the earlier one.
     pub fn add(&mut self, kind: Encoded, report: &Report) {
         let Report { began, joined, computed, ran, .. } = *report;
         let batch = Arc::new(Batch {

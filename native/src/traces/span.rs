@@ -21,7 +21,7 @@ mod field {
     pub const LINKS: u32 = 13;
 }
 
-/// The number of the field of a `Link` that has its flags; those before it are as in a `Span`.
+/// The number of the field of a `Link` that has its flags; the fields before it have the same numbers as in a `Span`.
 const LINK_FLAGS: u32 = 6;
 const LINK_LEN: usize = (2 + size_of::<TraceId>()) + (2 + size_of::<SpanId>()) + (1 + size_of::<u32>());
 

@@ -46,7 +46,8 @@ pub struct Exchange {
 #[derive(Default)]
 struct Known {
     owed: Owed,
-    /// By the number of the signature, the number of rows, and the numbers of the answers to return.
+    /// The known requests, by the number of the signature, the number of rows, and the numbers of the answers to
+    /// return.
     requests: FxHashMap<(usize, usize, Owed), Arc<Request>>,
     answers: FxHashMap<Vec<u8>, Arc<Answer>>,
     /// The last message that was not known.
@@ -96,7 +97,7 @@ impl Exchange {
 }
 
 impl Exchange {
-    /// Whether Python may have answers to return, which it must be asked for.
+    /// Whether Python may have answers to return. If so, it must be asked for their numbers.
     pub fn takes_lent(&self) -> bool {
         self.has_lent.swap(false, Ordering::Relaxed)
     }
@@ -173,14 +174,14 @@ impl Exchange {
         self.link.get().has_ended()
     }
 
-    /// Ends the link, because its messages can no longer be told apart.
+    /// Ends the link, because its messages can no longer be assigned to runs.
     pub fn end(&self) {
         self.link.get().close();
     }
 }
 
-/// Empties a full map; returns what was in it, so that the caller can drop it when it holds no lock: to drop an array may
-/// need the interpreter lock.
+/// Empties a full map; returns its former content, so that the caller can drop it without holding a lock. Dropping an
+/// array may need the interpreter lock.
 fn full<K, V>(map: &mut FxHashMap<K, V>) -> FxHashMap<K, V> {
     if map.len() >= MOST { std::mem::take(map) } else { FxHashMap::default() }
 }

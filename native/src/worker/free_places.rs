@@ -74,7 +74,8 @@ impl FreePlaces {
         let has_ended = |free: &Free| free.exchange.get().has_ended();
         let mut places = self.free.lock();
         places.push(free);
-        // Looked at afterwards: either this sees the end, or whoever drops the places of an ended process sees this one.
+        // This check follows the `push`: so either it sees that the process has ended, or the code that drops the
+        // places of an ended process finds this place.
         let tell = places.last().is_some_and(has_ended);
         drop(places);
         tell || self.watched.load(Ordering::SeqCst)

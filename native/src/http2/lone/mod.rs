@@ -14,8 +14,9 @@
 //! 2. If nothing else arrives until the answer is ready, `LoneCall` writes the answer to the socket (`call.rs`).
 //! 3. In all other cases, h2 gets the call: it reads the same frames from an inbox, the call continues on the stream
 //!    that h2 then opens, and h2 sends the answer. This happens if the client sends anything before the answer (another
-//!    call, a cancellation, a ping), if the answer is an error, if it does not fit the client's windows, if the
-//!    socket is full, or if the connection is to drain. So h2 handles every case except the simplest one.
+//!    call, a cancellation, a ping), or if the answer is an error. It also happens if the answer does not fit the
+//!    client's windows, if the socket is full, or if the connection is to drain. So h2 handles every case except the
+//!    simplest one.
 //!
 //! # Why the state of the connection stays right
 //!

@@ -20,7 +20,7 @@ const ENVELOPE: usize = 128;
 
 /// The common part of all answers of one version.
 pub struct Format {
-    /// From the model's name to the beginning of the outputs.
+    /// The part of the body from the model's name to the beginning of the outputs.
     model: Bytes,
 }
 
