@@ -5,9 +5,9 @@ with each call; C core (Python, C++) sends its bytes each time. Calls of clients
 see docs/security.md. Here, one connection sends 64 calls at once, waits for their answers, and goes on, so that the
 batches are the same in every turn.
 
-Two processes of the same program differ by up to 3%, so there are groups of two new servers: one checks keys, one does
-not. Their turns alternate, and each turn is compared with a call without a header in the turn before. The result is the
-median over the groups.
+Two processes of the same program differ by up to 3%, so there are groups of two new servers: one checks keys, and the
+other does not. Their turns alternate, and each turn is compared with a call without a header in the turn before. The
+result is the median over the groups.
 """
 
 import argparse

@@ -70,7 +70,7 @@ class Server:
         return cls(process, port, asyncio.create_task(process.communicate()))
 
     async def listening(self) -> None:
-        """Waits until the port is open, and thus the model ready; raises DemoError if that does not happen."""
+        """Waits until the port is open, and so the model is ready; raises DemoError if that does not happen."""
         deadline = time.monotonic() + PATIENCE
         while not await is_open(self.port):
             if self.process.returncode is not None:

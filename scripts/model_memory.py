@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def make_models(root: Path) -> None:
-    """Writes the models: each a table of 5 million floats, of which a call reads a row; and a small hot one."""
+    """Writes the models: tables of 5 million floats, of which each call reads one row, and a small hot model."""
     file = root / "table.onnx"
     onnx.save_model(_table(ROWS), str(file))
     config = ModelServerConfig()

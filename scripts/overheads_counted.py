@@ -4,7 +4,7 @@
 
 Other work on the machine hardly changes these figures, while the differences that `scripts.overheads` measures need a
 machine that does nothing else. Traces and drift are timed where they run, in a server of this process under load. The
-viewers' figure is the CPU time of an idle server with them, less that of the same server without them.
+viewers' figure is the CPU time of an idle server with them, minus that of the same server without them.
 """
 
 import argparse

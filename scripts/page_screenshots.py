@@ -26,7 +26,7 @@ OBJECTIVE_PORT, OBJECTIVE_REST_PORT = 18502, 18503
 """The ports of a second server, which has a latency objective."""
 CALLERS = 12
 LOOK_SECONDS = 130
-"""How long the callers call before the pictures: longer than the charts show, which is two minutes."""
+"""How long the callers call before the pictures are taken: longer than the two minutes that the charts show."""
 FLAGS = ("--no-sandbox", "--disable-gpu")
 
 SHOTS = {

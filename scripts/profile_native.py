@@ -34,7 +34,7 @@ the part of the server that has the innermost known function on its stack, so a 
 
 @dataclass(frozen=True)
 class Profile:
-    """The samples of the server; and the CPU microseconds of a request at the time, and the part in user space."""
+    """The samples of the server, and the CPU microseconds of a request meanwhile: in all, and in user space."""
 
     groups: Counter[str]
     functions: Counter[tuple[str, str]]

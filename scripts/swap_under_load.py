@@ -22,7 +22,7 @@ from scripts.versions import PREDICT, models, predict_request, states, write_ver
 
 CALLERS = 32
 SWAPS = 60
-WINDOWS = 6  # windows with swaps, each followed by a quiet one as long, so that other load affects both alike
+WINDOWS = 6  # windows with swaps, each followed by a quiet one of equal length, so that other load affects both alike
 PAUSE = 0.02  # seconds between two calls of a caller, so that the machine is busy but not full
 LIMIT = 1.5
 PATIENCE = 30.0

@@ -1,4 +1,4 @@
-"""Dynamic batching for any server: single requests in, batches of numpy arrays to a function, single answers out."""
+"""Dynamic batching for any server: takes single requests, calls a function with batches, and returns single answers."""
 
 from headrace_batching.batch import shape_key
 from headrace_batching.delivery import LoopDelivery

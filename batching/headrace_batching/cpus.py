@@ -28,7 +28,7 @@ def affine_cpus() -> int:
 def cpu_quota(root: Path = _ROOT) -> float | None:
     """The number of CPUs that Linux's control groups, version 1 or 2, allow on average; None means any number.
 
-    The smallest limit of the process's own group and the groups above it, as far as a container can see them.
+    This is the smallest limit of the process's own group and the groups above it, as far as a container can see them.
 
     Args:
         root: The folder that holds `proc` and the control groups' file systems.

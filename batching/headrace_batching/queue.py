@@ -1,4 +1,4 @@
-"""The bounded queue that hands out batches of tasks: any thread puts, batch threads take."""
+"""The bounded queue that hands out batches of tasks: any thread may add tasks, and batch threads take them."""
 
 import time
 from collections.abc import Hashable

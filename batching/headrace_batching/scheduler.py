@@ -53,8 +53,8 @@ class Scheduler:
     Args:
         threads: The threads that run batches.
         run: Maps arrays by input name to arrays by output name, axis 0 being the batch; called on batch threads,
-            several at the same time. Its errors reach only the callers whose task causes them even if it runs alone; a
-            `NotRepeated` goes to all callers of the batch.
+            several at the same time. An error reaches only the callers whose task fails even if it runs alone; a
+            `NotRepeated` reaches all callers of the batch.
         options: The batching options.
         batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as one row,
             and tasks are run one by one, with unchanged arrays.

@@ -57,7 +57,10 @@ def _run_batches(queue: TaskQueue) -> None:
 
 
 def _run_next(queue: TaskQueue) -> bool:
-    """Runs one batch; false at the end. Its frame ends with the batch, so that a waiting thread keeps no arrays."""
+    """Runs one batch; returns false at the end.
+
+    Its frame ends with the batch, so that a waiting thread keeps no arrays.
+    """
     formed = queue.take()
     if formed is None:
         return False

@@ -31,10 +31,10 @@ class AsyncClient(Connection[AsyncChannel]):
     several addresses, as in the last two forms, calls go to each in turn. By default calls are not encrypted. `timeout`
     is the default timeout of a call, in seconds; None means no timeout. `convert` converts arrays of float64 and int64,
     numpy's defaults, to the dtypes that a model declares. `metadata` goes with every call, such as `[("authorization",
-    "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults
-    here: no bound on the size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent
-    again instead. `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is
-    installed and supports the arguments. headrace-native supports neither proxies nor hedging, TLS only with
+    "Bearer ...")]`. `options` are gRPC's channel arguments and take precedence over the defaults here: no bound on the
+    size of a message, and the retries that `retry` describes; with `hedge`, slow calls are sent again instead.
+    `transport` is `native` for headrace-native, `grpcio`, or `auto` for headrace-native if it is installed and supports
+    the arguments. headrace-native supports neither proxies nor hedging. It supports TLS only with
     `grpc.ssl_channel_credentials`, and only the options on sizes and on the server's name. With `auto`, grpcio makes
     the calls of a server whose certificate headrace-native refuses.
 

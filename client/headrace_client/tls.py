@@ -32,7 +32,7 @@ _REFUSED = re.compile("has not answered in HTTP/2|Socket closed|fatal alert|Unwr
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What calls over TLS need, as PEM texts, and how the user has named the files, for messages.
+    """The certificates and the key for calls over TLS, and how the user has named their files, for messages.
 
     Attributes:
         pem: The trusted certificates, and the client's key and certificate if there are any.

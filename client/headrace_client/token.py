@@ -21,7 +21,7 @@ def token_metadata() -> tuple[tuple[str, str], ...]:
 
 
 def token_hint(code: grpc.StatusCode) -> str:
-    """How to send credentials, in brackets after a space, if a call has failed for want of them; otherwise empty."""
+    """How to send credentials, in brackets after a space, if a call has failed because it had none; otherwise empty."""
     if code is not grpc.StatusCode.UNAUTHENTICATED:
         return ""
     return f" (the environment variable {TOKEN_VARIABLE} holds the API key or the token that is sent)"

@@ -1,7 +1,7 @@
 """A Triton to compare headrace with: how it is found, and its repository with one model.
 
-Either a `tritonserver` that has the ONNX Runtime backend, or a Python in which nvidia-pytriton and onnxruntime are
-installed: the wheel has a `tritonserver` with only the Python backend, which then runs the model with ONNX Runtime.
+It is either a `tritonserver` that has the ONNX Runtime backend, or a Python in which nvidia-pytriton and onnxruntime
+are installed: the wheel has a `tritonserver` with only the Python backend, which then runs the model with ONNX Runtime.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A real server under a ramp from idle to twice its capacity, with an objective and with fixed settings in turn."""
+"""Loads a real server from idle to twice its capacity, with an objective and with fixed settings in turn."""
 
 import asyncio
 import tempfile

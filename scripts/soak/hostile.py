@@ -1,4 +1,4 @@
-"""Careless and hostile callers, on bare sockets. Their answers are not checked, only the server's health."""
+"""Careless and hostile callers, on bare sockets. Only the server's health is checked, not their answers."""
 
 import asyncio
 import random

@@ -13,7 +13,7 @@ from tests.toolkit.test_sklearn import lightgbm_file, xgboost_file
 
 
 def keras(scene: Scene) -> str:
-    """3: a Keras model answers alike as .keras, .h5, SavedModel and TFLite, and its int8 TFLite as in LiteRT."""
+    """3: a Keras model answers the same as .keras, .h5, SavedModel and TFLite; int8 TFLite answers as in LiteRT."""
     python = scene.python("tensorflow")
     if scene.given is None:
         words = [python, "-m", "tests.toolkit.convert_tensorflow", str(scene.folder)]
@@ -69,7 +69,7 @@ def importances(scene: Scene) -> str:
 
 
 def boosters(scene: Scene) -> str:
-    """4: XGBoost within 1e-6; LightGBM too, except for rows on the edge of a split; `label` is batched."""
+    """4: XGBoost's answers agree within 1e-6, and LightGBM's except on the edge of a split; `label` is batched."""
     rows = scene.folder / "cancer.npz"
     files = []
     if scene.given is not None:
@@ -96,7 +96,7 @@ def boosters(scene: Scene) -> str:
 
 
 def estimators(scene: Scene) -> str:
-    """5: labels agree, probabilities within 1e-5, regressors within 1e-6 of the largest value."""
+    """5: labels are equal, probabilities agree within 1e-5, and regressors within 1e-6 of the largest value."""
     del scene
     from sklearn.datasets import load_breast_cancer, load_diabetes
 

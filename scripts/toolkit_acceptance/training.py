@@ -107,7 +107,7 @@ def schedule(scene: Scene) -> str:
 
 
 def fewer_channels(scene: Scene) -> str:
-    """15: half of the channels removed, then int8: at most 0.12 of the bytes and 0.3 of the time, half a point lost."""
+    """15: half of the channels and int8 leave at most 0.12 of the bytes and 0.3 of the time, for half a point."""
     held = torch_of(scene)
     step = '[[step]]\nkind = "channels"\namount = 0.5\nfinetune = { epochs = 16 }\n'
     run = _steps(scene, held, step + '[[step]]\nkind = "quantize"\nmethod = "static"\n')

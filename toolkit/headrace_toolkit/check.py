@@ -1,4 +1,4 @@
-"""Compares two models on the same rows: differences and agreement. Pure functions: arrays in, numbers out."""
+"""Compares two models on the same rows: differences and agreement. All functions are pure, from arrays to numbers."""
 
 from dataclasses import dataclass
 

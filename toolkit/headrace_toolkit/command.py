@@ -1,6 +1,6 @@
 """The toolkit's commands: `headrace convert`, `optimize`, `report`, `explain`, `tune` and `package`, as one table.
 
-Importing this costs almost nothing: what a command needs is imported when it runs.
+Importing this takes little time: the modules that a command needs are imported when it runs.
 """
 
 import argparse

@@ -20,7 +20,7 @@ _INTERRUPTED = "interrupted"
 
 
 def lazily(function: str) -> Callable[[argparse.ArgumentParser, Values], int]:
-    """Returns a function that imports one of `command_runs`, runs it, and ends the command as this module does."""
+    """Returns a function that imports and runs this function of `command_runs`, and turns its errors into a status."""
 
     def run(parser: argparse.ArgumentParser, values: Values) -> int:
         del parser

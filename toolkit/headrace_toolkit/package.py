@@ -1,4 +1,4 @@
-"""A published version as a folder for others, with a Dockerfile or in MLflow's format; nothing is built or sent."""
+"""Writes a published version as a folder for others, with a Dockerfile or for MLflow; nothing is built or sent."""
 
 import contextlib
 import json

@@ -220,7 +220,7 @@ def _write_model_options(folder: Path, base: Path, text: str) -> bool:
     new.write_text(text, encoding="utf-8")
     _sync(new)
     try:
-        os.link(new, base / MODEL_OPTIONS_FILE)  # completely or not at all, and never over another one
+        os.link(new, base / MODEL_OPTIONS_FILE)  # links the complete file, and never replaces another one
     except FileExistsError:
         return False
     finally:

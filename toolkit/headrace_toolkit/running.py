@@ -116,7 +116,7 @@ def rows_at_once(signature: Signature) -> int | None:
 
 
 def random_inputs(signature: Signature, rows: int, seed: int) -> dict[str, Array]:
-    """Inputs for a model that came without data: normally distributed floats, 0 and 1 for other types.
+    """Inputs for a model that came without data: normally distributed floats, and 0 and 1 for other types.
 
     Raises:
         ToolkitError: An input is a string.

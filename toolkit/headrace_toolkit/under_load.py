@@ -153,7 +153,7 @@ def serve(run: Run, load: Load, setting: Setting, seconds: float) -> Served:
 
 
 class _Callers:
-    """The callers of one measurement. They run on the batch threads: the answer to one call sends the next."""
+    """The callers of one measurement. They run on the batch threads: each answer lets its thread send the next call."""
 
     def __init__(self, scheduler: Scheduler, load: Load, seconds: float) -> None:
         self._scheduler = scheduler

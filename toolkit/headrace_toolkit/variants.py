@@ -124,7 +124,7 @@ def timed(
     if not variants:  # the ratio of a model to itself is 1
         return base.with_line(time=dict.fromkeys(_counts(base.model.signature), 1.0)), []
     every = (base, *variants)
-    # The bare sessions, so that what `OnnxModel.run` adds is not measured.
+    # The bare sessions are timed, so that the additional work of `OnnxModel.run` is not measured.
     runs = [partial(each.model.session.run, list(each.model.signature.outputs)) for each in every]
     ratios = time_ratios(runs, base.model.signature, grounds, seconds)
     first, *others = [v.with_line(time=r) for v, r in zip(every, ratios, strict=True)]

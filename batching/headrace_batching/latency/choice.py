@@ -32,7 +32,7 @@ class Limits:
 
 
 def candidate_sizes(most: int, allowed: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The sizes to consider: those allowed, or all up to 8 and eight in each doubling above.
+    """The sizes to consider: the allowed ones, or else all sizes up to 8, and eight in each doubling above that.
 
     Args:
         most: The maximum number of rows of a batch.

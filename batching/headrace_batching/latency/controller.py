@@ -36,7 +36,7 @@ _SAMPLED = 64
 """An evaluation examines the arrivals of at most this many batches individually: those of the last ones."""
 
 _ON_TIME = 1.5
-"""If a batch left after at most this multiple of the chosen wait, the wait is assumed to be why it left."""
+"""If a batch left after at most this multiple of the chosen wait, the wait is assumed to be the reason."""
 
 _SMOOTHING = 0.5
 
@@ -149,7 +149,8 @@ class Controller:
         expected = max(seen.rows_per_batch, seen.rows_per_task + seen.rows_per_second * self._search.wait)
         longest = longest_wait(curve, seconds, min(size, 1.25 * expected), limits)
         wait = self._search.look(curve, seen, longest)
-        # Which tasks can be answered in time follows from the chosen size: a larger one that is tried may never fill.
+        # The chosen size decides which tasks can be answered in time. A larger size may be tried instead, but such a
+        # batch may never become full.
         run_full = curve.typical_of(full)
         target = Target(
             wait=wait,

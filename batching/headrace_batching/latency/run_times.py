@@ -15,7 +15,7 @@ _ENOUGH = 32
 """The number of runs after which it is known how much they differ."""
 
 _TELLING = 1.25
-"""A size gets its own percentile, instead of that of all sizes, once this many of its runs are expected beyond it.
+"""A size gets its own percentile, instead of that of all sizes, once this many of its runs are expected to exceed it.
 """
 
 _FEW = 8
@@ -54,8 +54,9 @@ _GROWTH = 0.8
 class Curve:
     """Run time by batch size. It is linear between two sizes, and a power of the size beyond the largest one seen.
 
-    So a batch twice as large is estimated to run 1.74 times as long: longer than for most models, whose runs have a
-    fixed part, but not so long that larger sizes are never tried. A single run corrects the estimate.
+    Beyond the largest size, a batch of twice the size is estimated to run 1.74 times as long. That is longer than for
+    most models, whose runs have a fixed part, but not so long that larger sizes are never tried. A single run corrects
+    the estimate.
 
     Attributes:
         sizes: The sizes of batches in rows, padding included, in increasing order.
@@ -253,7 +254,7 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 def _bucket(size: int) -> int:
-    """A size, rounded up to one of those that are distinguished: all up to 8, and four in each doubling above."""
+    """A size, rounded up to one of those that are distinguished: all up to 8, and four in each doubling above that."""
     if size <= 8:
         return size
     step = 1 << (size.bit_length() - 3)

@@ -1,4 +1,4 @@
-"""The `headrace bench` command. Importing this costs next to nothing: the rest is imported when it runs."""
+"""The `headrace bench` command. Importing this takes little time: everything else is imported when the command runs."""
 
 import argparse
 import sys

@@ -17,7 +17,7 @@ _CLEAR = "\r\x1b[K"
 
 
 def bench(values: Mapping[str, Any]) -> None:
-    """Does what a command line asks for; the table goes to stdout, progress to stderr if that is a terminal.
+    """Does what a command line asks for; the table goes to stdout, and progress to stderr if that is a terminal.
 
     Raises:
         BenchError: A value from the user cannot be used, or a server does not answer.

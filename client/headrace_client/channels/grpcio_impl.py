@@ -140,7 +140,7 @@ def _service_config(retry: Retry) -> dict[str, Any]:
         "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    # Retries pause once half of these tokens are gone: a failure costs one, a success returns a tenth.
+    # Retries pause once half of these tokens are gone: a failure costs one token, and a success returns a tenth of one.
     throttling = {"maxTokens": 100, "tokenRatio": 0.1}
     return {"methodConfig": [{"name": methods, "retryPolicy": policy}], "retryThrottling": throttling}
 

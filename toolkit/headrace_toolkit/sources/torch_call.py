@@ -201,7 +201,7 @@ def _chosen(origin: Origin, example: Arrays, parameters: Sequence[str]) -> dict[
 
 
 def _to_dtype_of(module: Any) -> Callable[[Array], Array]:
-    """Floats are cast to the floats of the module's weights."""
+    """Returns a function that casts floats to the dtype of the module's weights."""
     torch = require("torch", "PyTorch models", "torch")
     kinds = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16}
     first = next((weight for weight in module.parameters() if weight.is_floating_point()), None)

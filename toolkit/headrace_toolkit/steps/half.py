@@ -1,4 +1,4 @@
-"""Half floats: half of the bytes, for GPUs; they are not faster on a CPU."""
+"""Half floats, which take half of the bytes, for GPUs: on a CPU, they are not faster."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

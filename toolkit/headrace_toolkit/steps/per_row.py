@@ -13,8 +13,8 @@ import numpy as np
 from headrace_batching.task import Array
 from headrace_toolkit.errors import ToolkitError, require
 
-_LEAST_OPSET = 13  # QuantizeLinear with one scale for each row
-_AXES_AS_INPUT = 18  # the same for ReduceMax
+_LEAST_OPSET = 13  # the first opset whose QuantizeLinear takes one scale for each row
+_AXES_AS_INPUT = 18  # the first opset whose ReduceMax takes its axes as an input
 
 _MIDDLE = 128
 """The byte that stands for 0 if an activation may be negative. If not, byte 0 does, which doubles the resolution.

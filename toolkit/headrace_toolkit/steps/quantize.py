@@ -20,7 +20,7 @@ METHODS = ("auto", "static", "dynamic")
 CALIBRATIONS = ("percentile", "minmax")
 
 SEVEN_BIT_TARGETS = ("x86",)
-"""Without VNNI, products of unsigned and signed bytes are summed in pairs in 16 bits and saturate; 7 bits never do."""
+"""Without VNNI, pairs of products of bytes are summed in 16 bits, which may saturate; with 7-bit weights, never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class Quantize:
     """8-bit weights and activations.
 
     Attributes:
-        method: `static` takes the ranges of activations from calibration rows, `dynamic` from the rows of each run;
+        method: `static` takes the ranges of activations from calibration rows, and `dynamic` from the rows of each run;
             `auto` is static for a model with convolutions and dynamic for others.
-        calibrate: `percentile` cuts off outliers, `minmax` does not.
+        calibrate: `percentile` cuts off outliers, and `minmax` does not.
         percentile: The percentage of the values that the range contains.
         per_channel: Whether each output channel of a weight has a scale of its own.
         per_row: Whether each row of a dynamic step has a scale of its own. With one scale for a whole batch, the
