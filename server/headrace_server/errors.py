@@ -105,7 +105,7 @@ def unreadable(path: str | Path, error: OSError) -> ServingError:
 
 
 def misread(error: Exception) -> str:
-    """Why a document that has been parsed, or not, is not what its reader expects, in words."""
+    """Why a document cannot be parsed, or is not what its reader expects, in words."""
     return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
 
 

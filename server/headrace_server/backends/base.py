@@ -154,7 +154,7 @@ class ChoosesProvider(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class FitsBatching(Protocol, metaclass=Ability):
-    """A backend that cannot run batches of any size, or runs some sizes faster."""
+    """A backend that can run only batches of certain sizes, or runs some sizes faster."""
 
     def fit_batching(self, options: Options) -> Options:
         """The parameters for batching this model, derived from the operator's parameters. Called once, after the load.

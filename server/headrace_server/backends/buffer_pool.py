@@ -36,7 +36,8 @@ class BufferPool:
 
     Args:
         allocate: Allocates a block of this many bytes; raises ServingError, RESOURCE_EXHAUSTED, if there is no memory.
-        free: Frees a block. Both are called on any thread, `free` on the one that happens to drop an array.
+        free: Frees a block. Both functions are called on any thread. `free` is called on the thread that happens to
+            drop an array.
         limit: The number of bytes above which idle blocks are freed before more is allocated.
     """
 

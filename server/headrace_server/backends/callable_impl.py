@@ -109,7 +109,7 @@ class CallableBackend:
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
         """Calls the model, one batch at a time unless it is THREAD_SAFE, and checks the returned arrays."""
-        del signature  # it exists
+        del signature  # there is only one
         if self._predict is None:
             raise _unloaded()
         with self._lock or nullcontext():  # held until the outputs are copied, since the next batch may overwrite them
@@ -117,7 +117,7 @@ class CallableBackend:
 
     async def stream(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> AsyncGenerator[Arrays, None]:
         """The answers that the model's generator gives to one request, each computed when the caller asks for it."""
-        del signature  # it exists
+        del signature  # there is only one
         if self._generators is None:
             raise _unloaded()
         convert = partial(self._outputs, outputs=outputs)

@@ -25,7 +25,7 @@ BACKSTOP = 0.4
 
 
 class Ending:
-    """Handles SIGTERM and SIGINT: the first signal drains the server, the second ends the drain, the third the process.
+    """Handles SIGTERM and SIGINT: the first drains the server, the second ends the drain, the third ends the process.
 
     Must be created in the server's event loop.
 

@@ -180,7 +180,7 @@ class ServableMetrics:
         self.count_recorded()
 
     def count_recorded(self) -> None:
-        """Like `count_reports`, but does not ask for runs without the interpreter, of which ever more could end."""
+        """Like `count_reports`, but leaves out runs without the interpreter, since more of them may end at any time."""
         left = any(self._tallied.values()) or any(runs.waiting for runs in self._runs)
         if not left and not self._counting.locked():
             return  # the usual case on a server with many versions

@@ -67,7 +67,7 @@ class Acting:
         self._clock = clock
         self._loads = ActionThreads("load", options.num_initial_load_threads)
         self._unloads = ActionThreads("unload", options.num_unload_threads)
-        self._own = ActionThreads("manager", 0)  # for what is too brief for another thread
+        self._own = ActionThreads("manager", 0)  # for actions that are too brief for another thread
         self._turns: AbstractContextManager[None] = nullcontext()
         self._thread = Thread(target=self._act, name="manager", daemon=True)
 

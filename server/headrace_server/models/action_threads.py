@@ -37,7 +37,7 @@ class ActionThread:
             pass
 
     def _run_next(self) -> bool:
-        """Runs the next function; false at the end. Its frame ends with the function, so nothing is kept after it."""
+        """Runs the next function; returns false at the end. No object of the function is kept after it."""
         act = self._acts.get()
         if act is not None:
             act()

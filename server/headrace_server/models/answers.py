@@ -40,7 +40,7 @@ None if the transport does not limit memory, or reserves it itself, as the nativ
 
 
 def reserve_apart() -> Callable[[], None]:
-    """Lets the current task answer one of several requests on a call; returns what releases that request's memory."""
+    """Lets the current task answer one of several requests on a call; returns a function that releases its memory."""
     memory = MEMORY.get()
     if memory is None:
         return lambda: None

@@ -73,7 +73,7 @@ def versions_under(base_path: Path) -> dict[int, Path]:
 def _versions_of(model: ModelConfig) -> dict[int, Path]:
     """A model's versions; 1 for a base path that is a model's file.
 
-    If the folder cannot be listed, the requested versions that exist.
+    If the folder cannot be listed, these are the requested versions that exist.
 
     TF Serving: AspireSpecificVersionsFastPath.
 

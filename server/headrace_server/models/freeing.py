@@ -1,4 +1,4 @@
-"""Closes versions; a version that cannot be closed in time does not delay what waits for it."""
+"""Closes versions; a version that cannot be closed in time does not delay the work that waits for it."""
 
 import logging
 from threading import Thread

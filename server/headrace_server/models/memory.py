@@ -15,7 +15,7 @@ REUSED_BYTES = 32 << 20
 """The number of bytes of evicted versions that may always stay with the process, for the next loads to reuse."""
 
 REUSED_PART = 10
-"""If the bytes of the loaded versions divided by this exceed `REUSED_BYTES`, that many bytes may stay instead.
+"""If the bytes of the loaded versions, divided by this, are more than `REUSED_BYTES`, that quotient is used instead.
 
 A version counts as 1.2 times the size of its files, so that these bytes fit into the bound as well.
 """

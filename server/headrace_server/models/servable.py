@@ -65,7 +65,8 @@ class Servable:
         batching: How requests become batches; None runs every request alone.
         verdicts: The findings about the rows of each signature, by name; otherwise the backend's signature decides.
         metrics: Counts what the version does.
-        keep_state: Returns what keeps the sequences of a stateful model's signature; None for any other model.
+        keep_state: Returns the object that keeps the sequences for a signature of a stateful model; None for any other
+            model.
         run_timeout: Seconds after which a run is abandoned; 0 means never.
         marks_use: Whether `used` is maintained.
 

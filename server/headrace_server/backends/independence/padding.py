@@ -161,7 +161,7 @@ class PaddingTrial:
             yield self._usual(padding, replace(recipe, reals=Reals.SMALL))
 
     def _compare(self, padding: Padding, usual: Arrays, amounts: Sequence[int], *, optional: bool = False) -> Padding:
-        """Compares padded rows with bare ones, some of only pad values; returns the completed padding."""
+        """Compares padded rows, some of which hold only pad values, with bare ones; returns the completed padding."""
         count = rows_of(usual)
         inputs = _with_pad_rows(usual, padding)
         bare = self.runs.outputs_if_taken(inputs)

@@ -250,7 +250,7 @@ class OnnxBackend:
         self._patience = Patience()
         self._needs = needs
         self._renamed = {name for name, signature in signatures.items() if _is_renamed(signature)}
-        self._running: dict[int, Any] | None = None  # by thread
+        self._running: dict[int, Any] | None = None  # the options of the current runs, by thread
         self._arena = arena_of(session)
         # Arrays of these two dtypes must be converted before `session.run` takes them.
         self._strings = _has(DataType.DT_STRING, signatures)

@@ -59,7 +59,8 @@ class Inside:
     def _bodies(self, node: Any, dependent: set[int], from_values: set[str]) -> Iterator[tuple[list[Any], set[str]]]:
         """The nodes of each inner graph or function of a node, and the names there of values that may depend on values.
 
-        An inner graph sees the values around it, a function only its arguments; it is followed once for the same ones.
+        An inner graph sees the values around it, and a function only its arguments. A function is followed only once
+        for the same arguments.
         """
         for graph in _graphs(node):
             yield list(graph.node), from_values | _own_inputs(node, graph, dependent, from_values)

@@ -1,9 +1,9 @@
-"""Decides how many threads each ONNX model uses for an operator, so that thousands of models do not use thousands.
+"""Decides how many threads each ONNX model uses for an operator, to limit the threads of thousands of models.
 
-ONNX Runtime gives each session a pool with a thread per core. Its global pool for all sessions is not an alternative
-in Python: its threads cannot be kept from spinning after each run, on cores that the transport needs, and no session
-can have its own pool besides it. So models whose operators are too small to be split among threads get no pool, and the
-other models get smaller pools the more of them there are.
+ONNX Runtime gives each session a pool with a thread per core. Its global pool for all sessions is not an alternative in
+Python: its threads cannot be kept from spinning after each run, on cores that the transport needs, and no session can
+have its own pool besides it. So models whose operators are too small to be split among threads get no pool. Each of the
+other models gets a pool, which is smaller if many models already have one.
 """
 
 import weakref

@@ -34,7 +34,7 @@ _DTYPES: Mapping[str, DataType] = {
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """TensorRT's log: warnings go to headrace's log, errors are kept for the code whose call has failed."""
+    """TensorRT's log: warnings go to headrace's log, and errors are kept for the code whose call has failed."""
 
     def __init__(self) -> None:
         super().__init__()
