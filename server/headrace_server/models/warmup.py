@@ -97,7 +97,7 @@ class Warmup:
     def run(self, folder: Path, servable: Servable) -> None:
         """Warms up a version that nothing else uses yet, on the thread that loads it.
 
-        The requests of a warm-up file go through the version's batches, zeros directly to its backend.
+        The requests of a warm-up file go through the version's batches; zeros go directly to its backend.
 
         Raises:
             ServingError, BatchingError: The file, or a request in it, is refused: the version must not be served.

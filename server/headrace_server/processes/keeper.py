@@ -23,7 +23,7 @@ PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before a process is restarted: after the first one that ended early, after the second, and so on."""
 
 LASTING = 10.0
-"""Seconds after which a process does not count as having ended early."""
+"""A process that has run for this many seconds does not count as having ended early."""
 
 
 class Place(NamedTuple):
@@ -137,13 +137,13 @@ class Places:
     def put(self, place: Place) -> None:
         """Frees the place, or drops it if its process has ended."""
         self._free.append(place)
-        if place.worker.ended.is_set():  # asked afterwards, so that the place is dropped here or by `drop`'s caller
+        if place.worker.ended.is_set():  # checked after the place was added, so that it is dropped here or by `drop`
             self.drop(place.worker)
         elif self._waiting or self.hopeless:
             self._tell()
 
     def settle(self) -> None:
-        """Does what `put` does for places that were put back without it, because `free.watched`, or a process ended."""
+        """Completes `put` for places put back without it; called if `free.watched` is set or a process has ended."""
         ended = {place.worker for place in self._free if place.worker.ended.is_set()}
         for worker in ended:
             self.drop(worker)

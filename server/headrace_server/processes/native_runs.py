@@ -1,4 +1,4 @@
-"""What Python does about the batches that headrace_native runs in worker processes: whatever is not known yet."""
+"""Makes and reads the messages that headrace_native does not know yet when it runs batches in worker processes."""
 
 from collections.abc import Callable, Sequence
 from math import prod

@@ -1,7 +1,7 @@
 """Processes that run functions on large JSON bodies outside the server, started when they are first needed.
 
 The benefit: while one client posts bodies of 9 MB one after the other to a server with grpcio and uvicorn, the p99 of a
-caller over gRPC is 9 ms. If a thread of the server reads the bodies instead, it is 390 ms (two quiet cores,
+caller over gRPC is 9 ms. If a thread of the server reads the bodies instead, the p99 is 390 ms (two quiet cores,
 2026-11-27). The native transport sends only those bodies here that it cannot read itself.
 """
 

@@ -66,7 +66,7 @@ class OwnedMemory:
         return self._sites.empty(shape, dtype)
 
     def place(self, arrays: Arrays) -> tuple[tuple[Placed, ...], list[Array]]:
-        """Copies arrays that are in other memory; returns each array's location, and what keeps the memory in use.
+        """Copies arrays that are in other memory; returns each array's location, and the arrays that keep it in use.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if no memory is left.

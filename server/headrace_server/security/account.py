@@ -49,9 +49,9 @@ class Account(Protocol):
 class LocalAccount:
     """An account in Python; `headrace_native.Account` does the same.
 
-    Each bucket fills at its rate, up to what one second brings (at least one). A call is admitted while neither bucket
-    is empty, and then takes what it needs, so a bucket may be overdrawn: a call with many rows is admitted, and the
-    calls after it wait longer.
+    There is a bucket of tokens for calls and one for rows. Each fills at its rate, up to the tokens of one second (at
+    least one). A call is admitted while neither bucket is empty, and then takes what it needs, so a bucket may be
+    overdrawn: a call with many rows is admitted, and the calls after it wait longer.
 
     Args:
         limits: The limits of the account.

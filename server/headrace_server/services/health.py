@@ -66,7 +66,7 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # the base class has
     async def Watch(self, request: HealthCheckRequest, context: Context) -> AsyncIterator[HealthCheckResponse]:  # noqa: N802
         """Sends the state now and at the drain, which ends the watch."""
         del context
-        already = self._draining.is_set()  # not afterwards, because the drain may begin while the first answer is sent
+        already = self._draining.is_set()  # read now, because the drain may begin while the first answer is sent
         yield self._response(request)
         if not already:
             await self._draining.wait()

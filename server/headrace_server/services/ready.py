@@ -1,4 +1,4 @@
-"""Whether the server is ready, over HTTP, for load balancers and orchestrators."""
+"""Tells load balancers and orchestrators over HTTP whether the server is ready."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The generate extension over HTTP: one plain JSON object in; one object, or a stream of server-sent events, out.
+"""The generate extension over HTTP: takes a plain JSON object; answers with an object, or with server-sent events.
 
 Source: Triton's http_server.cc. A member with the name of an input holds that input's values; others are parameters.
 """
@@ -141,7 +141,7 @@ def _written(answer: InferAnswer) -> bytes:
 
 
 def _value(output: OutputTensor) -> bytes:
-    """The JSON of an output: a single value as it is, several values as a list."""
+    """The JSON of an output: a single value is written alone, and several values as a list."""
     values = values_text(output)
     return values[1:-1] if output.size == 1 else values
 

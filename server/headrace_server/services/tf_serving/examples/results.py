@@ -21,8 +21,8 @@ AT_ONCE = 4096
 """The maximum number of elements whose results are made in the event loop, in a few milliseconds."""
 
 _FIRST = b"\x0a"  # the tag of field 1 with a length, with which each of these messages begins
-_VALUE = b"\x0d"  # of Regression.value
-_SCORE = b"\x15"  # of Class.score
+_VALUE = b"\x0d"  # the tag of Regression.value
+_SCORE = b"\x15"  # the tag of Class.score
 _FLOAT_BYTES = 4
 
 
