@@ -57,7 +57,7 @@ class Inside:
                 from_values.update(node.output[: BOUNDED.get(node.op_type)])
 
     def _bodies(self, node: Any, dependent: set[int], from_values: set[str]) -> Iterator[tuple[list[Any], set[str]]]:
-        """The nodes of each inner graph or function of a node, and the names there of values that may depend on values.
+        """The nodes of a node's inner graphs and functions, and the names in them that may depend on a request.
 
         An inner graph sees the values around it, and a function only its arguments. A function is followed only once
         for the same arguments.

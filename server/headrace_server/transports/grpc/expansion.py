@@ -103,7 +103,7 @@ class Inflation:
 
     @property
     def message(self) -> bytes:
-        """Those bytes."""
+        """The bytes that have been decompressed until now."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def step(self, most: int) -> None:

@@ -46,7 +46,7 @@ class WrappedHandlers(grpc.GenericRpcHandler):
 
     Args:
         handlers: The handlers.
-        wrap: Returns what takes the place of a handler, from the method's path and the handler.
+        wrap: Returns the object that replaces a handler, given the method's path and the handler.
     """
 
     def __init__(self, handlers: grpc.GenericRpcHandler, wrap: Callable[[str, Handler], Handler]) -> None:

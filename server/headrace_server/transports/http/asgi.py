@@ -1,4 +1,4 @@
-"""The REST API as an ASGI application: limited bodies, answers in slices, callers that disconnect."""
+"""The REST API as an ASGI application: limits bodies, sends answers in slices, and notices callers that disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
 SLICE_BYTES = 256 << 10
-"""The number of bytes of an answer per `send`: what a slow caller has not read yet is not copied."""
+"""The number of bytes of an answer per `send`. The part that a slow caller has not read yet is not copied."""
 
 TOO_MANY_REQUESTS = 429
 

@@ -97,7 +97,7 @@ def _inference(servable: Servable, name: str, method: str, check_method: bool) -
 
 
 async def _run(servable: Servable, inferences: Sequence[Inference], examples: Examples, call: Call) -> list[Arrays]:
-    """Runs the model; returns the arrays that each inference needs, by the model's own names. A run serves many."""
+    """Runs the model; returns each inference's arrays by the model's own names. A run may serve several inferences."""
     sources = [_source(inference, inferences) for inference in inferences]
     needed: dict[str, set[str]] = {source.name: set() for source in sources}
     for inference, source in zip(inferences, sources, strict=True):
