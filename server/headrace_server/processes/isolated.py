@@ -186,11 +186,12 @@ class IsolatedBackend:
         (number,) = answer
         if learn and place.exchange is not None and not any(own.is_copied for own, _ in message.arrays):
             place.exchange.learn(number, {own.alias: place.slot.mapped.array(own) for own, _ in message.arrays})
-        answers = place.borrower.take(message, number)
-        if place.exchange is not None:
-            place.exchange.lent()
-        self._places.put(place)
-        return answers
+        try:
+            return place.borrower.take(message, number)
+        finally:  # also if strings cannot be unpickled
+            if place.exchange is not None:
+                place.exchange.lent()
+            self._places.put(place)
 
     def native_run(self, signature: str) -> Mapping[str, object] | None:
         """See `base.RunsNatively`."""
@@ -268,7 +269,7 @@ class IsolatedBackend:
 
         Raises:
             Unread: The process had ended before it could begin.
-            RunLost: It has ended meanwhile, or was ended because the run took too long.
+            RunLost: It has ended meanwhile, or was ended because the run took too long or its answer is unreadable.
         """
         try:
             return place.slot.receive(seconds)
@@ -283,6 +284,11 @@ class IsolatedBackend:
         except Ended as error:
             place.slot.close()
             text = f"its worker process {place.worker.how_it_ended()} during the run"
+            raise self._lost(Code.INTERNAL, text) from error
+        except Exception as error:  # it cannot be unpickled, so it is not known which memory it has lent and freed
+            place.worker.kill()
+            place.slot.close()
+            text = f"its worker process sent an unreadable answer, and was ended: {type(error).__name__}: {error}"
             raise self._lost(Code.INTERNAL, text) from error
 
     def _lost(self, code: Code, text: str) -> RunLost:
