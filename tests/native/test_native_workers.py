@@ -173,6 +173,20 @@ def test_python_receives_answers_with_strings(running: Run) -> None:
         assert server.caller.predict({"x": rows(value)})["y"].tolist() == [f"{value}".encode()]
 
 
+def mapped() -> int:
+    """The bytes of the memory of other processes that is mapped here."""
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[0].split("-") for line in maps if "headrace-arrays" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in ranges)
+
+
+def test_known_answers_keep_no_memory_that_the_process_has_freed(running: Run) -> None:
+    server = running(lambda folder: write(folder, FREES), batching=Options(max_batch_size=24))
+    before = mapped()
+    learn(server, *range(1, 25))
+    assert mapped() - before < 32 << 20  # all answers together have 120 MB
+
+
 def limited(folder: Path, options: str) -> Path:
     """The version, with these options for its worker processes."""
     (folder.parent / "model.toml").write_text(f"[isolation]\n{options}\n")
@@ -188,6 +202,21 @@ OUTPUTS = {"y": ("float32", [None, 2])}
 
 def predict(inputs):
     return {"y": np.full(inputs["x"].shape, os.getpid(), np.float32)}
+"""
+
+FREES = """
+import gc
+import numpy as np
+from headrace_server.backends.buffer_pool import BufferPool
+
+INPUTS = {"x": ("float32", [None, 2])}
+OUTPUTS = {"y": ("float32", [None, 100_000])}
+
+def predict(inputs):
+    for own in gc.get_objects():
+        if isinstance(own, BufferPool):
+            own._limit = 0
+    return {"y": np.repeat(inputs["x"][:, :1], 100_000, axis=1)}
 """
 
 WIDE = """

@@ -89,9 +89,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// Forgets all requests: their memory is no longer used.
+    /// Forgets all requests and answers: they keep memory that is no longer used.
     fn forget(&self) {
-        let forgotten = std::mem::take(&mut self.known.lock().requests);
+        let mut known = self.known.lock();
+        let forgotten = (std::mem::take(&mut known.requests), std::mem::take(&mut known.answers));
+        drop(known);
         drop(forgotten);
     }
 }

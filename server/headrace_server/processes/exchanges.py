@@ -25,7 +25,7 @@ class Exchange(Protocol):
         """Learns the content of the last answer that was not known, if all of its outputs are arrays of numbers."""
 
     def forget(self) -> None:
-        """Forgets all requests, since their memory is used for something else."""
+        """Forgets all requests and answers, since they keep memory that is no longer used."""
 
 
 class Free(Protocol):

@@ -80,6 +80,7 @@ class Slot:
     def __init__(self, connection: socket.socket, memory: OwnedMemory) -> None:
         self._connection = connection
         self._link: Link | None = None
+        self._exchange: Exchange | None = None
         self._memory = memory
         self._sent: set[int] = set()
         self._freed = 0
@@ -190,8 +191,10 @@ class Slot:
         self._link = link
 
     def exchange(self) -> Exchange | None:
-        """An exchange through the link; None if there is no link."""
-        return None if self._link is None else create_exchange(self._link)
+        """The exchange through the link; None if there is no link."""
+        if self._exchange is None and self._link is not None:
+            self._exchange = create_exchange(self._link)
+        return self._exchange
 
     def accept_link(self, message: Message) -> None:
         """Uses the link that the other side has created."""
@@ -229,6 +232,8 @@ class Slot:
         if dropped:
             self.mapped.drop(dropped)
             self._parsed.clear()  # the messages hold arrays in this memory
+            if self._exchange is not None:
+                self._exchange.forget()
         if kind == _SHARE:
             for number, descriptor in zip(content[0], descriptors, strict=True):
                 self.mapped.add(number, descriptor)
