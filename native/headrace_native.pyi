@@ -405,7 +405,7 @@ class Exchange:
         """
 
     def forget(self) -> None:
-        """Forgets the messages that ask for runs, since the arrays of their inputs are no longer used."""
+        """Forgets all messages, since they keep arrays that are no longer used."""
 
 class FreePlaces:
     """The places in worker processes that no run has taken. Any thread.
@@ -799,7 +799,7 @@ class SessionFields(TypedDict):
     """
 
     grown: Callable[[Sequence[Sequence[int]]], None]
-    """Called after a run with a large output, with the shapes of the run's inputs. Python runs all later batches."""
+    """Called after a run with a large output, with the shapes of the run's inputs. Python runs the next batch."""
 
     large: int
     """The minimum size of a large output in bytes."""

@@ -202,6 +202,9 @@ def test_python_frees_the_memory_of_large_outputs(
     assert runs == []
     assert server.caller.predict({"x": x})["y"].shape == (1, 100_000)
     assert runs == [1]
+    for _ in range(2):  # Python runs every second batch with a large output
+        assert server.caller.predict({"x": x})["y"].shape == (1, 100_000)
+    assert runs == [1, 1]
 
 
 def test_a_run_counts_as_use(running: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ impl NativeRun {
     fn run_all(&self, lane: &Lane, tasks: Vec<Waiting>) -> Vec<Waiting> {
         let at_once = if lane.batched() { tasks.len() } else { 1 };
         let (mut waiting, mut left, mut ended) = (tasks.into_iter(), Vec::new(), Ended::default());
-        while waiting.len() > 0 && !self.runner.has_grown() {
+        while waiting.len() > 0 && !self.runner.leaves_next() {
             let own = waiting.by_ref().take(at_once).collect();
             left.extend(self.run_batch(lane, own, &mut ended));
         }

@@ -66,9 +66,9 @@ impl Runner {
         }
     }
 
-    /// Whether Python must run all further tasks, since ONNX Runtime's memory has grown.
-    pub fn has_grown(&self) -> bool {
-        matches!(self, Self::Session(session) if session.has_grown())
+    /// Whether Python must run the next tasks, since ONNX Runtime's memory has grown. True only once after each such run.
+    pub fn leaves_next(&self) -> bool {
+        matches!(self, Self::Session(session) if session.leaves_next())
     }
 
     /// Runs tasks together, padded to this many rows.

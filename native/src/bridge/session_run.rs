@@ -22,10 +22,10 @@ pub struct SessionRun {
     outputs: Vec<(String, CString)>,
     /// Called after a run with a large output, with the shapes of the run's inputs.
     grown: Py<PyAny>,
-    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. From then on, Python
-    /// runs the tasks and makes ONNX Runtime free that memory.
+    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. Python then runs the next
+    /// tasks, and may make ONNX Runtime free that memory first.
     large: usize,
-    /// Whether a run has had such an output.
+    /// Whether the last run had such an output.
     has_grown: AtomicBool,
 }
 
@@ -48,9 +48,9 @@ impl SessionRun {
         (Self { session, inputs, outputs, grown, large, has_grown: AtomicBool::new(false) }, tell)
     }
 
-    /// Whether Python must run the tasks, since ONNX Runtime's memory has grown.
-    pub fn has_grown(&self) -> bool {
-        self.has_grown.load(Ordering::Relaxed)
+    /// Whether Python must run the next tasks, since ONNX Runtime's memory has grown. True only once after each such run.
+    pub fn leaves_next(&self) -> bool {
+        self.has_grown.load(Ordering::Relaxed) && self.has_grown.swap(false, Ordering::Relaxed)
     }
 
     /// Whether memory has grown because of these outputs.
