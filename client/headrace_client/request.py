@@ -191,7 +191,7 @@ def model_spec(
 ) -> ModelSpec:
     """Returns the message that names a model, or raises ValueError for arguments that name no model."""
     if not model:
-        message = "model must be a name, not empty"
+        message = "model must be a name, and not empty"
         raise ValueError(message)
     if version is not None and label is not None:
         message = f"version ({version}) and label ({label!r}) cannot be given together"

@@ -20,7 +20,9 @@ FLAGS = {
     "tls_key": "PEM file with the key of --tls_cert",
 }
 
-ENVIRONMENT = "HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY may stand in for the flags of TLS."
+ENVIRONMENT = (
+    "HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY in the environment replace TLS flags that are not given."
+)
 """The sentence on environment variables in the commands' descriptions."""
 
 # The messages are those of headrace-native (rustls) and of grpcio 1.85 (BoringSSL).
@@ -120,9 +122,9 @@ def tls_hint(message: str, tls: Tls | None) -> str:
             "create it with basicConstraints=CA:FALSE"
         )
     if _OTHER_NAME.search(message):
-        return "the server's certificate is for another name: --server must be a name or an address that it is for"
+        return "the server's certificate is for another name: --server must be a name or an address in the certificate"
     if _NOT_TRUSTED.search(message):
-        return f"the server's certificate is not trusted: {tls.ca} must have the certificate of the authority behind it"
+        return f"the server's certificate is not trusted: {tls.ca} must have the certificate of its authority"
     if not _REFUSED.search(message):
         return ""
     if tls.cert:

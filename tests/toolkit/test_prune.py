@@ -81,5 +81,5 @@ def test_keys_that_make_no_sense(tmp_path: Path, step: dict[str, Any], text: str
 
 @pytest.mark.parametrize("step", [{"kind": "prune", "finetune": {"epochs": 1}}, {"kind": "channels"}])
 def test_a_file_has_no_module_to_train(optimized: Callable[..., Result], step: dict[str, Any]) -> None:
-    with pytest.raises(ToolkitError, match=r"must change a module, but mlp\.onnx is a file: give a function"):
+    with pytest.raises(ToolkitError, match=r"can change only a module, but mlp\.onnx is a file: give a function"):
         optimized("mlp", step=[step])

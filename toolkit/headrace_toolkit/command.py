@@ -120,7 +120,7 @@ COMMANDS = (
         name="tune",
         short="find threads and batch sizes for a latency objective, on this machine",
         long="Run a model at many batch sizes and thread counts, choose the combination that serves the most rows "
-        "within a latency objective, try it through headrace's batcher, and show the curves. Files "
+        "within a latency objective, try it in headrace's own batches, and show the curves. Files "
         "are written only with --write or the flags that name them.",
         usage="VERSION --objective='p99 20ms' [--data=FILE] [--seconds=FLOAT] [--write]",
         places=(Place(name="version", metavar="VERSION", help=VERSION_HELP),),

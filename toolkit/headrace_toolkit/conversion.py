@@ -50,8 +50,8 @@ def check_rows(source: Source, file: Path, grounds: Grounds, messages: Messages,
 def refusal_of_mixed(source: Source, verdict: Verdict) -> ToolkitError:
     """The error for a model whose rows influence each other."""
     return ToolkitError(
-        f"{source.origin.name} mixes the rows of a batch: {verdict.reason}. Batched, one caller's rows "
-        "would change another's answers; fix the model, or publish it with --batch=false"
+        f"{source.origin.name} mixes the rows of a batch: {verdict.reason}. In a batch, one caller's "
+        "rows would change another's answers: fix the model, or publish it with --batch=false"
     )
 
 

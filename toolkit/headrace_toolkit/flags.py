@@ -180,8 +180,8 @@ _CALIBRATION = Flag(
     names=("--calibration",),
     read=_rows_or_file,
     metavar="INT|FILE",
-    help="number of rows to calibrate on instead of measuring on them, at most half; or a file "
-    "of other rows (default: 256)",
+    help="how many of the rows are used for calibration and not for measurements, at most half; or a "
+    "file of other rows to calibrate on (default: 256)",
 )
 
 FORMAT = (
@@ -204,8 +204,8 @@ SEARCH = (
         names=("--load",),
         read=whole("load", 1, MOST_CALLS),
         metavar="INT",
-        help="measure through headrace's own batcher, with this many calls of one row each in flight: candidates are "
-        "chosen by CPU time per row, and batch threads and sizes are suggested (default: bare runs)",
+        help="measure in headrace's own batches, with this many calls of one row each in flight: candidates are "
+        "chosen by CPU time per row, and batch threads and sizes are suggested (default: measure the model alone)",
     ),
     Flag(
         names=("--batching_file",),

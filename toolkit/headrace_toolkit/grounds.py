@@ -117,7 +117,7 @@ def settle(
     )
     metric = choose(asked)
     if metric.rows and metric.rows < FEW_ROWS:
-        messages.warnings.append(f"{metric.rows} labelled rows are few: see how wide the interval of the accuracy is")
+        messages.warnings.append(f"only {metric.rows} rows have labels, so the interval of the accuracy is wide")
     return Grounds(
         measured=measured,
         calibration=calibration,

@@ -83,7 +83,7 @@ class _Run:
         for step in self._recipe.steps:
             if not isinstance(step, Search) and step.needs.module and not isinstance(self._source, Trainable):
                 raise ToolkitError(
-                    f"{step.name} must change a module, but {self._source.origin.name} is a file: give a function "
+                    f"{step.name} can change only a module, but {self._source.origin.name} is a file: give a function "
                     "that returns the module, as file.py:function"
                 )
 

@@ -25,8 +25,8 @@ def table(tuning: Tuning) -> str:
             "",
             *_curves(tuning),
             "",
-            f"Chosen: {best.threads} at once, up to {best.size} rows each: {best.rate:,.0f} rows/s.",
-            "Requests of one row, through headrace's batcher with this objective:",
+            f"Chosen: batches of up to {best.size} rows, {best.threads} at once: {best.rate:,.0f} rows/s.",
+            "Requests of one row, in headrace's own batches with this objective:",
             "",
             *columns(("requests/s", "in time/s", "refused/s", "latency", "rows/batch"), list(map(_load, tuning.loads))),
             "",
@@ -177,7 +177,7 @@ def _curves(tuning: Tuning) -> list[str]:
     head = ("rows", *(str(each.threads) for each in tuning.tried), "")
     rows = [(str(size), *(_run(each, size, tuning) for each in tuning.tried), "") for size in sizes]
     lines = columns(head, rows)
-    return ["Milliseconds of a run, the median and the objective's percentile; * is the size chosen", "", *lines]
+    return ["Milliseconds of a run, the median and the objective's percentile; * marks the chosen size", "", *lines]
 
 
 def _limited(tuning: Tuning) -> list[str]:

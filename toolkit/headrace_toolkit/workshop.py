@@ -45,7 +45,7 @@ class Workshop:
         if step.needs.rows and grounds.calibration is not None:
             grounds.calibration.check_finite("calibration")
         if step.needs.module and not isinstance(before.source, Trainable):
-            raise ToolkitError(f"{step.name} must change a module, but the step before it has changed the file")
+            raise ToolkitError(f"{step.name} can change only a module, but the step before it has changed the file")
         with self.progress.step(step.name) as advance:
             made = step.run(
                 Work(

@@ -20,13 +20,13 @@ FLAGS = {
         "inputs": ("[NAME=]FILE", ".npz file with an array for each input (default: random arrays)"),
         "rows": ("INT,...", "rows of a request; several sizes are mixed (default: 1)"),
         "log": ("FILE", "send the requests of a log: a TFRecord file of PredictionLogs, as headrace writes them"),
-        "metadata": ("NAME=VALUE", "send this with every call, as in authorization='Bearer ...'; may be repeated"),
+        "metadata": ("NAME=VALUE", "sent with every call, such as authorization='Bearer ...'; may be repeated"),
     },
     "the load": {
         "concurrency": ("INT,...", "closed loop: callers that call again as soon as they are answered (default: "
         "1,4,16,64)"),
         "rate": ("FLOAT,...", "open loop: calls per second, however fast the server answers"),
-        "arrivals": ("poisson|constant|recorded", "how an open loop's calls are spread (default: poisson)"),
+        "arrivals": ("poisson|constant|recorded", "how the calls of an open loop are spread (default: poisson)"),
         "speed": ("FLOAT,...", "speed at which a recorded load is replayed, as a factor (default: 1)"),
         "seconds": ("TIME", "duration of each measurement (default: 5s)"),
         "warmup": ("TIME", "duration of the warm-up before each measurement (default: 1s)"),
@@ -60,9 +60,9 @@ def add_command(commands: Any) -> None:
         "[flags]\n"
         "       headrace bench --compare A B --model=NAME [flags]",
         description="Put load on a server and report how many calls it answers, and how fast. The server can be "
-        "headrace, TensorFlow Serving, Triton, or any other with their APIs. Latencies count from the planned start "
-        f"of a call. {TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
-        f"{ENVIRONMENT}",
+        "headrace, TensorFlow Serving, Triton, or any other server with one of their APIs. Latencies "
+        f"count from the planned start of a call. {TOKEN_VARIABLE} in the environment is the API key or the "
+        f"token for a server that asks for one. {ENVIRONMENT}",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -70,7 +70,7 @@ def add_command(commands: Any) -> None:
     text = "the server's gRPC address, or its REST address with --api=rest-... (default: localhost:8500 or :8501)"
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
     parser.add_argument("--server", metavar="SERVER", help="the same")
-    parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="two servers, measured in turn")
+    parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="measure two servers in turn")
     add_tls_flags(parser.add_argument_group("TLS (gRPC only)"))
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)

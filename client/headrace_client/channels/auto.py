@@ -97,7 +97,7 @@ def _check(settings: Settings) -> None:
     if unknown:
         raise _Obstacle(f"it does not support the option {unknown[0]}")
     if has_addresses(settings.target):
-        raise _Obstacle(f"it sends every call to one address, but {settings.target} may stand for several")
+        raise _Obstacle(f"it sends every call to one address, but {settings.target} may resolve to several")
     if settings.target.startswith(_LISTS) or not headrace_native.ClientChannel.knows(settings.target):
         raise _Obstacle(f"it cannot reach {settings.target}")
     if _is_proxied(settings.target):

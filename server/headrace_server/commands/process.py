@@ -79,10 +79,10 @@ async def _serve(config: Config, started: Callable[[Server], None]) -> None:
         started(server)
         await ending.stop.wait()
         if config.lame_duck_seconds:
-            log.info("no longer ready: calls are accepted for another %g s", config.lame_duck_seconds)
+            log.info("the server is no longer ready, but accepts calls for another %g s", config.lame_duck_seconds)
             server.turn_away()
             await ending.pause(config.lame_duck_seconds)
-        log.info("draining: no new calls are accepted")
+        log.info("the server drains: it accepts no new calls")
     await ending.end(server.stop(), server.drained)
 
 

@@ -23,7 +23,8 @@ class PaddingOptions:
     )
     pad_values: Mapping[str, float] = option(
         dict,
-        "the pad value of each input, by alias, used even if it changes answers; headrace looks for the others",
+        "the pad value of each input, by alias, used even if it changes answers; for other inputs, headrace looks for "
+        "a value that does not",
         fits=_numbers,
         words="a table of numbers",
     )

@@ -236,7 +236,9 @@ class Config:
         "OpenTelemetry collector to which traces are sent by OTLP over gRPC, such as http://localhost:4317; empty "
         "turns traces off",
     )
-    trace_ratio: float = flag(0.01, "share of the requests without a traceparent that are traced", least=0, most=1)
+    trace_ratio: float = flag(
+        0.01, "of the requests without a traceparent header, the share that is traced", least=0, most=1
+    )
     trace_rate: float = flag(100.0, "largest number of requests per second that are traced", least=0)
     enable_page: bool = flag(True, "serve the live page at / of the REST port", tensorflow=False)
     remove_unused_fields_from_bundle_metagraph: bool = flag(

@@ -26,10 +26,10 @@ class SigningOptions:
         "JSON file with Sigstore's trusted root: the authorities and logs that keyless signatures are checked against",
     )
     require_signatures: bool = flag(
-        False, "load no version that is not signed with one of --signature_keys, or by one of --signature_identities"
+        False, "load only versions that are signed with one of --signature_keys, or by one of --signature_identities"
     )
     signature_roots_file: str = flag(
-        "", "TOML file that says for folders of models which keys are trusted, and whether signatures are required"
+        "", "TOML file that says, for folders of models, which keys are trusted and whether signatures are required"
     )
     model_keys_file: str = flag(
         "", "file of the keys that open sealed models, one per line: in base64, or an age identity"

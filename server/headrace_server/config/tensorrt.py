@@ -28,7 +28,7 @@ class TensorrtOptions:
         "GPUs that run each model on TensorRT, by CUDA's numbers, separated by commas",
         least=0,
         fits=lambda devices: 0 < len(devices) == len(set(devices)),
-        words="a list of different whole numbers of at least 0, and not empty",
+        words="a list of one or more different whole numbers of at least 0",
     )
     instances: int = option(
         2, "batches of a model that one GPU runs at the same time, each with its own memory", least=1
@@ -44,7 +44,7 @@ class TensorrtOptions:
         choices=("model", "fp16", "bf16", "int8"),
     )
     tf32: bool = option(True, "let float32 products be rounded to TF32")
-    workspace_mb: int = option(0, "MB of memory that one layer may use while it runs; 0 leaves it to TensorRT", least=0)
+    workspace_mb: int = option(0, "MB of memory that one layer may use while it runs; 0 lets TensorRT choose", least=0)
     optimization_level: int = option(
         3, "effort of a build: 0 ends soonest, 5 searches longest for the fastest engine", least=0, most=5
     )
@@ -54,7 +54,7 @@ class TensorrtOptions:
         "range of each dimension that varies, apart from the batch: by the name that the model gives it, or by "
         "input.axis",
         fits=lambda table: all(map(_rises, table.values())),
-        words="a table of rising ranges of whole numbers, each [least, usual, most]",
+        words="a table of ranges, each [least, usual, most] in increasing whole numbers",
     )
     cache_folder: str = flag(
         "",

@@ -263,8 +263,7 @@ class TestCannotStart:
         said = shell.refused(f"--model_base_path={tmp_path}", f"--tensorrt_devices={devices}")
 
         assert said == (
-            "--tensorrt_devices must be a list of different whole numbers of at least 0, and not empty; "
-            f"was {devices!r}"
+            f"--tensorrt_devices must be a list of one or more different whole numbers of at least 0; was {devices!r}"
         )
 
     @pytest.mark.parametrize("seconds", ["-1.0", "nan", "inf"])
@@ -310,7 +309,7 @@ class TestServing:
             process.send_signal(signal.SIGINT)
 
             assert re.search(r"Running gRPC ModelServer at 0\.0\.0\.0:[1-9]\d* \.\.\.$", running)
-            assert line_with(process, "draining")
+            assert line_with(process, "the server drains")
             assert process.wait(PATIENCE) == 0
 
 

@@ -173,17 +173,17 @@ class TestWrong:
             ("[tensorrt]\ninstances = 0", "tensorrt.instances must be a whole number of at least 1; was 0"),
             (
                 "[tensorrt]\ndevices = [1, 1]",
-                "tensorrt.devices must be a list of different whole numbers of at least 0, and not empty; was [1, 1]",
+                "tensorrt.devices must be a list of one or more different whole numbers of at least 0; was [1, 1]",
             ),
             (
                 "[tensorrt]\ndimensions = { W = [1, 2] }",
-                "tensorrt.dimensions must be a table of rising ranges of whole numbers, each "
-                "[least, usual, most]; was {'W': [1, 2]}",
+                "tensorrt.dimensions must be a table of ranges, each [least, usual, most] in "
+                "increasing whole numbers; was {'W': [1, 2]}",
             ),
             (
                 "[tensorrt]\ndimensions = { W = [3, 2, 4] }",
-                "tensorrt.dimensions must be a table of rising ranges of whole numbers, each "
-                "[least, usual, most]; was {'W': [3, 2, 4]}",
+                "tensorrt.dimensions must be a table of ranges, each [least, usual, most] in "
+                "increasing whole numbers; was {'W': [3, 2, 4]}",
             ),
             (
                 "[onnxruntime]\nintra_op_thread = 2",

@@ -21,7 +21,7 @@ SLOW = 300_000  # steps of the loop: they take some tenths of a second
 # gRPC's own codes: CANCELLED if the call and the GOAWAY cross on an open connection.
 REFUSED = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
-_DRAINING = re.compile("draining: no new calls")
+_DRAINING = re.compile("the server drains")
 _WAITING = re.compile("Could not find base path|No versions of servable model")
 
 

@@ -72,8 +72,8 @@ class Verdict:
             return f"one by one: {self.reason}"
         if self.bound is not None:
             return f"batched if all numbers are finite and at most {self.bound:g}; otherwise one by one: {self.reason}"
-        lengths = "; other lengths padded" if self.padding is not None else ""
-        lengths = f"; other lengths apart: {self.unpadded}" if self.unpadded else lengths
+        lengths = "; requests of different lengths are padded" if self.padding is not None else ""
+        lengths = f"; requests of different lengths run separately: {self.unpadded}" if self.unpadded else lengths
         return f"batched{f': {self.reason}' if self.reason else ''}{lengths}"
 
 

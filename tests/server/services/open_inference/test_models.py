@@ -60,8 +60,11 @@ PROVED = "batched: each operator of its graph computes every row independently"
 @pytest.mark.parametrize(
     ("graph", "said"),
     [
-        (PADDED["a sum"], f"{PROVED}; other lengths padded"),
-        (NOT_PADDED["a mean"], f"{PROVED}; other lengths apart: output 'y' changes by .* if its input is padded"),
+        (PADDED["a sum"], f"{PROVED}; requests of different lengths are padded"),
+        (
+            NOT_PADDED["a mean"],
+            f"{PROVED}; requests of different lengths run separately: output 'y' changes by .* if its input is padded",
+        ),
         (quantized(), r"one by one: output .*"),
         (INDEPENDENT["dense"], PROVED),
     ],
