@@ -51,7 +51,7 @@ def target(service: Service) -> Iterator[str]:
 
 @pytest.fixture(params=["grpcio", *(["native"] if find_spec("headrace_native") else [])])
 def carrier(request: pytest.FixtureRequest) -> str:
-    """The transport of the client: each in turn."""
+    """Each transport of the client in turn."""
     return str(request.param)
 
 

@@ -109,7 +109,7 @@ def half_plus_two(arrays: Arrays) -> Arrays:
 
 
 def signatures() -> dict[str, SignatureDef]:
-    """Returns a signature with an open dimension, one with an open rank, and TensorFlow's additional one."""
+    """Returns signatures with an open dimension, with an open rank, and the one that TensorFlow adds."""
     x = TensorInfo(dtype=DataType.DT_FLOAT, tensor_shape=shape(-1, 4))
     rows = TensorInfo(dtype=DataType.DT_INT64, tensor_shape=shape(1))
     text = TensorInfo(dtype=DataType.DT_STRING, tensor_shape=TensorShapeProto(unknown_rank=True))

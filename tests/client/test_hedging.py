@@ -1,4 +1,4 @@
-"""Hedged calls: a slow server's calls are answered by another, within a budget."""
+"""Hedged calls: a second server answers the calls of a slow one, within a budget."""
 
 import asyncio
 import gc

@@ -270,7 +270,7 @@ SELF_SIGNED = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhos
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many calls `call_many` of each channel of headrace-native was given, each time."""
+    """The number of calls that each run of headrace-native's `call_many` was given, in order."""
     pytest.importorskip("headrace_native")
     from headrace_client.channels.native_impl import NativeChannel
 

@@ -32,7 +32,7 @@ class Context(Owned):
 
     def __del__(self) -> None:
         if hasattr(self, "_activations") and self._machine.stack:
-            with suppress(AssertionError):  # noted
+            with suppress(AssertionError):  # the machine has recorded the complaint
                 self._free_activations()
         super().__del__()
 

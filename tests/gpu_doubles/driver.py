@@ -167,7 +167,10 @@ class Context:
         cls.machine.stack.pop()
 
     def detach(self) -> None:
-        """Gives the context back: as in pycuda, on other threads only if it is current there; it stays current."""
+        """Gives the context back; it stays current.
+
+        As in pycuda, a thread that has not made the context can do so only if the context is current there.
+        """
         if not self.valid:
             raise self.machine.complain("detach: twice")
         self.valid = False

@@ -83,7 +83,7 @@ class Machine:
 
     Attributes:
         complaints: All broken rules, including those raised where nothing catches the exception.
-        failures: Names of calls that fail the next time, with what they raise.
+        failures: Names of calls that fail the next time, with the exceptions that they raise.
         calls: How often each call was made.
         built_with: The configuration of TensorRT's last build.
         logger: TensorRT's logger.

@@ -1,4 +1,4 @@
-"""Requests that headrace_native runs one by one without the interpreter: the same answers, errors and counts."""
+"""Requests that headrace_native runs one by one without Python: they get the same answers, errors and counts."""
 
 import threading
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Exchanges with worker processes that headrace_native repeats without the interpreter, and those that it leaves."""
+"""Exchanges with worker processes: which ones headrace_native repeats by itself, and which ones it leaves to Python."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Predict calls that the native transport answers itself: the same as the service would."""
+"""Predict calls that the native transport answers itself, exactly as the service would answer them."""
 
 import json
 import random

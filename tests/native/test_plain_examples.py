@@ -201,7 +201,7 @@ ELEMENTS: dict[str, tuple[int, list[Any]]] = {
 
 
 def cast(folder: Path, dtype: int, dims: models.Dims = ("N", 2)) -> Path:
-    """`y` float = `x` of an ONNX element type."""
+    """Converts `x`, of an ONNX element type, to `y` float."""
     node = helper.make_node("Cast", ["x"], ["y"], to=Onnx.FLOAT)
     return models._write(folder, [node], [models._value("x", dtype, dims)], [models._value("y", Onnx.FLOAT, dims)])
 

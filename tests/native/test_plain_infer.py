@@ -1,4 +1,4 @@
-"""Calls of the Open Inference Protocol that the native transport answers itself: the same as the service would."""
+"""Calls of the Open Inference Protocol that the native transport answers itself, exactly as the service would."""
 
 import random
 from contextlib import suppress

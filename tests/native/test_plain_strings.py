@@ -1,4 +1,4 @@
-"""Calls with strings that the native transport answers itself: the same bytes as the service, over gRPC and REST."""
+"""Calls with strings that the native transport answers itself, with the same bytes as the service: gRPC and REST."""
 
 import json
 from collections.abc import Callable

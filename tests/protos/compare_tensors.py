@@ -26,7 +26,7 @@ BOUNDS = {
     "uint32_val": (0, 2**32 - 1),
     "uint64_val": (0, 2**64 - 1),
 }
-# Only shapes without elements: TensorFlow would allocate others.
+# These have no elements: for others, TensorFlow would allocate memory.
 IMPOSSIBLE_SHAPES = [[-1], [0, -1], [2, -1, 3], [2**62, 2], [2**62, 2, 0]]
 # Types that neither tf.make_ndarray nor tf.make_tensor_proto supports.
 UNMADE = {DataType.DT_FLOAT8_E4M3FNUZ, DataType.DT_FLOAT8_E4M3B11FNUZ, DataType.DT_FLOAT8_E5M2FNUZ}

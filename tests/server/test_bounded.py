@@ -1,4 +1,4 @@
-"""A model whose rows mix only for infinite, NaN or huge values: such requests run alone, the others share batches."""
+"""A model whose rows mix only for infinite, NaN or huge values: only such requests run alone."""
 
 import logging
 from pathlib import Path

@@ -13,5 +13,5 @@ def held(server: RunningServer) -> dict[str, int]:
 
 
 def held_in(page: str) -> dict[str, int]:
-    """The same, read from a page of metrics."""
+    """The number of bytes that callers occupy, by kind, read from a page of metrics."""
     return {kind: int(size) for kind, size in re.findall(r':headrace:request_memory_bytes{kind="(\w+)"} (\d+)', page)}

@@ -193,7 +193,7 @@ def _kept() -> Graph:
 
 
 def _chosen_for_all(kind: int, chosen: Sequence[NodeProto], *, inner: Dims = (9, 9)) -> Graph:
-    """Nodes that make a `scale` of `f`, which has all numbers of `x` as floats; `x` is divided by it."""
+    """Divides `x` by a `scale`, which the chosen nodes compute from `f`, the numbers of `x` as floats."""
     nodes = [make_node("Cast", ["x"], ["f"], to=FLOAT), *chosen, make_node("Div", ["f", "scale"], ["y"])]
     constants = {"limit": np.float32(1.5), "one": np.float32(1), "many": np.float32(255)}
     return Graph(nodes, {"x": (kind, ["N", *inner])}, {"y": (FLOAT, ["N", *inner])}, constants)

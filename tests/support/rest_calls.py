@@ -19,7 +19,7 @@ ROW = {"instances": [[1, 2, 3, 4]]}
 """A body for `models.linear`."""
 
 TEN = {"predictions": [[10]]}
-"""The answer to it."""
+"""The answer of `models.linear` to ROW."""
 
 
 class Answer(NamedTuple):
@@ -105,7 +105,7 @@ def received(connection: socket.socket) -> bytes:
 
 
 def children(module: str) -> list[int]:
-    """The child processes of this one that run a module, found by a part of its name."""
+    """The child processes of this process that run a module, found by a part of the module's name."""
     tasks = Path("/proc/self/task").glob("*/children")
     every = [int(child) for task in tasks for child in task.read_text().split()]
     return [child for child in every if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -39,7 +39,7 @@ class Served(NamedTuple):
 
 
 def read_served(log: Iterable[str]) -> Served:
-    """Finds these numbers in the lines of a log."""
+    """Finds the numbers for Served in the lines of a log."""
     (match,) = filter(None, map(_SERVED.search, log))
     return Served(*(int(number or 0) for number in match.groups()))
 

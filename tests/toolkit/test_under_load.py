@@ -1,4 +1,4 @@
-"""Models behind headrace's own batcher: measurements under load, and which batching serves it best."""
+"""Models behind headrace's own batcher: measurements under load, and the batching that serves a model best."""
 
 import itertools
 import json

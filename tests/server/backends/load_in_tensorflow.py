@@ -1,4 +1,4 @@
-"""Loads models with TensorFlow, as `FOLDER` or `FOLDER:TAGS`; prints what each answers for x = [2], or its error."""
+"""Loads models, named `FOLDER` or `FOLDER:TAGS`, in TensorFlow; prints each one's answer for x = [2], or its error."""
 
 import json
 import sys

@@ -199,7 +199,7 @@ class TestArrays:
 
 
 class TestDefaults:
-    """TF Serving: predict_util.cc and TensorFlow's GetInputValues, which supply inputs that a request leaves out."""
+    """TF Serving's predict_util.cc and TensorFlow's GetInputValues supply inputs that a request leaves out."""
 
     WITH_DEFAULT = replace(TWO, defaults={"flags": np.zeros(2, bool)})
 

@@ -22,7 +22,7 @@ Build = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(gpu: Gpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Build:
-    """Runs `headrace build` on version 1 of a model: its exit status, output, and errors."""
+    """Runs `headrace build` on version 1 of a model; returns its exit status, output, and errors."""
     del gpu  # only the fixture's effect is needed
 
     def run(*flags: str, make: Callable[[Path], Path] = models.linear, toml: str = "") -> tuple[int, str, str]:

@@ -26,7 +26,7 @@ CARRIERS = ["grpcio", *(["native"] if HAS_NATIVE else [])]
 
 
 class Files(NamedTuple):
-    """The paths of two authorities' certificates, and of a client's pairs: of the second authority and of the first."""
+    """The paths of two authorities' certificates, and of two client pairs: one by each authority."""
 
     ca: str
     other: str

@@ -31,7 +31,7 @@ BUNDLE = """
 
 
 def platform(tmp_path: Path, bundle: str, *, name: str = "tensorflow", kind: str = ADAPTER) -> str:
-    """A platform file; its path."""
+    """Writes a platform file; returns its path."""
     file = tmp_path / "platform.pbtxt"
     body = f"legacy_config {{ {bundle} }}" if kind == ADAPTER else bundle
     adapter = f"value {{ source_adapter_config {{ [{kind}] {{ {body} }} }} }}"
@@ -40,7 +40,7 @@ def platform(tmp_path: Path, bundle: str, *, name: str = "tensorflow", kind: str
 
 
 def session(tmp_path: Path, text: str) -> str:
-    """A session file; its path."""
+    """Writes a session file; returns its path."""
     file = tmp_path / "session.pbtxt"
     file.write_text(text)
     return str(file)

@@ -114,7 +114,7 @@ def test_gauges_for_an_autoscaler(running: Run) -> None:
         return samples(rest.get("/metrics").text)
 
     def one_runs_while_three_wait() -> bool:
-        """Whether the page says so: on a machine that stands still, the calls may have ended before it is read."""
+        """Whether the page shows it. If the machine is stalled, the calls may have ended before the page is read."""
         calls = [server.caller.begin(slow)]
         server.caller.call(status_request())  # once this is answered, the call before it has arrived
         eventually(lambda: calls[0].done() or shown()["headrace_batch_threads_busy{}"] == 1)

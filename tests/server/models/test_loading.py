@@ -135,7 +135,7 @@ def test_as_many_versions_are_loaded_at_once_as_there_are_threads(loads: Loads, 
 
 
 def test_a_hanging_load_does_not_delay_the_next(loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manager decides twice; in between, the time ends for which the second load waits for the first one."""
+    """The manager decides twice; between these decisions, the second load stops waiting for the first one."""
     times = count(step=QUICK_SECONDS * 0.75)
     monkeypatch.setattr(action_threads, "time", SimpleNamespace(monotonic=lambda: next(times)))
     model = manage(num_initial_load_threads=2)

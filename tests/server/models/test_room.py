@@ -88,7 +88,7 @@ class KeepsState(Servable):
 
 
 class Sizes:
-    """Measures versions, and records which; nobody may hold the models' lock meanwhile.
+    """Measures versions, and records which ones. Meanwhile, nobody may hold the models' lock.
 
     Args:
         town: Its manager is asked on another thread, which needs the lock.

@@ -96,7 +96,7 @@ def test_rows_of_another_size_are_left_out() -> None:
 
 
 def test_an_input_without_rows_has_not_changed() -> None:
-    """Tried with categories and with numbers: an optional input may be missing in all requests."""
+    """An optional input may be missing in all requests; this is tried with categories and with numbers."""
     words: Array = np.array([["red", "a"], ["green", "a"], ["green", "a"]] * 100, object)
     for values in (words, PROFILED):
         assert Columns(bins_of(values)).summary() == {"index": 0.0, "column": 0, "missing": 0.0, "outside": 0.0}

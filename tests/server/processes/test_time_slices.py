@@ -1,4 +1,4 @@
-"""Long time slices, which change nothing else of a thread."""
+"""Long time slices: setting them changes nothing else about a thread."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ pytestmark = needs_slices
 T = TypeVar("T")
 
 NO_THREAD = 1 << 22
-"""Larger than the number of any thread, as the number of a thread that has ended may be that of another."""
+"""Larger than the number of any thread. Another thread may get the number of one that has ended."""
 
 
 class OnThread:

@@ -98,7 +98,7 @@ def test_every_cell_of_mlflows_protocol(guarded: Guarded, kind: str, state: str)
         scored = guarded.target.http("POST", "/invocations", {"instances": [[1, 2, 3, 4]]}, header)
         assert (scored.outcome, guarded.target.http("GET", "/version", header=header).outcome) == (good, good)
         assert guarded.target.http("GET", "/ping", header=header).outcome is Outcome.OK, "health is open"
-    # it has no administrative calls: even an administrator is refused
+    # MLflow's API has no administrative calls, so even an administrator is refused.
     for path in ("/invocations/load", "/models"):
         assert guarded.target.http("POST", path, {}, guarded.operator).outcome is Outcome.DENIED
 

@@ -1,4 +1,4 @@
-"""A base path in a store, mirrored on this machine: versions arrive complete, survive outages, and go when deleted."""
+"""A base path in a store, mirrored on this machine: complete versions, outages, and deletions."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A server whose models are in stores: served, updated, rolled back, through outages, and refused to callers."""
+"""A server whose models are in stores: serving, updates, outages, and the URIs that callers may name."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The shutdown of a server: calls in flight are answered, later ones are not."""
+"""The shutdown of a server: calls in flight are answered, but later ones are not."""
 
 import re
 import signal

@@ -58,7 +58,7 @@ def test_calls_beyond_the_limit_wait(running: Run, transport: str) -> None:
         try:
             return all(future.result().outputs["y"].float_val[0] == 10 for future in futures)
         except grpc.RpcError as error:
-            # gRPC's own server rarely refuses a stream because it has not forgotten the one before yet.
+            # In rare cases, gRPC's own server refuses a stream because it has not yet forgotten the one before.
             if transport == "native" or "RST_STREAM with error code 7" not in str(error):
                 raise
             return False

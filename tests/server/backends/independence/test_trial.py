@@ -59,7 +59,7 @@ CHOICES: Mapping[str, tuple[DataType, Models]] = {
     ),
     "flags": (DataType.DT_BOOL, (lambda x: x + 2 * x.all(), lambda x: x + 2 * x.any())),
 }
-"""By dtype, models that ask a question about all values of a batch."""
+"""Models that ask a question about all values of a batch, by dtype."""
 
 
 def _lengths(x: Array) -> Array:
@@ -248,7 +248,7 @@ class TestBounded:
 
 class TestInputs:
     def test_each_input_is_varied_alone_if_both_together_are_refused(self) -> None:
-        """A table whose first column must stay the same, and rows that must not change when it changes."""
+        """The model refuses NaN in `x` unless `z` has it, too; the sum of `z` is added to each row."""
         seen: list[bytes] = []
 
         def model(x: Array, z: Array) -> Array:

@@ -73,7 +73,7 @@ def pieces(folder: Path, *, alone: bool = False) -> Path:
 
 
 def optional_beside(folder: Path) -> Path:
-    """`maybe`, an optional `x`; and, unless `alone` is set, `y` = `x`."""
+    """`maybe`, an optional `x`; and `y` = `x`."""
     nodes = [make_node("Optional", ["x"], ["maybe"]), make_node("Identity", ["x"], ["y"])]
     maybe = onnx.helper.make_optional_type_proto(make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
     outputs = [make_value_info("maybe", maybe), make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]

@@ -105,7 +105,7 @@ def test_a_field_that_protobuf_reads_otherwise_must_be_the_same() -> None:
 
 
 def test_a_field_that_protobuf_ignores_is_not_a_graph(tmp_path: Path) -> None:
-    """In a model, the graph's field has a number of 8 bytes, which would be a weight if they had a length instead."""
+    """The graph's field holds a number of 8 bytes here. Read as a field with a length, they would contain a weight."""
     options, kept = BackendOptions(), []
     for seed in range(3):
         proto = mean_of_product(seed)
@@ -169,7 +169,7 @@ def test_a_recognised_model_can_have_signatures_of_its_own(tmp_path: Path, asked
 def test_each_recognised_model_logs_the_outputs_that_are_not_served(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An output that is a sequence is not served, which each model's log must say."""
+    """An output that is a sequence is not served, and each model's log must say so."""
     options = BackendOptions()
     loaded = [load(tmp_path / str(seed), with_a_sequence(seed), options) for seed in range(4)]
     assert ModelFiles.of(tmp_path / "3" / models.FILE, options.shared).layout is not None

@@ -177,7 +177,7 @@ class TestLoaded:
 
 
 class TestConvolutions:
-    """ONNX Runtime plans these again, for longer than a batch takes, whenever a session's shapes change."""
+    """Whenever a session's shapes change, ONNX Runtime plans convolutions again, which takes longer than a batch."""
 
     BATCHING = Options(max_batch_size=8)
 

@@ -127,7 +127,7 @@ def test_a_broken_model_leaves_the_others_alone_and_its_load_reports_it(tmp_path
 def test_without_headrace_native_each_load_opens_its_session(
     tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, found: object
 ) -> None:
-    """Whether it is not installed, or cannot be imported."""
+    """It may not be installed, or it may be impossible to import."""
     options, folders = BackendOptions(), shelf(tmp_path, 2)
     monkeypatch.setattr(onnx_backend, "find_spec", lambda _: found)
     monkeypatch.setitem(sys.modules, "headrace_native", None)

@@ -166,7 +166,7 @@ def test_operators_that_may_mix_rows(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_an_axis_may_be_given_twice(removes: onnx.NodeProto, tmp_path: Path) -> None:
-    """What remains of `x` [N, 1, 1] is added to a vector: that is broadcast to [N, N] if two axes remain."""
+    """The rest of `x` [N, 1, 1] is added to a vector. If two axes remain, the sum is broadcast to [N, N]."""
     nodes = [
         removes,
         make_node("ReduceSum", ["x", "both"], ["vector"], keepdims=0),

@@ -1,4 +1,4 @@
-"""Threads of ONNX models: none for small models, fewer with more models, and freed at the end; or as many as set."""
+"""Threads of ONNX models: the set number; otherwise none for small models, and fewer the more models there are."""
 
 import gc
 import os

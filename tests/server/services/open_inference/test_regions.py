@@ -1,4 +1,4 @@
-"""System shared memory: regions that requests name instead of sending bytes, and changes to them meanwhile."""
+"""System shared memory: requests name regions instead of sending bytes, and the regions may change at any time."""
 
 import os
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def region(caller: InferenceCaller, memory: Path) -> Iterator[str]:
-    """A registered region: this object."""
+    """The name of the region as which this object is registered."""
     caller.call(register(memory.name, f"/{memory.name}"))
     yield memory.name
     caller.call(messages.SystemSharedMemoryUnregisterRequest(name=memory.name))
@@ -126,7 +126,7 @@ def test_status_and_unregistering(caller: InferenceCaller, memory: Path) -> None
 
 
 def test_an_object_that_shrinks_fails_its_requests_only(caller: InferenceCaller, memory: Path, region: str) -> None:
-    """A mapping would end the process with SIGBUS."""
+    """If the server mapped the object, SIGBUS would end its process."""
     os.truncate(memory, 0)
     text = f"shared memory region '{region}' is smaller than when it was registered"
     assert caller.refusal(infer_request([tensor(**use(region))], [])) == (StatusCode.INVALID_ARGUMENT, text)

@@ -287,7 +287,7 @@ def test_large_numbers_have_no_exponent(page: Any) -> None:
 
 
 def test_quantiles_are_those_of_prometheus(page: Any) -> None:
-    """They are interpolated as by histogram_quantile: 10 values are at most 1, and 10 more at most 2."""
+    """They are interpolated as histogram_quantile does it. Here, 10 values are at most 1, and 10 more are at most 2."""
     found = page.evaluate(
         """async () => {
             const { between, quantile } = await import("/page/numbers.js");

@@ -279,7 +279,7 @@ def test_results_that_do_not_fit(serve: Serve, name: str) -> None:
 
 
 def test_predict_of_a_signature_for_no_call(serve: Serve) -> None:
-    """TF Serving: INTERNAL here, while the other calls have INVALID_ARGUMENT."""
+    """TF Serving answers this call with INTERNAL, and the other calls with INVALID_ARGUMENT."""
     text = (
         "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
         "tensorflow/serving/classify, tensorflow/serving/regress}. Was: "

@@ -1,4 +1,4 @@
-"""Models in real stores: served, updated, rolled back, through outages, with wrong credentials, and of 2 GB."""
+"""Models in real stores: serving, updates, rollbacks, outages, wrong credentials, and a model of 2 GB."""
 
 import hashlib
 import os

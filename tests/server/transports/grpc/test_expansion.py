@@ -146,7 +146,7 @@ def test_grpcios_own_services_read_short_messages(linear: RunningServer, compres
 
 
 class TestExpander:
-    """Without a server."""
+    """The expander alone, without a server."""
 
     def test_a_message_that_is_not_compressed_is_the_same_object(self, loop_thread: LoopThread) -> None:
         data = rows(1)

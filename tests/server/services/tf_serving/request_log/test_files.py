@@ -1,4 +1,4 @@
-"""Records on their way to files: all arrive, in order, no call waits for them, and a full disk does no harm."""
+"""Records on their way to files: all arrive in order, no call waits for them, and a full disk does no harm."""
 
 import errno
 import logging
