@@ -64,7 +64,7 @@ class Case:
         model: The model's name.
         target: The server's address.
         message: A file with the request.
-        stage: The load.
+        stage: When calls are sent, as for `headrace bench`.
     """
 
     model: str

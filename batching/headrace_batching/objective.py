@@ -23,7 +23,7 @@ class LatencyObjective:
     Attributes:
         text: The text as the operator wrote it.
         share: The share of requests, from 0.5 to 0.9999.
-        seconds: The time.
+        seconds: The time, in seconds.
     """
 
     text: str

@@ -121,7 +121,7 @@ Ask = Callable[[grpc.aio.Channel, str], Awaitable[np.ndarray]]
 
 
 async def _called(address: str, ask: Ask, sentences: Sequence[str], expected: np.ndarray) -> float:
-    """The largest difference of an answer; each caller sends one sentence after the other."""
+    """The largest difference between an answer and the expected one; each caller sends one sentence after the other."""
 
     async def caller(channel: grpc.aio.Channel, first: int) -> float:
         worst = 0.0

@@ -24,7 +24,7 @@ def check_rows(source: Source, file: Path, grounds: Grounds, messages: Messages,
     Args:
         source: The source of the file.
         file: The converted model; it is changed.
-        grounds: The rows.
+        grounds: The rows to run.
         messages: Collects messages for the user.
         batch: Whether the version may be batched; if not, rows may influence each other.
 

@@ -18,7 +18,7 @@ def mend_outputs(file: Path, rows: Mapping[str, Array]) -> tuple[str, ...]:
     """Declares an output's first dimension as variable if a run shows that it varies. Changes the file.
 
     Args:
-        file: A model.
+        file: The model's file.
         rows: At least seven, for every input.
 
     Returns: A sentence for each corrected output.

@@ -81,7 +81,7 @@ class Recipe:
     Attributes:
         source: A file, a folder, or `file.py:function`; empty if the model itself is passed.
         source_options: Facts about the source that its framework does not record.
-        data: The rows.
+        data: Which rows the model is checked, calibrated and trained with.
         limits: The conditions for the result.
         output: Where the version is published.
         steps: The steps in order; a search tries several and keeps one.

@@ -62,7 +62,7 @@ class Tried:
     """One division of the CPUs, and its results.
 
     Attributes:
-        threads: The division.
+        threads: How the CPUs are divided.
         curve: Run times by size, with all batches running concurrently.
         size: The largest batch worth forming within the objective.
         rate: The rows per second with batches of that size.
@@ -100,7 +100,7 @@ class Tuning:
     """The result of tuning.
 
     Attributes:
-        place: The version.
+        place: The version that was tuned.
         objective: The latency objective.
         tried: Every division of the CPUs.
         best: The chosen one.

@@ -102,7 +102,7 @@ def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dic
 
     Args:
         runs: Each runs one variant on any number of rows, on any thread, several at once.
-        load: The load. Its seconds are shared by all variants.
+        load: The load. All variants together take its seconds.
         setting: How they are batched.
 
     Raises:

@@ -116,7 +116,7 @@ def timed(
     Args:
         base: The converted model, whose times are defined as 1.
         variants: The other models.
-        grounds: The rows.
+        grounds: The rows to run.
         seconds: The CPU seconds for the timing of one number of rows, for all variants together.
 
     Returns: All variants with their times.
@@ -139,7 +139,7 @@ def time_ratios(
     Args:
         runs: Run each model once with some rows.
         signature: The first model's signature.
-        grounds: The rows.
+        grounds: The rows to run.
         seconds: The CPU seconds for the timing of one number of rows, for all models together.
     """
     ratios: list[dict[int, float]] = [{} for _ in runs]

@@ -150,7 +150,7 @@ impl OnnxSession {
     ///
     /// # Panics
     ///
-    /// If there are not as many names of inputs as inputs.
+    /// If the number of names differs from the number of inputs.
     pub fn compute(
         &self,
         (given, feeds): (&[CString], &[Feed<'_>]),

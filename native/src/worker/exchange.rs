@@ -50,7 +50,7 @@ struct Known {
     /// return.
     requests: FxHashMap<(usize, usize, Owed), Arc<Request>>,
     answers: FxHashMap<Vec<u8>, Arc<Answer>>,
-    /// The last message that was not known.
+    /// The last answer that was not in `answers`, and was left to Python.
     unknown: Option<Vec<u8>>,
 }
 

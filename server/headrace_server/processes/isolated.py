@@ -285,7 +285,7 @@ class IsolatedBackend:
             place.slot.close()
             text = f"its worker process {place.worker.how_it_ended()} during the run"
             raise self._lost(Code.INTERNAL, text) from error
-        except Exception as error:  # it cannot be unpickled, so it is not known which memory it has lent and freed
+        except Exception as error:  # the answer is unreadable, so nobody knows which memory it has lent and freed
             place.worker.kill()
             place.slot.close()
             text = f"its worker process sent an unreadable answer, and was ended: {type(error).__name__}: {error}"

@@ -51,7 +51,7 @@ class Message:
 
     Attributes:
         kind: The kind of message.
-        content: The rest.
+        content: The values that the message carries, which depend on its kind.
         descriptors: Descriptors of files that came with it; the receiver owns them.
         arrays: The location of each of the message's arrays, and the array; None for those that must be copied again
             each time.

@@ -35,7 +35,7 @@ class CheckCertificate(Protocol):
     """Maps a client's verified certificate to its principal."""
 
     def __call__(self, certificate: bytes) -> Principal:
-        """Raises `Refused` if the certificate has none."""
+        """Raises `Refused` if the certificate names no principal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Mirrors:
     Args:
         options: How often stores are scanned, how many at a time, and the folder of the cache.
         changed: Called when a base path has changed.
-        counts: The listeners.
+        counts: Called with the results of stores.
         clock: Returns the time, in seconds.
     """
 

@@ -24,7 +24,7 @@ class Channels:
     """Removes a share of the channels of each layer, and of all layers that are coupled with it.
 
     Attributes:
-        amount: The share.
+        amount: The share of the channels.
         by: Which channels are removed: those with the smallest `magnitude` of weights, those least used (`activation`),
             or any (`random`).
         round_to: The number of remaining channels is a multiple of this, if there are that many.

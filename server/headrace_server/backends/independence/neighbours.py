@@ -40,7 +40,7 @@ class Neighbours:
     """Runs batches with other neighbours of a row. `Decided` is raised if its answer changes, or if that is unclear.
 
     Args:
-        subject: The signature.
+        subject: The signature to test.
         runs: The runs of the subject.
         random: The source of random numbers.
         records: Real requests for the recipes; may be empty.

@@ -36,7 +36,7 @@ class Search:
     """Finds the first inputs that a model accepts.
 
     Args:
-        subject: The signature.
+        subject: The signature to find inputs for.
         runs: The signature's runs.
         random: The source of random numbers.
     """

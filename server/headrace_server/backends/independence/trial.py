@@ -231,7 +231,7 @@ class _Trial:
         Args:
             neighbours: Runs the signature.
             batch: The batch to use.
-            extremes: The runs with such values.
+            extremes: The runs in which the other rows hold such values.
             usual: Runs that the rows must pass before a bound is looked for; empty if they have passed.
             slow: Whether each run takes a long time.
         """

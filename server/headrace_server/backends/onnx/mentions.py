@@ -11,7 +11,7 @@ _CHUNK = 1 << 20
 
 
 def mentioned(path: Path, words: Collection[bytes]) -> set[bytes]:
-    """Those of the given words that occur in a file outside the data of its weights.
+    """The given words that occur in a model's file, outside the data of its weights.
 
     A file that is not a valid model is searched as a whole. Searching 20 MB of weights would
     take most of the time that loading them takes, and hold the interpreter lock, for which other models' batches wait.

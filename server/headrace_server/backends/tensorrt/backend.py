@@ -202,7 +202,7 @@ class TensorrtBackend:
         return self._pool.empty(shape, dtype)
 
     def fit_batching(self, options: Options) -> Options:
-        """Limits batches to the number of instances, the rows of the profiles, and few sizes for CUDA graphs."""
+        """Limits running batches to the instances, rows to the profiles, and sizes to a few for CUDA graphs."""
         if self._most_rows is None:
             return replace(options, max_running_batches=self._instances)
         fitting = replace(fitted(options, self._most_rows, graphs=self._graphs), max_running_batches=self._instances)

@@ -121,7 +121,8 @@ def _beside(work: Callable[[IO[bytes]], None], mode: str) -> Iterator[IO[bytes]]
         mode: The mode of that end: "rb" or "wb".
 
     Raises:
-        Exception: The exception of the work, unless its pipe was closed. It replaces an exception of the block.
+        Exception: The exception of the work, unless its pipe was closed. If the block has also raised an exception,
+            this one replaces it.
     """
     ends = os.pipe()
     theirs, ours = ends if mode == "rb" else reversed(ends)

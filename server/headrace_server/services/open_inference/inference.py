@@ -141,7 +141,7 @@ def run_status(error: Exception, request_id: str = "") -> tuple[Code, str]:
     """The code and the text for a request that failed while it waited or ran.
 
     Args:
-        error: The reason.
+        error: The reason for the failure.
         request_id: The request's ID; empty if it has none.
     """
     if isinstance(error, ObjectiveMissed):

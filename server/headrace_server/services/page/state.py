@@ -33,8 +33,8 @@ class Shown:
     Attributes:
         config: The server's configuration.
         transport: The name of the transport.
-        metrics: The counters.
-        models: The versions.
+        metrics: The server's metrics.
+        models: The models and their versions.
         threads: The maximum number of batches that run at the same time.
         grpc_port: Returns the gRPC port; 0 if there is none.
         held: Returns the memory that the server uses for callers: `kinds`, `limit`, `refusals`; None if it is not
