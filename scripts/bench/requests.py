@@ -37,8 +37,8 @@ def framed(message: bytes) -> bytes:
 def checked_answer(address: str, message: bytes, expected: np.ndarray, *, values: bool) -> int:
     """Makes one real call and returns the length of its answer in bytes, without the prefix.
 
-    Raises AnswerError if the answer's `y` does not have the shape of `expected`, float32 [1, outputs], or, if `values`,
-    its values; raises grpc.RpcError if the status is not OK.
+    Raises AnswerError if the answer's `y` differs from `expected`, float32 [1, outputs], in its shape or, with
+    `values`, in its values. Raises grpc.RpcError if the status is not OK.
     """
     with grpc.insecure_channel(address) as channel:
         predict = channel.unary_unary(PREDICT, request_serializer=bytes, response_deserializer=bytes)

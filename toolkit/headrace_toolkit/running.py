@@ -68,7 +68,7 @@ class OnnxModel:
 
 
 def without_dictionaries(file: Path) -> tuple[bytes | None, list[ZipMap]]:
-    """The model without the ZipMaps that make its outputs; None if it has none, or has external data.
+    """The model without the ZipMaps that make its outputs; None if it has no ZipMaps, or has external data.
 
     Raises:
         ToolkitError: The file is not an ONNX file.

@@ -167,7 +167,7 @@ impl Lane {
         self.0.tasks.uncounted.lock().push(Arc::downgrade(native_run));
     }
 
-    /// What runs the lane's batches without the interpreter; None if Python runs them.
+    /// The runner of the lane's batches without the interpreter; None if Python runs them.
     pub fn native_run(&self) -> Option<Arc<NativeRun>> {
         self.0.native_run.lock().clone()
     }

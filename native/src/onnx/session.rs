@@ -59,7 +59,8 @@ impl OnnxSession {
     }
 
     /// The inputs, the outputs, and the initializers that a request may replace. None if one of them is not a tensor of
-    /// numbers, or if an output is also an input: it would be in the input's memory, which may be freed before it.
+    /// numbers, or if an output is also an input: that output would be in the input's memory, which may be freed
+    /// earlier.
     fn declared(&self) -> PyResult<Option<[Tensors; 3]>> {
         let reader = self.reader();
         let inputs = reader.side(Side::inputs(self.api.0))?;

@@ -17,7 +17,7 @@ const WORD: usize = size_of::<u64>();
 const ENDED: u32 = 1;
 const STEP: u32 = 2;
 
-/// The size of a message that was sent in another way.
+/// The size of a message that was sent in another way, over the socket of the slot.
 const ELSEWHERE: u32 = u32::MAX;
 
 /// One message at a time, written by one thread of one process, and read by one thread of another.

@@ -104,7 +104,7 @@ impl Exchange {
         self.has_lent.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns these numbers with the next message.
+    /// Adds these numbers to those that the next message returns.
     pub fn owe(&self, numbers: impl IntoIterator<Item = u32>) {
         self.known.lock().owed.extend(numbers);
     }
@@ -166,7 +166,7 @@ impl Exchange {
         self.link.get().untake(Some(message));
     }
 
-    /// Owes the answer's number: its outputs have been read.
+    /// Must be called when an answer's outputs have been read: the next message then returns the answer's number.
     pub fn answered(&self, answer: &Answer) {
         self.known.lock().owed.push(answer.number);
     }

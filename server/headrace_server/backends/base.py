@@ -215,7 +215,7 @@ class MayBeDown(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class MayEndProcess(Protocol, metaclass=Ability):
-    """A backend whose runtime does not check all that operators require, so that a run may end the process."""
+    """A backend whose runtime does not check everything that operators require, so that a run may end the process."""
 
     @property
     def risks(self) -> Risks:

@@ -105,7 +105,7 @@ class VersionActions:
         Args:
             name: The model's name.
             version: The version.
-            following: The version for which this one makes room; None if it is not wanted anymore.
+            following: The version for which this one makes room; None if this one is unloaded for another reason.
         """
         if following is not None:
             log.info("model %s version %d makes room for model %s version %d", name, version, *following)

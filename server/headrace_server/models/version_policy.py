@@ -53,9 +53,9 @@ def preserve_availability(aspired: Collection[int], states: Mapping[int, State])
         aspired: The versions that should be served.
         states: The state of every known version; START means aspired and not tried yet.
 
-    Returns: An unload of the lowest ready version that is not aspired, if an aspired version can be called, no version
-        is aspired, or several such versions are ready; otherwise a load of the highest aspired version that was not
-        tried yet; None if there is none.
+    Returns: An unload of the lowest ready version that is not aspired; the last such version stays while versions are
+        aspired and none of them can be called. Otherwise a load of the highest aspired version that was not tried yet;
+        None if there is none.
     """
     unwanted = [version for version, state in states.items() if state is State.AVAILABLE and version not in aspired]
     answers = any(version in states and states[version].can_be_called for version in aspired)
@@ -74,8 +74,8 @@ def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) ->
         aspired: The versions that should be served.
         states: The state of every known version; START means aspired and not tried yet.
 
-    Returns: An unload of the lowest ready version that is not aspired; None until all such versions have ended; then a
-        load of the highest aspired version that was not tried yet; None if there is none.
+    Returns: An unload of the lowest ready version that is not aspired, and None until all such versions have ended.
+        After that, a load of the highest aspired version that was not tried yet; None if there is none.
     """
     unwanted = {version: state for version, state in states.items() if version not in aspired}
     ready = [version for version, state in unwanted.items() if state is State.AVAILABLE]

@@ -94,7 +94,7 @@ class Places:
         Args:
             patience: Seconds to wait for a place while a process may start.
 
-        Returns: The place; None if there is none in time, or none is expected soon.
+        Returns: The place; None if no place becomes free in time, or no process is running or starting.
         """
         try:
             return self._free.pop()

@@ -28,8 +28,8 @@ class Answer(Protocol):
 class NativeRuns:
     """Helps headrace_native to run the batches of one signature.
 
-    The inputs of each place have memory that is used for every batch, so its first rows are the inputs of any batch,
-    and the message that asks for a run depends only on the number of rows and the answers that it returns.
+    Each place has memory for inputs, which is used again for every batch: the inputs are always its first rows. So the
+    message that asks for a run depends only on the number of rows, and on the answers that it returns.
 
     Args:
         name: The signature's name.

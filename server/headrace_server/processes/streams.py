@@ -104,8 +104,8 @@ class Stream:
         while True:
             left = self._left(asked, step_timeout)
             # This waits in its own task, not in a new one: when it has ended, the event loop no longer watches the
-            # socket, so the caller may close it. libuv aborts the server's process if a socket is closed that it has
-            # yet to watch.
+            # socket, so the caller may close it. libuv aborts the server's process if a socket is closed before libuv
+            # begins to watch it.
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     message = await self._slot.receive_in_loop()

@@ -37,6 +37,6 @@ class ExchangeTasks:
 
     def _forget(self, exchange: Exchange, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        # The exception of a cancelled task refers to its frames, and these to the exchange: without this, only the
-        # garbage collector would free them, and the request.
+        # The exception of a cancelled task refers to its frames, and the frames refer to the exchange. Without this
+        # line, only the garbage collector would free them and the request.
         exchange.task = None

@@ -20,8 +20,8 @@ def read(folder: Path, options: SourceOptions) -> Source:
     """A folder with `saved_model.pb`.
 
     Raises:
-        ToolkitError: TensorFlow does not load it, it has several signatures and no `serving_default`, or tf2onnx does
-            not support an operator.
+        ToolkitError: TensorFlow cannot load the folder, the model has several signatures and no `serving_default`, or
+            tf2onnx does not support an operator.
     """
     tensorflow = require_tensorflow("tensorflow", "SavedModels")
     with loading(folder, "a SavedModel that loads"):

@@ -97,7 +97,7 @@ def training_rows(work: Work, file: str, step: str) -> Data:
     """The rows to train on, adapted to the source.
 
     Raises:
-        ToolkitError: There are none, or they do not fit, or are not finite.
+        ToolkitError: There are no such rows, or they do not fit the source, or are not finite.
     """
     rows = work.training
     if file and work.source is not None:

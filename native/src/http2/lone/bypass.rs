@@ -95,7 +95,7 @@ impl Bypass {
     }
 
     /// Passes a stream that h2 has opened to the taken call if it is that call's stream. Drops the stream if its call
-    /// bypassed h2, which has only been told of it. Otherwise returns the stream.
+    /// bypassed h2, which was only told that the stream exists. Otherwise returns the stream.
     pub fn claim(&self, respond: SendResponse<Bytes>) -> Option<SendResponse<Bytes>> {
         let stream = respond.stream_id().as_u32();
         let mut state = self.state();

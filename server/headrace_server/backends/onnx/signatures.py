@@ -110,8 +110,8 @@ def signatures_of(
     Args:
         session: The loaded model.
         declared: The signatures in `model.toml`; if empty, the model's metadata decide.
-        any_rank: Inputs without a declared rank, which ONNX Runtime describes like scalars; None if unknown, so that
-            what looks like a scalar may have any shape.
+        any_rank: Inputs without a declared rank, which ONNX Runtime describes like scalars; None if they are unknown;
+            then any input that looks like a scalar may have any shape.
 
     Raises:
         ServingError: INVALID_ARGUMENT if a tensor has a type that a request cannot contain, or a signature names a

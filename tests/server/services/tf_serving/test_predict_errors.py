@@ -200,7 +200,7 @@ def test_runtime_refuses_with_its_own_code_and_text(running: Run) -> None:
 
 
 def test_inputs_that_do_not_fit_each_other(running: Run) -> None:
-    """The error names a dimension: the rows without batching, and another dimension that has a name with batching."""
+    """Without batching, the error names the dimension of the rows; with batching, another dimension that has a name."""
     pairs = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 2), np.float32)}
     refusal = running(models.two_inputs, enable_batching=False).caller.refusal(predict_request(pairs))
     assert refusal.code is StatusCode.INVALID_ARGUMENT

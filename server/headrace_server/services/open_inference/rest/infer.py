@@ -161,7 +161,7 @@ def _of_bytes(model: str, servable: Servable, data: memoryview) -> InferRequest:
 
 
 def _deduced(signature: Signature, size: int, *, batched: bool) -> tuple[int, ...]:
-    """The shape of one row with this many elements, from which the dimension that varies, if there is one, follows."""
+    """The shape of one row with this many elements; their number determines the dimension that varies, if any."""
     (spec,) = signature.inputs.values()
     sizes = [1 if batched and not axis else wanted for axis, wanted in enumerate(spec.shape)]
     known = int(np.prod([each for each in sizes if each is not None]))
