@@ -41,7 +41,7 @@ class Timed:
     seconds: float = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed."""
+        """A function that does the same, and records its calls and their CPU time here."""
 
         def timed(*arguments: Any) -> Any:
             began = time.thread_time()

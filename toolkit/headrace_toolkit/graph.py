@@ -142,7 +142,7 @@ class Facts:
 
     @classmethod
     def of(cls, file: Path) -> "Facts":
-        """The facts of an ONNX file."""
+        """The facts about an ONNX file."""
         onnx = require("onnx", "ONNX models", "toolkit")
         model = read(file)
         sizes = [int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]

@@ -230,7 +230,7 @@ def _regression(name: str, asked: Asked) -> Metric:
 
 
 def _floats(asked: Asked) -> tuple[str, Array]:
-    """The output of floats to measure."""
+    """The name and the values of the output to measure, which must be floats."""
     chosen = {asked.output: asked.expected[asked.output]} if asked.output else asked.expected
     for output, array in chosen.items():
         if array.dtype.kind == "f":

@@ -49,7 +49,7 @@ class Table:
         raise self.wrong(key, f"must be one of {', '.join(choices)}", value)
 
     def boolean(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """A Boolean: true or false."""
         value = self._take(key, default)
         if isinstance(value, bool):
             return value

@@ -54,7 +54,7 @@ class Progress:
         self._shown = stream.isatty()
 
     def tell(self, server: str, stage: Stage, elapsed: float, total: float, ended: int, failed: int) -> None:
-        """Updates the line."""
+        """Updates the line that shows the progress."""
         if self._shown:
             rate = ended / elapsed if elapsed else 0.0
             line = f"{server}, {stage}: {elapsed:.1f} of {total:.1f} s, {ended:,} calls ({rate:,.0f}/s)"

@@ -37,7 +37,7 @@ class Bounds:
 
     @classmethod
     def of(cls, config: Config) -> "Bounds":
-        """The bounds of a run."""
+        """The bounds that a configuration sets."""
         return cls(config.max_loaded_models, config.model_memory_mb << 20)
 
     def __bool__(self) -> bool:

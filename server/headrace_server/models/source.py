@@ -82,7 +82,7 @@ class Source:
         return self._looked_at is self._models
 
     def start(self) -> None:
-        """Starts looking."""
+        """Starts scanning the base paths."""
         if self._poll_seconds >= 0:
             self._thread.start()
         else:
@@ -91,7 +91,7 @@ class Source:
             )
 
     def stop(self) -> None:
-        """Stops looking."""
+        """Stops scanning."""
         with self._woken:
             self._stopping = True
             self._woken.notify()

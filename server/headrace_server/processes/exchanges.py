@@ -55,7 +55,7 @@ class Free(Protocol):
         """
 
     def __iter__(self) -> "Iterator[Place]":
-        """The places, at this moment."""
+        """The places that are free at this moment."""
 
 
 class FreeList(deque["Place"]):
@@ -68,7 +68,7 @@ class FreeList(deque["Place"]):
     watched = False
 
     def __iter__(self) -> "Iterator[Place]":
-        """The places, at this moment."""
+        """The places that are free at this moment."""
         return iter(list(super().__iter__()))
 
 

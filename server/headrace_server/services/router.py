@@ -41,7 +41,7 @@ class Router:
         return (*self._apis, *self._pages)
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
-        """The answer of the request's API."""
+        """The answer of the API that the request's path belongs to."""
         first = "/" + request.path[1:].partition("/")[0]
         api = self._pages.get(request.path) or self._apis.get(first, self._otherwise)
         return await api.answer(request, delivery)

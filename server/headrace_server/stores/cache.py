@@ -102,7 +102,7 @@ class Cache:
             self._pins[key] += 1
 
     def unpin(self, key: str) -> None:
-        """Takes back one `pin` of a fetch."""
+        """Undoes one `pin` of a fetch."""
         with self._lock:
             self._pins -= Counter((key,))
 

@@ -44,7 +44,7 @@ class Finetune:
 
     @property
     def shown(self) -> str:
-        """The text for a step's name."""
+        """The training as a part of a step's name."""
         return "fine-tuned" if self.function else f"{self.epochs} epochs"
 
 

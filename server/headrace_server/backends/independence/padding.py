@@ -245,7 +245,7 @@ def _of(amounts: Sequence[int], number: int) -> int:
 
 
 def _varying(padding: Padding) -> list[str]:
-    """The inputs that have lengths."""
+    """The inputs with an axis that is padded."""
     return [alias for alias, axes in padding.inputs.items() if any(number is not None for number in axes)]
 
 
