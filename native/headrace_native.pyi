@@ -156,7 +156,7 @@ class LoadOutcomes(TypedDict):
     latency: list[tuple[int, int]]
     """The latencies of successful calls: nanoseconds from the due time to the end, and how many calls took so long."""
     failures: list[tuple[int, int]]
-    """The same for failed calls, from when they were sent."""
+    """The same for failed calls, with times counted from when the calls were sent."""
     codes: list[int]
     """The number of calls that ended with each gRPC code."""
     bytes: int
@@ -353,7 +353,7 @@ class Spans:
 
     Args:
         ratio: The share of the requests without a traceparent that are traced.
-        rate: The most requests per second that are traced.
+        rate: The maximum number of requests per second that are traced.
         kinds: A `headrace_server.monitoring.span_kinds.EncodedKinds`.
     """
 
@@ -424,24 +424,25 @@ class FreePlaces:
         """Takes the place that was added last.
 
         Raises:
-            IndexError: There is none.
+            IndexError: No place is free.
         """
 
     def remove(self, place: Any, /) -> None:
         """Takes this place.
 
         Raises:
-            ValueError: It is not there.
+            ValueError: The place is not free.
         """
 
     def __iter__(self) -> Iterator[Any]:
-        """The places, at this moment."""
+        """The places that are free at this moment."""
 
 class Link:
     """One side of the link between the server and a worker process. One thread sends and receives; any may end it.
 
     Args:
-        descriptor: A file in memory of `SIZE` bytes that cannot shrink. It is not closed, and may be closed.
+        descriptor: A file in memory of `SIZE` bytes that cannot shrink. The link never closes it, and the caller may
+            close it.
         is_server: Whether this is the server's side.
 
     Raises:
@@ -597,7 +598,7 @@ class HttpEndpoint:
     """An HTTP port: its limits and answers, and the requests that Python answers.
 
     Args:
-        max_body: The most bytes of a body, as it is sent.
+        max_body: The maximum number of bytes of a body, as it is sent.
         timeout: Seconds that a model may take for a plain call; None means no limit.
         statuses: The HTTP status for each gRPC code, for plain calls that fail.
         headers: The headers of the answers to plain calls.
@@ -815,7 +816,7 @@ class OnnxOpening:
         seconds: Seconds after which no further session is begun.
 
     Raises:
-        RuntimeError: There is no such thread, or no C API.
+        RuntimeError: The thread cannot be started, or ONNX Runtime's C API cannot be used.
     """
 
     def __init__(self, options: Any, models: Sequence[str | bytes], seconds: float) -> None: ...
@@ -879,7 +880,8 @@ class OnnxSession:
         """The inputs, the outputs, and the initializers that requests may replace.
 
         Each has a name, the number of its dtype in types.proto, and a shape. None if one of them is not a tensor of
-        numbers, or if an output is also an input: it would be in the input's memory, which may be freed before it.
+        numbers, or if an output is also an input: that output would be in the input's memory, which may be freed
+        earlier.
         """
 
     def metadata(self, key: str) -> str | None:
@@ -933,10 +935,10 @@ class RouteFields(TypedDict):
     """Whether axis 0 is the batch; otherwise each request runs alone."""
 
     max_rows: int
-    """The most rows of a request, if axis 0 is the batch."""
+    """The maximum number of rows of a request, if axis 0 is the batch."""
 
     max_send: int
-    """The most bytes of an answer."""
+    """The maximum number of bytes of an answer."""
 
     as_content: bool
     """Whether answers have their values in `tensor_content`."""

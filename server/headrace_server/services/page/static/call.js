@@ -4,7 +4,7 @@ import { byId, el, show } from "./dom.js";
 import { duration } from "./numbers.js";
 import { restBody, restPath, snippets } from "./snippets.js";
 
-const MOST = 20000; // the most elements of an example that is shown
+const MOST = 20000; // the maximum number of elements of an example that is shown
 
 export class TryIt {
   /** @param {(path: string, options: object) => Promise<Response>} send Sends a request with the caller's token. */
