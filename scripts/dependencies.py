@@ -50,7 +50,7 @@ def distribution_faults(installed: Iterator[Distribution] | Sequence[Distributio
 
 
 def licence_of(metadata: Any) -> str:
-    """The licence by a distribution's metadata, from each of the three fields for it."""
+    """The licence that a distribution's metadata state, from all three fields that may contain one."""
     classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License ::")]
     fields = (metadata.get("License-Expression"), (metadata.get("License") or "")[:100], *classifiers)
     return " ".join(filter(None, fields))

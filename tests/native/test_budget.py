@@ -57,7 +57,7 @@ def linear(running: Run) -> RunningServer:
 
 @pytest.fixture
 def repeated(running: Run) -> Iterator[RunningServer]:
-    """Answers a row of 4 bytes with 800 kB."""
+    """A server that answers a row of 4 bytes with 800 kB."""
     server = running(lambda folder: models.repeated(folder, columns=COLUMNS), request_memory_mb=BUDGET_MB)
     yield server
     server.close()

@@ -32,7 +32,7 @@ BURST = 10.0
 
 
 class Budget:
-    """How many calls may be sent again: a share of those that are made. Any thread."""
+    """Limits the calls that are sent again to a share of all calls. Any thread."""
 
     def __init__(self, share: float) -> None:
         self._share = share

@@ -33,8 +33,8 @@ pub struct Series {
     failed: Mutex<Option<(NativeTask, f64, f64)>>,
 }
 
-/// The times at which a successful run began, had its inputs, had its outputs, and ended; the time at which its task
-/// arrived, and whether the task is traced.
+/// When a successful run began, when its inputs and its outputs were ready, and when it ended; when its task arrived,
+/// and whether the task is traced.
 type Run = (f64, f64, f64, f64, f64, bool);
 
 #[pymethods]

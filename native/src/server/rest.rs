@@ -240,7 +240,8 @@ impl Answers for Rest {
         if shared.plain.is_guarded() || body.len() > self.endpoint().max_body {
             return None;
         }
-        // A request that is not plain after all is sampled again, and nothing has been recorded of it here.
+        // If the request turns out not to be plain, it is sampled again elsewhere; nothing has been recorded of it
+        // here.
         let traced = shared.traced(&mut context.clone(), || Method::Http(path.to_owned()));
         let memory = Arc::new(CallMemory::new(self.share.clone()));
         if !memory.receive(body.len()) {

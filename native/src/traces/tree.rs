@@ -34,7 +34,8 @@ impl Ended {
     }
 }
 
-/// A request with its batches, each with the time when its task joined its queue, and with the ID of its span.
+/// A request with its batches. For each batch, there is the time when the request's task joined its queue, and the ID
+/// of the batch's span.
 pub struct Tree {
     request: Ended,
     batches: SmallVec<[(f64, Arc<Batch>, SpanId); 1]>,

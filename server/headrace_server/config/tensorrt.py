@@ -15,7 +15,7 @@ Range = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorrtOptions:
-    """Options for running engines; `precision` and later ones are for building them. `[tensorrt]` in `model.toml`."""
+    """Options for running engines; `precision` and later ones are for building them. In `model.toml`: `[tensorrt]`."""
 
     enabled: bool = flag(
         False,

@@ -58,7 +58,8 @@ class RunColumns:
         """The columns for one or more runs without the interpreter.
 
         Args:
-            times: When each run began, had its inputs, had its outputs and ended, in seconds on the queue's clock.
+            times: When each run began, when its inputs and its outputs were ready, and when it ended, in seconds on the
+                queue's clock.
             tasks: The number of requests in each run.
             padded: The number of rows in each run, padding included.
             arrivals: When each request arrived, on the same clock.

@@ -123,8 +123,8 @@ def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: 
         metrics: Counts the file once it has been read or found corrupt.
 
     Raises:
-        ServingError: DATA_LOSS for a file that is corrupt, INVALID_ARGUMENT for a record that is not a PredictionLog,
-            or for too many records, UNIMPLEMENTED for a kind that is never replayed; or the error of the request.
+        ServingError: DATA_LOSS for a corrupt file; INVALID_ARGUMENT for a record that is not a PredictionLog, or for
+            too many records; UNIMPLEMENTED for a kind that is never replayed; or the error of the request.
         BatchingError: The error of the request.
     """
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Long time slices: Linux interrupts a thread that has one for any thread with a shorter slice that wakes.
+"""Long time slices: a thread with a long slice is interrupted as soon as a thread with a shorter one wakes.
 
 Otherwise a thread that has just been given the CPU may keep it until its slice has ended, whatever the nice values.
 A slice does not change a thread's share of the CPU. A thread inherits the slice of the thread that starts it. Linux

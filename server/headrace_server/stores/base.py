@@ -35,8 +35,8 @@ class Listing:
 
     Attributes:
         files: All files.
-        version: The version number of the files if the store has one; None if folders have the numbers, or if there are
-            none.
+        version: The version number of the files if the store has one; None if the numbers are those of folders, or if
+            there are no numbers.
         settled: Whether the files are complete; false if something may still be writing them.
     """
 

@@ -97,7 +97,7 @@ class Cache:
         shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
 
     def pin(self, key: str) -> None:
-        """Protects a fetch, complete or not, from being removed until it is unpinned as often as pinned."""
+        """Protects a fetch, complete or not, from being removed until `unpin` has been called as often as `pin`."""
         with self._lock:
             self._pins[key] += 1
 

@@ -37,7 +37,7 @@ def traced_handler(handle: Handle, tracing: Tracing | None) -> Handle:
 
 
 def noted(observe: ObserveCall, name: str, tracing: Tracing | None) -> ObserveCall:
-    """Returns a function to call for calls that have ended, which records the model and the code of traced ones.
+    """Returns a function to call for each call that has ended; it records the model and the code of traced calls.
 
     Args:
         observe: Called for each call that has ended, traced or not.
