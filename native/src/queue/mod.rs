@@ -1,4 +1,10 @@
 //! Holds the waiting tasks, and hands them to batch threads, many at a time. Independent of Python and of any protocol.
+//!
+//! A *lane* is one scheduler's part of the queue. A *group* holds the waiting tasks of a lane that may share a batch. A
+//! *turn* is the result of one look at the queue: the batch that is due, if there is one. A *series* is several tasks
+//! that leave the queue together, but run one by one. A *brief* batch can run at once on the thread that has received
+//! its tasks (`Queue::is_brief`). A *detached* lane runs its batches without the interpreter, except those with a
+//! task from Python.
 
 #[cfg(test)]
 mod detached_tests;

@@ -1,4 +1,4 @@
-"""Watches each model's base path and announces which versions are aspired."""
+"""Watches each model's base path and announces which versions are aspired: these are the ones to serve."""
 
 import logging
 import time

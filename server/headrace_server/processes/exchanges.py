@@ -1,4 +1,7 @@
-"""Known exchanges with worker processes, which headrace_native repeats without the interpreter."""
+"""Known exchanges with worker processes, which headrace_native repeats without the interpreter.
+
+An exchange is a message that asks for a run, and the answer to this message.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence

@@ -27,7 +27,7 @@ LASTING = 10.0
 
 
 class Place(NamedTuple):
-    """A place for a run.
+    """A place for one run at a time in a worker process.
 
     Attributes:
         worker: A process that was up when the place was taken.
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 class StreamPlace(NamedTuple):
-    """A place for requests with streamed answers.
+    """A place for requests with streamed answers in a worker process.
 
     Attributes:
         worker: A process that was up when the place was requested.

@@ -1,4 +1,7 @@
-"""Which arrays of one process the other one still uses."""
+"""Which arrays of one process the other one still uses.
+
+A process lends the arrays of an answer until the other process returns the answer's number.
+"""
 
 from collections.abc import Sequence
 from sys import getrefcount

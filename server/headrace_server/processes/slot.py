@@ -64,7 +64,7 @@ class Message:
 
 
 class Slot:
-    """One side of a connection. One thread at a time.
+    """One side of a connection between the server and a worker process. One thread at a time.
 
     Most messages equal a recent message, down to the locations of their arrays. Such a message is not pickled again
     here, nor parsed again on the other side. If there is a link, messages that fit go through it, which is faster.
