@@ -30,9 +30,8 @@ HEAD = """# Faults of one model
 
 Made by `python -m scripts.faults`. In each row, a server with two models, `faulty` and `other`, is called; `faulty`
 then hangs, crashes or takes more memory than it may. The columns show the answer to the call that caused it, the time
-until the next successful call of `faulty`, and how many calls of `other`, made one after the other during that time,
-failed.
-`--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
+until the next successful call of `faulty`, how many calls of `other` were made during that time, one after the other,
+and how many of them failed. `--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
 
 A crash in the server's own process ends the server; only a worker process contains it. Python models have one by
 default, and so do ONNX models whose process a request could crash; any other model gets one by

@@ -92,9 +92,10 @@ This is why the target of 1.3 times the time of bare sessions is missed: the sta
 0.6 times as long as the sessions without threads, and the Python code of the loads 0.9 times.
 
 On a shared machine, runs differ by up to a fifth. In nine earlier starts, which alternated at real-time priority
-beside other programs, the median was 2.39 s until the server was ready (2.52 s before it ran quick models only once
-and collected garbage less often; the table above is from before that, too), and 1.07 s for a whole program that
-creates the sessions without threads. The server then had 432 MB of resident memory (450 MB before).
+beside other programs, the median was 2.39 s until the server was ready (2.52 s in an earlier version, which ran quick
+models several times and collected garbage more often; the table above is from that version, too), and 1.07 s for a
+whole program that creates the sessions without threads. The server then had 432 MB of resident memory (450 MB in the
+earlier version).
 
 With `--onnxruntime_cpu_memory_arena=false`, the server was ready after 2.23 s and had 357 MB: the first run of each
 session creates an arena, which takes 27 us and 37 KB. That is not the default, since other models need the arena:

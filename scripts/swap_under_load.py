@@ -181,7 +181,7 @@ def _report(machine: Sequence[str], answers: Answers, quiet: float, swapping: fl
         "# A new version every second, under load\n\n"
         f"Written by `python -m scripts.swap_under_load`. {CALLERS} callers call one model, each {PAUSE * 1e3:.0f} ms "
         f"after its last answer, and another process calls a second model. In {WINDOWS} windows a new version of the "
-        "first model is put into service every second; between them are equally long windows without any.\n\n"
+        "first model is put into service every second; between them are equally long windows without new versions.\n\n"
         f"{' '.join(machine)}\n\n"
         "| | |\n| --- | ---: |\n"
         f"| versions that came into service | {len(answers.versions) - 1} |\n"

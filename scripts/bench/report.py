@@ -77,7 +77,7 @@ def _others(results: Iterable[Results], scaling: Scaling) -> str:
         return ""
     return (
         f"During the run, unrelated processes used {median(cores):.2f} cores at the median and {max(cores):.2f} at "
-        "most; the closer to zero, the more reliable the figures are."
+        "most; the closer these numbers are to zero, the more reliable the figures are."
     )
 
 

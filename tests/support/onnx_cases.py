@@ -33,7 +33,7 @@ RTOL, ATOL = 1e-3, 1e-5
 
 _NO_JSON = "TF Serving's JSON has no such type"
 _NO_PROTO = "TensorProto has no such type: sequences, optionals, complex or 4-bit numbers"
-_EMPTY = "arrays without elements are kept away from ONNX Runtime, which ends the process on some"
+_EMPTY = "arrays without elements are not passed to ONNX Runtime, which ends the process on some of them"
 
 KNOWN: Mapping[str, str] = {
     "which a tensor cannot contain": _NO_PROTO,
