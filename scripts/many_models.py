@@ -77,10 +77,11 @@ headrace-native creates the sessions on a thread of its own, without the interpr
 models before them. The rest is Python code, which one thread at a time can run. No part of it stands out: a load
 makes 430 calls of Python functions and 21 system calls for files.
 
-In five starts each, which alternated at normal priority beside other programs on 2026-11-29, the median was 2.07 s
-until the server was ready, 2.34 s when Python created the sessions 128 at a time on both cores before their loads,
-and 0.85 s for bare sessions without threads. Without headrace-native, each load creates its own session. This takes
-1.1 to 1.2 times as long as creating them together (medians of 2.94 and 2.66 s, and of 3.05 and 2.61 s).
+Three programs were started five times each, in alternation, at normal priority beside other programs on 2026-11-29.
+The median was 2.07 s until the server was ready, 2.34 s if Python created the sessions 128 at a time on both cores
+before their loads, and 0.85 s for bare sessions without threads. Without headrace-native, each load creates its own
+session. This takes 1.1 to 1.2 times as long as creating them together (medians of 2.94 and 2.66 s, and of 3.05 and
+2.61 s).
 
 Python's own sessions cannot be created on another thread beside the loads: each needs the interpreter lock several
 times, and a load gives it up at each of its system calls. With Python's switch interval of 5 ms, 2,000 models were
@@ -92,10 +93,9 @@ This is why the target of 1.3 times the time of bare sessions is missed: the sta
 0.6 times as long as the sessions without threads, and the Python code of the loads 0.9 times.
 
 On a shared machine, runs differ by up to a fifth. In nine earlier starts, which alternated at real-time priority
-beside other programs, the median was 2.39 s until the server was ready (2.52 s in an earlier version, which ran quick
-models several times and collected garbage more often; the table above is from that version, too), and 1.07 s for a
-whole program that creates the sessions without threads. The server then had 432 MB of resident memory (450 MB in the
-earlier version).
+beside other programs, the median was 2.39 s until the server was ready, with 432 MB of resident memory, and 1.07 s for
+a whole program that creates the sessions without threads. A still earlier version, from which the table above is, ran
+quick models several times and collected garbage more often: it took 2.52 s and 450 MB.
 
 With `--onnxruntime_cpu_memory_arena=false`, the server was ready after 2.23 s and had 357 MB: the first run of each
 session creates an arena, which takes 27 us and 37 KB. That is not the default, since other models need the arena:
@@ -348,8 +348,8 @@ Written by `python -m scripts.many_models`; it serves {count:,} models of {LAYER
 
 {machine}
 
-Bare sessions are ONNX Runtime alone, in a process that has imported it: the models' sessions are created one after the
-other, and nothing else happens. The server's time begins with its process: it includes its start and its imports, the
+The times of bare sessions are from a process that has imported ONNX Runtime and creates the models' sessions one after
+the other, and does nothing else. The server's time begins with its process: it includes its start and its imports, the
 scan of the folders, the decision on which models may be batched, the warm-up, and the log.
 
 | bare sessions with | seconds | CPU seconds | ms of CPU time each | threads |

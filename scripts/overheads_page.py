@@ -66,14 +66,14 @@ def page(rows: Mapping[str, Sequence[Row]]) -> str:
     times = min(len(rows[name]) for name in LIMITS)
     return f"""# What monitoring costs
 
-Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}. It measures servers
-of the digits model under a load of 64 callers on 4 connections and 1,000 further requests per second, with the load
-generator and the viewers on the same machine. Each activity is on for half a second at a time (traces for a whole
-one, of which the second half counts), at least {times} times in all, in random order, while the load goes on. It is
-compared with the half seconds just before and after, in which the server only answers. Each comparison gives a
-change, as a share. The table has the median of the means of all pairs of these changes, with its standard error. In
-the row "nothing", nothing is switched on: the difference is noise. In the row "tracing off", the server has no
-`--trace_endpoint`. "Not shown" means that the noise is too large to tell; [what monitoring itself
+Made by `python -m scripts.overheads` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}. It measures servers of
+the digits model under a load of 64 callers on 4 connections and 1,000 further requests per second, with the load
+generator and the viewers on the same machine. While the load goes on, each activity is switched on for half a second
+at a time (traces for a whole second, of which only the second half counts), in random order and at least {times} times
+in all. It is compared with the half seconds just before and after, in which the server only answers. Each comparison
+gives a change, as a share. The table has the median of the means of all pairs of these changes, with its standard
+error. In the row "nothing", nothing is switched on: the difference is noise. In the row "tracing off", the server has
+no `--trace_endpoint`. "Not shown" means that the noise is too large to tell; [what monitoring itself
 takes](overheads_counted.md) is measured directly.
 
 | the server | requests/s | fewer requests/s | CPU per request | more CPU per request | limit | within the limit |

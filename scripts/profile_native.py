@@ -26,7 +26,7 @@ REPORT = ROOT / "docs" / "benchmarks" / "native-profile.md"
 HERTZ = 2_000
 TOP = 25
 _WHAT = """\
-Written by `python -m scripts.profile_native`: `perf record` at {hertz:,} Hz, of the server alone, while h2load on the
+Written by `python -m scripts.profile_native`: `perf record` samples the server at {hertz:,} Hz, while h2load on the
 same machine keeps {calls} calls in flight ({load}; {case}).
 The module has the code of the released one, with symbols and frame pointers (`profile.profiling`). A sample counts for
 the part of the server that has the innermost known function on its stack, so a copy counts for the code that copies."""
@@ -118,7 +118,8 @@ def _report(machine: Sequence[str], case: Case, profile: Profile) -> str:
             hertz=HERTZ, load=case.load, calls=case.load.connections * case.load.streams, case=case.title.lower()
         ),
         " ".join(machine),
-        f"{profile.rate:,.0f} requests/s, {profile.cpu_us:.2f} us of CPU each while sampled ({samples:,} samples).",
+        f"While it was sampled, the server answered {profile.rate:,.0f} requests/s and used {profile.cpu_us:.2f} us of "
+        f"CPU for each ({samples:,} samples).",
         _table(("", "share", "us/request"), _groups(profile, samples)),
         "These functions have the most CPU time of their own:",
         _table(("function", "in", "us/request"), _functions(profile, samples)),

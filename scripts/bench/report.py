@@ -21,21 +21,21 @@ from .scaling import BUSY, IDLE, MODELS, Scaling
 from .targets import Verdict, scaling_verdicts, verdicts
 
 _METHOD = """\
-Each figure is the median of {rounds} rounds. In each round, every server is started again and measured with only h2load
-running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
+Each figure is the median of {rounds} rounds. In each round, every server is started again and measured with only
+h2load running beside it on the same machine. A load lasts about {seconds:g} s, twice that for the compute-bound model
 and half for one caller, after a warm-up. CPU is the user and system time of the server process over the load, per
-request. Latency is from h2load's log of a second load: from the sending of a request to the end of its answer, so it
-includes the wait for earlier calls. h2load counts a gRPC error as a success, so the bytes of all answers are counted,
-and headrace's values are compared with the runtime's before and after. The bare responders, "no model", decode the
-request and answer zeros of the right shape. headrace has one batch thread, and like the bare loop it runs each batch
-on one thread; its CPU includes the inference.
+request. Latency is from h2load's log of a second load, and is the time from the sending of a request to the end of its
+answer. So it includes the wait for earlier calls. h2load counts a gRPC error as a success. Therefore, the bytes of all
+answers are counted, and headrace's values are compared with the runtime's before and after the load. The bare
+responders, "no model", decode the request and answer with zeros of the right shape. headrace has one batch thread, and
+like the bare loop it runs each batch on one thread; its CPU time includes the inference.
 """
 
 
 _INFERS = """\
-One connection over HTTP has one request in flight. The CPU time is that of the server with the processes that it
-starts, and then that of its own process alone: the Triton of nvidia-pytriton runs the model in a process of its Python
-backend.
+Each connection over HTTP has one request in flight. The first column of CPU time is for the server and the processes
+that it starts, and the last one for the server's own process alone: the Triton of nvidia-pytriton runs the model in a
+process of its Python backend.
 """
 
 

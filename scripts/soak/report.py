@@ -16,13 +16,17 @@ GROWTH = 0.01
 """The share of its memory by which a server may grow after that time, according to a fitted line."""
 
 _WHAT = """\
-Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}{pause}`. One server on the native transport is
-called at the same time for {seconds:.0f} s by callers who follow the protocol, over gRPC and REST, each comparing its
-own answers; callers who cancel, set short deadlines, send too much or leave in the middle of a message; slow readers;
-and clients that send nineteen kinds of malformed bytes over plain sockets. All callers pause every {every:.0f} s, so
-that memory is also read while the server holds nothing for them. The server runs without the caches in which glibc's
-malloc keeps freed blocks for each thread, since these blocks count as in use. Memory in use is the heap in use
-together with the resident memory outside C's heap."""
+Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}{pause}`. For {seconds:.0f} s, these callers
+call one server on the native transport at the same time:
+
+- callers who follow the protocol, over gRPC and REST, each of whom compares its own answers;
+- callers who cancel, set short deadlines, send too much or leave in the middle of a message;
+- slow readers;
+- clients that send nineteen kinds of malformed bytes over plain sockets.
+
+All callers pause every {every:.0f} s, so that memory is also read while the server holds nothing for them. The server
+runs without the caches in which glibc's malloc keeps freed blocks for each thread, since these blocks count as in use.
+Memory in use is the heap in use together with the resident memory outside C's heap."""
 
 _TITLES = {"tcp": "", "tls": ", over TLS", "unix": ", over UNIX sockets"}
 
@@ -95,8 +99,8 @@ class Outcome:
             ),
             ("at the end, no row waited and no connection was open", self.drained),
             (
-                f"memory did not grow (by the fitted line, {self.growth_at_rest:+.1%} of what was in use while all "
-                f"callers paused; {self.growth:+.1%} of what was resident under load)",
+                "memory did not grow (by the fitted lines, the memory in use while all callers paused changed by "
+                f"{self.growth_at_rest:+.1%}, and the resident memory under load by {self.growth:+.1%})",
                 not long or self.growth_at_rest <= GROWTH,
             ),
             ("no thread was added", not long or not self.threads_grew),
