@@ -232,9 +232,9 @@ def _page(compared: Sequence[Compared]) -> str:
     return f"""# headrace bench and other load generators
 
 Made by `python -m scripts.load_beside_others` on {os.cpu_count()} CPUs. The server runs on the first CPU, and the load
-generators, which take turns, run on the rest. `digits` is a model that takes a few microseconds, and `slow` one that
-sleeps for 5 ms, without batches. The rates are medians. ghz and perf_analyzer only measure the slow model, since with
-`digits` they would be the limit.
+generators, which take turns, run on the rest. The model `digits` takes a few microseconds; the model `slow` sleeps for
+5 ms and is not batched. The rates are medians. ghz and perf_analyzer only measure the slow model, since with `digits`
+they would be the limit.
 
 | load | tool | headrace bench, calls/s | tool, calls/s | ratio | own CPU of headrace bench per call |
 | --- | --- | ---: | ---: | ---: | ---: |

@@ -71,7 +71,7 @@ the digits model under a load of 64 callers on 4 connections and 1,000 further r
 generator and the viewers on the same machine. While the load goes on, each activity is switched on for half a second
 at a time (traces for a whole second, of which only the second half counts), in random order and at least {times} times
 in all. It is compared with the half seconds just before and after, in which the server only answers. Each comparison
-gives a change, as a share. The table has the median of the means of all pairs of these changes, with its standard
+gives a relative change. The table has the median of the means of all pairs of these changes, with its standard
 error. In the row "nothing", nothing is switched on: the difference is noise. In the row "tracing off", the server has
 no `--trace_endpoint`. "Not shown" means that the noise is too large to tell; [what monitoring itself
 takes](overheads_counted.md) is measured directly.

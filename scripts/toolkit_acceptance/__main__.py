@@ -86,8 +86,8 @@ def _page(rows: list[str]) -> str:
     return (
         "# Results of the toolkit's acceptance checks\n\n"
         "Written by `make toolkit-acceptance ARGS='--write docs/toolkit/acceptance.md'`. "
-        f"{machine.architecture} with {', '.join(machine.flags)}; {libraries}. Times are ratios of CPU time, one "
-        "thread; drops are percentage points.\n\n| # | check | | observed |\n|---|---|---|---|\n"
+        f"{machine.architecture} with {', '.join(machine.flags)}; {libraries}. Times are ratios of the CPU time of one "
+        "thread; drops are in percentage points.\n\n| # | check | | observed |\n|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"
     )

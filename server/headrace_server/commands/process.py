@@ -110,7 +110,7 @@ async def _report_awaited(server: Server) -> None:
         await asyncio.sleep(REPORT_SECONDS)
         for model in server.awaited():
             log.warning(
-                "nothing is served yet: waiting for a version of %s, a folder such as %s/1, to appear",
+                "nothing is served yet: the server waits for a version of %s, that is, for a folder such as %s/1",
                 model.name,
                 model.where,
             )

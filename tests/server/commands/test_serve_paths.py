@@ -279,7 +279,7 @@ class TestPorts:
 
 
 def test_a_server_without_a_version_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = f"nothing is served yet: waiting for a version of iris, a folder such as {tmp_path}/1, to appear"
+    said = f"nothing is served yet: the server waits for a version of iris, that is, for a folder such as {tmp_path}/1"
     heard = asyncio.Event()
 
     class Listening(logging.Handler):
