@@ -1,10 +1,13 @@
 """A bounded number of threads that run batches: each one asks the queue for the next batch when it is free."""
 
+import logging
 from threading import Lock, Thread
 
 from headrace_batching.contract import TaskQueue
 from headrace_batching.queue import Queue
 from headrace_batching.watchdog import Abandoned, Watchdog
+
+log = logging.getLogger(__name__)
 
 
 class BatchThreads:
@@ -68,8 +71,7 @@ def _run_next(queue: TaskQueue) -> bool:
         formed.lane.execute(formed.batch)
     except Abandoned:
         return False  # the lane already counts the batch as ended, and another thread has taken over
-    except BaseException:
-        formed.lane.finish()
-        raise
+    except BaseException:  # all models share the threads, so none of them may end one
+        log.exception("a batch has ended without answers to all of its tasks")
     formed.lane.finish()
     return True

@@ -27,18 +27,22 @@ def as_unicode(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+_FAILURES = frozenset(range(1, 17))
+
+
 class ServingError(Exception):
     """An error with the code and the text that the caller gets.
 
     The codes: INVALID_ARGUMENT if the same request can never succeed, FAILED_PRECONDITION if another model would accept
     it, NOT_FOUND if nothing with that name is served, UNAVAILABLE if trying again later may help, and INTERNAL if the
-    fault is the server's. Where TF Serving answers with another code, so does headrace.
+    fault is the server's. Where TF Serving answers with another code, so does headrace. A code that no failure has,
+    such as 0 or 99 from a Python model, becomes INTERNAL.
     """
 
     def __init__(self, code: Code, message: str) -> None:
         message = as_unicode(message)
         super().__init__(message)
-        self.code = code
+        self.code = code if code in _FAILURES else Code.INTERNAL
         self.message = message
 
 

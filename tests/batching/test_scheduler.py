@@ -298,6 +298,16 @@ class TestFailures:
 
         assert [str(error) for error in errors] == ["the model raised SystemExit('enough')"] * 2
 
+    def test_a_thread_survives_a_delivery_that_fails(self, threads: BatchThreads) -> None:
+        def fail(_: object) -> None:
+            raise SystemExit("lost")
+
+        scheduler = Scheduler(threads, doubled, Options())
+        for _ in range(2):
+            scheduler.submit(Task(row(1), fail, rows=1))
+
+        assert result(scheduler.call(row(1))) == [2]
+
     def test_a_caller_in_a_thread_who_has_left_is_skipped(self, threads: BatchThreads) -> None:
         gate = Gate()
         scheduler = Scheduler(threads, gate, Options())

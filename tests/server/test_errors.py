@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,11 @@ from headrace_server.errors import LoadError, ServingError, invalid, not_found, 
 )
 def test_a_known_failure_has_its_code_and_its_own_text(error: Exception, code: Code) -> None:
     assert status_of(error) == (code, str(error))
+
+
+@pytest.mark.parametrize("code", [0, 17, 20, 99, -1, "NOT_FOUND", None])
+def test_a_code_that_no_failure_has_becomes_internal(code: Any) -> None:
+    assert status_of(ServingError(code, "odd")) == (Code.INTERNAL, "odd")
 
 
 def test_every_failure_of_batching_is_mapped() -> None:
