@@ -9,7 +9,7 @@ from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from types import ModuleType
 from typing import Any
 
@@ -158,11 +158,13 @@ class CallableBackend:
             raise self._wrong(f"returned no {alias!r}, only {', '.join(sorted(map(str, results))) or 'nothing'}")
         declared = self._signature.outputs[alias].array_dtype
         try:
-            array: Array = np.asarray(results[alias], declared if declared.hasobject else None)
+            if declared.hasobject:
+                return _texts(np.array(results[alias], object))
             # A float64 that numpy made from float32 is rounded back; the kind of a dtype never changes.
-            return array.astype(declared, casting="same_kind", copy=True)
+            return np.asarray(results[alias]).astype(declared, casting="same_kind", copy=True)
         except (TypeError, ValueError) as error:
-            raise self._wrong(f"returned a value for {alias!r} that is not {declared}: {error}") from error
+            kind = "string" if declared.hasobject else declared
+            raise self._wrong(f"returned a value for {alias!r} that is not {kind}: {error}") from error
 
     def _wrong(self, text: str) -> ServingError:
         return ServingError(Code.INTERNAL, f"{self._file.name}: the model {text}")
@@ -237,6 +239,28 @@ def _own(inputs: Arrays) -> dict[str, Array]:
     }
 
 
+def _texts(array: Array) -> Array:
+    """The same array with all its elements as bytes: whoever reads an answer may not know the model's own classes.
+
+    Raises:
+        TypeError, ValueError: An element is not a string.
+    """
+    texts = array.ravel().tolist()
+    if set(map(type, texts)) <= {bytes}:
+        return array
+    converted = np.empty(len(texts), object)
+    converted[:] = [_text(text) for text in texts]
+    return converted.reshape(array.shape)
+
+
+def _text(text: object) -> bytes:
+    if isinstance(text, str):
+        return str.encode(text)
+    if isinstance(text, bytes):
+        return bytes.__getitem__(text, slice(None))
+    raise TypeError(f"it has an element of type {type(text).__name__}")
+
+
 def _declared(module: ModuleType, model: object, name: str) -> Any:
     return getattr(model, name, getattr(module, name, None))
 
@@ -274,7 +298,9 @@ def _call(folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except ServingError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # also those that would end a thread or an event loop, such as SystemExit
+        if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+            raise
         text = f"{type(error).__name__}: {error}{_place(folder, error)}"
         raise ServingError(Code.INTERNAL, text) from error
 

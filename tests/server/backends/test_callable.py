@@ -1,6 +1,7 @@
 """Python models: the inputs that they get, the values that they may return, their failures, and how they are freed."""
 
 import gc
+import os
 import re
 import sys
 import weakref
@@ -15,7 +16,7 @@ from grpc import StatusCode
 from headrace_protos import Code
 from headrace_server.backends.callable_impl import CallableBackend, load_python
 from headrace_server.errors import LoadError, ServingError
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT, Make, Run
 from tests.support.calls import Refusal, arrays, floats, predict_request
 
 SPECS = """
@@ -148,6 +149,81 @@ def test_invalid_return_values(tmp_path: Path, returned: str, text: str) -> None
 
     assert code == Code.INTERNAL
     assert message.startswith(f"model.py: {text}")
+
+
+STRINGS = """
+import enum
+
+INPUTS = {"x": ("float32", [None, 2])}
+OUTPUTS = {"y": ("string", [None])}
+
+class Color(str, enum.Enum):
+    RED = "red"
+
+class Text(str): ...
+
+class Raw(bytes): ...
+
+class Harmful:
+    def __reduce__(self):
+        return exit, (9,)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strings_of_any_class_are_sent_as_bytes(running: Run, workers: int) -> None:
+    code = "def predict(inputs): return {'y': ['\u00e4', b'b', Color.RED, Text('t'), Raw(b'r'), np.bytes_(b'n')]}"
+    server = running(isolated(f"import numpy as np{STRINGS}{code}", workers))
+
+    answer = server.caller.predict({"x": np.zeros((6, 2), np.float32)})
+
+    assert answer["y"].tolist() == ["\u00e4".encode(), b"b", b"red", b"t", b"r", b"n"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("value", ["5", "None", "{1: 2}", "bytearray(b'a')", "Harmful()", "'\\ud800'"])
+def test_a_value_that_is_not_a_string_fails_only_its_request(running: Run, value: str, workers: int) -> None:
+    code = f"def predict(inputs): return {{'y': ['fine' if x[0] else {value} for x in inputs['x']]}}"
+    server = running(isolated(STRINGS + code, workers), enable_synthetic_warmup=False)
+
+    for _ in range(3):
+        refused = server.caller.refusal(predict_request({"x": floats([0, 0])}))
+
+        assert refused.code == StatusCode.INTERNAL
+        assert refused.text.startswith("model.py: the model returned a value for 'y' that is not string: ")
+    assert server.caller.predict({"x": floats([1, 1])})["y"].tolist() == [b"fine"]
+
+
+def isolated(code: str, workers: int) -> Make:
+    """A maker of a model with this code, whose requests run one by one in this number of worker processes."""
+
+    def make(folder: Path) -> Path:
+        write(folder, code, "")
+        options = f"[isolation]\nworkers = {workers}\n[batching]\nenabled = false\n"
+        folder.parent.joinpath("model.toml").write_text(options)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("raised", ["ServingError(99, 'odd')", "ServingError(0, 'odd')", "KeyboardInterrupt('odd')"])
+def test_an_odd_failure_is_internal_and_affects_no_other_request(running: Run, raised: str, workers: int) -> None:
+    code = f"""
+def predict(inputs):
+    if not inputs["x"].any():
+        raise {raised}
+    return {{"y": inputs["x"][:, 0]}}
+"""
+    declared = f"from headrace_server.errors import ServingError{SPECS}"
+    server = running(isolated(declared + code, workers), enable_synthetic_warmup=False)
+
+    for _ in range((os.cpu_count() or 1) + 1):  # once more than there are batch threads
+        refused = server.caller.refusal(predict_request({"x": floats([0, 0])}))
+
+        assert refused.code == StatusCode.INTERNAL
+        assert "odd" in refused.text
+    assert server.caller.predict({"x": floats([1, 1])})["y"].tolist() == [1]
 
 
 def test_an_exception_names_the_line(tmp_path: Path) -> None:
