@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -9,6 +10,10 @@ from threading import Thread
 from typing import Any, Protocol
 
 from headrace_batching.task import Arrays
+from headrace_protos import Code
+from headrace_server.errors import ServingError
+
+log = logging.getLogger(__name__)
 
 Call = Callable[..., Any]
 """Calls the model's code with arguments, and converts its exceptions into a ServingError."""
@@ -64,12 +69,12 @@ class Generators:
         Raises:
             ServingError: The model raised.
         """
-        generator = await asyncio.wrap_future(self._steps.begin(inputs))
+        generator = await _result(self._steps.begin(inputs))
         step: Future[Any] | None = None
         try:
             while True:
                 step = self._steps.next(generator, convert)
-                if (answer := await asyncio.wrap_future(step)) is _END:
+                if (answer := await _result(step)) is _END:
                     break
                 yield answer
         finally:
@@ -113,7 +118,8 @@ class _InLoop:
         self._function = function
         self._call = call
         self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="stream-loop", daemon=True)
+        self._closed = False
+        self._thread = Thread(target=self._run, name="stream-loop", daemon=True)
         self._thread.start()
 
     def begin(self, inputs: Any) -> "Future[Any]":
@@ -126,10 +132,19 @@ class _InLoop:
         asyncio.run_coroutine_threadsafe(generator.end(), self._loop)
 
     def close(self) -> None:
+        self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _run(self) -> None:
+        """Runs the loop until `close`, even if the model stops it, or one of the model's own tasks calls sys.exit."""
+        while not self._closed:
+            try:
+                self._loop.run_forever()
+            except BaseException:
+                log.exception("a task of a model has ended the event loop, which continues")
 
     async def _begin(self, inputs: Any) -> "_Asynchronous":
         return _Asynchronous(self._call(self._function, inputs), self._call)
@@ -149,7 +164,11 @@ class _Asynchronous:
                 return convert(await anext(self._generator))
             except StopAsyncIteration:
                 return _END
-            except Exception as error:
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                if _is_cancelled(error):
+                    raise
                 return self._call(_raise, error)
 
     async def end(self) -> None:
@@ -166,8 +185,24 @@ def _next(generator: Iterator[Any], convert: Convert) -> Any:
     return answer if answer is _END else convert(answer)
 
 
-def _raise(error: Exception) -> None:
+def _raise(error: BaseException) -> None:
     raise error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether an error has come from outside: this task has been cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def _result(step: "Future[Any]") -> Any:
+    """Waits for a step. A model that cancels its own step does not cancel the caller, who would wait forever."""
+    try:
+        return await asyncio.wrap_future(step)
+    except asyncio.CancelledError as error:
+        if _is_cancelled(error):
+            raise
+        raise ServingError(Code.INTERNAL, "the model has cancelled its own answer") from error
 
 
 def _end(generator: Any) -> None:

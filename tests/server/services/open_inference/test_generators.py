@@ -65,6 +65,19 @@ async def stream(inputs):
         Path(__file__).with_name("log").write_text("closed")
 """
 
+HARMFUL = """
+import asyncio
+
+async def harmful():
+    raise SystemExit(3)
+
+{kind} stream(inputs):
+    yield {{"number": np.array([0])}}
+    if inputs["count"][0] == 0:
+        {harm}
+    yield {{"number": np.array([1])}}
+"""
+
 KINDS = pytest.mark.parametrize("code", [PLAIN, ASYNCHRONOUS], ids=["plain", "asynchronous"])
 
 
@@ -75,6 +88,16 @@ def python(code: str) -> Make:
     def make(folder: Path) -> Path:
         folder.mkdir(parents=True)
         folder.joinpath("model.py").write_text(DECLARED + code)
+        return folder
+
+    return make
+
+
+def in_processes(workers: int, code: str) -> Make:
+    """A maker of a model with this code, which runs in a number of worker processes."""
+
+    def make(folder: Path) -> Path:
+        python(code)(folder).parent.joinpath("model.toml").write_text(f"[isolation]\nworkers = {workers}\n")
         return folder
 
     return make
@@ -204,6 +227,30 @@ def test_invalid_answers(inferring: Infer) -> None:
     refused = [answer.error_message for answer in caller.stream([counting(number) for number in range(3)])]
     texts = ["a int, not a dict of arrays", "no 'number', only other", "a value for 'number' that is not int64"]
     assert [text in message for text, message in zip(texts, refused, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "raise SystemExit(3)",
+        "raise KeyboardInterrupt('k')",
+        "raise asyncio.CancelledError('c')",
+        "asyncio.current_task().cancel(); await asyncio.sleep(0)",
+        "asyncio.get_running_loop().stop(); await asyncio.sleep(0); raise ValueError('v')",
+        "await asyncio.create_task(harmful())",
+    ],
+)
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_a_generator_that_harms_its_thread_fails_alone(inferring: Infer, kind: str, harm: str, workers: int) -> None:
+    if kind == "def" and "raise" not in harm.partition(" ")[0]:
+        pytest.skip("needs an event loop")
+    caller = inferring(in_processes(workers, HARMFUL.format(kind=kind, harm=harm)))
+    for _ in range(2):
+        *heard, failed = caller.stream([counting(0)])
+        assert numbers(heard) == [0]
+        assert failed.error_message
+        assert numbers(list(caller.stream([counting(1)]))) == [0, 1]
 
 
 def test_many_readers_slow_and_fast(inferring: Infer) -> None:
