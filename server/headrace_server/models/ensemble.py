@@ -156,7 +156,7 @@ class _Run:
 
     async def _step(self, step: StepOptions) -> Arrays:
         self.begin(step.inputs.values())
-        inputs = {alias: await self.array(name) for alias, name in step.inputs.items()}
+        inputs = {alias: _read_only(await self.array(name)) for alias, name in step.inputs.items()}
         with await self._find(step) as member:
             results = await _run_member(member, step, inputs, self._call)
         return {name: results[alias] for alias, name in step.outputs.items()}
@@ -166,6 +166,13 @@ class _Run:
             return await self._members.lease(step.model, step.version or None, self._call.deadline)
         except ServingError as error:
             raise ServingError(Code.UNAVAILABLE, f"step model {step.model}: {error.message}") from error
+
+
+def _read_only(array: Array) -> Array:
+    """A view for one of several steps: a Python model in this process, which may write into its inputs, gets a copy."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 async def _run_member(member: Member, step: StepOptions, inputs: Arrays, call: Call) -> Arrays:

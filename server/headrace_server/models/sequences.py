@@ -25,11 +25,12 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence: its state, by the inputs that take it, and when it was last used."""
+    """One sequence: its state, by the inputs that take it, when it was last used, and whether its last step has run."""
 
     state: Arrays
     rows: int
     used: float
+    ended: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -60,7 +61,7 @@ class Sequences:
         self._model = model
         self._full = signature
         self._clock = clock
-        self._initial = {own.input: _initial(alias, own, signature) for alias, own in states.items()}
+        self._initial = {own.input: _constant(_initial(alias, own, signature)) for alias, own in states.items()}
         self._kept: OrderedDict[int | str, _Sequence] = OrderedDict()  # the most recently used is at the end
 
     @property
@@ -94,19 +95,22 @@ class Sequences:
             return await self._run(self._begin(rows), inputs, outputs, run)
         sequence = self._find(step, rows)
         async with sequence.turn:
+            if sequence.ended:  # while this step waited
+                raise self._unbegun(step)
             if rows != sequence.rows:
                 raise invalid(f"a sequence of model '{self._model}' had {sequence.rows} rows and now has {rows}")
             try:
                 return await self._run(sequence, inputs, outputs, run)
             finally:
                 sequence.used = self._clock()
+                sequence.ended = step.end
                 if step.end and self._kept.get(step.id) is sequence:
                     del self._kept[step.id]
 
     async def _run(self, sequence: _Sequence, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
         results = await run({**inputs, **sequence.state}, (*outputs, *self.states))
         # copies, since a view would keep the whole batch in memory
-        sequence.state = {own.input: results[alias].copy() for alias, own in self.states.items()}
+        sequence.state = {own.input: _constant(results[alias].copy()) for alias, own in self.states.items()}
         return {alias: results[alias] for alias in outputs}
 
     def _find(self, step: SequenceStep, rows: int) -> _Sequence:
@@ -118,12 +122,15 @@ class Sequences:
                 raise ServingError(Code.UNAVAILABLE, text)
             self._kept[step.id] = self._begin(rows)
         elif step.id not in self._kept:
-            raise invalid(
-                f"inference request for sequence {step.id} to model '{self._model}' must specify the START flag on the "
-                "first request of the sequence"
-            )
+            raise self._unbegun(step)
         self._kept.move_to_end(step.id)
         return self._kept[step.id]
+
+    def _unbegun(self, step: SequenceStep) -> ServingError:
+        return invalid(
+            f"inference request for sequence {step.id} to model '{self._model}' must specify the START flag on the "
+            "first request of the sequence"
+        )
 
     def _drop_idle(self) -> None:
         """Forgets sequences that have been unused for too long; one that is in use is not idle."""
@@ -136,13 +143,19 @@ class Sequences:
 
     def _begin(self, rows: int) -> _Sequence:
         initial = {
-            alias: np.repeat(array[None], rows, axis=0) if self._full.batched else array
+            alias: _constant(np.repeat(array[None], rows, axis=0)) if self._full.batched else array
             for alias, array in self._initial.items()
         }
         return _Sequence(initial, rows, self._clock())
 
     def _rows(self, inputs: Arrays) -> int:
         return len(next(iter(inputs.values()))) if self._full.batched and inputs else 1
+
+
+def _constant(array: Array) -> Array:
+    """The array, made read-only: a Python model in this process, which may write into its inputs, gets a copy."""
+    array.flags.writeable = False
+    return array
 
 
 def _initial(alias: str, own: StateOptions, signature: Signature) -> Array:

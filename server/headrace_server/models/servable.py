@@ -130,6 +130,11 @@ class Servable:
         return max(self._used, self._schedulers.native_ended) if self._marks_use else self._used
 
     @property
+    def own_signatures(self) -> Mapping[str, Signature]:
+        """The signatures as the model has them, with the inputs and outputs of its state."""
+        return self._own
+
+    @property
     def backend(self) -> Backend:
         """The runtime; requests go through `run`."""
         return self._backend

@@ -107,7 +107,7 @@ class Warmup:
             replay(Path(file), self._answers(servable), self._options.iterations, self._metrics)
         elif self._options.synthetic and servable.has_runs:
             run_on_zeros(
-                servable.backend, servable.batching, signatures=servable.signatures, named=servable.names_sizes
+                servable.backend, servable.batching, signatures=servable.own_signatures, named=servable.names_sizes
             )
 
 

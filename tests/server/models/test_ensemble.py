@@ -265,6 +265,15 @@ def test_steps_that_do_not_depend_on_each_other_run_at_the_same_time(tmp_path: P
     assert asyncio.run(meet()).keys() == {"a", "b"}
 
 
+def test_a_step_that_writes_into_its_input_changes_no_other_steps_input(tmp_path: Path) -> None:
+    async def answer(inputs: Arrays) -> Arrays:
+        with pytest.raises(ValueError, match="read-only"):  # so a Python model in this process gets a copy
+            inputs["x"] += 1
+        return {"y": inputs["x"]}
+
+    assert asyncio.run(run_both(tmp_path, answer)) == {"a": [1], "b": [1]}
+
+
 def test_only_one_of_several_failures_is_reported(tmp_path: Path) -> None:
     """asyncio reports the error of a task that nobody has waited for."""
     reported: list[Any] = []

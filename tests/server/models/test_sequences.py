@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,14 @@ class TestKeeping:
         states = {"total": StateOptions(input="before")}
         return Sequences(MODEL, self.SIGNATURE, states, SequenceOptions(**options), clock)
 
-    async def step(self, sequences: Sequences, identity: int, *, start: bool = False) -> float:
+    async def step(self, sequences: Sequences, identity: int, **flags: bool) -> float:
         async def run(inputs: Arrays, _outputs: tuple[str, ...]) -> Arrays:
+            await asyncio.sleep(0)
             total = inputs["before"] + inputs["x"]
             return {"y": total, "total": total}
 
         inputs = {"x": np.ones((1, 1), np.float32)}
-        result = await sequences.run(SequenceStep(identity, start=start), inputs, ("y",), run)
+        result = await sequences.run(SequenceStep(identity, **flags), inputs, ("y",), run)
         value: float = result["y"].item()
         return value
 
@@ -217,3 +219,52 @@ class TestKeeping:
             assert await self.step(sequences, 1) == 2
 
         asyncio.run(go())
+
+    def test_a_step_that_waits_while_the_sequence_ends_is_refused(self) -> None:
+        sequences = self.sequences(lambda: 0.0)
+
+        async def go() -> None:
+            assert await self.step(sequences, 1, start=True) == 1
+            last = asyncio.create_task(self.step(sequences, 1, end=True))
+            late = asyncio.create_task(self.step(sequences, 1))
+            again = asyncio.create_task(self.step(sequences, 1, start=True))
+            assert (await last, await again) == (2, 1)
+            with pytest.raises(ServingError, match="must specify the START flag"):
+                await late
+
+        asyncio.run(go())
+
+
+WRITES = """
+INPUTS = {{"x": ("float32", {shape}), "before": ("float32", {shape})}}
+OUTPUTS = {{"y": ("float32", {shape}), "total": ("float32", {shape})}}
+
+def predict(inputs):
+    inputs["before"] += inputs["x"]
+    if inputs["x"].max() == 7:
+        raise ValueError("seven")
+    return {{"y": 2 * inputs["before"], "total": inputs["before"]}}
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("shape", [[None, 1], [1, 1]], ids=["batched", "alone"])
+def test_a_model_may_write_into_its_state(
+    running: Run, caplog: pytest.LogCaptureFixture, shape: list[int | None], workers: int
+) -> None:
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        folder.joinpath("model.py").write_text(WRITES.format(shape=shape))
+        folder.parent.joinpath("model.toml").write_text(f"{STATE}[isolation]\nworkers = {workers}\n")
+        return folder
+
+    with caplog.at_level("INFO"):
+        server = running(make)
+    assert "cannot be warmed up" not in caplog.text
+    with closing(InferenceCaller(server.port)) as caller:
+        for identity in (1, 2):
+            assert array(caller.call(step(1, identity, start=True))).item() == 2
+            assert "seven" in caller.refusal(step(7, identity))[1]
+            assert array(caller.call(step(1, identity))).item() == 4
+    for _ in range(2):
+        assert server.caller.predict({"x": np.ones((1, 1), np.float32)})["y"].item() == 2
