@@ -44,6 +44,12 @@ def test_a_code_that_no_failure_has_becomes_internal(code: Any) -> None:
     assert status_of(ServingError(code, "odd")) == (Code.INTERNAL, "odd")
 
 
+def test_a_call_for_which_there_is_no_memory_is_refused() -> None:
+    text = "the server has no memory for this call"
+    assert status_of(MemoryError()) == (Code.RESOURCE_EXHAUSTED, text)
+    assert status_of(MemoryError("1 GiB")) == (Code.RESOURCE_EXHAUSTED, f"{text}: 1 GiB")
+
+
 def test_every_failure_of_batching_is_mapped() -> None:
     unmapped = [kind for kind in BatchingError.__subclasses__() if status_of(_made(kind))[0] == Code.INTERNAL]
 

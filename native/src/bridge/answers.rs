@@ -15,6 +15,7 @@ use super::python;
 use super::signature::Signature;
 use super::task::NativeTask;
 use crate::buffer::Buffer;
+use crate::memory;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, texts};
 
@@ -85,7 +86,11 @@ fn strings(alias: &Bound<'_, PyAny>, array: &Bound<'_, PyAny>) -> PyResult<(Vec<
             (_, Ok(bytes)) => texts::put_text(bytes.as_bytes(), &mut places, &mut text),
             _ => return Err(wrong()),
         };
-        put.ok_or_else(|| PyValueError::new_err(format!("output {alias} has strings of more than 4 GiB")))?;
+        put.ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "output {alias} has strings of more than 4 GiB, or more than there is memory for"
+            ))
+        })?;
     }
     Ok((places, text))
 }
@@ -148,7 +153,7 @@ impl<'a> Own<'a> {
         let Some(shape) = padding.cut_shape(output.alias, &wide, lengths) else {
             return Self { shape: wide, bytes: Cow::Borrowed(bytes) };
         };
-        let mut own = Vec::with_capacity(shape.iter().product::<usize>() * size);
+        let mut own = memory::vec(shape.iter().product::<usize>() * size);
         cut(bytes, &wide, &shape, size, &mut own);
         Self { shape, bytes: Cow::Owned(own) }
     }

@@ -14,6 +14,7 @@ use super::lane::Lane;
 use super::padding::{Lengths, Padding};
 use super::python;
 use super::task::NativeTask;
+use crate::memory;
 use crate::predict::Input;
 use crate::protobuf::Dtype;
 
@@ -271,7 +272,9 @@ impl Batch {
             match &self.padded_to {
                 Some((padding, _)) if inner != &shape[1..] => {
                     let (wide, own) = (with_rows(task.rows, &shape[1..]), with_rows(task.rows, inner));
-                    let mut elements = vec![0; own.iter().product::<usize>() * dtype.size()];
+                    let size = own.iter().product::<usize>() * dtype.size();
+                    let mut elements = memory::vec(size);
+                    elements.resize(size, 0);
                     task.call.copy_to(input, dtype, &mut elements);
                     padding.fill(input, place, &wide, &elements, &own);
                 }

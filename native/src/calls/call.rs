@@ -6,12 +6,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::metadata;
 use crate::grpc::{OK, Status};
+use crate::memory;
 use crate::security::Identity;
 
 /// The state of a call that both sides share.
@@ -101,8 +103,9 @@ impl Call {
         self.command(Command::Read);
     }
 
-    fn send(&self, message: &Bound<'_, PyBytes>) {
-        self.command(Command::Send(Bytes::copy_from_slice(message.as_bytes())));
+    fn send(&self, message: &Bound<'_, PyBytes>) -> PyResult<()> {
+        self.command(Command::Send(copied(message)?));
+        Ok(())
     }
 
     fn send_metadata(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
@@ -119,12 +122,19 @@ impl Call {
         trailers: Vec<(String, Bound<'_, PyAny>)>,
         keep: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let message = message.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes()));
+        let message = message.map(copied).transpose()?;
         let trailers = metadata::from_python(trailers)?;
         self.command(Command::Finish { message, status: Status::new(code, text), trailers, keep });
         self.set_owner(None);
         Ok(())
     }
+}
+
+/// A copy of a message, which Python may free.
+fn copied(message: &Bound<'_, PyBytes>) -> PyResult<Bytes> {
+    let bytes = message.as_bytes();
+    let no_memory = |_| PyMemoryError::new_err(format!("no memory for a message of {} bytes", bytes.len()));
+    memory::copied(bytes).map_err(no_memory)
 }
 
 impl Call {

@@ -14,7 +14,7 @@ use super::respond::Respond;
 use super::understood::Arrays;
 use crate::bridge::{self, NativeTask, Signature, catch_panic};
 use crate::grpc::{self, CANCELLED, INTERNAL, OK, PREFIX, Status};
-use crate::memory::{CallMemory, Kind};
+use crate::memory::{self, CallMemory, Kind};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rope, Writer};
 use crate::security::Admitted;
@@ -54,7 +54,8 @@ impl Call {
             return Err(Box::new(Status::no_memory(self.memory.share().budget())));
         }
         if len > LARGE {
-            *out = BytesMut::with_capacity(PREFIX + len);
+            let no_room = |reason| Box::new(Status::no_room(reason, self.memory.share().budget()));
+            *out = memory::buffer(PREFIX + len).map_err(no_room)?;
         }
         out.reserve(PREFIX + len);
         let mut writer = Writer::new(out);

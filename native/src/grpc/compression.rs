@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
@@ -71,17 +71,17 @@ impl Encoding {
 
     /// Decompresses a message to at most `limit` bytes.
     pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
-        let data = data.into_bytes();
+        let data = data.into_reader();
         match self {
             Self::Identity => Err(Status::new(INTERNAL, NOT_SAID)),
-            Self::Deflate => expand(ZlibDecoder::new(&*data), limit),
-            Self::Gzip => expand(GzDecoder::new(&*data), limit),
+            Self::Deflate => expand(ZlibDecoder::new(data), limit),
+            Self::Gzip => expand(GzDecoder::new(data), limit),
         }
     }
 
     /// Decompresses step by step, within the memory that the call may have.
     pub fn expansion(self, data: Rope, limit: usize, memory: Arc<CallMemory>) -> Result<Expansion, Status> {
-        let data = data.into_bytes().reader();
+        let data = data.into_reader();
         let decoder: Box<dyn Read + Send> = match self {
             Self::Identity => return Err(Status::new(INTERNAL, NOT_SAID)),
             Self::Deflate => Box::new(ZlibDecoder::new(data)),
@@ -90,16 +90,23 @@ impl Encoding {
         Ok(Expansion { decoder, message: Vec::new(), limit, memory })
     }
 
+    /// A message in compressed form. Fails if there is no memory for it.
     pub fn compress(self, message: &[u8]) -> std::io::Result<Vec<u8>> {
+        // Incompressible data grows by 5 bytes per block of at least some kilobytes; memory that is not written is free.
+        let room = || {
+            let mut room = Vec::new();
+            room.try_reserve(message.len() + message.len() / 256 + 64)?;
+            Ok::<_, std::io::Error>(room)
+        };
         match self {
             Self::Identity => Ok(message.to_vec()),
             Self::Deflate => {
-                let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+                let mut encoder = ZlibEncoder::new(room()?, Compression::fast());
                 encoder.write_all(message)?;
                 encoder.finish()
             }
             Self::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                let mut encoder = GzEncoder::new(room()?, Compression::fast());
                 encoder.write_all(message)?;
                 encoder.finish()
             }

@@ -1,6 +1,6 @@
 //! How a call ends: gRPC's codes, and the error texts of this transport.
 
-use crate::memory::Budget;
+use crate::memory::{Budget, NoMemory};
 
 pub const OK: u8 = 0;
 pub const CANCELLED: u8 = 1;
@@ -51,6 +51,17 @@ impl Status {
             RESOURCE_EXHAUSTED,
             format!("{text} (--request_memory_mb); one connection may hold only a part of them"),
         )
+    }
+
+    /// There is no memory for a request or for an answer.
+    pub fn no_room(reason: NoMemory, budget: &Budget) -> Self {
+        match reason {
+            NoMemory::Budget => Self::no_memory(budget),
+            NoMemory::System(size) => {
+                let text = format!("the server cannot allocate {size} bytes, which the call needs");
+                Self::new(RESOURCE_EXHAUSTED, text)
+            }
+        }
     }
 
     /// The reason why a message longer than `limit` is not read.

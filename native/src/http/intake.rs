@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::spares::Spares;
-use crate::memory::{CallMemory, Kind};
+use crate::memory::{CallMemory, Kind, NoMemory, append};
 
 /// A body of up to this size is parsed on its connection's thread, which takes a tenth of a millisecond.
 pub const SMALL: usize = 64 << 10;
@@ -51,10 +51,15 @@ pub struct Bounds {
 /// The reason why there is no body.
 pub enum Missing {
     TooLarge,
-    /// The server's memory for its callers is used up.
-    NoMemory,
+    NoMemory(NoMemory),
     /// The connection has failed, or its content is not HTTP.
     Gone,
+}
+
+impl From<NoMemory> for Missing {
+    fn from(reason: NoMemory) -> Self {
+        Self::NoMemory(reason)
+    }
 }
 
 impl Body {
@@ -159,7 +164,7 @@ async fn collect(
         }
         if size > reserved {
             if !memory.receive(size - reserved) {
-                return Err(Missing::NoMemory);
+                return Err(NoMemory::Budget.into());
             }
             reserved = size;
         }
@@ -168,25 +173,27 @@ async fn collect(
             continue;
         }
         if whole.is_empty() {
-            (whole, reserved) = buffer(expected, reserved, (memory, spares));
-            whole.extend_from_slice(&std::mem::take(&mut first));
+            (whole, reserved) = buffer(expected, reserved, (memory, spares))?;
+            append(&mut whole, &std::mem::take(&mut first))?;
         }
-        whole.extend_from_slice(&piece);
+        append(&mut whole, &piece)?;
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 /// A buffer for a body of this size, and the number of bytes that are then reserved for the body; `reserved` is that
 /// number before. The pages of a kept buffer are in memory before the body has arrived, so all of it is reserved.
-fn buffer(size: usize, reserved: usize, (memory, spares): (&CallMemory, &Spares)) -> (BytesMut, usize) {
+fn buffer(
+    size: usize,
+    reserved: usize,
+    (memory, spares): (&CallMemory, &Spares),
+) -> Result<(BytesMut, usize), NoMemory> {
     let reserve = |capacity: usize| memory.grow_if_free(Kind::Received, capacity.saturating_sub(reserved));
-    match spares.take(size, reserve) {
-        Some(kept) => {
-            let reserved = reserved.max(kept.capacity());
-            (kept, reserved)
-        }
-        None => (Spares::new_buffer(size), reserved),
+    if let Some(kept) = spares.take(size, reserve) {
+        let reserved = reserved.max(kept.capacity());
+        return Ok((kept, reserved));
     }
+    Ok((Spares::new_buffer(size)?, reserved))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
@@ -213,7 +220,7 @@ mod tests {
         runtime().block_on(async {
             let places = [(); 2].map(|()| {
                 let memory = Arc::new(CallMemory::new(Arc::new(Share::new(budget.clone()))));
-                let (mut whole, reserved) = buffer(LARGE, 0, (&memory, &spares));
+                let (mut whole, reserved) = buffer(LARGE, 0, (&memory, &spares)).unwrap();
                 assert!(memory.receive(LARGE - reserved));
                 whole.extend_from_slice(&[7; LARGE]);
                 let mut body = Body { bytes: whole.freeze(), is_gzip: false, memory };
@@ -234,18 +241,18 @@ mod tests {
         let held = || budget.by_kind()[Kind::Received as usize];
         let call = || CallMemory::new(Arc::new(Share::new(budget.clone())));
         let keep = |kept| assert!(spares.keep(kept, Instant::now()).is_empty());
-        keep(Spares::new_buffer(LARGE));
+        keep(Spares::new_buffer(LARGE).unwrap());
         {
             let memory = call();
             assert!(memory.receive(7));
-            let (kept, reserved) = buffer(LARGE - 9, 7, (&memory, &spares));
+            let (kept, reserved) = buffer(LARGE - 9, 7, (&memory, &spares)).unwrap();
             assert_eq!((reserved, held()), (LARGE, LARGE));
             keep(kept);
         }
         // Without enough memory for all of it, the body gets a new buffer, which takes memory as the body arrives.
         let (other, memory) = (call(), call());
         assert!(other.receive(LARGE) && memory.receive(7));
-        let (_new, reserved) = buffer(LARGE, 7, (&memory, &spares));
+        let (_new, reserved) = buffer(LARGE, 7, (&memory, &spares)).unwrap();
         assert_eq!((reserved, held(), budget.refusals()), (7, LARGE + 7, 0));
         assert!(spares.take(LARGE, |_| true).is_some());
     }

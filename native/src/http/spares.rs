@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
+use crate::memory::{self, NoMemory};
+
 /// The minimum size of a large body. The sizes of the kept buffers are multiples of this, so that bodies of almost the
 /// same size can use the same buffer.
 const STEP: usize = 1 << 20;
@@ -40,8 +42,8 @@ impl Spares {
     }
 
     /// A new, empty buffer for a body of this size.
-    pub fn new_buffer(size: usize) -> BytesMut {
-        BytesMut::with_capacity(if size < STEP { size } else { size.next_multiple_of(STEP) })
+    pub fn new_buffer(size: usize) -> Result<BytesMut, NoMemory> {
+        memory::buffer(if size < STEP { size } else { size.next_multiple_of(STEP) })
     }
 
     /// A kept, empty buffer with room for a body of this size, rounded up to whole megabytes, and for at most half as
@@ -126,7 +128,7 @@ mod tests {
     }
 
     fn buffer(steps: usize) -> BytesMut {
-        Spares::new_buffer(steps * STEP)
+        Spares::new_buffer(steps * STEP).unwrap()
     }
 
     fn runtime() -> Runtime {
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_for_a_body_of_almost_the_same_size() {
         let spares = Spares::new(10 * STEP, IDLE);
-        let mut buffer = Spares::new_buffer(3 * STEP - 7);
+        let mut buffer = Spares::new_buffer(3 * STEP - 7).unwrap();
         buffer.extend_from_slice(b"abc");
         let place = buffer.as_ptr();
         assert!(spares.keep(buffer, Instant::now()).is_empty());

@@ -7,7 +7,7 @@ mod text;
 
 pub use decimal::{put_decimal, write_decimal};
 pub use reader::{Number, Reader, once};
-pub use text::{write_compact_string, write_line, write_string};
+pub use text::{ESCAPED, write_compact_string, write_line, write_string};
 
 /// A number of bytes that no number exceeds: at most 17 digits, a sign, a point and an exponent of five characters.
 pub const LONGEST: usize = 32;

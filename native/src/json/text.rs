@@ -5,6 +5,9 @@ use bytes::{BufMut, BytesMut};
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 const LOWER: &[u8; 16] = b"0123456789abcdef";
 
+/// The maximum size of an escaped byte.
+pub const ESCAPED: usize = 6;
+
 /// Writes a JSON string, and escapes only the characters that must be escaped.
 pub fn write_string(text: &[u8], out: &mut BytesMut) {
     write_with(text, UPPER, out);

@@ -4,11 +4,13 @@
 //! A connection may take as much as it leaves free: a single connection gets half of the budget, and if two want
 //! everything, each gets a third. So there is always room for another connection.
 
+mod buffers;
 mod outgoing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+pub use buffers::{Growing, NoMemory, append, buffer, copied, vec};
 pub use outgoing::{Outgoing, Place};
 
 /// The name of a kind of memory in metrics, in the order of `Kind`.
@@ -114,9 +116,13 @@ impl CallMemory {
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
         let grown = self.grow_if_free(kind, bytes);
         if !grown {
-            self.share.budget.refusals.fetch_add(1, Ordering::Relaxed);
+            self.count_refusal();
         }
         grown
+    }
+
+    fn count_refusal(&self) {
+        self.share.budget.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Like `grow`, but does not count a refusal, since the call can do without this memory.
@@ -131,9 +137,18 @@ impl CallMemory {
     /// Changes how many bytes of a kind the call has: to this many or slightly more, if they are available. Returns
     /// whether they are.
     pub fn set(&self, kind: Kind, bytes: usize) -> bool {
+        let is_set = self.set_if_free(kind, bytes);
+        if !is_set {
+            self.count_refusal();
+        }
+        is_set
+    }
+
+    /// Like `set`, but does not count a refusal.
+    fn set_if_free(&self, kind: Kind, bytes: usize) -> bool {
         let held = self.held[kind as usize].load(Ordering::Relaxed);
         if bytes > held {
-            return self.grow(kind, bytes - held);
+            return self.grow_if_free(kind, bytes - held);
         }
         let rest = held - bytes;
         if rest > LITTLE {
@@ -174,6 +189,12 @@ impl Drop for CallMemory {
             self.share.used.fetch_sub(all, Ordering::Relaxed);
         }
     }
+}
+
+/// The memory of a call without a limit.
+#[cfg(test)]
+pub fn unlimited() -> CallMemory {
+    CallMemory::new(Arc::new(Share::new(Arc::new(Budget::new(usize::MAX)))))
 }
 
 /// Counts a message that has been received in part, until this is dropped.

@@ -106,7 +106,8 @@ impl<'a> TensorProto<'a> {
     fn strings(&self, count: usize) -> Option<Vec<u8>> {
         let (found, mut at) = self.strings.clone()?;
         (found == count && self.values.is_none()).then_some(())?;
-        let mut places = Vec::with_capacity(count * texts::SPAN);
+        let mut places = Vec::new();
+        places.try_reserve_exact(count.checked_mul(texts::SPAN)?).ok()?;
         while at.left() > 0 {
             match wire::tag(&mut at)? {
                 (field, wire::LENGTH) => {

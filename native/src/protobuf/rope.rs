@@ -1,5 +1,7 @@
 //! Received bytes in their original pieces, read as if they were contiguous.
 
+use std::io::{self, Read};
+
 use bytes::{Buf, Bytes};
 
 /// A sequence of bytes in several pieces, none of them copied.
@@ -101,12 +103,35 @@ impl Rope {
         whole.into()
     }
 
+    /// Reads the sequence from its beginning, and frees each piece that has been read.
+    pub fn into_reader(self) -> impl Read {
+        Pieces { piece: self.first, rest: self.rest.into_iter() }
+    }
+
     pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
     pub fn cursor(&self) -> Cursor<'_> {
         Cursor { piece: &self.first, rest: &self.rest, position: 0, end: self.len }
+    }
+}
+
+/// The pieces of a rope that have not been read.
+struct Pieces {
+    piece: Bytes,
+    rest: std::vec::IntoIter<Bytes>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let Some(next) = self.rest.next() else { return Ok(0) };
+            self.piece = next;
+        }
+        let size = self.piece.len().min(target.len());
+        self.piece.copy_to_slice(&mut target[..size]);
+        Ok(size)
     }
 }
 

@@ -5,8 +5,9 @@ use super::rope::Rope;
 /// The size in bytes of an element: the string's offset and its length, with 32 bits each.
 pub const SPAN: usize = 8;
 
-/// Adds the position of a string; None if it does not fit into 32 bits.
+/// Adds the position of a string; None if it does not fit into 32 bits, or there is no memory for it.
 pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
+    spans.try_reserve(SPAN).ok()?;
     spans.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
     spans.extend_from_slice(&u32::try_from(len).ok()?.to_le_bytes());
     Some(())
@@ -15,6 +16,7 @@ pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
 /// Adds a string to a text, and its position to the elements.
 pub fn put_text(string: &[u8], spans: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
     put_span(text.len(), string.len(), spans)?;
+    text.try_reserve(string.len()).ok()?;
     text.extend_from_slice(string);
     Some(())
 }

@@ -11,14 +11,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use smallvec::SmallVec;
 
-use super::outputs::{Misfit, Part, is_written, write_error, write_predict};
+use super::outputs::{Part, Unwritten, is_written, write_error, write_predict};
 use super::results::write_results;
 use crate::bridge::{PendingCall, Signature};
 use crate::calls::InferenceAnswer;
 use crate::grpc::{INTERNAL, OK, Status};
 use crate::handover::Handover;
 use crate::http::{Answer, Answered, Endpoint, Unread, answer};
-use crate::memory::CallMemory;
+use crate::memory::{Budget, CallMemory, Growing};
 use crate::predict::{Column, Output};
 use crate::protobuf::Dtype;
 
@@ -152,11 +152,12 @@ pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     answer(endpoint.status(status), endpoint.headers.clone(), body.freeze())
 }
 
-/// The status of a call whose outputs cannot be written row by row.
-fn misfit_status(endpoint: &Endpoint, misfit: &Misfit<'_>) -> Status {
-    let (template, values) = match misfit {
-        Misfit::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),
-        Misfit::OtherRows { alias, rows, expected } => {
+/// The status of a call whose outputs cannot be written.
+fn unwritten_status(endpoint: &Endpoint, budget: &Budget, why: &Unwritten<'_>) -> Status {
+    let (template, values) = match why {
+        Unwritten::NoMemory(reason) => return Status::no_room(*reason, budget),
+        Unwritten::Scalar(alias) => (&endpoint.scalar, vec![(*alias).to_owned()]),
+        Unwritten::OtherRows { alias, rows, expected } => {
             (&endpoint.other_rows, vec![(*alias).to_owned(), rows.to_string(), expected.to_string()])
         }
     };
@@ -171,7 +172,12 @@ impl Call {
             Reply::Outputs { by_row } => self.write_outputs(outputs, &rows, *by_row),
             Reply::Results(answer) => {
                 let taken = || Status::new(INTERNAL, "the outputs do not fit the answer");
-                answer.result(signature, outputs, &rows).map(write_results).ok_or_else(taken)
+                let mut out = Growing::new(0, &self.memory);
+                let result = answer.result(signature, outputs, &rows).ok_or_else(taken)?;
+                let written = write_results(result, &mut out);
+                written
+                    .map(|()| out.into_bytes())
+                    .map_err(|reason| Status::no_room(reason, self.memory.share().budget()))
             }
         }
     }
@@ -182,9 +188,10 @@ impl Call {
             return Err(Status::new(INTERNAL, text));
         }
         let parts: SmallVec<[_; 2]> = outputs.iter().map(|output| Part::of(output, rows)).collect();
-        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(Part::about).sum::<usize>());
+        let mut out = Growing::new(ENVELOPE + parts.iter().map(Part::about).sum::<usize>(), &self.memory);
         let written = write_predict(&parts, by_row, &mut out);
-        written.map(|()| out).map_err(|misfit| misfit_status(self.mailbox.endpoint(), &misfit))
+        let status = |why| unwritten_status(self.mailbox.endpoint(), self.memory.share().budget(), &why);
+        written.map(|()| out.into_bytes()).map_err(status)
     }
 }
 
@@ -231,6 +238,7 @@ impl PendingCall for Call {
     }
 
     fn encode(&mut self, signature: &Signature, outputs: &[Output<'_>], start: usize, rows: usize, _: &mut BytesMut) {
+        self.memory.drop_request();
         let written = self.write(signature, outputs, start..start + rows);
         self.encoded = Some(written.and_then(|body| {
             signature.answered_with(body.len(), rows);

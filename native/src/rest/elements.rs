@@ -58,6 +58,7 @@ fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
 }
 
 pub fn put<const SIZE: usize>(bytes: &mut Vec<u8>, element: [u8; SIZE]) -> Option<()> {
+    bytes.try_reserve(SIZE).ok()?;
     bytes.extend_from_slice(&element);
     Some(())
 }

@@ -9,7 +9,8 @@ use bytes::{BufMut, BytesMut};
 use smallvec::SmallVec;
 
 use super::elements::BASE64_KEY;
-use crate::json::{LONGEST, put_decimal, write_decimal, write_line, write_string};
+use crate::json::{ESCAPED, LONGEST, put_decimal, write_decimal, write_line, write_string};
+use crate::memory::{Growing, NoMemory};
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows, texts};
 
@@ -24,19 +25,34 @@ pub fn is_written(dtype: Dtype) -> bool {
     !matches!(dtype, Dtype::Half | Dtype::Uint16)
 }
 
+impl From<NoMemory> for Unwritten<'_> {
+    fn from(reason: NoMemory) -> Self {
+        Self::NoMemory(reason)
+    }
+}
+
 /// Some rows of an output, by its alias.
 pub struct Part<'a> {
     pub alias: &'a str,
     pub rows: Rows<'a>,
 }
 
-/// The reason why outputs cannot be written row by row.
+/// More than the size of all separators, braces and line breaks between two values, without their indentation. Each
+/// value takes this much room for what follows it.
+pub(super) const BETWEEN: usize = 64;
+
+/// The reason why outputs cannot be written.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Misfit<'a> {
-    /// The output has no rows.
+pub enum Unwritten<'a> {
+    NoMemory(NoMemory),
+    /// An answer row by row is wanted, but the output has no rows.
     Scalar(&'a str),
     /// The output's number of rows differs from that of the outputs before it.
-    OtherRows { alias: &'a str, rows: usize, expected: usize },
+    OtherRows {
+        alias: &'a str,
+        rows: usize,
+        expected: usize,
+    },
 }
 
 impl<'a> Part<'a> {
@@ -50,26 +66,26 @@ impl<'a> Part<'a> {
     }
 
     /// The number of the output's rows, and the shape of a row.
-    fn split(&self) -> Result<(usize, &'a [usize]), Misfit<'a>> {
+    fn split(&self) -> Result<(usize, &'a [usize]), Unwritten<'a>> {
         if let Some(rows) = self.rows.rows {
             return Ok((rows, self.rows.inner));
         }
-        let (rows, inner) = self.rows.inner.split_first().ok_or(Misfit::Scalar(self.alias))?;
+        let (rows, inner) = self.rows.inner.split_first().ok_or(Unwritten::Scalar(self.alias))?;
         Ok((*rows, inner))
     }
 
     /// Writes one of its rows, on one line.
-    fn write_row(&self, inner: &[usize], row: usize, several: bool, out: &mut BytesMut) {
+    fn write_row(&self, inner: &[usize], row: usize, several: bool, out: &mut Growing<'_>) -> Result<(), NoMemory> {
         let size = inner.iter().product::<usize>() * self.rows.dtype.size();
         let bytes = &self.rows.bytes[row * size..(row + 1) * size];
         let depth = inner.len() + 2 + usize::from(several);
-        self.lists(None, depth).write(inner, bytes, out);
+        self.lists(None, depth).write(inner, bytes, out)
     }
 
     /// Writes the whole output as one value, at this nesting level, with each element on a line of its own.
-    fn write_whole(&self, level: usize, out: &mut BytesMut) {
+    fn write_whole(&self, level: usize, out: &mut Growing<'_>) -> Result<(), NoMemory> {
         let shape: Vec<_> = self.rows.rows.into_iter().chain(self.rows.inner.iter().copied()).collect();
-        self.lists(Some(level), level + shape.len()).write(&shape, self.rows.bytes, out);
+        self.lists(Some(level), level + shape.len()).write(&shape, self.rows.bytes, out)
     }
 
     fn lists(&self, level: Option<usize>, depth: usize) -> Lists<'a> {
@@ -81,52 +97,55 @@ impl<'a> Part<'a> {
 /// Writes the body that answers a :predict: `predictions`, row by row, or `outputs`, each as a whole.
 ///
 /// Writes nothing if the answer is row by row and the outputs have different numbers of rows.
-pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut BytesMut) -> Result<(), Misfit<'a>> {
+pub fn write_predict<'a>(parts: &[Part<'a>], by_row: bool, out: &mut Growing<'_>) -> Result<(), Unwritten<'a>> {
     if by_row {
         return write_rows(parts, out);
     }
-    write_columns(parts, out);
-    Ok(())
+    Ok(write_columns(parts, out)?)
 }
 
-fn write_columns(parts: &[Part<'_>], out: &mut BytesMut) {
+fn write_columns(parts: &[Part<'_>], out: &mut Growing<'_>) -> Result<(), NoMemory> {
+    out.room(BETWEEN)?;
     write_member(0, b"outputs", out);
     match parts {
-        [only] => only.write_whole(1, out),
+        [only] => only.write_whole(1, out)?,
         several => {
             for (number, part) in several.iter().enumerate() {
                 out.put_u8(if number == 0 { b'{' } else { b',' });
+                out.room(ESCAPED * part.alias.len() + BETWEEN)?;
                 write_name(2, part.alias.as_bytes(), out);
-                part.write_whole(2, out);
+                part.write_whole(2, out)?;
             }
             write_line(1, out);
             out.put_u8(b'}');
         }
     }
     out.put_slice(b"\n}");
+    Ok(())
 }
 
-fn write_rows<'a>(parts: &[Part<'a>], out: &mut BytesMut) -> Result<(), Misfit<'a>> {
+fn write_rows<'a>(parts: &[Part<'a>], out: &mut Growing<'_>) -> Result<(), Unwritten<'a>> {
     let mut split: SmallVec<[(usize, &[usize]); 2]> = SmallVec::new();
     for part in parts {
         let (rows, inner) = part.split()?;
         let expected = split.first().map_or(rows, |first| first.0);
         if rows != expected {
-            return Err(Misfit::OtherRows { alias: part.alias, rows, expected });
+            return Err(Unwritten::OtherRows { alias: part.alias, rows, expected });
         }
         split.push((rows, inner));
     }
     let expected = split.first().map_or(0, |first| first.0);
+    out.room(BETWEEN)?;
     out.put_slice(b"{\n    \"predictions\": [");
     for row in 0..expected {
         match (parts, split.as_slice()) {
             ([only], [(_, inner)]) => {
                 out.put_slice(if row > 0 { b", " } else { b"" });
-                only.write_row(inner, row, false, out);
+                only.write_row(inner, row, false, out)?;
             }
             _ => {
                 out.put_slice(if row > 0 { b"," } else { b"" });
-                write_record(parts.iter().zip(&split).map(|(part, (_, inner))| (part, *inner)), row, out);
+                write_record(parts.iter().zip(&split).map(|(part, (_, inner))| (part, *inner)), row, out)?;
             }
         }
     }
@@ -153,15 +172,21 @@ fn write_name(level: usize, name: &[u8], out: &mut BytesMut) {
     out.put_slice(b": ");
 }
 
-fn write_record<'a>(parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>, row: usize, out: &mut BytesMut) {
+fn write_record<'a>(
+    parts: impl Iterator<Item = (&'a Part<'a>, &'a [usize])>,
+    row: usize,
+    out: &mut Growing<'_>,
+) -> Result<(), NoMemory> {
     write_line(2, out);
     for (number, (part, inner)) in parts.enumerate() {
         out.put_u8(if number == 0 { b'{' } else { b',' });
+        out.room(ESCAPED * part.alias.len() + BETWEEN)?;
         write_name(3, part.alias.as_bytes(), out);
-        part.write_row(inner, row, true, out);
+        part.write_row(inner, row, true, out)?;
     }
     write_line(2, out);
     out.put_u8(b'}');
+    Ok(())
 }
 
 /// How elements are combined into lists: all on one line, or with each element of a list on a line of its own.
@@ -179,10 +204,12 @@ struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    fn write(self, shape: &[usize], bytes: &[u8], out: &mut BytesMut) {
+    fn write(self, shape: &[usize], bytes: &[u8], out: &mut Growing<'_>) -> Result<(), NoMemory> {
         let Some((&size, inner)) = shape.split_first() else { return self.write_element(bytes, out) };
+        out.room(self.between())?;
         if size == 0 {
-            return out.put_slice(b"[]");
+            out.put_slice(b"[]");
+            return Ok(());
         }
         if let (true, None, Dtype::Float) = (inner.is_empty(), self.level, self.dtype) {
             return write_floats(bytes, out); // most answers are such lists
@@ -197,42 +224,65 @@ impl Lists<'_> {
                 _ => {}
             }
             within.level.inspect(|level| write_line(*level, out));
-            within.write(inner, &bytes[item * stride..(item + 1) * stride], out);
+            within.write(inner, &bytes[item * stride..(item + 1) * stride], out)?;
         }
+        out.room(self.between())?;
         self.level.inspect(|level| write_line(*level, out));
         out.put_u8(b']');
+        Ok(())
+    }
+
+    /// The maximum number of bytes between a value and the next one.
+    fn between(self) -> usize {
+        BETWEEN + 8 * self.level.unwrap_or_default()
     }
 }
 
 impl Lists<'_> {
-    fn write_element(self, bytes: &[u8], out: &mut BytesMut) {
-        match self.dtype {
-            Dtype::String => texts::strings(bytes, self.text).for_each(|string| self.write_string(string, out)),
-            dtype => write_number(dtype, bytes, out),
+    fn write_element(self, bytes: &[u8], out: &mut Growing<'_>) -> Result<(), NoMemory> {
+        if self.dtype == Dtype::String {
+            return texts::strings(bytes, self.text).try_for_each(|string| self.write_string(string, out));
         }
+        out.room(LONGEST + self.between())?;
+        write_number(self.dtype, bytes, out);
+        Ok(())
     }
 
-    fn write_string(self, string: &[u8], out: &mut BytesMut) {
+    fn write_string(self, string: &[u8], out: &mut Growing<'_>) -> Result<(), NoMemory> {
         if !self.as_base64 {
-            return write_string(string, out);
+            out.room(ESCAPED * string.len() + self.between())?;
+            write_string(string, out);
+            return Ok(());
         }
+        out.room(2 * string.len() + BETWEEN + 8 * self.depth)?;
         out.put_u8(b'{');
         write_name(self.depth + 1, BASE64_KEY, out);
         out.put_u8(b'"');
-        out.put_slice(STANDARD.encode(string).as_bytes());
+        write_base64(string, out);
         out.put_u8(b'"');
         write_line(self.depth, out);
         out.put_u8(b'}');
+        out.room(self.between())
+    }
+}
+
+fn write_base64(bytes: &[u8], out: &mut BytesMut) {
+    const AT_ONCE: usize = 3 << 10; // a multiple of 3, so that only the last part is padded
+    let mut text = [0; AT_ONCE / 3 * 4];
+    for part in bytes.chunks(AT_ONCE) {
+        let size = STANDARD.encode_slice(part, &mut text).expect("the text has a third more bytes than the part");
+        out.put_slice(&text[..size]);
     }
 }
 
 /// Writes a list of floats on one line. Their text is collected and added to the output in large parts.
-fn write_floats(bytes: &[u8], out: &mut BytesMut) {
+fn write_floats(bytes: &[u8], out: &mut Growing<'_>) -> Result<(), NoMemory> {
     const TOGETHER: usize = 16 * LONGEST;
     let mut text = [b'['; TOGETHER];
     let mut size = 1;
     for (number, element) in bytes.as_chunks().0.iter().enumerate() {
         if size + 2 + LONGEST >= TOGETHER {
+            out.room(size + BETWEEN)?;
             out.extend_from_slice(&text[..size]);
             size = 0;
         }
@@ -244,7 +294,9 @@ fn write_floats(bytes: &[u8], out: &mut BytesMut) {
         size += put_decimal(f32::from_le_bytes(*element), place);
     }
     text[size] = b']';
+    out.room(size + BETWEEN)?;
     out.extend_from_slice(&text[..=size]);
+    Ok(())
 }
 
 fn write_number(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) {
@@ -274,21 +326,25 @@ fn write_integer(value: impl itoa::Integer, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::unlimited;
 
     fn part<'a>(alias: &'a str, dtype: Dtype, rows: Option<usize>, inner: &'a [usize], bytes: &'a [u8]) -> Part<'a> {
         Part { alias, rows: Rows { dtype, rows, inner, bytes, text: &[] } }
     }
 
+    fn written(write: impl FnOnce(&mut Growing<'_>)) -> String {
+        let memory = unlimited();
+        let mut out = Growing::new(0, &memory);
+        write(&mut out);
+        String::from_utf8(out.into_bytes().to_vec()).unwrap()
+    }
+
     fn rows(parts: &[Part<'_>]) -> String {
-        let mut out = BytesMut::new();
-        write_rows(parts, &mut out).unwrap();
-        String::from_utf8(out.to_vec()).unwrap()
+        written(|out| write_rows(parts, out).unwrap())
     }
 
     fn columns(parts: &[Part<'_>]) -> String {
-        let mut out = BytesMut::new();
-        write_columns(parts, &mut out);
-        String::from_utf8(out.to_vec()).unwrap()
+        written(|out| write_columns(parts, out).unwrap())
     }
 
     #[test]
@@ -304,12 +360,12 @@ mod tests {
     fn a_row_may_be_long() {
         let values: Vec<_> = (0..100).map(|number| number as f32 / 7.0).collect();
         let bytes: Vec<_> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let texts: Vec<_> = values.iter().map(|value| written(*value)).collect();
+        let texts: Vec<_> = values.iter().map(|value| decimal(*value)).collect();
         let text = format!("{{\n    \"predictions\": [[{}]\n    ]\n}}", texts.join(", "));
         assert_eq!(rows(&[part("y", Dtype::Float, Some(1), &[100], &bytes)]), text);
     }
 
-    fn written(value: f32) -> String {
+    fn decimal(value: f32) -> String {
         let mut out = BytesMut::new();
         write_decimal(value, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
@@ -325,10 +381,13 @@ mod tests {
     #[test]
     fn outputs_with_other_numbers_of_rows_are_not_written() {
         let scalar = part("y", Dtype::Uint8, None, &[], &[1]);
-        assert_eq!(write_rows(&[scalar], &mut BytesMut::new()), Err(Misfit::Scalar("y")));
+        let memory = unlimited();
+        let mut out = Growing::new(0, &memory);
+        assert_eq!(write_rows(&[scalar], &mut out), Err(Unwritten::Scalar("y")));
         let parts = [part("y", Dtype::Uint8, None, &[1], &[1]), part("z", Dtype::Uint8, None, &[2], &[1, 2])];
-        let misfit = Misfit::OtherRows { alias: "z", rows: 2, expected: 1 };
-        assert_eq!(write_rows(&parts, &mut BytesMut::new()), Err(misfit));
+        let misfit = Unwritten::OtherRows { alias: "z", rows: 2, expected: 1 };
+        assert_eq!(write_rows(&parts, &mut out), Err(misfit));
+        assert!(out.is_empty());
     }
 
     #[test]

@@ -2,37 +2,41 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::outputs::write_member;
+use super::outputs::{BETWEEN, write_member};
 use crate::examples::{Result, Table};
-use crate::json::{write_decimal, write_line, write_string};
+use crate::json::{ESCAPED, LONGEST, write_decimal, write_line, write_string};
+use crate::memory::{Growing, NoMemory};
 
 /// The approximate size of a value, or of a pair of a label and a score without the label.
 const ELEMENT: usize = 24;
 
-/// The body that answers a :classify or a :regress.
-pub fn write_results(result: Result<'_>) -> BytesMut {
-    let mut out = BytesMut::with_capacity(ELEMENT * (2 + result.elements()));
-    write_member(0, b"results", &mut out);
+/// Writes the body that answers a :classify or a :regress.
+pub fn write_results(result: Result<'_>, out: &mut Growing<'_>) -> std::result::Result<(), NoMemory> {
+    out.room(ELEMENT * (2 + result.elements()))?;
+    write_member(0, b"results", out);
     out.put_u8(b'[');
     match result {
-        Result::Classes(table) => write_classes(table, &mut out),
+        Result::Classes(table) => write_classes(table, out)?,
         Result::Values(_) => {
             for (number, value) in result.values().enumerate() {
-                separate(number, &mut out);
-                write_decimal(value, &mut out);
+                out.room(LONGEST + BETWEEN)?;
+                separate(number, out);
+                write_decimal(value, out);
             }
         }
     }
     out.put_slice(b"]\n}");
-    out
+    Ok(())
 }
 
 /// Writes a list for each Example, with a pair for each class.
-fn write_classes(table: Table<'_>, out: &mut BytesMut) {
+fn write_classes(table: Table<'_>, out: &mut Growing<'_>) -> std::result::Result<(), NoMemory> {
     for row in 0..table.rows {
+        out.room(BETWEEN)?;
         separate(row, out);
         out.put_u8(b'[');
         for (number, (label, score)) in table.pairs(row).enumerate() {
+            out.room(ESCAPED * label.len() + LONGEST + BETWEEN)?;
             separate(number, out);
             out.put_u8(b'[');
             write_string(label, out);
@@ -43,6 +47,7 @@ fn write_classes(table: Table<'_>, out: &mut BytesMut) {
         out.put_u8(b']');
     }
     write_line(1, out);
+    Ok(())
 }
 
 fn separate(number: usize, out: &mut BytesMut) {
@@ -56,6 +61,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::memory::unlimited;
+
+    fn written(result: Result<'_>) -> BytesMut {
+        let memory = unlimited();
+        let mut out = Growing::new(0, &memory);
+        write_results(result, &mut out).unwrap();
+        out.into_bytes()
+    }
 
     #[test]
     fn classes_and_values() {
@@ -64,7 +77,7 @@ mod tests {
         let table = Table { classes: None, scores: Some(&scores), columns: 2, rows: 2, labels: &labels };
         let text =
             "{\n    \"results\": [[[\"a\\\"b\", 0.25], [\"\", 1.0]], [[\"a\\\"b\", -0.0], [\"\", 1e-07]]\n    ]\n}";
-        assert_eq!(write_results(Result::Classes(table)), text);
-        assert_eq!(write_results(Result::Values(&scores)), "{\n    \"results\": [0.25, 1.0, -0.0, 1e-07]\n}");
+        assert_eq!(written(Result::Classes(table)), text);
+        assert_eq!(written(Result::Values(&scores)), "{\n    \"results\": [0.25, 1.0, -0.0, 1e-07]\n}");
     }
 }

@@ -21,7 +21,7 @@ use crate::examples::Input;
 use crate::grpc::Status;
 use crate::http::{self as transport, Answer, Answers, Endpoint, Missing, PlainCall, PlainRequest, SMALL, answer};
 use crate::http2::AfterPause;
-use crate::memory::{Budget, CallMemory, Share};
+use crate::memory::{Budget, CallMemory, NoMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Connection, Declares, ExamplesBody, ModelPath, Reply, Verb};
 use crate::security::{Admission, Admitted, Asked, Identity};
@@ -106,7 +106,7 @@ impl Rest {
             {
                 Ok(body) => body,
                 Err(Missing::TooLarge) => return self.endpoint().too_large.answer(),
-                Err(Missing::NoMemory) => return self.no_memory(),
+                Err(Missing::NoMemory(reason)) => return self.no_room(reason),
                 Err(Missing::Gone) => return answer(StatusCode::BAD_REQUEST, HeaderMap::new(), Bytes::new()),
             };
         let post = || Method::Http(head.uri.path().to_owned());
@@ -195,7 +195,11 @@ impl Rest {
     }
 
     fn no_memory(&self) -> Answer {
-        rest::refusal(self.endpoint(), &Status::no_memory(self.budget()))
+        self.no_room(NoMemory::Budget)
+    }
+
+    fn no_room(&self, reason: NoMemory) -> Answer {
+        rest::refusal(self.endpoint(), &Status::no_room(reason, self.budget()))
     }
 
     /// Puts a call into its queue. Returns None if Python must handle the call, for one of three reasons: the call must

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::json::write_compact_string;
+use crate::json::{ESCAPED, LONGEST, write_compact_string};
+use crate::memory::{CallMemory, Growing, NoMemory};
 use crate::open_inference::datatype;
 use crate::predict::Output;
 use crate::protobuf::{Dtype, Rows};
@@ -41,11 +42,21 @@ impl Format {
     /// An answer with these rows of each output; `binary` says which of them are wanted as binary data.
     ///
     /// None if an output that is wanted as JSON has a type that JSON cannot express.
-    pub fn write(&self, id: &str, outputs: &[(Output<'_>, bool)], rows: &Range<usize>) -> Option<Written> {
+    pub fn write(
+        &self,
+        id: &str,
+        outputs: &[(Output<'_>, bool)],
+        rows: &Range<usize>,
+        memory: &CallMemory,
+    ) -> Result<Option<Written>, NoMemory> {
         let mut parts: Vec<_> =
             outputs.iter().map(|(output, binary)| (output.alias, output.rows(rows), *binary)).collect();
         parts.sort_by_key(|part| part.0);
-        let mut out = BytesMut::with_capacity(ENVELOPE + parts.iter().map(about).sum::<usize>());
+        if parts.iter().any(|(_, rows, binary)| !binary && matches!(rows.dtype, Dtype::Half | Dtype::String)) {
+            return Ok(None);
+        }
+        let mut out = Growing::new(ENVELOPE + parts.iter().map(about).sum::<usize>(), memory);
+        out.room(id.len() + self.model.len() + ENVELOPE)?;
         out.put_u8(b'{');
         if !id.is_empty() {
             out.put_slice(b"\"id\":\"");
@@ -57,12 +68,16 @@ impl Format {
             out.put_slice(if number > 0 { b"," } else { b"" });
             write_output(name, rows, *binary, &mut out)?;
         }
+        out.room(ENVELOPE)?;
         out.put_slice(b"]}");
         let json = out.len();
         let mut behind = parts.iter().filter(|part| part.2).peekable();
         let json = behind.peek().map(|_| json);
-        behind.for_each(|(_, rows, _)| out.put_slice(rows.bytes));
-        Some((out.freeze(), json))
+        for (_, rows, _) in behind {
+            out.room(rows.bytes.len())?;
+            out.put_slice(rows.bytes);
+        }
+        Ok(Some((out.into_bytes().freeze(), json)))
     }
 }
 
@@ -71,7 +86,8 @@ fn about((_, rows, binary): &(&str, Rows<'_>, bool)) -> usize {
     ENVELOPE + if *binary { rows.bytes.len() } else { TEXT * (rows.bytes.len() / rows.dtype.size()) }
 }
 
-fn write_output(name: &str, rows: &Rows<'_>, binary: bool, out: &mut BytesMut) -> Option<()> {
+fn write_output(name: &str, rows: &Rows<'_>, binary: bool, out: &mut Growing<'_>) -> Result<(), NoMemory> {
+    out.room(ESCAPED * name.len() + TEXT * rows.shape().count() + ENVELOPE)?;
     out.put_slice(b"{\"name\":");
     write_compact_string(name, out);
     out.put_slice(b",\"datatype\":\"");
@@ -85,15 +101,16 @@ fn write_output(name: &str, rows: &Rows<'_>, binary: bool, out: &mut BytesMut) -
         out.put_slice(b"],\"parameters\":{\"binary_data_size\":");
         write_integer(rows.bytes.len(), out);
         out.put_slice(b"}}");
-        return Some(());
+        return Ok(());
     }
     out.put_slice(b"],\"data\":[");
     write_values(rows.dtype, rows.bytes, out)?;
+    out.room(ENVELOPE)?;
     out.put_slice(b"]}");
-    Some(())
+    Ok(())
 }
 
-fn write_values(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) -> Option<()> {
+fn write_values(dtype: Dtype, bytes: &[u8], out: &mut Growing<'_>) -> Result<(), NoMemory> {
     match dtype {
         Dtype::Float => each(bytes, out, |value, out| write_double(f32::from_le_bytes(value).into(), out)),
         Dtype::Double => each(bytes, out, |value, out| write_double(f64::from_le_bytes(value), out)),
@@ -106,19 +123,27 @@ fn write_values(dtype: Dtype, bytes: &[u8], out: &mut BytesMut) -> Option<()> {
         Dtype::Uint32 => each(bytes, out, |value, out| write_integer(u32::from_le_bytes(value), out)),
         Dtype::Uint64 => each(bytes, out, |value, out| write_integer(u64::from_le_bytes(value), out)),
         Dtype::Bool => each(bytes, out, |[value], out| out.put_slice(if value == 0 { b"false" } else { b"true" })),
-        Dtype::Half | Dtype::String => return None,
+        Dtype::Half | Dtype::String => {
+            debug_assert!(false, "`write` excludes these types");
+            Ok(())
+        }
     }
-    Some(())
 }
 
-fn each<const SIZE: usize>(bytes: &[u8], out: &mut BytesMut, write: impl Fn([u8; SIZE], &mut BytesMut)) {
+fn each<const SIZE: usize>(
+    bytes: &[u8],
+    out: &mut Growing<'_>,
+    write: impl Fn([u8; SIZE], &mut BytesMut),
+) -> Result<(), NoMemory> {
     let (elements, _) = bytes.as_chunks::<SIZE>();
     for (number, element) in elements.iter().enumerate() {
+        out.room(LONGEST + 1)?;
         if number > 0 {
             out.put_u8(b',');
         }
         write(*element, out);
     }
+    Ok(())
 }
 
 /// Writes the shortest digits that read back as the same double; NaN and infinity are bare words, as in Triton's
@@ -147,9 +172,10 @@ pub fn write_error(text: &str, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::unlimited;
 
     fn written(id: &str, outputs: &[(Output<'_>, bool)]) -> Option<(String, Option<usize>)> {
-        let (body, json) = Format::new("m\"1", 3).write(id, outputs, &(1..2))?;
+        let (body, json) = Format::new("m\"1", 3).write(id, outputs, &(1..2), &unlimited()).unwrap()?;
         Some((String::from_utf8(body.to_vec()).unwrap(), json))
     }
 

@@ -1,7 +1,7 @@
 """HTTP on the native server, on gRPC's connection threads; all requests except plain ones are answered here."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
 import headrace_native as native
@@ -127,21 +127,25 @@ class _Exchange:
         body = _body(self._request)
         try:
             answer = await self._api.answer(_read(self._request, body), delivery)
+            if answer.chunks is None:
+                self._send(answer)  # fails if there is no memory for a copy of the body
+                return
         except Exception as error:
             code, text = status_of(error)  # this also logs unexpected exceptions
-            answer = refusal(HTTP_STATUS.get(code, 500), text)
+            self._send(refusal(HTTP_STATUS.get(code, 500), text))
+            return
         finally:
             body.close()
-        await self._send(answer)
+        await self._send_pieces(answer, answer.chunks)
 
-    async def _send(self, answer: HttpAnswer) -> None:
+    def _send(self, answer: HttpAnswer) -> None:
         headers = list(answer.headers.items())
-        if answer.chunks is None:
-            self._request.answer(answer.status, headers, bytes(answer.body), answer.keep, answer.fresh)
-            return
-        self._request.begin(answer.status, headers)
+        self._request.answer(answer.status, headers, bytes(answer.body), answer.keep, answer.fresh)
+
+    async def _send_pieces(self, answer: HttpAnswer, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._request.begin(answer.status, list(answer.headers.items()))
         try:
-            async with aclosing(answer.chunks) as chunks:
+            async with aclosing(chunks):
                 await self._send_piece(bytes(answer.body))
                 async for chunk in chunks:
                     await self._send_piece(chunk)
