@@ -21,7 +21,7 @@ FLAGS = {
 }
 
 ENVIRONMENT = (
-    "HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY in the environment replace TLS flags that are not given."
+    "The variables HEADRACE_TLS_CA, HEADRACE_TLS_CERT and HEADRACE_TLS_KEY replace TLS flags that are not given."
 )
 """The sentence on environment variables in the commands' descriptions."""
 

@@ -63,7 +63,7 @@ _SOURCE = Place(name="source", metavar="SOURCE", help=SOURCE_HELP)
 COMMANDS = (
     Command(
         name="convert",
-        short="convert a trained model to ONNX or TFLite, compare, and publish it",
+        short="convert a trained model to ONNX or TFLite, compare its answers, and publish it",
         long="Convert a trained model to ONNX or TFLite, compare its answers with those of its framework, and publish "
         "it as a version.",
         usage="SOURCE BASE_PATH [--data=FILE] [--labels=NAME] [flags]",
@@ -79,7 +79,7 @@ COMMANDS = (
     ),
     Command(
         name="optimize",
-        short="find a faster or smaller form of a model whose answers are as good, and publish it",
+        short="find a faster or smaller form of a model that answers as well, and publish it",
         long="Convert a model as `headrace convert` does, try steps that may make it faster or smaller, measure "
         "each, and publish the best one that meets the limits. With a recipe, do the steps that it names instead.",
         usage="SOURCE BASE_PATH [--data=FILE] [--labels=NAME] [flags]\n"

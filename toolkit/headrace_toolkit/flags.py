@@ -290,7 +290,7 @@ TUNE = (
         names=("--seconds",),
         read=seconds_of_work,
         metavar="FLOAT",
-        help="about how long it may take (default: 60)",
+        help="about how many seconds the command may take (default: 60)",
     ),
     _switch(
         "write",

@@ -61,15 +61,16 @@ def add_command(commands: Any) -> None:
         "       headrace bench --compare A B --model=NAME [flags]",
         description="Put load on a server and report how many calls it answers, and how fast. The server can be "
         "headrace, TensorFlow Serving, Triton, or any other server with one of their APIs. Latencies "
-        f"count from the planned start of a call. {TOKEN_VARIABLE} in the environment is the API key or the "
-        f"token for a server that asks for one. {ENVIRONMENT}",
+        "count from the planned start of a call. "
+        f"The environment variable {TOKEN_VARIABLE} holds the API key or the token for a server that asks for one. "
+        f"{ENVIRONMENT}",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(command=_bench, command_parser=parser)
     text = "the server's gRPC address, or its REST address with --api=rest-... (default: localhost:8500 or :8501)"
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
-    parser.add_argument("--server", metavar="SERVER", help="the same")
+    parser.add_argument("--server", metavar="SERVER", help="the same as SERVER")
     parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="measure two servers in turn")
     add_tls_flags(parser.add_argument_group("TLS (gRPC only)"))
     for title, flags in FLAGS.items():

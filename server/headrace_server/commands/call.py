@@ -63,9 +63,9 @@ def add_command(commands: Any) -> None:
         "call",
         help="call a model that is served",
         usage="headrace call MODEL NAME=VALUE... [--server=ADDRESS]",
-        description="Call a served model and print its outputs as JSON. A VALUE is JSON, such as [[5.1, 3.5]], plain "
+        description="Call a served model and print its outputs as JSON. A VALUE is JSON (such as [[5.1, 3.5]]), plain "
         "text, or @FILE for an array in a .npy file. Without values, the model's inputs and outputs are printed. "
-        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
+        f"The environment variable {TOKEN_VARIABLE} holds the API key or the token for a server that asks for one. "
         f"{ENVIRONMENT}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

@@ -39,7 +39,7 @@ def add_command(commands: Any) -> None:
         usage="headrace models [SERVER | --server=SERVER]",
         description="List the versions that a server has, with their states, inputs and outputs, and whether requests "
         "share batches. "
-        f"{TOKEN_VARIABLE} in the environment is the API key or the token for a server that asks for one. "
+        f"The environment variable {TOKEN_VARIABLE} holds the API key or the token for a server that asks for one. "
         f"{ENVIRONMENT}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
     parser.set_defaults(command=_models, command_parser=parser)
     text = f"the server's gRPC address (default: {ADDRESS})"
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
-    parser.add_argument("--server", metavar="SERVER", help="the same")
+    parser.add_argument("--server", metavar="SERVER", help="the same as SERVER")
     add_tls_flags(parser)
 
 

@@ -31,8 +31,8 @@ def add_command(commands: Any) -> None:
         help="serve models",
         usage="headrace serve PATH... [--model_name=NAME] [--port=PORT] [--rest_api_port=PORT] [flags]\n"
         "       headrace serve --model_config_file=FILE [flags]",
-        description="Serve models until SIGTERM or Ctrl-C. A PATH is a model's file, such as iris.onnx, a folder that "
-        "holds one, a folder of numbered versions, or a folder of such models.",
+        description="Serve models until SIGTERM or Ctrl-C. A PATH is a model's file (such as iris.onnx), a folder "
+        "with such a file, a folder of numbered versions, or a folder of such models.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # only flags that were given appear in the result
     )
