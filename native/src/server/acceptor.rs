@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::connection::serve_connection;
-use super::service::{Protocol, Service};
+use super::service::Service;
 use super::shared::{Shared, Stop, stopped};
 use super::thread::ConnectionThread;
 use crate::calls::{Event, Kind};
@@ -69,14 +69,16 @@ async fn accept_until<T>(
         tokio::select! {
             _ = &mut stopped => break,
             Some((address, service)) = addresses.recv() => {
-                if let Protocol::Http(endpoint) = &service.protocol {
-                    endpoints.push(endpoint.clone());
-                }
+                endpoints.extend(service.endpoint());
                 accepting.spawn(accept(address, service, handles.clone()));
             }
         }
     }
     accepting.shutdown().await;
+    // At these addresses no connection has been accepted, but Python waits for their end, too.
+    while let Ok((_, service)) = addresses.try_recv() {
+        endpoints.extend(service.endpoint());
+    }
     endpoints
 }
 

@@ -18,3 +18,13 @@ pub struct Service {
     pub tls: Option<Arc<Certified>>,
     pub protocol: Protocol,
 }
+
+impl Service {
+    /// The endpoint of an address for HTTP.
+    pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
+        match &self.protocol {
+            Protocol::Grpc => None,
+            Protocol::Http(endpoint) => Some(endpoint.clone()),
+        }
+    }
+}

@@ -1,5 +1,6 @@
 """The shutdown of a server: calls in flight are answered, but later ones are not."""
 
+import asyncio
 import re
 import signal
 import socket
@@ -11,9 +12,11 @@ import pytest
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from headrace_server import Config, Server
 from tests.conftest import Run, Serve
 from tests.support import models
-from tests.support.calls import Caller, arrays, predict_request, refusal_of, status_request
+from tests.support.calls import ANSWER_WITHIN, Caller, arrays, predict_request, refusal_of, status_request
+from tests.support.ports import free_port
 from tests.support.running import eventually, read_served
 
 SLOW = 300_000  # steps of the loop: they take some tenths of a second
@@ -133,3 +136,18 @@ def test_a_lame_duck_says_that_it_is_not_ready_and_still_answers(serving: Serve,
     process.terminate()  # a second stop does not wait
     assert process.ended() == 0
     caller.close()
+
+
+def test_a_server_that_stops_as_soon_as_it_has_started_drains(tmp_path: Path, transport: str) -> None:
+    models.linear(tmp_path / "m" / "1")
+
+    async def start_and_stop() -> None:
+        config = Config(
+            port=0, rest_api_port=free_port(), transport=transport, model_name="m", model_base_path=str(tmp_path / "m")
+        )
+        server = Server(config)
+        await server.start()
+        await asyncio.wait_for(server.stop(), ANSWER_WITHIN)
+
+    for _ in range(10):
+        asyncio.run(start_and_stop())
