@@ -10,32 +10,46 @@
 use std::cell::Cell;
 use std::ptr;
 
-use super::waiting::Call;
 use crate::handover::Handover;
 
 thread_local! {
     /// The outbox of this thread's connections; null on threads without connections.
-    static OWN: Cell<*const Outbox> = const { Cell::new(ptr::null()) };
+    static OWN: Cell<*const ()> = const { Cell::new(ptr::null()) };
+}
+
+/// An answer, or the call that has it.
+pub trait Outgoing {
+    /// Sends the answer, on the thread of its connection.
+    fn send_here(self: Box<Self>);
 }
 
 /// The answers for the connections of one thread.
-#[derive(Default)]
-pub struct Outbox(Handover<Box<Call>>);
+pub struct Outbox<T>(Handover<Box<T>>);
 
-impl Outbox {
+impl<T> Default for Outbox<T> {
+    fn default() -> Self {
+        Self(Handover::default())
+    }
+}
+
+impl<T: Outgoing> Outbox<T> {
     /// Sends an answer from the thread of its connection: at once if this is that thread, otherwise soon.
     /// May be called on any thread.
-    pub fn put(&self, call: Box<Call>) {
-        if ptr::eq(OWN.get(), self) {
-            call.send_here();
+    pub fn put(&self, answer: Box<T>) {
+        if ptr::eq(OWN.get(), self.address()) {
+            answer.send_here();
         } else {
-            self.0.put(call);
+            self.0.put(answer);
         }
     }
 
     /// Sends the answers; runs on the thread of their connections, and never ends.
     pub async fn run(&self) {
-        OWN.set(self);
-        self.0.run(|call| call.send_here()).await;
+        OWN.set(self.address());
+        self.0.run(|answer| answer.send_here()).await;
+    }
+
+    fn address(&self) -> *const () {
+        ptr::from_ref(self).cast()
     }
 }

@@ -12,10 +12,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::opening::Opening;
-use super::outbox::Outbox;
 use super::respond::Respond;
 use super::understood::{Arrays, MethodNames, Understood};
-use super::waiting::Call;
+use super::waiting::{Call, CallOutbox};
 use crate::bridge::{self, Lane, NativeTask, Routes, Signature, Task, Why};
 use crate::grpc::{Encoding, RESOURCE_EXHAUSTED, Status};
 use crate::memory::Kind;
@@ -139,7 +138,7 @@ impl PlainCalls {
     }
 
     /// Adds a call to the queue of its route, if it is plain.
-    pub fn put(&self, opening: &Opening, message: Rope, respond: Respond, outbox: &Arc<Outbox>) -> Outcome {
+    pub fn put(&self, opening: &Opening, message: Rope, respond: Respond, outbox: &Arc<CallOutbox>) -> Outcome {
         let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
         // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let now = Instant::now();

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Outgoing};
 use super::protocol::{Protocol, Response};
 use super::respond::Respond;
 use super::understood::Arrays;
@@ -23,6 +23,9 @@ use crate::security::Admitted;
 /// is sent.
 const LARGE: usize = 64 * 1024;
 
+/// The answers to calls on the connections of one thread.
+pub type CallOutbox = Outbox<Call>;
+
 /// A plain call: its message, its arrays, and the stream on which it is answered.
 pub struct Call {
     pub message: Rope,
@@ -30,7 +33,7 @@ pub struct Call {
     pub protocol: Protocol,
     pub respond: Respond,
     /// The outbox of the connection's thread; None once the call is in the outbox.
-    pub outbox: Option<Arc<Outbox>>,
+    pub outbox: Option<Arc<CallOutbox>>,
     pub memory: Arc<CallMemory>,
     pub admitted: Admitted,
     /// The encoded answer as a frame, or why there is none.
@@ -65,12 +68,6 @@ impl Call {
         Ok(self.memory.count(out.split().freeze()))
     }
 
-    /// Sends what `encode` has produced, on the thread of its connection.
-    pub fn send_here(self: Box<Self>) {
-        // Fails only if the connection has failed internally, which does not concern the other clients of this thread.
-        let _ = catch_panic(|| self.send_now());
-    }
-
     fn send_now(mut self) {
         self.message = Rope::default();
         self.memory.drop_request();
@@ -82,6 +79,14 @@ impl Call {
             Some(Err(refusal)) => self.respond.end(refusal.response()),
             None => {}
         }
+    }
+}
+
+impl Outgoing for Call {
+    /// Sends what `encode` has produced.
+    fn send_here(self: Box<Self>) {
+        // Fails only if the connection has failed internally, which does not concern the other clients of this thread.
+        let _ = catch_panic(|| self.send_now());
     }
 }
 

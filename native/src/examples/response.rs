@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::protobuf::texts::{SPAN, strings};
-use crate::protobuf::{Writer, wire};
+use crate::protobuf::{Writer, model_spec, wire};
 
 /// The common part of all answers of one signature.
 pub struct Format {
@@ -13,7 +13,7 @@ pub struct Format {
 
 impl Format {
     pub fn new(name: &str, version: i64, signature: &str) -> Self {
-        Self { spec: wire::model_spec(name, version, signature) }
+        Self { spec: model_spec(name, version, signature) }
     }
 
     /// The size in bytes of the ModelSpec as a field.

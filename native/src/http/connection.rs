@@ -4,22 +4,19 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::answer::{Answer, Answered};
-use super::plain::{Plain, PlainRequest};
+use super::answers::Answers;
+use super::plain::Plain;
 use super::progress::Progress;
 use super::rewound::Rewound;
 use super::stalling::Stalling;
-use crate::http2::{AfterPause, FrameStats, Stream, Watched};
+use crate::http2::{FrameStats, Stream, Watched};
 
 /// How long a connection may be idle: longer than the connection pools of most clients keep one. Also the time limit
 /// for receiving a request's head.
@@ -30,36 +27,6 @@ const MAX_HEAD: usize = 512 << 10;
 
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-
-/// Answers the requests of a connection.
-pub trait Answers: Clone {
-    /// Begins to answer a plain call over HTTP/1.1 with a small body; None if it is not plain after all.
-    fn call(&self, request: PlainRequest<'_>) -> Option<impl PlainCall + use<Self>>;
-
-    /// The beginning of the head of a successful answer to such a call.
-    fn head(&self) -> &[u8];
-
-    /// Answers a request of any kind.
-    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send + 'static;
-
-    /// Whether the server is stopping.
-    fn is_stopping(&self) -> bool;
-
-    /// The function that the thread runs before the connection goes on reading a large body; as in `Turn::new`.
-    fn after_pause(&self) -> AfterPause;
-}
-
-/// A call that waits for its answer. Dropping it cancels the call.
-pub trait PlainCall {
-    /// Returns the call's answer, once only. Pending until the answer is ready; then the task is woken.
-    fn poll(&mut self, context: &Context<'_>) -> Poll<Answered>;
-
-    /// The call's deadline, after which its model has taken too long.
-    fn deadline(&self) -> Option<Instant>;
-
-    /// Ends the call at its deadline; None if an answer is already being delivered.
-    fn expire(&mut self) -> Option<Answered>;
-}
 
 /// Answers the requests of a connection until it ends. Ends the connection if the client is idle for too long. Also
 /// ends it if, for the time `stall`, the client does not continue a head that it has begun, or does not read an answer.

@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use super::answer::{Prepared, headers, status_code};
-use super::exchange::Event;
 use super::plain::begin_head;
+use super::python_request::Event;
 use crate::bridge::Count;
 use crate::calls::Inbox;
 use crate::grpc::Status;

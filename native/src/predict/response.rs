@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::protobuf::{Dtype, Rows, Writer, wire};
+use crate::protobuf::{self, Dtype, Rows, Writer, wire};
 
 /// One output of a batch: its alias, its shape, and its bytes.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ impl Format {
 
 /// The effective ModelSpec, as a field of the response.
 fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
-    let spec = wire::model_spec(name, version, signature);
+    let spec = protobuf::model_spec(name, version, signature);
     Writer::message(|out| {
         out.field(2, spec.len());
         out.slice(&spec);

@@ -1,9 +1,6 @@
 //! Protobuf's wire format: the parts that plain requests need.
 
-use bytes::Bytes;
-
 use super::rope::Cursor;
-use super::writer::Writer;
 
 pub const VARINT: u8 = 0;
 pub const FIXED64: u8 = 1;
@@ -48,28 +45,10 @@ pub fn field_len(field: u32, len: usize) -> usize {
     varint_len(u64::from(field) << 3) + varint_len(len as u64) + len
 }
 
-/// A ModelSpec, as in an answer.
-pub fn model_spec(name: &str, version: i64, signature: &str) -> Bytes {
-    Writer::message(|out| {
-        out.field(1, name.len());
-        out.slice(name.as_bytes());
-        let number = Writer::message(|number| {
-            if version != 0 {
-                number.tag(1, VARINT);
-                number.varint(version as u64);
-            }
-        });
-        out.field(2, number.len());
-        out.slice(&number);
-        out.field(3, signature.len());
-        out.slice(signature.as_bytes());
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protobuf::Rope;
+    use crate::protobuf::{Rope, Writer};
 
     #[test]
     fn varints_there_and_back() {

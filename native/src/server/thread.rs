@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::busy_poll::BusyPoll;
 use super::shared::Shared;
-use crate::calls::Outbox;
+use crate::calls::CallOutbox;
 use crate::handover::Handover;
 use crate::http::Spares;
 use crate::http2::AfterPause;
@@ -28,7 +28,7 @@ pub struct ConnectionThread {
     /// Wakes the tasks of its HTTP connections whose answers are ready.
     pub wakes: Arc<Handover<Waker>>,
     /// Sends the answers of its gRPC connections.
-    pub outbox: Arc<Outbox>,
+    pub outbox: Arc<CallOutbox>,
     pub connections: AtomicUsize,
     /// The buffers for large bodies over HTTP.
     pub spares: Spares,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::{EMPTY_HEADER, Status};
 
+use crate::http::answers::PlainRequest;
 use crate::http::intake::SMALL;
 use crate::traces::CONTEXT;
 
@@ -21,15 +22,6 @@ pub enum Next<'a> {
     /// An incomplete request. The number is the size of the whole request, or 0 if that is not known yet.
     Partial(usize),
     Unusual,
-}
-
-/// A plain request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct PlainRequest<'a> {
-    pub path: &'a str,
-    /// The request's headers that say how its caller traces it.
-    pub context: &'a HeaderMap,
-    pub body: &'a [u8],
 }
 
 /// Finds plain requests. Most clients send the same head again and again, with only the body's length changed. So a
