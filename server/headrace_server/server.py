@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
 from headrace_server.models.opened import opened_before
 from headrace_server.models.plain import may_be_plain
+from headrace_server.models.preloading import preload
 from headrace_server.models.publishing import Publishing
 from headrace_server.models.rights import CodeTrust, ReloadRights
 from headrace_server.models.room import Bounds
@@ -174,7 +174,7 @@ class Server:
         if self._tracer is not None:
             self._tracer.start()
         await asyncio.to_thread(self._models.start, self._first_models)
-        await asyncio.to_thread(self._preload)
+        await asyncio.to_thread(preload, self._manager, self._config.preload_models)
         self._config_poll.start()
         if self._gate is not None:
             self._gate.start()
@@ -376,16 +376,6 @@ class Server:
     def _configured(self, models: Collection[str]) -> None:
         self._metrics.configure(models)
         self._mirrors.keep(models)
-
-    def _preload(self) -> None:
-        """Loads the models that must be in memory before the first call.
-
-        Raises:
-            ServingError: A model cannot be loaded.
-        """
-        for name in self._manager.names():
-            if any(fnmatchcase(name, pattern) for pattern in self._config.preload_models):
-                self._manager.load(name)
 
     def _answers(self, name: str) -> bool | None:
         """Whether a model's default version answers requests; None for a model that is not configured."""

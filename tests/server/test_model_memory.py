@@ -202,6 +202,13 @@ def test_named_models_are_loaded_before_the_first_call(tmp_path: Path, transport
         house.close()
 
 
+def test_a_pattern_that_no_model_matches_is_logged(
+    tmp_path: Path, transport: str, loop_thread: LoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    House(tmp_path, transport, loop_thread, preload_models=("n*",)).close()
+    assert "--preload_models: no model's name matches n*" in caplog.messages
+
+
 def test_a_check_loads_every_model(tmp_path: Path) -> None:
     settings = config(tmp_path, "grpcio", 0, preload_models=("*",))
     (tmp_path / "m4" / "1" / "model.onnx").write_bytes(b"not a model")

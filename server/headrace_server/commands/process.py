@@ -47,7 +47,7 @@ def check(config: Config) -> dict[str, list[int]]:
     Raises:
         ServingError: The server cannot start.
     """
-    config = replace(config, port=0, rest_api_port=0, grpc_socket_path="", preload_models=("*",))
+    config = replace(config, port=0, rest_api_port=0, grpc_socket_path="", preload_models=(*config.preload_models, "*"))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_check(config))
 

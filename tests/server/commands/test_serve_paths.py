@@ -225,6 +225,13 @@ class TestCheck:
         assert ran.returncode == 0, ran.stderr
         assert "x float32[?,4] -> y float32[?,1]" in ran.stderr
         assert ran.stdout == f"passed: every model loads and runs ({tmp_path.name} 1)\n"
+        assert "served" not in ran.stderr  # it has answered no requests
+
+    def test_a_model_that_is_to_be_in_memory_first_but_does_not_exist(self, tmp_path: Path) -> None:
+        linear(tmp_path / "1")
+        ran = self.serve(str(tmp_path), "--preload_models=nope")
+        assert ran.returncode == 1
+        assert ran.stderr.splitlines()[-1].endswith("--preload_models: no model is named nope")
 
     def test_a_model_that_does_not_load(self, tmp_path: Path) -> None:
         (tmp_path / "iris.onnx").write_bytes(b"no model")
