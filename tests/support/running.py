@@ -24,9 +24,7 @@ START_WITHIN = 120.0
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 
 _RUNNING = re.compile(r"Running gRPC ModelServer at 0\.0\.0\.0:(\d+) \.\.\.")
-_SERVED = re.compile(
-    r"\bserved \S+ serving_default: (?:no requests$|(\d+) requests, (\d+) rows in (\d+) batches)", re.MULTILINE
-)
+_SERVED = re.compile(r"\bserved \S+ serving_default: (\d+) requests, (\d+) rows in (\d+) batches", re.MULTILINE)
 _OURS = ("batch-", "manager", "source", "load-", "unload-", "reload", "request-log")
 
 
@@ -39,9 +37,12 @@ class Served(NamedTuple):
 
 
 def read_served(log: Iterable[str]) -> Served:
-    """Finds the numbers for Served in the lines of a log."""
-    (match,) = filter(None, map(_SERVED.search, log))
-    return Served(*(int(number or 0) for number in match.groups()))
+    """Finds the numbers for Served in the log lines of a server with one model; zeros if the model ran nothing."""
+    found = list(filter(None, map(_SERVED.search, log)))
+    if not found:
+        return Served(0, 0, 0)
+    (match,) = found
+    return Served(*map(int, match.groups()))
 
 
 def eventually(holds: Callable[[], T], within: float = ANSWER_WITHIN) -> T:

@@ -22,12 +22,15 @@ class BatchCounts:
             self._rows += int(runs.rows.sum())
             self._by_power.update(map(int.bit_length, runs.rows.tolist()))
 
+    def __bool__(self) -> bool:
+        """Whether a batch has run."""
+        with self._lock:
+            return bool(self._by_power)
+
     def __str__(self) -> str:
         with self._lock:
             batches = self._by_power.total()
-            if not batches:
-                return "no requests"
-            mean = self._rows / batches
+            mean = self._rows / max(1, batches)
             sizes = ", ".join(f"{_range(power)}: {count}" for power, count in sorted(self._by_power.items()))
             return f"{self._requests} requests, {self._rows} rows in {batches} batches, mean {mean:.1f} rows ({sizes})"
 

@@ -338,7 +338,8 @@ class Servable:
             free()
         self._metrics.close()
         for signature, counts in self._counts.items():
-            log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
+            if counts:
+                log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
     async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         """Runs after memory for the outputs has been reserved, if the call's transport wants that.

@@ -14,7 +14,7 @@ from headrace_server.metrics.versions import REPORTS, Now, Runs, ServableMetrics
 
 
 def test_nothing_has_run() -> None:
-    assert str(BatchCounts()) == "no requests"
+    assert not BatchCounts()
 
 
 def test_sizes_are_counted_in_powers_of_two() -> None:
@@ -22,6 +22,7 @@ def test_sizes_are_counted_in_powers_of_two() -> None:
     for rows in (0, 1, 2, 3, 4, 7, 8, 1000):
         counts.add(RunColumns.of([report(tasks=2, rows=rows)]))
 
+    assert counts
     assert str(counts) == (
         "16 requests, 1025 rows in 8 batches, mean 128.1 rows (0: 1, 1: 1, 2-3: 2, 4-7: 2, 8-15: 1, 512-1023: 1)"
     )

@@ -361,6 +361,12 @@ class TestClosing:
             "served m:1 serving_default: 1 requests, 2 rows in 1 batches, mean 2.0 rows (2-3: 1)"
         ]
 
+    def test_the_log_names_no_signature_without_requests(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO), servable_of(Adder(), None):
+            pass
+
+        assert caplog.messages == []
+
 
 def test_signatures_are_the_backends() -> None:
     backend = Adder()
