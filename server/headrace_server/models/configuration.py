@@ -207,7 +207,10 @@ class Configuration:
         use_logging = self._prepare_logging(listed)
         self._watch_stores(models)
         # A file that is read again and again must not undo what callers have requested since.
-        self.models.list_all(models, anew=config != self._current)
+        is_new = config != self._current
+        self.models.list_all(models, anew=is_new)
+        if is_new:
+            _warn_of_nameless(models)
         before, self._current = self._current, config  # even if its labels are refused, as in TF Serving
         labels = _labels(config)
         self._manager.assign_labels(labels, to_unavailable=self._labels_to_unavailable)
@@ -262,6 +265,13 @@ class Configuration:
         if failed:
             listed = "".join(_failure(name, status) for name, status in failed.items())
             raise ServingError(Code.UNKNOWN, f"{len(failed)} {what} did not become available: {{{listed}}}")
+
+
+def _warn_of_nameless(models: Iterable[ModelConfig]) -> None:
+    """Logs a model that no request can call: as in TF Serving, it is served, but every request must name its model."""
+    for model in models:
+        if not model.name:
+            log.warning("no request can call the model at %s: its configuration gives it no name", model.base_path)
 
 
 def _labels(config: ModelServerConfig) -> dict[str, dict[str, int]]:

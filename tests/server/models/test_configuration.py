@@ -163,6 +163,16 @@ class TestLists:
         house.apply(house.model("a"), house.model("b"))
         assert (house.served("a"), house.served("b")) == ([1], [7])
 
+    def test_a_model_without_a_name_is_served_and_logged_once(
+        self, house: House, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house.make("", 1)
+        house.start(house.model(""))
+        house.apply(house.model(""))
+        assert house.served("") == [1]
+        warning = f"no request can call the model at {house.root}: its configuration gives it no name"
+        assert caplog.messages.count(warning) == 1
+
     def test_an_empty_list_is_a_valid_configuration(self, house: House) -> None:
         house.make("a", 1)
         house.configuration.start(ModelServerConfig())
