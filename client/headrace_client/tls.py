@@ -25,9 +25,9 @@ ENVIRONMENT = (
 )
 """The sentence on environment variables in the commands' descriptions."""
 
-# The messages are those of headrace-native (rustls) and of grpcio 1.85 (BoringSSL).
+# The messages are those of headrace-native (rustls), of grpcio 1.85 (BoringSSL), and of Python (OpenSSL).
 _OWN_AUTHORITY = re.compile("CaUsedAsEndEntity")
-_OTHER_NAME = re.compile("Hostname Verification Check failed|not valid for name")
+_OTHER_NAME = re.compile("Hostname Verification Check failed|not valid for name|certificate is not valid for")
 _NOT_TRUSTED = re.compile("CERTIFICATE_VERIFY_FAILED|invalid peer certificate")
 _REFUSED = re.compile("has not answered in HTTP/2|Socket closed|fatal alert|Unwrap failed|ALERT_")
 
@@ -40,11 +40,13 @@ class Tls:
         pem: The trusted certificates, and the client's key and certificate if there are any.
         ca: The flag or the variable for the trusted certificates, such as `--tls_ca=ca.pem`.
         cert: The same for the client's certificate; empty if there is none.
+        context: The same certificates and key, for Python's own sockets.
     """
 
     pem: Pem
     ca: str
     cert: str
+    context: ssl.SSLContext
 
     @property
     def credentials(self) -> grpc.ChannelCredentials:
@@ -104,7 +106,7 @@ def tls_of(values: Mapping[str, object]) -> Tls | None:
     except ssl.SSLError as error:
         raise ValueError(f"{ca} has a certificate that cannot be read: {_reason(error)}") from error
     pair = _pair(context, cert, key) if cert and key else None
-    return Tls(Pem(authorities, pair), str(ca), str(cert or ""))
+    return Tls(Pem(authorities, pair), str(ca), str(cert or ""), context)
 
 
 def credentials_of(tls: Tls | None) -> grpc.ChannelCredentials | None:

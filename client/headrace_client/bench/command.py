@@ -72,7 +72,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("address", metavar="SERVER", nargs="?", help=text)
     parser.add_argument("--server", metavar="SERVER", help="the same as SERVER")
     parser.add_argument("--compare", metavar=("A", "B"), nargs=2, help="measure two servers in turn")
-    add_tls_flags(parser.add_argument_group("TLS (gRPC only)"))
+    add_tls_flags(parser.add_argument_group("TLS"))
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for name, (metavar, text) in flags.items():

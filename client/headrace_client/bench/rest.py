@@ -16,19 +16,22 @@ import numpy as np
 from headrace_client.bench.apis import Arrays, bytes_of, datatype, spec_of
 from headrace_client.bench.errors import BenchError
 from headrace_client.bench.server import ServerFailure
+from headrace_client.channels.misdirected import NO_TLS
 from headrace_client.request import Signature, TensorSpec
+from headrace_client.tls import Tls, tls_hint
 from headrace_protos import DataType
 from headrace_protos.tensor import TensorError, dtype_of
 
 # The gRPC code for each HTTP status, as in the gateways of both APIs.
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 499: 1, 500: 13, 501: 12, 503: 14, 504: 4}
-_ADDRESS = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5})/?", re.ASCII)
+_ADDRESS = re.compile(r"(?P<scheme>https?://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(?P<port>\d{1,5})/?", re.ASCII)
 _MOST_PORT = 65535
 _NOT_HTTP = "the answer is not HTTP"
 _CLOSED = "Remote end closed connection without response"
+_ONE_SIDED_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE")
 NOT_REST = (
-    "this port does not speak REST without TLS: --rest_api_port of `headrace serve` sets the REST port, and bench "
-    "does not support TLS over REST"
+    "this port does not speak REST without TLS: --rest_api_port of `headrace serve` sets the REST port, and --tls_ca "
+    "turns TLS on"
 )
 _OK, _UNKNOWN, _DEADLINE, UNAVAILABLE = 0, 2, 4, 14
 
@@ -51,11 +54,17 @@ class RestConnection:
         target: A host and a port.
         headers: Headers that are sent with every request.
         timeout: The timeout of a request in seconds.
+        tls: The certificates; None means no TLS.
     """
 
-    def __init__(self, target: str, headers: Sequence[tuple[str, str]], timeout: float) -> None:
+    def __init__(self, target: str, headers: Sequence[tuple[str, str]], timeout: float, tls: Tls | None = None) -> None:
         self._headers = {"content-type": "application/json", **dict(headers)}
-        self._connection = http.client.HTTPConnection(target.removeprefix("http://").rstrip("/"), timeout=timeout)
+        host = target.partition("://")[2] or target
+        self._connection = (
+            http.client.HTTPConnection(host.rstrip("/"), timeout=timeout)
+            if tls is None
+            else http.client.HTTPSConnection(host.rstrip("/"), timeout=timeout, context=tls.context)
+        )
 
     def send(self, request: RestRequest) -> tuple[int, bytes]:
         """Sends a request; returns the gRPC code with which it ends, and the answer's body or the failure's message."""
@@ -81,17 +90,25 @@ class RestServer:
         target: A host and a port, such as `localhost:8501` or `http://localhost:8501`.
         metadata: Headers that are sent with every request.
         timeout: The timeout of a request in seconds.
+        tls: The certificates; None means no TLS.
 
     Raises:
-        BenchError: There is no such address.
+        BenchError: There is no such address, or TLS contradicts its scheme.
     """
 
-    def __init__(self, target: str, metadata: Sequence[tuple[str, str]], timeout: float) -> None:
+    def __init__(
+        self, target: str, metadata: Sequence[tuple[str, str]], timeout: float, tls: Tls | None = None
+    ) -> None:
         self.target = target
+        self._tls = tls
         address = _ADDRESS.fullmatch(target)
         if address is None or not 0 < int(address["port"]) <= _MOST_PORT:
             raise BenchError(f"the server must be HOST:PORT; was {target}")
-        self._connection = RestConnection(target, metadata, timeout)
+        if address["scheme"] == "https://" and tls is None:
+            raise BenchError(f"{target} needs --tls_ca, which turns TLS on")
+        if address["scheme"] == "http://" and tls is not None:
+            raise BenchError(f"{target} is without TLS, which {tls.ca} turns on: call https:// or leave out the scheme")
+        self._connection = RestConnection(target, metadata, timeout, tls)
 
     def get(self, path: str) -> Mapping[str, Any]:
         """Requests the JSON document at a path, and returns it.
@@ -114,7 +131,7 @@ class RestServer:
         """
         code, body = self._connection.send(request)
         if code != _OK:
-            raise ServerFailure(self.target, code, words(body), _hint(code, words(body)))
+            raise ServerFailure(self.target, code, words(body), _hint(code, words(body), self._tls))
         return body
 
     def close(self) -> None:
@@ -206,8 +223,13 @@ def words(body: bytes) -> str:
     return " ".join(text.split())[:300]
 
 
-def _hint(code: int, text: str) -> str:
-    """What may be wrong with the port; a server of gRPC resets or closes the connection of a REST caller."""
+def _hint(code: int, text: str, tls: Tls | None) -> str:
+    """What may be wrong with the port or the certificates.
+
+    A server of gRPC, or one with TLS, resets or closes the connection of a REST caller.
+    """
+    if tls is not None:
+        return NO_TLS if _ONE_SIDED_TLS.search(text) else tls_hint(text, tls)
     return NOT_REST if code == UNAVAILABLE and text in (_NOT_HTTP, _CLOSED, os.strerror(errno.ECONNRESET)) else ""
 
 

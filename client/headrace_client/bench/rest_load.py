@@ -12,6 +12,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from headrace_client.bench.rest import UNAVAILABLE, RestConnection, RestRequest, words
+from headrace_client.tls import Tls
 
 MOST_THREADS = 256
 PAUSE = 0.01
@@ -28,12 +29,18 @@ class RestLoad:
         target: A host and a port.
         kinds: For each kind of request, its relative share of the calls, and requests that are sent in turn.
         plan: The plan, as for a `headrace_native.Load`.
+        tls: The certificates; None means no TLS.
     """
 
     def __init__(
-        self, target: str, kinds: Sequence[tuple[float, Sequence[RestRequest]]], plan: Mapping[str, Any]
+        self,
+        target: str,
+        kinds: Sequence[tuple[float, Sequence[RestRequest]]],
+        plan: Mapping[str, Any],
+        tls: Tls | None = None,
     ) -> None:
         self._target = target
+        self._tls = tls
         self._kinds = kinds
         self._plan = plan
         self._random = random.Random(plan["seed"])
@@ -58,7 +65,7 @@ class RestLoad:
         closed = not self._plan["times"] and self._plan["rate"] <= 0
         callers = min(self._plan["concurrency"], MOST_THREADS)
         work = self._call_again if closed else self._call_when_due
-        connections = [RestConnection(self._target, metadata, self._plan["timeout"]) for _ in range(callers)]
+        connections = [RestConnection(self._target, metadata, self._plan["timeout"], self._tls) for _ in range(callers)]
         self._threads = [Thread(target=work, args=(each,), daemon=True) for each in connections]
         if not closed:
             self._threads.append(Thread(target=self._pace, daemon=True))

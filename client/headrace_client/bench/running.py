@@ -31,11 +31,8 @@ def run(settings: Settings, tell: Tell) -> Iterator[Point]:
     with ExitStack() as stack:
         servers = []
         for target in settings.servers:
-            server: Any = (
-                RestServer(target, settings.metadata, settings.timeout)
-                if settings.over_rest
-                else Server(target, settings.metadata, settings.timeout, settings.tls)
-            )
+            kind: Any = RestServer if settings.over_rest else Server
+            server = kind(target, settings.metadata, settings.timeout, settings.tls)
             stack.callback(server.close)
             servers.append((target, prepare(server, settings)))
         for stage in settings.stages:
@@ -55,9 +52,12 @@ def _measured(servers: Sequence[tuple[str, Workload]], stage: Stage, settings: S
 
 def _load(target: str, workload: Workload, stage: Stage, settings: Settings, tell: Tell) -> Point:
     plan = _plan(workload, stage, settings)
-    make: Any = RestLoad if settings.over_rest else native().Load
-    secured = {} if settings.tls is None else {"tls": native_tls(settings.tls)}
-    load = make(target, [(kind.weight, kind.requests) for kind in workload.kinds], plan, **secured)
+    kinds, tls = [(kind.weight, kind.requests) for kind in workload.kinds], settings.tls
+    load: Any = (
+        RestLoad(target, kinds, plan, tls)
+        if settings.over_rest
+        else native().Load(target, kinds, plan, **({} if tls is None else {"tls": native_tls(tls)}))
+    )
     load.start(list(settings.metadata))
     total = plan["warmup"] + plan["seconds"]
     try:

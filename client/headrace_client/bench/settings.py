@@ -126,7 +126,7 @@ def read(given: Mapping[str, object]) -> Settings:
         log=log,
         stages=_stages(single, log),
         metadata=_metadata(_several(flags, "metadata")),
-        tls=_tls(flags, api),
+        tls=_tls(flags),
         **read,  # type: ignore[arg-type]
     )
 
@@ -147,14 +147,11 @@ def _metadata(texts: list[str]) -> tuple[tuple[str, str], ...]:
         raise BenchError(str(error)) from error
 
 
-def _tls(flags: Mapping[str, object], api: str) -> Tls | None:
+def _tls(flags: Mapping[str, object]) -> Tls | None:
     try:
-        tls = tls_of(flags)
+        return tls_of(flags)
     except ValueError as error:
         raise BenchError(str(error)) from error
-    if tls is not None and api.startswith("rest-"):
-        raise BenchError(f"{tls.ca} cannot be used: bench does not support TLS over REST")
-    return tls
 
 
 def _models(texts: list[str]) -> dict[str, float]:

@@ -160,7 +160,7 @@ def test_rest_on_a_server_without_it(capsys: pytest.CaptureFixture[str], address
     )
 
 
-@pytest.mark.parametrize("server", ["localhost:x", "localhost", "", "localhost:0", "localhost:70000", "https://h:1"])
+@pytest.mark.parametrize("server", ["localhost:x", "localhost", "", "localhost:0", "localhost:70000", "ftp://h:1"])
 def test_an_invalid_rest_address(capsys: pytest.CaptureFixture[str], server: str) -> None:
     assert said(capsys, server, "--api=rest-infer", "--model=m") == f"the server must be HOST:PORT; was {server}"
 

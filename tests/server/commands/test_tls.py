@@ -18,6 +18,7 @@ from headrace_server.commands.headrace import main
 from tests.conftest import Run
 from tests.support import models
 from tests.support.pem import Authority, Pem, write
+from tests.support.ports import free_port
 
 QUICK = ("--concurrency=2", "--seconds=50ms", "--warmup=1ms")
 CALL, MODELS, BENCH = ["call", "model"], ["models"], ["bench", "--model=model", *QUICK]
@@ -81,6 +82,16 @@ def secure(running: Run, config: Path) -> int:
 def mutual(running: Run, mutual_config: Path) -> int:
     """The port of a server that asks clients for a certificate."""
     return running(models.linear, ssl_config_file=str(mutual_config)).port
+
+
+@pytest.fixture(scope="module")
+def rest(running: Run, mutual_config: Path, transport: str) -> int:
+    """The REST port of a server that asks clients for a certificate."""
+    if transport != "native":
+        pytest.skip("only the native transport has TLS over REST")
+    port = free_port()
+    running(models.linear, rest_api_port=port, rest_api_ssl_config_file=str(mutual_config))
+    return port
 
 
 @pytest.fixture(
@@ -217,10 +228,35 @@ class TestRefusals:
             assert reason in self.said(capsys, *command, "--server=localhost:1", *given)
 
 
-@pytest.mark.skipif(not HAS_NATIVE, reason="headrace-native is not installed")
-def test_bench_over_rest_refuses_certificates(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*BENCH, "--api=rest-predict", f"--tls_ca={files.ca}"]) == 1
-    assert f"--tls_ca={files.ca} cannot be used: bench does not support TLS over REST" in capsys.readouterr().err
+class TestBenchOverRest:
+    """`headrace bench` calls REST without headrace-native."""
+
+    def bench(self, server: str, *flags: str) -> int:
+        return main([*BENCH, "--api=rest-predict", f"--server={server}", *flags])
+
+    @pytest.mark.parametrize("scheme", ["", "https://"])
+    def test_mutual_tls(self, rest: int, files: Files, scheme: str) -> None:
+        shown = (f"--tls_ca={files.ca}", f"--tls_cert={files.cert}", f"--tls_key={files.key}")
+        assert self.bench(f"{scheme}localhost:{rest}", *shown) == 0
+
+    def test_the_failure_names_the_flag(self, rest: int, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+        shown = (f"--tls_cert={files.cert}", f"--tls_key={files.key}")
+        for server, flags, reason in (
+            (f"localhost:{rest}", (f"--tls_ca={files.other}", *shown), "the server's certificate is not trusted"),
+            (f"127.0.0.1:{rest}", (f"--tls_ca={files.ca}", *shown), "the server's certificate is for another name"),
+            (f"localhost:{rest}", (f"--tls_ca={files.ca}",), "the server may ask for a certificate"),
+            (f"localhost:{rest}", (), "--tls_ca turns TLS on"),
+            (f"https://localhost:{rest}", (), "needs --tls_ca, which turns TLS on"),
+            (f"http://localhost:{rest}", (f"--tls_ca={files.ca}",), "leave out the scheme"),
+        ):
+            assert self.bench(server, *flags) == 1
+            assert reason in capsys.readouterr().err
+
+    def test_a_server_without_tls(self, running: Run, files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+        port = free_port()
+        running(models.linear, rest_api_port=port)
+        assert self.bench(f"localhost:{port}", f"--tls_ca={files.ca}") == 1
+        assert f"({NO_TLS})" in capsys.readouterr().err
 
 
 def test_the_start_names_the_flags(config: Path, mutual_config: Path, caplog: pytest.LogCaptureFixture) -> None:
