@@ -34,7 +34,7 @@ until the next successful call of `faulty`, how many calls of `other` were made 
 and how many of them failed. `--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
 
 A crash in the server's own process ends the server; only a worker process contains it. Python models have one by
-default, and so do ONNX models whose process a request could crash; any other model gets one by
+default, and so do ONNX models that a request could crash; any other model gets one by
 `[isolation] workers = 1` in its `model.toml` ([Python models](../python-models.md#worker-processes)).
 
 | backend | fault | its caller | `faulty` is back after | calls of `other` | failed |

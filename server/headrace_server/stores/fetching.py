@@ -118,9 +118,7 @@ class Fetching:
             raise StoreError(f"{self._uri}: {file.path} has {size} bytes, but the store listed it with {file.size}")
         if file.sha256 and digest.hexdigest() != file.sha256:
             part.unlink()
-            raise StoreError(
-                f"{self._uri}: {file.path} differs from what was expected: its SHA-256 is {digest.hexdigest()}"
-            )
+            raise StoreError(f"{self._uri}: the SHA-256 of {file.path} must be {file.sha256}; was {digest.hexdigest()}")
 
 
 def _read_so_far(part: Path) -> "tuple[hashlib._Hash, int]":

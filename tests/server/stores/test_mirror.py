@@ -325,7 +325,7 @@ class TestHuggingFace:
         assert shown(mirror) == {"1": {"model.onnx": model}}
 
         files.content["/me/iris/resolve/c0ffee/onnx/model.onnx"] = b"wrongly"
-        with pytest.raises(StoreError, match=r"hf://me/iris@main/onnx: model.onnx differs from what was expected"):
+        with pytest.raises(StoreError, match=r"hf://me/iris@main/onnx: the SHA-256 of model\.onnx must be"):
             watch("hf://me/iris@main/onnx").look()
 
     def test_an_invalid_uri(self, watch: Watch) -> None:
