@@ -80,7 +80,7 @@ def _row(name: str, often: str, spent: float, more: str = "") -> str:
 
 def _page(rows: Sequence[str]) -> str:
     table = "\n".join(rows)
-    return f"""# What monitoring itself takes
+    return f"""# CPU time of the monitoring code
 
 Made by `python -m scripts.overheads_counted` on {os.cpu_count()} CPUs, on {time.strftime("%Y-%m-%d")}, with the load
 generator on the same machine: the CPU time of the code itself, timed where it runs. Its effect on concurrent requests,

@@ -73,8 +73,8 @@ at a time (traces for a whole second, of which only the second half counts), in 
 in all. It is compared with the half seconds just before and after, in which the server only answers. Each comparison
 gives a relative change. The table has the median of the means of all pairs of these changes, with its standard
 error. In the row "nothing", nothing is switched on: the difference is noise. In the row "tracing off", the server has
-no `--trace_endpoint`. "Not shown" means that the noise is too large to tell; [what monitoring itself
-takes](overheads_counted.md) is measured directly.
+no `--trace_endpoint`. "Not shown" means that the noise is too large to tell; [the CPU time of the
+monitoring code](overheads_counted.md) is measured directly.
 
 | the server | requests/s | fewer requests/s | CPU per request | more CPU per request | limit | within the limit |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |

@@ -32,7 +32,7 @@ class SigningOptions:
         "", "TOML file that says, for folders of models, which keys are trusted and whether signatures are required"
     )
     model_keys_file: str = flag(
-        "", "file of the keys that open sealed models, one per line: in base64, or an age identity"
+        "", "file of the keys that open sealed models: each line is a key in base64, or an age identity"
     )
     model_keys_command: str = flag(
         "",
