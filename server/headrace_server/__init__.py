@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from headrace_server import telemetry
 
 if TYPE_CHECKING:
-    from headrace_server.config.run import Config, ModelConfig
+    from headrace_server.config.model_config import ModelConfig
+    from headrace_server.config.run import Config
     from headrace_server.server import Server
 
 __all__ = ["Config", "ModelConfig", "Server"]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from headrace_batching import BatchThreads, Options
 from headrace_server.backends.base import BackendOptions
+from headrace_server.config.checks import check
 from headrace_server.config.files import batching_of
+from headrace_server.config.model_config import ModelConfig
 from headrace_server.config.model_list import first_models
 from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.platform import with_files
-from headrace_server.config.run import Config, ModelConfig, check
+from headrace_server.config.run import Config
 from headrace_server.metrics.access_log import LoggedMethod
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.exposition import Metric

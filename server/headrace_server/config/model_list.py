@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from headrace_protos import FileSystemStoragePathSourceConfig, ModelServerConfig, ModelType
 from headrace_protos import ModelConfig as ModelConfigMessage
 from headrace_server.config.files import read_text_proto
+from headrace_server.config.model_config import All, Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.config.paths import as_text
 from headrace_server.config.platform import PLATFORM
-from headrace_server.config.run import All, Config, Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.config.run import Config
 from headrace_server.errors import invalid
 
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://|models:/")

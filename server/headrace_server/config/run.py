@@ -1,22 +1,19 @@
 """The configuration of one run: frozen, with every default written once, here."""
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from headrace_batching import Options
 from headrace_batching.cpus import schedulable_cpus
 from headrace_batching.objective import EXPECTATION, is_objective
-from headrace_batching.option import refusals
-from headrace_server.config.flag import flag, name_of_flag
+from headrace_server.config.flag import flag
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.mlflow import MlflowOptions
+from headrace_server.config.model_config import ModelConfig
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.config.security import AuthOptions
 from headrace_server.config.signing import SigningOptions
 from headrace_server.config.stores import StoreOptions
 from headrace_server.config.tensorrt import TensorrtOptions
-from headrace_server.errors import invalid
 
 CPUS = schedulable_cpus()
 
@@ -26,50 +23,6 @@ MANY_BATCHES = 1_000_000
 """The maximum number of batches that wait if no limit is set; the memory for requests is then the limit."""
 
 LAST_PORT = (1 << 16) - 1  # gRPC would take a larger one modulo 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Latest:
-    """Serve the highest versions: `count` of them."""
-
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """Serve every version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Specific:
-    """Serve these versions, if they exist."""
-
-    versions: tuple[int, ...]
-
-
-VersionPolicy = Latest | All | Specific
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """A model's name, where its versions are, and which of them to serve.
-
-    Attributes:
-        name: The model's name.
-        base_path: The folder on this machine that holds its versions.
-        policy: Which of the versions to serve.
-        uri: The store that the versions are fetched from; empty if there is none.
-    """
-
-    name: str
-    base_path: Path
-    policy: VersionPolicy = Latest()
-    uri: str = ""
-
-    @property
-    def where(self) -> str:
-        """Where the versions come from, for messages."""
-        return self.uri or str(self.base_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,42 +314,3 @@ class Config:
     batching: Options = field(default_factory=lambda: Options(larger_alone=True, max_enqueued_batches=MANY_BATCHES))
     models: tuple[ModelConfig, ...] = ()
     pad_unproved: bool = False
-
-
-def check(config: Config) -> None:
-    """Refuses invalid values, and options that contradict each other.
-
-    TF Serving: server.cc and server_core.cc have the texts about its own flags.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, with the flag's name.
-    """
-    _check_values(config)
-    for own in fields(config):
-        if "prefix" in own.metadata:
-            _check_values(getattr(config, own.name), own.metadata["prefix"])
-    if config.use_alts_credentials and config.ssl_config_file:
-        raise invalid("Either use_alts_credentials must be false or ssl_config_file must be empty.")
-    config.signing.check()
-    config.mlflow.check(config.rest_api_port)
-    config.auth.check(tls=bool(config.ssl_config_file or config.rest_api_ssl_config_file))
-    if config.latency_objective and not config.enable_batching:
-        raise invalid("--latency_objective needs --enable_batching, since it works through batching")
-    if not (config.model_base_path or config.model_config_file or config.models):
-        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
-    parallelism = (
-        config.tensorflow_session_parallelism,
-        config.tensorflow_intra_op_parallelism,
-        config.tensorflow_inter_op_parallelism,
-    )
-    if min(parallelism) > 0 and not config.platform_config_file:
-        raise invalid(
-            "Either configure server_options.tensorflow_session_parallelism or "
-            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
-            "separately. You cannot configure all."
-        )
-
-
-def _check_values(options: Any, prefix: str = "") -> None:
-    for text in refusals(options, lambda own: f"--{name_of_flag(own, prefix)}"):
-        raise invalid(text)

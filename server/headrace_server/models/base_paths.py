@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace_server.backends.auto import is_model_file
-from headrace_server.config.run import ModelConfig, Specific
+from headrace_server.config.model_config import ModelConfig, Specific
 from headrace_server.models.version_policy import chosen
 
 _VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)

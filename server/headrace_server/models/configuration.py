@@ -9,10 +9,10 @@ from threading import Lock
 
 from headrace_protos import Code, ModelServerConfig
 from headrace_protos import ModelConfig as ModelConfigMessage
+from headrace_server.config.model_config import ModelConfig, VersionPolicy
 from headrace_server.config.model_list import check_models, platform_of, policy_of
 from headrace_server.config.paths import as_path
 from headrace_server.config.platform import PLATFORM
-from headrace_server.config.run import ModelConfig, VersionPolicy
 from headrace_server.errors import ServingError, invalid, status_of
 from headrace_server.models.manager import Manager
 from headrace_server.models.overlay import Overlay

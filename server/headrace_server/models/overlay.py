@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from headrace_server.config.run import ModelConfig, VersionPolicy
+from headrace_server.config.model_config import ModelConfig, VersionPolicy
 
 
 class Overlay:

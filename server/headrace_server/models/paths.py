@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headrace_server.backends.auto import MODEL_FILES, SAVED_MODEL_FILES, is_model_file
-from headrace_server.config.run import ModelConfig, Specific
+from headrace_server.config.model_config import ModelConfig, Specific
 from headrace_server.errors import invalid, not_found, unreadable
 from headrace_server.models.base_paths import versions_under
 from headrace_server.security.models.names import SEALED_FILE

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
-from headrace_server.config.run import ModelConfig
+from headrace_server.config.model_config import ModelConfig
 from headrace_server.models.base_paths import BasePath
 
 log = logging.getLogger(__name__)

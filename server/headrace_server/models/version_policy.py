@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from headrace_protos import ModelVersionStatus
-from headrace_server.config.run import All, Latest, Specific, VersionPolicy
+from headrace_server.config.model_config import All, Latest, Specific, VersionPolicy
 
 
 class State(Enum):

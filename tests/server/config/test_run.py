@@ -10,8 +10,9 @@ from headrace_batching import Options
 from headrace_batching.option import default_of
 from headrace_protos import Code
 from headrace_server.commands.flags import FLAGS, config_of
+from headrace_server.config.checks import check
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
-from headrace_server.config.run import MANY_BATCHES, Config, check
+from headrace_server.config.run import MANY_BATCHES, Config
 from headrace_server.errors import ServingError
 from headrace_server.server import Server
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_server.config.run import Latest, ModelConfig, Specific
+from headrace_server.config.model_config import Latest, ModelConfig, Specific
 from headrace_server.errors import ServingError
 from headrace_server.models.paths import find_models
 

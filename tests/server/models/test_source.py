@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headrace_server.config.run import Latest, ModelConfig, Specific, VersionPolicy
+from headrace_server.config.model_config import Latest, ModelConfig, Specific, VersionPolicy
 from headrace_server.models import source
 from headrace_server.models.base_paths import BasePath, versions_under
 from headrace_server.models.source import LISTED_AT_A_LOOK, Source

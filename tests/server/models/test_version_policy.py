@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_protos import ModelVersionStatus
-from headrace_server.config.run import All, Latest, Specific, VersionPolicy
+from headrace_server.config.model_config import All, Latest, Specific, VersionPolicy
 from headrace_server.models.version_policy import (
     Load,
     State,

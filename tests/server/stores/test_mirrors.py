@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import pytest
 
+from headrace_server.config.model_config import ModelConfig, Specific
 from headrace_server.config.model_list import several_models
-from headrace_server.config.run import ModelConfig, Specific
 from headrace_server.config.stores import StoreOptions
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.configuration import Configuration

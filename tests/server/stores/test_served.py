@@ -8,7 +8,7 @@ import pytest
 
 from headrace_protos import ModelServerConfig, ReloadConfigRequest
 from headrace_server import Config
-from headrace_server.config.run import ModelConfig
+from headrace_server.config.model_config import ModelConfig
 from headrace_server.config.stores import StoreOptions
 from headrace_server.models.paths import find_models
 from tests.support import models

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace_server.config.run import All, Latest, Specific, VersionPolicy
+from headrace_server.config.model_config import All, Latest, Specific, VersionPolicy
 from headrace_server.errors import invalid
 
 _CHANGED = ("max_batch_size", "dynamic_batching", "version_policy")

@@ -6,7 +6,7 @@ from headrace_batching import Options
 from headrace_protos.inference import model_config_pb2 as messages
 from headrace_protos.inference.grpc_service_pb2 import ModelMetadataResponse
 from headrace_server.backends.signature import Signature, TensorSpec
-from headrace_server.config.run import All, Latest, Specific, VersionPolicy
+from headrace_server.config.model_config import All, Latest, Specific, VersionPolicy
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.datatypes import datatype_of

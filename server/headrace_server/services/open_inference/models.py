@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_protos.inference import model_config_pb2 as config
-from headrace_server.config.run import Latest
+from headrace_server.config.model_config import Latest
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.servable import Servable
 from headrace_server.services.open_inference.lookup import Lookup, version_number

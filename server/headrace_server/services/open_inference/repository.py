@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from headrace_protos import Code
-from headrace_server.config.run import Latest, ModelConfig
+from headrace_server.config.model_config import Latest, ModelConfig
 from headrace_server.errors import AT_REST, ServingError, invalid, status_of, unimplemented
 from headrace_server.models.overlay import Overlay
 from headrace_server.models.version_policy import State

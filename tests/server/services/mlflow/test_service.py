@@ -9,8 +9,8 @@ from onnx import TensorProto
 from onnx.helper import make_node
 
 from headrace_server import Config
+from headrace_server.config.checks import check
 from headrace_server.config.mlflow import MlflowOptions
-from headrace_server.config.run import check
 from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from tests.conftest import Rest

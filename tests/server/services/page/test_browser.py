@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from headrace_protos import POOL, PredictRequest
 from headrace_protos.tensor import to_array
-from headrace_server.config.run import ModelConfig
+from headrace_server.config.model_config import ModelConfig
 from tests.conftest import TRANSPORTS, Run
 from tests.support import models
 from tests.support.calls import floats, predict_request

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace_server import Config
-from headrace_server.config.run import ModelConfig
+from headrace_server.config.model_config import ModelConfig
 from headrace_server.config.stores import StoreOptions
 from headrace_server.stores.base import StoreError
 from tests.server.stores.conftest import Watch
