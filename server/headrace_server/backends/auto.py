@@ -85,7 +85,7 @@ def prepare(versions: Iterable[Path], options: BackendOptions) -> object:
         return None
     models = (version / ONNX_FILE for version in versions if _holds_only_onnx(version))
     try:
-        from headrace_server.backends.onnx.backend import prepare_onnx
+        from headrace_server.backends.onnx.loading import prepare_onnx
     except ImportError:  # each load reports it
         return None
     return prepare_onnx(models, options)
@@ -204,7 +204,7 @@ def _load_onnx_by_tensorrt(model: Path, options: BackendOptions) -> Backend:
 
 
 def _load_onnx(model: Path, options: BackendOptions) -> Backend:
-    from headrace_server.backends.onnx.backend import load_onnx
+    from headrace_server.backends.onnx.loading import load_onnx
 
     return load_onnx(model, options)
 

@@ -14,6 +14,7 @@ from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError
 from tests.support.models import linear
 
+LOADING = "headrace_server.backends.onnx.loading"
 BACKEND = "headrace_server.backends.onnx.backend"
 
 
@@ -110,7 +111,7 @@ def test_a_folder_called_like_a_model(tmp_path: Path) -> None:
 
 def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = linear(tmp_path)
-    monkeypatch.delitem(sys.modules, BACKEND, raising=False)
+    monkeypatch.delitem(sys.modules, LOADING, raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     assert failure_of(tmp_path) == (
@@ -121,7 +122,8 @@ def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path, monkeypatc
 
 def test_a_broken_installation_is_not_reported_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linear(tmp_path)
-    monkeypatch.delitem(sys.modules, BACKEND, raising=False)
+    for name in (LOADING, BACKEND):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
 
     with pytest.raises(ModuleNotFoundError, match="numpy"):

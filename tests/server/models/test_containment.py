@@ -16,7 +16,7 @@ from headrace_batching import BatchThreads, Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.independence import Finding
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import ServingError
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.models import containment, loader

@@ -19,7 +19,7 @@ from headrace_batching import (
 )
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import ServingError, status_of
 from headrace_server.models.servable import Servable
 from tests.support import models

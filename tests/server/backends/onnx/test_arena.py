@@ -10,7 +10,7 @@ import pytest
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.onnx.arena import LARGE_OUTPUT, SECONDS, Arena, arena_of
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.metrics.heap import read_memory
 from tests.support import models

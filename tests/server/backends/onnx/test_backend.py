@@ -16,7 +16,8 @@ from headrace_batching.task import Array
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.signature import Signature
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError

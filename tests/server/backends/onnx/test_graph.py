@@ -12,8 +12,8 @@ from onnx import NodeProto, TensorProto, helper
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.graph import RUN_ON_EMPTY, Graph, read_graph
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import RunLost
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job

@@ -9,8 +9,8 @@ from onnx import TensorProto as Onnx
 
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
 from headrace_server.backends.onnx.header import read_header
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError
 from tests.support import models

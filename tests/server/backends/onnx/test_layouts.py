@@ -19,10 +19,11 @@ from onnx.helper import (
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx import backend as onnx_backend
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx import loading
+from headrace_server.backends.onnx.backend import OnnxBackend
 from headrace_server.backends.onnx.graph import Graph, graph_of
 from headrace_server.backends.onnx.layouts import Layout, Layouts
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.model_files import ModelFiles
 from headrace_server.backends.onnx.operators import CHECKS_MORE
 from headrace_server.backends.onnx.signatures import Found, find_signatures
@@ -145,7 +146,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         asked.append(session)
         return find(session, *rest, **named)
 
-    monkeypatch.setattr(onnx_backend, "find_signatures", counted)
+    monkeypatch.setattr(loading, "find_signatures", counted)
     return asked
 
 

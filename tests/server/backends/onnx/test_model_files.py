@@ -27,7 +27,8 @@ from onnx.numpy_helper import from_array
 from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.mentions import mentioned
 from headrace_server.backends.onnx.model_files import ModelFiles, SharedTensor
 from headrace_server.backends.shared import Shared
@@ -149,7 +150,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 folder = Path({str(tmp_path)!r})
 backend = load_onnx(folder / "model.onnx", BackendOptions())
 for file in folder.iterdir():

@@ -19,8 +19,9 @@ from onnx import TensorProto
 from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions, BatchMemory, OnDevices
-from headrace_server.backends.onnx import backend as onnxruntime_impl
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx import loading
+from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.onnx.providers import CUDA, TENSORRT, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
@@ -58,7 +59,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine(devices=2, memory=1 << 24)
     install_cuda(monkeypatch, machine)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    monkeypatch.setattr(onnxruntime_impl, "why_not", lambda _, device: "" if device < 2 else f"no GPU {device}")
+    monkeypatch.setattr(loading, "why_not", lambda _, device: "" if device < 2 else f"no GPU {device}")
     yield machine
     gc.collect()
     machine.check_nothing_left()
@@ -68,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
 @pytest.fixture
 def opened(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Opened:
     opened = Opened(machine)
-    monkeypatch.setattr(onnxruntime_impl, "open_session", opened)
+    monkeypatch.setattr(loading, "open_session", opened)
     return opened
 
 
@@ -165,7 +166,7 @@ class TestLoaded:
         def on_cpu(model: str, *_: Any) -> ort.InferenceSession:
             return ort.InferenceSession(model, providers=[CPU])
 
-        monkeypatch.setattr(onnxruntime_impl, "open_session", on_cpu)
+        monkeypatch.setattr(loading, "open_session", on_cpu)
         with pytest.raises(LoadError, match=f"ONNX Runtime does not use {CUDA}") as raised:
             load(models.linear(tmp_path), providers=(CUDA,))
         assert raised.value.code == Code.FAILED_PRECONDITION

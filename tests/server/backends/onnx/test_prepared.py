@@ -17,8 +17,7 @@ import pytest
 
 from headrace_server.backends import auto
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx import backend as onnx_backend
-from headrace_server.backends.onnx import prepared, providers
+from headrace_server.backends.onnx import loading, prepared, providers
 from headrace_server.errors import LoadError
 from tests.support import models
 
@@ -46,7 +45,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         opened.append(str(model))
         return open_session(model, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(onnx_backend, "open_session", counted)
+    monkeypatch.setattr(loading, "open_session", counted)
     return opened
 
 
@@ -129,7 +128,7 @@ def test_without_headrace_native_each_load_opens_its_session(
 ) -> None:
     """It may not be installed, or it may be impossible to import."""
     options, folders = BackendOptions(), shelf(tmp_path, 2)
-    monkeypatch.setattr(onnx_backend, "find_spec", lambda _: found)
+    monkeypatch.setattr(loading, "find_spec", lambda _: found)
     monkeypatch.setitem(sys.modules, "headrace_native", None)
     kept = auto.prepare(folders, options)
     assert [answer(folder, options) for folder in folders] == [4, 5]
@@ -156,7 +155,7 @@ def test_the_providers_are_chosen_once_for_all(tmp_path: Path, monkeypatch: pyte
         chosen.append(rest)
         return choose(*rest, **named)
 
-    monkeypatch.setattr(onnx_backend, "choose", counted)
+    monkeypatch.setattr(loading, "choose", counted)
     options, folders = BackendOptions(), shelf(tmp_path)
     kept = auto.prepare(folders, options)
     assert [answer(folder, options) for folder in folders] == [4, 5, 6, 7, 8]
@@ -207,7 +206,7 @@ def test_a_folder_with_another_model_is_left_to_its_load(tmp_path: Path, other: 
 
 def test_a_large_model_is_left_to_its_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = shelf(tmp_path, 2)
-    monkeypatch.setattr(onnx_backend, "SMALL", (folders[0] / models.FILE).stat().st_size)
+    monkeypatch.setattr(loading, "SMALL", (folders[0] / models.FILE).stat().st_size)
     assert prepared_count(folders) == 0
 
 

@@ -12,7 +12,7 @@ from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.gpu.nvidia_driver import NoDriverError
 from headrace_server.backends.onnx import providers as onnx_providers
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.onnx.providers import CUDA, TENSORRT, Choice, choose, why_not
 from headrace_server.config.onnxruntime import OnnxruntimeOptions

@@ -17,7 +17,8 @@ from headrace_batching import Options
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.independence import Finding, Subject, try_rows
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.backends.onnx.loading import load_onnx
 from tests.support.graphs import FLOAT, INT64, MIXING, Graph, Value, weights
 from tests.support.layers import APART, LEAKS, LEAKS_OF_ORDINARY, MIXES, Layer, dense, stack
 

@@ -10,7 +10,8 @@ import pytest
 
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import OnnxBackend, load_onnx
+from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import METADATA_KEY
 from headrace_server.backends.signature import CLASSIFY_METHOD, PREDICT_METHOD
 from headrace_server.config.model_toml import SignatureOptions

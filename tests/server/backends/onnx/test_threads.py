@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import _runtime_version, load_onnx
+from headrace_server.backends.onnx.loading import _runtime_version, load_onnx
 from headrace_server.backends.onnx.threads import PER_CPU, Pools
 from tests.support import models
 

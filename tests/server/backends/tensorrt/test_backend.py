@@ -21,7 +21,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions, BatchMemory, FitsBatching, OnDevices
 from headrace_server.backends.independence import Finding
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.model_toml import SignatureOptions

@@ -12,7 +12,7 @@ import pytest
 
 from headrace_protos import ModelServerConfig
 from headrace_server.backends import auto
-from headrace_server.backends.onnx import backend as onnx_backend
+from headrace_server.backends.onnx import loading
 from headrace_server.commands.headrace import main
 from headrace_server.config.isolation import IsolationOptions
 from headrace_server.config.signing import SigningOptions
@@ -91,7 +91,7 @@ def test_no_file_of_an_unsigned_model_reaches_the_runtime(
         models.linear(tmp_path / name / "1")
         listed.model_config_list.config.add(name=name, base_path=str(tmp_path / name), model_platform="tensorflow")
     (tmp_path / "models.config").write_text(str(listed))
-    monkeypatch.setattr(onnx_backend, "open_session", lambda *_: pytest.fail("a file was opened"))
+    monkeypatch.setattr(loading, "open_session", lambda *_: pytest.fail("a file was opened"))
     monkeypatch.setattr(auto, "prepare", lambda *_: pytest.fail("a file was opened"))
     signing = SigningOptions(signature_keys=(str(signer.public),), require_signatures=True)
     with pytest.raises(ServingError, match="is not loaded: it is not signed"):

@@ -15,7 +15,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.backends.buffer_pool import Block, BufferPool
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import ServingError
 from tests.conftest import Run
 from tests.support import models

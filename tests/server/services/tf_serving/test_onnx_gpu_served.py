@@ -11,7 +11,7 @@ import pytest
 
 from headrace_batching.task import Array
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.onnxruntime import OnnxruntimeOptions

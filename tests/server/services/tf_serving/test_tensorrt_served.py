@@ -14,7 +14,7 @@ from headrace_batching import Options
 from headrace_batching.task import Array
 from headrace_protos import Code, ModelVersionStatus
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.onnx.backend import load_onnx
+from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
