@@ -123,8 +123,20 @@ class _Interpreter:
         self._try("Failed to invoke TfLite interpreter", self._interpreter.invoke)
 
     def output(self, name: str) -> Array:
-        """A copy of the tensor after the last run."""
-        return np.asarray(self._interpreter.get_tensor(self.outputs[name]["index"]))
+        """A copy of the tensor after the last run.
+
+        Raises:
+            ServingError: INTERNAL for a tensor that numpy cannot represent.
+        """
+        index = self.outputs[name]["index"]
+        try:
+            return np.asarray(self._interpreter.get_tensor(index))
+        except ValueError as error:  # the interpreter gives no tensors without elements, such as a list of no boxes
+            (tensor,) = (each for each in self._interpreter.get_output_details() if each["index"] == index)
+            if all(tensor["shape"]):
+                raise ServingError(Code.INTERNAL, f"Failed to read output tensor: {name}: {error}") from error
+            dtype = np.dtype(tensor["dtype"])
+            return np.empty(tensor["shape"], object if dtype.kind == "S" else dtype)
 
     def _resize(self, arrays: Arrays) -> None:
         changed = {name: array.shape for name, array in arrays.items() if array.shape != self._shapes.get(name)}

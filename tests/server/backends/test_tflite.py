@@ -77,7 +77,8 @@ def test_requests_of_several_callers(plain: Caller) -> None:
 @pytest.fixture(scope="module")
 def alone(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Mapping[str, ServerProcess]:
     """Servers with one model each, whose batches wait for more requests as long as is allowed."""
-    return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in ("tflite_three", "tflite_ranked")}
+    names = ("tflite_three", "tflite_ranked", "tflite_positive")
+    return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in names}
 
 
 def test_outputs_whose_names_differ_only_after_the_colon_are_all_served(alone: Mapping[str, ServerProcess]) -> None:
@@ -89,6 +90,15 @@ def test_outputs_whose_names_differ_only_after_the_colon_are_all_served(alone: M
     assert sorted(array.tolist() for array in answer.values()) == [[[2, 4]], [[3, 6]], [[5, 10]]]
     (stem,) = {name.partition(":")[0] for name in answer}
     assert stem in answer
+
+
+def test_an_output_without_elements(alone: Mapping[str, ServerProcess]) -> None:
+    caller = alone["tflite_positive"].started()
+    some, none = (caller.predict({"x": np.array(values, np.float32)})["Identity"] for values in ([1, -1, 2], [-1, -2]))
+    caller.close()
+
+    assert some.tolist() == [[0], [2]]
+    assert (none.shape, none.dtype) == ((0, 1), np.dtype(np.int64))
 
 
 def test_rows_that_mix_run_one_by_one(alone: Mapping[str, ServerProcess]) -> None:

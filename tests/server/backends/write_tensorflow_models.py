@@ -158,6 +158,14 @@ def write_tflite_ranked(folder: Path) -> None:
     (folder / "model.tflite").write_bytes(content)
 
 
+def write_tflite_positive(folder: Path) -> None:
+    """Writes the positions of the elements of `x` float [N] that are positive."""
+    function = exported(tf.TensorSpec([None], tf.float32, name="x"))(lambda x: tf.where(x > 0))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
 class Bytes(str):
     """A flexbuffer string of arbitrary bytes, not only of UTF-8, as the C++ library writes it."""
 
@@ -206,3 +214,4 @@ if __name__ == "__main__":
     write_tflite_with_variable_tensors(base / "tflite_lstm" / "1")
     write_tflite_three(base / "tflite_three" / "1", base / "tflite_three_saved")
     write_tflite_ranked(base / "tflite_ranked" / "1")
+    write_tflite_positive(base / "tflite_positive" / "1")
