@@ -18,7 +18,7 @@ from headrace_batching import (
     QueueFull,
     TaskTooLarge,
 )
-from headrace_batching.batch import rows_of, shared_rows
+from headrace_batching.batch import rows_of
 from headrace_batching.report import Observe
 from headrace_batching.task import Arrays
 from headrace_server.backends.base import (
@@ -38,18 +38,17 @@ from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.inferences import Inferences
 from headrace_server.metrics.summary import BatchCounts
 from headrace_server.metrics.versions import Now
-from headrace_server.models.answers import MEMORY, AnswerSizes, NeverFits
 from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
+from headrace_server.models.execution import Execution
 from headrace_server.models.leases import Leases
 from headrace_server.models.plain import Plain, takes_plain
 from headrace_server.models.requests import Requests
 from headrace_server.models.rows import as_decided
 from headrace_server.models.schedulers import ObserveNative, Outputs, Schedulers, fitted, limit_of
 from headrace_server.models.sequences import Sequences
-from headrace_server.models.undeclared import as_declared
 from headrace_server.models.watched import Take
-from headrace_server.security.visit import visit_now, within_a_call
+from headrace_server.security.visit import visit_now
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +108,14 @@ class Servable:
         limit = limit_of(backend, run_timeout)
         title = f"model {name} version {version}"
         self._schedulers = Schedulers(backend, self._own, threads, self._batching, self._observe_runs, limit, title)
-        self._requests = Requests(self._own, self._schedulers, self._batching)
-        self._sizes = AnswerSizes(self.signatures)
         self._counts = {key: BatchCounts() for key in backend.signatures}
         on_devices = backend.device_memory if isinstance(backend, OnDevices) else dict
         own = self._schedulers
         now = Now(lambda: own.waiting, lambda: own.running, on_devices, self.beliefs, own.count_native_runs)
         self._metrics = (metrics or Metrics()).servable(name, version, now)
         self._metrics.verdicts = {key: verdict.finding.value for key, verdict in self.verdicts.items()}
+        requests = Requests(self._own, self._schedulers, self._batching)
+        self._execution = Execution(self.signatures, backend, requests, self.sequences, self._metrics)
         self._leases = Leases()
         self._freed_with_it: list[Callable[[], None]] = []
 
@@ -203,7 +202,7 @@ class Servable:
             visit.charge(self._rows(signature, inputs))
             call = replace(call, priority=max(call.priority, visit.priority))
         try:
-            computed = await self._run_reserved(signature, inputs, outputs, call)
+            computed = await self._execution.run(signature, inputs, outputs, call)
         except BatchingError as error:
             if visit is not None and isinstance(error, QueueFull | Closed):
                 visit.charge(-self._rows(signature, inputs))  # the rows were not run
@@ -341,61 +340,6 @@ class Servable:
             if counts:
                 log.info("served %s:%d %s: %s", self.name, self.version, signature, counts)
 
-    async def _run_reserved(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        """Runs after memory for the outputs has been reserved, if the call's transport wants that.
-
-        The steps of an ensemble reserve it themselves. A request without elements is not run, however many rows it
-        claims.
-        """
-        memory = MEMORY.get()
-        if memory is None or isinstance(self._backend, Ensemble) or _has_no_elements(inputs):
-            return await self._run(signature, inputs, outputs, call)
-        rows = (shared_rows(inputs) if self.signatures[signature].batched else None) or 1
-        try:
-            memory.reserve(self._sizes.expected(signature, outputs, rows))
-        except NeverFits:
-            self._sizes.doubt(signature, outputs)
-            raise
-        computed = await self._run(signature, inputs, outputs, call)
-        self._sizes.learn(signature, computed, rows)
-        return computed
-
-    async def _run(self, signature: str, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        declared = self.signatures[signature]
-        misfit = declared.check_arrays(inputs)
-        if misfit and (self.sequences is not None or isinstance(self._backend, Ensemble)):
-            raise invalid(misfit)
-        if self.sequences is not None:
-            return await self._run_sequence(self.sequences, inputs, outputs, call)
-        if isinstance(self._backend, Ensemble):
-            return await self._run_steps(self._backend, inputs, outputs, call)
-        if not misfit:
-            return await self._requests.run(signature, inputs, outputs, call)
-        served = None if declared.sends_optional(inputs) else as_declared(declared, inputs, outputs)
-        if served is None or declared.check_arrays(served[0]):
-            raise invalid(misfit)
-        reshaped, restore = served
-        return restore(await self._requests.run(signature, reshaped, outputs, call))
-
-    async def _run_sequence(self, sequences: Sequences, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        async def run(inputs: Arrays, outputs: Outputs) -> Arrays:
-            every = self._own[DEFAULT_SIGNATURE].every_output
-            wanted = tuple(alias for alias in every if alias in outputs)
-            return await self._requests.run(DEFAULT_SIGNATURE, inputs, wanted, call)
-
-        return await sequences.run(call.sequence, inputs, outputs, run)
-
-    async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
-        began = time.monotonic()
-        try:
-            with within_a_call():
-                results = await ensemble.run_steps(inputs, outputs, call)
-        except (ServingError, BatchingError):
-            self._metrics.ran_alone(time.monotonic() - began, failed=True)
-            raise
-        self._metrics.ran_alone(time.monotonic() - began, failed=False)
-        return results
-
     def _rows(self, signature: str, inputs: Arrays) -> int:
         """The number of rows of a request whose inputs have not been checked, for the quota of its caller."""
         has_rows = self.signatures[signature].batched and bool(inputs) and all(each.ndim for each in inputs.values())
@@ -412,7 +356,3 @@ class Servable:
             observe(report)
 
         return mark_and_observe, observe.add_native
-
-
-def _has_no_elements(inputs: Arrays) -> bool:
-    return bool(inputs) and not any(array.size for array in inputs.values())
