@@ -28,6 +28,9 @@ T = TypeVar("T")
 PATIENCE = 5.0
 """Seconds that a run waits for a process to be restarted."""
 
+LOAD_PATIENCE = 60.0
+"""Seconds that the load of a model waits for a process to be restarted: a run of the trial may have ended it."""
+
 ASKED_AT_MOST = 3
 """How many processes are asked, one after the other, for the batching parameters of a model before giving up."""
 
@@ -232,7 +235,7 @@ class IsolatedBackend:
     def _fit(self, options: Options) -> Options:
         """Asks a process for the model's parameters; asks the next one if it has ended."""
         for _ in range(ASKED_AT_MOST):
-            place = self._places.take(PATIENCE)
+            place = self._places.take(LOAD_PATIENCE)
             if place is None:
                 break
             try:

@@ -497,6 +497,13 @@ class TestAtOnce:
             os.kill(pid, signal.SIGKILL)
             assert fitted.result().max_running_batches == 1
 
+    def test_a_load_waits_longer_than_a_call_for_a_process_that_starts(
+        self, model: Isolated, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(isolated, "PATIENCE", 0.0)
+        os.kill(model.pids()[0], signal.SIGKILL)
+        assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 1
+
     def test_several_workers(self, folder: Path) -> None:
         model = Isolated(folder, workers=2)
         assert model.backend.fit_batching(Options(num_batch_threads=4)).max_running_batches == 2
