@@ -20,7 +20,7 @@ use super::lane::Lane;
 use super::native_counts::{Counts, Runs};
 use super::native_inputs::rows_of;
 use super::ready::Ready;
-use super::runner::{Attempt, Computed, Runner, RunnerFields};
+use super::runner::{Attempt, Runner, RunnerFields};
 use super::task::{NativeTask, Task, Waiting};
 use super::worker_run::Unanswered;
 use crate::predict::Output;
@@ -93,58 +93,46 @@ impl NativeRun {
     }
 
     /// Runs tasks together; returns them if Python must run them.
-    fn run_batch(&self, lane: &Lane, tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
+    fn run_batch(&self, lane: &Lane, mut tasks: Vec<Waiting>, ended: &mut Ended) -> Vec<Waiting> {
         let (began, padded) = (Instant::now(), lane.padded_rows(rows_of(&tasks)));
-        // A panic here or in `fit` has not changed any task, so Python can run them.
+        // A panic here has not changed any task, so Python can run them.
         let ran = catch_unwind(AssertUnwindSafe(|| self.runner.compute(&tasks, padded))).unwrap_or(Attempt::Not);
         let (computed, joined) = match ran {
             Attempt::Ran(computed, joined) => (computed, joined),
             Attempt::Unanswered(run) => return self.complete(lane, tasks, began, run),
             Attempt::Not => return tasks,
         };
-        let times = [began, joined, Instant::now()];
+        let at = Instant::now();
         let outputs = self.runner.outputs(&tasks, padded, &computed);
-        if catch_unwind(AssertUnwindSafe(|| fit(&tasks, padded, &outputs))).unwrap_or(false) {
-            drop(outputs);
-            self.answer(lane, tasks, (computed, times), ended);
-            return Vec::new();
-        }
-        drop(outputs);
-        match self.runner.leave(computed) {
-            Some(run) => self.complete(lane, tasks, began, run),
-            None => tasks,
-        }
-    }
-
-    /// Encodes the answers of tasks. The times are when their run began, when its inputs were ready, and when its
-    /// outputs were ready.
-    fn answer(
-        &self,
-        lane: &Lane,
-        mut tasks: Vec<Waiting>,
-        (computed, [began, joined, at]): (Computed, [Instant; 3]),
-        ended: &mut Ended,
-    ) {
-        let padded = lane.padded_rows(rows_of(&tasks));
-        let outputs = self.runner.outputs(&tasks, padded, &computed);
-        if catch_unwind(AssertUnwindSafe(|| encode(&mut tasks, &outputs, &mut ended.ready.bytes))).is_err() {
-            ended.ready.bytes.clear(); // a part of an answer, which must not precede the next one
-            return fail(tasks);
-        }
+        let encoded = encode(&mut tasks, padded, &outputs, &mut ended.ready.bytes);
         let grown = self.runner.grows(&tasks, padded, &outputs);
         drop(outputs);
-        self.runner.finish(computed);
-        self.record(lane, [began, joined, at, Instant::now()], tasks, ended);
-        if let Some(shapes) = grown {
-            self.send(ended);
-            self.runner.grew(shapes);
+        match encoded {
+            Encoded::All => {
+                self.runner.finish(computed);
+                self.record(lane, [began, joined, at, Instant::now()], tasks, ended);
+                if let Some(shapes) = grown {
+                    self.send(ended);
+                    self.runner.grew(shapes);
+                }
+                Vec::new()
+            }
+            Encoded::None => match self.runner.leave(computed) {
+                Some(run) => self.complete(lane, tasks, began, run),
+                None => tasks,
+            },
+            Encoded::Part => {
+                fail(tasks);
+                Vec::new()
+            }
         }
     }
 
     /// Lets Python receive the answer of a worker process, and complete the batch.
     fn complete(&self, lane: &Lane, tasks: Vec<Waiting>, began: Instant, run: Unanswered) -> Vec<Waiting> {
         let times = [began, run.joined].map(|time| lane.clock().at(time));
-        Python::attach(|py| {
+        // While the interpreter ends, the tasks are dropped, which fails them.
+        let _ = Python::try_attach(|py| {
             let batch = form::batch(py, lane, tasks.into_iter().map(given_back).collect());
             let completed = batch.and_then(|batch| self.runner.complete(batch, times, run));
             completed.unwrap_or_else(|error| error.write_unraisable(py, None));
@@ -195,6 +183,28 @@ fn given_back((task, arrived): Waiting) -> Piece<Task> {
     Piece { start: 0, stop: task.rows, task: Task::Native(task), arrived }
 }
 
+/// Which of the tasks' answers have been encoded.
+enum Encoded {
+    All,
+    /// None, because an answer cannot be made from the outputs.
+    None,
+    /// Some, because of a panic.
+    Part,
+}
+
+/// Encodes the tasks' answers if all can be made from the outputs; into `out` if they are small.
+fn encode(tasks: &mut [Waiting], padded: usize, outputs: &[Output<'_>], out: &mut BytesMut) -> Encoded {
+    // A panic in `fit` has not changed any task.
+    if !catch_unwind(AssertUnwindSafe(|| fit(tasks, padded, outputs))).unwrap_or(false) {
+        return Encoded::None;
+    }
+    if catch_unwind(AssertUnwindSafe(|| encode_all(tasks, outputs, out))).is_err() {
+        out.clear(); // a part of an answer, which must not precede the next one
+        return Encoded::Part;
+    }
+    Encoded::All
+}
+
 /// Whether every task's answer can be made from the outputs.
 fn fit(tasks: &[Waiting], padded: usize, outputs: &[Output<'_>]) -> bool {
     let has_rows = |output: &Output<'_>| output.whole || output.shape.first() == Some(&padded);
@@ -207,8 +217,7 @@ fn fit(tasks: &[Waiting], padded: usize, outputs: &[Output<'_>]) -> bool {
         })
 }
 
-/// Encodes the tasks' answers, into `out` if they are small.
-fn encode(tasks: &mut [Waiting], outputs: &[Output<'_>], out: &mut BytesMut) {
+fn encode_all(tasks: &mut [Waiting], outputs: &[Output<'_>], out: &mut BytesMut) {
     if out.capacity() == 0 {
         *out = buffer_for(outputs, tasks.len());
     }
@@ -221,7 +230,7 @@ fn encode(tasks: &mut [Waiting], outputs: &[Output<'_>], out: &mut BytesMut) {
 
 /// Fails tasks whose answers could not be written, because of a bug here.
 fn fail(tasks: Vec<Waiting>) {
-    Python::attach(|py| {
+    let _ = Python::try_attach(|py| {
         let error = PyRuntimeError::new_err("headrace-native has panicked: this is a bug");
         for (task, _) in tasks {
             if let Err(error) = task.fail(py, error.value(py)) {
