@@ -17,6 +17,7 @@ from headrace_server.models.turns import ShortTurns
 from headrace_server.models.version_actions import VersionActions
 from headrace_server.models.version_policy import State
 from headrace_server.models.versions import Clock, Models
+from headrace_server.processes.time_slices import give_way
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Acting:
             preparing.drop()
 
     def _act(self) -> None:
+        give_way()  # it may load versions itself
         while (action := self._next_when_free()) is not None:
             if action.thread is None:
                 self._run(action)

@@ -1,9 +1,14 @@
-"""Threads that load or unload versions; each thread is kept for the next version."""
+"""Threads that load or unload versions; each thread is kept for the next version.
+
+They have long time slices, so that Linux interrupts them when a thread that answers calls wakes.
+"""
 
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
+
+from headrace_server.processes.time_slices import give_way
 
 Act = Callable[[], None]
 
@@ -33,6 +38,7 @@ class ActionThread:
         self._thread.join()
 
     def _run(self) -> None:
+        give_way()
         while self._run_next():
             pass
 

@@ -4,6 +4,7 @@ import logging
 from threading import Thread
 
 from headrace_server.models.servable import Servable
+from headrace_server.processes.time_slices import give_way
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +14,12 @@ FREE_WITHIN = 10.0
 
 def free_in_time(servable: Servable) -> bool:
     """Closes a version, which may wait for a run that hangs, and returns whether it was closed in time."""
-    freeing = Thread(target=free, args=(servable,), name=f"free-{servable.name}-{servable.version}", daemon=True)
+
+    def run() -> None:
+        give_way()
+        free(servable)
+
+    freeing = Thread(target=run, name=f"free-{servable.name}-{servable.version}", daemon=True)
     freeing.start()
     freeing.join(FREE_WITHIN)
     if freeing.is_alive():

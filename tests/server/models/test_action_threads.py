@@ -1,14 +1,24 @@
 """Threads for loads and unloads: they are kept from one task to the next, and their number is limited."""
 
+import os
 import sys
 from collections.abc import Iterator
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
+from types import SimpleNamespace
+from typing import cast
 
+import onnxruntime as ort
 import pytest
+from onnx.helper import make_node
 
 from headrace_server.models.action_threads import ActionThread, ActionThreads
+from headrace_server.models.freeing import free_in_time
+from headrace_server.models.servable import Servable
 from headrace_server.models.turns import SECONDS, ShortTurns
+from headrace_server.processes.time_slices import LOAD_NS
+from tests.support.graphs import FLOAT, Graph
+from tests.support.slices import needs_slices, slice_of
 
 PATIENCE = 60.0
 
@@ -68,6 +78,35 @@ class TestThreads:
         threads.close()
         assert done.is_set()
         assert not thread.is_alive()
+
+
+@needs_slices
+class TestSlices:
+    def test_a_load_has_a_long_slice_and_the_threads_of_the_models_runs_a_usual_one(
+        self, threads: ActionThreads
+    ) -> None:
+        slices: SimpleQueue[tuple[int, set[int]]] = SimpleQueue()
+        graph = Graph([make_node("Neg", ["x"], ["y"])], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])})
+        model, options = graph.model().SerializeToString(), ort.SessionOptions()
+        options.intra_op_num_threads = 3
+
+        def load() -> None:
+            before = set(os.listdir("/proc/self/task"))
+            session = ort.InferenceSession(model, options)
+            started = set(os.listdir("/proc/self/task")) - before
+            slices.put((slice_of(), {slice_of(int(thread)) for thread in started}))
+            del session
+
+        taken = threads.take()
+        assert taken is not None
+        taken.put(load)
+        assert slices.get(timeout=PATIENCE) == (LOAD_NS, {slice_of()})
+
+    def test_an_unload_has_a_long_slice(self) -> None:
+        slices: SimpleQueue[int] = SimpleQueue()
+        version = SimpleNamespace(name="m", version=1, close=lambda: slices.put(slice_of()))
+        assert free_in_time(cast("Servable", version))
+        assert slices.get(timeout=PATIENCE) == LOAD_NS
 
 
 class TestTurns:

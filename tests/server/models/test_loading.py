@@ -20,7 +20,9 @@ from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.servable import Servable
 from headrace_server.models.turns import SECONDS
 from headrace_server.models.version_policy import State, preserve_resources
+from headrace_server.processes.time_slices import LOAD_NS
 from tests.support.running import eventually
+from tests.support.slices import needs_slices, slice_of
 
 from .backend import PATIENCE, Adder
 from .still_clock import StillClock
@@ -164,6 +166,24 @@ def test_loads_run_on_one_thread_with_a_short_switch_interval(loads: Loads, mana
     assert len(set(threads)) == 1
     assert turns[0] == pytest.approx(usual)
     assert turns[1:] == pytest.approx((SECONDS, SECONDS))
+
+
+@needs_slices
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_load_has_a_long_time_slice(
+    loads: Loads, manage: Manage, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    slices, load = [], loads.load
+
+    def record(name: str, version: int, path: Path) -> Servable:
+        slices.append(slice_of())
+        return load(name, version, path)
+
+    monkeypatch.setattr(loads, "load", record)
+    model = manage(num_initial_load_threads=threads)
+    model.aspire(1)
+    model.reach({1: AVAILABLE})
+    assert slices == [LOAD_NS]
 
 
 @pytest.mark.parametrize(("threads", "other"), [(0, START), (1, AVAILABLE)])

@@ -11,7 +11,7 @@ import pytest
 
 from headrace_server.processes import time_slices
 from headrace_server.processes.child import NICENESS, lower_priority
-from headrace_server.processes.time_slices import LONG_NS, lengthen_slice
+from headrace_server.processes.time_slices import LOAD_NS, LONG_NS, give_way, lengthen_slice
 from tests.support.slices import needs_slices, slice_of
 
 pytestmark = needs_slices
@@ -62,6 +62,30 @@ def test_threads_inherit_the_slice(on_thread: OnThread) -> None:
 
     on_thread(start)
     assert found == [LONG_NS]
+
+
+def test_a_thread_that_loads_has_a_longer_slice_and_those_that_it_starts_do_not(on_thread: OnThread) -> None:
+    started: list[int] = []
+
+    def load() -> int:
+        assert give_way()
+        thread = Thread(target=lambda: started.append(slice_of()))
+        thread.start()
+        thread.join()
+        return slice_of()
+
+    on_thread(lambda: os.setpriority(os.PRIO_PROCESS, 0, 15))
+    assert on_thread(load) == LOAD_NS
+    assert started == [slice_of()]
+    assert on_thread(lambda: os.getpriority(os.PRIO_PROCESS, 0)) == 15
+
+
+def test_a_thread_with_a_raised_priority_that_loads_is_left_alone(
+    on_thread: OnThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpriority", lambda *_: -1)
+    assert not on_thread(give_way)
+    assert on_thread(slice_of) == slice_of()
 
 
 def test_a_thread_with_another_policy_is_left_alone(on_thread: OnThread) -> None:
