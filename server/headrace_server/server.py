@@ -2,42 +2,21 @@
 
 import asyncio
 import logging
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from headrace_batching import BatchThreads, Options
-from headrace_server.backends.base import BackendOptions
 from headrace_server.config.checks import check
 from headrace_server.config.files import batching_of
 from headrace_server.config.model_config import ModelConfig
 from headrace_server.config.model_list import first_models
-from headrace_server.config.model_toml import MODEL_FILE
 from headrace_server.config.platform import with_files
 from headrace_server.config.run import Config
 from headrace_server.metrics.access_log import LoggedMethod
 from headrace_server.metrics.catalogue import Metrics
 from headrace_server.metrics.exposition import Metric
 from headrace_server.metrics.own import own_metrics, own_page
-from headrace_server.models.config_poll import ConfigPoll
-from headrace_server.models.configuration import Configuration
-from headrace_server.models.ensemble import Members
-from headrace_server.models.loader import Loader
-from headrace_server.models.manager import Labels, Manager, Tallies
-from headrace_server.models.manager_options import ManagerOptions
 from headrace_server.models.memory import Trimmer
-from headrace_server.models.opened import opened_before
-from headrace_server.models.plain import may_be_plain
-from headrace_server.models.preloading import preload
-from headrace_server.models.publishing import Publishing
-from headrace_server.models.rights import CodeTrust, ReloadRights
-from headrace_server.models.room import Bounds
 from headrace_server.models.servable import Servable
-from headrace_server.models.source import Source
-from headrace_server.models.version_policy import State
-from headrace_server.models.warmup import Warmup, WarmupOptions
-from headrace_server.monitoring.drift import Drift
 from headrace_server.monitoring.metric_pages import (
     build_info,
     held_memory,
@@ -49,8 +28,8 @@ from headrace_server.monitoring.metric_pages import (
 from headrace_server.monitoring.room_metrics import room_metrics
 from headrace_server.monitoring.traces import make_tracer
 from headrace_server.security.gate import Gate
-from headrace_server.security.models.names import MODEL_KEYS_VARIABLE
-from headrace_server.security.options import make_gate, make_opener
+from headrace_server.security.options import make_gate
+from headrace_server.served_models import ServedModels
 from headrace_server.services.health import HealthService
 from headrace_server.services.open_inference.models import Models
 from headrace_server.services.open_inference.regions import Regions
@@ -65,10 +44,6 @@ from headrace_server.services.rpc import Service
 from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.model_service import ModelService
 from headrace_server.services.tf_serving.prediction import PredictionService
-from headrace_server.services.tf_serving.replay import warmup_answers
-from headrace_server.services.tf_serving.request_log.files import RecordWriter
-from headrace_server.services.tf_serving.request_log.logger import RequestLogger
-from headrace_server.stores.mirrors import Mirrors, StoreCounts
 from headrace_server.transports.grpc.addresses import addresses, channel_arguments, max_send_bytes
 from headrace_server.transports.grpc.argument_names import complaints
 from headrace_server.transports.grpc.endpoint import BoundsMemory, CallerBounds, Endpoint
@@ -106,44 +81,34 @@ class Server:
         self._pages = metric_pages(config, self._metrics, self.metrics)
         self._queue = make_queue(self._transport_name)
         self._gate = self._make_gate()
-        self._drift = Drift(config.drift_ratio)
         self._tracer = make_tracer(config, self._transport_name)
         self._metrics.listen = None if self._tracer is None else self._tracer.ran
-        self._publishing = Publishing(self._tell_transport, self._is_plain)
-        options, code = batching_of(config), CodeTrust.of(config)
-        # One more thread than any model may use, so that a model that hangs leaves one for the others.
-        self._threads = BatchThreads(options.num_batch_threads + 1, self._queue)
-        loader = self._make_loader(options, code)
-        self._manager = self._make_manager(loader, code)
-        counts = StoreCounts(self._metrics.fetched, self._metrics.store_failed)
-        self._mirrors = Mirrors(config.stores, lambda: self._source.look_again(), counts)
-        manager = self._manager
-        poll_seconds = config.file_system_poll_wait_seconds
-        self._source = Source(poll_seconds, manager.aspire, manager.looked, manager.together)
-        self._records = RecordWriter(self._metrics)
-        self._request_logger = RequestLogger(
-            self._records, config.saved_model_tags.split(","), changed=self._publishing.again
+        self._models = ServedModels(
+            config,
+            self._metrics,
+            self._queue,
+            self._make_prediction,
+            lambda: self._transport,
+            linked=self._transport_name == "native",
         )
-        self._models = self._make_configuration(code)
-        self._config_poll = ConfigPoll(
-            config.model_config_file, config.model_config_file_poll_wait_seconds, self._models.apply_at_once
+        self._model_service = ModelService(
+            self._models.manager, self._models.configuration.announce, self._metrics.read_counter
         )
-        self._model_service = ModelService(self._manager, self._models.announce, self._metrics.read_counter)
-        self._health = HealthService(self._answers, self._changed)
+        self._health = HealthService(self._models.answers, self._models.changed)
         self.drained = asyncio.Event()
         self._port = 0
         self._profiler = ProfilerService()
-        prediction = self._make_prediction(self._manager)
-        self._open_inference = self._make_open_inference(loader)
+        prediction = self._make_prediction(self._models.manager)
+        self._open_inference = self._make_open_inference()
         services = (
-            self._request_logger.logged(prediction.service),
+            self._models.request_logger.logged(prediction.service),
             self._model_service.service,
             GrpcInferenceService(self._open_inference).service,
         )
         self._transport = make_transport(self._transport_name, self._endpoint(services))
         self._rest = self._rest_transport(prediction)
-        self._trimmer = Trimmer(self._free_unused)
-        self._own_metrics = tuple(self._make_own_metrics(options))
+        self._trimmer = Trimmer(self._models.free_unused)
+        self._own_metrics = tuple(self._make_own_metrics())
         if isinstance(self._transport, BoundsMemory):
             self._metrics.show(*memory_gauges(self._transport))
 
@@ -155,7 +120,7 @@ class Server:
     @property
     def serving(self) -> Mapping[str, Mapping[int, Servable]]:
         """The versions that are being served, by model and by number."""
-        return self._publishing.serving
+        return self._models.serving
 
     def metrics(self) -> bytes:
         """The text of `/metrics`, for programs that run a server without REST. Any thread."""
@@ -163,7 +128,7 @@ class Server:
 
     def awaited(self) -> list[ModelConfig]:
         """The configured models for which no version was ever found."""
-        return self._models.awaited()
+        return self._models.configuration.awaited()
 
     async def start(self) -> int:
         """Loads the models, then listens: an open port means that they are ready. Returns the TCP port; 0 if none.
@@ -171,13 +136,10 @@ class Server:
         Raises:
             ServingError: A model has no version that loads, or the port is taken.
         """
-        self._threads.start()
-        self._manager.start()
+        self._models.start()
         if self._tracer is not None:
             self._tracer.start()
-        await asyncio.to_thread(self._models.start, self._first_models)
-        await asyncio.to_thread(preload, self._manager, self._config.preload_models)
-        self._config_poll.start()
+        await asyncio.to_thread(self._models.load, self._first_models)
         if self._gate is not None:
             self._gate.start()
         self._health.serving()
@@ -196,13 +158,13 @@ class Server:
     def turn_away(self) -> None:
         """Reports that the server is not ready, so that load balancers send no more calls, but still answers calls."""
         self._health.draining()
-        self._changed()
+        self._models.changed()
 
     async def stop(self) -> None:
         """Drains the server: health is NOT_SERVING, calls in flight are answered, then everything is freed."""
         self._health.draining()
         self._reflection.draining()
-        self._manager.let_go()
+        self._models.manager.let_go()
         stopping = [self._transport.stop(self._config.drain_seconds)]
         if self._rest is not None:
             stopping.append(self._rest.stop(self._config.drain_seconds))
@@ -269,11 +231,11 @@ class Server:
             cors=config.rest_api_enable_cors_support,
             pages=self._pages,
             observe=audited(logged(counts) if config.access_log else counts, self._gate),
-            record=self._request_logger.record_made,
+            record=self._models.request_logger.record_made,
             is_ready=lambda: self._health.is_serving,
         )
         page = PageApi(PageState(self._shown())) if config.enable_page else None
-        beside = Beside(self._manager, page, self._tracer, self._gate)
+        beside = Beside(self._models.manager, page, self._tracer, self._gate)
         return RestTransport(
             config, prediction, self._model_service, options, self._open_inference, self._transport, beside
         )
@@ -285,64 +247,11 @@ class Server:
             self._config,
             self._transport_name,
             self._metrics,
-            self._manager,
+            self._models.manager,
             batching_of(self._config).num_batch_threads,
             grpc_port=lambda: self._port,
             held=lambda: held_memory(self._transport),
-            more={"drift": self._drift.summary},
-        )
-
-    def _make_loader(self, options: Options, code: CodeTrust) -> Loader:
-        config = self._config
-        members = Members(
-            find=lambda name, version: self._manager.servable(name, version),
-            lease=lambda name, version, deadline: self._manager.lease(name, version, deadline),
-            wake=lambda name, version: self._manager.begin_load(name, version),
-            base_path=lambda name: None if (model := self._models.models.served(name)) is None else model.base_path,
-            is_awaited=self._is_awaited,
-        )
-        return Loader(
-            BackendOptions.of(config),
-            self._threads,
-            options if config.enable_batching else None,
-            self._metrics,
-            members,
-            isolation=config.isolation,
-            per_model_batching=config.enable_per_model_batching_parameters,
-            code=code,
-            pad_unproved=config.pad_unproved,
-            marks_use=bool(Bounds.of(config)),
-            linked=self._transport_name == "native",
-        )
-
-    def _make_manager(self, loader: Loader, code: CodeTrust) -> Manager:
-        """Creates the manager, whose versions are verified and unsealed, then loaded, watched, and warmed up."""
-        config = self._config
-        warmup = Warmup(WarmupOptions.of(config), partial(warmup_answers, self._make_prediction), self._metrics)
-        load = warmup.after(self._drift.after(loader.load))
-        opener = make_opener(config.signing, os.environ.get(MODEL_KEYS_VARIABLE, ""), (MODEL_FILE,))
-        if opener is not None:
-            load = opened_before(load, opener, code)
-        return Manager(
-            load,
-            ManagerOptions.of(config),
-            publish=self._publishing.publish,
-            changed=self._changed,
-            labelled=self._labelled,
-            tallies=Tallies(self._metrics.load_waited, self._metrics.evicted),
-            prepare=loader.prepare if opener is None else None,
-        )
-
-    def _make_configuration(self, code: CodeTrust) -> Configuration:
-        return Configuration(
-            self._manager,
-            self._source,
-            self._request_logger.prepare,
-            configured=self._configured,
-            labels_to_unavailable=self._config.allow_version_labels_for_unavailable_models,
-            rights=ReloadRights.of(self._config),
-            code=code,
-            mirrors=self._mirrors,
+            more={"drift": self._models.drift.summary},
         )
 
     def _make_prediction(self, servables: Servables) -> PredictionService:
@@ -353,78 +262,36 @@ class Server:
             max_answer_bytes=max_send_bytes(self._config.grpc_channel_arguments),
         )
 
-    def _make_own_metrics(self, options: Options) -> Iterator[Metric]:
+    def _make_own_metrics(self) -> Iterator[Metric]:
         """The metrics of the page with headrace's own names."""
-        yield from own_metrics(self._metrics, options.num_batch_threads)
+        yield from own_metrics(self._metrics, batching_of(self._config).num_batch_threads)
         yield build_info(self._transport_name)
-        yield model_states(self._manager)
-        yield from self._drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])
+        yield model_states(self._models.manager)
+        yield from self._models.drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])
         if isinstance(self._transport, BoundsMemory):
             yield from memory_metrics(self._transport)
-        if self._manager.rooms is not None:
-            yield from room_metrics(self._manager, self._manager.rooms, self._metrics)
+        manager = self._models.manager
+        if manager.rooms is not None:
+            yield from room_metrics(manager, manager.rooms, self._metrics)
 
-    def _make_open_inference(self, loader: Loader) -> OpenInference:
-        rights = Rights.named(self._config.open_inference_admin)
+    def _make_open_inference(self) -> OpenInference:
+        models, rights = self._models, Rights.named(self._config.open_inference_admin)
         return OpenInference(
-            Models(self._manager, self._models.models.policy_of, lambda: self._health.is_serving),
-            ModelRepository(self._manager, self._models, loader.override_batching, rights),
+            Models(models.manager, models.configuration.models.policy_of, lambda: self._health.is_serving),
+            ModelRepository(models.manager, models.configuration, models.loader.override_batching, rights),
             Regions(),
             LogSettings(),
             TraceSettings(),
             rights,
         )
 
-    def _configured(self, models: Collection[str]) -> None:
-        self._metrics.configure(models)
-        self._mirrors.keep(models)
-
-    def _answers(self, name: str) -> bool | None:
-        """Whether a model's default version answers requests; None for a model that is not configured."""
-        versions = self._publishing.serving.get(name)
-        if not versions:
-            return None if self._models.models.served(name) is None else name in self._publishing.latest
-        return not versions[max(versions)].hangs
-
-    def _is_awaited(self, name: str) -> bool:
-        """Whether a model may have a version soon: it is configured, and no version of it has failed yet."""
-        statuses = self._manager.statuses(name)
-        under_way = any(status.state in (State.START, State.LOADING) for status in statuses)
-        return under_way or (not statuses and self._models.models.served(name) is not None)
-
-    def _changed(self) -> None:
-        self._transport.forget_answers()
-
-    def _labelled(self, labels: Labels) -> None:
-        self._transport.assign_labels(labels)
-
-    def _tell_transport(self, name: str, versions: Mapping[int, Servable], latest: int) -> None:
-        self._transport.publish(name, versions, latest)
-
-    def _is_plain(self, name: str) -> bool:
-        """Whether the transport may answer calls of a model itself, since nothing else has to see them."""
-        return may_be_plain(
-            name,
-            checks_methods=self._config.enable_signature_method_name_check,
-            logs=lambda model: self._config.access_log or self._request_logger.logs(model),
-        )
-
-    def _free_unused(self) -> None:
-        for versions in list(self.serving.values()):
-            for servable in list(versions.values()):
-                servable.free_unused()
-
     def _free(self) -> None:
         if self._gate is not None:
             self._gate.stop()
-        self._config_poll.stop()
+        self._models.stop_reading()
         if self._tracer is not None:
             self._tracer.stop()
         self._model_service.close()
-        self._mirrors.stop()
-        self._source.stop()
-        self._manager.stop()
-        self._threads.close()
-        self._records.stop()
+        self._models.stop()
         self._open_inference.close()
         self._metrics.close()

@@ -57,7 +57,7 @@ def test_a_new_file_is_served_and_the_old_one_through_an_outage(
     try:
         assert answers(server) == 11
         files.refuse = 500
-        mirrors = server._server._mirrors
+        mirrors = server._server._models.mirrors
         eventually(lambda: mirrors._watched["model"].failures >= 1)
         assert answers(server) == 11
 

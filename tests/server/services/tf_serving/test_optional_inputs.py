@@ -95,7 +95,7 @@ def test_a_request_that_sends_one_runs_alone(running: Run, tmp_path: Path) -> No
 def test_other_requests_are_batched_as_usual(running: Run) -> None:
     server = running(all_weights, batching=Options(max_batch_size=8, allowed_batch_sizes=(8,)))
     server.caller.predict({"x": X})
-    (servable,) = server._server._manager._served["model"].ready.values()
+    (servable,) = server._server._models.manager._served["model"].ready.values()
     assert servable.signatures["serving_default"].batched
 
 

@@ -41,7 +41,7 @@ def onnx(folder: Path, bias: float) -> Path:
 
 
 def failures(server: RunningServer) -> int:
-    return server._server._mirrors._watched["model"].failures
+    return server._server._models.mirrors._watched["model"].failures
 
 
 def test_served_updated_rolled_back_and_kept_through_an_outage(
