@@ -12,7 +12,8 @@ use mimalloc::MiMalloc;
 /// The size, in bytes, up to which a block is small: a plain call with a few numbers needs no larger one.
 const SMALL: usize = 4096;
 
-/// Chooses the allocator by size alone, since the size is still known when the block is freed.
+/// Chooses the allocator of a block by its size alone: the size is stated again when the block is freed, and leads to
+/// the same allocator.
 pub struct BySize;
 
 fn is_small(size: usize) -> bool {

@@ -15,7 +15,7 @@ from grpc import StatusCode
 from headrace_protos import DataType, PredictRequest, TensorProto
 from tests.conftest import Run
 from tests.support import models
-from tests.support.budget import held
+from tests.support.budget import TOO_MUCH, held
 from tests.support.calls import ANSWER_WITHIN, MODEL, PREDICT, floats, predict_request, refusal_of
 from tests.support.frames import (
     ACK,
@@ -85,9 +85,8 @@ def test_a_request_larger_than_a_connections_part_is_refused(linear: RunningServ
     refusal = linear.caller.refusal(large(BUDGET_MB - 1))
 
     assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
-    assert re.match(
-        r"too much memory is held for requests: \d+ of 16777216 bytes \(--request_memory_mb\)", refusal.text
-    )
+    assert re.fullmatch(TOO_MUCH, refusal.text)
+    assert f" of {BUDGET_MB << 20} bytes" in refusal.text
     assert linear.caller.predict({"x": X})["y"].tolist() == [[10]]
     eventually(lambda: sum(held(linear).values()) == 0)
 

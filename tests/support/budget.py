@@ -4,7 +4,10 @@ import re
 
 from tests.support.running import RunningServer
 
-TOO_MUCH = r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\)"
+TOO_MUCH = (
+    r"too much memory is held for requests: \d+ of \d+ bytes \(--request_memory_mb\); "
+    "a single connection may hold only a part of that memory"
+)
 
 
 def held(server: RunningServer) -> dict[str, int]:

@@ -16,7 +16,7 @@ const LARGEST_HALF: (f64, u16) = (65504.0, 0x7bff);
 
 impl Magnitude {
     /// `bound` is finite and positive. Every finite half-precision value is within any bound, since all bounds that
-    /// Python tries (`backends/independence/bounded.py`) are larger than the largest such value.
+    /// Python tries (`backends/independence/bounded.py`) are larger than the largest of these values, 65,504.
     pub fn new(bound: f64) -> Self {
         #[expect(
             clippy::cast_possible_truncation,

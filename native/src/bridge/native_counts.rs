@@ -13,8 +13,8 @@ use super::task::{NativeTask, Waiting};
 /// When this many runs have not been counted yet, the server is asked to count them.
 const SOME: usize = 256;
 
-/// When this many runs have not been counted yet, the thread that ran the last of them counts them itself, since there
-/// is no server, or its event loop is stuck.
+/// When this many runs have not been counted yet, the thread that ran the last of them counts them itself: there is no
+/// server to count them, or its event loop is stuck.
 const MANY: usize = 16_384;
 
 /// Successful runs as columns, since Python needs a microsecond to look at a single run. Times are in seconds on the

@@ -178,7 +178,8 @@ fn taken(pieces: Vec<Piece<Task>>) -> Vec<Waiting> {
     pieces.into_iter().filter_map(own).collect()
 }
 
-/// The piece of a task, as it was before `taken`: such tasks leave the queue as a whole.
+/// The piece of a task, as it was before `taken`: all of the task's rows, because tasks that were decoded in Rust leave
+/// the queue as a whole.
 fn given_back((task, arrived): Waiting) -> Piece<Task> {
     Piece { start: 0, stop: task.rows, task: Task::Native(task), arrived }
 }

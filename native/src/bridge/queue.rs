@@ -231,7 +231,7 @@ fn counted(py: Python<'_>, ran: PyResult<usize>) -> usize {
 enum Due {
     /// There will be none: the queue is closed and empty.
     Closed,
-    /// Such a batch is due, and has not been taken.
+    /// A batch that needs Python is due, and has not been taken.
     Python,
     /// A batch that has been taken, and turned out to need Python.
     Turn(Turn<Task>),

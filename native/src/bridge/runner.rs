@@ -66,7 +66,8 @@ impl Runner {
         }
     }
 
-    /// Whether Python must run the next tasks, since ONNX Runtime's memory has grown. True only once after each such run.
+    /// Whether Python must run the next tasks, because ONNX Runtime's memory has grown. True only once after each run
+    /// with a large output.
     pub fn leaves_next(&self) -> bool {
         matches!(self, Self::Session(session) if session.leaves_next())
     }

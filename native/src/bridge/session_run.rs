@@ -25,7 +25,7 @@ pub struct SessionRun {
     /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. Python then runs the next
     /// tasks, and may make ONNX Runtime free that memory first.
     large: usize,
-    /// Whether the last run had such an output.
+    /// Whether the last run had an output of at least `large` bytes.
     has_grown: AtomicBool,
 }
 
@@ -48,7 +48,8 @@ impl SessionRun {
         (Self { session, inputs, outputs, grown, large, has_grown: AtomicBool::new(false) }, tell)
     }
 
-    /// Whether Python must run the next tasks, since ONNX Runtime's memory has grown. True only once after each such run.
+    /// Whether Python must run the next tasks, because ONNX Runtime's memory has grown. True only once after each run
+    /// with a large output.
     pub fn leaves_next(&self) -> bool {
         self.has_grown.load(Ordering::Relaxed) && self.has_grown.swap(false, Ordering::Relaxed)
     }

@@ -20,8 +20,8 @@ use crate::queue::Waits;
 /// A request that was decoded outside the interpreter, with the means to answer its client. Only
 /// its implementation knows its protocol and how its answer is written.
 ///
-/// It belongs to its task, and so first to the queue, then to a batch thread. No method except `misfit` may call
-/// Python.
+/// The request belongs to its task, and so first to the queue, then to a batch thread. No method except `misfit` may
+/// call Python.
 pub trait PendingCall: std::any::Any + Send + Sync {
     /// The dimensions of an input beyond axis 0.
     fn inner(&self, input: usize) -> &[usize];

@@ -42,11 +42,11 @@ pub struct WorkerFields {
 
 /// The state of tasks after the attempt to run them in a worker process.
 pub enum Asked {
-    /// They were not sent.
+    /// The tasks were not sent.
     Not,
-    /// The process has sent a known answer; and when the inputs had been joined.
+    /// The process has sent a known answer, with these outputs; and when the inputs had been joined.
     Answered(WorkerOutputs, Instant),
-    /// They were sent, and Python must find out what the process has answered, if anything.
+    /// The tasks were sent, and Python must find out what the process has answered, if anything.
     Unanswered(Unanswered),
 }
 

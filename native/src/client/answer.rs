@@ -19,7 +19,7 @@ pub struct Answer {
     pub metadata: HeaderMap,
     /// The message of a successful call.
     pub message: Rope,
-    /// Whether the server had begun to answer. Such a call is not retried.
+    /// Whether the server had begun to answer. If so, the call is not retried.
     pub begun: bool,
     /// Whether there is no connection because the TLS handshake failed.
     pub tls_failed: bool,

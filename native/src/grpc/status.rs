@@ -49,7 +49,7 @@ impl Status {
         let text = format!("too much memory is held for requests: {held} of {} bytes", budget.limit());
         Self::new(
             RESOURCE_EXHAUSTED,
-            format!("{text} (--request_memory_mb); one connection may hold only a part of them"),
+            format!("{text} (--request_memory_mb); a single connection may hold only a part of that memory"),
         )
     }
 

@@ -15,7 +15,7 @@ pub trait Answers: Clone {
     /// Begins to answer a plain call over HTTP/1.1 with a small body; None if it is not plain after all.
     fn call(&self, request: PlainRequest<'_>) -> Option<impl PlainCall + use<Self>>;
 
-    /// The beginning of the head of a successful answer to such a call.
+    /// The beginning of the head of a successful answer to a plain call.
     fn head(&self) -> &[u8];
 
     /// Answers a request of any kind.

@@ -163,8 +163,8 @@ impl Rounded {
         Self { digits, count, power: power.parse().expect("an exponent is a number") }
     }
 
-    /// Whether the number might also be written with `SHORT` digits: whether its digits are close enough to such a
-    /// number.
+    /// Whether the number might also be written with `SHORT` digits: whether its digits are close enough to a number of
+    /// that many.
     ///
     /// The number and its shortest form then differ by at most half the distance between two neighbouring numbers. This
     /// half is at most 60 units of the last of nine digits of a float, or 12 units of the last of seventeen digits of a

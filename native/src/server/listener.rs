@@ -173,7 +173,7 @@ impl Server {
 /// Lowers the priority of this thread, if the system has priorities for threads.
 fn let_others_go_first() {
     const LOWER: i32 = 10;
-    // This fails if the priority is already as low.
+    // A thread may always lower its own priority. If a sandbox forbids the call, the priority stays as it is.
     let _ = rustix::process::nice(LOWER);
 }
 

@@ -71,7 +71,7 @@ class Held:
             raise ServingError(
                 Code.RESOURCE_EXHAUSTED,
                 f"too much memory is held for requests: {budget.used} of {budget.limit} bytes (--request_memory_mb); "
-                "one connection may hold only a part of them",
+                "a single connection may hold only a part of that memory",
             )
         self.count(size)
 
