@@ -8,6 +8,9 @@ use pyo3::prelude::*;
 /// The number of priorities; 0 is the highest.
 pub const PRIORITIES: usize = 2;
 
+/// The number of a lane: one scheduler's part of a queue.
+pub type LaneId = u64;
+
 /// A key, which must be equal for two tasks to share a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {

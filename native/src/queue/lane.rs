@@ -135,6 +135,3 @@ pub struct LaneState {
     pub closed: bool,
     pub shed: usize,
 }
-
-/// The number of a lane: one scheduler's part of a queue.
-pub type LaneId = u64;

@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-pub use entry::{Entry, Key, Piece, Token, Waits};
+pub use entry::{Entry, Key, LaneId, Piece, Token, Waits};
 use group::Group;
 use lane::Lane;
-pub use lane::{Full, LaneId, LaneState, Refusal, Rules};
+pub use lane::{Full, LaneState, Refusal, Rules};
 pub use pace::Bounds;
 use pace::Pace;
 use state::{State, choose};

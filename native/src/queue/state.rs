@@ -7,9 +7,9 @@ use indexmap::IndexMap;
 use parking_lot::Condvar;
 use rustc_hash::FxBuildHasher;
 
-use super::entry::{Key, Waits};
+use super::entry::{Key, LaneId, Waits};
 use super::group::Group;
-use super::lane::{Lane, LaneId};
+use super::lane::Lane;
 
 pub type Groups<T> = IndexMap<(LaneId, Key), Group<T>, FxBuildHasher>;
 

@@ -1,7 +1,6 @@
 //! The result of one look at the queue.
 
-use super::entry::{Key, Piece};
-use super::lane::LaneId;
+use super::entry::{Key, LaneId, Piece};
 
 /// The result of one look at the queue: a lane and its batch, or the time to look again, and the tasks that have
 /// expired.

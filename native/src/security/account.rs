@@ -6,8 +6,6 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use super::admitted::Admitted;
-
 /// The limits of one caller. Zero means that there is no limit.
 ///
 /// There is a token bucket for calls and one for rows. Each fills at its rate, up to the tokens of one second (at least
@@ -85,10 +83,9 @@ impl Account {
 }
 
 impl Account {
-    /// Admits a call with this many rows, or returns after how many seconds to try again.
-    pub fn admitted(&self, rows: usize, now: Instant) -> Result<Admitted, f64> {
-        let charged = || Charged { limits: self.0.clone(), rows };
-        self.0.admit(rows, now).map_or_else(|| Ok(Admitted::charged(charged())), Err)
+    /// Admits a call with this many rows, and returns its charge, or after how many seconds to try again.
+    pub fn charged(&self, rows: usize, now: Instant) -> Result<Charged, f64> {
+        self.0.admit(rows, now).map_or_else(|| Ok(Charged { limits: self.0.clone(), rows }), Err)
     }
 }
 
@@ -126,47 +123,52 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::security::Admitted;
+
+    fn admitted(account: &Account, rows: usize, now: Instant) -> Result<Admitted, f64> {
+        account.charged(rows, now).map(Admitted::charged)
+    }
 
     #[test]
     fn calls_per_second() {
         let account = Account::new(2.0, 0.0, 0);
         let now = Instant::now();
-        assert!(account.admitted(1, now).is_ok() && account.admitted(1, now).is_ok());
-        assert!(account.admitted(1, now).is_err_and(|wait| wait == 0.5));
-        assert!(account.admitted(1, now + Duration::from_millis(510)).is_ok());
+        assert!(admitted(&account, 1, now).is_ok() && admitted(&account, 1, now).is_ok());
+        assert!(admitted(&account, 1, now).is_err_and(|wait| wait == 0.5));
+        assert!(admitted(&account, 1, now + Duration::from_millis(510)).is_ok());
     }
 
     #[test]
     fn rows_are_overdrawn_once() {
         let account = Account::new(0.0, 10.0, 0);
         let now = Instant::now();
-        assert!(account.admitted(30, now).is_ok());
-        assert!(account.admitted(1, now + Duration::from_millis(2000)).is_err());
-        assert!(account.admitted(1, now + Duration::from_millis(2200)).is_ok());
+        assert!(admitted(&account, 30, now).is_ok());
+        assert!(admitted(&account, 1, now + Duration::from_millis(2000)).is_err());
+        assert!(admitted(&account, 1, now + Duration::from_millis(2200)).is_ok());
     }
 
     #[test]
     fn a_call_that_python_handles_costs_nothing_here() {
         let account = Account::new(1.0, 10.0, 1);
         let now = Instant::now();
-        (0..3).for_each(|_| account.admitted(30, now).expect("nothing has been used").undo());
+        (0..3).for_each(|_| admitted(&account, 30, now).expect("nothing has been used").undo());
     }
 
     #[test]
     fn a_refused_call_counts_and_its_rows_do_not() {
         let account = Account::new(2.0, 10.0, 0);
         let now = Instant::now();
-        (0..2).for_each(|_| account.admitted(30, now).expect("no row has been run").give_rows_back());
-        assert!(account.admitted(1, now).is_err());
+        (0..2).for_each(|_| admitted(&account, 30, now).expect("no row has been run").give_rows_back());
+        assert!(admitted(&account, 1, now).is_err());
     }
 
     #[test]
     fn concurrent_calls() {
         let account = Account::new(0.0, 0.0, 1);
         let now = Instant::now();
-        let first = account.admitted(1, now);
-        assert!(first.is_ok() && account.admitted(1, now).is_err());
+        let first = admitted(&account, 1, now);
+        assert!(first.is_ok() && admitted(&account, 1, now).is_err());
         drop(first);
-        assert!(account.admitted(1, now).is_ok());
+        assert!(admitted(&account, 1, now).is_ok());
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use ring::digest::{Context, SHA256};
 
-use super::verdicts::Verdict;
+use super::verdict::Verdict;
 use crate::http2::Stream;
 
 /// A cryptographic digest of a certificate and the bytes of an authorization header.

@@ -8,6 +8,7 @@ mod account;
 mod admitted;
 mod audit;
 mod identity;
+mod verdict;
 mod verdicts;
 
 pub use account::Account;

@@ -13,22 +13,10 @@ use super::account::Account;
 use super::admitted::Admitted;
 use super::audit::{AuditLines, Lines, Names, Record};
 use super::identity::{Digest, Found, Identity, digest};
+use super::verdict::Verdict;
 
 /// The maximum number of kept verdicts. When it would be exceeded, all verdicts are dropped, and Python is asked again.
 const MOST: usize = 1 << 16;
-
-/// Python's verdict about a client and a model.
-pub struct Verdict {
-    model: String,
-    /// When the credentials expire; None means never.
-    expires: Option<Instant>,
-    account: Option<Py<Account>>,
-    /// Whether the caller's calls of this model have low priority.
-    low: bool,
-    /// The text of the refusal if the account admits no call.
-    exhausted: String,
-    names: Names,
-}
 
 /// A call whose caller wants to run a model.
 pub struct Asked<'a> {
@@ -158,8 +146,10 @@ impl Verdicts {
             return Admission::Unknown;
         }
         let account = verdict.account.as_ref();
-        let admitted =
-            account.map_or_else(|| Ok(Admitted::default()), |account| account.get().admitted(asked.rows, asked.came));
+        let admitted = account.map_or_else(
+            || Ok(Admitted::default()),
+            |account| account.get().charged(asked.rows, asked.came).map(Admitted::charged),
+        );
         match admitted {
             Ok(admitted) => {
                 let record = self.record(asked, verdict, asked.rows);

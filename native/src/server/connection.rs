@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::Connection;
 use tokio::time::{Interval, Sleep, interval, sleep};
 
-use super::dispatch::Client;
+use super::client::Client;
 use super::limits::Limits;
 use super::rest::Rest;
 use super::service::{Protocol, Service};

@@ -8,49 +8,22 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 
+use super::client::Client;
 use super::lone::Template;
 use super::thread::ConnectionThread;
 use crate::calls::{self, Arrived, Opening, Outcome, Respond, deadline_after, until};
 use crate::grpc::{self, CallHeaders, Encoding, Messages, Status, UNIMPLEMENTED};
-use crate::memory::{CallMemory, Kind, Place, Share};
-use crate::security::Identity;
+use crate::memory::Place;
 use crate::traces::Method as Traced;
 
 /// The maximum number of bytes that are read from a request that is not gRPC before it is refused.
 const ENOUGH: usize = 64 << 10;
 
-/// The approximate size in bytes of a call without its message, its answer and its headers.
-const CALL: usize = 2 << 10;
-
-/// The approximate size of one header in bytes.
-const HEADER: usize = 128;
-
 const NOT_GRPC: &[u8] = b"This port accepts only gRPC: a POST with the content-type application/grpc.\n";
 
-/// The client at the other end of a connection.
-pub struct Client {
-    address: Arc<str>,
-    identity: Arc<Identity>,
-    pub thread: Arc<ConnectionThread>,
-    pub(super) share: Arc<Share>,
-}
-
 impl Client {
-    pub fn new(address: Arc<str>, identity: Identity, thread: Arc<ConnectionThread>) -> Self {
-        let share = Arc::new(Share::new(thread.shared.budget.clone()));
-        Self { address, identity: Arc::new(identity), thread, share }
-    }
-
-    /// Whether the client has to send something, whether it has to read something, and how many bytes it has sent and
-    /// read so far.
-    pub fn owes(&self) -> (bool, bool, (usize, usize)) {
-        let (waiting, left) = self.share.outgoing.progress();
-        let sends = self.share.begun.load(Ordering::Relaxed) > 0;
-        (sends, waiting > 0, (self.share.came.load(Ordering::Relaxed), left))
-    }
-
     /// Begins a call: at once if its only message has already arrived. Returns the template of calls with the same
     /// headers, if `learns` asks for it and there is one.
     pub fn open(
@@ -101,12 +74,6 @@ impl Client {
             dispatch(&self.thread, opening, messages, respond, message);
         }
         template
-    }
-
-    /// The memory of a new call with these headers; None if there is not enough.
-    pub(super) fn call_memory(&self, headers: &HeaderMap) -> Option<Arc<CallMemory>> {
-        let memory = Arc::new(CallMemory::new(self.share.clone()));
-        memory.grow(Kind::Calls, CALL + HEADER * headers.len()).then_some(memory)
     }
 
     fn opening(&self, mut head: http::request::Parts, said: CallHeaders) -> Result<(Opening, Encoding), Status> {

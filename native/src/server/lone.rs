@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 
-use super::dispatch::Client;
+use super::client::Client;
 use crate::calls::{Opening, Outcome, Respond, deadline_after};
 use crate::grpc::{self, Encoding, PREFIX};
 use crate::http2::LoneCall;

@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod busy_poll;
+mod client;
 mod connection;
 mod dispatch;
 mod infer;

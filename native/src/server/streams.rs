@@ -7,7 +7,7 @@ use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::Request;
 
-use super::dispatch::Client;
+use super::client::Client;
 use super::lone::Template;
 use crate::http2::{Reader, Seldom, Watched};
 
