@@ -1,7 +1,7 @@
 """A bounded number of threads that run batches: each one asks the queue for the next batch when it is free."""
 
 import logging
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 
 from headrace_batching.contract import TaskQueue
 from headrace_batching.queue import Queue
@@ -25,21 +25,42 @@ class BatchThreads:
         self.queue: TaskQueue = queue or Queue()
         self.watchdog = Watchdog()
         self._lock = Lock()
-        self._threads = [
-            Thread(target=_run_batches, args=(self.queue,), name=f"batch-{number}", daemon=True)
-            for number in range(count)
-        ]
+        self._threads = [self._new(f"batch-{number}") for number in range(count)]
+        self._surplus = 0
+
+    @property
+    def count(self) -> int:
+        """The number of batches that may run at the same time."""
+        return len(self._threads) - self._surplus
 
     def start(self) -> None:
         """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
+    def add(self, count: int) -> None:
+        """Starts more threads, for batches that other processes run: waiting for them takes no CPU time. Any thread.
+
+        Without them, as many models that hang as there are threads would stop all models.
+        """
+        with self._lock:
+            kept = min(self._surplus, count)
+            self._surplus -= kept
+            more = [self._new(f"batch-{len(self._threads) + number}") for number in range(count - kept)]
+            self._threads += more
+        for thread in more:
+            thread.start()
+
+    def release(self, count: int) -> None:
+        """Ends as many of the threads that `add` has started, each after its next batch. Any thread."""
+        with self._lock:
+            self._surplus += count
+
     def replace(self, thread: Thread) -> None:
         """Starts a thread to replace one whose run was abandoned."""
         with self._lock:
             self._threads.remove(thread)
-            another = Thread(target=_run_batches, args=(self.queue,), name=thread.name, daemon=True)
+            another = self._new(thread.name)
             self._threads.append(another)
             another.start()
 
@@ -53,10 +74,22 @@ class BatchThreads:
                 thread.join()
         self.watchdog.close()
 
+    def _new(self, name: str) -> Thread:
+        return Thread(target=self._run_batches, name=name, daemon=True)
 
-def _run_batches(queue: TaskQueue) -> None:
-    while _run_next(queue):
-        pass
+    def _run_batches(self) -> None:
+        while _run_next(self.queue):
+            if self._surplus and self._leave():
+                self.queue.wake()  # for the tasks that this thread would have taken next
+                return
+
+    def _leave(self) -> bool:
+        with self._lock:
+            if not self._surplus:
+                return False
+            self._surplus -= 1
+            self._threads.remove(current_thread())
+            return True
 
 
 def _run_next(queue: TaskQueue) -> bool:

@@ -77,7 +77,8 @@ class ServedModels:
         self.drift = Drift(config.drift_ratio)
         self._publishing = Publishing(self._publish, self._is_plain)
         code = CodeTrust.of(config)
-        # One more thread than any model may use, so that a model that hangs leaves one for the others.
+        # One more thread than any model may use, so that a model that hangs leaves one for the others. Models in worker
+        # processes have threads of their own.
         self._threads = BatchThreads(batching_of(config).num_batch_threads + 1, queue)
         self.loader = self._make_loader(code, linked=linked)
         self.manager = manager = self._make_manager(code, make_prediction)
@@ -94,6 +95,11 @@ class ServedModels:
             config.model_config_file_poll_wait_seconds,
             self.configuration.apply_at_once,
         )
+
+    @property
+    def batches_at_once(self) -> int:
+        """The maximum number of batches that run at the same time."""
+        return self._threads.count - 1
 
     @property
     def serving(self) -> Mapping[str, Mapping[int, Servable]]:

@@ -264,7 +264,7 @@ class Server:
 
     def _make_own_metrics(self) -> Iterator[Metric]:
         """The metrics of the page with headrace's own names."""
-        yield from own_metrics(self._metrics, batching_of(self._config).num_batch_threads)
+        yield from own_metrics(self._metrics, lambda: self._models.batches_at_once)
         yield build_info(self._transport_name)
         yield model_states(self._models.manager)
         yield from self._models.drift.metrics(lambda: [own.labels for own in self._metrics.every_servable()])

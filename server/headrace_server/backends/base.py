@@ -214,6 +214,15 @@ class MayBeDown(Protocol, metaclass=Ability):
 
 
 @runtime_checkable
+class RunsElsewhere(Protocol, metaclass=Ability):
+    """A backend whose runs only wait for other processes."""
+
+    @property
+    def processes(self) -> int:
+        """The number of processes that run the model."""
+
+
+@runtime_checkable
 class MayEndProcess(Protocol, metaclass=Ability):
     """A backend whose runtime does not check everything that operators require, so that a run may end the process."""
 

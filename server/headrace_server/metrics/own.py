@@ -17,12 +17,12 @@ _REST = 'protocol="rest"'
 Numbers = Callable[[], Sequence[tuple[Labels, float]]]
 
 
-def own_metrics(metrics: Metrics, threads: int) -> tuple[Metric, ...]:
+def own_metrics(metrics: Metrics, threads: Callable[[], int]) -> tuple[Metric, ...]:
     """The metrics of calls, batches, versions, GPUs and the process.
 
     Args:
         metrics: The counters and histograms to read.
-        threads: The maximum number of batches that run at the same time.
+        threads: Returns the maximum number of batches that run at the same time.
     """
     return (
         *_of_calls(metrics),
@@ -143,7 +143,7 @@ def _of_batches(metrics: Metrics) -> Iterator[Metric]:
     )
 
 
-def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
+def _of_load(metrics: Metrics, threads: Callable[[], int]) -> Iterator[Metric]:
     """The figures for an autoscaler: they rise before latency does."""
 
     def rows() -> int:
@@ -159,13 +159,13 @@ def _of_load(metrics: Metrics, threads: int) -> Iterator[Metric]:
         [Source(metrics.queue_rows, _VERSION)],
     )
     yield gauge(
-        "headrace_batch_threads", "The number of batches that may run at the same time", lambda: [((), threads)]
+        "headrace_batch_threads", "The number of batches that may run at the same time", lambda: [((), threads())]
     )
     yield gauge("headrace_batch_threads_busy", "The number of batches that are running now", lambda: [((), busy())])
     yield gauge(
         "headrace_batch_threads_busy_ratio",
         "Share of the batch threads that are running a batch now",
-        lambda: [((), min(1.0, busy() / threads))],
+        lambda: [((), min(1.0, busy() / threads()))],
     )
     yield gauge(
         "headrace_queue_rows_per_busy_thread",

@@ -13,7 +13,15 @@ from headrace_batching.group import MAX_BATCH_BYTES
 from headrace_batching.options import MAX_VALUE
 from headrace_batching.report import Observe
 from headrace_batching.task import Array, Arrays
-from headrace_server.backends.base import Backend, BatchMemory, FitsBatching, RunsNatively, Steady, Terminable
+from headrace_server.backends.base import (
+    Backend,
+    BatchMemory,
+    FitsBatching,
+    RunsElsewhere,
+    RunsNatively,
+    Steady,
+    Terminable,
+)
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, Signature
 from headrace_server.models.watched import Take, watched
 
@@ -59,6 +67,7 @@ class Schedulers:
         self.take: Take | None = None
         self._lock = Lock()
         self._made: dict[tuple[str, bool], Scheduler] = {}
+        self._added = 0  # threads, for runs that only wait
 
     @property
     def hanging(self) -> int:
@@ -113,12 +122,17 @@ class Schedulers:
         """Returns when the last batch of each scheduler has run."""
         for scheduler in self._made.values():
             scheduler.close()
+        self._threads.release(self._added)
+        self._added = 0
 
     def _make(self, signature: str, alone: bool) -> Scheduler:
         declared = self._signatures[signature]
         batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
         options = _leaving_one(options)
+        if isinstance(backend, RunsElsewhere):
+            self._threads.add(options.batches_at_once)
+            self._added += options.batches_at_once
         run = partial(backend.run, signature, outputs=declared.every_output)
         take = self.take if batched and signature == DEFAULT_SIGNATURE else None
         observe, observe_native = self._observe(signature, batched)

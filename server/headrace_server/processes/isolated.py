@@ -97,6 +97,11 @@ class IsolatedBackend:
         return self._signatures
 
     @property
+    def processes(self) -> int:
+        """The number of processes that run the model."""
+        return len(self._keepers)
+
+    @property
     def is_down(self) -> bool:
         """Whether no process is running or starting."""
         return self._places.hopeless

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from headrace_batching import BatchThreads, Options, RunHangs, RunTimedOut
 from headrace_protos import Code
 from headrace_server.errors import status_of
 from headrace_server.models.servable import Servable
+from headrace_server.transports.grpc.selection import make_queue
 from tests.support.running import eventually
 
 from .backend import HELD, PATIENCE, Adder
@@ -100,5 +102,38 @@ def test_a_model_that_hangs_leaves_the_others_a_thread() -> None:
 
     played(scene())
     servable.close()
+    neighbour.close()
+    threads.close()
+
+
+class Elsewhere(Adder):
+    """An Adder that pretends to run in a worker process."""
+
+    processes = 1
+
+
+@pytest.mark.parametrize("queue", ["grpcio", *(["native"] if find_spec("headrace_native") else [])])
+def test_models_that_hang_in_worker_processes_leave_the_others_all_threads(queue: str) -> None:
+    hung, other = [Elsewhere() for _ in range(5)], Adder(number=1)
+    threads = BatchThreads(1, make_queue(queue))
+    threads.start()
+    servables = [Servable(f"hung{number}", 1, each, threads, ONE) for number, each in enumerate(hung)]
+    neighbour = Servable("other", 1, other, threads, ONE)
+
+    async def scene() -> None:
+        held = [await Requests(servable).hold(each) for servable, each in zip(servables, hung, strict=True)]
+        others = Requests(neighbour)
+        assert (await others.add(1))["sum"].tolist() == [[2]]
+        assert threads.count == 6
+        for each in hung:
+            each.go_on.set()
+        await asyncio.gather(*held)
+        for servable in servables:
+            await asyncio.to_thread(servable.close)
+        assert threads.count == 1
+        for _ in range(20):
+            assert (await others.add(1))["sum"].tolist() == [[2]]
+
+    played(scene())
     neighbour.close()
     threads.close()

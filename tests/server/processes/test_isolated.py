@@ -15,11 +15,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from headrace_batching import Options
+from headrace_batching import BatchThreads, Options
 from headrace_batching.task import Array
 from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.errors import LoadError, RunLost, ServingError
+from headrace_server.models.servable import Servable
 from headrace_server.processes import isolated, slot
 from headrace_server.processes.child import NICENESS
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
@@ -112,6 +113,18 @@ def model(folder: Path, crossing: str) -> Iterator[Isolated]:
     yield isolated
     isolated.backend.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_its_batches_have_threads_of_their_own(model: Isolated) -> None:
+    threads = BatchThreads(1)
+    threads.start()
+    servable = Servable("m", 1, model.backend, threads, Options())
+    scheduler = servable._schedulers.of("serving_default")
+    assert scheduler.call({"x": rows(FINE)}).result(START_WITHIN)["y"].shape == (1, 2)
+    assert threads.count == 2
+    servable.close()
+    assert threads.count == 1
+    threads.close()
 
 
 def test_all_threads_of_a_process_have_a_lower_priority_than_the_server_and_share_its_session(model: Isolated) -> None:
