@@ -67,7 +67,7 @@ class Options:
         kind=int,
         least=1,
         nullable=True,
-        for_all=True,  # the runtime knows this number, and reports it after loading the model
+        for_all=True,  # a model's configuration does not set this number: its runtime reports it after the load
     )
     latency_objective: str = option(
         "",

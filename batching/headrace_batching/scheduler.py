@@ -298,7 +298,10 @@ class Scheduler:
                 raise Abandoned
 
     def _give_up(self, limit: RunLimit, batch: TaskBatch, thread: Thread) -> None:
-        """Fails a batch whose run continues; on the watchdog's thread."""
+        """Fails the tasks of a batch whose run has exceeded its time limit; the run itself continues on its thread.
+
+        Called on the watchdog's thread.
+        """
         self.hanging += 1
         deliver(batch.fail(RunTimedOut(limit.seconds), self._queue.lock))
         if limit.terminate is not None and thread.ident is not None:

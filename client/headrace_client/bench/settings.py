@@ -40,7 +40,7 @@ class Settings:
     """The settings of a run. Times are in seconds.
 
     Attributes:
-        servers: gRPC targets; two are measured in turn.
+        servers: The servers to measure, one or two: gRPC targets or URLs. Two take turns, stage by stage.
         api: One of `APIS`.
         models: The models to call, by name, each with its relative share of the calls.
         signature: The signature of TF Serving's models.

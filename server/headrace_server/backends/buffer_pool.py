@@ -82,7 +82,10 @@ class BufferPool:
         return None if lease is None else lease.block
 
     def lease_of(self, array: Array) -> "Lease | None":
-        """The object whose lifetime ends with the last array on the same memory; None for any other memory."""
+        """The array that `empty` made of the memory of this array; None if the memory does not belong to this pool.
+
+        All views of the memory keep that array alive. When it ends, its block returns to the pool.
+        """
         base: Any = array
         while isinstance(base, np.ndarray) and not isinstance(base, Lease):
             base = base.base

@@ -1,4 +1,4 @@
-"""Counts calls: those of one method over gRPC, and those of `predict` over REST that are answered natively."""
+"""Counts calls that have ended, in Python or in Rust: each method over gRPC, and each verb over REST."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol

@@ -61,7 +61,9 @@ class BasePath:
 
 
 def versions_under(base_path: Path) -> dict[int, Path]:
-    """The children whose names are int64 numbers; of two with the same number, the name that is last in byte order.
+    """The children whose names are int64 numbers.
+
+    If several names are the same number, such as `01` and `1`, the one that is last in byte order counts.
 
     Raises:
         OSError: The folder cannot be listed.

@@ -47,7 +47,8 @@ class Manager:
 
     Args:
         load: Makes a servable from a model's name, a version and its folder.
-        options: The number of loads at the same time, the number of tries, and the order; None means the defaults.
+        options: How many loads run at the same time, how often a load is tried, which load or unload is next, and how
+            many models fit in memory; None means the defaults.
         clock: Measures the pauses between tries; None for the system's clock.
         publish: Called with a model's versions that are ready, whenever they have changed and before any is closed.
         changed: Called whenever something that the manager reports has changed. Any thread.
@@ -123,7 +124,8 @@ class Manager:
             version: The version's number or label; None for the highest that is ready.
 
         Raises:
-            NotInMemory: The version is loaded when it is called, and is not in memory now.
+            NotInMemory: The version can be called, but is not in memory. The caller has it loaded (`waking.py`), and
+                calls this function again.
             ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that the model does not have. TF Serving:
                 basic_manager.cc and server_core.cc have the texts.
         """

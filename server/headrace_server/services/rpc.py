@@ -25,9 +25,10 @@ class Method:
         name: The method's name, as in the service's .proto file.
         request: The message type that a request's bytes are parsed as.
         answer: Returns the response to a request; raises what `errors.status_of` maps to a status.
-        max_fields: The maximum number of fields at the top level of a request, since parsing a map entry of only two
-            bytes takes a microsecond. It is checked only in a request of more than `2 * max_fields` bytes; None means
-            that any number is allowed.
+        max_fields: The maximum number of fields at the top level of a request; None means that any number is allowed.
+            Without a maximum, a message of 1 MB could have half a million entries of a map, each of two bytes, and
+            parsing them would take half a second. Requests of up to `2 * max_fields` bytes are not checked: they cannot
+            have more fields.
         lasting: Whether an answer is valid until the server's state changes, and the call has no other effect.
     """
 

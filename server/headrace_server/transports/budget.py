@@ -121,7 +121,7 @@ class Held:
         self.grow(size)
 
     def count(self, size: int) -> None:
-        """Counts more bytes, even if too little is left: for a copy of an answer, which is made to send it."""
+        """Counts more bytes, even if too little is left: they are in use already, such as gRPC's copy of an answer."""
         if not self._released:
             self._budget.used += size
             self.size += size

@@ -55,9 +55,11 @@ def bound_of(neighbours: Neighbours, batch: Batch, *, slow: bool) -> float | Non
 
 
 def _holds(neighbours: Neighbours, batch: Batch, limit: float, *, slow: bool) -> bool:
-    """Whether every row, even of zeros, stays the same bit for bit if the other rows have numbers up to the limit.
+    """Whether every row's answer stays the same bit for bit if the other rows have numbers up to the limit.
 
-    In a row of zeros, rounding cannot hide a small change, and a division by the sum of the rows fails.
+    A batch in which all rows are zeros is tested, too, because it shows two kinds of influence that other numbers may
+    hide. A change that would be lost when it is added to a larger number is not lost in zero. And a model that divides
+    by the sum of all rows answers with NaN as long as all rows are zeros, but not after some of them have changed.
     """
     recipe = replace(batch.recipe, limit=limit)
     passes = _SHORT if slow else _PASSES

@@ -72,8 +72,9 @@ class Ends:
     def _places(self) -> Iterator[dict[int, int]]:
         """The positions of the kept rows in the larger batch, and their numbers in the small one.
 
-        If the number of rows is limited, only one kept row is in each batch, since the two might be at positions that
-        influence each other.
+        If the model allows fewer than `END_ROWS` rows in a batch, each batch has only one of the two kept rows. The two
+        would be less far apart than in a batch of `END_ROWS` rows, and as neither changes, an influence of one on the
+        other would not show.
         """
         last = self.rows - 1
         if self.rows == END_ROWS:

@@ -24,7 +24,7 @@ from headrace_server.backends.independence.verdict import RECORD_REQUESTS, Decid
 SHORT_OF = 20
 """A model whose first run takes longer than the budget divided by this gets a short trial of a few runs."""
 
-MANY = 40
+MANY_ROWS = 40
 """The number of rows of the largest batch in a full trial, which shows an influence over a distance of 1 to 39 rows."""
 
 _FEWEST = 5  # the smallest number of rows with which a full trial can be run
@@ -97,7 +97,7 @@ class _Trial:
         self._subject = subject
         self._runs = runs
         self._random = np.random.default_rng(_SEED)
-        self._most_rows = subject.most_rows or MANY
+        self._most_rows = subject.most_rows or MANY_ROWS
         self.bounded: Verdict | None = None
 
     def run(self, budget: float) -> Found:
@@ -186,7 +186,7 @@ class _Trial:
 
     def _try_many(self, neighbours: Neighbours, recipe: Recipe, budget: float) -> Batch | None:
         """Tries a batch of many rows, and returns it; None if that would take too long or the model refuses it."""
-        rows = min(MANY, self._most_rows)
+        rows = min(MANY_ROWS, self._most_rows)
         if not self._has_time_for_many(budget):
             return None
         many = neighbours.batch_of(rows, recipe, Rows.USUAL)
@@ -202,7 +202,7 @@ class _Trial:
         return many
 
     def _has_time_for_many(self, budget: float) -> bool:
-        return self._runs.spent + self._runs.quickest_row * MANY < budget
+        return self._runs.spent + self._runs.quickest_row * MANY_ROWS < budget
 
     def _try_contrasts(self, neighbours: Neighbours, recipe: Recipe, rows: int, places: tuple[int, ...]) -> None:
         """Tests rows next to others on the opposite side of thresholds that a model may compare all values with.

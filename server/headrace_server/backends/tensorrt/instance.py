@@ -266,7 +266,7 @@ class _Output(trt.IOutputAllocator):  # type: ignore[misc]
                 self.memory.reserve(size)
         except ServingError as error:
             log.warning("%s", error.message)
-            let_go(error)  # the error's frames refer to all memory that the model has on the GPU
+            let_go(error)  # the frames of its traceback would keep all memory that the model has on the GPU
             return 0
         return self.memory.address
 

@@ -1,4 +1,4 @@
-"""Decides where the JSON of an answer is written: in the event loop if that is fast, otherwise in another process."""
+"""Writes answers as JSON, for every REST API: in the event loop if that is fast, otherwise in another process."""
 
 from collections.abc import Callable
 from math import prod

@@ -75,7 +75,7 @@ class PageState:
         self.options = list(options_in_force(shown.config))
 
     def known(self, model: str) -> str:
-        """The name of an existing model: the given one, otherwise the first, or none."""
+        """The given name if a model has it, otherwise the first model's name; empty if there is no model."""
         return model if self._statuses(model) else next(iter(self._names()), "")
 
     def read(self, model: str) -> Json:

@@ -224,7 +224,7 @@ def _bytes_of(array: Array) -> int:
 
 
 def _named(servable: Servable, spec: ModelSpec) -> tuple[str, Signature]:
-    """The signature that Classify or Regress names; Predict has another code for a missing signature."""
+    """The signature that a Classify or Regress names. For a missing signature, Predict has another status code."""
     name = spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")

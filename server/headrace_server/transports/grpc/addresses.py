@@ -34,7 +34,7 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
 
 
 def max_send_bytes(text: str) -> int:
-    """The largest size of a message to a caller, in bytes, that such arguments allow.
+    """The largest size of a message to a caller, in bytes, that the channel arguments `k=v,k=v` allow.
 
     Raises:
         ServingError: As for `channel_arguments`.

@@ -39,7 +39,7 @@ class RestApplication:
 
     Args:
         answer: Returns the answer to a request; must not raise.
-        max_body_bytes: A larger body, as it is sent, is refused.
+        max_body_bytes: The maximum size of a body as received, before it is decompressed; a larger one is refused.
         budget: The limit on bodies and answers of all callers.
     """
 
@@ -106,7 +106,8 @@ class RestApplication:
 def _by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers by name.
 
-    Of several with one name, the last counts; several credentials are joined, so that they are invalid.
+    If several headers have the same name, the last one counts. Several Authorization headers are joined into one value,
+    which no way of authentication accepts.
     """
     headers = dict(pairs)
     shown = [value for name, value in pairs if name == AUTHORIZATION]

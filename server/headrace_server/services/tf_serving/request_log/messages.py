@@ -19,7 +19,7 @@ LOG_TYPES: Mapping[type[Message], str] = {
     RegressionRequest: "regress_log",
     MultiInferenceRequest: "multi_inference_log",
 }
-"""The `log_type` of each request that has one."""
+"""The field of PredictionLog (one of its oneof `log_type`) for each type of request. Other types cannot be logged."""
 
 
 def asked_specs(request: Any) -> Sequence[ModelSpec]:

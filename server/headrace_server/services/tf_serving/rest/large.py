@@ -1,4 +1,7 @@
-"""Decides where a JSON body is parsed or written: in the event loop if that is fast, otherwise in another process."""
+"""Parses the JSON bodies of TF Serving's REST API: in the event loop if that is fast, otherwise in another process.
+
+Answers are written as in every REST API (`services/json/writing.py`).
+"""
 
 import zlib
 from collections.abc import Callable
