@@ -12,6 +12,7 @@ mod inputs;
 mod outputs;
 mod path;
 mod results;
+mod values;
 
 pub use call::{Call, Connection, Mailbox, Reply, refusal};
 pub use examples::ExamplesBody;

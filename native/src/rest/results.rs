@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::outputs::{BETWEEN, write_member};
+use super::values::{BETWEEN, write_member};
 use crate::examples::{Result, Table};
 use crate::json::{ESCAPED, LONGEST, write_decimal, write_line, write_string};
 use crate::memory::{Growing, NoMemory};
