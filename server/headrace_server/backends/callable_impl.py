@@ -160,8 +160,7 @@ class CallableBackend:
         try:
             if declared.hasobject:
                 return _texts(np.array(results[alias], object))
-            # A float64 that numpy made from float32 is rounded back; the kind of a dtype never changes.
-            return np.asarray(results[alias]).astype(declared, casting="same_kind", copy=True)
+            return _numbers(np.asarray(results[alias]), declared)
         except (TypeError, ValueError) as error:
             kind = "string" if declared.hasobject else declared
             raise self._wrong(f"returned a value for {alias!r} that is not {kind}: {error}") from error
@@ -237,6 +236,20 @@ def _own(inputs: Arrays) -> dict[str, Array]:
         alias: array if array.flags.carray else np.require(array, requirements=["C", "W"])
         for alias, array in inputs.items()
     }
+
+
+def _numbers(array: Array, declared: np.dtype[Any]) -> Array:
+    """A copy in the declared dtype. A float64 that numpy made from float32 is rounded back; the kind never changes.
+
+    Raises:
+        TypeError: The array is of another kind.
+        ValueError: It has an integer that is too large for the dtype.
+    """
+    copy = array.astype(declared, casting="same_kind", copy=True)
+    if declared.kind in "iu" and array.dtype != declared and (copy != array).any():
+        limits = np.iinfo(declared)
+        raise ValueError(f"it has integers beyond {limits.min} to {limits.max}")
+    return copy
 
 
 def _texts(array: Array) -> Array:

@@ -226,6 +226,31 @@ def predict(inputs):
     assert server.caller.predict({"x": floats([1, 1])})["y"].tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("declared", "values", "fits"),
+    [
+        ("int32", "np.int64([1, -(2**31)])", True),
+        ("int32", "np.int64([1, 2**31])", False),
+        ("uint8", "np.uint64([1, 256])", False),
+        ("int64", "np.uint64([1, 2**63])", False),
+        ("int64", "np.uint64([1, 2**63 - 1])", True),
+        ("int8", "np.array([True, False])", True),
+    ],
+)
+def test_an_integer_that_is_too_large_for_its_dtype_is_an_error(
+    tmp_path: Path, declared: str, values: str, fits: bool
+) -> None:
+    specs = SPECS.replace('"y": ("float32"', f'"y": ("{declared}"')
+    backend = load_python(write(tmp_path, f"import numpy as np\ndef predict(inputs): return {{'y': {values}}}", specs))
+
+    if fits:
+        assert run(backend, [1, 2])
+    else:
+        code, text = run_failure_of(backend)
+        assert code == Code.INTERNAL
+        assert text.startswith(f"model.py: the model returned a value for 'y' that is not {declared}: it has integers")
+
+
 def test_an_exception_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text("def divide(x):\n    return x / 0\n")
     top = load_python(write(tmp_path, "\ndef predict(inputs):\n    raise KeyError('lost')\n"))
