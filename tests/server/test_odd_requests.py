@@ -50,6 +50,9 @@ EACH = 40 if SECONDS else 10
 MEMORY = 6 << 30
 """The server's memory limit in bytes: some requests ask for answers of any size."""
 
+MOST_IN_JSON = 1_000_000
+"""The number of elements up to which a request is sent as JSON: Python's objects for more need gigabytes."""
+
 CALL_SECONDS = 5.0
 """The seconds after which a call is cancelled; a run is abandoned after one second."""
 
@@ -116,7 +119,8 @@ class Fuzzed:
 
     def _send(self, name: str, request: Arrays, *, over_rest: bool) -> None:
         self.sent += 1
-        if not over_rest or any(array.dtype.hasobject for array in request.values()):
+        large = sum(array.size for array in request.values()) > MOST_IN_JSON
+        if not over_rest or large or any(array.dtype.hasobject for array in request.values()):
             with suppress(grpc.RpcError, ValueError, TypeError):
                 self.caller.call(predict_request(sendable(request), name=name), timeout=CALL_SECONDS)
             return
