@@ -53,6 +53,9 @@ MEMORY = 6 << 30
 MOST_IN_JSON = 1_000_000
 """The number of elements up to which a request is sent as JSON: Python's objects for more need gigabytes."""
 
+MOST_CHANGED_TWICE = 1 << 20
+"""The size in bytes up to which an array is changed a second time: all its variants are in memory at once."""
+
 CALL_SECONDS = 5.0
 """The seconds after which a call is cancelled; a run is abandoned after one second."""
 
@@ -138,7 +141,7 @@ def chain_two(requests: Sequence[tuple[str, Arrays]], chance: random.Random) -> 
     for what, request in requests:
         yield what, request
         alias = chance.choice(list(request))
-        odder = list(odd_arrays(request[alias]))
+        odder = list(odd_arrays(request[alias])) if request[alias].nbytes <= MOST_CHANGED_TWICE else []
         if odder:
             more, array = chance.choice(odder)
             yield f"{what}; {alias}, {more}", {**request, alias: array}

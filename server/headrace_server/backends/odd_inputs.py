@@ -13,7 +13,9 @@ USUAL_SIZE = 4
 """The usual size of a dimension that varies."""
 
 LONG = 200
-"""The length of a very long dimension, as a multiple of its usual length."""
+"""The length of a very long dimension, as a multiple of its usual length, in an array of at most LONG_BYTES."""
+
+LONG_BYTES = 16 << 20
 
 _ANY_RANK = (2, 3)  # the ranks to try for an input that declares none
 
@@ -76,9 +78,10 @@ def _other_shapes(array: Array) -> Iterator[tuple[str, Array]]:
         yield "one axis less", array[0:1].reshape(array.shape[1:])
     if array.ndim and array.size:
         yield "a scalar", array.reshape(-1)[:1].reshape(())
+    times = max(2, min(LONG, LONG_BYTES // max(1, array.nbytes)))
     for axis in range(array.ndim):
         # Just beyond an array there may be other memory of the process, so only an access far beyond it crashes.
-        yield f"axis {axis} very long", np.concatenate([array] * LONG, axis)
+        yield f"axis {axis} very long", np.concatenate([array] * times, axis)
 
 
 def _values(dtype: np.dtype[Any]) -> Iterator[Any]:
