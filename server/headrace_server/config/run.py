@@ -95,8 +95,8 @@ class Config:
     model_base_path: str = flag("", "folder whose numbered folders are the model's versions; an absolute path")
     max_loaded_models: int = flag(
         0,
-        "versions in memory at the same time: others are loaded when they are called, and replace the least recently "
-        "used ones; 0 means no limit",
+        "versions, of all models together, in memory at the same time: others are loaded when they are called, and "
+        "replace the least recently used ones; 0 means no limit",
         least=0,
     )
     model_memory_mb: int = flag(

@@ -25,7 +25,7 @@ class ManagerOptions:
             have not changed. TF Serving does so.
         load_retry_interval: Seconds between two tries.
         policy: Decides what to do next for one model.
-        bounds: The limits on models in memory; without them, every version is loaded as it appears, otherwise when it
+        bounds: The limits on versions in memory; without them, every version is loaded as it appears, otherwise when it
             is called.
     """
 

@@ -28,11 +28,11 @@ class Bounds:
     """The limits of how many versions, and how many of their bytes, may be in memory.
 
     Attributes:
-        models: The maximum number of versions; 0 means any number.
+        versions: The maximum number of versions, of all models together; 0 means any number.
         memory: The maximum number of bytes; 0 means any number.
     """
 
-    models: int = 0
+    versions: int = 0
     memory: int = 0
 
     @classmethod
@@ -41,7 +41,7 @@ class Bounds:
         return cls(config.max_loaded_models, config.model_memory_mb << 20)
 
     def __bool__(self) -> bool:
-        return bool(self.models or self.memory)
+        return bool(self.versions or self.memory)
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Rooms:
     A version without files, such as an ensemble's, needs no room.
 
     Args:
-        bounds: The limits on models in memory.
+        bounds: The limits on versions in memory.
         models: The models, by name.
         evicted: Called for each version that is unloaded to make room.
     """
@@ -177,9 +177,9 @@ class Rooms:
         """Whether these versions and another one of the given size are too many or too large."""
         if not size:
             return False
-        models, memory = self.bounds.models, self.bounds.memory
+        versions, memory = self.bounds.versions, self.bounds.memory
         taken = [each.size for each in held if each.size]
-        return bool((models and len(taken) >= models) or (memory and sum(taken) + size > memory))
+        return bool((versions and len(taken) >= versions) or (memory and sum(taken) + size > memory))
 
     def _may_leave(self, loading: str, item: Item, servable: Servable) -> bool:
         """Whether a version may be evicted to make room for one of the model `loading`.

@@ -26,7 +26,7 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
         return rooms.bounds.memory
 
     def count() -> int:
-        return rooms.bounds.models
+        return rooms.bounds.versions
 
     return (
         Metric(

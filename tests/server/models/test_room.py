@@ -125,7 +125,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
 
 
 def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
-    town = build(models=2)
+    town = build(versions=2)
     for name in "abc":
         town.aspire(name, 1)
     assert settled(town.manager, "a", "b", "c")["a"].state is State.AT_REST
@@ -142,7 +142,7 @@ def test_nothing_is_loaded_before_it_is_called(build: Build) -> None:
 
 
 def test_the_least_recently_used_version_is_unloaded_and_stays_listed(build: Build) -> None:
-    town = build(models=2)
+    town = build(versions=2)
     for name in "abc":
         town.aspire(name, 1)
     for name in ("a", "b", "a", "c"):
@@ -204,7 +204,7 @@ def test_a_version_that_was_too_large_is_measured_again_when_its_files_change(bu
 def test_a_version_for_which_nothing_may_leave_is_refused_until_something_may(
     build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.kinds["a"] = KeepsState
     for name in "ab":
         town.aspire(name, 1)
@@ -221,7 +221,7 @@ def test_a_version_for_which_nothing_may_leave_is_refused_until_something_may(
 
 
 def test_a_retry_for_which_nothing_may_leave_is_refused(build: Build) -> None:
-    town = build(models=1, retries=1)
+    town = build(versions=1, retries=1)
     town.kinds["a"] = KeepsState
     town.broken["b"] = ServingError(Code.UNAVAILABLE, "the disk is slow")
     for name in "ab":
@@ -239,7 +239,7 @@ def test_a_retry_for_which_nothing_may_leave_is_refused(build: Build) -> None:
 
 
 def test_a_version_that_cannot_be_loaded_says_why(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.broken["a"] = ServingError(Code.INVALID_ARGUMENT, "no graph in it")
     town.aspire("a", 1)
     with pytest.raises(ServingError, match=r"Specific\(a, 1\): it cannot be loaded: no graph in it") as raised:
@@ -251,7 +251,7 @@ def test_a_version_that_cannot_be_loaded_says_why(build: Build) -> None:
 
 
 def test_a_new_version_of_a_model_in_use_replaces_the_old_one(build: Build) -> None:
-    town = build(models=5)
+    town = build(versions=5)
     town.aspire("a", 1)
     town.call("a")
     town.aspire("a", 2)
@@ -260,7 +260,7 @@ def test_a_new_version_of_a_model_in_use_replaces_the_old_one(build: Build) -> N
 
 
 def test_a_new_version_of_a_model_at_rest_waits_for_its_call(build: Build) -> None:
-    town = build(models=5)
+    town = build(versions=5)
     town.aspire("a", 1)
     town.aspire("a", 2)
     assert town.states("a") == {1: State.END, 2: State.AT_REST}
@@ -269,7 +269,7 @@ def test_a_new_version_of_a_model_at_rest_waits_for_its_call(build: Build) -> No
 
 
 def test_if_only_one_fits_the_old_version_is_unloaded_first(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.aspire("a", 1)
     town.call("a")
     town.aspire("a", 2)
@@ -278,7 +278,7 @@ def test_if_only_one_fits_the_old_version_is_unloaded_first(build: Build) -> Non
 
 
 def test_without_a_version_the_highest_is_called_even_if_a_lower_one_is_in_memory(build: Build) -> None:
-    town = build(models=2)
+    town = build(versions=2)
     town.aspire("a", 1, 2)
     assert town.call("a", 1) == 1
     assert town.call("a") == 2
@@ -286,7 +286,7 @@ def test_without_a_version_the_highest_is_called_even_if_a_lower_one_is_in_memor
 
 
 def test_idle_versions_are_unloaded_first_and_used_ones_after_their_calls(build: Build) -> None:
-    town = build(models=2)
+    town = build(versions=2)
     for name in "abc":
         town.aspire(name, 1)
     town.call("a")
@@ -298,7 +298,7 @@ def test_idle_versions_are_unloaded_first_and_used_ones_after_their_calls(build:
 
 
 def test_two_models_that_fit_one_at_a_time_are_both_served(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.aspire("a", 1)
     town.aspire("b", 1)
 
@@ -317,7 +317,7 @@ def test_two_models_that_fit_one_at_a_time_are_both_served(build: Build) -> None
 
 
 def test_a_call_gives_up_at_its_deadline(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.aspire("a", 1)
 
     async def late() -> None:
@@ -331,7 +331,7 @@ def test_a_call_gives_up_at_its_deadline(build: Build) -> None:
 
 
 def test_a_model_that_is_withdrawn_while_calls_wait_is_not_found(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.aspire("a", 1)
     town.manager.aspire("a", {})
     with pytest.raises(ServingError, match=r"Servable not found"):
@@ -340,7 +340,7 @@ def test_a_model_that_is_withdrawn_while_calls_wait_is_not_found(build: Build) -
 
 
 def test_a_version_at_rest_may_have_a_label(build: Build) -> None:
-    town = build(models=1)
+    town = build(versions=1)
     town.aspire("a", 1, 2)
     town.manager.assign_labels({"a": {"stable": 1}}, to_unavailable=False)
 
@@ -353,7 +353,7 @@ def test_a_version_at_rest_may_have_a_label(build: Build) -> None:
 
 @pytest.mark.parametrize("capacity", [3, 8])
 def test_the_hit_rate_is_that_of_a_simulated_cache(build: Build, capacity: int) -> None:
-    town = build(models=capacity)
+    town = build(versions=capacity)
     names = [f"m{number}" for number in range(20)]
     for name in names:
         town.aspire(name, 1)
