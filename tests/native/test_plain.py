@@ -283,7 +283,7 @@ def test_compressed_answers(running: Run, algorithm: int) -> None:
 
 
 def test_a_batch_outlives_the_callers_of_its_tasks(running: Run, served: Stop) -> None:
-    server = running(models.counting, batching=Options(max_batch_size=16, batch_timeout_micros=SECOND))
+    server = running(models.counting, batching=Options(max_batch_size=16, batch_timeout_micros=3 * SECOND))
     stay, leave = (server.caller.begin(predict_request({"steps": np.array([steps])})) for steps in (5, 7))
     eventually(lambda: leave.cancel() or leave.cancelled())
     assert stay.result().outputs["y"].int64_val == [5]
