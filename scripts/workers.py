@@ -205,7 +205,7 @@ def killed(caller: Caller) -> tuple[float, int]:
 def _process(caller: Caller) -> int:
     """Returns the ID of the process that runs the small model.
 
-    No other call may run, since this one must have a batch of its own.
+    No other call may run at the same time: the call must have a batch of its own.
     """
     number = int(caller.predict({"x": np.full((1, 16), 5002, np.float32)}, name="small")["y"][0, 0])
     if b"worker_child" not in Path(f"/proc/{number}/cmdline").read_bytes():

@@ -75,8 +75,7 @@ class Pace:
 
     Attributes:
         quick: A run of at most this many seconds ends before another thread could have been woken.
-        slow: After a run of more seconds than this, a lane loses all trust, since other calls must not be blocked for
-            so long.
+        slow: After a run of more seconds than this, which blocks other calls for too long, a lane loses all trust.
         most: The upper limit of a lane's trust.
         enough: The least trust with which the next run is expected to be fast.
         lost: The trust lost by a run between `quick` and `slow`, such as one that was interrupted.

@@ -93,7 +93,7 @@ class NotRepeated(Exception):
 
 
 def let_go(error: BaseException | None) -> None:
-    """Clears the frames of a failure, since objects in them, such as arrays, would live as long as the error."""
+    """Drops the local variables in the traceback of an error: arrays among them would live as long as the error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,4 +1,4 @@
-"""TLS of the commands: flags, or environment variables, name the files with the certificates and the key."""
+"""TLS for the commands: flags or environment variables name the files with the certificates and the key."""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""The API key or token that the commands send: from the environment, since all users of a machine can see flags."""
+"""The API key or token that the commands send.
+
+It comes from the environment and not from a flag, because all users of a machine can see the flags of its processes.
+"""
 
 import os
 

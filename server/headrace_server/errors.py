@@ -69,7 +69,10 @@ class NotInMemory(ServingError):
 
 
 class RunLost(ServingError, NotRepeated):
-    """A run that had to be ended: all its callers fail, since the same requests might fail the same way again."""
+    """A run that had to be ended before it was complete.
+
+    All its callers get this error: their requests are not run again, because they may be what made the run fail.
+    """
 
 
 def invalid(message: str) -> ServingError:

@@ -110,7 +110,7 @@ class Data:
             purpose: The purpose of the rows, such as "calibration".
 
         Raises:
-            ToolkitError: There are such rows; the text has their numbers.
+            ToolkitError: Some rows have values that are not finite; the text has the numbers of the rows.
         """
         bad = np.zeros(len(self), bool)
         for array in self.inputs.values():

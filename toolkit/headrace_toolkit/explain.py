@@ -183,7 +183,7 @@ class _Model:
         return in_parts(self._model.run, self._model.signature, self._layout.inputs_of(table), in_silence)
 
     def score(self, table: Array, labels: Array) -> float:
-        """The metric; higher is better. `labels` is not used, since the metric has the labels."""
+        """The metric; higher is better. `labels` is ignored: the metric has labels of its own."""
         del labels
         value = self._grounds.metric.score(self.answers(table))
         return -value if self._grounds.metric.lower_is_better else value

@@ -125,7 +125,7 @@ class Table:
         """Refuses keys that were not read.
 
         Raises:
-            ToolkitError: There is such a key; the text suggests the one that was probably meant.
+            ToolkitError: A key was not read; the text suggests the one that was probably meant.
         """
         for key in self._values:
             if key not in self._asked:

@@ -82,8 +82,8 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
     """The next size above those that have run, if no run so far rules it out; otherwise the chosen size.
 
     The run times of larger sizes are guessed cautiously. If a model's runs take 40 ms regardless of their size, the
-    guess for two rows is 70 ms, which may rule out two rows forever, since only a run corrects the guess. So a queue
-    that refuses tasks tries a larger size. A size that then turns out to be too slow is not chosen again.
+    guess for two rows is 70 ms, which may rule out two rows forever: only a run corrects the guess. So a queue that
+    refuses tasks tries a larger size. A size that then turns out to be too slow is not chosen again.
 
     Args:
         curve: Run times.

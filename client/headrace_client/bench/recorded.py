@@ -35,7 +35,7 @@ def read_log(path: Path) -> list[Recorded]:
     """Reads the requests of a log, in order.
 
     Raises:
-        BenchError: The file cannot be read, is not such a log, or has no request in it.
+        BenchError: The file cannot be read, is not a log of requests, or has no request in it.
     """
     try:
         found = [request for record in _records(path) if (request := _request(record)) is not None]

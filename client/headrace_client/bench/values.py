@@ -55,7 +55,7 @@ def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
     """Parses whole numbers of at least 1, separated by commas.
 
     Raises:
-        BenchError: An item is not such a number.
+        BenchError: An item is not a whole number of at least 1, or is too large.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
@@ -67,7 +67,7 @@ def count(flag: str, text: str, most: int = 1_000_000) -> int:
     """Parses a single whole number of at least 1.
 
     Raises:
-        BenchError: The text is not such a number.
+        BenchError: The text is not a whole number of at least 1, or the number is too large.
     """
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
         raise BenchError(f"--{flag} must be a whole number from 1 to {most:,}; was {text}")

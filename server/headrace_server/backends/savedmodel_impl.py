@@ -122,7 +122,10 @@ def _session_config(options: BackendOptions) -> Any:
 
 @contextmanager
 def _path_in_utf8(folder: Path) -> Iterator[str]:
-    """A path to a folder that TensorFlow can open, since it accepts no path that is not UTF-8."""
+    """A path under which TensorFlow can open a folder; TensorFlow refuses paths that are not UTF-8.
+
+    For a folder with an unusual name, the path is that of a file descriptor.
+    """
     if str(folder).isprintable():
         yield str(folder)
         return

@@ -20,7 +20,7 @@ ADDRESS = "localhost:8500"
 
 
 def checked_address(address: str) -> str:
-    """Checks a server's address, since gRPC would log errors of its own for a wrong one, or call another address.
+    """Checks a server's address, and returns it. For a wrong one, gRPC would log errors of its own, or call another.
 
     Raises:
         ValueError: The address cannot be a server's.

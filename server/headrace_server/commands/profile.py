@@ -76,7 +76,7 @@ def profile_of_requests(requests: Iterable[Arrays]) -> dict[str, Any]:
     """The profile of the requests' rows, in the toolkit's format; requests unlike the first are left out.
 
     Raises:
-        ProfileError: There are no such requests.
+        ProfileError: There are no requests.
     """
     from headrace_toolkit.data import Data
     from headrace_toolkit.profile import profile_of

@@ -53,11 +53,11 @@ class GrpcMethod:
         latency.add(tally, total)
 
     def keep(self, models: Collection[str]) -> None:
-        """Forgets the histograms of all but these models, since their series have been dropped. Any thread."""
+        """Forgets the histograms of all models but these: the series of all others have been dropped. Any thread."""
         self._latencies = {labels: own for labels, own in list(self._latencies.items()) if labels[0] in models}
 
     def forget(self, model: str) -> None:
-        """Forgets the histograms of a model, since its series have been dropped. Any thread."""
+        """Forgets the histograms of a model whose series have been dropped. Any thread."""
         for code in list(self._codes):
             self._latencies.pop((model, code), None)
 

@@ -35,7 +35,7 @@ class _Mallinfo2(ctypes.Structure):
 def c_library() -> ctypes.CDLL | None:
     """The C library of this process if the system is Linux; glibc's has functions that others lack.
 
-    It is opened once, since `ctypes.CDLL` defines a class each time. Such a class, with its functions, takes 2 kB until
+    The library is opened once, because each `ctypes.CDLL` defines a class. The class and its functions take 2 kB until
     Python next collects garbage, which is rare in a server whose calls are mostly answered in Rust.
     """
     return ctypes.CDLL(None) if sys.platform.startswith("linux") else None

@@ -140,7 +140,7 @@ class Acting:
         load = self._agenda.next_load() if self._loads.free and not self._loads.are_quick else None
         if load is None:
             return None
-        return self._begin_load(*load)  # on this thread, since it is the one that became idle last
+        return self._begin_load(*load)  # on this thread: the thread that became idle last takes the next load
 
     def _next_when_free(self) -> _Action | None:
         """Waits for an action; None once no action is left and none can follow."""

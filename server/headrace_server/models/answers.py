@@ -82,10 +82,10 @@ class AnswerSizes:
             self._row_bytes[signature, alias] = _bytes_of(array) / max(1, rows)
 
     def doubt(self, signature: str, outputs: Outputs) -> None:
-        """Halves the expected sizes of outputs that vary, since a request was refused because of them.
+        """Halves the expected sizes of outputs of varying size, after they have caused a request to be refused.
 
-        Only an answer corrects these sizes: without this, a very large one could make the server refuse all later
-        requests.
+        Otherwise, one very large answer could make the server refuse all later requests: the expected sizes are
+        corrected only by answers.
         """
         for alias in outputs:
             if (known := self._row_bytes.get((signature, alias))) is not None:

@@ -42,9 +42,9 @@ def risks_of(backend: Backend) -> Risks | None:
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
     """Whether a model must run in a worker process because a request may crash its process.
 
-    The model must run in a worker process if one of its operators is known to crash, if values in a request determine
-    how much memory it uses, or if they can make it run for hours, since only the process can be ended then. A model
-    with an operator for which this is unknown is tested in a process of its own.
+    It must if one of its operators is known to crash, if values in a request determine how much memory it uses, or if
+    they can make it run for hours: such a run ends only with its process. A model with an operator of which it is not
+    known whether it crashes is tested in a process of its own.
 
     Args:
         name: The model's name, for the log.

@@ -49,7 +49,7 @@ class Members:
     Attributes:
         find: Leases the servable of a name and a version, where None means the latest.
         lease: Like `find`, but first waits for a version that is not in memory, until a call's deadline.
-        wake: Begins to load such a version without waiting for it.
+        wake: Begins to load a version that is not in memory, without waiting for it.
         base_path: Returns the configured base path of a model; None for a model that is not configured.
         is_awaited: Whether a model that has no version yet may have one soon.
     """

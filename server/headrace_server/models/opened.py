@@ -45,10 +45,10 @@ def opened_before(load: LoadVersion, opener: Opener, code: CodeTrust) -> LoadVer
 
 
 def _check_libraries(opened: Opened) -> None:
-    """Refuses code that is not signed.
+    """Refuses a signed version whose options name libraries of custom operators, which no signature covers.
 
     Raises:
-        LoadError: FAILED_PRECONDITION if the model's options name such code.
+        LoadError: FAILED_PRECONDITION if the version is one of these.
     """
     if opened.signed and read_model_options(opened.path.parent).onnxruntime.get("custom_op_libraries"):
         file = opened.original.parent / MODEL_FILE

@@ -33,7 +33,8 @@ def served_at_once(model: Model) -> Served:
 def served_on_demand(model: Model) -> Served:
     """The versions that can be called if each is loaded when it is called.
 
-    A call waits for a version that is loaded for the first time only if there is no other.
+    A call that names no version is for the highest one that is in memory or at rest. Only if there is none is it for
+    the highest of the others, and waits for its first load.
     """
     states = {version: model.versions[version].state for version in model.aspired}
     over = (State.AVAILABLE, State.END)

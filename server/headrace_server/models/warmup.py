@@ -49,7 +49,7 @@ class WarmupOptions:
     Attributes:
         requests: Whether warm-up files are used.
         iterations: How often each request is sent, at least 1.
-        synthetic: Whether a version without such a file is run with zeros.
+        synthetic: Whether a version without a warm-up file is run with zeros.
     """
 
     requests: bool = True

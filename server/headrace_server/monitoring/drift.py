@@ -85,7 +85,7 @@ class Watch:
     def take(self, inputs: Arrays, outputs: Arrays) -> int:
         """Takes the first row of a batch that has run; returns how many batches later it is to take the next one.
 
-        This runs on the batch thread, where even a few instructions take long, since they are in no cache.
+        This runs on the batch thread. There, even a few instructions take long, because they are in no cache.
         """
         if self._has_room():
             self._stretch = max(1, self._stretch // 2)
@@ -105,7 +105,7 @@ class Watch:
         """
         with self._lock:
             if self._compare() and self._rows >= LEAST_ROWS:
-                # Kept until there are further rows, since a scrape asks once for each of the metrics.
+                # Kept until there are further rows: during a scrape, each of the metrics asks for it.
                 self._summary = {
                     "rows": round(self._rows),
                     "inputs": {alias: columns.summary() for alias, columns in self._columns.items()},

@@ -89,7 +89,7 @@ class SpanMaker:
         return trace.ended < oldest or all(arrival in self._known for arrival in trace.arrivals)
 
     def _forget(self, oldest: float) -> None:
-        """Drops batches that ran before this time, since no trace has asked for them."""
+        """Drops batches that ran before this time: their traces have been written, or have not come in time."""
         while self._known:
             arrival = next(iter(self._known))
             if self._known[arrival].report.began > oldest:

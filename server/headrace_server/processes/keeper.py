@@ -34,7 +34,7 @@ class Place(NamedTuple):
         slot: The slot for messages to the process.
         borrower: Provides the arrays in the process's answers for as long as their readers need them.
         exchange: Repeats known exchanges without the interpreter; None if the slot has no link.
-        arenas: The inputs of such exchanges, by signature.
+        arenas: The memory for the inputs of exchanges without the interpreter, by signature.
     """
 
     worker: Worker

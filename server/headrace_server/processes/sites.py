@@ -15,7 +15,7 @@ MOST_BYTES = 32 << 10
 """The size in bytes of the largest array that is kept for reuse."""
 
 BLOCK_BYTES = 128 << 10
-"""The size in bytes of the blocks that arrays share, since a block takes two descriptors."""
+"""The size in bytes of a block, which many arrays share, because each block takes two file descriptors."""
 
 ALIGNMENT = 64
 
@@ -130,7 +130,11 @@ def _is_kept(size: int, dtype: np.dtype[Any]) -> bool:
 
 
 class _Block(np.ndarray[Any, Any]):
-    """A block. Two types are needed for views to refer to the array itself, since numpy skips bases of equal types."""
+    """A block.
+
+    numpy lets a view refer to the base of its base if both have the same type. Because blocks and `_Shared` are two
+    types, a view refers to its block, and arrays made from the view refer to the view.
+    """
 
 
 class _Shared(np.ndarray[Any, Any]):

@@ -57,7 +57,7 @@ class AuditLog:
     """Appends entries to a file of mode 0600, which is reopened when another file has taken its name. Any thread.
 
     Args:
-        path: The file, which is appended to.
+        path: The file to append to.
 
     Raises:
         ServingError: The file cannot be written.

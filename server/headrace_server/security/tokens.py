@@ -264,7 +264,7 @@ def secure_url(name: str, url: str) -> str:
     """Checks that nobody can change what a URL returns on the way: it is https, or on this machine. Returns the URL.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if it is not such a URL.
+        ServingError: INVALID_ARGUMENT if the URL is neither.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in ("https", "http"):

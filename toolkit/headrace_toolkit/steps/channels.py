@@ -46,7 +46,7 @@ class Channels:
         return ", ".join([*words, *([self.finetune.shown] if self.finetune else [])])
 
     def run(self, work: Work) -> Made:
-        """The smaller module, exported at once, since there is no class that could load its weights.
+        """Exports the smaller module at once: later, there would be no class that could load its weights.
 
         Raises:
             ToolkitError: The source has no PyTorch module, torch-pruning does not support it, or it cannot be trained.

@@ -1,8 +1,8 @@
 """The CUDA calls that backends need, through pycuda: contexts, host and device memory, streams and events.
 
 Every call must be made inside a `with device:` block, which makes the device's primary context current in the thread:
-the one that ONNX Runtime and TensorRT also use. Objects from a device must also be dropped inside such a block, since
-dropping one frees it.
+the one that ONNX Runtime and TensorRT also use. Objects that were created on a device must be dropped inside such a
+block, too: dropping one frees its memory on the device.
 """
 
 from collections.abc import Iterator

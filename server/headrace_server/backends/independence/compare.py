@@ -23,8 +23,7 @@ class Change(NamedTuple):
 
 
 # If a few thousand terms are added in another order, the sums may differ by this many units in the last place of the
-# largest value, since a small sum may be left over from large terms. Types with few bits round every intermediate
-# result.
+# largest value: a small sum may be the difference of large terms. Types with few bits round every intermediate result.
 _UNITS = {8: 4096.0, 4: 1024.0, 2: 32.0}
 
 

@@ -215,8 +215,8 @@ def _tells_nothing(outputs: Arrays, count: int) -> bool:
 def lengths_of(subject: Subject) -> dict[str, Axes]:
     """The positions of the inputs' lengths: varying dimensions, numbered by name, or by axis if they have no name.
 
-    A name that is part of another dimension's name, such as `past + tokens`, is not a length, since elements that
-    follow it move.
+    A name that is part of another dimension's name is not a length. For example, in an input of `past + tokens`
+    elements, padding after `past` would move the elements of `tokens`.
     """
     specs = (*subject.inputs.values(), *subject.outputs.values())
     batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}

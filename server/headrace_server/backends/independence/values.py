@@ -17,9 +17,9 @@ from headrace_server.backends.signature import TensorSpec
 class Rows(Enum):
     """The kind of values in a generated row. Integers always stay small: they may be indices, or numbers of steps.
 
-    Other kinds have values of all sizes in every batch, so a model that asks whether *any* value of the batch is above
-    a threshold gets the same answer for each. In a batch of the kind UNIT or HUNDREDS, all values are on the same side
-    of such a threshold.
+    A model may test whether *any* value of a batch is above a threshold. In a batch of the kind UNIT or HUNDREDS, all
+    values are on the same side of a usual threshold. Batches of the other kinds have values of all sizes, so the test
+    has the same result for each of them.
     """
 
     USUAL = "other values"

@@ -15,7 +15,7 @@ LARGE_OUTPUT = 256 << 10
 """After a run with an output of at least this many bytes, the arena is assumed to have grown."""
 
 SECONDS = 0.5
-"""The minimum time between two runs that free memory, since the next run must then request memory from the system.
+"""The minimum time between two runs that free memory: after each, the next run must request it from the system again.
 """
 
 _KEY, _ARENA = "memory.enable_memory_arena_shrinkage", "cpu:0"  # onnxruntime_run_options_config_keys.h

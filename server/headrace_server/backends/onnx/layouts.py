@@ -16,7 +16,7 @@ from headrace_server.backends.onnx.signatures import Found
 from headrace_server.backends.onnx.structure import RAW_DATA, fields, initializers, is_left_out
 
 MOST_BYTES = 1 << 20
-"""The size of the largest files that are compared, since they are read as a whole."""
+"""The size of the largest files that are compared. They are read as a whole, so they must not be large."""
 
 
 class Layout:

@@ -203,7 +203,7 @@ def _register(session: ort.SessionOptions, library: str) -> None:
     """Registers a library's operators with a session.
 
     Raises:
-        ServingError: FAILED_PRECONDITION if it cannot be loaded, or is not such a library.
+        ServingError: FAILED_PRECONDITION if the file cannot be loaded, or is not a library of operators.
     """
     try:
         session.register_custom_ops_library(library)

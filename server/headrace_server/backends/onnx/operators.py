@@ -56,7 +56,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
 LASTING: Mapping[str, tuple[int, ...]] = {"RoiAlign": (1,)}
 """Operators that can run for hours, and the numbers of the inputs whose values decide that.
 
-A time limit does not end such a run, since ONNX Runtime ends runs only between operators. RoiAlign takes as many
+A time limit does not end their run: ONNX Runtime ends runs only between operators. RoiAlign takes as many
 samples as a box has pixels, unless its attribute `sampling_ratio` says how many.
 """
 

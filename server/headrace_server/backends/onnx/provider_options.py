@@ -53,7 +53,7 @@ def cuda_options(options: OnnxruntimeOptions, limit: int) -> dict[str, str]:
 
 
 def for_one_shape(providers: Providers) -> Providers:
-    """The same providers for a session that sees only one shape, whose arena is kept small since it need not grow."""
+    """The same providers for a session that sees only one shape: its arena takes no memory for larger ones."""
     exact = {"arena_extend_strategy": _ARENA["same_as_requested"]}
     return [(name, {**values, **exact} if name == CUDA else values) for name, values in providers]
 

@@ -78,7 +78,7 @@ def find_signatures(
     sides = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
     declared = tuple(tuple((arg.name, arg.type, *arg.shape) for arg in side) for side in sides)
     if options.signatures or any(kind not in TYPE_NAMES for side in declared for _, kind, *_ in side):
-        return replace(make(), is_shared=False)  # not shared, since each such model has log lines of its own
+        return replace(make(), is_shared=False)  # not shared: making them also logs lines about this model
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty), make)
 

@@ -82,7 +82,7 @@ def read_structure(content: Content) -> Structure | None:
 
 
 def is_left_out(weight: Any) -> bool:
-    """Whether a structure does not depend on a weight's data, since they are neither axes nor a shape."""
+    """Whether a structure is independent of a weight's data: unless these may be axes or a shape, so a few integers."""
     return bool(weight.data_type != INT64 or len(weight.raw_data) > _KEPT)
 
 

@@ -15,7 +15,7 @@ from headrace_server.errors import unreadable
 CHUNK = 1 << 20
 
 SHARED_MEMORY = Path("/dev/shm")
-"""A file system in memory on most machines; it contains only names, since the files themselves are anonymous."""
+"""A file system in memory on most machines. Only names are created in it; the files themselves are anonymous."""
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 

@@ -123,7 +123,7 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
 
 
 def _handle_stream(method: StreamMethod, delivery: LoopDelivery, observe: ObserveCall) -> HandleStream:
-    """Counts the stream as one call without a model, since each of its requests may name another model."""
+    """Counts a stream as one call without a model: each of its requests may name another model."""
     parse, answer = method.request.FromString, method.answer
 
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:

@@ -98,7 +98,7 @@ class RequestLogger:
         self.record_made(asked_specs(request)[0].name, lambda: (request, response))
 
     def record_made(self, name: str, make: MakeMessages) -> None:
-        """Like `record`, but for a call without messages, which are created only if they will be logged."""
+        """Like `record`, but creates the messages of the call only if they will be logged."""
         found = self._logs.get(name)
         if found is not None and self._chance() < found.rate:
             self._writer.put(found.prefix, name, self._record(found, *make()))

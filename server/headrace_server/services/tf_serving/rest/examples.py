@@ -29,7 +29,7 @@ def read_input(document: dict[str, Any]) -> Input:
 
 
 def read_example_body(document: dict[str, Any]) -> tuple[str, bytes]:
-    """The signature that a parsed body names, and its Input, serialized, since messages cannot cross processes.
+    """The signature that a parsed body names, and its Input, serialized because messages cannot be sent to processes.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the body is not valid.
