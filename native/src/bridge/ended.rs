@@ -114,7 +114,7 @@ impl EndedCalls {
         self.activity.note();
     }
 
-    /// Adds a call whose deadline has passed, and whose client has been sent that error.
+    /// Adds a call whose deadline has passed, and whose client has been told so.
     pub fn add_late(&self, signature: &Arc<Signature>, seconds: f64) {
         self.abandoned.lock().push(Abandoned { signature: signature.clone(), late: true, seconds });
         self.activity.note();

@@ -143,7 +143,7 @@ impl Call {
     }
 
     fn command(&self, command: Command) {
-        // Fails only if the call has already ended, so that the command has no purpose.
+        // Fails only if the call has already ended; then the command has no purpose.
         let _ = self.state.commands.send(command);
     }
 }

@@ -9,8 +9,8 @@ use crate::json::{ESCAPED, LONGEST, put_decimal, write_decimal, write_line, writ
 use crate::memory::{Growing, NoMemory};
 use crate::protobuf::{Dtype, texts};
 
-/// More than the size of all separators, braces and line breaks between two values, without their indentation. Each
-/// value takes this much room for what follows it.
+/// More than the size of all separators, braces and line breaks between two values, without their indentation. This
+/// much room is made together with that for a value.
 pub(super) const BETWEEN: usize = 64;
 
 /// Writes the opening brace of an object, and the name of its first member.

@@ -91,8 +91,8 @@ impl Account {
 
 impl Limits {
     fn admit(&self, rows: usize, now: Instant) -> Option<f64> {
-        /// The seconds after which a client with too many concurrent calls may try again. When one of them ends is not
-        /// known.
+        /// The seconds after which a client with too many concurrent calls may try again. It is not known when one of
+        /// them will end.
         const SOON: f64 = 0.1;
         let mut state = self.state.lock();
         let seconds = now.saturating_duration_since(state.filled).as_secs_f64();
