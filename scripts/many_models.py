@@ -94,8 +94,8 @@ This is why the target of 1.3 times the time of bare sessions is missed: the sta
 
 On a shared machine, runs differ by up to a fifth. In nine earlier starts, which alternated at real-time priority
 beside other programs, the median was 2.39 s until the server was ready, with 432 MB of resident memory, and 1.07 s for
-a whole program that creates the sessions without threads. A still earlier version, from which the table above is, ran
-quick models several times and collected garbage more often: it took 2.52 s and 450 MB.
+a whole program that creates the sessions without threads. The table above was measured with a
+still earlier version, which ran quick models several times and collected garbage more often: it took 2.52 s and 450 MB.
 
 With `--onnxruntime_cpu_memory_arena=false`, the server was ready after 2.23 s and had 357 MB: the first run of each
 session creates an arena, which takes 27 us and 37 KB. That is not the default, since other models need the arena:

@@ -41,7 +41,7 @@ class BatchThreads:
     def add(self, count: int) -> None:
         """Starts more threads, for batches that other processes run: waiting for them takes no CPU time. Any thread.
 
-        Without them, as many models that hang as there are threads would stop all models.
+        Without these threads, all models would stop once there are as many models that hang as threads.
         """
         with self._lock:
             kept = min(self._surplus, count)

@@ -125,7 +125,7 @@ def _authority(settings: Settings) -> dict[str, Any]:
 
 
 def _balanced(target: str) -> dict[str, Any]:
-    """Uses several addresses in turn; by default, gRPC sends every call to the first."""
+    """The configuration for using several addresses in turn; by default, gRPC sends every call to the first."""
     return {"loadBalancingConfig": [{"round_robin": {}}]} if has_addresses(target) else {}
 
 

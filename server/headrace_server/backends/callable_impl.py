@@ -34,7 +34,7 @@ _NUMBERS = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The argument of `initialize`. The property is the one that a TorchServe handler reads.
+    """The argument of `initialize`. Handlers for TorchServe read its property `system_properties`.
 
     Attributes:
         folder: The version's folder, with all files that the model needs.

@@ -20,7 +20,7 @@ ADDRESS = "localhost:8500"
 
 
 def checked_address(address: str) -> str:
-    """Checks a server's address, and returns it. For a wrong one, gRPC would log errors of its own, or call another.
+    """Checks a server's address, and returns it. gRPC would log errors about a wrong one, or call another address.
 
     Raises:
         ValueError: The address cannot be a server's.

@@ -21,7 +21,7 @@ MARGIN = 0.5
 """Seconds after the drain in which the process may still end in an orderly way."""
 
 BACKSTOP = 0.4
-"""Seconds that pass after the drain and its margin before a process whose interpreter does not respond is ended."""
+"""Seconds after the drain and `MARGIN`, after which a process whose interpreter does not respond is ended."""
 
 
 class Ending:

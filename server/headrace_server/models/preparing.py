@@ -36,7 +36,7 @@ class Preparing:
         self._dropped = False
 
     def before(self, name: str, version: int) -> Sequence[Asked]:
-        """The versions to prepare for before a load; none if there would be only one, since that saves no time.
+        """The versions to prepare for before a load; never a single one, because preparing for it saves no time.
 
         The caller holds the models' lock.
 
@@ -53,7 +53,7 @@ class Preparing:
         return [Asked(name, version, self._models[name].aspired[version]) for name, version in following]
 
     def run_before(self, versions: Sequence[Asked], load: Callable[[], None]) -> None:
-        """Prepares for versions, whether or not that succeeds, and then loads the first one. The thread of the load."""
+        """Prepares for versions, and then calls `load`, even if preparing has failed. On the thread of the load."""
         self._replace(versions)
         if self._dropped:  # `drop` was called while these were prepared
             self._replace(())

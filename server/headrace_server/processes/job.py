@@ -19,7 +19,7 @@ class Job:
         memory_limit: The number of bytes that the process may use, not counting shared memory and files; 0 means no
             limit.
         headroom: The number of bytes that the process may use beyond those in use after the load; 0 means no limit.
-        linked: Whether the messages of runs cross through a link, for which headrace-native must be installed.
+        linked: Whether the messages of runs go through a link, which needs headrace-native.
     """
 
     folder: Path

@@ -70,7 +70,7 @@ class Borrower:
         return tuple(returned)
 
     def keep(self, numbers: tuple[int, ...]) -> None:
-        """Returns these numbers once more with the next ones, because they could not be sent."""
+        """Keeps numbers that could not be sent, so that `give_back` returns them again."""
         self._unsent = numbers
 
 

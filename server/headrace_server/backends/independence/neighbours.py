@@ -91,7 +91,10 @@ class Neighbours:
                 raise Decided(Finding.UNDECIDED, "the model refuses nearly all values", advice=RECORD_REQUESTS)
 
     def vary_once(self, batch: Batch, recipe: Recipe, change: Pass) -> bool:
-        """Replaces rows once, in all inputs or else in one at a time; returns whether the model accepted this."""
+        """Replaces rows once; returns whether the model accepted this.
+
+        The rows are replaced in all inputs together or, if the model refuses that, in one input after the other.
+        """
         places, kind = change
         made = self._maker(recipe).rows(rows_of(batch.inputs), kind)
         after = self._runs.outputs_if_taken(_with_rows(batch.inputs, made, places))

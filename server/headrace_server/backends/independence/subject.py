@@ -74,7 +74,7 @@ class Runs:
 
         Raises:
             Decided: The run has crashed the model's process; further runs would do so again.
-            Exception: Anything else: the model refuses the inputs.
+            Exception: The model refuses the inputs.
         """
         self.count += 1
         began = self._clock()
@@ -93,7 +93,7 @@ class Runs:
 
         Raises:
             Decided: An output has a different number of rows.
-            Exception: Anything else: the model refuses the inputs.
+            Exception: The model refuses the inputs.
         """
         rows, outputs = rows_of(inputs), self.run(inputs)
         for alias, array in outputs.items():

@@ -192,7 +192,7 @@ class Maker:
     def _ends(self, shape: tuple[int, ...], dtype: np.dtype[Any], kind: Rows) -> Array:
         """For UNIT rows, the largest integer; for other ones, the two smallest integers.
 
-        The first of these rows is not all zeros, which a model might map to the same answer in every batch.
+        The first of these rows is not all zeros: for zeros, a model might give the same answer in every batch.
         """
         recipe, limits = self._recipe, np.iinfo(dtype)
         if dtype.itemsize == 1 and recipe.most is None:

@@ -185,7 +185,7 @@ def _add_profiles(builder: Any, config: Any, profiles: Sequence[Profile]) -> Non
 
 
 def _timings(device: Device, options: TensorrtOptions) -> Path:
-    """The file of TensorRT's timings of layers, which are valid for its version and the kind of GPU."""
+    """The file of the layers' timings. These are valid for one version of TensorRT and one kind of GPU."""
     major, minor = device.compute_capability
     name = f"{device.name} {major}.{minor} TensorRT {trt.__version__}".replace("/", " ").replace(" ", "-")
     return options.cache / f"{name}.timings"

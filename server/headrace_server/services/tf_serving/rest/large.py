@@ -39,7 +39,7 @@ class JsonWork:
         """Applies a function to the object in a body, and returns the result.
 
         Args:
-            body: The body, whose file is passed on.
+            body: The body. If it is in a file, the file is passed to the process that parses it.
             convert: A function at the top level of a module, called with the object and the arguments.
             arguments: Further arguments, which can be pickled.
 
