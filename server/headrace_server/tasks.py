@@ -1,4 +1,4 @@
-"""The end of asyncio tasks that nobody waits for anymore."""
+"""Ends asyncio tasks that nobody waits for anymore."""
 
 import asyncio
 from collections.abc import Collection

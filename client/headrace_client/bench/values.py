@@ -34,7 +34,9 @@ def rates(flag: str, text: str) -> tuple[float, ...]:
     """
     numbers = tuple(_float(part) for part in text.split(","))
     if not all(0 < number <= MOST_RATE for number in numbers):
-        raise BenchError(f"--{flag} must be numbers above 0 and up to {MOST_RATE:,.0f}, with commas; was {text}")
+        raise BenchError(
+            f"--{flag} must be numbers above 0 and up to {MOST_RATE:,.0f}, separated by commas; was {text}"
+        )
     return numbers
 
 
@@ -59,7 +61,7 @@ def counts(flag: str, text: str, most: int = 1_000_000) -> tuple[int, ...]:
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
-        raise BenchError(f"--{flag} must be whole numbers from 1 to {most:,}, with commas; was {text}")
+        raise BenchError(f"--{flag} must be whole numbers from 1 to {most:,}, separated by commas; was {text}")
     return tuple(int(part) for part in parts)
 
 

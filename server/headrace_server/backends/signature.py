@@ -168,7 +168,7 @@ class Signature:
                 )
 
     def complete(self, arrays: Arrays) -> Arrays:
-        """A request's arrays, whose names have been checked, with the default of each input that is missing.
+        """A request's arrays, which include all inputs without a default, with the defaults of the missing inputs.
 
         Raises:
             ServingError: INVALID_ARGUMENT if an array belongs to no input. TF Serving reports this after it has decoded

@@ -80,7 +80,7 @@ class TfliteBackend:
             self._idle.put(interpreter)
 
     def close(self) -> None:
-        """Frees the interpreters; none is running."""
+        """Frees the interpreters, none of which may be running."""
         self._idle = SimpleQueue()
 
 

@@ -17,7 +17,7 @@ REUSED_BYTES = 32 << 20
 REUSED_PART = 10
 """If the bytes of the loaded versions, divided by this, are more than `REUSED_BYTES`, that quotient is used instead.
 
-A version counts as 1.2 times the size of its files, so that these bytes fit into the bound as well.
+The bound on memory is kept nevertheless: a version counts as 1.2 times the size of its files, which leaves room.
 """
 
 WORTH_BYTES = 64 << 20

@@ -190,11 +190,11 @@ def _say(version: Loaded, name: str, verdict: Verdict) -> None:
 def _lengths(verdict: Verdict) -> str:
     """A text about requests whose inputs differ in length; empty if the lengths cannot differ."""
     if verdict.unpadded:
-        return f". Requests of different lengths do not: {verdict.unpadded}"
+        return f". Requests of different lengths do not share batches: {verdict.unpadded}"
     if verdict.padding is None:
         return ""
     values = ", ".join(f"{alias} with {value}" for alias, value in verdict.padding.values.items())
-    return f". Requests of different lengths do, too, and are padded: {values}"
+    return f". Requests of different lengths share batches, too, and are padded: {values}"
 
 
 def _advice(verdict: Verdict) -> str:

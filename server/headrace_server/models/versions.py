@@ -123,7 +123,7 @@ class Model:
         return awaited
 
     def _let_go(self, version: int) -> None:
-        """Cancels a version that was not tried yet or that waits for a retry; a load that is running is left to end."""
+        """Cancels a version that was not tried yet or that waits for a retry; a running load continues to its end."""
         self.troubles.pop(version, None)
         attempt = self.loading.get(version)
         if attempt is not None:

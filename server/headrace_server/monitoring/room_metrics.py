@@ -46,7 +46,11 @@ def room_metrics(manager: Manager, rooms: Rooms, metrics: Metrics) -> tuple[Metr
             "headrace_model_memory_limit_bytes", "Limit on the memory of all versions together; 0 means none", memory
         ),
         _number("headrace_models_loaded_limit", "The maximum number of versions in memory; 0 means any number", count),
-        _number("headrace_models_at_rest", "The number of versions that the next call loads", manager.at_rest),
+        _number(
+            "headrace_models_at_rest",
+            "The number of versions that are not in memory, and are loaded when they are called",
+            manager.at_rest,
+        ),
     )
 
 

@@ -46,13 +46,13 @@ class Verdicts(Protocol):
 
     @property
     def generation(self) -> int:
-        """The generation, to be read before anything that a verdict depends on."""
+        """How often all verdicts have been forgotten; to be read before anything that a verdict depends on."""
 
     def account(self, limits: Limits) -> Account:
         """Creates an account that the transport can also charge."""
 
     def put(self, generation: int, verdict: Verdict) -> None:
-        """Keeps a verdict, unless all verdicts have been forgotten since that generation."""
+        """Keeps a verdict, unless all verdicts have been forgotten after this generation was read."""
 
     def clear(self) -> None:
         """Forgets all verdicts, because the keys, the tokens or the policy have changed."""

@@ -122,7 +122,7 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
 
 
 def _read_small(model: Path, options: BackendOptions) -> ModelFiles | None:
-    """A model's files, if it is a small one without external data, which each session must be given."""
+    """A model's files; None if it is large, or has external data, which would have to be passed to each session."""
     status = model.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size >= SMALL:  # opening a pipe would wait for a writer
         return None

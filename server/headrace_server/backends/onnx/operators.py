@@ -15,14 +15,14 @@ FATAL_VALUES: Mapping[str, tuple[int, ...]] = {
     "STFT": (1, 3),
     "Trilu": (1,),
 }
-"""Operators that have crashed on some values of an input (indices out of range, sizes of 0), and the numbers of such
+"""Operators that have crashed on some values of an input (indices out of range, sizes of 0), and the numbers of these
 inputs.
 
 Tested with ONNX Runtime 1.32 and 1.20.
 """
 
 CHECKS_MORE = (1, 32)
-"""The version of ONNX Runtime whose Mod and GatherND check their inputs. Of older ones, 1.20 was tested."""
+"""Mod and GatherND check their inputs in this version of ONNX Runtime, but not in 1.20, the only older one tested."""
 
 
 def dividing(runtime: tuple[int, int]) -> frozenset[str]:

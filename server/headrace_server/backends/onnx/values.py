@@ -39,7 +39,7 @@ def array_of(value: ort.OrtValue) -> Array:
     count = int(np.prod(shape, dtype=np.int64))
     if not count:
         return np.empty(shape, _BFLOAT16)
-    # A copy: a view would need to keep `value` alive without numpy's knowledge.
+    # A copy: numpy does not know that a view of this memory would be valid only as long as `value` lives.
     return np.frombuffer(ctypes.string_at(value.data_ptr(), count * _BFLOAT16.itemsize), _BFLOAT16).reshape(shape)
 
 

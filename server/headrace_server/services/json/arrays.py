@@ -44,8 +44,8 @@ def to_array(value: Any, dtype: DataType) -> Array:
     Args:
         value: Numbers, strings and `{"b64": …}` objects, in nested lists or, for a scalar, without a list.
         dtype: The dtype of the result. A float accepts any number and may become infinite. An integer must be written
-            as one; it must fit the dtype if that is DT_INT64, DT_UINT32 or DT_UINT64, and otherwise DT_INT32, from
-            which it wraps to a narrower dtype.
+            without a fraction or an exponent. It must fit DT_INT64, DT_UINT32 or DT_UINT64 if that is the dtype; for
+            any other dtype of integers, it must fit DT_INT32, and is reduced to as many bits as the dtype has.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the lists differ in length or depth, or a value is not of the dtype;

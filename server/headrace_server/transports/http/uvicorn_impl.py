@@ -126,7 +126,10 @@ def _config(application: RestApplication) -> uvicorn.Config:
 
 
 def _listener(options: HttpOptions) -> socket.socket:
-    """The listening socket. TF Serving: for both families if there is IPv6, else for IPv4; or for the named address."""
+    """The socket that listens at the named address, or else, as in TF Serving, at all addresses.
+
+    These include IPv6 addresses if the system has IPv6.
+    """
     both = not options.host and socket.has_dualstack_ipv6()
     host = options.host or ("::" if both else "0.0.0.0")
     try:
