@@ -102,7 +102,7 @@ class _Interpreter:
         return interpreter
 
     def _forget(self) -> None:
-        """Removes the data of a run, which belong to a caller; the next run begins like the first one."""
+        """Removes the data of a run, which belong to its caller, and resets the variables of the model."""
         if self._assigns:
             # No method of an interpreter resets the model's variables, so a new interpreter is created, in about 0.6
             # ms.

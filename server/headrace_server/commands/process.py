@@ -105,7 +105,7 @@ async def _started(server: Server, stop: asyncio.Event) -> bool:
 
 
 async def _report_awaited(server: Server) -> None:
-    """Reports regularly which models keep the server from serving: nothing else explains why it does not answer yet."""
+    """Logs regularly which models the server waits for: nothing else would explain why it does not answer yet."""
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         for model in server.awaited():

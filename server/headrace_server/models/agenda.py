@@ -12,7 +12,7 @@ Item = tuple[str, int]
 
 
 class Agenda:
-    """The next loads and unloads, each in the order in which models came to need them.
+    """The next loads, and the next unloads. The model that has needed one for the longest time comes first.
 
     The caller holds the models' lock around every use.
 

@@ -1,4 +1,4 @@
-"""Loads models before the first call, although a limit on memory is set."""
+"""Loads some models at the start of a server that loads all others when they are called."""
 
 import logging
 from collections.abc import Collection
@@ -15,7 +15,7 @@ def preload(manager: Manager, patterns: Collection[str]) -> None:
 
     Args:
         manager: Has the models.
-        patterns: Names, or patterns such as ranker-*. One that no model matches is only logged.
+        patterns: Names, or patterns such as ranker-*. A pattern that no model matches is only logged.
 
     Raises:
         ServingError: NOT_FOUND if a name is not that of a model; or a model cannot be loaded.

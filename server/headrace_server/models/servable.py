@@ -205,7 +205,7 @@ class Servable:
             computed = await self._execution.run(signature, inputs, outputs, call)
         except BatchingError as error:
             if visit is not None and isinstance(error, QueueFull | Closed):
-                visit.charge(-self._rows(signature, inputs))  # the rows were not run
+                visit.charge(-self._rows(signature, inputs))  # gives back the rows, which were not run
             self._metrics.refused(error)
             if isinstance(error, DeadlineExceeded) and self._batching is None:
                 raise timed_out() from error  # without batching, TF Serving has no queue with an error of its own

@@ -11,7 +11,7 @@ Settled = dict[str, VersionStatus | None]
 
 
 class Settling:
-    """Lets callers wait for models. They are woken by each change of the model that they wait for, and by `wake`.
+    """Lets callers wait for models. A caller is woken by each change of the model that it waits for, and by `wake`.
 
     Args:
         models: The server's models; `wait` names those to wait for.

@@ -36,7 +36,7 @@ MAX_UNNAMED_ROWS = 128
 SYNTHETIC_SECONDS = 5.0
 
 QUICK_SECONDS = 0.0002
-"""Seconds within which the first run of a model has prepared everything that a later run could wait for noticeably."""
+"""If a model's first run takes no longer than these seconds, it leaves nothing that later runs would notice."""
 
 Answer = Callable[[Any, Call], Coroutine[Any, Any, object]]
 Answers = Callable[[Servable], Mapping[str, Answer]]

@@ -28,7 +28,7 @@ class Exchange(Protocol):
         """Learns the content of the last answer that was not known, if all of its outputs are arrays of numbers."""
 
     def forget(self) -> None:
-        """Forgets all requests and answers, since they keep memory that is no longer used."""
+        """Forgets all requests and answers, so that the memory that they refer to can be freed."""
 
 
 class Free(Protocol):

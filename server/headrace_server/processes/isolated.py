@@ -276,8 +276,9 @@ class IsolatedBackend:
         """Waits for the result of a run.
 
         Raises:
-            Unread: The process had ended before it could begin.
-            RunLost: It has ended meanwhile, or was ended because the run took too long or its answer is unreadable.
+            Unread: The process had ended before the run could begin.
+            RunLost: The process has ended during the run, or was ended because the run took too long or its answer is
+                unreadable.
         """
         try:
             return place.slot.receive(seconds)

@@ -1,4 +1,4 @@
-"""The signature that is tested, and its runs: on copies of inputs, with copies of outputs, and the findings so far."""
+"""The signature that is tested, and its runs, which use copies of the inputs and outputs and record what they show."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

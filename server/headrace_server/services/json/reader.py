@@ -90,7 +90,7 @@ _TOLERANT = json.JSONDecoder(object_pairs_hook=_first_of_each)
 
 
 def _is_unambiguous(data: bytes, document: dict[str, Json]) -> bool:
-    """Whether no object repeats a member's name. If one does, the text has more colons than its document."""
+    """Whether no object repeats a member's name: otherwise, the text has more colons than the document has members."""
     colons = data.count(b":")
     return colons == len(document) or (b"\\u00" not in data and colons == _colons(document))
 

@@ -82,7 +82,9 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(0)  # otherwise, clients that hang would have to confirm the end
+                await self._server.stop(
+                    0
+                )  # otherwise, gRPC waits until every client confirms the end, even one that hangs
             rested = not self._calls.count
         await stopping
         self._expander.close()

@@ -194,7 +194,7 @@ class _Counts:
 
 
 class _OfNoModel:
-    """Counts calls that name no model in a field of their own, as their handlers do."""
+    """Counts MultiInference calls without a model's name: their tasks name models, the request as a whole does not."""
 
     def __init__(self, observe: CountCalls) -> None:
         self._observe = observe
