@@ -13,7 +13,7 @@ from headrace_batching.errors import BatchOutputError
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Axes = Sequence[int | None]
-"""For each axis beyond 0, the number of the length that determines its size; None for an axis that is not padded."""
+"""For each axis beyond 0, which of a task's numbered lengths is its size; None for an axis that is not padded."""
 
 SHORTEST = 2
 """The smallest length of a task that is padded: a dimension of 1 broadcasts, and may be squeezed away."""

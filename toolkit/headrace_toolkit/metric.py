@@ -28,7 +28,7 @@ class Metric:
         score: Computes the number from a model's outputs for all measured rows.
         share: Whether it is a share of 1, shown in percent, whose drop is counted in percentage points.
         lower_is_better: Whether lower is better, as for an error.
-        rows: The number of rows if it counts correct rows; otherwise 0.
+        rows: The number of measured rows for a metric that counts correct rows; otherwise 0.
     """
 
     name: str

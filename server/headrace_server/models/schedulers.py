@@ -153,7 +153,7 @@ class Schedulers:
         return scheduler
 
 
-@lru_cache(maxsize=16)  # most models have the same options
+@lru_cache(maxsize=16)  # so that models with equal options share the result
 def _leaving_one(options: Options) -> Options:
     """The options, with a limit on the batches at a time that leaves one thread free for other models."""
     at_once = min(options.batches_at_once, options.num_batch_threads)

@@ -36,7 +36,7 @@ MAX_UNNAMED_ROWS = 128
 SYNTHETIC_SECONDS = 5.0
 
 QUICK_SECONDS = 0.0002
-"""If a model's first run takes no longer than these seconds, it leaves nothing that later runs would notice."""
+"""If the first run takes fewer seconds than this, later runs have nothing left to prepare that callers would notice."""
 
 Answer = Callable[[Any, Call], Coroutine[Any, Any, object]]
 Answers = Callable[[Servable], Mapping[str, Answer]]
@@ -205,7 +205,7 @@ def run_on_zeros(
     """Runs every signature with zeros, in the batch sizes that it will see.
 
     A failure may be caused by the zeros as well as by the model, so it is only logged. The warm-up of a slow model ends
-    after some seconds. A model whose first run is quick is not run in another size that no operator has named.
+    after some seconds. If the first run is quick, and the operator has not named sizes, no other size is run.
 
     Args:
         backend: The backend, which is called on this thread.

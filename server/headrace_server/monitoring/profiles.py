@@ -81,7 +81,7 @@ def read_profile(folder: Path) -> dict[str, list[Bins | None]]:
     """Reads the bins of each input's columns, by the input's alias; empty if the folder has no profile.
 
     Args:
-        folder: The version's folder; a model that is served from a single file has that file here, and no profile.
+        folder: The version's folder, or the file of a model that is served from a single file and so has no profile.
 
     Raises:
         ValueError: The file is not a profile.

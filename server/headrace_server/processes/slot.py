@@ -284,7 +284,7 @@ class Slot:
             size, control, _, _ = self._connection.recvmsg_into([self._room], _CONTROL, flags)
         except (TimeoutError, BlockingIOError):
             raise
-        except ConnectionResetError as error:  # Linux: see unix(7); the other side has not read everything
+        except ConnectionResetError as error:  # unix(7): the other side was closed before it had read everything
             raise Unread(str(error)) from error
         except OSError as error:
             raise Ended(str(error)) from error

@@ -50,8 +50,8 @@ def give_way() -> bool:
 
     The threads that it starts, such as those that a runtime keeps for a model's runs, have usual slices.
 
-    Returns: Whether the system has accepted it. A thread with a raised priority is left alone, since the threads that
-        it starts would lose the priority, too.
+    Returns: Whether the system has accepted it. A thread with a raised priority is left unchanged: the threads that it
+        starts would lose that priority.
     """
     return _set_slice(0, LOAD_NS, inherited=False)
 

@@ -38,7 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     with suppress(Ended):
         _serve_first(socket.socket(fileno=int(sys.argv[1])))
-    os._exit(0)  # threads that the model has started no longer matter
+    os._exit(0)  # at once, without waiting for threads that the model has started
 
 
 def _serve_first(connection: socket.socket) -> None:

@@ -41,7 +41,7 @@ class StoreCounts:
 class _Watched:
     """One model's store, and the time of its next scan.
 
-    While a scan runs, only its thread uses the last three fields.
+    While a scan runs, only its thread uses `mirror`, `failures` and `said`.
     """
 
     uri: str

@@ -47,7 +47,7 @@ class Inside:
         self._seen: set[tuple[str, str, frozenset[int]]] = set()
 
     def followed(self, nodes: list[Any], inputs: set[str]) -> Iterator[tuple[Any, set[int]]]:
-        """Like `follow`, but the nodes of all inner graphs and functions instead of these nodes."""
+        """Like `follow`, but yields the nodes of the graphs and functions inside these nodes, at all depths."""
         from_values = set(inputs)
         for node, dependent in follow(nodes, inputs, bounded=BOUNDED):
             for inner, seen in self._bodies(node, dependent, from_values):

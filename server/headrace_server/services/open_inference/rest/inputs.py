@@ -103,7 +103,7 @@ def read_infer(data: bytes | memoryview, json_size: int, model: str, document: A
 
     Args:
         data: The whole body.
-        json_size: The number of bytes of JSON at its beginning; the inputs' bytes follow.
+        json_size: The number of bytes of JSON at the beginning of the body; the inputs' bytes follow.
         model: The model's name, for errors.
         document: The JSON, if it has been parsed already.
 

@@ -138,7 +138,7 @@ class RequestLogger:
         if not 0 <= sampling.sampling_rate <= 1:
             raise invalid(f"Model {model.name}: sampling_rate must be from 0 to 1; was {sampling.sampling_rate}")
         prefix = config.log_collector_config.filename_prefix
-        if not prefix or not Path(prefix).parent.is_dir() or "\0" in prefix:  # no file's name has a zero byte
+        if not prefix or not Path(prefix).parent.is_dir() or "\0" in prefix:  # no file name may have a zero byte
             raise invalid(f"Model {model.name}: filename_prefix must begin with a folder that exists; was '{prefix}'")
         metadata = LogMetadata(sampling_config=sampling, saved_model_tags=self._tags)
         return RequestLog(prefix, sampling.sampling_rate, metadata)
