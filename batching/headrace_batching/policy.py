@@ -16,7 +16,7 @@ class Waiting(Protocol):
 
     @property
     def due(self) -> float:
-        """When a batch of the tasks leaves even if it is not full."""
+        """The time at which a batch of these tasks leaves the queue even if it is not full."""
 
     @property
     def priority(self) -> Priority:

@@ -271,7 +271,7 @@ was sent.
 Over the whole ramp the p99 of the answers is {_milliseconds(taken, 99):.0f} ms, and refusals took
 {_milliseconds(refused, 50):.2f} ms at the median and {_milliseconds(refused, 99):.2f} ms at the p99. Calls that failed
 otherwise: {sum(step.failed for step in ours)}. At every step the objective has at least {_least(runs):.3f} times as
-many answers in time as the best setting (or as there were requests, if those were fewer).
+many answers in time as the best setting (or as there were requests, if their number was lower).
 """
 
 

@@ -236,7 +236,7 @@ class NamesRuntime(Protocol, metaclass=Ability):
     """A backend that names its runtime."""
 
     runtime: str
-    """`onnxruntime`, `tensorrt`, `tensorflow`, `tflite` or `python`: Triton's names for backends, if it has them."""
+    """`onnxruntime`, `tensorrt`, `tensorflow`, `tflite` or `python`; Triton's name where Triton has one."""
 
 
 @runtime_checkable

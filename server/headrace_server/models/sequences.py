@@ -25,7 +25,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence: its state, by the inputs that take it, when it was last used, and whether its last step has run."""
+    """One sequence: its state (an array for each input that takes one), its last use, and whether it has ended."""
 
     state: Arrays
     rows: int

@@ -44,7 +44,7 @@ class ReflectionService:
             reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
         name, methods = f"{_PACKAGES[0]}.{_SERVICE}", {"ServerReflectionInfo": method}
-        # Both versions, as in generated code: a transport may know only one of them.
+        # Registered in both ways, as in generated code: a transport may know only one of them.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
         server.add_registered_method_handlers(name, methods)
 

@@ -136,8 +136,8 @@ class Transport(Protocol):
         Args:
             name: The model's name.
             versions: The versions, by number.
-            latest: The version for requests that name none; if it is not among them, the transport does not answer
-                those.
+            latest: The version for requests that name none. If it is not among `versions`, the transport does not
+                answer these requests itself.
         """
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
