@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from ai_edge_litert.schema_py_generated import BuiltinOperator, Model, ModelT
+from ai_edge_litert.schema_py_generated import Model
 from flatbuffers import flexbuffers
 
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType, SignatureDef, TensorInfo
 from headrace_protos.tensor import enum_of
-from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.base import BackendOptions, Risks
 from headrace_server.backends.signature import DEFAULT_SIGNATURE, PREDICT_METHOD, Signature
 from headrace_server.backends.signature_def import read_signature
+from headrace_server.backends.tflite_graph import TfliteGraph
 from headrace_server.errors import LoadError, ServingError, invalid
 
 SIGNATURES = b"signature_defs_metadata"
@@ -45,7 +46,7 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
         raise LoadError(Code.INVALID_ARGUMENT, f"{file}: Cannot build FlatBufferModel from buffer. {error}") from error
     except RuntimeError as error:
         raise LoadError(Code.INTERNAL, f"{file}: {error}") from error
-    return TfliteBackend(interpreters, signatures)
+    return TfliteBackend(interpreters, signatures, TfliteGraph(content).risks)
 
 
 class TfliteBackend:
@@ -54,12 +55,16 @@ class TfliteBackend:
     Args:
         interpreters: Interpreters, all of the same model.
         signatures: The signatures by name; every tensor that they name exists.
+        risks: See `base.MayEndProcess`.
     """
 
     runtime = "tflite"
 
-    def __init__(self, interpreters: Iterable["_Interpreter"], signatures: Mapping[str, Signature]) -> None:
+    def __init__(
+        self, interpreters: Iterable["_Interpreter"], signatures: Mapping[str, Signature], risks: Risks
+    ) -> None:
         self._signatures = signatures
+        self.risks = risks
         self._idle: SimpleQueue[_Interpreter] = SimpleQueue()
         for interpreter in interpreters:
             self._idle.put(interpreter)
@@ -90,7 +95,7 @@ class _Interpreter:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._interpreter = self._begin()
-        self._assigns = assigns_variables(content)
+        self._assigns = TfliteGraph(content).assigns_variables
         self.inputs: Tensors = {tensor["name"]: tensor for tensor in self._interpreter.get_input_details()}
         self.outputs: Tensors = {tensor["name"]: tensor for tensor in self._interpreter.get_output_details()}
         self._declared: dict[str, tuple[int, ...]] = {name: tuple(t["shape"]) for name, t in self.inputs.items()}
@@ -155,29 +160,6 @@ class _Interpreter:
             act(*arguments)
         except (RuntimeError, ValueError) as error:
             raise ServingError(Code.INTERNAL, f"{text}: {error}") from error
-
-
-def assigns_variables(content: bytes) -> bool:
-    """Whether a model's runs, and not only its initialisation, assign to variables that the next run sees.
-
-    Args:
-        content: A TFLite file that the runtime has accepted.
-    """
-    model = ModelT.InitFromObj(Model.GetRootAs(content, 0))
-    codes = [code.builtinCode for code in model.operatorCodes or ()]
-    graphs = [[(codes[each.opcodeIndex], each) for each in graph.operators or ()] for graph in model.subgraphs]
-    once = {
-        each.builtinOptions.initSubgraphIndex
-        for graph in graphs
-        for code, each in graph
-        if code == BuiltinOperator.CALL_ONCE and each.builtinOptions is not None
-    }
-    return any(
-        code == BuiltinOperator.ASSIGN_VARIABLE
-        for number, graph in enumerate(graphs)
-        if number not in once
-        for code, _ in graph
-    )
 
 
 def _read_definitions(content: bytes) -> dict[str, SignatureDef]:

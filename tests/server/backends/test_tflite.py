@@ -77,7 +77,15 @@ def test_requests_of_several_callers(plain: Caller) -> None:
 @pytest.fixture(scope="module")
 def alone(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> Mapping[str, ServerProcess]:
     """Servers with one model each, whose batches wait for more requests as long as is allowed."""
-    names = ("tflite_three", "tflite_ranked", "tflite_positive")
+    names = (
+        "tflite_three",
+        "tflite_ranked",
+        "tflite_positive",
+        "tflite_filled",
+        "tflite_counting",
+        "tflite_widened",
+        "tflite_lstm",
+    )
     return {name: serve_tensorflow(tensorflow_models / name, *FLAGS) for name in names}
 
 
@@ -99,6 +107,24 @@ def test_an_output_without_elements(alone: Mapping[str, ServerProcess]) -> None:
 
     assert some.tolist() == [[0], [2]]
     assert (none.shape, none.dtype) == ((0, 1), np.dtype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tflite_filled", "a request can make its operator FILL take any amount of memory"),
+        ("tflite_counting", "a request can make its operator WHILE run for hours"),
+        ("tflite_widened", ""),
+        ("tflite_lstm", ""),
+    ],
+)
+def test_a_model_runs_in_a_worker_process_if_values_in_a_request_bound_its_run(
+    alone: Mapping[str, ServerProcess], name: str, reason: str
+) -> None:
+    server = alone[name]
+    server.started().close()
+    lines = [line for line in server.log if "runs in a worker process" in line]
+    assert [reason in line for line in lines] == [True] * bool(reason)
 
 
 def test_rows_that_mix_run_one_by_one(alone: Mapping[str, ServerProcess]) -> None:

@@ -166,6 +166,34 @@ def write_tflite_positive(folder: Path) -> None:
     (folder / "model.tflite").write_bytes(content)
 
 
+def write_tflite_filled(folder: Path) -> None:
+    """Writes as many ones as `x` int32 [1] says."""
+    function = exported(tf.TensorSpec([1], tf.int32, name="x"))(lambda x: tf.fill(x, 1.0))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
+def write_tflite_counting(folder: Path) -> None:
+    """Writes a loop that counts to `x` int32 []."""
+    counting = exported(tf.TensorSpec([], tf.int32, name="x"))(
+        lambda x: tf.while_loop(lambda count: count < x, lambda count: [count + 1], [tf.constant(0)])[0]
+    )
+    content = tf.lite.TFLiteConverter.from_concrete_functions([counting.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
+def write_tflite_widened(folder: Path) -> None:
+    """Writes `x` float [N, 2] with two columns of zeros, whose number of rows is taken from the shape of `x`."""
+    function = exported(tf.TensorSpec([None, 2], tf.float32, name="x"))(
+        lambda x: tf.concat([x, tf.fill([tf.shape(x)[0], 2], 0.0)], 1)
+    )
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert()
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(content)
+
+
 class Bytes(str):
     """A flexbuffer string of arbitrary bytes, not only of UTF-8, as the C++ library writes it."""
 
@@ -215,3 +243,6 @@ if __name__ == "__main__":
     write_tflite_three(base / "tflite_three" / "1", base / "tflite_three_saved")
     write_tflite_ranked(base / "tflite_ranked" / "1")
     write_tflite_positive(base / "tflite_positive" / "1")
+    write_tflite_filled(base / "tflite_filled" / "1")
+    write_tflite_counting(base / "tflite_counting" / "1")
+    write_tflite_widened(base / "tflite_widened" / "1")
