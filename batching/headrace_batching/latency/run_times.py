@@ -25,7 +25,7 @@ _FEW_SECONDS = 30.0
 
 _DOUBTED_SECONDS = 2.0
 """Replaces `_FEW_SECONDS` for sizes above the one in use while most tasks are refused: a stall may have delayed the few
-runs. It doubles with each use, so that a size that really is slow is not tried forever.
+runs. Each use doubles the number, up to `_FEW_SECONDS`, so that a size that really is slow is not tried forever.
 """
 
 _STALE = 60.0

@@ -30,9 +30,9 @@ def block_size(size: int) -> int:
 class BufferPool:
     """A pool of blocks of memory of one kind. Any thread.
 
-    A block belongs to an array until the array and all views of it are gone. It then serves a later array; the
-    most recently used block is taken first. So an input's block returns as soon as its batch has run, and an output's
-    when it has been encoded.
+    A block belongs to an array until the array and all views of it are gone: for an input, until its batch has run, and
+    for an output, until it has been encoded. The block then serves a later array; the block that was used most recently
+    is taken first.
 
     Args:
         allocate: Allocates a block of this many bytes; raises ServingError, RESOURCE_EXHAUSTED, if there is no memory.

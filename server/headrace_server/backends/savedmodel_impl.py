@@ -89,7 +89,7 @@ class SavedModelBackend:
         self._session.close()
 
     def _computed(self, signature: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        """The outputs to compute if these are requested: every output, once callers have requested too many sets."""
+        """The outputs to compute if these are requested: all, once callers have requested many different sets."""
         if (signature, outputs) in self._steps or len(self._steps) < MAX_STEPS:
             return outputs
         return self._signatures[signature].every_output

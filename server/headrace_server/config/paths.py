@@ -1,7 +1,7 @@
 r"""Converts paths of arbitrary bytes to text that protobuf's strings can hold, and back.
 
-A path on Linux is bytes; Python reads those that are not UTF-8 as lone surrogates (os.fsdecode), which no protobuf
-string may hold. Here each such byte is a NUL and two hexadecimal digits: no path has a NUL of its own.
+A path on Linux is bytes; Python reads bytes that are not UTF-8 as lone surrogates (os.fsdecode), which no protobuf
+string may hold. Here, each of these bytes becomes a NUL and two hexadecimal digits: no path has a NUL of its own.
 """
 
 import os

@@ -29,7 +29,7 @@ class ActionThread:
         self._thread.start()
 
     def put(self, act: Act) -> None:
-        """Runs a function when all earlier ones have ended. It must not raise."""
+        """Runs a function when all earlier functions have ended. The function must not raise."""
         self._acts.put(act)
 
     def close(self) -> None:

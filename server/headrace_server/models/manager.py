@@ -198,7 +198,7 @@ class Manager:
             return [(item, held.size) for item, held in self.rooms.held.items()]
 
     def at_rest(self) -> int:
-        """The number of versions that are loaded when they are called, and are not in memory."""
+        """The number of versions at rest: they are not in memory, and are loaded when they are called."""
         return sum(len(served.awaited) for served in list(self._served.values()))
 
     def assign_labels(self, labels: Labels, *, to_unavailable: bool) -> None:

@@ -156,8 +156,8 @@ class ModelFiles:
             tensor.name: shared[tensor.name].value if tensor.name in shared else ort_value(tensor.read())
             for tensor in self.external.tensors
         }
-        # ONNX Runtime is given the data, so it never opens their files. It copies them, except those that are also
-        # passed as initializers, which it uses in place.
+        # ONNX Runtime gets the data, so it never opens the files. It copies the data, except those that are also passed
+        # as initializers: these it uses in place.
         options.add_external_initializers(list(values), list(values.values()))
         for name, tensor in shared.items():
             options.add_initializer(name, tensor.value)

@@ -45,7 +45,7 @@ class Pools:
 
     @property
     def left(self) -> int:
-        """The number of threads that no session has."""
+        """The number of threads that no session has taken."""
         return self._left
 
     def take(self) -> Pool:

@@ -129,7 +129,7 @@ class PredictionService:
     def predict_messages(
         self, spec: ModelSpec, servable: Servable, inputs: Arrays, outputs: Arrays
     ) -> tuple[PredictRequest, PredictResponse]:
-        """The messages that a call of `predict_arrays` stands for, for a record; arrays are in `tensor_content`."""
+        """The messages that a record has for a call of `predict_arrays`; their arrays are in `tensor_content`."""
         request = PredictRequest(model_spec=spec)
         response = PredictResponse(model_spec=_effective(spec, servable))
         for arrays, tensors in ((inputs, request.inputs), (outputs, response.outputs)):
