@@ -50,7 +50,7 @@ class ClientRequest:
         arrays: Whether the answer is a PredictResponse whose outputs are wanted as arrays.
 
     Raises:
-        BufferError: An array cannot be encoded here: it is a scalar, is not contiguous, or has another dtype.
+        BufferError: An array cannot be encoded here: it is a scalar, is not contiguous, or has an unsupported dtype.
         ValueError: The path is invalid, or numpy does not share the memory of arrays with such a dtype.
     """
 
@@ -460,10 +460,10 @@ class Link:
         """Sends a message; False if it is too long, or the other side has not taken the last one."""
 
     def send_elsewhere(self) -> None:
-        """Announces a message that has been sent in another way."""
+        """Announces a message that has been sent over a socket instead, and wakes the other side."""
 
     def receive(self, timeout: float | None = None) -> bytes | None:
-        """Waits for the next message without the interpreter lock; None if it was sent in another way.
+        """Waits for the next message without the interpreter lock; None if it is in the socket.
 
         Raises:
             ConnectionResetError: The link has ended.

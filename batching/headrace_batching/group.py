@@ -83,9 +83,9 @@ class Group:
     def take(self, now: float) -> tuple[list[Piece], list[Task]]:
         """Removes and returns the next batch's pieces, and the tasks that were dropped because nothing waits for them.
 
-        Tasks are taken in order. A task that does not fit ends the batch, unless it may be split, or it is the first
-        task and larger than the batches of a latency objective. A task with which the joined inputs would exceed
-        `MAX_BATCH_BYTES` ends the batch, too.
+        Tasks are taken in order. The first one is always taken, even if it is larger than the batches of a latency
+        objective. A later task ends the batch if it does not fit and may not be split, or if the joined inputs would
+        exceed `MAX_BATCH_BYTES` with it.
         """
         pieces: list[Piece] = []
         dropped: list[Task] = []

@@ -85,7 +85,7 @@ RETRY = Retry()
 
 @dataclass(frozen=True, slots=True)
 class Hedge:
-    """When a call is sent a second time although the first attempt may still be answered.
+    """When a call is sent again although an earlier attempt may still be answered.
 
     A call without an answer after `delay` seconds is sent again, to the next server if the target has several, until
     there are `attempts` attempts: 2 to 5. The first answer is returned, and the other attempts are cancelled. An

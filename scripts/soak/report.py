@@ -19,7 +19,8 @@ _WHAT = """\
 Written by `python -m scripts.soak --over {over} --seconds {seconds:.0f}{pause}`. For {seconds:.0f} s, these callers
 call one server on the native transport at the same time:
 
-- callers who follow the protocol, over gRPC and REST, each of whom compares its own answers;
+- callers who follow the protocol, over gRPC and REST, and check that each answer is the right one for its
+  request;
 - callers who cancel, set short deadlines, send too much or leave in the middle of a message;
 - slow readers;
 - clients that send nineteen kinds of malformed bytes over plain sockets.

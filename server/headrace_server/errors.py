@@ -1,4 +1,4 @@
-"""Every error that a caller can see, each with its canonical status code."""
+"""The class of the errors that callers can see, its most general subclasses, and the status code of every exception."""
 
 import errno
 import logging

@@ -220,7 +220,7 @@ class ServedModels:
         return under_way or (not statuses and self.configuration.models.served(name) is not None)
 
     def _is_plain(self, name: str) -> bool:
-        """Whether the transport may answer calls of a model itself, since nothing else has to see them."""
+        """Whether the transport may answer a model's calls itself: no log records them, and methods are not checked."""
         return may_be_plain(
             name,
             checks_methods=self._config.enable_signature_method_name_check,

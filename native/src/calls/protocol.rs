@@ -201,7 +201,8 @@ fn own<'a>(alias: &str, dtype: Dtype, outputs: &[Output<'a>], rows: &Range<usize
     (output.dtype == dtype).then_some(Own { count, rows: own, inner })
 }
 
-/// Combines classes and scores, one of which may be missing, into a table; None if their shapes do not fit.
+/// Combines classes and scores, one of which may be missing, into a table. None if both are missing, if their shapes
+/// differ or are not rows of columns, if there are labels but not one for each column, or if a class is not UTF-8.
 fn table<'a>(
     classes: Option<Own<'a>>,
     scores: Option<Own<'a>>,

@@ -30,8 +30,8 @@ pub struct ClientRequest {
 #[pymethods]
 impl ClientRequest {
     /// Makes a request for a full path. The message is `message`, followed by a Predict's `inputs`, arrays by name.
-    /// Raises BufferError for an array that cannot be encoded here: a scalar, or one that is not contiguous or of
-    /// another dtype. With `arrays`, the answer is a PredictResponse whose outputs are wanted as arrays.
+    /// Raises BufferError for an array that cannot be encoded here: a scalar, or one that is not contiguous or whose
+    /// dtype is not supported. With `arrays`, the answer is a PredictResponse whose outputs are wanted as arrays.
     #[new]
     #[pyo3(signature = (path, message, inputs=None, arrays=false))]
     fn new(path: &str, message: &[u8], inputs: Option<&Bound<'_, PyDict>>, arrays: bool) -> PyResult<Self> {

@@ -69,7 +69,7 @@ impl Encoding {
         }
     }
 
-    /// Decompresses a message to at most `limit` bytes.
+    /// Decompresses a message. Fails if the result is larger than `limit` bytes, or the data is invalid.
     pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
         let data = data.into_reader();
         match self {
@@ -79,7 +79,8 @@ impl Encoding {
         }
     }
 
-    /// Decompresses step by step, within the memory that the call may have.
+    /// Begins to decompress a message in steps. A step fails if the call may not have the memory for it, the result is
+    /// larger than `limit` bytes, or the data is invalid.
     pub fn expansion(self, data: Rope, limit: usize, memory: Arc<CallMemory>) -> Result<Expansion, Status> {
         let data = data.into_reader();
         let decoder: Box<dyn Read + Send> = match self {
@@ -123,7 +124,7 @@ pub struct Expansion {
 }
 
 impl Expansion {
-    /// Decompresses a part of it; returns the message once it is complete.
+    /// Decompresses the next part of the message; returns the message once it is complete.
     pub fn step(&mut self) -> Result<Option<Bytes>, Status> {
         if !self.memory.grow(Kind::Expanded, STEP) {
             return Err(Status::no_memory(self.memory.share().budget()));

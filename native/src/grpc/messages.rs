@@ -148,7 +148,8 @@ impl Messages {
     }
 }
 
-/// Lets the thread's other tasks run before a step, so that a large message does not delay other calls.
+/// Starts a step of a decompression on a blocking thread, so that a large message does not delay the other calls of this
+/// thread.
 fn step(mut expansion: Expansion) -> Step {
     spawn_blocking(move || {
         let came = expansion.step();

@@ -67,7 +67,8 @@ fn read(message: &Rope, input: &Input, tensor: &Tensor, rows: usize) -> (Vec<usi
     (shape, bytes)
 }
 
-/// The number of a version; None for a label, whose version only the routes know.
+/// The number of the version that a request names; Some(None) if it asks for the latest one, and None if it has a label,
+/// since only the routes know the version of a label.
 fn number(version: Version<'_>) -> Option<Option<i64>> {
     match version {
         Version::Latest => Some(None),

@@ -66,7 +66,7 @@ impl Direction {
         true
     }
 
-    /// Announces a message that has been sent in another way.
+    /// Announces a message that has been sent over a socket instead.
     pub fn send_elsewhere(&self) {
         if self.all_taken() {
             self.size.store(ELSEWHERE, Relaxed);
@@ -74,7 +74,7 @@ impl Direction {
         self.announce();
     }
 
-    /// Takes the next message: None if there is none, Some(None) if it was sent in another way.
+    /// Takes the next message: None if there is none, Some(None) if it is in the socket.
     pub fn take(&self) -> Option<Option<Vec<u8>>> {
         let (sent, taken) = (self.sent.load(Acquire) & !ENDED, self.taken.load(Relaxed));
         if sent == taken {

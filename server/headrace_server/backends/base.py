@@ -247,7 +247,8 @@ class Steady(Protocol, metaclass=Ability):
     def steady(self) -> bool:
         """Whether a run takes about as long as the one before: it only computes, and waits for nothing.
 
-        A model that has been fast may then run on a connection thread that has nothing else to do.
+        Then, once its runs have been fast several times in a row, a connection thread may run a batch itself, since the
+        run will not keep the thread from its connections for long.
         """
 
 

@@ -32,13 +32,13 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of a metric's series.
+    """Series of a metric, and how their labels and values are written.
 
     Attributes:
         series: The series.
         labels: The names of the series' labels.
         fixed: Labels that all series have as well, each as `name="value"`.
-        scale: The factor of the series' values, such as 1e-6 for microseconds.
+        scale: The factor by which the values are multiplied, such as 1e-6 to write microseconds as seconds.
     """
 
     series: Samples

@@ -54,7 +54,7 @@ CLASSES = 32
 
 
 class Watch:
-    """Compares the rows of one version. Any thread.
+    """Compares sampled rows of one version with the version's profile. Any thread.
 
     Args:
         profile: The bins of the columns of each input.
@@ -83,7 +83,9 @@ class Watch:
         self._summary: dict[str, Any] | None = None
 
     def take(self, inputs: Arrays, outputs: Arrays) -> int:
-        """Takes the first row of a batch that has run; returns how many batches later it is to take the next one.
+        """Copies the first row of a batch that has run, for later comparison, unless the limit of SECOND is reached.
+
+        Returns the number of batches after which the batch thread is to call this again.
 
         This runs on the batch thread. There, even a few instructions take long, because they are in no cache.
         """

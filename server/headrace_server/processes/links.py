@@ -16,10 +16,10 @@ class Link(Protocol):
         """Sends a message; False if it is too long, or the other side has not taken the last one."""
 
     def send_elsewhere(self) -> None:
-        """Announces a message that has been sent in another way."""
+        """Announces a message that has been sent over the slot's socket instead, and wakes the other side."""
 
     def receive(self, timeout: float | None = None) -> bytes | None:
-        """Waits for the next message without the interpreter lock; None if it was sent in another way.
+        """Waits for the next message without the interpreter lock; None if it is in the slot's socket.
 
         Raises:
             ConnectionResetError: The link has ended.

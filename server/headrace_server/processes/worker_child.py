@@ -82,7 +82,11 @@ class _Conversation:
         self.slot = Slot(connection, self._outputs)
 
     def serve(self, backend: Backend) -> None:
-        """Answers until the server has ended."""
+        """Answers the slot's messages until the server closes the backend.
+
+        Raises:
+            Ended: The server has ended.
+        """
         run = backend.run
         try_run = backend.try_run if isinstance(backend, Triable) else run
         while True:

@@ -35,7 +35,7 @@ fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> O
         Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
             bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
         }
-        // JSON cannot express half floats, and strings are left to Python.
+        // Python refuses half floats in JSON, as Triton does, and decodes the strings.
         Dtype::Half | Dtype::String => return None,
     }
     Some(())

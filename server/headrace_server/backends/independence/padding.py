@@ -1,7 +1,8 @@
 """Determines how inputs of different lengths may be padded so that a padded row is answered like the bare one.
 
-Rows are generated, run unchanged, and run again with more elements after each length that varies. The model's answers,
-cut back, must then equal the earlier ones within the rounding of the dtype, since other kernels may run.
+Rows are generated, run unchanged, and run again after pad values have been added at the end of each axis whose length
+varies. The answers to the padded rows, cut to the lengths of the earlier answers, must then equal these within the
+rounding of the dtype, since other kernels may run.
 """
 
 import re
@@ -215,8 +216,8 @@ def _tells_nothing(outputs: Arrays, count: int) -> bool:
 def lengths_of(subject: Subject) -> dict[str, Axes]:
     """The positions of the inputs' lengths: varying dimensions, numbered by name, or by axis if they have no name.
 
-    A name that is part of another dimension's name is not a length. For example, in an input of `past + tokens`
-    elements, padding after `past` would move the elements of `tokens`.
+    A dimension is not padded if its name occurs in the name of another one, or combines several names. For example, if
+    an input has `past + tokens` elements, and `past` were padded, the elements of `tokens` would move.
     """
     specs = (*subject.inputs.values(), *subject.outputs.values())
     batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}

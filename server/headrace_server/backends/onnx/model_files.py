@@ -214,7 +214,7 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
     Raises:
         OSError: The file cannot be read.
     """
-    if not str(model).isprintable():  # ONNX Runtime accepts no path that is not UTF-8
+    if not str(model).isprintable():  # it may not be UTF-8: ONNX Runtime accepts no such path, so the content is read
         words = {KEY, OPERATOR}
     elif not (words := mentioned(model, {KEY, OPERATOR})):
         return None, None

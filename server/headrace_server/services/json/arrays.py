@@ -82,7 +82,7 @@ def decode_base64(value: dict[str, Any]) -> bytes:
 
 
 def regular_array(value: Any, dtype: DataType) -> Array | None:
-    """Like `array`, but returns None without a reason for a value that cannot be an array."""
+    """Like `to_array`, but returns None where `to_array` raises an error."""
     shape: list[int] = []
     level = [value]
     types = {type(value)}

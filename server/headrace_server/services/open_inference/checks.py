@@ -134,7 +134,10 @@ class Checks:
         return np.require(array, requirements="A").reshape(tensor.shape)  # bytes after JSON may begin at any offset
 
     def _counted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape from which bytes are counted. Triton counts a batch without rows as one row, and so refuses it."""
+        """The shape from which the expected size is computed: Triton expects one row even of an input that has none.
+
+        So an input without rows is refused.
+        """
         return (1, *shape[1:]) if self.max_rows and not shape[0] else shape
 
     def _strings(self, tensor: InputTensor) -> Array:

@@ -48,7 +48,7 @@ BY_NAME: Mapping[str, Datatype] = {datatype.name: datatype for datatype in _EVER
 BYTES = BY_NAME["BYTES"]
 
 HALVES = frozenset({"FP16", "BF16"})
-"""The datatypes whose values JSON cannot hold."""
+"""The datatypes whose values Triton does not accept or send as JSON, only as binary data."""
 
 _BY_DATA_TYPE = {datatype.data_type: datatype for datatype in _EVERY}
 

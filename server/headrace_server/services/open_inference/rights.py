@@ -26,7 +26,7 @@ class Rights(IntEnum):
         return cls[name.upper()]
 
     def require(self, needed: "Rights", what: str) -> None:
-        """Refuses what callers are not allowed to do.
+        """Raises an error if these rights do not include a right.
 
         Args:
             needed: The right that is needed.
