@@ -46,7 +46,7 @@ class Command:
         usage: The usage after its name.
         places: The arguments without flags.
         groups: The groups of flags.
-        run: The function of `command_runs` that runs it.
+        run: The function of `command_runs.py` that runs it.
     """
 
     name: str

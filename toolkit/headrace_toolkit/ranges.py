@@ -1,7 +1,7 @@
 """The largest values of options that flags and recipes share."""
 
 MOST_CALLS = 1 << 16
-"""The maximum number of calls in flight under `load`: each is an object with a row of its own."""
+"""The largest `load`, a number of calls in flight: each call is an object with a row of its own."""
 
 MOST_SECONDS = 3600.0
 """The maximum number of CPU seconds for timing."""

@@ -62,7 +62,7 @@ class Circumstances:
 
     Attributes:
         calibrated: Whether there are rows to calibrate on.
-        target: The machine that will run the model, as in `TARGETS`.
+        target: The machine that will run the model, one of `recipe.TARGETS`.
     """
 
     calibrated: bool

@@ -62,7 +62,7 @@ def convert_to_tflite(
     """Converts a source to a TFLite file.
 
     Args:
-        source: A Keras model or a SavedModel, as `load` gives it.
+        source: A Keras model or a SavedModel, as `sources.auto.load` returns it.
         data: Rows; None takes random rows and compares with the source.
         form: `float`, `dynamic` (8-bit weights), `half` (16-bit weights) or `int8` (activations, too; needs rows).
         recipe: The limits, the seed and how the rows are divided; its steps are not carried out.

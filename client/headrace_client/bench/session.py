@@ -17,7 +17,7 @@ _CLEAR = "\r\x1b[K"
 
 
 def bench(values: Mapping[str, Any]) -> None:
-    """Does what a command line asks for; the table goes to stdout, and progress to stderr if that is a terminal.
+    """Runs the measurements of a command line; prints the table to stdout, and progress to stderr if it is a terminal.
 
     Raises:
         BenchError: A value from the user cannot be used, or a server does not answer.

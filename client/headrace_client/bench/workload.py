@@ -21,7 +21,7 @@ class Kind:
     Attributes:
         name: The name in reports.
         weight: The relative frequency of the kind.
-        requests: `headrace_native.ClientRequest`s, or `RestRequest`s, which are sent in turn.
+        requests: `headrace_native.ClientRequest`s, or `rest.RestRequest`s, which are sent in turn.
         bytes: The size of one request.
     """
 

@@ -118,7 +118,8 @@ impl Runner {
         }
     }
 
-    /// Lets Python complete a run. `times` are when it began and when its inputs were ready, on the queue's clock.
+    /// Leaves a worker process's run to Python, which completes it. `times` are when it began and when its inputs were
+    /// ready, on the queue's clock.
     pub fn complete(&self, batch: Bound<'_, PyAny>, times: [f64; 2], run: Unanswered) -> PyResult<()> {
         match self {
             Self::Workers(workers) => workers.complete(batch, times, run),

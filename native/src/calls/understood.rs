@@ -189,7 +189,8 @@ fn arrays(input: &examples::Input<'_>, examples: &Examples, signature: &Signatur
     Some(Arrays::Columns(columns))
 }
 
-/// Chooses the outputs that a Predict names; None if it names an unknown output, or one of them twice.
+/// Chooses the outputs that a Predict names; Some(None) if these are all of them. None if it names an unknown output or
+/// one of them twice, or if the signature has too many outputs for a choice.
 fn wanted(request: &Request<'_>, signature: &Signature) -> Option<Option<Choice>> {
     let named = request.wanted.iter().map(Text::bytes).collect::<Option<Vec<_>>>()?;
     let count = |alias: &str| named.iter().filter(|name| **name == alias.as_bytes()).count();

@@ -177,7 +177,7 @@ impl Channel {
         kept.sender.clone().map(|sender| (sender, kept.number))
     }
 
-    /// Lets the connection read what has arrived since the last call. That may be the connection's end.
+    /// Waits until an idle connection has read what has arrived since the last call: perhaps that it has ended.
     async fn catch_up(&self) {
         let idle = self.kept.lock().used.is_some_and(|used| used.elapsed() > UNSEEN);
         if idle && self.under_way.load(Ordering::Relaxed) == 0 {

@@ -18,8 +18,9 @@ const STRINGS: u32 = 1;
 const FLOATS: u32 = 2;
 const INTEGERS: u32 = 3;
 
-/// The features that a signature declares as its inputs, in order; None unless all Examples have them. The first
-/// `skipped` dimensions of a declaration do not belong to a single Example.
+/// The features that a signature declares as its inputs, in order. None if an Example, together with the context, does
+/// not have each of them exactly once and as declared, or if the columns would be many times larger than the request.
+/// The first `skipped` dimensions of a declaration do not belong to a single Example.
 pub fn columns(input: &Input<'_>, declared: &[predict::Input], skipped: usize) -> Option<Vec<Column>> {
     let most = ENOUGH.max(TIMES * input.len());
     let filling = |input| Filling::new(input, skipped);

@@ -64,7 +64,7 @@ pub struct Request {
     pub owner: Mutex<Option<Py<PyAny>>>,
 }
 
-/// An event for the event loop: `Kind::Begin`, `Sent` or `Cancelled` of a request, or that the server has drained.
+/// An event for the event loop: a request has begun, been sent or been cancelled, or the server has drained.
 pub struct Event {
     pub kind: Kind,
     pub request: Option<Arc<Request>>,

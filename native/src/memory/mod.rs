@@ -112,7 +112,7 @@ impl CallMemory {
         Self { share, held: ByKind::default() }
     }
 
-    /// Takes this many more bytes, if they are available; returns whether they are.
+    /// Reserves this many more bytes for the call, if they are available; returns whether they are.
     pub fn grow(&self, kind: Kind, bytes: usize) -> bool {
         let grown = self.grow_if_free(kind, bytes);
         if !grown {
@@ -159,7 +159,7 @@ impl CallMemory {
         true
     }
 
-    /// Takes memory for newly received bytes of a request, if it is available; returns whether it is.
+    /// Reserves memory for newly received bytes of a request, if it is available; returns whether it is.
     pub fn receive(&self, bytes: usize) -> bool {
         self.share.came.fetch_add(bytes, Ordering::Relaxed);
         self.grow(Kind::Received, bytes)

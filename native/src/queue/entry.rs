@@ -99,7 +99,7 @@ impl<T> Entry<T> {
 }
 
 impl<T: Waits> Entry<T> {
-    /// Takes the next `rows` rows of a task that has more; None if the task must run as a whole.
+    /// Splits off the next `rows` rows of a task that has more; None if the task must run as a whole.
     pub fn split(&mut self, rows: usize) -> Option<Piece<T>> {
         let start = self.taken;
         let task = self.task.share()?;

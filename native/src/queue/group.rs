@@ -130,9 +130,9 @@ impl<T: Waits> Group<T> {
             && next.is_some_and(|next| next.task.in_series() && brief(next.size_of(next.left())))
     }
 
-    /// Takes the next batch. A task that does not fit ends the batch, unless it can be split, or it is the first task
-    /// and larger than the batches for a latency objective. A task with which the joined inputs would exceed the limit
-    /// in bytes also ends the batch.
+    /// Moves the next batch from the queue to `turn`. The first task is always taken, even if it is larger than the
+    /// batches of a latency objective. A later task ends the batch if it does not fit and cannot be split, if the joined
+    /// inputs would exceed the limit in bytes with it, or if it must run alone.
     pub fn take(&mut self, now: f64, lane: &Lane, turn: &mut Turn<T>) {
         let (rules, limit) = (&lane.rules, lane.size());
         let mut room = limit;
@@ -169,7 +169,7 @@ impl<T: Waits> Group<T> {
         }
     }
 
-    /// Takes `rows` rows of a task that has more. Returns false if the task must run as a whole.
+    /// Moves the next `rows` rows of a task that has more to `turn`. Returns false if the task must run as a whole.
     fn cut(&mut self, waiting: &mut Entry<T>, rows: usize, turn: &mut Turn<T>) -> bool {
         let Some(piece) = waiting.split(rows) else { return false };
         self.leave(waiting.slot, rows);

@@ -100,7 +100,7 @@ impl Mailbox {
         matches!(*state, State::Claimed(_))
     }
 
-    /// Puts an error, because no answer will be delivered.
+    /// Delivers an error if nothing has been delivered yet, because no answer will come.
     pub fn abandon(&self) {
         if !matches!(*self.state.lock(), State::Full(..) | State::Closed) {
             self.put(answer(StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new()).into(), INTERNAL);

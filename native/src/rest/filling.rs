@@ -53,7 +53,8 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Reads the nested lists of a row, from this level on; None if their lengths differ from the known dimensions.
+    /// Reads the nested lists of a row, from this level on; None if their lengths differ from the known
+    /// dimensions, or an element is not plain.
     fn lists(&mut self, level: usize, reader: &mut Reader<'_>) -> Option<()> {
         let size = match level + 1 == self.inner.len() {
             true => self.elements(reader)?,

@@ -71,7 +71,8 @@ impl Account {
         self.0.admit(0, Instant::now())
     }
 
-    /// Takes the rows of a call that has been admitted; a negative number returns rows that are not run after all.
+    /// Subtracts the rows of an admitted call from those that the account may still run; a negative number returns rows
+    /// that are not run after all.
     fn charge(&self, rows: i64) {
         self.0.state.lock().rows -= rows as f64;
     }

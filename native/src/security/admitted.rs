@@ -31,7 +31,8 @@ impl Admitted {
         Self { charged: Some(charged), ending: None }
     }
 
-    /// Gives the charged rows back, because the code that takes over the call will admit it again.
+    /// Returns the charge for the call and its rows to the account, because the code that takes over the call will admit
+    /// it again.
     pub fn undo(mut self) {
         self.give_rows_back();
         self.ending = None;

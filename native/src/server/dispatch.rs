@@ -189,7 +189,7 @@ fn dispatch(
     tokio::spawn(calls::run(shared.handlers.clone(), opening, messages, respond, message));
 }
 
-/// Takes the only message of a call, or the error in it; None if its bytes have not all arrived.
+/// Returns the only message of a call, or why it cannot be read; None if not all of its bytes have arrived.
 fn arrived(messages: &mut Messages) -> Arrived {
     let only = pin!(messages.only());
     match only.poll(&mut Context::from_waker(Waker::noop())) {

@@ -26,7 +26,7 @@ struct Understood {
 }
 
 impl Rest {
-    /// The answer to a plain infer, which is a POST without a query; None for any other request.
+    /// The answer to a plain infer, which is a POST without a query; None if Python must answer the request.
     pub(super) async fn infer(&self, head: &Parts, body: &transport::Body) -> Option<Answer> {
         let came = Instant::now();
         let asked = ModelPath::of_infer(head.uri.path()).filter(|_| !is_encoded(&head.headers))?;

@@ -26,8 +26,8 @@ impl Sampler {
         Self { ratio, rate, room: Mutex::new((rate, Instant::now())) }
     }
 
-    /// Decides whether a request is traced. If so, marks its headers, and returns the caller's span if there is one;
-    /// otherwise returns None.
+    /// Decides whether a request is traced, and marks its headers if so. Returns None for a request that is not traced;
+    /// otherwise the caller's span, or Some(None) if the caller has none.
     pub fn mark(&self, headers: &mut HeaderMap) -> Option<Option<Parent>> {
         let (mut parent, mut forged) = (None, false);
         // All names are compared, since two hash lookups would take longer.

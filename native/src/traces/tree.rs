@@ -42,7 +42,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Takes the batches of a request, and records in each of them the ID of its span.
+    /// Removes from `batches` those in which a request ran, and records in each of them the ID of its span.
     pub fn new(request: Ended, batches: &mut Batches, ids: &mut Rng) -> Self {
         let found = request.arrivals.iter().filter_map(|arrived| Some((*arrived, batches.take(*arrived)?)));
         let batches: SmallVec<[_; 1]> = found.map(|(arrived, batch)| (arrived, batch, new_id(ids))).collect();

@@ -17,7 +17,7 @@ use super::page::Page;
 pub struct Link {
     page: Page,
     is_server: bool,
-    /// A message that was taken, and is to be received again.
+    /// A message that was taken, and is to be received again; Some(None) for one that is in the socket.
     untaken: Mutex<Option<Option<Vec<u8>>>>,
 }
 
@@ -80,7 +80,7 @@ impl Link {
         self.outgoing().send(message)
     }
 
-    /// Waits for a message without the interpreter lock: None if it was sent in another way. Signals are ignored.
+    /// Waits for a message without the interpreter lock: None if it is in the socket. Signals are ignored.
     pub fn wait(&self, until: Option<Instant>) -> Result<Option<Vec<u8>>, Woken> {
         loop {
             if let Some(message) = self.incoming().take() {
@@ -93,7 +93,7 @@ impl Link {
         }
     }
 
-    /// Lets a message that `wait` has returned be received again.
+    /// Puts back a message that `wait` has returned: the next receive returns it again.
     pub fn untake(&self, message: Option<Vec<u8>>) {
         *self.untaken.lock() = Some(message);
     }

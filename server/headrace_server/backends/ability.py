@@ -1,4 +1,4 @@
-"""A fast check whether a backend has one of the optional abilities that `base` describes as protocols."""
+"""A fast check whether a backend has one of the optional abilities that `backends/base.py` declares."""
 
 from functools import cache
 from typing import Any, Protocol

@@ -119,8 +119,8 @@ class BatchMemory(Protocol, metaclass=Ability):
         """An array for one joined input, contiguous, with uninitialised elements. Any batch thread.
 
         The caller does not return the array. Its memory may be reused once the last view of it is gone. That may be as
-        soon as `run` has returned, whether the batch is then answered, fails, or is run again in halves. `BufferPool`
-        provides such arrays.
+        soon as `run` has returned, whether the batch is then answered, fails, or is run again in halves. A
+        `buffer_pool.BufferPool` provides such arrays.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if no memory is left; the batch is then run again in halves.

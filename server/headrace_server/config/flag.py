@@ -27,7 +27,7 @@ def flag(
         int64: Whether an integer may have 64 bits instead of 32.
         ignored: The reason why the flag has no effect. Such a flag exists only so that users of TF Serving can keep it.
         by_cpus: Whether the default is computed from the number of CPUs.
-        rule: Attributes of `Rule`: the values that are allowed.
+        rule: Attributes of `headrace_batching.option.Rule`: the values that are allowed.
     """
     metadata = {"flag": True, "flag_name": name, "int64": int64, "ignored": ignored, "by_cpus": by_cpus}
     return option(

@@ -130,10 +130,10 @@ class ModelOptions:
     """An operator's settings for one model; anything that is not set is as for all models.
 
     Attributes:
-        backend: Fields of `BackendOptions` that differ for this model.
+        backend: Fields of `backends.base.BackendOptions` that differ for this model.
         onnxruntime: Fields of `OnnxruntimeOptions` that differ for this model.
         tensorrt: Fields of `TensorrtOptions` that differ for this model.
-        batching: Fields of `Options` that differ for this model; None turns batching off for it.
+        batching: Fields of `headrace_batching.Options` that differ for this model; None turns batching off for it.
         batched: Whether requests share batches, without a test; None means that a test decides.
         any_first_dimension: Whether `batched` applies even if the declared shapes contradict it.
         padding: How requests whose inputs differ in length can share batches.

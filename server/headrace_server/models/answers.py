@@ -15,7 +15,7 @@ class Memory(Protocol):
     """The share of a transport's memory that a call, or one of several requests on it, has reserved."""
 
     def reserve(self, size: int) -> None:
-        """Takes memory for outputs of this many bytes.
+        """Reserves memory for outputs of this many bytes.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if this much memory is not available.
@@ -25,7 +25,7 @@ class Memory(Protocol):
         """Creates a reservation for one of several requests on the call."""
 
     def release(self) -> None:
-        """Gives back the memory that was reserved."""
+        """Returns the memory that was reserved to the transport."""
 
 
 class NeverFits(ServingError):
@@ -40,7 +40,10 @@ None if the transport does not limit memory, or reserves it itself, as the nativ
 
 
 def reserve_apart() -> Callable[[], None]:
-    """Lets the current task answer one of several requests on a call; returns a function that releases its memory."""
+    """Gives the current task, which answers one of several requests on a call, a reservation of its own.
+
+    Returns a function that releases its memory.
+    """
     memory = MEMORY.get()
     if memory is None:
         return lambda: None

@@ -117,8 +117,8 @@ class Loader:
         """Loads a version.
 
         Raises:
-            ServingError: The version cannot be loaded; the text names the file. `Unready` if other models must be
-                loaded first.
+            ServingError: The version cannot be loaded; the text names the file. `ensemble.Unready` if other
+                models must be loaded first.
         """
         model = read_model_options(_base_path(path))
         self._code.check(path, libraries=bool(model.onnxruntime.get("custom_op_libraries")))

@@ -19,7 +19,8 @@ class ManagerOptions:
         num_load_threads: The maximum number of loads at the same time; 0 means one at a time, on the manager's own
             thread, which does nothing else during a load.
         num_unload_threads: The maximum number of unloads at the same time; 0 means the same as for loads.
-        num_initial_load_threads: The maximum number of loads at the same time until `initial_load_done`.
+        num_initial_load_threads: The maximum number of loads at the same time until the manager's
+            `initial_load_done` is called.
         max_num_load_retries: The maximum number of tries after the first failure.
         retries_faulty_files: Whether a load that failed because of the version's files is tried again although they
             have not changed. TF Serving does so.

@@ -1,4 +1,4 @@
-"""The records of a traced request while it is answered; `monitoring` creates spans from them later."""
+"""The records of a traced request while it is answered; the package `monitoring` creates spans from them later."""
 
 import time
 from collections.abc import Iterable, Sequence

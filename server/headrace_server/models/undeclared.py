@@ -50,5 +50,5 @@ def _all_end_with_one(specs: Iterable[TensorSpec]) -> bool:
 
 
 def _all_are_lists(specs: Iterable[TensorSpec]) -> bool:
-    """Whether all have one value per row, so that a further dimension of 1 changes only shapes."""
+    """Whether each input or output has one value per row: a further dimension of 1 then changes no values."""
     return all(spec.shape == (None,) for spec in specs)

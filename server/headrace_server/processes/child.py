@@ -81,9 +81,10 @@ def end_with_server(lifeline: int) -> None:
 
 
 def lower_priority() -> None:
-    """Lets the server's threads interrupt every thread of this process at once; libraries start some when imported.
+    """Gives every thread of this process a higher nice value and a long time slice.
 
-    The threads get a higher nice value and a long time slice: neither suffices without the other.
+    A thread of the server that wakes then interrupts them at once; neither setting suffices without the other. All
+    threads are changed, since libraries start some when they are imported.
     """
     with suppress(OSError):  # a sandbox may forbid it
         for thread in map(int, os.listdir("/proc/self/task")):

@@ -44,14 +44,14 @@ class Free(Protocol):
         """Adds a place."""
 
     def pop(self) -> "Place":
-        """Takes the place that was added last.
+        """Removes the place that was added last, and returns it.
 
         Raises:
             IndexError: There is none.
         """
 
     def remove(self, place: "Place", /) -> None:
-        """Takes this place.
+        """Removes this place.
 
         Raises:
             ValueError: It is not there.

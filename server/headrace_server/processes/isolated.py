@@ -232,7 +232,7 @@ class IsolatedBackend:
         return replace(fitted, max_running_batches=fitted.batches_at_once * len(self._keepers))
 
     def close(self) -> None:
-        """Lets the model close in each process, and ends all processes."""
+        """Closes the model in each process, and ends all processes."""
         for keeper in self._keepers:
             keeper.close()
         self._memory.close()
@@ -253,7 +253,7 @@ class IsolatedBackend:
         raise self._lost(Code.UNAVAILABLE, "no worker process is running")
 
     def _converse(self, question: tuple[Any, ...], placed: Sequence[Placed]) -> tuple[Place, Message]:
-        """Lets a process do a run, and returns the result; asks another if that process ended before the run began."""
+        """Sends a run to a process, and returns its answer; tries another process if the first ended before the run."""
         seconds = self._isolation.run_timeout or (TRY_SECONDS if question[0] == "try" else None)
         while (place := self._places.take(PATIENCE)) is not None:
             returned = place.returned()

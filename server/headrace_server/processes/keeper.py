@@ -209,7 +209,7 @@ class Keeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Lets the model close, and ends the process. No run may be under way or begin."""
+        """Closes the model, and ends the process for good. No run may be under way or begin."""
         self._closing.set()
         worker = self._worker
         if worker is not None:

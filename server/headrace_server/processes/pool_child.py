@@ -31,7 +31,7 @@ def _send(server: socket.socket, descriptor: int) -> None:
 
 
 def _answer(job: Sequence[int]) -> tuple[object, ...]:
-    """Does a job; returns its result alone, or the code and the text of an error."""
+    """Calls a job's function; returns its result alone, or the code and the text of its error."""
     try:
         function, arguments = memory_file.unpack(job[0])
         bodies = [memory_file.take(body) for body in job[1:]]

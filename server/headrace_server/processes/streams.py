@@ -20,7 +20,7 @@ class WorkerStreams:
     """The requests with streamed answers of one process.
 
     Args:
-        connection: A SOCK_SEQPACKET socket to the process's `streams_child`, which this object now owns.
+        connection: A SOCK_SEQPACKET socket to `streams_child.py` in the process; this object now owns it.
         memory: Holds the inputs.
 
     Attributes:

@@ -32,7 +32,11 @@ class _Streams:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Answers until the server has ended."""
+        """Answers each request that the server opens.
+
+        Raises:
+            Ended: The server has ended.
+        """
         while True:
             message = await self._door.receive_in_loop()
             for descriptor in message.descriptors:  # there is none if this process may open no more files

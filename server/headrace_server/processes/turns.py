@@ -8,7 +8,7 @@ from itertools import count
 
 
 class Turns:
-    """Lets a number of jobs run at the same time; the others wait, the smallest first. In one event loop.
+    """Limits how many jobs run at the same time; the others wait, the smallest first. In one event loop.
 
     Args:
         most: The number of jobs that run at the same time.

@@ -106,7 +106,7 @@ class Worker:
         return WorkerStreams(self.first.connect("streams"), self._memory)
 
     def close(self) -> None:
-        """Lets the model close, and ends the process; none of its slots may be in use."""
+        """Closes the model, and ends the process; none of its slots may be in use."""
         with suppress(OSError):  # the process has ended, or does not answer
             self.first.send("close")
             self.first.receive(CLOSE_WITHIN)

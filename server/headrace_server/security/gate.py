@@ -200,7 +200,11 @@ class Gate:
         return NOBODY_IS_KNOWN if self._ways.are_none else WITHOUT_A_FILE
 
     def _draw(self, visit: Visit, principal: Principal, rule: Grant) -> Account | None:
-        """Lets the account under a rule admit a call."""
+        """Charges a call to the caller's account under a rule, and returns the account; None if the rule has no limits.
+
+        Raises:
+            Refused: The caller has reached a limit of the rule.
+        """
         visit.priority = max(visit.priority, rule.priority)
         account = self._accounts.of(principal.name, rule.number, rule.limits)
         if account is not None:

@@ -38,7 +38,7 @@ class Budget:
         self.refusals = 0
 
     def hold(self, size: int = 0) -> "Held":
-        """Takes memory for one call; it can grow, and must be released.
+        """Reserves this many bytes for one call. The reservation can grow, and must be released.
 
         Raises:
             ServingError: As for `Held.grow`.
@@ -58,7 +58,7 @@ class Held:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes more bytes, unless all have been released: the call may have ended before this is called.
+        """Reserves more bytes, unless all have been released: the call may have ended before this is called.
 
         Raises:
             ServingError: RESOURCE_EXHAUSTED if too little is left. In the native transport's words.

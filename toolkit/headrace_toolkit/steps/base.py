@@ -22,7 +22,7 @@ class Needs:
 
     Attributes:
         rows: Whether it needs rows to calibrate on, which are then not used for measuring. It fails without them.
-        module: Whether it needs the framework's module, which only a `Trainable` source has.
+        module: Whether it needs the framework's module, which only a `sources.base.Trainable` has.
     """
 
     rows: bool = False

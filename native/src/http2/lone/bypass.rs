@@ -61,7 +61,7 @@ impl Bypass {
         self.direct.store(direct, Ordering::Relaxed);
     }
 
-    /// Whether a call is taken, so that h2 does not know of it.
+    /// Whether a call is taken: it is answered without h2, which does not know of it.
     pub fn is_taken(&self) -> bool {
         matches!(self.state().phase, Phase::Taken(_))
     }

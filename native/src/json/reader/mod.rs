@@ -63,7 +63,8 @@ impl<'a> Reader<'a> {
         (self.next()? == byte).then_some(())
     }
 
-    /// Reads a list, and calls `element` to read each of its elements; returns their number. None if the list is empty.
+    /// Reads a list, and calls `element` to read each of its elements; returns their number. None if the list is empty or
+    /// invalid, or if `element` returns None.
     pub fn list(&mut self, mut element: impl FnMut(&mut Self) -> Option<()>) -> Option<usize> {
         self.expect(b'[')?;
         let mut count = 0;

@@ -41,7 +41,7 @@ impl Format {
 
     /// An answer with these rows of each output; `binary` says which of them are wanted as binary data.
     ///
-    /// None if an output that is wanted as JSON has a type that JSON cannot express.
+    /// None if an output that is wanted as JSON has half floats, which Python refuses, or strings, which it writes.
     pub fn write(
         &self,
         id: &str,

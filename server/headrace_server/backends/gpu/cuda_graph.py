@@ -42,7 +42,7 @@ class Graph:
             raise
 
     def launch(self, stream: int) -> None:
-        """Puts the whole graph into a stream."""
+        """Enqueues the whole graph on a CUDA stream."""
         self._call(self._library.cuGraphLaunch, self._launchable, ctypes.c_void_p(stream))
 
     def close(self) -> None:

@@ -150,7 +150,7 @@ class _Trial:
         return self._runs.quickest * SHORT_OF > budget
 
     def _run_few(self, neighbours: Neighbours, batch: Batch) -> None:
-        """Takes nine runs if all inputs are floating-point numbers, otherwise a few more."""
+        """Tests the rows in nine runs if all inputs are floating-point numbers, otherwise in a few more."""
         neighbours.check_one_alone(batch)
         self._try_extremes(neighbours, batch, _ODD, usual=_EACH, slow=True)
         if not self._only_real and self.bounded is None:

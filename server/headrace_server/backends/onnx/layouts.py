@@ -44,7 +44,7 @@ class Layout:
             at = end
 
     def fits(self, content: bytes) -> bool:
-        """Whether a file of the same size has the same bytes, so that `graph` describes it as well."""
+        """Whether a file of the same size differs only in its weights' data, so that `graph` describes it, too."""
         return all(content[start:end] == part for start, end, part in self._parts)
 
 

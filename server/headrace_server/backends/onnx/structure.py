@@ -82,7 +82,7 @@ def read_structure(content: Content) -> Structure | None:
 
 
 def is_left_out(weight: Any) -> bool:
-    """Whether a structure is independent of a weight's data: unless these may be axes or a shape, so a few integers."""
+    """Whether a structure leaves out a weight's data. It keeps a few integers, since they may be axes or a shape."""
     return bool(weight.data_type != INT64 or len(weight.raw_data) > _KEPT)
 
 

@@ -49,7 +49,7 @@ class Pools:
         return self._left
 
     def take(self) -> Pool:
-        """Takes a pool: a thread per CPU for the first models, fewer for later models, at least the caller's thread."""
+        """A new pool: a thread per CPU for the first models, fewer for later models, at least the caller's thread."""
         with self._lock:
             more = min(self._cpus - 1, self._left // _PART)
             self._left -= more

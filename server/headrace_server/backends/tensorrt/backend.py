@@ -194,7 +194,7 @@ class TensorrtBackend:
         return self._most_rows
 
     def settle(self, batched: Mapping[str, bool]) -> None:
-        """Lets rows be added to batches that are too short for the profiles, but only if rows are independent."""
+        """Records for which signatures rows may be added to batches that are too short: those with independent rows."""
         self._signatures = {name: replace(each, batched=batched[name]) for name, each in self._signatures.items()}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

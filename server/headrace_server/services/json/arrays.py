@@ -154,7 +154,7 @@ def _refuse(value: Any, dtype: DataType) -> NoReturn:
 
 
 def _walk(value: Any, level: int, shape: Sequence[int], dtype: DataType) -> None:
-    """Descends to the first error. Correct parts are skipped as a whole, since they may be large."""
+    """Raises the error for the first wrong part of a value; skips right parts as a whole, since they may be large."""
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(

@@ -28,7 +28,7 @@ class LoadConfig:
     """The changes in a configuration.
 
     Attributes:
-        batching: Fields of `Options`; empty for the operator's own.
+        batching: Fields of `headrace_batching.Options`; empty for the operator's own.
         policy: Which versions are served; None means as before.
     """
 

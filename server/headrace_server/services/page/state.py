@@ -37,8 +37,8 @@ class Shown:
         models: The models and their versions.
         threads: The maximum number of batches that run at the same time.
         grpc_port: Returns the gRPC port; 0 if there is none.
-        held: Returns the memory that the server uses for callers: `kinds`, `limit`, `refusals`; None if it is not
-            counted.
+        held: Returns the memory that the server uses for callers, as an object with the keys `kinds`, `limit` and
+            `refusals`; None if it is not counted.
         more: Functions that return further facts about one version, given the model's name and the version's number.
     """
 

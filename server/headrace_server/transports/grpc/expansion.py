@@ -31,7 +31,7 @@ STEP = 1 << 20
 """The size of the longest step in bytes. It takes a thread a millisecond or two; then other messages are processed."""
 
 SLICE = 64 << 10
-"""The number of compressed bytes that zlib gets at a time, since it copies the bytes that it has not used."""
+"""The number of compressed bytes that zlib gets at a time: at each step it copies those that it has not used."""
 
 SERVICER_BYTES = 1 << 20
 """The size that requests to grpcio's own services, such as health, may expand to."""

@@ -67,7 +67,7 @@ class RecordWriter:
             self._thread.join()
 
     def _accept(self, entry: Entry) -> bool:
-        """Lets a record wait for the disk, if there is room for it."""
+        """Adds a record to those that wait for the disk; returns False if there is no room for it."""
         with self._lock:
             if self._stopping or self._bytes + len(entry.record) > self._waiting_bytes:
                 return False
