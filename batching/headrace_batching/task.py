@@ -33,7 +33,7 @@ class Task:
         deadline: The deadline on the scheduler's clock, in seconds; None if there is none.
         priority: The task's priority: normal tasks leave the queue before low ones.
         choice: The values that the run should compute, such as the names of outputs, for the scheduler's `run_choice`;
-            None for `run`. Only tasks of equal choices share a batch.
+            None for its `run`. Only tasks of equal choices share a batch.
         padding: How the task is padded if the key lets tasks of different lengths share a batch; if missing, each input
             is padded with its own first element.
 

@@ -36,7 +36,7 @@ pub fn buffer(capacity: usize) -> Result<BytesMut, NoMemory> {
 
 /// An empty vector of this capacity, in bytes.
 ///
-/// Panics if there is no memory for it, so that `catch_panic` can fail the batch for which it is needed.
+/// Panics if there is no memory for it, so that `bridge::catch_panic` can fail the batch for which it is needed.
 pub fn vec(capacity: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(capacity).expect("there is no memory for a part of a batch");

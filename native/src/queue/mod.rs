@@ -159,7 +159,7 @@ impl<T: Waits> Queue<T> {
         }
     }
 
-    /// Lets a lane's batches run without the interpreter.
+    /// Records that a lane's batches may run without the interpreter.
     pub fn detach(&self, lane: LaneId) {
         if let Some(lane) = self.state.lock().lanes.get_mut(&lane) {
             lane.detached = true;

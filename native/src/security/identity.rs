@@ -31,7 +31,8 @@ pub struct Last {
     pub found: Option<Found>,
 }
 
-/// A verdict, which is in effect as long as `Verdicts` has had exactly this number of changes.
+/// A verdict, which is in effect as long as `verdicts::Verdicts` has had exactly this number of
+/// changes.
 pub struct Found {
     pub verdict: Arc<Verdict>,
     pub changes: u64,

@@ -145,7 +145,8 @@ impl BusyPoll {
         self.run_or_wake();
     }
 
-    /// Lets tokio look at the sockets once more before several calls are run. Never ends.
+    /// Each time that several calls are about to be run, first yields, so that tokio looks at the sockets once more. Never
+    /// ends.
     pub async fn look(&self) {
         loop {
             self.looks.notified().await;

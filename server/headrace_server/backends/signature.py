@@ -94,7 +94,7 @@ class Signature:
         defaults: Default arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
             model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.
-        labels: The classes of `scores`, by index, for a model that does not return them; otherwise empty.
+        labels: The classes of the output `scores`, by index, for a model that does not return them; otherwise empty.
         optional: Further inputs, for which the model has values of its own. A request that sends any of them
             runs alone.
         padding: How requests whose inputs differ in length share batches; None if they do not.

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _killed_by_interrupts() -> Iterator[None]:
-    """Lets Ctrl+C end the process without a traceback of imports."""
+    """Makes Ctrl+C end the process without a traceback, even while modules are imported."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may change handlers
         yield
         return

@@ -37,7 +37,7 @@ class Loaded:
         signatures: The model's own signatures, by name.
         runtime: The name of the model's runtime; empty if its backend does not name it.
         streams: Whether the model streams answers.
-        answers_once: Whether the model can give a request a single answer, through `run`.
+        answers_once: Whether the model can give a request a single answer, through the backend's `run`.
         evidence: Reasons in the model's file to doubt that rows are independent.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
         most_rows: The maximum number of rows of a batch; None means any number.

@@ -28,7 +28,7 @@ impl LoneCall {
         Self(Some(bypass))
     }
 
-    /// Lets h2 read the call from its beginning; nothing may have been done for the call yet.
+    /// Gives the call back unanswered: h2 then reads it from its beginning. Nothing may have been done for it yet.
     pub fn untake(mut self) {
         if let Some(bypass) = self.0.take() {
             bypass.state().untake();
