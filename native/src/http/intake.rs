@@ -29,8 +29,8 @@ const RESERVED: usize = 64 << 20;
 /// TF Serving: gzip_zlib.h has this limit for a body that was compressed.
 const MAX_INFLATED: u32 = 100 << 20;
 
-/// How long a stopping server waits for the next byte.
-const STALLED: Duration = Duration::from_secs(2);
+/// How long a stopping server waits for the next byte of a request.
+pub const STALLED: Duration = Duration::from_secs(2);
 
 /// A body as it was sent.
 #[derive(Clone)]

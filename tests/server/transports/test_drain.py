@@ -121,6 +121,34 @@ def test_idle_server_says_that_it_ran_nothing(serving: Serve, tmp_path: Path) ->
     assert read_served(process.log) == (0, 0, 0)
 
 
+POST = b"POST /v1/models/default:predict HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(POST, id="half a head"),
+        pytest.param(POST + b"Content-Length: 99\r\n\r\n", id="a head"),
+        pytest.param(POST + b"Content-Length: 99\r\n\r\n{", id="half a small body"),
+        pytest.param(POST + b"Content-Length: 99999999\r\n\r\n{", id="half a large body"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", id="half a chunk"),
+        pytest.param(b"GET /v1/models/default HTTP/1.1\r\nHost: a\r\n\r\n" + POST, id="half a head after a request"),
+    ],
+)
+def test_a_rest_request_that_never_becomes_complete_does_not_delay_the_end(
+    serving: Serve, tmp_path: Path, begun: bytes
+) -> None:
+    models.linear(tmp_path / "1")
+    port = free_port()
+    process = serving(tmp_path, f"--rest_api_port={port}", "--drain_seconds=3600")
+    process.started().close()
+    process.wait_for(re.compile("Exporting HTTP"))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(begun)
+        process.terminate()
+        assert process.ended() == 0
+
+
 def test_a_lame_duck_says_that_it_is_not_ready_and_still_answers(serving: Serve, tmp_path: Path) -> None:
     models.linear(tmp_path / "1")
     process = serving(tmp_path, "--lame_duck_seconds=60", "--drain_seconds=5")

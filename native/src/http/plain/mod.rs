@@ -21,6 +21,7 @@ use self::request::MAX_HEAD;
 pub use self::request::{Next, Requests};
 use super::answer::{Answer, Answered, Content};
 use super::answers::{Answers, PlainCall};
+use super::intake::STALLED;
 use super::progress::Progress;
 use super::stalling::Stalling;
 use crate::http2::{Seldom, Stream, Timer};
@@ -34,6 +35,7 @@ pub struct Plain {
     filled: usize,
     requests: Requests,
     idle: Timer,
+    stalled: Timer,
     late: Timer,
     keep_alive: Duration,
     since: Instant,
@@ -52,6 +54,7 @@ impl Plain {
             filled: 0,
             requests: Requests::default(),
             idle: Timer::default(),
+            stalled: Timer::default(),
             late: Timer::default(),
             keep_alive,
             since: Instant::now(),
@@ -72,7 +75,7 @@ impl Plain {
                 Next::Request(request, size) => (answers.call(request), size),
                 Next::Partial(size) => {
                     self.make_room(size);
-                    if !self.more(stopping.as_mut()).await {
+                    if !self.more(answers, stopping.as_mut()).await {
                         return None;
                     }
                     continue;
@@ -97,14 +100,24 @@ impl Plain {
     }
 
     /// Waits for more bytes, but not beyond the time limit for a whole request. Returns false if the client has gone,
-    /// the time is over, or the server stops and no request has begun.
-    async fn more(&mut self, mut stopping: Pin<&mut impl Future>) -> bool {
+    /// the time is over, or the server stops and no request has begun, or nothing more of it has come for a while.
+    async fn more(&mut self, answers: &impl Answers, mut stopping: Pin<&mut impl Future>) -> bool {
+        let mut next = Instant::now() + STALLED;
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_read(context) {
                 return Poll::Ready(read);
             }
-            if self.filled == 0 && self.stop.poll(context, |context| stopping.as_mut().poll(context)).is_ready() {
-                return Poll::Ready(false);
+            if self.filled == 0 {
+                if self.stop.poll(context, |context| stopping.as_mut().poll(context)).is_ready() {
+                    return Poll::Ready(false);
+                }
+            } else {
+                while self.stalled.poll(context, next).is_ready() {
+                    if answers.is_stopping() {
+                        return Poll::Ready(false);
+                    }
+                    next += STALLED;
+                }
             }
             self.idle.poll(context, self.since + self.keep_alive).map(|()| false)
         })
