@@ -82,9 +82,8 @@ class GrpcioTransport:
         while not stopping.done():
             await asyncio.wait((stopping,), timeout=LET_GO)
             if rested and not self._calls.count:
-                await self._server.stop(
-                    0
-                )  # otherwise, gRPC waits until every client confirms the end, even one that hangs
+                # With a grace period, gRPC would wait until every client confirms the end, even one that hangs.
+                await self._server.stop(0)
             rested = not self._calls.count
         await stopping
         self._expander.close()
