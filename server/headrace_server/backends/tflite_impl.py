@@ -34,7 +34,9 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
     """
     try:
         content = file.read_bytes()
-        interpreters = [_Interpreter(content) for _ in range(options.tflite_interpreters)]
+        begun = [_begin(content) for _ in range(options.tflite_interpreters)]
+        graph = TfliteGraph(content)
+        interpreters = [_Interpreter(content, each, assigns=graph.assigns_variables) for each in begun]
         definitions = _read_definitions(content)
         signatures = _signatures(definitions, interpreters[0]) if definitions else _generated(interpreters[0])
     except OSError as error:
@@ -46,7 +48,7 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
         raise LoadError(Code.INVALID_ARGUMENT, f"{file}: Cannot build FlatBufferModel from buffer. {error}") from error
     except RuntimeError as error:
         raise LoadError(Code.INTERNAL, f"{file}: {error}") from error
-    return TfliteBackend(interpreters, signatures, TfliteGraph(content).risks)
+    return TfliteBackend(interpreters, signatures, graph.risks)
 
 
 class TfliteBackend:
@@ -90,28 +92,29 @@ class TfliteBackend:
 
 
 class _Interpreter:
-    """One interpreter: its tensors by name, and the shapes that its inputs have."""
+    """One interpreter: its tensors by name, and the shapes that its inputs have.
 
-    def __init__(self, content: bytes) -> None:
+    Args:
+        content: The file.
+        interpreter: The runtime's interpreter of the file.
+        assigns: Whether runs assign to variables that the next run sees.
+    """
+
+    def __init__(self, content: bytes, interpreter: Interpreter, *, assigns: bool) -> None:
         self._content = content
-        self._interpreter = self._begin()
-        self._assigns = TfliteGraph(content).assigns_variables
+        self._interpreter = interpreter
+        self._assigns = assigns
         self.inputs: Tensors = {tensor["name"]: tensor for tensor in self._interpreter.get_input_details()}
         self.outputs: Tensors = {tensor["name"]: tensor for tensor in self._interpreter.get_output_details()}
         self._declared: dict[str, tuple[int, ...]] = {name: tuple(t["shape"]) for name, t in self.inputs.items()}
         self._shapes = dict(self._declared)
-
-    def _begin(self) -> Interpreter:
-        interpreter = Interpreter(model_content=self._content, num_threads=1)
-        interpreter.allocate_tensors()
-        return interpreter
 
     def _forget(self) -> None:
         """Removes the data of a run, which belong to its caller, and resets the variables of the model."""
         if self._assigns:
             # No method of an interpreter resets the model's variables, so a new interpreter is created, in about 0.6
             # ms.
-            self._interpreter, self._shapes = self._begin(), dict(self._declared)
+            self._interpreter, self._shapes = _begin(self._content), dict(self._declared)
         else:
             self._interpreter.reset_all_variables()
 
@@ -160,6 +163,12 @@ class _Interpreter:
             act(*arguments)
         except (RuntimeError, ValueError) as error:
             raise ServingError(Code.INTERNAL, f"{text}: {error}") from error
+
+
+def _begin(content: bytes) -> Interpreter:
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def _read_definitions(content: bytes) -> dict[str, SignatureDef]:
