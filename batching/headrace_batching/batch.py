@@ -61,7 +61,7 @@ class Batch:
     Args:
         pieces: At least one piece, in order of arrival; all have the same shape key.
         options: The batching options, which include the sizes that a batch may be padded to.
-        batched: Whether axis 0 is the batch; if not, there is one piece, and nothing is checked or padded.
+        batched: Whether axis 0 is the batch axis; if not, there is one piece, and nothing is checked or padded.
 
     Attributes:
         rows: The number of rows of all pieces together.

@@ -101,7 +101,7 @@ class TaskLane(Protocol):
 
     @property
     def batched(self) -> bool:
-        """Whether axis 0 is the batch."""
+        """Whether axis 0 is the batch axis."""
 
     @property
     def rows(self) -> int:

@@ -107,7 +107,7 @@ def _resolve(tasks: Sequence[Task]) -> None:
 
 
 def _raisable(error: Exception) -> Exception:
-    """The error, or a substitute for the one kind that an asyncio future cannot hold."""
+    """The error; a RuntimeError in place of a StopIteration, which an asyncio future refuses."""
     if not isinstance(error, StopIteration):
         return error
     stand_in = RuntimeError("the batch function raised StopIteration")

@@ -110,7 +110,7 @@ class Options:
 
     @cached_property
     def enqueued_limit(self) -> int:
-        """The number of batches that may wait. TF Serving: 0 counts as 1 without splitting."""
+        """The number of batches that may wait. As in TF Serving, 0 counts as 1 unless large tasks are split."""
         return max(1, self.max_enqueued_batches)
 
     @cached_property

@@ -38,7 +38,7 @@ def limits_of_step(step: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """How the inputs of one function are padded. Its creator has verified that answers stay unchanged.
+    """How the inputs of one function are padded. The creator must have verified that padding changes no answer.
 
     A length is a number of elements that several inputs and outputs may share, such as the tokens of a text.
 

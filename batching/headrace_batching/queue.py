@@ -30,7 +30,7 @@ class Lane:
         queue: The queue that the lane is a part of.
         options: The batching options.
         execute: Runs a batch, on a batch thread.
-        batched: Whether axis 0 is the batch.
+        batched: Whether axis 0 is the batch axis.
 
     Attributes:
         target: The size and wait to use instead of the options'; None means the options'.

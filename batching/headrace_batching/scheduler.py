@@ -52,12 +52,12 @@ class Scheduler:
 
     Args:
         threads: The threads that run batches.
-        run: Maps arrays by input name to arrays by output name, axis 0 being the batch; called on batch threads,
+        run: Maps arrays by input name to arrays by output name, with the batch on axis 0; called on batch threads,
             several at the same time. An error reaches only the callers whose task fails even if it runs alone; a
             `NotRepeated` reaches all callers of the batch.
         options: The batching options.
-        batched: Whether axis 0 is the batch. If it is not, `options.max_batch_size` is 1, every task counts as one row,
-            and tasks are run one by one, with unchanged arrays.
+        batched: Whether axis 0 is the batch axis. If it is not, `options.max_batch_size` is 1, every task counts as one
+            row, and tasks are run one by one, with unchanged arrays.
         empty: Creates the arrays that several tasks' rows are copied into. `run` may keep them until it returns or
             raises; the scheduler then drops them, so their memory may be reused.
         steady: Whether a run takes about as long as the one before. If so, and runs are fast, headrace_native's queue

@@ -87,12 +87,13 @@ class Task:
         self.future: Any = None  # data that `deliver` needs
         self.outputs: Arrays | None = None
         self.error: Exception | None = None
-        # The queue's data: the arrival, the waiting batch to which it was assigned, and how many rows have left the
-        # queue.
+        # The queue's data: when the task arrived, the waiting batch that it was assigned to, and how many of its rows
+        # have left the queue.
         self.arrived = 0.0
         self.slot = 0
         self.taken = 0
-        # The batches' data: the outputs of its pieces by first row, and their number of rows.
+        # The batches' data: the outputs of the task's pieces, by the first row of each, and the number of rows of these
+        # pieces.
         self.parts: dict[int, Arrays] | None = None
         self.returned = 0
 

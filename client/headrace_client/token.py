@@ -24,7 +24,7 @@ def token_metadata() -> tuple[tuple[str, str], ...]:
 
 
 def token_hint(code: grpc.StatusCode) -> str:
-    """How to send credentials, in brackets after a space, if a call has failed because it had none; otherwise empty."""
+    """The end of the error text of a call that was refused without valid credentials: how to send some. Else empty."""
     if code is not grpc.StatusCode.UNAUTHENTICATED:
         return ""
     return f" (the environment variable {TOKEN_VARIABLE} holds the API key or the token that is sent)"

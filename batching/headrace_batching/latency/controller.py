@@ -65,7 +65,7 @@ class _Counted:
 
 
 class Controller:
-    """Steers one lane towards a latency objective. Its clock is that of the reports.
+    """Steers one lane towards a latency objective, on the clock of the lane's reports.
 
     Args:
         objective: The objective.
@@ -101,7 +101,7 @@ class Controller:
         lane.steer(self.beliefs.target)
 
     def observe(self, report: BatchReport, lane: Steered) -> None:
-        """Records a run, and evaluates all runs so far if it is time to. Any thread."""
+        """Records a run, and evaluates the runs since the last evaluation if the next one is due. Any thread."""
         if report.failed:
             return
         size = report.rows + report.padding
@@ -129,7 +129,7 @@ class Controller:
         if curve is None:
             return
         self._count_late(counted, now)
-        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # a short interval sees few arrivals
+        weight = min(1.0, _SMOOTHING * elapsed / PERIOD)  # the rate in a short interval is less certain
         self._rate += (counted.rows / elapsed - self._rate) * weight
         before = self.beliefs
         self.beliefs = self._choose(curve, self._seen(counted), refused, counted.ran / elapsed)

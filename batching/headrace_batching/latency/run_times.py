@@ -55,14 +55,14 @@ class Curve:
     """Run time by batch size. It is linear between two sizes, and a power of the size beyond the largest one seen.
 
     Beyond the largest size, a batch of twice the size is estimated to run 1.74 times as long. That is longer than for
-    most models, whose runs have a fixed part, but not so long that larger sizes are never tried. A single run corrects
-    the estimate.
+    most models, whose runs have a fixed part, but not so long that larger sizes are never tried. The first run of a
+    larger size corrects the estimate.
 
     Attributes:
         sizes: The sizes of batches in rows, padding included, in increasing order.
         typical: The median run time of a batch of each size, in seconds; never decreasing.
-        high: The time within which the objective's share of runs of each size ends, at most twice the median; never
-            decreasing.
+        high: For each size, the duration that the objective's share of runs (such as 99%) does not exceed, in seconds;
+            at most twice the median, and never decreasing.
         hopeful: A low estimate of the median of each size, lower for sizes with few runs; never decreasing.
     """
 
@@ -76,7 +76,7 @@ class Curve:
         return self._at(self.typical, size)
 
     def high_of(self, size: float) -> float:
-        """The time within which the objective's share of runs of a batch with this many rows ends."""
+        """The duration in seconds that the objective's share of runs with this many rows does not exceed."""
         return self._at(self.high, size)
 
     def rate_of(self, size: float) -> float:
@@ -144,7 +144,7 @@ class _Runs:
         self._set_typical()
 
     def high(self, share: float, spread: float, now: float) -> float:
-        """The time within which a share of the runs ends."""
+        """The duration in seconds that this share of the runs does not exceed."""
         if len(self.runs) * (1 - share) < _TELLING or now - self.last > _STALE:
             found = self.typical * spread
         else:

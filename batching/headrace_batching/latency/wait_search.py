@@ -1,4 +1,4 @@
-"""Finds how long a batch should wait: as long as waiting brings rows that save the threads' time."""
+"""Finds how long a batch should wait: as long as the rows that arrive meanwhile save enough of the threads' time."""
 
 from dataclasses import dataclass
 

@@ -89,7 +89,7 @@ impl Batch {
         let expected = if self.lone() { None } else { Some(self.padded) };
         let arrays = outputs.iter().map(|(alias, array)| Array::new(py, &alias, array, expected));
         let arrays = arrays.collect::<PyResult<Vec<_>>>().or_else(|error| {
-            // If Python finds the error, too, its exception has TF Serving's text.
+            // Python checks the outputs again: if it finds the error, too, its exception has TF Serving's text.
             python::names(py)?.check_outputs.call1(py, (outputs, self.padded)).and(Err(error))
         })?;
         if let Some((padding, longest)) = &self.padded_to
@@ -222,7 +222,7 @@ impl Batch {
         }
     }
 
-    /// Whether there is one task, with nothing added to it.
+    /// Whether the batch has only one task, and no rows of padding.
     fn lone(&self) -> bool {
         self.sizes.len() == 1 && self.padded == self.rows
     }

@@ -27,7 +27,7 @@ pub struct Signature {
     pub inputs: Vec<Input>,
     /// The aliases of all outputs.
     pub outputs: Arc<[String]>,
-    /// Whether axis 0 is the batch; otherwise each request runs alone, and counts as one row.
+    /// Whether axis 0 is the batch axis; otherwise each request runs alone, and counts as one row.
     pub batched: bool,
     /// Whether keys need no shapes, because no dimension beyond axis 0 varies or each request runs alone.
     pub one_shape: bool,
@@ -147,7 +147,7 @@ impl Signature {
         self.inputs.iter().zip(inner).map(|(input, inner)| inner.iter().product::<usize>() * input.dtype.size()).sum()
     }
 
-    /// The maximum number of rows of a request; None if axis 0 is not the batch.
+    /// The maximum number of rows of a request; None if axis 0 is not the batch axis.
     pub fn rows(&self) -> Option<usize> {
         self.batched.then_some(self.max_rows)
     }

@@ -17,8 +17,8 @@ use crate::predict::Output;
 use crate::protobuf::Dtype;
 use crate::queue::Waits;
 
-/// A request that was decoded outside the interpreter, with the means to answer its client. Only
-/// its implementation knows its protocol and how its answer is written.
+/// A request that was decoded outside the interpreter, with the means to answer its client. Only the type that
+/// implements this trait knows the request's protocol, and how the answer is written.
 ///
 /// The request belongs to its task, and so first to the queue, then to a batch thread. No method except `misfit` may
 /// call Python.
@@ -51,7 +51,7 @@ pub trait PendingCall: std::any::Any + Send + Sync {
         true
     }
 
-    /// Raises a Python exception that says why no answer can be made. Only this method calls Python.
+    /// Raises a Python exception that says why no answer can be made. No other method of this trait calls Python.
     fn misfit(
         &self,
         _signature: &Signature,

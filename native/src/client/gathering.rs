@@ -34,7 +34,7 @@ const TYPE: usize = 3;
 const SETTINGS: u8 = 4;
 
 impl<S> Gathering<S> {
-    /// Returns the socket, and its marks, of which `has_shaken_hands` must be set after the handshake.
+    /// Returns the socket, and its marks; the caller must set `has_shaken_hands` after the handshake.
     pub fn new(socket: S) -> (Self, Arc<Marks>) {
         let marks = Arc::new(Marks::default());
         (Self { socket, marks: marks.clone() }, marks)

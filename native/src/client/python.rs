@@ -171,7 +171,7 @@ impl ClientChannel {
         let runtime = self.runtime.lock().take();
         let Some(runtime) = runtime else { return };
         py.detach(|| {
-            // The connection's task notices that nothing refers to it, and closes the socket.
+            // The connection's task notices that nothing refers to the connection any more, and closes the socket.
             runtime.block_on(give_way());
             if let Ok(runtime) = Arc::try_unwrap(runtime) {
                 runtime.shutdown_background();

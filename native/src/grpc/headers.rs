@@ -151,7 +151,7 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     }
 }
 
-/// gRPC's percent-encoding: encodes everything except printable ASCII, and the percent sign.
+/// gRPC's percent-encoding: encodes the percent sign, and every byte that is not printable ASCII.
 fn percent_encoded(text: &str) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(text.len());

@@ -1,4 +1,4 @@
-//! What the requests of a connection are answered by, as the connection sees it.
+//! The interface through which an HTTP connection has its requests answered.
 
 use std::future::Future;
 use std::task::{Context, Poll};

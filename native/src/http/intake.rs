@@ -109,7 +109,7 @@ impl Body {
         }
         let size = gzip_size(&self.bytes).filter(|size| *size <= MAX_INFLATED)?;
         if !self.memory.set(Kind::Expanded, size as usize) {
-            return None; // Python finds the same, and refuses the request
+            return None; // Python meets the same limit, and refuses the request
         }
         let mut content = Vec::new();
         GzDecoder::new(&*self.bytes).take(u64::from(size) + 1).read_to_end(&mut content).ok()?;

@@ -37,7 +37,7 @@ pub struct Reply {
     pub keep: Option<Keep>,
 }
 
-/// How long the answer also answers the same question, and the function that counts these calls.
+/// Until when the answer is repeated for the same request, and the function that counts these calls.
 pub struct Keep {
     pub count: Py<PyAny>,
     /// None means until the server's state changes.

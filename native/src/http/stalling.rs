@@ -41,7 +41,7 @@ impl<S: AsyncRead + Unpin> Stalling<S> {
         let read = if into.remaining() <= left {
             stream.poll_read(context, into)
         } else {
-            // Clearing the buffer first is rarely needed: only large bodies have buffers of this size.
+            // The buffer must be cleared first, but only large bodies have buffers of this size.
             let mut part = ReadBuf::new(into.initialize_unfilled_to(left));
             let read = stream.poll_read(context, &mut part);
             let count = part.filled().len();

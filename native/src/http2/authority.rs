@@ -6,9 +6,9 @@
 //! Huffman coding are rewritten: these clients send `:authority` without it. Every other header passes unchanged, and
 //! malformed bytes are left for h2 to refuse.
 //!
-//! The benefit: without this file, each such call of grpcio is reset with PROTOCOL_ERROR. A client keeps its authority,
-//! so a connection whose first call has a valid one is not inspected any further (`is_done`). The file can be removed
-//! when h2 accepts such authorities (hyperium/h2 pull request 487, still open).
+//! The benefit: without this file, each such call of grpcio is reset with PROTOCOL_ERROR. A client sends the same
+//! authority with every call, so a connection is not inspected any further once its first call has had a valid one
+//! (`is_done`). The file can be removed when h2 accepts such authorities (hyperium/h2 pull request 487, still open).
 
 use super::frames::{CONTINUATION, HEADERS, PREFACE, PRIORITY};
 

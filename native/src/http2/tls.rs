@@ -138,7 +138,7 @@ impl Tls {
     }
 }
 
-/// The certificates in a file, with its content at the time when a client connects.
+/// The certificates in a file, which are read again when a client connects and the file has changed.
 pub struct Certified {
     path: PathBuf,
     changed: Py<PyAny>,

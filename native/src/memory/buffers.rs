@@ -113,7 +113,7 @@ impl<'a> Growing<'a> {
             self.bytes.reserve(more);
             return Ok(());
         }
-        // If there is not enough memory for growth by half, which makes copies rare, a little more may do.
+        // Growth by half keeps copies rare. If there is not enough memory for that, the buffer grows by less.
         let grown = self.grow_to(wanted + wanted / 2).or_else(|_| self.grow_to(wanted + STEP));
         if grown == Err(NoMemory::Budget) {
             self.memory.count_refusal();

@@ -18,7 +18,8 @@ pub struct Values {
 }
 
 impl Values {
-    /// The values of `tensor_content`; None unless there are exactly `count`, of a type that needs no check.
+    /// The position of the values in `tensor_content`. None for strings, for bools other than 0 and 1, and unless there
+    /// are exactly `count` values.
     pub fn content(dtype: Dtype, count: usize, mut at: Cursor<'_>) -> Option<Self> {
         if dtype == String || at.left() != count.checked_mul(dtype.size())? {
             return None;
@@ -94,8 +95,8 @@ impl<'a> Rows<'a> {
         head + wire::field_len(self.field(as_content), self.values_len(as_content))
     }
 
-    /// Writes the TensorProto. TF Serving: with every dimension, and with all values in the `*_val` field unless
-    /// configured otherwise.
+    /// Writes the TensorProto as TF Serving does: with every dimension, and with all values in the `*_val` field unless
+    /// `as_content` is set.
     pub fn encode(&self, as_content: bool, out: &mut Writer<'_>) {
         self.encode_dtype_and_shape(out);
         if self.bytes.is_empty() {

@@ -111,7 +111,7 @@ impl Lane {
         self.pace.running < self.rules.running_limit && !(self.rules.one_by_one && self.pace.is_briefly_busy())
     }
 
-    /// Refuses a task with which more rows would wait in all groups together than one group may have.
+    /// Refuses a task if, with it, more rows would wait in all groups together than may wait in one group.
     pub fn check_bound(&self, rows: usize) -> Result<(), Refusal> {
         let (size, most) = (self.rules.execution_limit, self.rules.enqueued_limit);
         let capacity = most.saturating_mul(size) - self.rows;

@@ -17,7 +17,8 @@ pub trait Declares {
 
     fn max_rows(&self) -> usize;
 
-    /// Whether axis 0 is the batch. If not, the inputs' declarations include axis 0, and a request counts as one row.
+    /// Whether axis 0 is the batch axis. If not, the inputs' declarations include axis 0, and a request counts as one
+    /// row.
     fn batched(&self) -> bool;
 }
 

@@ -65,8 +65,8 @@ impl Account {
         Self(Arc::new(Limits { calls: calls_per_second, rows: rows_per_second, concurrent: concurrent_calls, state }))
     }
 
-    /// Admits a call, which counts as running until `release`, and returns None; or returns the seconds to wait before
-    /// a retry.
+    /// Admits a call, which counts as running until `release`, and returns None; or returns the number of seconds
+    /// before a retry.
     fn admit(&self) -> Option<f64> {
         self.0.admit(0, Instant::now())
     }
@@ -84,7 +84,7 @@ impl Account {
 }
 
 impl Account {
-    /// Admits a call with this many rows, and returns its charge, or after how many seconds to try again.
+    /// Admits a call with this many rows, and returns its charge; or returns the number of seconds before a retry.
     pub fn charged(&self, rows: usize, now: Instant) -> Result<Charged, f64> {
         self.0.admit(rows, now).map_or_else(|| Ok(Charged { limits: self.0.clone(), rows }), Err)
     }

@@ -114,7 +114,8 @@ async fn accept(address: Address, service: Service, handles: Vec<ThreadHandle>) 
     }
 }
 
-/// Serves the connections that arrive. Ends when the server stops and they have drained, and then drops `_alive`.
+/// Serves the connections that arrive. Ends when the server stops and these connections have drained, and then drops
+/// `_alive`.
 pub async fn run_thread(
     thread: Arc<ConnectionThread>,
     mut arrivals: UnboundedReceiver<Arrival>,

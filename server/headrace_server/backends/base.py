@@ -259,7 +259,7 @@ class RunsNatively(Protocol, metaclass=Ability):
     def native_run(self, signature: str) -> Mapping[str, object] | None:
         """How headrace_native can run a signature's batches with the same results as `run`; None if it cannot.
 
-        These are the fields of `headrace_native.SessionFields` or `headrace_native.WorkerFields`.
+        The items are the fields of `headrace_native.SessionFields` or `headrace_native.WorkerFields`.
         """
 
 

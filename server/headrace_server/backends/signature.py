@@ -85,11 +85,11 @@ class Signature:
         inputs: Inputs by the alias that requests use.
         outputs: Outputs by alias.
         method_name: The calls that the signature is meant for, as in TF Serving.
-        batched: Whether axis 0 of all inputs is the batch.
+        batched: Whether axis 0 of all inputs is the batch axis.
         any_shape: Whether the runtime accepts any shape that the operators accept, as TF Serving's does; shapes are
             then not compared with their declarations.
         empty: Whether the runtime may be given arrays without elements. Some runtimes crash on them; a dimension of 0
-            that is not the batch is then refused unless it is declared.
+            on any other axis than that of the batch is then refused unless it is declared.
         definition: The answer of GetModelMetadata, if the model's file contains it.
         defaults: Default arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the

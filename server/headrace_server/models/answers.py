@@ -75,7 +75,7 @@ class AnswerSizes:
         Args:
             signature: The name of the signature.
             outputs: Aliases of the signature's outputs.
-            rows: The number of the request's rows; 1 if axis 0 is not the batch.
+            rows: The number of the request's rows; 1 if axis 0 is not the batch axis.
         """
         return int(rows * sum(self._row(signature, alias) for alias in outputs))
 

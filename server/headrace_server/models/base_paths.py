@@ -14,7 +14,7 @@ _VERSION = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 _INT64 = range(-(1 << 63), 1 << 63)
 
 RECENT_NS = 3_000_000_000
-"""Nanoseconds. If a folder changed less than this before it was listed, a later change may have the same timestamp."""
+"""If a folder changed less than this many ns before it was listed, a later change may have the same timestamp."""
 
 
 @dataclass(slots=True)

@@ -101,8 +101,9 @@ class Configuration:
         """Replaces the models and their labels as a whole, and waits for the models whose names are new. Any thread.
 
         Labels come first, so that a label on an unavailable version refuses the whole configuration. Models that are no
-        longer listed are unloaded without waiting for the end. A model that has no version is waited for only until
-        another configuration comes; otherwise a misspelt base path could never be corrected (TF Serving waits forever).
+        longer listed are unloaded, but this does not wait until that is done. A model that has no version is waited for
+        only until another configuration comes; otherwise a misspelt base path could never be corrected (TF Serving
+        waits forever).
 
         Raises:
             ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused and the old one stays;

@@ -28,7 +28,7 @@ class Waking:
         self._waited = waited
 
     async def until_found(self, find: Callable[[], T], asleep: NotInMemory, deadline: float | None) -> T:
-        """Waits until the missing version is in memory, and then returns what `find` returns.
+        """Waits until the missing version is in memory, calls `find` again, and returns its result.
 
         The version stays in memory until `find` has been called again, so that two calls cannot evict each other's
         version forever.

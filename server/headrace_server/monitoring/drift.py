@@ -87,7 +87,7 @@ class Watch:
 
         Returns the number of batches after which the batch thread is to call this again.
 
-        This runs on the batch thread. There, even a few instructions take long, because they are in no cache.
+        This runs on the batch thread, where even a few instructions take long: they are no longer in the CPU's caches.
         """
         if self._has_room():
             self._stretch = max(1, self._stretch // 2)

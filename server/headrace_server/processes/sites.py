@@ -138,4 +138,4 @@ class _Block(np.ndarray[Any, Any]):
 
 
 class _Shared(np.ndarray[Any, Any]):
-    """A view of a block, which its arrays refer to."""
+    """A view of a block; the arrays made from it refer to it."""

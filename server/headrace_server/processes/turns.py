@@ -42,7 +42,8 @@ class Turns:
     def _begin(self) -> None:
         """Starts the jobs that may start.
 
-        The smallest comes first: if a job must wait, all jobs after it are at least as large.
+        Jobs start in the order of their sizes, the smallest first: if one must wait, all jobs after it are at least as
+        large.
         """
         while self._waiting and self._free:
             size, _, turn = self._waiting[0]

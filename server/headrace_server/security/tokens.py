@@ -119,9 +119,10 @@ class KeySet:
         return found
 
     def look(self) -> bool:
-        """Fetches the keys again if it is time to; returns whether any was withdrawn since the last call.
+        """Fetches the keys again if they are old enough; returns whether any key was withdrawn since the last call.
 
-        The last call counts, not the last fetch, since a token with an unknown key may have caused a fetch in between.
+        The keys are compared with those at the last call of this method, not with those of the last fetch: a token with
+        an unknown key may have caused a fetch in between.
         """
         if self._document is None:
             return False
@@ -209,7 +210,7 @@ class Tokens:
         claims = self._claims(token)
         name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
         if not isinstance(name, str) or not name:
-            raise unauthenticated(f"the token has no claim {self._options.name_claim!r} that is a name")
+            raise unauthenticated(f"the token has no claim {self._options.name_claim!r} with a non-empty string")
         groups = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else ()
         of = frozenset(f"jwt-group:{group}" for group in groups if isinstance(group, str))
         principal = Principal(f"jwt:{name}", of, expires=float(claims["exp"]) + self._options.leeway)

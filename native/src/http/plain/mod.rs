@@ -99,8 +99,9 @@ impl Plain {
         }
     }
 
-    /// Waits for more bytes, but not beyond the time limit for a whole request. Returns false if the client has gone,
-    /// the time is over, or the server stops and no request has begun, or nothing more of it has come for a while.
+    /// Waits for more bytes, but not beyond the time limit for a whole request. Returns false if the client has gone or
+    /// the time is over. Also returns false if the server stops, once no request has begun or nothing more of one has
+    /// come for a while.
     async fn more(&mut self, answers: &impl Answers, mut stopping: Pin<&mut impl Future>) -> bool {
         let mut next = Instant::now() + STALLED;
         poll_fn(|context| {

@@ -110,7 +110,7 @@ class Maker:
     """Makes rows for all inputs of one signature.
 
     Args:
-        inputs: The inputs by alias; the first dimension of each is the batch.
+        inputs: The inputs by alias; the first axis of each is the batch axis.
         recipe: The way in which the values are drawn.
         random: The source of random numbers.
         records: Real requests, by alias, whose values are used instead of generated ones; may be empty.

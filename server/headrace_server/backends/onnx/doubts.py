@@ -18,7 +18,7 @@ def doubts(nodes: Iterable[Any]) -> tuple[Evidence, ...]:
     """Reasons to doubt that rows are independent.
 
     Args:
-        nodes: The nodes of the graph, of all inner graphs and of the model's functions.
+        nodes: The nodes of the graph, of all subgraphs and of the model's functions.
     """
     return tuple(dict.fromkeys(found for node in nodes for found in _of_node(node)))
 

@@ -107,7 +107,7 @@ class ExternalData:
     """The data of a model that are stored outside its own file.
 
     Attributes:
-        model: The serialized model, to be loaded together with `tensors`; tensors in inner graphs, and those without a
+        model: The serialized model, to be loaded together with `tensors`; tensors in subgraphs, and those without a
             dtype, are part of it.
         tensors: The other tensors.
         files: All files that hold the tensors.
@@ -149,7 +149,7 @@ def external_data_of(folder: Path, content: bytes) -> ExternalData | None:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor of a model, including those of inner graphs and functions."""
+    """Every tensor of a model, including those of subgraphs and functions."""
     yield from _in_graph(message.graph)
     for function in message.functions:
         yield from _in_nodes(function.node)

@@ -1,4 +1,4 @@
-"""Follows the values of a request through an ONNX graph, its inner graphs and its functions."""
+"""Follows the values of a request through an ONNX graph, its subgraphs and its functions."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ def follow(
     """Each node, and the numbers of those of its inputs that depend on the values of the graph's inputs.
 
     Args:
-        nodes: The graph's nodes, in the order in which they run. Inner graphs are not followed here: their outputs may
+        nodes: The graph's nodes, in the order in which they run. Subgraphs are not followed here: their outputs may
             be anything.
         inputs: The names of the graph's inputs.
         bounded: Operators with outputs that do not depend on values, each with the number of the first such output.
@@ -34,7 +34,7 @@ def follow(
 
 
 class Inside:
-    """Follows values into inner graphs and functions.
+    """Follows values into subgraphs and functions.
 
     Args:
         functions: The functions that the model defines.
@@ -57,9 +57,9 @@ class Inside:
                 from_values.update(node.output[: BOUNDED.get(node.op_type)])
 
     def _bodies(self, node: Any, dependent: set[int], from_values: set[str]) -> Iterator[tuple[list[Any], set[str]]]:
-        """The nodes of a node's inner graphs and functions, and the names in them that may depend on a request.
+        """The nodes of a node's subgraphs and functions, and the names in them that may depend on a request.
 
-        An inner graph sees the values around it, and a function only its arguments. A function is followed only once
+        A subgraph sees the values around it, and a function only its arguments. A function is followed only once
         for the same arguments.
         """
         for graph in _graphs(node):
@@ -72,7 +72,7 @@ class Inside:
 
 
 def _own_inputs(node: Any, graph: Any, dependent: set[int], from_values: set[str]) -> set[str]:
-    """The inputs of a node's inner graph that may depend on values: none, or all but the number of an iteration."""
+    """The inputs of a node's subgraph that may depend on values: none, or all but the number of an iteration."""
     used = {name for inner in (*graph.node, *inner_nodes(graph.node)) for name in inner.input}
     if not dependent and from_values.isdisjoint(used):
         return set()
@@ -81,14 +81,14 @@ def _own_inputs(node: Any, graph: Any, dependent: set[int], from_values: set[str
 
 
 def _graphs(node: Any) -> Iterator[Any]:
-    """The inner graphs of a node."""
+    """The subgraphs of a node."""
     for attribute in node.attribute:
         yield from ([attribute.g] if attribute.HasField("g") else [])
         yield from attribute.graphs
 
 
 def inner_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
-    """The nodes of all inner graphs."""
+    """The nodes of all subgraphs."""
     for node in nodes:
         for graph in _graphs(node):
             yield from graph.node
@@ -96,5 +96,5 @@ def inner_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
 
 
 def has_graphs(node: Any) -> bool:
-    """Whether a node has inner graphs."""
+    """Whether a node has subgraphs."""
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)

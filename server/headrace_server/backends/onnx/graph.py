@@ -56,7 +56,7 @@ RUN_ON_EMPTY = frozenset("Abs Add Cast Constant Div Exp Identity Log Mul Neg Rel
 
 @dataclass(frozen=True)
 class Graph:
-    """The properties of a model's graph, including inner graphs and functions.
+    """The properties of a model's graph, including subgraphs and functions.
 
     Attributes:
         steady: Whether a run's cost depends only on the shapes of its inputs, not on their values.
@@ -146,12 +146,12 @@ def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:
 def _risks(
     followed: Followed, inside: Followed, inner: list[Any], functions: set[str], crashing: set[str], *, any_rank: bool
 ) -> Risks:
-    """The risks of a graph, of its inner graphs, and of its functions.
+    """The risks of a graph, of its subgraphs, and of its functions.
 
     Args:
         followed: The graph's nodes.
-        inside: The nodes of inner graphs and of functions, followed from the graph's inputs.
-        inner: The nodes of inner graphs and of functions.
+        inside: The nodes of subgraphs and of functions, followed from the graph's inputs.
+        inner: The nodes of subgraphs and of functions.
         functions: The names of the functions.
         crashing: Operators of the graph that crash for another reason than `FATAL_VALUES`.
         any_rank: Whether an input may be of any rank.
@@ -180,7 +180,7 @@ def _lasts(node: Any, dependent: set[int]) -> bool:
 
 
 def _unequal(nodes: list[Any], inner: list[Any], runtime: tuple[int, int]) -> set[str]:
-    """The name of GatherND if the graph uses it with batches whose equality the runtime does not check."""
+    """The name of GatherND if the graph uses it with batch dimensions that the runtime does not compare."""
     if runtime >= CHECKS_MORE:
         return set()
     gathers = (node for node in (*nodes, *inner) if node.op_type == "GatherND")
@@ -211,7 +211,7 @@ class _Divisions:
         )
 
     def _fatal_inside(self, inner: list[Any], integers: set[str], outer: set[str]) -> set[str]:
-        """The divisions in inner graphs. Their inputs are not analysed, so each may be an integer of any value."""
+        """The divisions in subgraphs. Their inputs are not analysed, so each may be an integer of any value."""
         made = _names(inner, "output") | outer
         unknown = {name for name in _names(inner, "input") - made if name not in self.weights}
         floats = made - may_be_integers(inner, integers | unknown)

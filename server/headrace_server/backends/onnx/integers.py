@@ -29,7 +29,7 @@ def may_be_integers(nodes: Iterable[Any], known: Iterable[str]) -> set[str]:
         nodes: The graph's nodes, in the order in which they run.
         known: Names of inputs and weights that are integers.
 
-    Returns: The names of all values that may be integers. The outputs of inner graphs may be anything.
+    Returns: The names of all values that may be integers. The outputs of subgraphs may be anything.
     """
     found = set(known)
     for node in nodes:

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A value of this rank whose axis 0 is the batch: each row depends only on the same row of the inputs."""
+    """A value of this rank with the batch on axis 0: each row depends only on the same row of the inputs."""
 
     rank: int
 
@@ -147,7 +147,7 @@ def _dropped(node: Node) -> tuple[int, ...]:
 
 
 def _along(default: int) -> Rule:
-    """The rule for operators along one axis, which must not be the batch; their other inputs are constants."""
+    """The rule for operators along one axis, not the batch axis; their other inputs are constants."""
 
     def rule(node: Node) -> tuple[int, ...]:
         inside = _is_inside(node.integer("axis", default), node.rank) and node.constants_from(1)
@@ -157,7 +157,7 @@ def _along(default: int) -> Rule:
 
 
 def _is_inside(axis: int, rank: int) -> bool:
-    """Whether an axis is not the batch."""
+    """Whether an axis is not the batch axis."""
     return 0 < (axis + rank if axis < 0 else axis) < rank
 
 

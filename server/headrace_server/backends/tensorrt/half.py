@@ -52,7 +52,7 @@ def _sort(graph: Any) -> None:
 
 
 def _needed(node: Any) -> Iterator[str]:
-    """The values that a node uses, including those that its inner graphs use from outside."""
+    """The values that a node uses, including those that its subgraphs use from outside."""
     yield from node.input
     for inner in _graphs(node):
         yield from (output.name for output in inner.output)

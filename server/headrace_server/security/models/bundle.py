@@ -1,8 +1,8 @@
 """Signatures of models in the format of OpenSSF Model Signing 1.0: a Sigstore bundle around an in-toto statement.
 
-The format is read and written here, offline and with `cryptography` alone. The package `model-signing` would do the
-same, but installs the clients of Sigstore's services too: 36 packages, 51 MB. headrace and `model-signing` verify each
-other's signatures if these were made with a key or a certificate.
+This file reads and writes the format without the network, and with no other package than `cryptography`. The package
+`model-signing` would do the same, but installs the clients of Sigstore's services too: 36 packages, 51 MB. headrace and
+`model-signing` verify each other's signatures if these were made with a key or a certificate.
 """
 
 import base64

@@ -32,7 +32,7 @@ def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool)
         values: The numbers; without a batch axis they are one row.
         count: How many values of a row are wanted.
         labels: The labels by index; an index beyond them has none.
-        batched: Whether axis 0 is the batch.
+        batched: Whether axis 0 is the batch axis.
 
     Returns: An object array of bytes, of shape (rows, count) or (count,), or smaller if a row has fewer elements.
 
@@ -51,7 +51,7 @@ def classify(values: Array, count: int, labels: Sequence[str], *, batched: bool)
 
 
 def _largest(row: Array, count: int) -> list[int]:
-    """Indices of the largest values. The row is sorted backwards, so that equal values are ordered by index."""
+    """Indices of the largest values. The reversed row is sorted, so that equal values are ordered by index."""
     ascending = np.argsort(row[::-1], kind="stable")
     indices: list[int] = (len(row) - 1 - ascending[::-1][:count]).tolist()
     return indices

@@ -51,7 +51,7 @@ class _Prepared:
         signature: The signature.
         arrays: The inputs.
         outputs: The aliases of the wanted outputs.
-        batched: Whether axis 0 is the batch.
+        batched: Whether axis 0 is the batch axis.
     """
 
     request: InferRequest

@@ -132,7 +132,7 @@ class SystemRegion:
 
 
 class Mirror(Protocol):
-    """Is told of every region: a transport that reads regions itself."""
+    """A listener that is told of every region: a transport that reads regions itself."""
 
     def put(self, name: str, descriptor: int, offset: int, size: int) -> None:
         """Adds a region: its name, its object's descriptor, and its position in the object, in bytes.

@@ -194,7 +194,7 @@ def status(error: Exception) -> tuple[Code, str]:
 
 
 def trailers_of(error: Exception) -> Trailers:
-    """The trailers of a failed call. If waiting will help, they say when gRPC's own retries may send it again."""
+    """The trailers of a failed call; if waiting helps, they tell gRPC's own retries when to send the call again."""
     if not isinstance(error, Refused) or error.retry_after is None:
         return ()
     return ((PUSHBACK, str(math.ceil(error.retry_after * 1e3))),)

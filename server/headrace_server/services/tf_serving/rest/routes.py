@@ -41,7 +41,7 @@ def route(method: str, target: str) -> Route:
     """The call for a path, with its query, and a method.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. Its text is empty for a version that is not an int64, as in TF Serving.
+        ServingError: INVALID_ARGUMENT; as in TF Serving, with an empty text if the version is not an int64.
     """
     pattern = _PATTERNS.get(method)
     found = pattern.fullmatch(target) if pattern else None
