@@ -10,7 +10,7 @@ import numpy as np
 from headrace_batching.padding import Padding
 from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType, SignatureDef
-from headrace_protos.tensor import dtype_name, dtype_of, enum_of
+from headrace_protos.tensor import TensorError, dtype_name, dtype_of, enum_of
 from headrace_server.errors import ServingError, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -50,8 +50,18 @@ class TensorSpec:
 
     def __str__(self) -> str:
         """A text such as `float32[?,4]`."""
-        dtype = "string" if self.dtype == DataType.DT_STRING else str(self.array_dtype)
-        return f"{dtype}[{'...' if self.any_rank else ','.join('?' if s is None else str(s) for s in self.shape)}]"
+        shape = "..." if self.any_rank else ",".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self._dtype_text}[{shape}]"
+
+    @property
+    def _dtype_text(self) -> str:
+        """The name of the dtype in numpy, or in TensorFlow if arrays cannot have it."""
+        if self.dtype == DataType.DT_STRING:
+            return "string"
+        try:
+            return str(self.array_dtype)
+        except TensorError:
+            return dtype_name(self.dtype).lower()
 
     def check_dtype(self, array: Array, position: int) -> None:
         """Compares an array's dtype with the declared one.

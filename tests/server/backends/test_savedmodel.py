@@ -183,6 +183,13 @@ def test_metadata_are_the_models_own_signature_defs(servers: Servers, tensorflow
     assert not answered.signature_def["__saved_model_init_op"].method_name
 
 
+def test_the_log_shows_every_signature(servers: Servers) -> None:
+    log = "\n".join(servers.batching.log)
+
+    assert "__saved_model_init_op: nothing -> __saved_model_init_op invalid[]" in log
+    assert "Logging error" not in log
+
+
 def test_requests_of_one_shape_share_a_batch_and_others_do_not(servers: Servers) -> None:
     inputs = [floats([2.0], [4.0]), floats([6.0], [8.0]), np.array([10.0], np.float32), np.zeros((1, 1, 1), np.float32)]
 

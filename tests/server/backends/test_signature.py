@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,21 @@ def refusal(call: Callable[[], object]) -> tuple[Code, str]:
 
 def floats(*shape: int) -> Array:
     return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (FLOATS, "float32[?,4]"),
+        (WORDS, "string[?,?]"),
+        (TensorSpec("init", DataType.DT_INVALID, ()), "invalid[]"),  # every SavedModel has one
+        (TensorSpec("table:0", DataType.DT_RESOURCE, ()), "resource[]"),
+        (TensorSpec("lists:0", DataType.DT_VARIANT, (None,)), "variant[?]"),
+        (TensorSpec("new:0", cast("DataType", 999), (2,)), "unknown dtype enum (999)[2]"),
+    ],
+)
+def test_the_text_of_any_dtype(spec: TensorSpec, text: str) -> None:
+    assert str(spec) == text
 
 
 class TestFind:
