@@ -223,7 +223,7 @@ def give(piece: Piece, outputs: Arrays, lock: Lock) -> bool:
     """Gives a task the outputs of one piece; returns whether the task has all of them and has ended.
 
     Args:
-        piece: The piece.
+        piece: A piece whose batch has run.
         outputs: The outputs of the piece, one row for each row of its inputs.
         lock: A lock that is held while a task's pieces, which may run on several threads, are combined.
     """

@@ -87,8 +87,8 @@ class Padding:
 
         Args:
             name: The name of the input.
-            place: The part's rows in the batch, each at least as large as in the part.
-            part: The task's input.
+            place: The rows of the batch that the part fills; each is at least as large as in the part.
+            part: The task's rows of the input, without padding.
         """
         if place.shape != part.shape:
             place[...] = self.values[name]

@@ -175,7 +175,7 @@ class Scheduler:
         """Submits one request, for a caller that has threads instead of an event loop.
 
         Args:
-            inputs: Arrays by name, with the same length of axis 0 if that is the batch.
+            inputs: Arrays by name, with the same length of axis 0 if that is the batch axis.
             timeout: The seconds that the request may wait in the queue.
             priority: The priority of the task: normal tasks leave the queue before low ones.
 

@@ -59,7 +59,7 @@ def check_answers(source: Source, line: Line, messages: Messages, *, form: str =
     """Refuses a conversion that gives other answers than its source.
 
     Args:
-        source: The source.
+        source: The model that was converted.
         line: The comparison of the answers.
         messages: Collects messages for the user.
         form: The format that it was converted to.

@@ -22,7 +22,7 @@ class Workshop:
     """Carries out the steps of one run.
 
     Attributes:
-        recipe: The recipe.
+        recipe: The recipe whose steps are carried out.
         grounds: The basis for judging every variant.
         folder: The folder for the files.
         messages: Collects messages for the user.

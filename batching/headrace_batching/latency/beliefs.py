@@ -14,12 +14,12 @@ class Beliefs:
     """The estimates for one queue at one time, and the choices that follow from them. Times are in seconds.
 
     Attributes:
-        objective: The objective.
+        objective: The latency objective that the queue has been given.
         target: The wait, the size and the admission that the queue uses to meet the objective.
         reason: The reason for the target, in a sentence or two.
         kept_within_reach: Whether a single request can be answered in time.
         aimed: The time from arrival to answer that the plan aims at.
-        curve: Run times by batch size; None if nothing has run yet.
+        curve: The estimated run times by batch size; None if nothing has run yet.
         threads: The number of batches that run at the same time.
         rows_per_second: The number of rows per second that arrive and are accepted.
         rows_per_batch: The mean number of rows of the last batches.

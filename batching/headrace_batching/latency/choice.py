@@ -68,7 +68,7 @@ def full_size(curve: Curve, seconds: float, limits: Limits) -> int:
     are considered.
 
     Args:
-        curve: Run times.
+        curve: The estimated run times by batch size.
         seconds: The time from a task's arrival to its answer.
         limits: The operator's limits.
     """
@@ -86,7 +86,7 @@ def size_to_try(curve: Curve, size: int, rows: float, seconds: float, limits: Li
     refuses tasks tries a larger size. A size that then turns out to be too slow is not chosen again.
 
     Args:
-        curve: Run times.
+        curve: The estimated run times by batch size.
         size: The size that `full_size` has chosen.
         rows: The mean number of rows of the last batches. If these are not full, a larger size would not help the tasks
             that wait.

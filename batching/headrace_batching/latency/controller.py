@@ -68,7 +68,7 @@ class Controller:
     """Steers one lane towards a latency objective, on the clock of the lane's reports.
 
     Args:
-        objective: The objective.
+        objective: The latency objective that the lane should meet.
         options: The operator's limits: the largest size, the sizes to which batches are padded, and the number of
             batches run at once.
         name: The name for the log.

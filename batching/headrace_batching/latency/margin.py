@@ -30,7 +30,7 @@ class Margin:
         share: The share of requests that the objective wants in time.
 
     Attributes:
-        part: The fraction.
+        part: The fraction of the objective's time to plan with now.
         changed: When the fraction was last changed, in seconds of the clock; tasks that arrived earlier are not to be
             counted.
     """

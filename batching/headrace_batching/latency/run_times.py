@@ -127,7 +127,7 @@ class _Runs:
         self._set_typical()
 
     def scale(self, factor: float, expected: float, since: float) -> None:
-        """Scales the runs before a time, and later runs that do not show the change yet.
+        """Scales the durations of the runs that ended before `since`, and of later runs that do not show the change.
 
         Args:
             factor: The factor of the change.

@@ -60,10 +60,10 @@ def makes_it(target: Target, slots: Slots, now: float, waiting: int, rows: int) 
     """Whether a task that arrives now would be answered in time.
 
     Args:
-        target: The target.
-        slots: The running batches.
-        now: The clock, in seconds.
-        waiting: The number of rows that wait before it.
+        target: How the task's lane forms its batches now.
+        slots: When the lane's running batches are expected to end.
+        now: The current time on the clock of `slots`, in seconds.
+        waiting: The number of rows that wait before the task.
         rows: The number of rows of the task.
     """
     batches = max(0, waiting + rows - 1) // target.size if waiting else 0

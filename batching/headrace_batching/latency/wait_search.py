@@ -67,7 +67,7 @@ class WaitSearch:
         """Returns the wait to use from now on.
 
         Args:
-            curve: Run times.
+            curve: The estimated run times by batch size.
             seen: The events since the last call.
             longest: The longest wait that leaves time for a run.
         """

@@ -38,7 +38,7 @@ class Point:
         lag: The times from the planned start of calls to the actual one.
         texts: The first error message with each code.
         cpu: The CPU seconds of the load generator's threads.
-        busy: The share of its time for which the busiest thread computed.
+        busy: The share of the time in which the load generator's busiest thread computed.
         calls: The number of all calls, including those of the warm-up.
         limit: The seconds beyond which an answer does not count as good; None means any.
     """

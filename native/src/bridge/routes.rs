@@ -160,7 +160,7 @@ fn input((alias, dtype, inner): (String, u64, Vec<Option<usize>>)) -> PyResult<I
 
 type Signatures = FxHashMap<Vec<u8>, Arc<Route>>;
 
-/// The versions of a model's labels.
+/// The version that each of a model's labels names.
 type Labels = FxHashMap<String, i64>;
 
 struct Versions {

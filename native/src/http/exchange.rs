@@ -61,8 +61,8 @@ pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Ident
     }
 }
 
-/// The parts of a request on which its answer depends, if it may have been answered before: the path and query of a
-/// GET.
+/// The part of a request that selects a kept answer: the path and query of a GET without a body. None if no kept answer
+/// may be used.
 pub fn question<'a>(head: &'a Parts, body: &Body) -> Option<&'a str> {
     let target = head.uri.path_and_query()?.as_str();
     (head.method == Method::GET && body.bytes.is_empty() && target.len() <= MAX_QUESTION).then_some(target)

@@ -30,7 +30,7 @@ pub struct Body<S> {
     pub columns: Vec<Column>,
 }
 
-/// The position of a body's values, and their key.
+/// The position of a body's values, and whether they are given row by row.
 struct Place<'a> {
     at: Reader<'a>,
     by_row: bool,

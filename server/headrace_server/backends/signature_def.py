@@ -11,8 +11,8 @@ def read_signature(definition: SignatureDef) -> Signature:
     """The signature that a SignatureDef declares, with the unchanged SignatureDef itself.
 
     Inputs are in the order of their tensors' names, which is that of TensorFlow's `arg[i]`. TF Serving does not enforce
-    shapes, and with batching on, axis 0 is the batch; here, axis 0 may be the batch unless an input's shape contradicts
-    that.
+    shapes, and with batching on, axis 0 is the batch axis; here, axis 0 may be the batch axis unless an input's shape
+    contradicts that.
     """
     return Signature(
         _specs(sorted(definition.inputs.items(), key=lambda item: item[1].name)),

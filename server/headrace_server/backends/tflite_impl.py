@@ -95,7 +95,7 @@ class _Interpreter:
     """One interpreter: its tensors by name, and the shapes that its inputs have.
 
     Args:
-        content: The file.
+        content: The content of the TFLite file.
         interpreter: The runtime's interpreter of the file.
         assigns: Whether runs assign to variables that the next run sees.
     """
@@ -139,7 +139,7 @@ class _Interpreter:
         index = self.outputs[name]["index"]
         try:
             return np.asarray(self._interpreter.get_tensor(index))
-        except ValueError as error:  # the interpreter gives no tensors without elements, such as a list of no boxes
+        except ValueError as error:  # `get_tensor` refuses tensors without elements, such as a list of no boxes
             (tensor,) = (each for each in self._interpreter.get_output_details() if each["index"] == index)
             if all(tensor["shape"]):
                 raise ServingError(Code.INTERNAL, f"Failed to read output tensor: {name}: {error}") from error

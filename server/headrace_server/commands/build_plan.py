@@ -57,7 +57,7 @@ class Difference(NamedTuple):
     Attributes:
         output: The output's alias.
         largest: The largest difference of two elements; infinity where only one of them is finite.
-        mean: The mean difference.
+        mean: The mean difference of two elements.
         scale: The largest element of ONNX Runtime's output.
         equal: The share of elements that are equal.
     """

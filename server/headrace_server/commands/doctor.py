@@ -26,7 +26,7 @@ OPTIONAL = {
 """Optional distributions, and the use of each."""
 
 STANDS_FOR = {"onnxruntime": ("onnxruntime-gpu",), "tensorflow-cpu": ("tensorflow",)}
-"""Distributions that provide the same thing."""
+"""For some distributions, others that provide the same modules."""
 
 
 def add_command(commands: Any) -> None:

@@ -23,7 +23,7 @@ class MlflowOptions:
         """Refuses options that do not fit together.
 
         Raises:
-            ServingError: INVALID_ARGUMENT.
+            ServingError: INVALID_ARGUMENT, with the flag that is missing.
         """
         if self.output and not self.model:
             raise invalid("--mlflow_output needs --mlflow_model")

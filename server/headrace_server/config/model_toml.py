@@ -107,7 +107,7 @@ class SharingOptions:
     )
     batch_axis: bool | None = option(
         None,
-        "whether the first dimension of all inputs and outputs is the batch, even if declared otherwise",
+        "whether the first dimension of all inputs and outputs is the batch axis, even if declared otherwise",
         kind=bool,
     )
 

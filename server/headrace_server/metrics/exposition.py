@@ -35,7 +35,7 @@ class Source:
     """Series of a metric, and how their labels and values are written.
 
     Attributes:
-        series: The series.
+        series: The series to write.
         labels: The names of the series' labels.
         fixed: Labels that all series have as well, each as `name="value"`.
         scale: The factor by which the values are multiplied, such as 1e-6 to write microseconds as seconds.

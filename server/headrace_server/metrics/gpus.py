@@ -46,7 +46,7 @@ class Gpus:
     The library is loaded at the first reading; if it is missing, it is not looked for again.
 
     Args:
-        load: Returns the library.
+        load: Imports NVIDIA's management library, and returns it.
     """
 
     def __init__(self, load: Callable[[], Any] = lambda: import_module("pynvml")) -> None:

@@ -153,7 +153,7 @@ def _by_size(rows: Counts, parts: Counts) -> Iterable[tuple[int, int, list[int]]
 
     Args:
         rows: The number of rows of each run; at least one run.
-        parts: How long each part of each run took; of shape [runs, parts].
+        parts: How long each part of each run took, in nanoseconds; of shape [runs, parts].
     """
     order = np.argsort(rows)
     sizes, begins, runs = np.unique(rows[order], return_index=True, return_counts=True)

@@ -49,7 +49,7 @@ class Family(Generic[S]):
         name: The name as TF Serving writes it, `/tensorflow/serving/request_count`.
         kind: Prometheus's word: counter, gauge or histogram.
         labels: The names of the labels.
-        make: Creates a series.
+        make: Creates an empty series.
         limit: The maximum number of series: the oldest is dropped for a new one. None if the labels can have
             only a few values anyway.
         group: The label by whose value series are found and dropped together, without a search through all series;

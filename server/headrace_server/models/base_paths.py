@@ -22,7 +22,7 @@ class BasePath:
     """One model's base path, and when it last changed before it was listed.
 
     Attributes:
-        model: The model.
+        model: The model's configuration, with its base path and its version policy.
         said: The problem found at the last scan; empty if there was none.
         is_new: Whether the base path has not been scanned yet.
     """

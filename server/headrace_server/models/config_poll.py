@@ -17,9 +17,9 @@ class ConfigPoll:
     TF Serving: server.cc, PollFilesystemAndReloadConfig.
 
     Args:
-        path: The file.
+        path: The model configuration file.
         seconds: The period in seconds; 0 or less starts no thread.
-        apply: Replaces the configuration.
+        apply: Replaces the configuration by the one that has been read.
     """
 
     def __init__(self, path: str, seconds: float, apply: Callable[[ModelServerConfig], None]) -> None:

@@ -51,7 +51,7 @@ def takes_plain(signature: Signature, options: Options | None, dtypes: Collectio
     """Whether a signature's requests can be plain; if tasks may be padded, Python must see each of them.
 
     Args:
-        signature: The signature.
+        signature: The signature that the requests name.
         options: How the signature's requests become batches; None if each runs alone.
         dtypes: The element types that are decoded outside the interpreter.
     """

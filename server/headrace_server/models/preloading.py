@@ -14,7 +14,7 @@ def preload(manager: Manager, patterns: Collection[str]) -> None:
     """Loads the models that `--preload_models` names, and returns when they are in memory.
 
     Args:
-        manager: Has the models.
+        manager: Loads the models.
         patterns: Names, or patterns such as ranker-*. A pattern that no model matches is only logged.
 
     Raises:

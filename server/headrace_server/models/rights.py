@@ -117,8 +117,8 @@ class CodeTrust:
             libraries: Whether the model's own options name libraries of operators, which are also code.
 
         Raises:
-            LoadError: PERMISSION_DENIED.
-            ServingError: PERMISSION_DENIED if its folder cannot be read.
+            LoadError: PERMISSION_DENIED if the version's code is not trusted.
+            ServingError: PERMISSION_DENIED if the version's folder cannot be read.
         """
         try:
             holds_code = libraries or _exists(os.path.join(version, PYTHON_FILE))

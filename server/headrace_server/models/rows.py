@@ -70,7 +70,7 @@ def decide(version: Loaded, try_one: Callable[[Subject, float], Verdict] = try_r
     """Finds a verdict for each signature, by name, and passes it to the backend and the log.
 
     Args:
-        version: The version.
+        version: The loaded version whose signatures are to be judged.
         try_one: Tests one signature within a number of seconds.
     """
     signatures = version.backend.signatures

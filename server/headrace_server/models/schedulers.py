@@ -184,7 +184,7 @@ def may_share(inputs: Arrays, rows: int | None, options: Options) -> bool:
     Args:
         inputs: Arrays by alias.
         rows: The number of rows of all inputs; None if they differ.
-        options: The limits.
+        options: The batching options, with the limit on a batch's rows.
     """
     if rows is None:
         return False

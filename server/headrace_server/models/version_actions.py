@@ -104,7 +104,7 @@ class VersionActions:
 
         Args:
             name: The model's name.
-            version: The version.
+            version: The number of the version to unload.
             following: The version for which this one makes room; None if this one is unloaded for another reason.
         """
         if following is not None:

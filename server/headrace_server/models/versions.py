@@ -24,8 +24,8 @@ class VersionStatus:
 
     Attributes:
         version: The version's number.
-        state: The version's state.
-        error: The error, only if a load failed or was cancelled.
+        state: The version's state, such as LOADING or AVAILABLE.
+        error: The error of a load that failed or was cancelled; otherwise None.
         event: A number greater than that of every earlier change of any model.
     """
 
@@ -224,7 +224,7 @@ class Models:
         changed: The lock, which also notifies the manager's thread that there may be something to do.
         news: Notifies those who wait for `awaited` models of their changes; has the same lock.
         awaited: The names of the models that somebody waits for, each with the number of waiters.
-        by_name: The models.
+        by_name: The models, by name.
         touched: The models that have changed since the set was last emptied.
     """
 

@@ -60,7 +60,7 @@ class Tracer:
         clock: The queues' clock, in seconds.
 
     Attributes:
-        spans: The argument `spans`.
+        spans: The object that creates the spans, as passed.
         waiting: The number of requests that wait for their batches.
     """
 
@@ -80,12 +80,12 @@ class Tracer:
         self._thread: Thread | None = None
 
     def begin(self, parent: str, state: str, *, marked: bool) -> Trace | None:
-        """Records that a request has arrived; None if it is not traced.
+        """Begins the trace of a request that has arrived; None if the request is not traced.
 
         Args:
             parent: The request's `traceparent`; empty if there is none.
             state: The request's `tracestate`; empty if there is none.
-            marked: Whether the transport has decided that it is traced.
+            marked: Whether the transport has decided that the request is traced.
         """
         caller = Parent.of(parent) if parent else None
         if not (marked if self._sampler is None else self._sampler.takes(caller)):

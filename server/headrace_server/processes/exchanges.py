@@ -47,7 +47,7 @@ class Free(Protocol):
         """Removes the place that was added last, and returns it.
 
         Raises:
-            IndexError: There is none.
+            IndexError: No place is free.
         """
 
     def remove(self, place: "Place", /) -> None:

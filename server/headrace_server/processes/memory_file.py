@@ -21,7 +21,7 @@ def append(descriptor: int, data: bytes | memoryview) -> None:
     """Writes after the last write by any process: the position belongs to the file, not to a descriptor.
 
     Raises:
-        OSError: Memory is missing.
+        OSError: There is not enough memory.
     """
     left = memoryview(data)
     while left:

@@ -33,10 +33,10 @@ class NativeRuns:
 
     Args:
         name: The signature's name.
-        declared: The signature.
+        declared: The signature, with its inputs and outputs.
         memory: The memory of the inputs.
         receive: Receives the result of a run in a place; the seconds that it may take are its second argument.
-        answer: Reads this result.
+        answer: Reads the outputs in this result, or raises its error.
         run: Runs arrays in another process.
     """
 

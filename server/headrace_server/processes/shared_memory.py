@@ -23,7 +23,7 @@ class Placed(NamedTuple):
     """The location of an array.
 
     Attributes:
-        alias: The array's name.
+        alias: The alias of the input or output that the array belongs to.
         block: The number of the array's block.
         offset: The number of bytes from the block's beginning.
         size: The array's size in bytes.

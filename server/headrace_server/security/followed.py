@@ -17,14 +17,14 @@ class FollowedFile(Generic[T]):
     """The content of a file, as of the last time when it could be read.
 
     Args:
-        path: The file.
-        read: Reads the file.
+        path: The file to follow.
+        read: Reads the file, and returns its content.
 
     Raises:
         ServingError: The file cannot be read at the start.
 
     Attributes:
-        value: The content.
+        value: The content, as `read` has returned it.
     """
 
     def __init__(self, path: Path, read: Callable[[Path], T]) -> None:

@@ -112,7 +112,7 @@ class Gate:
         """Determines who makes a call.
 
         Args:
-            visit: The call.
+            visit: The call, whose caller is identified here.
             action: The action of the call; for actions that need no credentials, invalid credentials count as none.
 
         Raises:

@@ -39,7 +39,7 @@ class ApiKey:
         hash: SHA-256 of the key's secret, in hexadecimal digits.
         created: When the key was created, in seconds since 1970.
         expires: When the key expires, in seconds since 1970; None means never.
-        revoked: When the key was revoked; None for a valid key.
+        revoked: When the key was revoked, in seconds since 1970; None if it was not.
     """
 
     id: str
@@ -77,7 +77,7 @@ def create_key(path: Path, name: str, *, expires: int | None = None) -> str:
     """Creates a key, adds its hash to a file, and returns the key, which is shown only now.
 
     Args:
-        path: The file.
+        path: The file of API keys.
         name: The key's owner, who may have several keys.
         expires: When the key expires, in seconds since 1970; None means never.
 

@@ -14,7 +14,7 @@ Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
 
 
 class HealthService(HealthServicer):  # type: ignore[misc]  # the base class has no type annotations
-    """The state of the whole server under each of its own names, and of a model under the model's name.
+    """Reports the state of the whole server under each of its own names, and that of a model under the model's name.
 
     Args:
         answers: Whether a model answers requests; None if there is no model with that name.

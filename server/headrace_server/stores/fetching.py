@@ -128,7 +128,7 @@ def _read_so_far(part: Path) -> "tuple[hashlib._Hash, int]":
 
 
 def _check_sums(uri: str, folder: Path) -> None:
-    """Compares files with the checksums next to them.
+    """Compares files with the checksums next to them; deletes the folder if one of them does not match.
 
     Raises:
         StoreError: A file is missing, or does not match its checksum.

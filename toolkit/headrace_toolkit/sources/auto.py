@@ -71,7 +71,7 @@ def of_object(model: Any, origin: Origin, options: SourceOptions) -> Source:
     """A source for a loaded model.
 
     Args:
-        model: The model.
+        model: An object of one of the known frameworks.
         origin: The origin of the source; its kind and framework are not known yet.
         options: Facts that its framework does not record.
 

@@ -34,8 +34,8 @@ class SourceOptions:
     """A user's specifications of a source, in addition to its name.
 
     Attributes:
-        inputs: The inputs by name, for a framework that does not record them; the first axis is the batch. A source
-            that records its inputs refuses them.
+        inputs: The inputs by name, for a framework that does not record them; the first axis is the batch axis. A
+            source that records its inputs refuses them.
         outputs: Names for the outputs, in order; empty means the source's own.
         build: `file.py:function` that makes the module for the weights of a state dict.
         trust_pickle: Whether files that run their author's code may be loaded.

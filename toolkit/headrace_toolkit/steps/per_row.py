@@ -75,7 +75,7 @@ class _Rewriting:
     """The state of the rewriting of a graph.
 
     Attributes:
-        graph: The graph.
+        graph: The graph that is being rewritten.
         opset: The version of its operators.
         most: The largest absolute value of a quantized weight.
         per_channel: Whether each column has a scale of its own.

@@ -113,7 +113,7 @@ def finetuned(source: ModuleSource, module: Any, how: Finetune, work: Work, step
 
     Args:
         source: The source that the module was made of.
-        module: The module.
+        module: The module to train.
         how: Epochs, learning rate and rows per step.
         work: The input of the step.
         step: The step's name, for messages.
@@ -136,7 +136,7 @@ def train(source: ModuleSource, module: Any, lesson: Lesson) -> None:
 
     Args:
         source: Knows how the module is called.
-        module: The module.
+        module: The module to train.
         lesson: The rows, the loss and the schedule.
 
     Raises:

@@ -86,8 +86,7 @@ class Recipe:
 
 
 MAX_ROW_ELEMENTS = 1 << 20
-"""The maximum number of elements in a row of all inputs: one with four dimensions of 224 would take 19 GB.
-"""
+"""The maximum number of elements in a row of all inputs; four dimensions of 224 alone would have 2.5 billion."""
 
 _SIZES = ((5, True), (8, False), (32, False), (64, False), (224, False), (128, False), (16, False))
 _RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2), (0, 1))

@@ -34,7 +34,7 @@ class Verdict:
     """The findings about one signature.
 
     Attributes:
-        finding: The finding.
+        finding: Whether requests may share a batch, in one word.
         reason: The reason for the verdict, as the end of a sentence; empty for rows that are independent.
         advice: Advice for the operator; empty if there is none.
         output: The alias of the output that led to the finding; empty if none did.

@@ -25,7 +25,7 @@ class Arena:
     """The arena of one session on the CPU. Any thread.
 
     Args:
-        session: The session.
+        session: The session whose arena this is.
         clock: Returns the time, in seconds.
     """
 

@@ -79,7 +79,7 @@ def read_graph(model: Path, runtime: tuple[int, int] = CHECKS_MORE, shared: Shar
     """Reads a file that a runtime has accepted, skipping its weights. None for a file in another format.
 
     Args:
-        model: The file.
+        model: The ONNX file.
         runtime: The version of ONNX Runtime that runs the model.
         shared: The cache in which models with the same graph share its properties; None for a single model.
 
@@ -149,7 +149,7 @@ def _risks(
     """The risks of a graph, of its subgraphs, and of its functions.
 
     Args:
-        followed: The graph's nodes.
+        followed: The graph's nodes, each with its inputs that depend on a request.
         inside: The nodes of subgraphs and of functions, followed from the graph's inputs.
         inner: The nodes of subgraphs and of functions.
         functions: The names of the functions.

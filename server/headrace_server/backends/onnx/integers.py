@@ -1,4 +1,4 @@
-"""Which values of a graph may be integers, as far as its file says."""
+"""Finds which values of a graph may be integers, judging by the model's file alone."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -37,8 +37,8 @@ class FileState:
         device: The device number of its file system.
         inode: The file's inode number.
         size: The file's size in bytes.
-        modified_ns: When the file's content was last written, as far as the file system says.
-        touched_ns: When anything about the file last changed; a new link to the file counts, too.
+        modified_ns: When the file's content was last written, according to the file system, in ns since 1970.
+        touched_ns: When anything about the file last changed, in ns since 1970; a new link to the file counts, too.
     """
 
     device: int

@@ -33,7 +33,7 @@ class Opened:
     Attributes:
         files: The model's files as they were before the session was created.
         providers: The providers that the session was given.
-        session: The session.
+        session: The opened session, which serves no model yet.
         needs: Objects that must live as long as the session.
     """
 

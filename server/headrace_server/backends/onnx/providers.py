@@ -124,7 +124,8 @@ def _installed(distribution: str) -> bool:
 def why_not(provider: str, device: int) -> str:
     """Tests a GPU provider: the driver, the device, the libraries, then a session with one operator.
 
-    Without this check, ONNX Runtime would only write the problem to stderr, and continue on the CPU.
+    Without this check, ONNX Runtime would only write the problem to stderr, and continue on the CPU. Returns the reason
+    why the provider does not work; empty if it works.
 
     Args:
         provider: CUDA or TENSORRT.

@@ -14,7 +14,7 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
 
     Args:
         nodes: The graph's nodes, in the order in which they run.
-        inputs: The ranks of the graph's inputs, by name. Axis 0 of each is the batch.
+        inputs: The ranks of the graph's inputs, by name. Axis 0 of each is the batch axis.
         constants: The graph's weights.
     """
     values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}

@@ -43,7 +43,7 @@ def message_class(package: str, messages: Mapping[str, tuple[Field, ...]], name:
     Args:
         package: The package of the messages.
         messages: The fields of each message.
-        name: The message to return.
+        name: The name of the message whose class is returned.
     """
     file = FileDescriptorProto(name=f"{package}.proto", package=package)
     for message, fields in messages.items():

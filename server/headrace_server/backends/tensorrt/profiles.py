@@ -37,8 +37,8 @@ Profile = Mapping[str, Bounds]
 def profiles_for(inputs: Mapping[str, TensorSpec], batching: Options | None, options: TensorrtOptions) -> list[Profile]:
     """The profiles to build an engine with: none if no input varies.
 
-    If the first dimension of every input varies, it is the batch: it goes up to the largest batch, and the engine is
-    tuned for each allowed size, in a profile of its own as long as there are few sizes.
+    If the first dimension of every input varies, it is the batch axis: it goes up to the largest batch, and the engine
+    is tuned for each allowed size, in a profile of its own as long as there are few sizes.
 
     Args:
         inputs: The model's inputs.

@@ -18,7 +18,7 @@ class Root:
     """The rules for the models in a folder.
 
     Attributes:
-        path: The folder.
+        path: The folder that contains the models.
         required: Whether the models' versions must be signed.
         signers: The trusted signers; None means that signatures are not checked.
     """
@@ -45,7 +45,7 @@ class Trust:
 
     Args:
         everywhere: The rules outside all roots.
-        roots: The roots.
+        roots: The rules for the models in each root, in any order.
     """
 
     def __init__(self, everywhere: Root, roots: Sequence[Root]) -> None:
@@ -53,7 +53,7 @@ class Trust:
         self._roots = sorted(roots, key=lambda root: len(root.path.parts), reverse=True)
 
     def of(self, version: Path) -> Root:
-        """The root that contains a version."""
+        """The rules for a version: those of the innermost root that contains it, or else those outside all roots."""
         real = version.resolve()
         return next((root for root in self._roots if real.is_relative_to(root.path)), self._everywhere)
 

@@ -157,7 +157,7 @@ def open_sealed(file: BinaryIO, keys: Callable[[], ModelKeys]) -> dict[str, Memo
     """Opens a sealed model: returns its files, in memory, by their names within the version.
 
     Args:
-        file: The archive.
+        file: The archive, open for reading.
         keys: Returns the model keys.
 
     Raises:

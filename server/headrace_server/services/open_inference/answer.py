@@ -14,7 +14,7 @@ class OutputTensor:
     Attributes:
         name: The output's alias in the signature.
         datatype: The protocol's name for the output's type.
-        array: The values.
+        array: The output's values.
         elsewhere: Whether the output has been written to shared memory instead.
         binary: Over REST, whether the output follows the JSON as bytes.
     """

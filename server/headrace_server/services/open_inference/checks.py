@@ -31,7 +31,7 @@ class Checks:
     """The checks of one request against one signature.
 
     Attributes:
-        request: The request.
+        request: The request to check.
         signature: The model's declaration.
         max_rows: The maximum number of rows of a request; 0 for a model that does not batch.
     """

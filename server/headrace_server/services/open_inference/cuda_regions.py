@@ -18,7 +18,7 @@ class CudaRegion:
     Args:
         name: The region's name in requests.
         device_id: The GPU's number.
-        byte_size: The region's size.
+        byte_size: The region's size in bytes.
         memory: The memory, which the region now owns.
     """
 

@@ -48,8 +48,8 @@ class _Prepared:
     Attributes:
         request: The original request.
         name: The signature's name.
-        signature: The signature.
-        arrays: The inputs.
+        signature: The signature that runs.
+        arrays: The inputs as arrays, by alias.
         outputs: The aliases of the wanted outputs.
         batched: Whether axis 0 is the batch axis.
     """

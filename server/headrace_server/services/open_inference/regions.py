@@ -72,9 +72,9 @@ class SystemRegion:
 
     Args:
         name: The region's name in requests.
-        key: The object's name.
+        key: The name of the shared memory object.
         offset: Where the region begins in the object, in bytes.
-        byte_size: The region's size.
+        byte_size: The region's size in bytes.
 
     Raises:
         ServingError: INTERNAL if there is no object with this key, or if it cannot be opened; INVALID_ARGUMENT if the

@@ -60,7 +60,7 @@ class Stream:
     """One call of ModelStreamInfer. In one event loop.
 
     Args:
-        infer: Answers one request.
+        answers: Returns the answers to one request of the stream.
         call: How to deliver the answer, and the deadline.
     """
 

@@ -31,7 +31,7 @@ class ModelService:
     """`tensorflow.serving.ModelService`.
 
     Args:
-        manager: Knows the versions.
+        manager: Knows every version and its state.
         announce: Returns a function that replaces the configuration, and blocks until its new models are loaded.
         read_counter: Returns the value in the first cell of a counter, given the counter's name; 0 if there is no such
             counter.

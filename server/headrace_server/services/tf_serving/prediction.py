@@ -52,7 +52,7 @@ class PredictionService:
     """`tensorflow.serving.PredictionService`.
 
     Args:
-        manager: Finds servables.
+        manager: Finds the servable that a request names.
         as_content: Whether answers carry `tensor_content`; TF Serving fills the typed `*_val` fields by default.
         check_method: Whether a signature answers only the calls that its method name is for; otherwise those that its
             inputs and outputs fit.

@@ -27,7 +27,7 @@ async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signat
 
     Args:
         tensors: The tensors by alias; their names have been checked.
-        servable: The model.
+        servable: The version that will run.
         signature: The name of the signature to run.
 
     Raises:

@@ -225,6 +225,6 @@ def _options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
         LEAVE_COMPRESSED: 0,
         "grpc.max_send_message_length": -1,
         "grpc.max_concurrent_streams": MAX_CONCURRENT_STREAMS,
-        "grpc.so_reuseport": 0,  # a port that is taken is an error; calls must not be shared
+        "grpc.so_reuseport": 0,  # a taken port must be an error; otherwise two servers would share its calls
     }
     return list((ours | dict(endpoint.arguments)).items())  # if two have the same name, gRPC uses the first

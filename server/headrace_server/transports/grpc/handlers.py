@@ -45,7 +45,7 @@ class WrappedHandlers(grpc.GenericRpcHandler):
     """Handlers that are found by their path, each of which is wrapped at its first call.
 
     Args:
-        handlers: The handlers.
+        handlers: The handlers to wrap.
         wrap: Returns the object that replaces a handler, given the method's path and the handler.
     """
 

@@ -36,7 +36,7 @@ class Followed(Generic[T]):
     BuildServerCredentials).
 
     Args:
-        path: The file.
+        path: The SSLConfig file.
         make: Converts the file's contents.
 
     Raises:

@@ -153,7 +153,7 @@ class _Exchange:
             self._request.finish()
 
     async def _send_piece(self, piece: bytes) -> None:
-        """Returns when the piece has been sent: a caller that reads slowly delays what follows."""
+        """Sends a piece, and returns when it has been sent: a caller that reads slowly delays what follows."""
         if piece:
             self.sent.clear()
             self._request.send(piece)

@@ -42,8 +42,8 @@ async def end_stalled(connections: Iterable[Any], seconds: float) -> None:
     """Ends each connection whose client must act, but has not done so within the time limit; runs until cancelled.
 
     Args:
-        connections: The current connections.
-        seconds: The time limit.
+        connections: The connections that are open now; the set changes meanwhile.
+        seconds: The time within which a client must act.
     """
     loop = asyncio.get_running_loop()
     marks: dict[WatchedProtocol, tuple[_Mark, float]] = {}

@@ -14,7 +14,7 @@ class TracedApi:
     """An API whose traced requests are recorded.
 
     Args:
-        api: The API.
+        api: The API that answers the requests.
         tracing: Records the traced requests.
     """
 

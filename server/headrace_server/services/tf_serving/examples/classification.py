@@ -64,7 +64,7 @@ def outputs_of(signature: Signature) -> Wanted | None:
 
 
 def classification(signature: Signature, outputs: Arrays, examples: int) -> ClassificationResult:
-    """The classes of each example, in the order that the model gives them in.
+    """The classes of each example, in the order of the model's outputs.
 
     Args:
         signature: The signature of these outputs.
