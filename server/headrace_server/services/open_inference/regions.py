@@ -95,26 +95,37 @@ class SystemRegion:
             raise invalid(f"failed to register shared memory region '{name}': {reason}")
 
     def read(self, offset: int, size: int) -> bytearray:
-        """A copy of some of the region's bytes, in one pass through the kernel.
+        """A copy of some of the region's bytes; the kernel copies up to 2 GiB at a time.
 
         Raises:
             ServingError: INVALID_ARGUMENT if the object no longer has all of these bytes.
         """
         data = bytearray(size)
-        if size and os.preadv(self._file, [data], self.offset + offset) != size:
-            raise self._shrunk()
+        left, start = memoryview(data), self.offset + offset
+        while left:
+            count = os.preadv(self._file, [left], start)
+            if not count:
+                raise self._shrunk()
+            left, start = left[count:], start + count
         return data
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Writes bytes into the region.
 
         Raises:
-            ServingError: INVALID_ARGUMENT if the object no longer has room for them.
+            ServingError: INVALID_ARGUMENT if the object no longer has room for them; RESOURCE_EXHAUSTED if the system
+                has no memory for them: an object has none for parts that nobody has written to.
         """
-        start = self.offset + offset
-        if start + len(data) > os.fstat(self._file).st_size:
+        left, start = memoryview(data), self.offset + offset
+        if start + left.nbytes > os.fstat(self._file).st_size:
             raise self._shrunk()
-        os.pwrite(self._file, data, start)
+        try:
+            while left:
+                count = os.pwrite(self._file, left, start)  # fewer bytes than asked if memory ends, and up to 2 GiB
+                left, start = left[count:], start + count
+        except OSError as error:
+            text = f"shared memory region '{self.name}' cannot be written: {error.strerror}"
+            raise ServingError(Code.RESOURCE_EXHAUSTED, text) from error
 
     def show(self, mirror: "Mirror") -> None:
         """Announces the region to a listener.

@@ -1,6 +1,7 @@
 """System shared memory: requests name regions instead of sending bytes, and the regions may change at any time."""
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
+from headrace_protos import Code
 from headrace_protos.inference import grpc_service_pb2 as messages
-from headrace_server.services.open_inference.regions import FOLDER, Place, Regions
+from headrace_server.errors import ServingError
+from headrace_server.services.open_inference.regions import FOLDER, Place, Regions, SystemRegion
 from tests.server.services.open_inference.calls import (
     ROW,
     TEN,
@@ -60,6 +63,31 @@ def use(name: str, size: int = 16, **more: Any) -> dict[str, Any]:
 
 def status(caller: InferenceCaller, name: str = "") -> dict[str, Any]:
     return dict(caller.call(messages.SystemSharedMemoryStatusRequest(name=name)).regions)
+
+
+def test_bytes_that_the_kernel_copies_in_several_steps(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux copies at most 2 GiB in one call."""
+    read, write = os.preadv, os.pwrite
+    monkeypatch.setattr(os, "preadv", lambda file, views, start: read(file, [views[0][:7]], start))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, start: write(file, data[:7], start))
+    region, written = SystemRegion("r", memory.name, 0, SIZE), bytes(range(40))
+    region.write(10, written)
+    assert memory.read_bytes()[10:50] == written
+    assert region.read(10, 40) == written
+
+
+def test_memory_that_ends_within_an_output(memory: Path) -> None:
+    memory.write_bytes(bytes(2 * SIZE))
+    region = SystemRegion("r", memory.name, 0, 2 * SIZE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, before[1]))  # the kernel then writes a part, as on a full /dev/shm
+    try:
+        with pytest.raises(ServingError) as raised:
+            region.write(0, b"x" * 2 * SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.code == Code.RESOURCE_EXHAUSTED
+    assert raised.value.message == "shared memory region 'r' cannot be written: File too large"
 
 
 def test_an_input_comes_from_a_region(caller: InferenceCaller, region: str) -> None:

@@ -52,11 +52,19 @@ class RecordWriter:
         self._thread: Thread | None = None
 
     def put(self, prefix: str, model: str, record: bytes) -> None:
-        """Appends a record to the file of a prefix, soon. Any thread."""
+        """Appends a record to the file of a prefix, soon. Any thread.
+
+        Raises:
+            RuntimeError: The system has no thread for the first record.
+        """
         if not self._accept(Entry(prefix, model, record)):
-            self._drop(model)
+            self._drop(model, "the disk is too slow")
         elif 2 * self._bytes > self._waiting_bytes:
             self._due.set()
+
+    def lose(self, model: str, error: Exception) -> None:
+        """Counts a call whose record could not be made or put here. Any thread."""
+        self._drop(model, f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """Writes the waiting records, and accepts no more."""
@@ -71,18 +79,19 @@ class RecordWriter:
         with self._lock:
             if self._stopping or self._bytes + len(entry.record) > self._waiting_bytes:
                 return False
+            if self._thread is None:
+                thread = Thread(target=self._write, name="request-log", daemon=True)
+                thread.start()
+                self._thread = thread
             self._bytes += len(entry.record)
             self._waiting.append(entry)
-            if self._thread is None:
-                self._thread = Thread(target=self._write, name="request-log", daemon=True)
-                self._thread.start()
             return True
 
-    def _drop(self, model: str) -> None:
+    def _drop(self, model: str, reason: str) -> None:
         self._counts.of(model, "RESOURCE_EXHAUSTED").add()
         if not self._dropping and not self._stopping:
             self._dropping = True
-            log.warning("calls are not logged: the disk is too slow")
+            log.warning("calls are not logged: %s", reason)
 
     def _write(self) -> None:
         while True:
@@ -132,10 +141,10 @@ class RecordFiles:
             with open(path, "ab", opener=_open_for_owner) as file:
                 file.writelines(map(frame, records))
                 size = file.tell()
-        except OSError as error:
+        except Exception as error:  # also MemoryError: if this thread ended, no call would be logged anymore
             _remove_empty(path)
             if not self._failing:
-                log.error("calls are not logged: %s", error)
+                log.error("calls are not logged: %s", error if isinstance(error, OSError) else repr(error))
             self._failing = True
             del self._paths[prefix]
             return Code.DATA_LOSS
@@ -152,8 +161,11 @@ class RecordFiles:
 
 
 def _open_for_owner(path: str, flags: int) -> int:
-    """Opens a file that no other user may read, since it contains what callers have sent."""
-    return os.open(path, flags, 0o600)
+    """Opens a file that no other user may read, since it contains what callers have sent.
+
+    Never waits: a pipe at this path that nobody reads is an error.
+    """
+    return os.open(path, flags | os.O_NONBLOCK, 0o600)
 
 
 def _remove_empty(path: str) -> None:

@@ -100,8 +100,12 @@ class RequestLogger:
     def record_made(self, name: str, make: MakeMessages) -> None:
         """Like `record`, but creates the messages of the call only if they will be logged."""
         found = self._logs.get(name)
-        if found is not None and self._chance() < found.rate:
+        if found is None or self._chance() >= found.rate:
+            return
+        try:
             self._writer.put(found.prefix, name, self._record(found, *make()))
+        except Exception as error:  # the call has been answered, even if there is no memory or thread for its record
+            self._writer.lose(name, error)
 
     def _use(self, logs: Mapping[str, RequestLog]) -> None:
         before, self._logs = self._logs, logs

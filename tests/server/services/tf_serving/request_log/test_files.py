@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import os
 import re
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -132,3 +134,59 @@ def test_a_write_error_is_counted_logged_once_and_ends_the_file(
     assert files.append(prefix, [b"after"]) == Code.OK
     file.unlink()
     assert contents(tmp_path) == [[b"after"]]
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
+    files = RecordFiles(file_bytes=100)
+    prefix = f"{tmp_path}/calls"
+    files.append(prefix, [b"before"])
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert files.append(prefix, [b"lost"]) == Code.DATA_LOSS
+    assert files.append(prefix, [b"after"]) == Code.OK
+
+
+def test_records_that_need_too_much_memory_do_not_end_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: Metrics
+) -> None:
+    def framed(record: bytes) -> bytes:
+        if record == b"large":
+            raise MemoryError
+        return frame(record)
+
+    monkeypatch.setattr("headrace_server.services.tf_serving.request_log.files.frame", framed)
+    writer = RecordWriter(metrics)
+    writer.put(f"{tmp_path}/large", "m", b"large")
+    eventually(lambda: counts(metrics) == {"DATA_LOSS": 1})
+    writer.put(f"{tmp_path}/calls", "m", b"small")
+    writer.stop()
+    assert contents(tmp_path) == [[b"small"]]
+    assert counts(metrics) == {"DATA_LOSS": 1, "OK": 1}
+
+
+def test_the_log_begins_once_the_system_has_a_thread_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: Metrics
+) -> None:
+    def refused(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    writer = RecordWriter(metrics)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            writer.put(f"{tmp_path}/calls", "m", b"lost")
+    writer.put(f"{tmp_path}/calls", "m", b"written")
+    writer.stop()
+    assert contents(tmp_path) == [[b"written"]]
+
+
+def test_a_writer_that_never_got_a_thread_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refused)
+    writer = RecordWriter(Metrics())
+    with pytest.raises(RuntimeError):
+        writer.put(f"{tmp_path}/calls", "m", b"lost")
+    writer.stop()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class Logging:
 
     def __init__(self, folder: Path, *configs: ModelConfig, chances: Iterator[float] | None = None) -> None:
         self._folder = folder
-        self._writer = RecordWriter(Metrics())
+        self.metrics = Metrics()
+        self._writer = RecordWriter(self.metrics)
         chance = (lambda: 0.0) if chances is None else chances.__next__
         self.logger = RequestLogger(self._writer, ["serve"], chance=chance, clock=lambda: NOW)
         self.logger.prepare(configs)()
@@ -269,3 +271,32 @@ def test_a_server_does_not_start_with_an_unknown_collector(running: Run, tmp_pat
     file.write_text(f"model_config_list {{ config {{ {config} }} }}")
     with pytest.raises(ServingError, match="No request-logger-creator provided"):
         running(model_base_path="", model_config_file=str(file))
+
+
+class TestRecordsThatCannotBeMade:
+    """An answered call stays answered, and counts as not logged."""
+
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), ValueError("Failed to serialize proto"), RuntimeError("no thread")]
+    )
+    def test_its_messages_cannot_be_made(self, tmp_path: Path, error: Exception) -> None:
+        def make() -> Any:
+            raise error
+
+        logging = Logging(tmp_path, to_file(tmp_path))
+        logging.logger.record_made(MODEL, make)
+        logging.logger.record(*answered())
+        assert len(logging.written()) == 1
+        counted = 'request_log_count{model_name="model",status_code="RESOURCE_EXHAUSTED"} 1'
+        assert counted in logging.metrics.page().decode()
+
+    def test_the_system_has_no_thread(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(_thread: Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        logging = Logging(tmp_path, to_file(tmp_path))
+        with monkeypatch.context() as scarce:
+            scarce.setattr(Thread, "start", refused)
+            logging.logger.record(*answered())
+        logging.logger.record(*answered(value=2))
+        assert len(logging.written()) == 1
