@@ -77,7 +77,7 @@ class LoopDelivery:
             scheduler.wake()
 
     def __call__(self, tasks: Sequence[Task]) -> None:
-        """Wakes the loop with tasks that have ended. Any thread."""
+        """Lets the loop resolve the futures of tasks that have ended. Any thread."""
         # A closed loop has no callers left to answer.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(_resolve, tasks)

@@ -31,7 +31,7 @@ def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
 
     Args:
         groups: The groups that have tasks, the one served least recently first.
-        now: The clock, in seconds.
+        now: The current time, in seconds.
 
     Returns: The group, and `now`: the first of those that may run now and have the highest priority. If none may run,
         None and the time when the next batch is due (infinity if nothing waits). A full batch never waits.

@@ -70,7 +70,7 @@ impl Buffer {
             return &mut [];
         }
         // SAFETY: as above, and writable, as `with_room` has checked. The array's creator gives it to this batch alone
-        // until the batch has run, and no batch has two of these slices of an array at once.
+        // until the batch has run, and no batch has two of these slices of an array at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.raw.buf_ptr().cast(), self.raw.len_bytes()) }
     }
 }

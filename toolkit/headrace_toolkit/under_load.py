@@ -101,7 +101,7 @@ def serve_in_turns(runs: Mapping[str, Run], load: Load, setting: Setting) -> dic
     """Lets variants take turns under a load; returns the median of their rounds, by name.
 
     Args:
-        runs: Each runs one variant on any number of rows, on any thread, several at once.
+        runs: Each runs one variant on any number of rows, on any thread, several at the same time.
         load: The load. All variants together take its seconds.
         setting: How they are batched.
 

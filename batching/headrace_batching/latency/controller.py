@@ -70,7 +70,7 @@ class Controller:
     Args:
         objective: The latency objective that the lane should meet.
         options: The operator's limits: the largest size, the sizes to which batches are padded, and the number of
-            batches run at once.
+            batches that run at the same time.
         name: The name for the log.
 
     Attributes:

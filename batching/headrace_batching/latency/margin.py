@@ -53,7 +53,7 @@ class Margin:
         Args:
             counted: The number of answers since the last call to tasks that arrived after `changed`.
             late: The number of those that took longer than the objective.
-            now: The clock, in seconds.
+            now: The current time, in seconds.
         """
         self._counted = self._counted * _KEPT + counted
         self._late = self._late * _KEPT + late

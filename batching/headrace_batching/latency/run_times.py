@@ -183,7 +183,7 @@ class RunTimes:
 
         Args:
             runs: The number of rows, including padding, and the seconds of each run.
-            now: The clock, in seconds.
+            now: The current time, in seconds.
             refusing_most: Whether most tasks are refused, so that larger sizes with few runs are soon tried again.
         """
         fresh: dict[int, list[tuple[int, float]]] = {}
@@ -207,7 +207,7 @@ class RunTimes:
         return Curve(tuple(runs.size for runs in known), typical, high, hopeful)
 
     def _spread(self, known: list[_Runs], now: float) -> float:
-        """The factor by which the slowest runs of all sizes exceed the typical run of their size."""
+        """How many times as long as the typical run of their size the slowest runs that count take, over all sizes."""
         recent = [runs for runs in known if now - runs.last <= _STALE and runs.typical > 0]
         ratios = [run.seconds / runs.typical for runs in recent for run in runs.runs]
         return quantile(ratios, self._share) if len(ratios) >= _ENOUGH else _FIRST_SPREAD

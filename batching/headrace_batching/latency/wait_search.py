@@ -47,7 +47,7 @@ class WaitSearch:
     makes. So a wait is judged by what arrived in it, not by a rate.
 
     Args:
-        seconds: The objective's time.
+        seconds: The time within which the objective wants answers, in seconds.
         threads: The number of batches that run at the same time.
     """
 

@@ -138,7 +138,7 @@ def of_result(server: str, stage: Stage, names: Sequence[str], result: Mapping[s
         server: The target of the load.
         stage: The stage of the load.
         names: The names of the kinds.
-        result: The load's `result()`.
+        result: What `result()` of the load returned.
         values: The values of `seconds`, `calls` and `limit`.
     """
     kinds = [

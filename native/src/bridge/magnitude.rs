@@ -42,7 +42,7 @@ impl Magnitude {
     }
 }
 
-/// The largest of the elements' bits. There is no branch, so that many elements are compared at once.
+/// The largest of the elements' bits. There is no branch, so that many elements are compared together.
 fn largest<const SIZE: usize, T: Ord + Default>(elements: &[u8], bits: impl Fn([u8; SIZE]) -> T) -> T {
     elements.as_chunks().0.iter().fold(T::default(), |most, bytes| most.max(bits(*bytes)))
 }

@@ -25,7 +25,8 @@ pub struct OnnxSession {
     memory: Owned<OrtMemoryInfo>,
 }
 
-// SAFETY: ONNX Runtime allows runs of a session on several threads at once; the memory's description never changes.
+// SAFETY: ONNX Runtime allows runs of a session on several threads at the same time; the memory's description never
+// changes.
 unsafe impl Send for OnnxSession {}
 // SAFETY: as above.
 unsafe impl Sync for OnnxSession {}

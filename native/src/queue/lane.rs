@@ -14,9 +14,9 @@ pub struct Rules {
     pub enqueued_limit: usize,
     pub timeout: f64,
     pub splitting: bool,
-    /// The maximum number of batches of a lane that run at once.
+    /// The maximum number of batches of a lane that run at the same time.
     pub running_limit: usize,
-    /// The number of batches of a lane that are expected to run at once.
+    /// The number of batches of a lane that are expected to run at the same time.
     pub slots: usize,
     /// The maximum number of bytes of the joined inputs of a batch.
     pub max_batch_bytes: usize,

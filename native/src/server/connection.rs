@@ -28,7 +28,7 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 256 << 10;
 /// The number of calls that a client may have cancelled before the server takes them from h2. With more, h2 ends the
-/// connection as that of an attacker; this is enough for a client that abandons many calls at once.
+/// connection as that of an attacker; this is enough for a client that abandons many calls at the same time.
 const CANCELLED_AT_ONCE: usize = 200;
 /// The factor by which metadata may exceed a call's limit and still be read, so that the call is refused with gRPC's
 /// error. If there is even more, h2 ends the connection.

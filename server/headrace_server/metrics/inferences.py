@@ -134,7 +134,7 @@ class InferenceCounts:
             self._counted.fail.add(1, round(seconds * NANOSECONDS))
 
     def _ended_at(self, seconds: float) -> None:
-        """Records when a run ended: runs are not counted in the order in which they end. Under the lock."""
+        """Records the latest end of a run: runs are not counted in the order in which they end. Under the lock."""
         self._ended = max(self._ended, seconds)
         self._counted.last = time.time() - (time.monotonic() - self._ended)
 

@@ -1,4 +1,4 @@
-"""Counts the values of an input's columns, and compares them with the input's profile: all columns at once."""
+"""Counts the values of an input's columns, and compares them with the input's profile: all columns together."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -170,7 +170,7 @@ impl State {
     /// Called when h2 reads a WINDOW_UPDATE of the connection; changes its payload, so that h2 gets only its part.
     pub fn window_enlarged(&mut self, payload: &mut [u8]) {
         if let Ok(number) = <[u8; 4]>::try_from(&*payload) {
-            let number = u32::from_be_bytes(number) & (u32::MAX >> 1); // the first bit means nothing
+            let number = u32::from_be_bytes(number) & (u32::MAX >> 1); // the first bit is reserved
             let for_h2 = self.windows.enlarged(number, self.shares());
             payload.copy_from_slice(&for_h2.to_be_bytes());
         }

@@ -39,7 +39,7 @@ class Ends:
         neighbours: Runs the signature.
         batch: A batch whose first two rows are kept.
         rows: The number of rows of the larger batch.
-        quickest_row: The seconds that a row takes.
+        quickest_row: The seconds per row in the run that was fastest per row.
     """
 
     neighbours: Neighbours

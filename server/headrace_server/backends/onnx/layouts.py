@@ -67,9 +67,10 @@ class Layouts:
         return size in self._known
 
     def is_second(self, size: int, graph: Graph) -> bool:
-        """Records that a file of this size has a graph, and returns whether another file had the same graph before.
+        """Records the graph of a file of this size, and returns whether it is time to determine the layout.
 
-        Only then is a layout worth its cost.
+        A layout is worth its cost if the previous file of this size had the same graph, and no layout of this size is
+        known.
         """
         if size > MOST_BYTES:
             return False

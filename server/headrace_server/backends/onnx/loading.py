@@ -111,7 +111,7 @@ def prepare_onnx(models: Iterable[Path], options: BackendOptions) -> object:
     """
     prepared = options.shared.get(Prepared, Prepared)
     if find_spec("headrace_native") is not None and not GPU_LIBRARIES.keys() & set(ort.get_available_providers()):
-        # A provider is missing, or headrace-native cannot be used: each load notices that, too.
+        # Nothing is prepared if a provider is missing or headrace-native unusable: each load reports that itself.
         with suppress(ServingError, ImportError, RuntimeError):
             providers = _providers(Path(), options)  # without a GPU, they are the same for all models
             if [name for name, _ in providers] == [CPU]:

@@ -43,7 +43,7 @@ ENDS_BY_STATUS = ("triton_grpc_error", "true")
 """The metadata of a call whose first failed run should end the stream."""
 
 MAX_RUNNING = 64
-"""The maximum number of requests of one stream that run at once; the next is read only after one has been answered."""
+"""The maximum number of requests of one stream that run together; the next is read only after one has been answered."""
 
 MAX_UNREAD = 16
 """The maximum number of answers that wait for a caller that reads slowly; further ones block their requests."""

@@ -130,7 +130,7 @@ def _from_rows(instances: list[Any], dtypes: DTypes) -> Arrays:
 
 
 def _stacked(instances: list[Any], dtypes: DTypes) -> Arrays | None:
-    """Converts all rows at once; None if a row differs from the others."""
+    """Converts all rows together; None if a row differs from the others."""
     values: dict[str, list[Any]]
     if not _is_record(instances[0]):
         values = {next(iter(dtypes)): instances}
