@@ -37,6 +37,7 @@ class Issuer:
         fetches: How often its keys were requested.
         is_up: Whether it answers.
         garbage: What it sends instead of HTTP, if it is not empty.
+        redirect: The URL that it redirects every request to, if it is not empty.
     """
 
     def __init__(self) -> None:
@@ -44,12 +45,18 @@ class Issuer:
         self.fetches = 0
         self.is_up = True
         self.garbage = b""
+        self.redirect = ""
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if issuer.garbage:
                     self.wfile.write(issuer.garbage)
+                    return
+                if issuer.redirect:
+                    self.send_response(302)
+                    self.send_header("Location", issuer.redirect)
+                    self.end_headers()
                     return
                 body = issuer.document(self.path)
                 self.send_response(200 if body is not None and issuer.is_up else 503)

@@ -9,6 +9,7 @@ from headrace_server.security.audit import AuditLog
 from headrace_server.security.certificates import check_certificate
 from headrace_server.security.followed import FollowedFile
 from headrace_server.security.gate import Gate, Ways
+from headrace_server.security.issuer_documents import secure_url
 from headrace_server.security.keys import read_keys
 from headrace_server.security.methods import Action
 from headrace_server.security.models.age import identities_of
@@ -18,7 +19,7 @@ from headrace_server.security.models.opening import Opener
 from headrace_server.security.models.roots import Root, Trust, make_signers, read_roots
 from headrace_server.security.packages import needs
 from headrace_server.security.policy import read_policy
-from headrace_server.security.tokens import KeySet, TokenOptions, Tokens, secure_url
+from headrace_server.security.tokens import KeySet, TokenOptions, Tokens
 from headrace_server.security.verdicts import Verdicts
 
 

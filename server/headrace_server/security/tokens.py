@@ -1,21 +1,18 @@
 """JSON Web Tokens of an OpenID Connect provider: the provider's keys, and the check of a call's token."""
 
 import hashlib
-import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from headrace_protos import Code
-from headrace_server.config.security import LOOPBACK
-from headrace_server.errors import ServingError, invalid
+from headrace_server.errors import ServingError
+from headrace_server.security.issuer_documents import fetch_json, secure_url
 from headrace_server.security.packages import needs
 from headrace_server.security.principal import Principal, Refused, unauthenticated
 
@@ -30,9 +27,7 @@ REFRESH_SECONDS = 300.0
 PAUSE_SECONDS = 10.0
 """The minimum number of seconds between two fetches, since anybody can send tokens with unknown keys."""
 
-MAX_DOCUMENT_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
-FETCH_SECONDS = 10.0
 MAX_KNOWN = 10_000
 """The maximum number of tokens whose check is remembered."""
 
@@ -58,21 +53,17 @@ class TokenOptions:
     leeway: float = 30.0
 
 
-def fetch_json(url: str) -> Any:
-    """Fetches the JSON document at a URL.
+@dataclass(frozen=True, slots=True)
+class IssuerKey:
+    """A public key of an issuer.
 
-    Raises:
-        ServingError: UNAVAILABLE if it cannot be fetched, or is not JSON.
+    Attributes:
+        key: The key, as PyJWT takes it.
+        algorithms: The algorithms by which a token may be signed with it.
     """
-    try:
-        request = Request(url, headers={"Accept": "application/json"})
-        with urlopen(request, timeout=FETCH_SECONDS) as response:
-            body = response.read(MAX_DOCUMENT_BYTES + 1)
-        if len(body) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
-        return json.loads(body)
-    except (HTTPException, OSError, ValueError) as error:
-        raise ServingError(Code.UNAVAILABLE, f"{url} cannot be fetched: {error}") from error
+
+    key: Any
+    algorithms: Sequence[str]
 
 
 class KeySet:
@@ -92,7 +83,7 @@ class KeySet:
     ) -> None:
         with needs("auth"):
             import jwt
-        self._make = jwt.PyJWKSet.from_dict
+        self._make = jwt.PyJWK.from_dict
         self._errors = jwt.PyJWTError
         self._options = options
         self._fetch = fetch
@@ -100,10 +91,10 @@ class KeySet:
         self._lock = Lock()
         self._document: Any = None
         self._looked: Any = None  # the document at the last `look`
-        self._keys: Mapping[str, Any] = {}
+        self._keys: Mapping[str, IssuerKey] = {}
         self._tried: float | None = None
 
-    def key(self, key_id: str) -> Any:
+    def key(self, key_id: str) -> "IssuerKey":
         """A key by its ID; an empty ID means the only key. For an unknown ID, the keys are fetched again.
 
         Raises:
@@ -133,7 +124,7 @@ class KeySet:
         before, self._looked = self._looked, self._document
         return any(key not in self._looked["keys"] for key in before["keys"])
 
-    def _find(self, key_id: str) -> Any:
+    def _find(self, key_id: str) -> "IssuerKey | None":
         keys = self._keys
         if not key_id:
             return next(iter(keys.values())) if len(keys) == 1 else None
@@ -152,14 +143,23 @@ class KeySet:
             self._tried = now
             document = self._fetch(self._options.jwks_url or self._discovered())
             try:
-                keys = {key.key_id or "": key for key in self._make(document).keys}
-            except (self._errors, AttributeError, TypeError) as error:
+                keys = dict(self._usable(document["keys"]))
+            except (KeyError, AttributeError, TypeError) as error:
                 raise ServingError(Code.UNAVAILABLE, f"the issuer's keys cannot be read: {error}") from error
             if self._document is None:
                 self._looked = document
             self._document, self._keys = document, keys
         finally:
             self._lock.release()
+
+    def _usable(self, documents: Sequence[dict[str, Any]]) -> "Iterator[tuple[str, IssuerKey]]":
+        """The keys for signatures, by their IDs; all other keys of the issuer are left out, as RFC 7517 asks."""
+        for document in documents:
+            with suppress(self._errors):
+                made = self._make(document)
+                algorithms = _algorithms(document, made.algorithm_name)
+                if algorithms:
+                    yield made.key_id or "", IssuerKey(made.key, algorithms)
 
     def _discovered(self) -> str:
         """The URL of the issuer's keys. OpenID Connect Discovery 1.0, section 4: the document must name this issuer."""
@@ -192,6 +192,7 @@ class Tokens:
         self._clock = clock
         self._lock = Lock()
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
+        self._forgotten = 0  # how often all checks have been forgotten
 
     def known(self, token: str) -> Principal | None:
         """The principal of a token that has been checked before and is still valid."""
@@ -207,18 +208,26 @@ class Tokens:
             Refused: UNAUTHENTICATED if the token is not valid.
             ServingError: UNAVAILABLE if the issuer's keys cannot be fetched.
         """
-        claims = self._claims(token)
-        name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
-        if not isinstance(name, str) or not name:
-            raise unauthenticated(f"the token has no claim {self._options.name_claim!r} with a non-empty string")
-        groups = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else ()
-        of = frozenset(f"jwt-group:{group}" for group in groups if isinstance(group, str))
-        principal = Principal(f"jwt:{name}", of, expires=float(claims["exp"]) + self._options.leeway)
+        before = self._forgotten  # read before anything that the check depends on
+        principal = self._principal(self._claims(token))
         with self._lock:
-            self._known[_digest(token)] = principal
+            if self._forgotten == before:  # otherwise the key may have been withdrawn meanwhile
+                self._known[_digest(token)] = principal
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
         return principal
+
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        name, groups = claims.get(self._options.name_claim), claims.get(self._options.groups_claim, ())
+        if not name or not _is_text(name):
+            raise unauthenticated(f"the token has no claim {self._options.name_claim!r} with a non-empty string")
+        groups = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else ()
+        of = frozenset(f"jwt-group:{group}" for group in groups if _is_text(group))
+        try:
+            expires = float(claims["exp"]) + self._options.leeway
+        except OverflowError as error:
+            raise unauthenticated("the token expires later than the clock can count") from error
+        return Principal(f"jwt:{name}", of, expires)
 
     def look(self) -> bool:
         """Refreshes the issuer's keys; returns whether one was withdrawn, so that every token must be checked again."""
@@ -226,6 +235,7 @@ class Tokens:
         if changed:
             with self._lock:
                 self._known.clear()
+                self._forgotten += 1
         return changed
 
     def _claims(self, token: str) -> dict[str, Any]:
@@ -236,18 +246,36 @@ class Tokens:
             header = jwt.get_unverified_header(token)
             if header.get("alg") not in ALGORITHMS:
                 raise unauthenticated("the token is signed by an algorithm that is not accepted")
+            if "crit" in header:
+                raise unauthenticated("the token has an extension that is not understood")
+            key = self._keys.key(str(header.get("kid") or ""))
             claims: dict[str, Any] = jwt.decode(
                 token,
-                self._keys.key(str(header.get("kid") or "")),
-                algorithms=list(ALGORITHMS),
+                key.key,
+                algorithms=list(key.algorithms),
                 audience=list(options.audience),
                 issuer=options.issuer,
                 leeway=options.leeway,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:
             raise _refusal(error, jwt) from error
         return claims
+
+
+def _algorithms(document: Mapping[str, Any], algorithm: str) -> Sequence[str]:
+    """The accepted algorithms of a published key, to which PyJWT gives one algorithm; none if it signs no tokens."""
+    uses = document.get("key_ops", ["verify"])
+    if document.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
+        return ()
+    if document.get("kty") == "RSA" and not document.get("alg"):
+        return [name for name in ALGORITHMS if name.startswith(("RS", "PS"))]
+    return [name for name in ALGORITHMS if name == algorithm]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a claim's value is a string that has an encoding: JSON may contain a half of a surrogate pair."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _refusal(error: Exception, jwt: Any) -> Refused:
@@ -259,20 +287,6 @@ def _refusal(error: Exception, jwt: Any) -> Refused:
         jwt.InvalidIssuerError: "the token is from another issuer",
     }
     return unauthenticated(said.get(type(error), "the token is not valid"))
-
-
-def secure_url(name: str, url: str) -> str:
-    """Checks that nobody can change what a URL returns on the way: it is https, or on this machine. Returns the URL.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT if the URL is neither.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname or parts.scheme not in ("https", "http"):
-        raise invalid(f"{name} must be a URL that begins with https://; was {url!r}")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise invalid(f"{name} must be a URL that begins with https://, unless it is on this machine; was {url!r}")
-    return url
 
 
 def _digest(token: str) -> bytes:

@@ -13,8 +13,9 @@ import pytest
 
 from headrace_protos import Code
 from headrace_server.errors import ServingError
+from headrace_server.security.issuer_documents import fetch_json, secure_url
 from headrace_server.security.principal import Refused
-from headrace_server.security.tokens import PAUSE_SECONDS, REFRESH_SECONDS, KeySet, TokenOptions, Tokens, secure_url
+from headrace_server.security.tokens import PAUSE_SECONDS, REFRESH_SECONDS, KeySet, TokenOptions, Tokens
 from tests.support.clock import Clock
 from tests.support.issuer import AUDIENCE, Issuer, new_key
 
@@ -57,6 +58,7 @@ def test_each_kind_of_signature(issuer: Issuer, tokens: Tokens, algorithm: str) 
     [
         ({"exp": 1}, "the token has expired"),
         ({"exp": None}, "the token is not valid"),
+        ({"exp": 10**400}, "the token expires later than the clock can count"),
         ({"nbf": 4_000_000_000}, "the token is not valid yet"),
         ({"aud": "elsewhere"}, "the token is for another audience"),
         ({"aud": None}, "the token is not valid"),
@@ -64,6 +66,7 @@ def test_each_kind_of_signature(issuer: Issuer, tokens: Tokens, algorithm: str) 
         ({"iss": None}, "the token is not valid"),
         ({"sub": None}, "the token has no claim 'sub'"),
         ({"sub": ""}, "the token has no claim 'sub'"),
+        ({"sub": "\ud800"}, "the token has no claim 'sub'"),
     ],
 )
 def test_errors_in_claims(issuer: Issuer, tokens: Tokens, claims: dict[str, Any], said: str) -> None:
@@ -212,3 +215,89 @@ def test_callers_with_a_known_key_do_not_wait_for_a_hanging_issuer(
         assert "does not have" in reason(tokens, stranger)
         answer.set()
         assert "does not have" in waits.result()
+
+
+def test_a_check_that_a_withdrawal_overtakes_is_not_remembered(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    old, key = issuer.token(), tokens._keys.key
+    tokens.check(issuer.token(sub="bob"))
+
+    def overtaken(key_id: str) -> Any:
+        found = key(key_id)
+        issuer.keys["second"] = ("ES256", new_key())
+        issuer.keys.pop("first", None)
+        clock.now += REFRESH_SECONDS
+        assert tokens.look()
+        return found
+
+    tokens._keys.key = overtaken  # type: ignore[method-assign]
+    tokens.check(old)
+    assert tokens.known(old) is None
+
+
+def with_keys(*documents: dict[str, Any]) -> Tokens:
+    """Checks tokens of an issuer whose keys are these."""
+    options = TokenOptions("https://issuer.example", (AUDIENCE,), "https://issuer.example/keys")
+    return Tokens(options, KeySet(options, lambda _: {"keys": list(documents)}))
+
+
+def signed(key: Any, algorithm: str, **header: Any) -> str:
+    """A token that an issuer has signed in this way."""
+    claims = {"iss": "https://issuer.example", "aud": AUDIENCE, "sub": "alice", "exp": 4_000_000_000}
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": "own", **header})
+
+
+RSA = new_key("RS256")
+PUBLISHED: dict[str, Any] = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA.public_key())), "kid": "own"}  # type: ignore[arg-type]
+PUBLISHED.pop("key_ops", None)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {**PUBLISHED, "use": "enc"},
+        {**PUBLISHED, "key_ops": ["encrypt", "wrapKey"]},
+        {**PUBLISHED, "alg": "RSA-OAEP"},
+        {**PUBLISHED, "alg": "PS256"},
+    ],
+)
+def test_a_key_that_is_not_for_such_signatures(document: dict[str, Any]) -> None:
+    assert reason(with_keys(document), signed(RSA, "RS256")) in (
+        "the token is signed with a key that its issuer does not have",
+        "the token is not valid",
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256"])
+def test_an_rsa_key_that_names_no_algorithm(algorithm: str) -> None:
+    assert with_keys(PUBLISHED).check(signed(RSA, algorithm)).name == "jwt:alice"
+
+
+def test_extensions_that_must_be_understood() -> None:
+    headers: list[dict[str, Any]] = [{"crit": ["b64"], "b64": True}, {"crit": ["x"], "x": 1}, {"crit": []}]
+    for header in headers:
+        assert reason(with_keys(PUBLISHED), signed(RSA, "RS256", **header)) in (
+            "the token has an extension that is not understood",
+            "the token is not valid",
+        )
+
+
+def test_an_issuer_that_withdraws_its_last_key(issuer: Issuer, tokens: Tokens, clock: Clock) -> None:
+    old = issuer.token()
+    tokens.check(old)
+    issuer.keys.clear()
+    clock.now += REFRESH_SECONDS
+    assert tokens.look()
+    assert tokens.known(old) is None
+    assert "does not have" in reason(tokens, old)
+
+
+@pytest.mark.parametrize("target", ["http://issuer.example/jwks", "ftp://127.0.0.1/jwks", "http://192.0.2.1/jwks"])
+def test_a_redirect_to_where_somebody_could_change_the_keys(issuer: Issuer, target: str) -> None:
+    issuer.redirect = target
+    with pytest.raises(
+        ServingError, match="cannot be fetched: what it redirects to must be a URL that begins"
+    ) as error:
+        fetch_json(f"{issuer.url}/jwks")
+    assert error.value.code == Code.UNAVAILABLE
+    issuer.redirect = ""
+    assert fetch_json(f"{issuer.url}/jwks")["keys"]
