@@ -30,20 +30,27 @@ class FollowedFile(Generic[T]):
     def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
         self._path = path
         self._read = read
+        self._failed: tuple[int, ...] | None = None  # the state in which reading failed last
         self._seen = _state(path)
         self.value = read(path)
 
     def look(self) -> bool:
-        """Checks the file, and returns whether the content has changed; if it cannot be read, the old content stays."""
+        """Checks the file, and returns whether the content has changed.
+
+        If the file cannot be read, the old content stays, and the next call tries again: the cause may be a lack of
+        descriptors, which passes without a change of the file.
+        """
         state = _state(self._path)
         if state == self._seen:
             return False
-        self._seen = state
         try:
             value = self._read(self._path)
         except ServingError as error:
-            log.error("the previous contents stay in use: %s", error.message)
+            if state != self._failed:
+                log.error("the previous contents stay in use: %s", error.message)
+            self._failed = state
             return False
+        self._seen, self._failed = state, None
         log.info("%s read again", self._path)
         changed = value != self.value
         self.value = value

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -86,7 +86,9 @@ class Gate:
         # Tokens are checked on threads of their own: an issuer that does not answer must not delay anything else.
         self._checking = ThreadPoolExecutor(CHECKING_THREADS, "gate-tokens")
         self._stopping = Event()
-        self._thread = Thread(target=self._watch, name="gate", daemon=True)
+        # An issuer that does not answer must not delay the files either, so it has a thread of its own.
+        self._files = Thread(target=self._watch, args=(self.look_at_files,), name="gate", daemon=True)
+        self._issuer = Thread(target=self._watch, args=(self.look_at_issuer,), name="gate-issuer", daemon=True)
 
     @property
     def audits(self) -> bool:
@@ -95,15 +97,17 @@ class Gate:
 
     def start(self) -> None:
         """Starts watching the gate's files, and writing the transport's lines of the audit log."""
-        self._thread.start()
+        self._files.start()
+        if self._ways.tokens is not None:
+            self._issuer.start()
         if self._audit is not None and self.verdicts.lines is not None:
             self._audit.follow(self.verdicts.lines)
 
     def stop(self) -> None:
-        """Stops watching."""
+        """Stops watching, without waiting for an issuer that does not answer."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._files.is_alive():
+            self._files.join()
         self._checking.shutdown(wait=False, cancel_futures=True)
         if self._audit is not None:
             self._audit.close()
@@ -116,12 +120,12 @@ class Gate:
             action: The action of the call; for actions that need no credentials, invalid credentials count as none.
 
         Raises:
-            Refused: UNAUTHENTICATED if the credentials are invalid.
+            Refused: UNAUTHENTICATED if the credentials are invalid or have expired.
             ServingError: UNAVAILABLE if the credentials cannot be checked now.
         """
         visit.generation = self.verdicts.generation  # read before anything that a verdict depends on
         try:
-            visit.principal = await self._principal(visit.credentials)
+            visit.principal = _unexpired(await self._principal(visit.credentials))
         except ServingError:
             if action not in self._open:
                 raise
@@ -160,9 +164,18 @@ class Gate:
 
     def look(self) -> None:
         """Checks whether anything has changed that verdicts depend on."""
-        looks = (self._ways.keys, self._policy, self._ways.tokens)
-        changed = [each.look() for each in looks if each is not None]  # every file must be checked
+        self.look_at_files()
+        self.look_at_issuer()
+
+    def look_at_files(self) -> None:
+        """Checks whether the keys or the policy have changed."""
+        changed = [each.look() for each in (self._ways.keys, self._policy) if each is not None]  # both must be checked
         if any(changed):
+            self.verdicts.clear()
+
+    def look_at_issuer(self) -> None:
+        """Checks whether the issuer of tokens has withdrawn a key. May wait for the issuer."""
+        if self._ways.tokens is not None and self._ways.tokens.look():
             self.verdicts.clear()
 
     async def _principal(self, credentials: Credentials) -> Principal:
@@ -237,16 +250,29 @@ class Gate:
         about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
         return Refused(Code.PERMISSION_DENIED, f"{principal.name} has no right to {need.action or 'this call'}{about}")
 
-    def _watch(self) -> None:
+    def _watch(self, look: Callable[[], None]) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             try:
-                self.look()
+                look()
             except Exception:
-                log.exception("the files with keys and policy cannot be read")
+                log.exception("changes of the keys, the policy or the tokens' issuer cannot be noticed")
 
 
 def _exhausted(principal: Principal, rule: Grant) -> str:
     return f"{principal.name} has reached the limit of rule {rule.number} of the policy; try again later"
+
+
+def _unexpired(principal: Principal) -> Principal:
+    """Returns a principal whose credentials are still valid.
+
+    A transport checks a certificate only when a connection begins, which may last longer than the certificate.
+
+    Raises:
+        Refused: UNAUTHENTICATED if the credentials have expired.
+    """
+    if principal.expires is not None and time.time() >= principal.expires:
+        raise unauthenticated("the credentials have expired")
+    return principal
 
 
 def _bearer(authorization: str) -> str:

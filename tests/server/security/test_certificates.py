@@ -125,8 +125,8 @@ def test_a_key_is_preferred_to_the_certificate(mutual: Mutual) -> None:
     assert set(outcomes(mutual, trainer, "Bearer wrong")) == {Outcome.UNAUTHENTICATED}
 
 
-def expired(authority: Pem) -> Pem:
-    """A certificate that expired a day ago."""
+def valid_for(authority: Pem, left: timedelta) -> Pem:
+    """A certificate that expires after this time, or has expired if the time is negative."""
     now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
     signer = serialization.load_pem_private_key(authority.key.encode(), None)
@@ -138,7 +138,8 @@ def expired(authority: Pem) -> Pem:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=2))
-        .not_valid_after(now - timedelta(days=1))
+        .not_valid_after(now + left)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(signer, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
@@ -149,8 +150,19 @@ def expired(authority: Pem) -> Pem:
 def test_certificates_that_are_missing_expired_or_of_another_authority_do_not_connect(mutual: Mutual) -> None:
     folder = mutual.folder / "other"
     folder.mkdir()
-    for pem in (None, Authority(folder).sign("trainer"), expired(mutual.authority.pem)):
+    for pem in (None, Authority(folder).sign("trainer"), valid_for(mutual.authority.pem, -timedelta(days=1))):
         assert ask_tf_serving(mutual.client(pem), "predict", MODEL, "").outcome is Outcome.OTHER
+
+
+def test_a_certificate_that_expires_while_its_connection_is_open(mutual: Mutual) -> None:
+    target = mutual.client(valid_for(mutual.authority.pem, timedelta(seconds=4)))
+    own = [ask for api, ask in APIS.items() if "grpc" in api]  # over HTTP, these tests open a connection for each call
+
+    assert {ask(target, "predict", MODEL, "").outcome for ask in own} == {Outcome.OK}
+    eventually(lambda: ask_tf_serving(target, "predict", MODEL, "").outcome is Outcome.UNAUTHENTICATED)
+    assert {ask(target, method, MODEL, "").outcome for ask in own for method in ("predict", "metadata")} == {
+        Outcome.UNAUTHENTICATED
+    }
 
 
 def test_a_name_taken_out_of_the_policy_is_refused(mutual: Mutual) -> None:

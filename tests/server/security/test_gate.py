@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from errno import EMFILE
 from pathlib import Path
 from queue import Queue
+from threading import Event
 from typing import Any
 
 import grpc
@@ -14,10 +17,12 @@ from headrace_protos import ReloadConfigRequest
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from headrace_server.commands.headrace import main
 from headrace_server.config.security import AuthOptions
-from headrace_server.errors import ServingError
+from headrace_server.errors import ServingError, unreadable
+from headrace_server.security.followed import FollowedFile
 from headrace_server.security.gate import Gate
 from headrace_server.security.keys import create_key, revoke_keys
 from headrace_server.security.methods import Need
+from headrace_server.security.tokens import Tokens
 from headrace_server.security.visit import Visit
 from tests.conftest import Make, Run
 from tests.server.security.calls import APIS, Outcome, Target, ask_tf_serving, target_of
@@ -132,6 +137,64 @@ def test_a_changed_policy_applies_after_the_next_poll(running: Run, tmp_path: Pa
     assert own.ask() is Outcome.DENIED, "what was read before stays in force"
     own.policy.write_text(ONLY_MODEL)
     eventually(lambda: own.ask() is Outcome.OK)
+
+
+def test_a_hanging_issuer_delays_no_other_change(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    assert own.ask() is own.ask() is Outcome.OK
+    fetching, answer = Event(), Event()
+
+    class Hanging(Tokens):
+        def __init__(self) -> None:
+            """Has no keys."""
+
+        def look(self) -> bool:
+            fetching.set()
+            return answer.wait(60) and False
+
+    ways = replace(own.gate._ways, tokens=Hanging())
+    gate = Gate(ways, own.gate._policy, [], own.gate.verdicts)
+    own.gate.stop()
+    gate.start()
+    try:
+        assert fetching.wait(60)
+        own.policy.write_text(ONLY_MODEL + "allow = false\n")
+        eventually(lambda: own.ask() is Outcome.DENIED)
+        own.policy.write_text(ONLY_MODEL)
+        eventually(lambda: own.ask() is Outcome.OK)
+        revoke_keys(own.keys, "shop")
+        eventually(lambda: own.ask() is Outcome.UNAUTHENTICATED)
+        gate.stop()
+    finally:
+        answer.set()
+
+
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, failing = tmp_path / "file", [False]
+    file.write_text("a")
+
+    def read(path: Path) -> str:
+        if failing[0]:
+            raise unreadable(path, OSError(EMFILE, "Too many open files"))
+        return path.read_text()
+
+    followed = FollowedFile(file, read)
+    file.write_text("revoked")
+    failing[0] = True
+    assert [followed.look(), followed.look()] == [False, False]
+    assert (followed.value, caplog.text.count("Too many open files")) == ("a", 1)
+    failing[0] = False
+    assert [followed.look(), followed.look()] == [True, False]
+    assert followed.value == "revoked"
+
+
+def test_a_preflight_request_reads_no_page(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, "", rest_api_enable_cors_support=True)
+    for path in ("/metrics", "/monitoring/prometheus/metrics", "/page/state", "/page/options"):
+        assert own.target.http("OPTIONS", path).outcome is Outcome.UNAUTHENTICATED, path
+    preflight = own.target.http("OPTIONS", f"/v2/models/{MODEL}/infer")
+    assert (preflight.outcome, preflight.text) == (Outcome.OK, "")
+    assert preflight.headers["access-control-allow-origin"] == "*"
 
 
 def test_the_native_transport_asks_python_once_for_each_caller_and_model(

@@ -36,6 +36,7 @@ class Needs:
 
     def __init__(self, pages: Mapping[str, Action], calls: Mapping[str, Need] | None = None) -> None:
         shown = {**dict.fromkeys(PATHS, Action.HEALTH), **pages}
+        self._pages = frozenset(shown)
         self._calls = {**{path: Need(action) for path, action in shown.items()}, **(calls or {})}
 
     def of(self, request: HttpRequest) -> Need:
@@ -45,6 +46,10 @@ class Needs:
         if request.path == "/v2" or request.path.startswith("/v2/"):
             return _of_v2(request)
         return _of_v1(request) if UNDER_V1.fullmatch(request.target) else Need(None)
+
+    def is_page(self, request: HttpRequest) -> bool:
+        """Whether a request is for a page, and not for a call of an API."""
+        return request.path in self._pages
 
 
 def _of_v1(request: HttpRequest) -> Need:
@@ -81,8 +86,10 @@ class GuardedApi:
 
     async def answer(self, request: HttpRequest, delivery: LoopDelivery) -> HttpAnswer:
         """See `HttpApi`."""
-        if request.method == "OPTIONS" and self._cors:
-            return await self._api.answer(request, delivery)  # browsers send no credentials with a preflight request
+        if request.method == "OPTIONS" and self._cors and not self._needs.is_page(request):
+            # Browsers send no credentials with a preflight request. The APIs answer it without looking at a model; a
+            # page may answer it like any other request.
+            return await self._api.answer(request, delivery)
         began = time.monotonic()
         visit = Visit(Credentials(request.header("authorization"), request.certificate, request.peer))
         need = NO_CALL
