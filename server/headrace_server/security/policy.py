@@ -57,7 +57,7 @@ class Grant:
     Attributes:
         number: The rule's position in the file, from 1.
         who: Names of principals and groups.
-        models: Patterns of model names.
+        models: Patterns of model names, for `fnmatchcase`.
         actions: The actions that the rule applies to.
         allow: Whether the actions are allowed.
         limits: The limits for each of the rule's principals.
@@ -181,7 +181,7 @@ def _rule(path: Path, number: int, table: Mapping[str, Any]) -> Grant:
     return Grant(
         number,
         frozenset(read.who),
-        read.models,
+        tuple(pattern.replace("[", "[[]") for pattern in read.models),  # only * and ? are wildcards
         frozenset(map(Action, read.methods)),
         read.allow,
         Limits(read.calls_per_second, read.rows_per_second, read.concurrent_calls),

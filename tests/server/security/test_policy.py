@@ -49,6 +49,14 @@ def test_the_first_rule_that_applies_to_a_call_decides(tmp_path: Path) -> None:
     assert rule(policy, Principal("key:other"), "secret", Action.METADATA) == 3
 
 
+def test_only_stars_and_question_marks_are_wildcards(tmp_path: Path) -> None:
+    forbidden = policy_of(tmp_path, '[[rules]]\nwho=["*"]\nmodels=["a[1]","[!x]"]\nallow=false\n[[rules]]\nwho=["*"]')
+    allowed = policy_of(tmp_path, '[[rules]]\nwho=["*"]\nmodels=["a[1-9]*", "[b]?"]')
+
+    assert [rule(forbidden, SHOP, model) for model in ("a[1]", "[!x]", "a1", "y")] == [0, 0, 2, 2]
+    assert [rule(allowed, SHOP, model) for model in ("a[1-9]", "a[1-9]b", "[b]c", "a1", "bc")] == [1, 1, 1, 0, 0]
+
+
 def test_calls_for_all_models_need_a_rule_for_all(tmp_path: Path) -> None:
     some = policy_of(tmp_path, '[[rules]]\nwho = ["*"]\nmodels = ["a*"]')
     every = policy_of(tmp_path, '[[rules]]\nwho = ["*"]')
