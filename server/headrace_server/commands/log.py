@@ -38,7 +38,9 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """Formats each record as a line with date, time, time zone and level; formats the time once per second.
 
-    A server that starts with thousands of models writes thousands of lines in a few seconds.
+    A server that starts with thousands of models writes thousands of lines in a few seconds. Further lines of a message
+    are indented, and other control characters escaped: a name from a caller could otherwise forge a record, or change
+    the terminal.
     """
 
     def __init__(self) -> None:
@@ -52,8 +54,16 @@ class TextFormatter(logging.Formatter):
             second = int(record.created)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
             self._stamp = (second, stamp)
-        line = f"{stamp} {record.levelname:<7} {record.getMessage()}"
+        line = f"{stamp} {record.levelname:<7} {_harmless(record.getMessage())}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+_CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+_CONTROLS |= {ord("\t"): "\t", ord("\n"): "\n  "}
+
+
+def _harmless(text: str) -> str:
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 class StderrHandler(_Handler):

@@ -1,5 +1,6 @@
 """A log line for every call that has ended."""
 
+import json
 import logging
 from contextvars import ContextVar
 from typing import Protocol
@@ -10,6 +11,10 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID: ContextVar[str] = ContextVar("headrace-request-id", default="-")
 """The ID of the call that the current task answers."""
+
+
+MAX_NAME = 100
+"""The maximum number of characters of a model's name that are written."""
 
 
 class Counts(Protocol):
@@ -45,5 +50,11 @@ class LoggedMethod:
 
 
 def log_call(method: str, model: str, code: str, seconds: float) -> None:
-    """Logs a call that has ended; a model's name from a caller is truncated."""
-    log.info("%s model=%.100s code=%s ms=%.3f id=%s", method, model or "-", code, seconds * 1e3, REQUEST_ID.get())
+    """Logs a call that has ended."""
+    log.info("%s model=%s code=%s ms=%.3f id=%s", method, _shown(model), code, seconds * 1e3, REQUEST_ID.get())
+
+
+def _shown(model: str) -> str:
+    """A model's name from a caller, truncated; as JSON if it could be taken for other parts of the line."""
+    name = model[:MAX_NAME]
+    return name or "-" if name.isprintable() and " " not in name and '"' not in name else json.dumps(name)

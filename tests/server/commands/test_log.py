@@ -1,6 +1,7 @@
 """Log lines: their format, their number, and one line for each call."""
 
 import json
+import logging
 import re
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from headrace_protos import PredictRequest, PredictResponse
 from headrace_server.commands.headrace import main
+from headrace_server.commands.log import TextFormatter
+from headrace_server.metrics.access_log import log_call
 from tests.conftest import Serve
 from tests.support import models
 from tests.support.calls import PREDICT, Caller, floats, predict_request
@@ -41,6 +44,25 @@ def test_json(serving: Serve, tmp_path: Path) -> None:
 
     assert {"time", "level", "logger", "message"} <= set(lines[0])
     assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
+
+
+def test_a_name_forges_no_record() -> None:
+    text = 'm code=OK ms=1.0 id=1\n2026-01-01T00:00:00+0000 INFO    forged\x1b[2J\u2028"'
+    record = logging.makeLogRecord({"msg": "model %s is gone", "args": (text,), "levelname": "INFO"})
+
+    lines = TextFormatter().format(record).split("\n")
+    assert [line[:2] for line in lines] == [lines[0][:2], "  "]
+    assert lines[1].endswith('forged\\x1b[2J\\u2028" is gone')
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [("m", "m"), ("", "-"), ("é" * 101, "é" * 100), ("m code=OK", '"m code=OK"'), ("m\nx", r'"m\nx"'), ('"', r'"\""')],
+)
+def test_a_model_in_the_access_log(caplog: pytest.LogCaptureFixture, model: str, shown: str) -> None:
+    with caplog.at_level(logging.INFO):
+        log_call("Predict", model, "NOT_FOUND", 0.001)
+    assert caplog.messages == [f"Predict model={shown} code=NOT_FOUND ms=1.000 id=-"]
 
 
 def test_every_call(serving: Serve, tmp_path: Path) -> None:
