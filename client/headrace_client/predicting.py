@@ -39,7 +39,7 @@ class Predicting:
         return self.declared.should_ask(self.wanted, error, converted=not request.same_dtypes(inputs, _sent(call)))
 
     def again(self, inputs: Inputs, call: PredictCall, error: ServerError) -> PredictCall:
-        """Returns the call to make once more; raises the refusal, explained, if it would be the same."""
+        """Returns the call for a second try; if it would be the same call, raises the refusal with an explanation."""
         again = self.call(inputs)
         if request.same_dtypes(_sent(again), _sent(call)):
             raise self.declared.explained(self.wanted, _sent(call), error) from error.__cause__

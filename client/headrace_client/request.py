@@ -74,7 +74,7 @@ class Retry:
         if not 1 <= self.attempts <= 5:
             message = f"attempts must be from 1 to 5; was {self.attempts}"
             raise ValueError(message)
-        # Below this, gRPC itself is faulty: some releases lose a call whose backoff is about a millisecond.
+        # Below 10 ms, gRPC itself is faulty: some releases lose a call whose backoff is about a millisecond.
         if not 0.01 <= self.backoff <= self.max_backoff:
             message = f"backoff must be from 0.01 s to max_backoff; was {self.backoff}"
             raise ValueError(message)

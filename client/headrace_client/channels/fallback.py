@@ -51,7 +51,8 @@ class FallbackChannel:
     def call_many(self, calls: Sequence[Call[Any]], timeout: float | None, in_flight: int) -> list[Any]:
         """Makes calls, up to `in_flight` at a time; returns the result of each in order: an answer or a ServerError.
 
-        Until a call has been answered, the first one is made alone: if the handshake fails, each call would try it.
+        As long as no call has been answered, the first one is made alone, so that only one call tries a handshake that
+        may fail.
         """
         alone = 0 if self._answered else 1
         first = self._call_some(calls[:alone], timeout, in_flight)

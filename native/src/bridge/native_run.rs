@@ -189,7 +189,7 @@ enum Encoded {
     All,
     /// None, because an answer cannot be made from the outputs.
     None,
-    /// Some, because of a panic.
+    /// Only some of them, because encoding panicked.
     Part,
 }
 

@@ -166,7 +166,7 @@ impl Block {
         }
     }
 
-    /// Rewrites the byte at one position of an authority.
+    /// Replaces the byte at a position of an authority with `-` if it is not allowed there.
     fn rewrite(&mut self, byte: &mut u8, at: usize) {
         if at == 0 {
             (self.colons, self.bracketed) = (0, *byte == b'[');

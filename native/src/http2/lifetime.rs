@@ -1,7 +1,7 @@
 //! How long a connection lives: keepalive, age, idleness, and too many pings.
 //!
 //! The benefit: the channel arguments of gRPC's servers (`--grpc_channel_arguments`) mean the same on this transport as
-//! on grpcio's. Nothing here runs per request: it is called whenever everything that has arrived has been read.
+//! on grpcio's. Nothing here runs per request: this code is called whenever everything that has arrived has been read.
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;

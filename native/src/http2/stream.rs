@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::socket::{SharedTcp, Socket, either};
 use super::tls::HTTP2;
 
-/// How long to wait before looking again at a client that has sent a single letter.
+/// How long to wait before peeking again if only one byte has arrived, which does not tell the protocol.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const LOOKS: u32 = 1_000;
 
@@ -61,7 +61,7 @@ async fn begins_http2(socket: &TcpStream) -> io::Result<bool> {
             count => return Ok(count == 2 && first == *b"PR"),
         }
     }
-    Ok(false) // HTTP/2 clients send more than one letter at once
+    Ok(false) // HTTP/2 clients send more than one byte at a time
 }
 
 impl AsyncRead for Stream {

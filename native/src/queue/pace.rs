@@ -15,7 +15,7 @@ pub struct Bounds {
 /// forgotten in time.
 const FORGET: f64 = 1.02;
 
-/// The longest duration of a brief run, as a fraction of that of a fast run.
+/// The longest duration of a run that counts as brief, as a fraction of the longest one of a run that counts as fast.
 const BRIEF: f64 = 0.2;
 
 /// How long the runs of one lane take. Sizes are in bytes of input. They are needed because a fast run of a small batch

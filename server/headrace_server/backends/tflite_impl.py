@@ -112,8 +112,8 @@ class _Interpreter:
     def _forget(self) -> None:
         """Removes the data of a run, which belong to its caller, and resets the variables of the model."""
         if self._assigns:
-            # No method of an interpreter resets the model's variables, so a new interpreter is created, in about 0.6
-            # ms.
+            # No method of an interpreter resets the model's variables, so a new interpreter is created, which takes
+            # about 0.6 ms.
             self._interpreter, self._shapes = _begin(self._content), dict(self._declared)
         else:
             self._interpreter.reset_all_variables()

@@ -169,7 +169,10 @@ class _Run:
 
 
 def _read_only(array: Array) -> Array:
-    """A view for one of several steps: a Python model in this process, which may write into its inputs, gets a copy."""
+    """A read-only view, since other steps may read the same array.
+
+    A Python model in this process gets a copy of it, because it may write into its inputs.
+    """
     view = array.view()
     view.flags.writeable = False
     return view

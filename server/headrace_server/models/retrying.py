@@ -9,11 +9,11 @@ log = logging.getLogger(__name__)
 
 
 class Retrying:
-    """Restarts failed versions.
+    """Loads failed versions again.
 
-    A version is restarted once its files differ from those of its last try, have not changed between two scans, and its
-    pause is over. The pause doubles with each failure. Files that change between all scans, such as a log, do not delay
-    a version for longer than a minute.
+    A version is loaded again once its files differ from those of its last try, have not changed between two scans, and
+    its pause is over. The pause doubles with each failure. Files that change between all scans, such as a log, do not
+    delay a version for longer than a minute.
 
     TF Serving: with `enable_reload_servables_with_error`, a failed version is loaded again at every scan, even if
     nothing has changed.

@@ -168,7 +168,7 @@ class Model:
         self._touch()
 
     def fail(self, version: int, error: ServingError, now: float) -> None:
-        """Records that a version's last try has failed; it is restarted when its files change."""
+        """Records that a version's last try has failed; it is loaded again when its files change."""
         trouble = self.troubles.setdefault(version, Trouble())
         trouble.rounds, trouble.files, trouble.failed_at = trouble.rounds + 1, self.loading[version].files, now
         self.end(version, error)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from headrace_server.errors import unreadable
 
 MAX_NAME = 256
-"""The maximum number of characters of a caller's model name that are written."""
+"""The maximum number of characters that are written of a model's name, which the caller may have invented."""
 
 GATHER_SECONDS = 0.02
 """Seconds between two writes of lines that another source collects."""

@@ -27,7 +27,7 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 class OciStore:
-    """A tag or a digest in a repository of a registry.
+    """A version of a model in a registry: a tag or a digest in one of its repositories.
 
     Args:
         uri: `oci://host/repository:tag` or `oci://host/repository@sha256:...`. Hosts on this machine are contacted

@@ -31,7 +31,7 @@ class Layout:
             a model is loaded.
 
     Raises:
-        google.protobuf.message.DecodeError, ValueError, IndexError: It is not an ONNX model.
+        google.protobuf.message.DecodeError, ValueError, IndexError: The content is not an ONNX model.
     """
 
     def __init__(self, content: bytes, graph: Graph) -> None:

@@ -1,6 +1,6 @@
 """The Open Inference Protocol over HTTP. Source: Triton's http_server.cc.
 
-If Triton answers 500 for a caller's own mistake, this answers 400 with the same text.
+Where Triton answers 500 although the caller made the mistake, this API answers 400 with the same text.
 """
 
 import time
