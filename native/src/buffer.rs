@@ -1,11 +1,20 @@
-//! An array's memory, borrowed from Python. Other `unsafe` code is only in `allocator.rs`, `onnx/` and
+//! Memory that is shared with Python: an array's, which is borrowed, and copies. Other `unsafe` code is only in `allocator.rs`, `onnx/` and
 //! `worker/page.rs`.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::protobuf::Dtype;
+
+/// A copy for Python. Raises a MemoryError if there is no memory for it, where `PyBytes::new` would panic.
+pub fn python_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, bytes.len(), |copy| {
+        copy.copy_from_slice(bytes);
+        Ok(())
+    })
+}
 
 /// The contiguous memory of an array with a known dtype, which stays valid as long as this exists.
 pub struct Buffer {

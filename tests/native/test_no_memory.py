@@ -13,8 +13,9 @@ import grpc
 import numpy as np
 import pytest
 
+from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from tests.support import models
-from tests.support.calls import ANSWER_WITHIN, MODEL, Caller, refusal_of
+from tests.support.calls import ANSWER_WITHIN, MODEL, PREDICT, Caller, Refusal, predict_request, refusal_of
 from tests.support.ports import free_port
 from tests.support.running import ServerProcess
 
@@ -27,6 +28,11 @@ ROWS = 1_000
 
 LIMITS = (5, 60, 130)
 """The numbers of megabytes that the server may allocate for a call: from too few for any step to nearly enough."""
+
+LACKS_MEMORY = re.compile("memory|alloc")
+"""The words of an error about memory."""
+
+INFERENCE = "/inference.GRPCInferenceService"
 
 
 class Served:
@@ -101,22 +107,22 @@ def _infer(rows: int) -> dict[str, object]:
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 1], "data": [1.0] * rows}]}
 
 
-PREDICT = f"/v1/models/{MODEL}:predict"
+REST_PREDICT = f"/v1/models/{MODEL}:predict"
 CALLS = {
     "gRPC": over_grpc,
-    "REST, columns": _posted(PREDICT, lambda rows: {"inputs": [[1.0]] * rows}),
-    "REST, rows": _posted(PREDICT, lambda rows: {"instances": [[1.0]] * rows}),
+    "REST, columns": _posted(REST_PREDICT, lambda rows: {"inputs": [[1.0]] * rows}),
+    "REST, rows": _posted(REST_PREDICT, lambda rows: {"instances": [[1.0]] * rows}),
     "infer": _posted(f"/v2/models/{MODEL}/infer", _infer),
     # An answer that Python writes, because the body has a member that it does not know.
     "infer, by Python": _posted(f"/v2/models/{MODEL}/infer", lambda rows: {**_infer(rows), "parameters": {"a": 1}}),
 }
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    base_path = tmp_path_factory.mktemp("model")
-    models.repeated(base_path / "1", columns=COLUMNS)
-    with closing(Served(base_path)) as served:
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A server of its own for each test, since memory that earlier calls have freed would be enough for an answer."""
+    models.repeated(tmp_path / "1", columns=COLUMNS)
+    with closing(Served(tmp_path)) as served:
         yield served
 
 
@@ -132,8 +138,70 @@ def test_only_the_call_fails_whose_answer_needs_too_much(served: Served, name: s
         assert call(served, 2) is None
     assert call(served, ROWS) is None
     assert errors[0] is not None
-    assert all(error is None or re.search("memory|alloc", error) for error in errors)
+    assert all(error is None or LACKS_MEMORY.search(error) for error in errors)
     assert served.server.process.poll() is None
+
+
+def infer_as_stream(served: Served, data: bytes) -> bytes | Refusal:
+    """Sends a request as the only one of a stream; returns the bytes of the answer, or the error."""
+    stub: grpc.StreamStreamMultiCallable[bytes, bytes] = served.caller.channel.stream_stream(
+        f"{INFERENCE}/ModelStreamInfer"
+    )
+    try:
+        (answer,) = list(stub(iter([data]), timeout=ANSWER_WITHIN))
+    except grpc.RpcError as error:
+        return refusal_of(error)
+    return bytes(answer)
+
+
+X = np.ones((1, 1), np.float32)
+INFER = ModelInferRequest(
+    model_name=MODEL,
+    inputs=[ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1, 1])],
+    raw_input_contents=[X.tobytes()],
+).SerializeToString()
+LARGE_MESSAGES: dict[str, tuple[bytes, Callable[[Served, bytes], bytes | Refusal]]] = {
+    "Predict": (
+        predict_request({"x": X}).SerializeToString(),
+        lambda served, data: served.caller.send_bytes(PREDICT, data),
+    ),
+    "ModelInfer": (INFER, lambda served, data: served.caller.send_bytes(f"{INFERENCE}/ModelInfer", data)),
+    "ModelStreamInfer": (INFER, infer_as_stream),
+}
+"""Small requests for messages that Python parses, and how they are sent."""
+
+
+@pytest.mark.parametrize("name", LARGE_MESSAGES)
+def test_only_the_call_fails_whose_message_python_cannot_get(served: Served, name: str) -> None:
+    request, send = LARGE_MESSAGES[name]
+    small, large = (request + unknown_field(length) for length in (1, 16 * MB))
+    expected = send(served, small)
+    assert isinstance(expected, bytes)
+    refused = 0
+    # The message arrives in pieces, and is copied for Python, into Python, and by its parser.
+    for more in range(20, 100, 5):
+        served.limit(more * MB)
+        answer = send(served, large)
+        served.unlimit()
+        assert send(served, small) == expected
+        if isinstance(answer, Refusal):
+            assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert LACKS_MEMORY.search(answer.text)
+            refused += 1
+        else:
+            assert answer == expected
+    assert refused
+    assert served.server.process.poll() is None
+
+
+def unknown_field(length: int) -> bytes:
+    """A field of this many bytes that no message has, so that Python parses the message."""
+    return _varint(1000 << 3 | 2) + _varint(length) + bytes(length)
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -144,8 +212,8 @@ def test_only_the_call_fails_whose_body_needs_too_much(tmp_path: Path, chunked: 
     with closing(Served(tmp_path)) as served:
         for limit in LIMITS:
             served.limit(limit * MB)
-            errors.append(served.post(PREDICT, body, chunked=chunked)[0])
+            errors.append(served.post(REST_PREDICT, body, chunked=chunked)[0])
             served.unlimit()
             assert served.caller.predict({"x": np.ones((1, 2), np.float32)})["y"] == [2]
     assert errors[0] is not None
-    assert all(error is None or re.search("memory|alloc", error) for error in errors)
+    assert all(error is None or LACKS_MEMORY.search(error) for error in errors)

@@ -30,12 +30,14 @@ from tests.support.calls import (
     SEEN,
     Caller,
     Refusal,
+    arrays,
     floats,
     predict_request,
     refusal_of,
+    status_request,
 )
 from tests.support.ports import free_port
-from tests.support.running import RunningServer, eventually
+from tests.support.running import RunningServer, Served, eventually
 
 native = pytest.importorskip("headrace_native")
 
@@ -283,11 +285,17 @@ def test_compressed_answers(running: Run, algorithm: int) -> None:
 
 
 def test_a_batch_outlives_the_callers_of_its_tasks(running: Run, served: Stop) -> None:
-    server = running(models.counting, batching=Options(max_batch_size=16, batch_timeout_micros=3 * SECOND))
-    stay, leave = (server.caller.begin(predict_request({"steps": np.array([steps])})) for steps in (5, 7))
-    eventually(lambda: leave.cancel() or leave.cancelled())
-    assert stay.result().outputs["y"].int64_val == [5]
-    assert served(server).requests == 1
+    options = Options(max_batch_size=3, batch_timeout_micros=int(ANSWER_WITHIN * SECOND))
+    server = running(models.row_sums, batching=options)
+    stay, leave, last = (predict_request({"x": floats([number, 1])}) for number in (4, 6, 8))
+    stays, leaves = (server.caller.begin(request) for request in (stay, leave))
+    server.caller.call(status_request())  # the connection has brought the calls to the server before this one
+    leaves.cancel()
+    server.caller.call(status_request())
+    assert arrays(server.caller.call(last))["y"] == [9]  # it fills the batch
+    assert arrays(stays.result())["y"] == [5]
+    assert leaves.cancelled()
+    assert served(server) == Served(requests=2, rows=2, batches=1)
 
 
 def test_a_single_caller_of_a_fast_model_waits_for_no_batch_thread(

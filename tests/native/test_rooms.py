@@ -43,7 +43,8 @@ def test_all_modules_are_checked() -> None:
     rooms = imports()
     assert {"bridge", "http2", "queue", "server"} <= set(rooms)
     assert "queue" in rooms["bridge"]
-    assert rooms["protobuf"] == set()
+    assert rooms["memory"] == set()
+    assert rooms["protobuf"] == {"memory"}
 
 
 @pytest.mark.parametrize("added", [("protobuf", "server"), ("queue", "bridge"), ("http", "rest")])

@@ -42,7 +42,7 @@ fn read(pieces: &[Bytes], encoding: Encoding, limit: usize) -> Outcome {
             // The rope's list of pieces, and a decompression whose buffer doubles up to its limit.
             let most = pieces.len() * 2 * size_of::<Bytes>() + 4 * limit + EXPANDING;
             match at_most(most, || framed.message()) {
-                Ok(Some(message)) => messages.push(message.into_bytes()),
+                Ok(Some(message)) => messages.push(message.into_bytes().unwrap()),
                 Ok(None) => break,
                 Err(status) => return (messages, Some(status.code)),
             }

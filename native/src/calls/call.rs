@@ -38,6 +38,16 @@ impl CallState {
     ) -> Self {
         Self { method, headers, deadline, peer, identity, commands, owner: Mutex::new(None) }
     }
+
+    /// Ends the call with an error, as a command of its handler would.
+    pub fn refuse(&self, status: Status) {
+        self.command(Command::Finish { message: None, status, trailers: HeaderMap::new(), keep: None });
+    }
+
+    fn command(&self, command: Command) {
+        // Fails only if the call has already ended; then the command has no purpose.
+        let _ = self.commands.send(command);
+    }
 }
 
 /// A command of the handler for its call.
@@ -100,16 +110,16 @@ impl Call {
     }
 
     fn read(&self) {
-        self.command(Command::Read);
+        self.state.command(Command::Read);
     }
 
     fn send(&self, message: &Bound<'_, PyBytes>) -> PyResult<()> {
-        self.command(Command::Send(copied(message)?));
+        self.state.command(Command::Send(copied(message)?));
         Ok(())
     }
 
     fn send_metadata(&self, metadata: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<()> {
-        self.command(Command::Head(metadata::from_python(metadata)?));
+        self.state.command(Command::Head(metadata::from_python(metadata)?));
         Ok(())
     }
 
@@ -124,7 +134,7 @@ impl Call {
     ) -> PyResult<()> {
         let message = message.map(copied).transpose()?;
         let trailers = metadata::from_python(trailers)?;
-        self.command(Command::Finish { message, status: Status::new(code, text), trailers, keep });
+        self.state.command(Command::Finish { message, status: Status::new(code, text), trailers, keep });
         self.set_owner(None);
         Ok(())
     }
@@ -140,10 +150,5 @@ fn copied(message: &Bound<'_, PyBytes>) -> PyResult<Bytes> {
 impl Call {
     pub fn new(state: Arc<CallState>) -> Self {
         Self { state }
-    }
-
-    fn command(&self, command: Command) {
-        // Fails only if the call has already ended; then the command has no purpose.
-        let _ = self.state.commands.send(command);
     }
 }

@@ -84,12 +84,16 @@ impl Exchange {
         // Python has its own copy, and creates a message from it.
         let copied = message.as_ref().map_or(0, |message| COPIES * message.len());
         if !memory.grow(memory::Kind::Received, copied) {
-            return End::Refused(Status::no_memory(memory.share().budget()));
+            return End::Refused(Status::no_memory(memory.budget()));
         }
+        let bytes = match message.clone().map(Rope::into_bytes).transpose() {
+            Ok(bytes) => bytes,
+            Err(reason) => return End::Refused(Status::no_room(reason, memory.budget())),
+        };
         self.begun = true;
         self.asked = message.as_ref().and_then(|message| self.handlers.questions.ask(self.state.method, message));
-        self.handlers.inbox.push(Event::new(Kind::Begin, Some(&self.state), message.map(Rope::into_bytes)));
-        match self.follow_commands(messages, reply, received).await {
+        self.tell(Kind::Begin, bytes);
+        match self.follow_commands(messages, reply, received, memory).await {
             Ok(end) => end,
             Err(_) => End::Gone,
         }
@@ -101,6 +105,7 @@ impl Exchange {
         messages: &mut Messages,
         reply: &mut Reply,
         mut received: UnboundedReceiver<Command>,
+        memory: &CallMemory,
     ) -> Result<End, h2::Error> {
         let mut reading = false;
         loop {
@@ -110,7 +115,10 @@ impl Exchange {
                 message = messages.next(), if reading => {
                     reading = false;
                     match message {
-                        Ok(message) => self.tell(Kind::Message, message.map(Rope::into_bytes)),
+                        Ok(message) => match message.map(Rope::into_bytes).transpose() {
+                            Ok(bytes) => self.tell(Kind::Message, bytes),
+                            Err(reason) => return Ok(End::Refused(Status::no_room(reason, memory.budget()))),
+                        },
                         Err(error) => return Ok(error.into()),
                     }
                     continue;

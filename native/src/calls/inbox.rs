@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyTuple;
 
 use super::call::{Call, CallState};
+use crate::buffer::python_bytes;
+use crate::grpc::Status;
 
 /// The kinds of events; Python uses the same names, in capitals.
 #[derive(Clone, Copy)]
@@ -78,9 +80,22 @@ impl Event {
         Self { kind, call: call.cloned(), payload }
     }
 
-    pub fn into_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-        let call = self.call.map(Call::new);
-        let payload = self.payload.map(|bytes| PyBytes::new(py, &bytes));
-        (self.kind as u8, call, payload).into_pyobject(py)
+    /// The event for Python: its kind, its call and its payload. If there is no memory for the payload, the call is
+    /// refused, and the event is None, or `Cancelled` if Python already has the call.
+    pub fn into_python(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyTuple>>> {
+        let mut kind = self.kind;
+        let payload = match self.payload.as_ref().map(|bytes| python_bytes(py, bytes)).transpose() {
+            Ok(payload) => payload,
+            Err(_) => {
+                let size = self.payload.map_or(0, |bytes| bytes.len());
+                self.call.iter().for_each(|call| call.refuse(Status::cannot_allocate(size)));
+                match kind {
+                    Kind::Begin => return Ok(None),
+                    _ => kind = Kind::Cancelled,
+                }
+                None
+            }
+        };
+        (kind as u8, self.call.map(Call::new), payload).into_pyobject(py).map(Some)
     }
 }

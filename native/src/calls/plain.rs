@@ -155,7 +155,7 @@ impl PlainCalls {
         };
         let memory = &opening.memory;
         if !memory.grow(Kind::Expanded, arrays.held()) || !memory.set(Kind::Answers, signature.expected_answer(rows)) {
-            let status = Status::no_memory(memory.share().budget());
+            let status = Status::no_memory(memory.budget());
             refuse(admitted, status.code, status.response(), respond);
             return Outcome::NoMemory;
         }

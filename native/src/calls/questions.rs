@@ -46,7 +46,7 @@ impl Questions {
     pub fn find(&self, opening: &Opening, message: &Arrived) -> Option<Answer> {
         match message {
             Some(Ok(message)) if message.len() <= MAX_QUESTION => {
-                self.kept.find(&question(opening.method, message), Instant::now())
+                self.kept.find(&question(opening.method, message)?, Instant::now())
             }
             _ => None,
         }
@@ -54,8 +54,8 @@ impl Questions {
 
     /// Records a call before it is answered; None for a call whose answer is never kept.
     pub fn ask(&self, method: usize, message: &Rope) -> Option<Asked> {
-        let is_small = message.len() <= MAX_QUESTION;
-        is_small.then(|| Asked { state: self.kept.state(), question: question(method, message) })
+        (message.len() <= MAX_QUESTION).then_some(())?;
+        Some(Asked { state: self.kept.state(), question: question(method, message)? })
     }
 
     /// Keeps an answer; `count` is called with the seconds of each call that gets it.
@@ -74,8 +74,8 @@ impl Questions {
     }
 }
 
-fn question(method: usize, message: &Rope) -> Question {
-    Question { method, message: message.clone().into_bytes() }
+fn question(method: usize, message: &Rope) -> Option<Question> {
+    Some(Question { method, message: message.clone().into_bytes().ok()? })
 }
 
 impl Answer {

@@ -56,7 +56,7 @@ impl Reply {
     pub fn refuses(&self, message: &Bytes) -> Option<Status> {
         Status::too_large_to_send(message.len(), self.max_send, String::new).or_else(|| {
             let has_room = self.memory.set(Kind::Answers, message.len());
-            (!has_room).then(|| Status::no_memory(self.memory.share().budget()))
+            (!has_room).then(|| Status::no_memory(self.memory.budget()))
         })
     }
 

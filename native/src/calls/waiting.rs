@@ -54,10 +54,10 @@ impl Call {
             return Err(Box::new(refusal));
         }
         if !self.memory.set(Kind::Answers, PREFIX + len) {
-            return Err(Box::new(Status::no_memory(self.memory.share().budget())));
+            return Err(Box::new(Status::no_memory(self.memory.budget())));
         }
         if len > LARGE {
-            let no_room = |reason| Box::new(Status::no_room(reason, self.memory.share().budget()));
+            let no_room = |reason| Box::new(Status::no_room(reason, self.memory.budget()));
             *out = memory::buffer(PREFIX + len).map_err(no_room)?;
         }
         out.reserve(PREFIX + len);

@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn one_message() {
-        let read = |bytes: &'static [u8]| only_message(Bytes::from_static(bytes).into()).map(Rope::into_bytes);
+        let read = |bytes: &'static [u8]| {
+            only_message(Bytes::from_static(bytes).into()).map(|message| message.into_bytes().unwrap())
+        };
         assert_eq!(read(&[0, 0, 0, 0, 2, 7, 8]).unwrap(), [7, 8][..]);
         assert_eq!(read(&[0, 0, 0, 0, 0]).unwrap(), [][..]);
         for wrong in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 2, 7], &[0, 0, 0, 0, 1, 7, 8], &[1, 0, 0, 0, 1, 7]] {

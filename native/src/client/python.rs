@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyTuple;
 use rustc_hash::FxHashMap;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,6 +26,7 @@ use super::request::{ClientRequest, Message};
 use super::retry::Retry;
 use super::target::Target;
 use super::tls::ClientTls;
+use crate::buffer::python_bytes;
 use crate::calls::{Inbox, metadata_from_python, metadata_to_python};
 use crate::grpc::Status;
 
@@ -306,7 +307,8 @@ fn to_python(py: Python<'_>, answer: Answer, arrays: bool) -> PyResult<Bound<'_,
     if arrays && let Some(outputs) = outputs::arrays(py, &answer.message)? {
         return Ok(outputs.into_any());
     }
-    Ok(PyBytes::new(py, &answer.message.into_bytes()).into_any())
+    let no_memory = |_| PyMemoryError::new_err("no memory for the answer");
+    Ok(python_bytes(py, &answer.message.into_bytes().map_err(no_memory)?)?.into_any())
 }
 
 fn failure<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {

@@ -4,6 +4,7 @@
 //! `services/tf_serving/examples/decoding.py` raises the error for it.
 
 use super::request::Input;
+use crate::memory;
 use crate::predict::{self, Column};
 use crate::protobuf::{Cursor, Dtype, texts, wire};
 
@@ -56,8 +57,8 @@ pub fn serialized(input: &Input<'_>) -> Option<Column> {
     let mut column = Column { inner: Vec::new(), bytes: Vec::new(), text: Vec::new() };
     for example in input.examples() {
         let (own, start) = (checked_example(&example)?, column.text.len());
-        column.text.extend_from_slice(shared);
-        column.text.extend_from_slice(own);
+        memory::put(&mut column.text, shared)?;
+        memory::put(&mut column.text, own)?;
         texts::put_span(start, shared.len() + own.len(), &mut column.bytes)?;
         (column.held() <= most).then_some(())?;
     }
@@ -111,7 +112,7 @@ impl<'a> Filling<'a> {
                 texts::put_text(string, &mut self.bytes, &mut self.text)?;
             }
         } else {
-            self.bytes.extend_from_slice(&shared.bytes);
+            memory::put(&mut self.bytes, &shared.bytes)?;
         }
         self.count(shared.size?)
     }
@@ -239,6 +240,7 @@ fn read_floats(values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<
     if !rest.is_empty() {
         return None;
     }
+    bytes.try_reserve(values.len() * dtype.size()).ok()?;
     match dtype {
         Dtype::Float => bytes.extend_from_slice(values.as_flattened()),
         _ => bytes.extend(values.iter().flat_map(|value| f64::from(f32::from_le_bytes(*value)).to_le_bytes())),
@@ -258,16 +260,15 @@ fn read_integers(mut values: Cursor<'_>, dtype: Dtype, bytes: &mut Vec<u8>) -> O
 /// Writes an integer that fits the dtype.
 fn put_integer(value: i64, dtype: Dtype, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
-        Dtype::Int64 => bytes.extend(value.to_le_bytes()),
-        Dtype::Int32 => bytes.extend(i32::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Int16 => bytes.extend(i16::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Int8 => bytes.extend(i8::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Uint64 => bytes.extend(u64::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Uint32 => bytes.extend(u32::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Uint16 => bytes.extend(u16::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Uint8 => bytes.extend(u8::try_from(value).ok()?.to_le_bytes()),
-        Dtype::Bool => bytes.push(u8::from(value != 0)),
-        Dtype::Float | Dtype::Double | Dtype::Half | Dtype::String => return None,
+        Dtype::Int64 => memory::put(bytes, &value.to_le_bytes()),
+        Dtype::Int32 => memory::put(bytes, &i32::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Int16 => memory::put(bytes, &i16::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Int8 => memory::put(bytes, &i8::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint64 => memory::put(bytes, &u64::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint32 => memory::put(bytes, &u32::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint16 => memory::put(bytes, &u16::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Uint8 => memory::put(bytes, &u8::try_from(value).ok()?.to_le_bytes()),
+        Dtype::Bool => memory::put(bytes, &[u8::from(value != 0)]),
+        Dtype::Float | Dtype::Double | Dtype::Half | Dtype::String => None,
     }
-    Some(())
 }

@@ -1,16 +1,16 @@
 //! How messages are compressed: the negotiation by headers, and the compression itself.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::header::{HeaderMap, HeaderName};
 
 use super::status::{INTERNAL, Status, UNIMPLEMENTED};
-use crate::memory::{CallMemory, Kind};
+use crate::memory::{self, CallMemory, Kind};
 use crate::protobuf::Rope;
 
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -91,27 +91,24 @@ impl Encoding {
         Ok(Expansion { decoder, message: Vec::new(), limit, memory })
     }
 
-    /// A message in compressed form. Fails if there is no memory for it.
-    pub fn compress(self, message: &[u8]) -> std::io::Result<Vec<u8>> {
+    /// A message in compressed form; None if it is not compressed, or there is no memory for it.
+    pub fn compress(self, message: &[u8]) -> Option<Bytes> {
         // Incompressible data grows by 5 bytes per block of at least some kilobytes; memory that is not written is free.
-        let room = || {
-            let mut room = Vec::new();
-            room.try_reserve(message.len() + message.len() / 256 + 64)?;
-            Ok::<_, std::io::Error>(room)
-        };
-        match self {
-            Self::Identity => Ok(message.to_vec()),
+        let room = memory::buffer(message.len() + message.len() / 256 + 64).ok()?.writer();
+        let compressed = match self {
+            Self::Identity => return None,
             Self::Deflate => {
-                let mut encoder = ZlibEncoder::new(room()?, Compression::fast());
-                encoder.write_all(message)?;
+                let mut encoder = ZlibEncoder::new(room, Compression::fast());
+                encoder.write_all(message).ok()?;
                 encoder.finish()
             }
             Self::Gzip => {
-                let mut encoder = GzEncoder::new(room()?, Compression::fast());
-                encoder.write_all(message)?;
+                let mut encoder = GzEncoder::new(room, Compression::fast());
+                encoder.write_all(message).ok()?;
                 encoder.finish()
             }
-        }
+        };
+        Some(compressed.ok()?.into_inner().freeze())
     }
 }
 
@@ -127,10 +124,10 @@ impl Expansion {
     /// Decompresses the next part of the message; returns the message once it is complete.
     pub fn step(&mut self) -> Result<Option<Bytes>, Status> {
         if !self.memory.grow(Kind::Expanded, STEP) {
-            return Err(Status::no_memory(self.memory.share().budget()));
+            return Err(Status::no_memory(self.memory.budget()));
         }
         let expanded = self.decoder.by_ref().take(STEP as u64).read_to_end(&mut self.message);
-        let count = expanded.map_err(|error| cannot_expand(&error))?;
+        let count = expanded.map_err(|error| cannot_expand(&error, self.message.len() + STEP))?;
         if self.message.len() > self.limit {
             return Err(Status::too_large_to_receive(format!("more than {}", self.limit), self.limit));
         }
@@ -138,7 +135,10 @@ impl Expansion {
     }
 }
 
-fn cannot_expand(error: &std::io::Error) -> Status {
+fn cannot_expand(error: &std::io::Error, size: usize) -> Status {
+    if error.kind() == ErrorKind::OutOfMemory {
+        return Status::cannot_allocate(size);
+    }
     Status::new(INTERNAL, format!("a compressed message cannot be expanded: {error}"))
 }
 
@@ -146,7 +146,7 @@ fn expand(decoder: impl Read, limit: usize) -> Result<Bytes, Status> {
     let mut message = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     if let Err(error) = decoder.take(most).read_to_end(&mut message) {
-        return Err(cannot_expand(&error));
+        return Err(cannot_expand(&error, message.len() + STEP));
     }
     if message.len() > limit {
         return Err(Status::too_large_to_receive(format!("more than {limit}"), limit));
@@ -163,7 +163,7 @@ mod tests {
     fn expansion_is_bounded() {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let bomb = encoding.compress(&vec![0; 1_000_000]).unwrap();
-            let expanded = |limit| encoding.expand(Bytes::from(bomb.clone()).into(), limit);
+            let expanded = |limit| encoding.expand(bomb.clone().into(), limit);
             assert_eq!(expanded(1_000_000).unwrap().len(), 1_000_000);
             assert_eq!(expanded(999_999).unwrap_err().code, RESOURCE_EXHAUSTED);
         }

@@ -40,7 +40,7 @@ impl Encoding {
             return Frame::of(false, message);
         }
         match self.compress(&message) {
-            Ok(smaller) if smaller.len() < message.len() => Frame::of(true, smaller.into()),
+            Some(smaller) if smaller.len() < message.len() => Frame::of(true, smaller),
             _ => Frame::of(false, message),
         }
     }

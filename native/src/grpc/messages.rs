@@ -136,7 +136,7 @@ impl Messages {
 
     fn receive(&mut self, data: Bytes) -> Result<(), Status> {
         if !self.memory.receive(data.len()) {
-            return Err(Status::no_memory(self.memory.share().budget()));
+            return Err(Status::no_memory(self.memory.budget()));
         }
         // Fails only for more bytes than have been received.
         let _ = self.body.flow_control().release_capacity(data.len());

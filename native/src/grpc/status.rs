@@ -57,11 +57,13 @@ impl Status {
     pub fn no_room(reason: NoMemory, budget: &Budget) -> Self {
         match reason {
             NoMemory::Budget => Self::no_memory(budget),
-            NoMemory::System(size) => {
-                let text = format!("the server cannot allocate {size} bytes, which the call needs");
-                Self::new(RESOURCE_EXHAUSTED, text)
-            }
+            NoMemory::System(size) => Self::cannot_allocate(size),
         }
+    }
+
+    /// The system does not give the server this many bytes.
+    pub fn cannot_allocate(size: usize) -> Self {
+        Self::new(RESOURCE_EXHAUSTED, format!("the server cannot allocate {size} bytes, which the call needs"))
     }
 
     /// The reason why a message longer than `limit` is not read.

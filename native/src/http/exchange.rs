@@ -52,7 +52,8 @@ pub async fn ask_python(endpoint: &Endpoint, (head, identity): (Parts, Arc<Ident
                 endpoint.kept.put(state, target, KeptAnswer { answer, bytes, until });
             }
             let memory = waiting.request.memory.clone();
-            Unread::hold(body, memory).map(|body| answer(status, headers, body.into()))
+            memory.drop_request();
+            Unread::hold(body, memory).ok().map(|body| answer(status, headers, body.into()))
         }
         Ok(Reply { status, headers, body: Came::Pieces(coming), .. }) => {
             Some(with_content(status, headers, Content::Pieces(Pieces::new(coming, Box::new(waiting)))))

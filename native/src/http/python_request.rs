@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::answer::{headers, status_code};
+use crate::buffer::python_bytes;
 use crate::calls::Kind;
 use crate::kept::after;
 use crate::memory::CallMemory;
@@ -142,7 +143,7 @@ impl HttpRequest {
     /// Raises an error if the body has already been taken.
     fn take_body<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match std::mem::replace(&mut *self.0.body.lock(), Held::Taken) {
-            Held::Memory(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
+            Held::Memory(bytes) => Ok(python_bytes(py, &bytes)?.into_any()),
             Held::File(file) => Ok(file.into_raw_fd().into_pyobject(py)?.into_any()),
             Held::Taken => Err(PyRuntimeError::new_err("the body has already been taken")),
         }

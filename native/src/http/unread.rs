@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::memory::{CallMemory, Kind};
+use crate::memory::{CallMemory, Kind, NoMemory};
 
 /// Bytes of an answer, and the memory that is reserved for them.
 pub struct Unread<B> {
@@ -13,10 +13,12 @@ pub struct Unread<B> {
 }
 
 impl<B: AsRef<[u8]>> Unread<B> {
-    /// Reserves memory for the bytes until they have been sent; None if too little is left.
-    pub fn hold(bytes: B, memory: Arc<CallMemory>) -> Option<Self> {
-        memory.drop_request();
-        memory.set(Kind::Answers, bytes.as_ref().len()).then(|| Self { bytes, _memory: memory })
+    /// Reserves memory for the bytes until they have been sent. Fails if too little is left.
+    pub fn hold(bytes: B, memory: Arc<CallMemory>) -> Result<Self, NoMemory> {
+        match memory.set(Kind::Answers, bytes.as_ref().len()) {
+            true => Ok(Self { bytes, _memory: memory }),
+            false => Err(NoMemory::Budget),
+        }
     }
 }
 

@@ -52,11 +52,29 @@ pub fn copied(bytes: &[u8]) -> Result<Bytes, NoMemory> {
 
 /// Appends these bytes to a buffer, which at least doubles its capacity if it has to grow.
 pub fn append(buffer: &mut BytesMut, bytes: &[u8]) -> Result<(), NoMemory> {
-    if buffer.capacity() - buffer.len() < bytes.len() {
-        reserve_with(buffer, |buffer| buffer.try_reserve(bytes.len()))?;
-    }
+    reserve(buffer, bytes.len())?;
     buffer.extend_from_slice(bytes);
     Ok(())
+}
+
+/// Makes room for this many more bytes in a buffer, which at least doubles its capacity if it has to grow.
+pub fn reserve(buffer: &mut BytesMut, more: usize) -> Result<(), NoMemory> {
+    if buffer.capacity() - buffer.len() >= more {
+        return Ok(());
+    }
+    if buffer.len() + more <= SMALL {
+        buffer.reserve(more);
+        return Ok(());
+    }
+    reserve_with(buffer, |buffer| buffer.try_reserve(more))
+}
+
+/// Appends these bytes to a part of a request that is being read; None if there is no memory for them.
+#[inline]
+pub fn put(part: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    part.try_reserve(bytes.len()).ok()?;
+    part.extend_from_slice(bytes);
+    Some(())
 }
 
 /// Makes room in a buffer, which keeps its bytes if there is no memory for more.
@@ -218,7 +236,7 @@ mod tests {
         assert!(body.len() > 2 * STEP && body.capacity() <= 4 * STEP);
         let written = body.len();
         assert_eq!(body.into_bytes(), vec![1; written]);
-        assert_eq!(memory.share().budget().refusals(), 2);
+        assert_eq!(memory.budget().refusals(), 2);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod outgoing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-pub use buffers::{Growing, NoMemory, append, buffer, copied, vec};
+pub use buffers::{Growing, NoMemory, append, buffer, copied, put, reserve, vec};
 pub use outgoing::{Outgoing, Place};
 
 /// The name of a kind of memory in metrics, in the order of `Kind`.
@@ -173,6 +173,10 @@ impl CallMemory {
 
     pub fn share(&self) -> &Arc<Share> {
         &self.share
+    }
+
+    pub fn budget(&self) -> &Budget {
+        self.share.budget()
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 
+use crate::memory::{self, NoMemory};
+
 /// A sequence of bytes in several pieces, none of them copied.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
@@ -91,16 +93,16 @@ impl Rope {
         debug_assert_eq!(done, target.len(), "the rope is shorter than its reader assumed");
     }
 
-    /// The whole sequence in one piece, copied only if there are several.
-    pub fn into_bytes(self) -> Bytes {
+    /// The whole sequence in one piece, copied only if there are several. Fails if there is no memory for the copy.
+    pub fn into_bytes(self) -> Result<Bytes, NoMemory> {
         if self.rest.is_empty() {
-            return self.first;
+            return Ok(self.first);
         }
-        let mut whole = Vec::with_capacity(self.len);
+        let mut whole = memory::buffer(self.len)?;
         for piece in self.pieces() {
             whole.extend_from_slice(piece);
         }
-        whole.into()
+        Ok(whole.freeze())
     }
 
     /// Reads the sequence from its beginning, and frees each piece that has been read.
@@ -215,12 +217,12 @@ mod tests {
     #[test]
     fn take_crosses_pieces() {
         let mut rest = rope(&["ab", "cde", "f", "gh"]);
-        assert_eq!(rest.take(0).into_bytes(), "");
-        assert_eq!(rest.take(3).into_bytes(), "abc");
-        assert_eq!(rest.take(3).into_bytes(), "def");
-        assert_eq!((rest.len(), rest.take(9).into_bytes()), (2, Bytes::from_static(b"gh")));
+        assert_eq!(rest.take(0).into_bytes().unwrap(), "");
+        assert_eq!(rest.take(3).into_bytes().unwrap(), "abc");
+        assert_eq!(rest.take(3).into_bytes().unwrap(), "def");
+        assert_eq!((rest.len(), rest.take(9).into_bytes()), (2, Ok(Bytes::from_static(b"gh"))));
         rest.push(Bytes::from_static(b"i"));
-        assert_eq!(rest.into_bytes(), "i");
+        assert_eq!(rest.into_bytes().unwrap(), "i");
     }
 
     #[test]

@@ -1,24 +1,21 @@
 //! String elements: an element is the position of a string's bytes in a text.
 
 use super::rope::Rope;
+use crate::memory;
 
 /// The size in bytes of an element: the string's offset and its length, with 32 bits each.
 pub const SPAN: usize = 8;
 
 /// Adds the position of a string; None if it does not fit into 32 bits, or there is no memory for it.
 pub fn put_span(start: usize, len: usize, spans: &mut Vec<u8>) -> Option<()> {
-    spans.try_reserve(SPAN).ok()?;
-    spans.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
-    spans.extend_from_slice(&u32::try_from(len).ok()?.to_le_bytes());
-    Some(())
+    memory::put(spans, &u32::try_from(start).ok()?.to_le_bytes())?;
+    memory::put(spans, &u32::try_from(len).ok()?.to_le_bytes())
 }
 
 /// Adds a string to a text, and its position to the elements.
 pub fn put_text(string: &[u8], spans: &mut Vec<u8>, text: &mut Vec<u8>) -> Option<()> {
     put_span(text.len(), string.len(), spans)?;
-    text.try_reserve(string.len()).ok()?;
-    text.extend_from_slice(string);
-    Some(())
+    memory::put(text, string)
 }
 
 /// The offsets and the lengths of the strings.
@@ -33,6 +30,8 @@ pub fn strings<'a>(places: &'a [u8], text: &'a [u8]) -> impl ExactSizeIterator<I
 }
 
 /// Visits strings within a message, in the order of their positions.
+///
+/// Panics if there is no memory for a string that is in several pieces, as `memory::vec` does.
 pub fn visit(places: &[u8], message: &Rope, visit: &mut dyn FnMut(&[u8])) {
     let mut at = message.cursor();
     let mut joined = Vec::new();
@@ -41,6 +40,9 @@ pub fn visit(places: &[u8], message: &Rope, visit: &mut dyn FnMut(&[u8])) {
         match within.as_ref().and_then(|within| within.contiguous()) {
             Some(string) => visit(string),
             None => {
+                if joined.capacity() < len {
+                    joined = memory::vec(len);
+                }
                 joined.resize(len, 0);
                 message.copy_to(start, &mut joined);
                 visit(&joined);

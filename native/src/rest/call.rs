@@ -175,9 +175,7 @@ impl Call {
                 let mut out = Growing::new(0, &self.memory);
                 let result = answer.result(signature, outputs, &rows).ok_or_else(taken)?;
                 let written = write_results(result, &mut out);
-                written
-                    .map(|()| out.into_bytes())
-                    .map_err(|reason| Status::no_room(reason, self.memory.share().budget()))
+                written.map(|()| out.into_bytes()).map_err(|reason| Status::no_room(reason, self.memory.budget()))
             }
         }
     }
@@ -190,7 +188,7 @@ impl Call {
         let parts: SmallVec<[_; 2]> = outputs.iter().map(|output| Part::of(output, rows)).collect();
         let mut out = Growing::new(ENVELOPE + parts.iter().map(Part::about).sum::<usize>(), &self.memory);
         let written = write_predict(&parts, by_row, &mut out);
-        let status = |why| unwritten_status(self.mailbox.endpoint(), self.memory.share().budget(), &why);
+        let status = |why| unwritten_status(self.mailbox.endpoint(), self.memory.budget(), &why);
         written.map(|()| out.into_bytes()).map_err(status)
     }
 }
@@ -242,8 +240,7 @@ impl PendingCall for Call {
         let written = self.write(signature, outputs, start..start + rows);
         self.encoded = Some(written.and_then(|body| {
             signature.answered_with(body.len(), rows);
-            let no_memory = || Status::no_memory(self.memory.share().budget());
-            Unread::hold(body, self.memory.clone()).ok_or_else(no_memory)
+            Unread::hold(body, self.memory.clone()).map_err(|reason| Status::no_room(reason, self.memory.budget()))
         }));
     }
 

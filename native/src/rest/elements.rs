@@ -1,9 +1,10 @@
 //! The values of TensorFlow Serving's JSON: a number or a boolean of a type, and strings, as text or as base64.
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{Engine, decoded_len_estimate};
 
 use crate::json::Reader;
+use crate::memory::put;
 use crate::protobuf::{Dtype, texts};
 
 /// TF Serving: an object with only this key is a base64-encoded string.
@@ -18,15 +19,15 @@ pub fn is_base64(reader: &Reader<'_>) -> bool {
 /// Reads one element. TF Serving: json_tensor.cc reads narrow integers as integers of 32 bits, and truncates them.
 pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
-        Dtype::Float => put(bytes, reader.single()?.to_le_bytes()),
-        Dtype::Double => put(bytes, reader.decimal()?.to_le_bytes()),
-        Dtype::Int64 => put(bytes, reader.integer()?.signed()?.to_le_bytes()),
-        Dtype::Uint64 => put(bytes, reader.integer()?.unsigned()?.to_le_bytes()),
-        Dtype::Uint32 => put(bytes, u32::try_from(reader.integer()?.unsigned()?).ok()?.to_le_bytes()),
-        Dtype::Int32 => put(bytes, narrow(reader)?.to_le_bytes()),
-        Dtype::Int16 => put(bytes, (narrow(reader)? as i16).to_le_bytes()),
-        Dtype::Int8 | Dtype::Uint8 => put(bytes, (narrow(reader)? as u8).to_le_bytes()),
-        Dtype::Bool => put(bytes, [u8::from(reader.boolean()?)]),
+        Dtype::Float => put(bytes, &reader.single()?.to_le_bytes()),
+        Dtype::Double => put(bytes, &reader.decimal()?.to_le_bytes()),
+        Dtype::Int64 => put(bytes, &reader.integer()?.signed()?.to_le_bytes()),
+        Dtype::Uint64 => put(bytes, &reader.integer()?.unsigned()?.to_le_bytes()),
+        Dtype::Uint32 => put(bytes, &u32::try_from(reader.integer()?.unsigned()?).ok()?.to_le_bytes()),
+        Dtype::Int32 => put(bytes, &narrow(reader)?.to_le_bytes()),
+        Dtype::Int16 => put(bytes, &(narrow(reader)? as i16).to_le_bytes()),
+        Dtype::Int8 | Dtype::Uint8 => put(bytes, &(narrow(reader)? as u8).to_le_bytes()),
+        Dtype::Bool => put(bytes, &[u8::from(reader.boolean()?)]),
         // JSON cannot express the first two types; strings are read by `read_string`.
         Dtype::Uint16 | Dtype::Half | Dtype::String => None,
     }
@@ -45,7 +46,9 @@ pub fn read_string(reader: &mut Reader<'_>, text: &mut Vec<u8>) -> Option<()> {
         reader.expect(b'{')?;
         (reader.string()? == BASE64_KEY).then_some(())?;
         reader.expect(b':')?;
-        STANDARD.decode_vec(reader.string()?, text).ok()?;
+        let encoded = reader.string()?;
+        text.try_reserve(decoded_len_estimate(encoded.len())).ok()?;
+        STANDARD.decode_vec(encoded, text).ok()?;
         return reader.expect(b'}');
     }
     let start = text.len();
@@ -55,10 +58,4 @@ pub fn read_string(reader: &mut Reader<'_>, text: &mut Vec<u8>) -> Option<()> {
 
 fn narrow(reader: &mut Reader<'_>) -> Option<i32> {
     reader.integer()?.signed()?.try_into().ok()
-}
-
-pub fn put<const SIZE: usize>(bytes: &mut Vec<u8>, element: [u8; SIZE]) -> Option<()> {
-    bytes.try_reserve(SIZE).ok()?;
-    bytes.extend_from_slice(&element);
-    Some(())
 }

@@ -9,6 +9,7 @@ use rustc_hash::FxHashSet;
 
 use super::elements::read_string;
 use crate::json::{Number, Reader, once};
+use crate::memory;
 use crate::protobuf::{Rope, Writer, wire};
 
 /// The number of the field of a Feature that has a list of strings.
@@ -87,6 +88,7 @@ impl<'a> List<'a> {
             self.feature(name, reader)
         })?;
         let features = wire::field_len(1, self.features.len());
+        memory::reserve(&mut self.list, wire::field_len(self.field, features)).ok()?;
         let mut out = Writer::new(&mut self.list);
         out.field(self.field, features);
         out.field(1, self.features.len());
@@ -114,8 +116,10 @@ impl<'a> List<'a> {
             _ => wire::field_len(1, self.numbers.len()),
         };
         let feature = wire::field_len(kind, list);
+        let entry = wire::field_len(1, name.len()) + wire::field_len(2, feature);
+        memory::reserve(&mut self.features, wire::field_len(1, entry)).ok()?;
         let mut out = Writer::new(&mut self.features);
-        out.field(1, wire::field_len(1, name.len()) + wire::field_len(2, feature));
+        out.field(1, entry);
         out.field(1, name.len());
         out.slice(name);
         out.field(2, feature);
@@ -131,10 +135,12 @@ impl<'a> List<'a> {
 
     /// Reads one value; returns its kind, which follows from the way it is written.
     fn value(&mut self, reader: &mut Reader<'a>) -> Option<u32> {
+        memory::reserve(&mut self.numbers, wire::VARINT_ROOM).ok()?;
         let kind = match reader.peek()? {
             b'"' | b'{' => {
                 self.text.clear();
                 read_string(reader, &mut self.text)?;
+                memory::reserve(&mut self.strings, wire::field_len(1, self.text.len())).ok()?;
                 let mut out = Writer::new(&mut self.strings);
                 out.field(1, self.text.len());
                 out.slice(&self.text);

@@ -3,8 +3,9 @@
 
 use smallvec::SmallVec;
 
-use super::elements::{put, put_string, read_element};
+use super::elements::{put_string, read_element};
 use crate::json::Reader;
+use crate::memory::put;
 use crate::predict::{Column, Input};
 use crate::protobuf::Dtype;
 
@@ -67,8 +68,8 @@ impl<'a> Filling<'a> {
     fn elements(&mut self, reader: &mut Reader<'_>) -> Option<usize> {
         let bytes = &mut self.bytes;
         match self.input.dtype {
-            Dtype::Float => reader.list(|reader| put(bytes, reader.single()?.to_le_bytes())),
-            Dtype::Double => reader.list(|reader| put(bytes, reader.decimal()?.to_le_bytes())),
+            Dtype::Float => reader.list(|reader| put(bytes, &reader.single()?.to_le_bytes())),
+            Dtype::Double => reader.list(|reader| put(bytes, &reader.decimal()?.to_le_bytes())),
             Dtype::String => reader.list(|reader| put_string(reader, bytes, &mut self.text)),
             dtype => reader.list(|reader| read_element(dtype, reader, bytes)),
         }

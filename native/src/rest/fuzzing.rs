@@ -39,5 +39,5 @@ pub fn read_body(signatures: &[(&str, &Declared)], data: &[u8]) -> Option<Unders
 /// all served models, and its Input.
 pub fn read_examples_body(data: &[u8]) -> Option<(&str, Vec<u8>)> {
     let body = ExamplesBody::read(data)?;
-    Some((std::str::from_utf8(body.signature).ok()?, body.input.into_bytes().to_vec()))
+    Some((std::str::from_utf8(body.signature).ok()?, body.input.into_bytes().ok()?.to_vec()))
 }

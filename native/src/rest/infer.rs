@@ -79,13 +79,12 @@ impl PendingCall for Call {
         let wanted: Vec<_> = outputs.iter().map(|output| (output.clone(), self.is_binary(output.alias))).collect();
         self.memory.drop_request();
         let written = self.common.format.write(&self.body.id, &wanted, &(start..start + rows), &self.memory);
-        let no_room = |reason| Status::no_room(reason, self.memory.share().budget());
+        let no_room = |reason| Status::no_room(reason, self.memory.budget());
         let undeclared = || Status::new(INTERNAL, "an output has a dtype that its signature does not declare");
         self.encoded = Some(written.map_err(no_room).and_then(|written| written.ok_or_else(undeclared)).and_then(
             |(body, json)| {
                 signature.answered_with(body.len(), rows);
-                let no_memory = || Status::no_memory(self.memory.share().budget());
-                Unread::hold(body, self.memory.clone()).map(|body| (body.into(), json)).ok_or_else(no_memory)
+                Unread::hold(body, self.memory.clone()).map(|body| (body.into(), json)).map_err(no_room)
             },
         ));
     }

@@ -127,7 +127,7 @@ impl Server {
             .inbox
             .take()
             .into_iter()
-            .map(|event| event.into_python(py))
+            .filter_map(|event| event.into_python(py).transpose())
             .collect::<PyResult<_>>()?;
         PyList::new(py, events)
     }

@@ -9,6 +9,8 @@ use pyo3::exceptions::{PyConnectionResetError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::buffer::python_bytes;
+
 use super::direction::{Direction, ROOM, Woken};
 use super::page::Page;
 
@@ -45,12 +47,12 @@ impl Link {
     #[pyo3(signature = (timeout=None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         if let Some(message) = self.untaken.lock().take() {
-            return Ok(message.map(|bytes| PyBytes::new(py, &bytes)));
+            return message.map(|bytes| python_bytes(py, &bytes)).transpose();
         }
         let mut until = None;
         loop {
             if let Some(message) = self.incoming().take() {
-                return Ok(message.map(|bytes| PyBytes::new(py, &bytes)));
+                return message.map(|bytes| python_bytes(py, &bytes)).transpose();
             }
             if until.is_none() {
                 until =

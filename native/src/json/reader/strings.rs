@@ -1,6 +1,7 @@
 //! Strings: as they are written, or with their escapes decoded.
 
 use super::Reader;
+use crate::memory;
 
 impl<'a> Reader<'a> {
     /// Reads a string without escapes; its bytes need not be valid UTF-8.
@@ -12,13 +13,14 @@ impl<'a> Reader<'a> {
         (rest[end] == b'"').then_some(&rest[..end])
     }
 
-    /// Reads a string, and adds it to `out` with its escapes decoded; its bytes need not be valid UTF-8.
+    /// Reads a string, and adds it to `out` with its escapes decoded; its bytes need not be valid UTF-8. None also if
+    /// there is no memory for it.
     pub fn text(&mut self, out: &mut Vec<u8>) -> Option<()> {
         self.expect(b'"')?;
         loop {
             let rest = &self.data[self.at..];
             let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
-            out.extend_from_slice(&rest[..end]);
+            memory::put(out, &rest[..end])?;
             self.at += end + 1;
             match rest[end] {
                 b'"' => return Some(()),
@@ -32,7 +34,7 @@ impl<'a> Reader<'a> {
     fn escape(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let letter = self.byte()?;
         self.at += 1;
-        out.push(match letter {
+        let character = match letter {
             b'"' | b'\\' | b'/' => letter,
             b'b' => 0x08,
             b'f' => 0x0c,
@@ -40,12 +42,11 @@ impl<'a> Reader<'a> {
             b'r' => b'\r',
             b't' => b'\t',
             b'u' => {
-                out.extend_from_slice(self.scalar()?.encode_utf8(&mut [0; 4]).as_bytes());
-                return Some(());
+                return memory::put(out, self.scalar()?.encode_utf8(&mut [0; 4]).as_bytes());
             }
             _ => return None,
-        });
-        Some(())
+        };
+        memory::put(out, &[character])
     }
 
     /// Reads the character of one UTF-16 code unit, or of two; None for half a surrogate pair.

@@ -1,6 +1,7 @@
 //! A tensor's values in JSON: lists of numbers or of booleans, with any nesting.
 
 use crate::json::Reader;
+use crate::memory::put;
 use crate::protobuf::Dtype;
 
 /// The maximum depth of lists; Python handles deeper ones.
@@ -26,19 +27,18 @@ fn read_list(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>, depth: 
 /// Reads one element. Triton: a number is read as 64 bits, and a narrower type gets the lower ones.
 fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
-        Dtype::Float => bytes.extend_from_slice(&reader.single()?.to_le_bytes()),
-        Dtype::Double => bytes.extend_from_slice(&reader.decimal()?.to_le_bytes()),
-        Dtype::Bool => bytes.push(u8::from(reader.boolean()?)),
+        Dtype::Float => put(bytes, &reader.single()?.to_le_bytes()),
+        Dtype::Double => put(bytes, &reader.decimal()?.to_le_bytes()),
+        Dtype::Bool => put(bytes, &[u8::from(reader.boolean()?)]),
         Dtype::Int8 | Dtype::Int16 | Dtype::Int32 | Dtype::Int64 => {
-            bytes.extend_from_slice(&reader.integer()?.signed()?.to_le_bytes()[..dtype.size()]);
+            put(bytes, &reader.integer()?.signed()?.to_le_bytes()[..dtype.size()])
         }
         Dtype::Uint8 | Dtype::Uint16 | Dtype::Uint32 | Dtype::Uint64 => {
-            bytes.extend_from_slice(&reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()]);
+            put(bytes, &reader.integer()?.unsigned()?.to_le_bytes()[..dtype.size()])
         }
         // Python refuses half floats in JSON, as Triton does, and decodes the strings.
-        Dtype::Half | Dtype::String => return None,
+        Dtype::Half | Dtype::String => None,
     }
-    Some(())
 }
 
 #[cfg(test)]
