@@ -192,27 +192,27 @@ def _kept() -> Graph:
     return Graph(nodes, {"x": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["M", 4])}, constants)
 
 
-def _chosen_for_all(kind: int, chosen: Sequence[NodeProto], *, inner: Dims = (9, 9)) -> Graph:
+def _chosen_for_all(kind: int, chosen: Sequence[NodeProto], *, inner: Dims = (9, 9), limit: float = 1.5) -> Graph:
     """Divides `x` by a `scale`, which the chosen nodes compute from `f`, the numbers of `x` as floats."""
     nodes = [make_node("Cast", ["x"], ["f"], to=FLOAT), *chosen, make_node("Div", ["f", "scale"], ["y"])]
-    constants = {"limit": np.float32(1.5), "one": np.float32(1), "many": np.float32(255)}
+    constants = {"limit": np.float32(limit), "one": np.float32(1), "many": np.float32(255)}
     return Graph(nodes, {"x": (kind, ["N", *inner])}, {"y": (FLOAT, ["N", *inner])}, constants)
 
 
-def _scaled_if(reduction: str, compares: str, kind: int = FLOAT) -> Graph:
+def _scaled_if(reduction: str, compares: str, kind: int = FLOAT, *, limit: float = 1.5) -> Graph:
     """All numbers are divided by 255 if one of them is on the other side of a limit."""
     chosen = [
         make_node(reduction, ["f"], ["m"], keepdims=0),
         make_node(compares, ["m", "limit"], ["c"]),
         make_node("Where", ["c", "many", "one"], ["scale"]),
     ]
-    return _chosen_for_all(kind, chosen)
+    return _chosen_for_all(kind, chosen, limit=limit)
 
 
-def _scaled_to_one(kind: int) -> Graph:
-    """All numbers are divided by the largest one."""
+def _scaled_to_one(kind: int, *, least: str = "one") -> Graph:
+    """All numbers are divided by the largest one, or by 1 or `many` if that is larger."""
     return _chosen_for_all(
-        kind, [make_node("ReduceMax", ["f"], ["m"], keepdims=0), make_node("Max", ["m", "one"], ["scale"])]
+        kind, [make_node("ReduceMax", ["f"], ["m"], keepdims=0), make_node("Max", ["m", least], ["scale"])]
     )
 
 
@@ -265,6 +265,12 @@ MIXING: Mapping[str, Mapping[str, Graph]] = {
         "divided if a pixel is large": _scaled_if("ReduceMax", "Greater", TensorProto.UINT8),
         "divided by the largest pixel": _scaled_to_one(TensorProto.UINT8),
         "divided by the largest signed byte": _scaled_to_one(TensorProto.INT8),
+        "divided if a pixel of two bytes is above 255": _scaled_if(
+            "ReduceMax", "Greater", TensorProto.UINT16, limit=255
+        ),
+        "divided if an integer is above 255": _scaled_if("ReduceMax", "Greater", TensorProto.INT32, limit=255),
+        "divided if a time is in milliseconds": _scaled_if("ReduceMax", "Greater", INT64, limit=1e11),
+        "divided by the largest integer above 255": _scaled_to_one(INT64, least="many"),
         "the least integer is subtracted": _from_least(),
         "whether nothing is masked": _masked_if_any(),
     },

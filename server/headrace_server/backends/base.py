@@ -10,7 +10,7 @@ from headrace_batching import Options
 from headrace_batching.cpus import affine_cpus, schedulable_cpus
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.ability import Ability
-from headrace_server.backends.independence import Evidence
+from headrace_server.backends.independence import Evidence, Hints
 from headrace_server.backends.shared import Shared
 from headrace_server.backends.signature import Signature
 from headrace_server.config.model_toml import SignatureOptions
@@ -274,6 +274,10 @@ class Triable(Protocol, metaclass=Ability):
     @property
     def evidence(self) -> Sequence[Evidence]:
         """Reasons in the model's file to doubt that rows are independent."""
+
+    @property
+    def hints(self) -> Hints:
+        """Facts from the model's file about inputs to try."""
 
     @property
     def most_rows(self) -> int | None:

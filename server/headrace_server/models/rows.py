@@ -10,6 +10,7 @@ from headrace_batching.task import Arrays
 from headrace_server.backends.base import Backend, ProvesRows, Settled, Streaming, Triable
 from headrace_server.backends.batch_axis import declares_rows
 from headrace_server.backends.independence import (
+    NO_HINTS,
     Evidence,
     Finding,
     Subject,
@@ -166,6 +167,7 @@ def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
         records=records,
         most_rows=backend.most_rows if isinstance(backend, Triable) else None,
         padding=version.settings.padding,
+        hints=backend.hints if isinstance(backend, Triable) else NO_HINTS,
     )
 
 

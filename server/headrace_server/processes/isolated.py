@@ -89,7 +89,8 @@ class IsolatedBackend:
         self._signatures = {name: replace(own, empty=True) for name, own in every[0].signatures.items()}
         self.runtime = every[0].runtime
         self.streams, self.answers_once = every[0].streams, every[0].answers_once
-        self.evidence, self.exact, self.most_rows = every[0].evidence, every[0].exact, every[0].most_rows
+        self.evidence, self.hints = every[0].evidence, every[0].hints
+        self.exact, self.most_rows = every[0].exact, every[0].most_rows
 
     @property
     def signatures(self) -> Mapping[str, Signature]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_server.backends.base import BackendOptions
-from headrace_server.backends.independence import Evidence
+from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
 from headrace_server.backends.signature import Signature
 
 
@@ -39,6 +39,7 @@ class Loaded:
         streams: Whether the model streams answers.
         answers_once: Whether the model can give a request a single answer, through the backend's `run`.
         evidence: Reasons in the model's file to doubt that rows are independent.
+        hints: Facts from the model's file about inputs to try.
         exact: Whether equal rows at equal positions in batches of equal size give equal bits.
         most_rows: The maximum number of rows of a batch; None means any number.
     """
@@ -48,5 +49,6 @@ class Loaded:
     streams: bool = False
     answers_once: bool = True
     evidence: Sequence[Evidence] = ()
+    hints: Hints = NO_HINTS
     exact: bool = True
     most_rows: int | None = None

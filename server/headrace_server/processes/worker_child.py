@@ -69,7 +69,8 @@ def _described(backend: Backend) -> Loaded:
     if isinstance(backend, Streaming):
         loaded = replace(loaded, streams=backend.streams, answers_once=backend.answers_once)
     if isinstance(backend, Triable):
-        loaded = replace(loaded, evidence=tuple(backend.evidence), exact=backend.exact, most_rows=backend.most_rows)
+        loaded = replace(loaded, evidence=tuple(backend.evidence), hints=backend.hints)
+        loaded = replace(loaded, exact=backend.exact, most_rows=backend.most_rows)
     return loaded
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from headrace_batching.task import Array, Arrays
 from headrace_server.backends.independence.evidence import Evidence
+from headrace_server.backends.independence.hints import NO_HINTS, Hints
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 from headrace_server.backends.signature import TensorSpec
 from headrace_server.config.padding import PaddingOptions
@@ -29,6 +30,7 @@ class Subject:
         records: Real requests, which are the best inputs: each has an array with rows for every input.
         most_rows: The maximum number of rows of a batch; None means any number.
         padding: How inputs of different lengths may share a batch.
+        hints: Facts from the model's file about inputs to try.
     """
 
     run: Run
@@ -39,6 +41,7 @@ class Subject:
     records: Sequence[Arrays] = field(default_factory=tuple)
     most_rows: int | None = None
     padding: PaddingOptions = field(default_factory=PaddingOptions)
+    hints: Hints = NO_HINTS
 
 
 class Runs:

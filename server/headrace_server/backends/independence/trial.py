@@ -8,6 +8,7 @@ within rounding.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -141,6 +142,10 @@ class _Trial:
         """Whether all inputs can hold NaN and infinity, which reveal more in one run than integers do."""
         return all(spec.array_dtype.kind in "fV" for spec in self._subject.inputs.values())
 
+    @property
+    def _has_integers(self) -> bool:
+        return any(spec.array_dtype.kind in "iu" for spec in self._subject.inputs.values())
+
     def _is_slow(self, inputs: Arrays, budget: float) -> bool:
         """Whether a full trial would take too long, not counting a slow first run or a busy machine."""
         for _ in range(_TIMED):
@@ -207,12 +212,16 @@ class _Trial:
     def _try_contrasts(self, neighbours: Neighbours, recipe: Recipe, rows: int, places: tuple[int, ...]) -> None:
         """Tests rows next to others on the opposite side of thresholds that a model may compare all values with.
 
-        For example, a model may divide a batch of images by 255 if any value is above 1.
+        For example, a model may divide a batch of images by 255 if any value is above 1. Integers of any size are tried
+        where they are harmless: a model may divide by 65,535 if any integer is above 255.
         """
         least = recipe.least - 1 if self._subject.exact else recipe.least  # a GPU may not check negative indices
         wider = replace(recipe, least=least, text=(*recipe.text, *EXTREME_WORDS))
-        for kind, other in ((Rows.UNIT, Rows.SIGNED), (Rows.HUNDREDS, Rows.UNIT)):
-            for own in (wider, replace(recipe, most=recipe.most or rows)):
+        choices: list[tuple[Recipe, ...]] = [(wider, replace(recipe, most=recipe.most or rows))]
+        if self._subject.exact and self._subject.hints.any_integers and self._has_integers:
+            choices.append((replace(wider, most=None, large=True),))
+        for (kind, other), recipes in product(((Rows.UNIT, Rows.SIGNED), (Rows.HUNDREDS, Rows.UNIT)), choices):
+            for own in recipes:
                 batch = neighbours.batch_of(rows, own, kind)
                 if batch is not None and neighbours.vary_once(batch, own, (places, other)):
                     break

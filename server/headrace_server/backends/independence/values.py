@@ -56,6 +56,9 @@ EXTREME_WORDS = (b"", "ÉTÉ".encode())
 
 _UNLIMITED = 7  # the largest integer of UNIT rows if it needs no relation to the number of rows
 
+_LARGE = 10**13
+"""The largest integer of UNIT rows if it may have any size; a time in milliseconds is smaller."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -72,6 +75,7 @@ class Recipe:
         examples: Features of the tf.Examples that strings hold; empty for other strings.
         shuffled: Whether the values of a real request's row are put into another order.
         limit: The value of very large numbers; None for numbers whose squares are finite.
+        large: Whether the largest integers may have any size, so that they are no indices.
     """
 
     size: int = 5
@@ -83,6 +87,7 @@ class Recipe:
     examples: tuple[Feature, ...] = ()
     shuffled: bool = False
     limit: float | None = None
+    large: bool = False
 
 
 MAX_ROW_ELEMENTS = 1 << 20
@@ -194,11 +199,12 @@ class Maker:
         The first of these rows is not all zeros: for zeros, a model might give the same answer in every batch.
         """
         recipe, limits = self._recipe, np.iinfo(dtype)
-        if dtype.itemsize == 1 and recipe.most is None:
+        if dtype.itemsize <= 2 and recipe.most is None:  # indices, and numbers of steps, have more bytes
             least, highest = int(limits.min), int(limits.max)
         else:
             least = max(recipe.least, int(limits.min))
             highest = _UNLIMITED if recipe.most is None else max(least, recipe.most - 1)
+            highest = min(_LARGE, int(limits.max)) if recipe.large else highest
         if kind is Rows.UNIT:
             return np.full(shape, highest, dtype)
         span = max(1, min(2, highest - least))

@@ -13,7 +13,7 @@ from headrace_batching.task import Array, Arrays
 from headrace_protos import Code, DataType
 from headrace_protos.tensor import dtype_of
 from headrace_server.backends.base import NO_RISKS, Risks
-from headrace_server.backends.independence import Evidence
+from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
 from headrace_server.backends.onnx.arena import LARGE_OUTPUT, arena_of
 from headrace_server.backends.onnx.failures import failure
 from headrace_server.backends.onnx.names import CPU
@@ -37,6 +37,7 @@ class OnnxBackend:
         steady: Whether a run's cost depends on the shapes of its inputs alone.
         needs: Objects that must live as long as the session.
         evidence: Reasons in the model's graph to doubt that rows are independent.
+        hints: Facts from the model's graph about inputs to try.
         risks: The model's operators with which a request can crash the process.
         apart: The values of the model's graph in which each row is known to depend only on the same row of the inputs.
     """
@@ -53,11 +54,13 @@ class OnnxBackend:
         steady: bool = False,
         needs: Sequence[object] = (),
         evidence: Sequence[Evidence] = (),
+        hints: Hints = NO_HINTS,
         risks: Risks = NO_RISKS,
         apart: Collection[str] = (),
     ) -> None:
         self._apart = apart
         self.evidence = evidence
+        self.hints = hints
         self.risks = risks
         self.most_rows = None
         self.provider: str = session.get_providers()[0]

@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from headrace_server.backends.base import Risks
-from headrace_server.backends.independence import Evidence
+from headrace_server.backends.base import NO_RISKS, Risks
+from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.follow import BOUNDED, Followed, Inside, follow, has_graphs, inner_nodes
@@ -64,6 +64,7 @@ class Graph:
         runs_on_empty: Whether ONNX Runtime's own CPU operators can run the model on arrays without elements.
         risks: The model's operators with which a request can crash the process.
         evidence: Reasons in the operators to doubt that rows are independent.
+        hints: Facts about inputs to try, to find out whether rows are independent.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
     """
 
@@ -72,6 +73,7 @@ class Graph:
     runs_on_empty: bool = False
     risks: Risks = field(default_factory=Risks)
     evidence: tuple[Evidence, ...] = ()
+    hints: Hints = NO_HINTS
     rows_apart: frozenset[str] = frozenset()
 
 
@@ -115,19 +117,22 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
     divisions = _Divisions(dividing(runtime), integers, weights.keys())
     followed = list(follow(nodes, sent, bounded=BOUNDED))
     any_rank = frozenset(value.name for value in inputs if not value.type.tensor_type.HasField("shape"))
+    steady = not functions and _is_steady(nodes, sent)  # the content of functions is not analysed
+    risks = _risks(
+        followed,
+        list(Inside(functions).followed(nodes, sent)),
+        inner,
+        {_full_name(function.domain, function.name) for function in functions},
+        divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
+        any_rank=bool(any_rank & sent),
+    )
     return Graph(
-        steady=not functions and _is_steady(nodes, sent),  # the content of functions is not analysed
+        steady=steady,
         any_rank=any_rank,
         runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
-        risks=_risks(
-            followed,
-            list(Inside(functions).followed(nodes, sent)),
-            inner,
-            {_full_name(function.domain, function.name) for function in functions},
-            divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
-            any_rank=bool(any_rank & sent),
-        ),
+        risks=risks,
         evidence=doubts([*nodes, *inner]),
+        hints=Hints(any_integers=steady and risks == NO_RISKS),
         rows_apart=frozenset()
         if functions
         else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from headrace_protos import Code, DataType
 from headrace_server.backends.base import NO_RISKS, BackendOptions
 from headrace_server.backends.gpu.cuda import Device
+from headrace_server.backends.independence import NO_HINTS
 from headrace_server.backends.onnx.backend import OnnxBackend, has_type
 from headrace_server.backends.onnx.failures import load_code
 from headrace_server.backends.onnx.graph import Graph
@@ -69,22 +70,23 @@ def _load(
     files.check_whole()
     found = _found(session, options, graph, layout)
     signatures = found.by_name
-    evidence = () if graph is None else graph.evidence
+    evidence, hints = ((), NO_HINTS) if graph is None else (graph.evidence, graph.hints)
+    make = partial(OnnxBackend, session, signatures, evidence=evidence, hints=hints)
     # Shared with models of the same structure as long as one of them lives.
     needs = (*needs, graph, found, files.layouts, layout)
     if providers[0][0] not in GPU_LIBRARIES:
         steady = graph is not None and graph.steady
         risks = NO_RISKS if graph is None else graph.risks
         apart = frozenset[str]() if graph is None else graph.rows_apart
-        return OnnxBackend(session, signatures, needs=needs, steady=steady, evidence=evidence, risks=risks, apart=apart)
+        return make(needs=needs, steady=steady, risks=risks, apart=apart)
     at_once = options.onnxruntime.gpu_instances
     if device is None or has_type(DataType.DT_STRING, signatures):
-        return OnnxBackend(session, signatures, at_once=at_once, evidence=evidence)
+        return make(at_once=at_once)
     on_gpu = OnGpu(session, device, free_before, at_once)
     if options.batching is not None and providers[0][0] == CUDA:
         again = partial(_session_again, files, for_one_shape(providers), options)
         on_gpu.open_sizes(model, signatures, options.batching, again)
-    return OnnxBackend(session, signatures, on_gpu, at_once=at_once, evidence=evidence)
+    return make(on_gpu, at_once=at_once)
 
 
 def _found(session: Session, options: BackendOptions, graph: Graph | None, layout: Layout | None) -> Found:

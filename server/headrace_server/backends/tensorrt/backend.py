@@ -18,7 +18,7 @@ from headrace_protos import Code
 from headrace_server.backends.base import BackendOptions
 from headrace_server.backends.batch_axis import may_be_batched
 from headrace_server.backends.gpu.cuda import Device, PageLockedPool
-from headrace_server.backends.independence import Evidence
+from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
 from headrace_server.backends.onnx.header import OnnxHeader, read_header
 from headrace_server.backends.onnx.signatures import make_signatures
 from headrace_server.backends.signature import Signature, TensorSpec
@@ -187,6 +187,11 @@ class TensorrtBackend:
     def evidence(self) -> Sequence[Evidence]:
         """Always empty, since a plan cannot be inspected."""
         return ()
+
+    @property
+    def hints(self) -> Hints:
+        """Always empty, like `evidence`."""
+        return NO_HINTS
 
     @property
     def most_rows(self) -> int | None:

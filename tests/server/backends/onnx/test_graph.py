@@ -1,6 +1,7 @@
 """What is derived from an ONNX graph: whether run times depend on values, and which inputs have no rank."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnx.numpy_helper import from_array
 
 from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.independence import Hints
 from headrace_server.backends.onnx.graph import RUN_ON_EMPTY, Graph, read_graph
 from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import RunLost
@@ -61,6 +63,7 @@ def test_sizes_that_come_from_values_decide_the_cost(tmp_path: Path, operator: s
     by_value = load_onnx(sized(operator, by_value=True)(tmp_path / "1"), BackendOptions())
     by_shape = load_onnx(sized(operator, by_value=False)(tmp_path / "2"), BackendOptions())
     assert (by_value.steady, by_shape.steady) == (False, True)
+    assert (by_value.hints.any_integers, by_shape.hints.any_integers) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +100,9 @@ def test_a_function_of_the_models_own_is_not_trusted(tmp_path: Path) -> None:
 
 def test_inputs_without_a_rank(tmp_path: Path) -> None:
     scalar, unranked = models.doubled_scalar(tmp_path / "1"), models.doubled_scalar(tmp_path / "2", ranked=False)
-    assert read_graph(scalar) == Graph(steady=True, runs_on_empty=True)
-    assert read_graph(unranked) == Graph(steady=True, any_rank=frozenset({"x"}), runs_on_empty=True)
+    expected = Graph(steady=True, runs_on_empty=True, hints=Hints(any_integers=True))
+    assert read_graph(scalar) == expected
+    assert read_graph(unranked) == replace(expected, any_rank=frozenset({"x"}))
 
 
 @pytest.mark.parametrize("content", [b"ORTM", b"\0" * 100, b"\x3a\xff\xff\x03", b"\x08\x09"])

@@ -15,6 +15,7 @@ from headrace_protos import Code
 from headrace_server.backends import auto
 from headrace_server.backends.base import Backend, BackendOptions
 from headrace_server.backends.buffer_pool import Block, BufferPool
+from headrace_server.backends.independence import NO_HINTS
 from headrace_server.backends.onnx.loading import load_onnx
 from headrace_server.errors import ServingError
 from tests.conftest import Run
@@ -53,6 +54,7 @@ class Owner:
 
     exact = True
     evidence = ()
+    hints = NO_HINTS
     most_rows = MOST
 
     def try_run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> Arrays:
