@@ -1,5 +1,6 @@
 """Keys and certificates that sign models, as files."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,16 +42,32 @@ class Chain:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self.root.public_bytes(Encoding.PEM))
 
-    def signer(self, name: str = "release", *, usage: bool = True, days: int = 1) -> tuple[Path, Path]:
+    def signer(
+        self,
+        name: str = "release",
+        *,
+        usage: bool = True,
+        days: int = 1,
+        purposes: Sequence[x509.ObjectIdentifier] = (),
+    ) -> tuple[Path, Path]:
         """The files of a signer's key, and of its certificate with the intermediate one."""
         by = (self._middle_key, self._middle)
-        key, certificate = self._make(name, ca=False, by=by, usage=usage, days=days)
+        key, certificate = self._make(name, ca=False, by=by, usage=usage, days=days, purposes=purposes)
         files = self._folder / f"{name}.key", self._folder / f"{name}.pem"
         files[0].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         files[1].write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in (certificate, self._middle)))
         return files
 
-    def _make(self, name: str, *, ca: bool, by: Any = None, usage: bool = True, days: int = 1) -> tuple[Any, Any]:
+    def _make(
+        self,
+        name: str,
+        *,
+        ca: bool,
+        by: Any = None,
+        usage: bool = True,
+        days: int = 1,
+        purposes: Sequence[x509.ObjectIdentifier] = (),
+    ) -> tuple[Any, Any]:
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         builder = (
@@ -69,4 +86,6 @@ class Chain:
             )
             both = {"digital_signature": not ca, "key_cert_sign": ca, "crl_sign": ca, "decipher_only": False}
             builder = builder.add_extension(x509.KeyUsage(**bits, **both), critical=True)
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         return key, builder.sign(by[0] if by else key, hashes.SHA256())

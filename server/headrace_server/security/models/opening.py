@@ -1,7 +1,7 @@
 """Opens a version before it is loaded: verifies and unseals it, and passes on files that nobody can change."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ from headrace_server.security.models.bundle import (
 from headrace_server.security.models.model_keys import KeySource
 from headrace_server.security.models.names import SEALED_FILE, SIGNATURE_FILE
 from headrace_server.security.models.private_files import MemoryFile, PrivateFolder, close_all, copy_of
-from headrace_server.security.models.roots import Root, Trust
+from headrace_server.security.models.roots import Trust
 from headrace_server.security.models.sealed import open_sealed
+from headrace_server.security.models.trust import Signers
 
 
 def signature_path(version: Path) -> Path:
@@ -76,30 +77,31 @@ class Opener:
             LoadError: FAILED_PRECONDITION if it must not be loaded; the text names the file.
             ServingError: The version cannot be read.
         """
-        root, signature = self._trust.of(version), signature_path(version)
-        is_signed = root.signers is not None and signature.exists()
-        if root.required and not is_signed:
+        roots, signature = self._trust.of(version), signature_path(version)
+        is_required = any(root.required for root in roots)
+        signers = [root.signers for root in roots if root.signers is not None] if signature.exists() else []
+        if is_required and not signers:
             raise _refused(version, f"it is not signed: there is no {signature.name}, and signatures are required")
         is_sealed = (version / SEALED_FILE).exists()
-        if not is_signed and not is_sealed:
+        if not signers and not is_sealed:
             return Opened(version, version)
-        return self._open(version, root if is_signed else None, is_sealed=is_sealed)
-
-    def _open(self, version: Path, root: Root | None, *, is_sealed: bool) -> Opened:
         with PrivateFolder(version.parent.name, version.name) as folder, _named(version):
-            files = _copies(version, self._names(version, root))
+            files = _copies(version, self._names(version, signers))
             folder.add(self._unsealed(files) if is_sealed else files)
             for name in self._beside:
                 folder.copy_beside(version.parent / name)
-            return Opened(version, folder.version, root is not None and root.required, folder.close)
+            return Opened(version, folder.version, is_required, folder.close)
 
-    def _names(self, version: Path, root: Root | None) -> Mapping[str, bytes | None]:
+    def _names(self, version: Path, signers: Sequence[Signers]) -> Mapping[str, bytes | None]:
         """The names of the files to copy, with the digests that they must have; None means any digest."""
-        if root is None or root.signers is None:
+        if not signers:
             return {SEALED_FILE: None}
         path = signature_path(version)
         try:
-            manifest = root.signers.verify(read_bundle(_small(path)))
+            bundle = read_bundle(_small(path))
+            manifest, *others = (each.verify(bundle) for each in signers)
+            if any(other != manifest for other in others):
+                raise BadSignature("it names different files to different signers")
         except BadSignature as error:
             raise _refused(path, str(error)) from error
         _check_whole(version, manifest)

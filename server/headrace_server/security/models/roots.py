@@ -52,10 +52,20 @@ class Trust:
         self._everywhere = everywhere
         self._roots = sorted(roots, key=lambda root: len(root.path.parts), reverse=True)
 
-    def of(self, version: Path) -> Root:
-        """The rules for a version: those of the innermost root that contains it, or else those outside all roots."""
-        real = version.resolve()
-        return next((root for root in self._roots if real.is_relative_to(root.path)), self._everywhere)
+    def of(self, version: Path) -> list[Root]:
+        """The rules for a version, all of which it must satisfy, so that no link leads out of a root.
+
+        They are those of its target if it is a link, of its own place, and of the places of links to folders above it.
+        The rules outside all roots apply only if its target or its own place is in no root.
+        """
+        absolute = version.absolute()
+        above = [folder.resolve() / absolute.relative_to(folder) for folder in absolute.parents]
+        found = [self._innermost(place) for place in (absolute.resolve(), *above)]
+        rules = [root or self._everywhere for root in found[:2]] + [root for root in found[2:] if root is not None]
+        return list(dict.fromkeys(rules))
+
+    def _innermost(self, place: Path) -> Root | None:
+        return next((root for root in self._roots if place.is_relative_to(root.path)), None)
 
 
 def read_roots(path: Path) -> list[Root]:

@@ -169,15 +169,18 @@ def _check_usage(certificate: Any) -> None:
 
     extensions = certificate.extensions
     try:
-        if extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
-            return
+        signs = extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
     except x509.ExtensionNotFound:
-        pass
+        signs = False
     try:
-        usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        purposes = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except x509.ExtensionNotFound:
-        usage = ()
-    if ExtendedKeyUsageOID.CODE_SIGNING not in usage:
+        purposes = set()
+    if ExtendedKeyUsageOID.CODE_SIGNING in purposes:
+        return
+    if not signs:
         raise BadSignature(
             "its certificate is not for signing code: it lacks the usages digitalSignature and codeSigning"
         )
+    if purposes and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in purposes:
+        raise BadSignature("its certificate is for other purposes than signing code: it lacks the usage codeSigning")

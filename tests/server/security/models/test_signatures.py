@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.security.models.model_keys import KeySource
@@ -188,6 +189,60 @@ def test_each_root_has_its_own_rules(version: Path, signer: KeyFiles, tmp_path: 
     (tmp_path / "free" / "2").symlink_to(version)
     (version / "model.sig").unlink()
     assert "there is no model.sig" in refusal(own, tmp_path / "free" / "2"), "a link leads to where a root requires one"
+
+
+@pytest.mark.parametrize("linked", ["version", "model", "folder of models"])
+def test_no_link_leads_out_of_a_root(tmp_path: Path, signer: KeyFiles, linked: str) -> None:
+    names = ("prod", "fraud", "1")
+    depth = ("folder of models", "model", "version").index(linked) + 1
+    link, target = tmp_path.joinpath(*names[:depth]), tmp_path.joinpath("elsewhere", *names[1:depth])
+    inside, version = target.joinpath(*names[depth:]), tmp_path.joinpath(*names)
+    inside.mkdir(parents=True)
+    (inside / "model.onnx").write_bytes(b"evil")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    file = tmp_path / "roots.toml"
+    root = f'[[roots]]\npath = "{tmp_path}/{{}}"\n'
+    file.write_text(root.format("elsewhere") + "required = false\n")
+    strict = Root(tmp_path.joinpath(*names[:depth]).parent, True, Signers([signer.public]))
+    own = Opener(Trust(Root(Path("/"), False, None), [strict, *read_roots(file)]), KeySource())
+    assert "there is no model.sig" in refusal(own, version)
+    sign(inside, signer.private)
+    own.open(version).close()
+    assert own.open(inside).path == inside
+
+
+def test_a_link_from_one_root_to_another_needs_a_signature_that_both_trust(tmp_path: Path, signer: KeyFiles) -> None:
+    other, version, link = key_pair(tmp_path, "other"), tmp_path / "b" / "1", tmp_path / "a" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"x")
+    link.parent.mkdir()
+    link.symlink_to(version)
+    file = tmp_path / "roots.toml"
+    for key, allowed in ((other, False), (signer, True)):
+        file.write_text(
+            f'[[roots]]\npath = "{tmp_path}/a"\nkeys = ["{signer.public}"]\n'
+            f'[[roots]]\npath = "{tmp_path}/b"\nkeys = ["{signer.public}", "{other.public}"]\n'
+        )
+        own = Opener(Trust(Root(Path("/"), False, None), read_roots(file)), KeySource())
+        sign(version, key.private)
+        own.open(version).close()
+        if allowed:
+            own.open(link).close()
+        else:
+            assert "not made with a key" in refusal(own, link)
+
+
+def test_a_certificate_of_the_same_authority_for_other_purposes(version: Path, tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    own = opener(chain.file)
+    kinds = ExtendedKeyUsageOID
+    for others in ([kinds.SERVER_AUTH], [kinds.CLIENT_AUTH, kinds.EMAIL_PROTECTION], [kinds.TIME_STAMPING]):
+        sign(version, *chain.signer("other", purposes=others))
+        assert "its certificate is for other purposes" in refusal(own, version)
+    for fit in ([kinds.SERVER_AUTH, kinds.CODE_SIGNING], [kinds.ANY_EXTENDED_KEY_USAGE]):
+        sign(version, *chain.signer("fit", purposes=fit))
+        own.open(version).close()
 
 
 @pytest.mark.parametrize(
