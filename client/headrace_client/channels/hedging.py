@@ -159,7 +159,7 @@ class AsyncHedgedChannel(AsyncGrpcioChannel):
                 for attempt in done:
                     error = attempt.exception()
                     if not isinstance(error, ServerError) or error.code not in _FOLLOWED:
-                        return attempt.result()  # or raises
+                        return attempt.result()  # raises the attempt's error if it failed
                 if attempts.add():
                     running.add(begin())
                 if not running:

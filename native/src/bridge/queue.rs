@@ -147,7 +147,7 @@ impl Queue {
             Python::try_attach(|py| counted(py, self.run_attached(py, turn)));
         }
         if lane.is_some_and(|lane| lane.rows() > 0) {
-            self.wake(); // as below
+            self.wake(); // tasks that arrived while the lane was busy woke no thread
         }
         Some(tasks)
     }

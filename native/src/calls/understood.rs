@@ -79,7 +79,7 @@ impl Arrays {
         match self {
             Self::Tensors(tensors) => tensors[input].strings(message, visit),
             Self::Columns(columns) => columns[input].strings(visit),
-            Self::Shared(_) => {} // these contain none
+            Self::Shared(_) => {} // tensors in shared memory are not strings
         }
     }
 }

@@ -155,7 +155,7 @@ impl Exchange {
         }
         self.known.lock().unknown = None;
         if message.is_some() {
-            self.link.get().untake(None); // it is in the socket
+            self.link.get().untake(None); // the message is in the socket
         }
         None
     }

@@ -104,7 +104,7 @@ class _OnThreads:
         return self._threads.submit(self._call, _next, generator, convert)
 
     def end(self, generator: Any) -> None:
-        with suppress(RuntimeError):  # no more steps are run
+        with suppress(RuntimeError):  # the threads have been shut down
             self._threads.submit(self._call, _end, generator)
 
     def close(self) -> None:

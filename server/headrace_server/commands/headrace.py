@@ -36,7 +36,7 @@ def _killed_by_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:  # None for a handler of C code
+        if before is not None:  # None if C code has set the handler
             signal.signal(signal.SIGINT, before)
 
 

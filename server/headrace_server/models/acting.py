@@ -103,7 +103,7 @@ class Acting:
             preparing.drop()
 
     def _act(self) -> None:
-        give_way()  # it may load versions itself
+        give_way()  # this thread may load versions itself
         while (action := self._next_when_free()) is not None:
             if action.thread is None:
                 self._run(action)

@@ -129,7 +129,7 @@ class Watch:
         return self._room > 0
 
     def _keep_within(self, row_bytes: int) -> None:
-        with suppress(IndexError):  # another thread may take them out at the same time
+        with suppress(IndexError):  # another thread may take rows out at the same time
             while len(self._taken) > 1 and len(self._taken) * row_bytes > WAITING_BYTES:
                 self._taken.popleft()
 
@@ -156,7 +156,7 @@ class Watch:
         for value, count in found.items():
             counts[_name(value)] += count
         if len(counts) > CLASSES:
-            counts.clear()  # this is not an output of classes
+            counts.clear()  # with so many different values, the output does not hold classes
 
     def _halve(self) -> None:
         self._rows /= 2

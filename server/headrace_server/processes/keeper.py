@@ -234,7 +234,7 @@ class Keeper:
                 self._places.give_up()
             else:
                 worker.wait()
-                if self._closing.is_set():  # the thread that closes it may be using its slots
+                if self._closing.is_set():  # the thread that closes the process may be using its slots
                     return
                 self._places.drop(worker)
                 self._report(worker.how_it_ended())

@@ -53,7 +53,7 @@ class _Streams:
             request = await slot.receive_in_loop()
             answering = asyncio.create_task(self._send_answers(slot, request, wanted))
             while True:
-                await slot.receive_in_loop()  # "next"
+                await slot.receive_in_loop()  # the message "next", which asks for an answer
                 wanted.release()
         except Ended:
             if answering is not None:
@@ -80,7 +80,7 @@ class _Streams:
                 placed, held = self._outputs.place(answer)
                 slot.send("answer", placed=placed)
                 await wanted.acquire()
-        del held  # the server may have been reading it until now
+        del held  # kept until now, since the server may have been reading the last answer
 
     def _answers(self, slot: Slot, request: Message) -> AsyncGenerator[Arrays, None]:
         signature, outputs = request.content

@@ -215,7 +215,7 @@ mod tests {
                 let mut into = ReadBuf::new(&mut buffer);
                 assert!(matches!(bypass.give(&mut into, between), Given::Frame | Given::Bytes));
                 all.extend_from_slice(into.filled());
-                between = !between; // must make no difference: the frame is not the client's
+                between = !between; // must make no difference: this frame does not come from the client
             }
             assert_eq!((&all[..9], all[13]), (&b"\0\0\x04\x08\0\0\0\0\0"[..], 7), "{room}");
         }

@@ -107,7 +107,7 @@ class Ends:
             others = self.neighbours.make(self.rows, recipe, which)
             if unlike is not None:
                 others = {alias: _opposite(unlike[alias], other) for alias, other in others.items()}
-                unlike = None  # the model may refuse such rows, so the next ones are drawn without it
+                unlike = None  # the model may refuse opposite rows, so the next ones are unchanged
             if self._fit(others):
                 yield others
         turns = np.arange(1, self.rows + 1) % 2

@@ -67,7 +67,7 @@ class Inside:
         key = (node.domain, node.op_type, frozenset(dependent))
         if key not in self._seen:
             self._seen.add(key)
-            for function in self._functions.get(key[:2], ()):  # several, if it is overloaded: any may be meant
+            for function in self._functions.get(key[:2], ()):  # several if the function is overloaded
                 yield list(function.node), {name for number, name in enumerate(function.input) if number in dependent}
 
 

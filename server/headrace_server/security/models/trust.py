@@ -46,7 +46,7 @@ class Signers:
             except BadSignature:
                 if keyless is None:
                     raise
-        if keyless is not None and not signers:  # no authority vouches for its certificate
+        if keyless is not None and not signers:  # no trusted authority has issued the bundle's certificate
             return read_manifest(keyless.verify(bundle.content))
         with needs("signing"):
             from cryptography.exceptions import InvalidSignature
