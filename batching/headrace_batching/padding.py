@@ -24,7 +24,10 @@ _MOST = 1 << 20
 
 
 def default_limits() -> tuple[int, ...]:
-    """The default limits, 8, 16, 24, ... 64, 80, ... 128, 160, ...: above 32, at most a fifth of a batch is padding."""
+    """The lengths to which inputs are padded by default: 8, 16, 24, ... 64, 80, ... 128, 160, ...
+
+    With them, at most a fifth of a batch is padding if its rows are longer than 32.
+    """
     limits = [_LEAST * (i + 1) for i in range(_STEPS)]
     while (base := limits[-1]) < _MOST:
         limits += [base + base // _STEPS * (i + 1) for i in range(_STEPS)]
@@ -32,7 +35,7 @@ def default_limits() -> tuple[int, ...]:
 
 
 def limits_of_step(step: int) -> tuple[int, ...]:
-    """Multiples of a step."""
+    """The lengths to which inputs are padded if they must be multiples of a step."""
     return tuple(range(step, max(_MOST // _LEAST, step) + 1, step))
 
 

@@ -139,7 +139,7 @@ class ServedModels:
                 servable.free_unused()
 
     def stop_reading(self) -> None:
-        """Reads the configuration file no more."""
+        """Stops checking the configuration file for changes."""
         self._config_poll.stop()
 
     def stop(self) -> None:

@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command.
+    """A command of the toolkit.
 
     Attributes:
         name: The command's name after `headrace`.

@@ -25,7 +25,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """One feature.
+    """How important one feature is.
 
     Attributes:
         name: The input and the position of the value: `x[3]`.

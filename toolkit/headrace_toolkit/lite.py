@@ -84,7 +84,7 @@ class LiteModel:
 
 
 def open_lite(content: bytes, name: str) -> Any:
-    """An interpreter of a file.
+    """A LiteRT interpreter of the model in a TFLite file.
 
     Raises:
         ToolkitError: LiteRT does not load it.

@@ -16,7 +16,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The processor.
+    """The processor that the models were measured on.
 
     Attributes:
         architecture: The architecture, such as `x86_64`.

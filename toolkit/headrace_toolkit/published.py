@@ -33,13 +33,13 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """One version.
+    """A published version, ready to run.
 
     Attributes:
         name: The model and the version, as in `digits/2`.
         source: The file as the framework reads it.
         model: The file as the server runs it.
-        size: Measures its costs before it answers anything.
+        size: Measures the version's files, and how long they take to load.
     """
 
     name: str

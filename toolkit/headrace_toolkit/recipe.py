@@ -20,7 +20,7 @@ TARGETS = ("x86", "vnni", "arm64", "gpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
-    """The rows.
+    """Which rows are used, and for what.
 
     Attributes:
         rows: A file, or `file.py:function`; empty means none, so that inputs are random.

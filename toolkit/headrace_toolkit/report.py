@@ -140,7 +140,7 @@ class Report:
         }  # fmt: skip
 
     def shown_metric(self, value: float | None) -> str:
-        """A value of the metric for people."""
+        """A value of the metric as text; a share is in percent."""
         if value is None:
             return ""
         return f"{value:.2%}" if self.share else f"{value:.4g}"
@@ -205,7 +205,7 @@ def remark(line: Line) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, such as `1.25 MB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:,.3g} {unit}" if count < 100 * scale else f"{count / scale:,.0f} {unit}"

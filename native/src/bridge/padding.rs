@@ -29,7 +29,7 @@ pub struct Padding {
 
 struct Padded {
     axes: Axes,
-    /// One element.
+    /// The bytes of one element: the pad value.
     value: Vec<u8>,
     /// Whether a task is left unpadded if a row of this input contains nothing but the pad value.
     told_apart: bool,

@@ -173,7 +173,7 @@ struct Versions {
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Routes {
     table: RwLock<FxHashMap<Vec<u8>, Versions>>,
-    /// By model.
+    /// The labels of each model, by the model's name.
     labels: RwLock<FxHashMap<String, Labels>>,
     default_signature: Vec<u8>,
 }

@@ -57,7 +57,7 @@ struct Kept {
     used: Option<Instant>,
 }
 
-/// Counts a call for as long as it lives.
+/// A call under way, which is counted until this is dropped.
 struct UnderWay<'a>(&'a Channel);
 
 impl Drop for UnderWay<'_> {

@@ -41,7 +41,7 @@ pub struct Reply {
 /// Until when the answer is repeated for the same request, and the function that counts these calls.
 pub struct Keep {
     pub count: Py<PyAny>,
-    /// None means until the server's state changes.
+    /// When the answer expires; None means when the server's state changes.
     pub until: Option<Instant>,
 }
 

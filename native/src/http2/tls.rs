@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
 
-/// The name of HTTP/2 in TLS.
+/// The name of HTTP/2 when TLS chooses the protocol (ALPN).
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 

@@ -183,7 +183,7 @@ mod tests {
     use super::super::{Budget, Share};
     use super::*;
 
-    /// More than any system has.
+    /// More bytes than any system has.
     const ENDLESS: usize = isize::MAX as usize;
 
     fn memory(limit: usize) -> CallMemory {

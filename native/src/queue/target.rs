@@ -26,7 +26,7 @@ impl Target {
 /// When the running batches of one lane are expected to end.
 pub struct Slots {
     most: usize,
-    /// In ascending order.
+    /// The expected ends, the earliest first.
     ends: Vec<f64>,
 }
 

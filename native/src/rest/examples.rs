@@ -24,7 +24,7 @@ const INTEGERS: u32 = 3;
 /// A plain body: the name of its signature, empty for the default, and its tf.Examples.
 pub struct ExamplesBody<'a> {
     pub signature: &'a [u8],
-    /// An Input.
+    /// The Examples, as the serialized `Input` of a gRPC request.
     pub input: Rope,
 }
 
@@ -62,7 +62,7 @@ struct List<'a> {
     /// The values of one feature: numbers, or strings encoded as fields of their list.
     numbers: BytesMut,
     strings: BytesMut,
-    /// One string.
+    /// The string that is being read.
     text: Vec<u8>,
 }
 

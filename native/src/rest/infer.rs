@@ -34,7 +34,7 @@ impl Drop for Call {
     }
 }
 
-/// How a failed call ends.
+/// The answer to a failed call.
 pub fn refusal(endpoint: &Endpoint, status: &Status) -> Answer {
     let mut body = BytesMut::new();
     write_error(&status.text, &mut body);

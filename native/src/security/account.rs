@@ -35,12 +35,12 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// Returns the tokens of the call's rows, because none of them is run.
+    /// Gives the call's rows back to the limit on rows, because none of them is run.
     pub fn give_rows_back(&mut self) {
         self.limits.state.lock().rows += std::mem::take(&mut self.rows) as f64;
     }
 
-    /// Returns the token of the call.
+    /// Gives the call back to the limit on calls, as if it had not been made.
     pub fn give_call_back(&self) {
         self.limits.state.lock().calls += 1.0;
     }

@@ -16,7 +16,7 @@ use crate::protobuf::Rope;
 
 /// The meaning of the headers that a connection's lone calls have in common.
 pub struct Template {
-    /// Its memory is empty between two calls.
+    /// Between two calls, its `memory` is `empty`.
     opening: Opening,
     timeout: Option<Duration>,
     /// The length of the message with its prefix, if the headers declare it.

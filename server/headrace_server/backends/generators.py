@@ -39,7 +39,7 @@ class Steps(Protocol):
         """Closes the generator after its last step has ended. Any thread, without waiting."""
 
     def close(self) -> None:
-        """Runs no more steps."""
+        """Prevents further steps."""
 
 
 class Generators:
@@ -85,7 +85,7 @@ class Generators:
                 step.add_done_callback(lambda _: self._steps.end(generator))
 
     def close(self) -> None:
-        """Runs no more steps."""
+        """Prevents further steps."""
         self._steps.close()
 
 

@@ -116,7 +116,7 @@ class TfliteGraph:
 
 
 class _Graph:
-    """One graph.
+    """One graph of a TFLite file.
 
     Args:
         graph: The graph in the file.

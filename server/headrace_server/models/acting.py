@@ -73,7 +73,7 @@ class Acting:
         self._thread = Thread(target=self._act, name="manager", daemon=True)
 
     def start(self) -> None:
-        """Starts acting."""
+        """Starts the thread that loads and unloads versions."""
         self._thread.start()
 
     def initial_load_done(self) -> None:

@@ -52,7 +52,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A rule.
+    """A rule of the policy: who may call which models, and how often.
 
     Attributes:
         number: The rule's position in the file, from 1.

@@ -103,7 +103,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request.
+    """An HTTP request, as the APIs get it from any transport.
 
     Attributes:
         method: The method, in capitals.

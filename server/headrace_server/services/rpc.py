@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method.
+    """A unary method of a gRPC service.
 
     Attributes:
         name: The method's name, as in the service's .proto file.
@@ -69,7 +69,7 @@ class StreamMethod:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service.
+    """A gRPC service.
 
     Attributes:
         name: The service's full name, with its package.

@@ -13,7 +13,7 @@ _SPLIT_KEYS = {"columns", "data", "index"}
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A table.
+    """A table of inputs, as a DataFrame holds it.
 
     Attributes:
         columns: The names of the columns.

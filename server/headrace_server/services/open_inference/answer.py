@@ -42,7 +42,7 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class InferAnswer:
-    """An answer.
+    """The answer to an inference request.
 
     Attributes:
         model: The model's name.

@@ -25,7 +25,7 @@ _RESTATED = (
 
 @dataclass(frozen=True, slots=True)
 class LoadConfig:
-    """The changes in a configuration.
+    """The changes that the parameter `config` of a load makes.
 
     Attributes:
         batching: Fields of `headrace_batching.Options`; empty for the operator's own.
@@ -37,7 +37,7 @@ class LoadConfig:
 
 
 def read_load_config(text: str) -> LoadConfig:
-    """Reads a configuration.
+    """Reads the parameter `config` of a load.
 
     Raises:
         ValueError: The text is not a JSON object, or a value has the wrong type.

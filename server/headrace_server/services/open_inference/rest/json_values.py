@@ -87,5 +87,5 @@ def parameters_of(document: Any) -> Mapping[str, Any]:
 
 
 def unreadable(name: str, why: str) -> ServingError:
-    """The error for a member."""
+    """The error for a member that cannot be used, with the reason."""
     return invalid(f"Unable to parse '{name}': {why}")

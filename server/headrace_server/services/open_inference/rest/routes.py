@@ -37,7 +37,7 @@ _PATTERNS = tuple((call, methods, re.compile("/v2" + pattern)) for call, methods
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A call.
+    """The call that a method and a path select.
 
     Attributes:
         call: The call's name, one of those above.

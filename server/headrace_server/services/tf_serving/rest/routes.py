@@ -21,7 +21,7 @@ _INT64_DIGITS = len(str(_INT64_MAX))  # a caller may send thousands of digits, w
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A call.
+    """The call that a method and a path select.
 
     Attributes:
         verb: classify, regress, predict, metadata, or status.
