@@ -1,7 +1,7 @@
 """Runs TensorFlow SavedModels in a TensorFlow session, as TF Serving does."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from headrace_batching.task import Arrays
 from headrace_protos import Code, SignatureDef
-from headrace_server.backends.base import BackendOptions
+from headrace_server.backends.base import NO_RISKS, BackendOptions, Risks
+from headrace_server.backends.savedmodel_graph import SavedModelGraph
 from headrace_server.backends.signature import Signature
 from headrace_server.backends.signature_def import read_signature
 from headrace_server.errors import LoadError, ServingError, invalid
@@ -43,7 +44,7 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
         definitions = {name: SignatureDef.FromString(d.SerializeToString()) for name, d in graph.signature_def.items()}
         # TensorFlow's operators check their inputs, including arrays without elements.
         signatures = {name: replace(read_signature(d), empty=True) for name, d in definitions.items()}
-        return SavedModelBackend(session, signatures)
+        return SavedModelBackend(session, signatures, _risks(graph.graph_def, signatures.values()))
     except Exception as error:
         session.close()
         raise _load_error(folder, error) from error
@@ -55,13 +56,15 @@ class SavedModelBackend:
     Args:
         session: The session, which the backend now owns; its graph holds the model.
         signatures: The signatures by name.
+        risks: See `base.MayEndProcess`.
     """
 
     runtime = "tensorflow"
 
-    def __init__(self, session: Any, signatures: Mapping[str, Signature]) -> None:
+    def __init__(self, session: Any, signatures: Mapping[str, Signature], risks: Risks) -> None:
         self._session = session
         self._signatures = signatures
+        self.risks = risks
         self._lock = Lock()
         self._steps: dict[tuple[str, tuple[str, ...]], Step] = {}
 
@@ -111,6 +114,14 @@ class SavedModelBackend:
         # takes four times as much CPU.
         step: Step = self._session._make_callable_from_options(options)  # noqa: SLF001
         return step
+
+
+def _risks(graph: Any, signatures: Iterable[Signature]) -> Risks:
+    """The risks of a graph; none with a GPU, all of whose memory TensorFlow takes in the first process that uses it."""
+    if tf.config.list_physical_devices("GPU"):
+        return NO_RISKS
+    feeds = {spec.name for signature in signatures for spec in signature.inputs.values()}
+    return SavedModelGraph(graph, feeds).risks
 
 
 def _session_config(options: BackendOptions) -> Any:

@@ -307,3 +307,38 @@ def test_folders_that_can_be_loaded_and_others(
     assert failures[3][1].startswith("Could not find meta graph def matching supplied tags: { serve }. ")
     assert failures[4][0] != Code.OK
     assert failures[4][1].startswith(f"{bare} cannot be loaded: ")
+
+
+def test_which_models_values_in_a_request_can_harm(tensorflow_models: Path, tensorflow_server_python: Path) -> None:
+    script, folder = HERE / "risks_in_tensorflow.py", tensorflow_models / "bounded"
+    run = subprocess.run([tensorflow_server_python, script, folder], capture_output=True, text=True, check=True)
+
+    assert json.loads(run.stdout) == {
+        "filled": [["Fill"], []],
+        "repeated": [["Tile"], []],
+        "filled_in_a_branch": [["Fill"], []],
+        "filled_in_a_loop": [["Fill"], []],
+        "filled_after_a_loop": [["Fill"], []],
+        "lists": [["DenseBincount", "RaggedTensorToTensor"], []],
+        "image": [["DecodePng"], []],
+        "counting": [[], ["StatelessWhile"]],
+        "counting_in_a_branch": [[], ["StatelessWhile"]],
+        "counting_as_in_tensorflow_1": [[], ["LoopCond"]],
+        "widened": [],
+        "mapped": [],
+        "counting_rows": [],
+        "one_hot": [],
+        "looked_up": [],
+    }
+
+
+def test_an_answer_for_which_there_is_no_memory(tensorflow_models: Path, serve_tensorflow: ServeTensorflow) -> None:
+    server = serve_tensorflow(tensorflow_models / "bounded" / "filled", "--tensorflow_session_parallelism=1")
+    caller = server.started()
+
+    code, text = caller.refusal(predict_request({"x": np.array([1 << 20, 1 << 15], np.int32)}))
+    assert code == StatusCode.RESOURCE_EXHAUSTED
+    assert text.startswith("OOM when allocating tensor with shape[1048576,32768] and type float")
+    assert caller.predict({"x": np.array([2, 1], np.int32)})["y"].tolist() == [[1.0], [1.0]]
+    assert any("a request can make its operator Fill take any amount of memory" in line for line in server.log)
+    caller.close()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,62 @@ def write_tflite_widened(folder: Path) -> None:
     (folder / "model.tflite").write_bytes(content)
 
 
+def count_to(end: Any) -> Any:
+    """A loop that counts to `end`."""
+    return tf.while_loop(lambda count: count < end, lambda count: [count + 1], [tf.constant(0)])[0]
+
+
+NUMBER = tf.TensorSpec([], tf.int32, name="x")
+NUMBERS = tf.TensorSpec([None], tf.int32, name="x")
+TEXTS = tf.TensorSpec([None], tf.string, name="x")
+ROWS = tf.TensorSpec([None, 2], tf.float32, name="x")
+
+BOUNDED_BY_VALUES: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
+    "filled": (NUMBERS, lambda x: tf.fill(x, 1.0)),
+    "repeated": (NUMBER, lambda x: tf.tile([1.0], [x])),
+    "filled_in_a_branch": (NUMBER, lambda x: tf.cond(x > 3, lambda: tf.fill([x], 1.0), lambda: tf.ones([1]))),
+    "filled_in_a_loop": (NUMBER, lambda x: tf.map_fn(lambda n: tf.reduce_sum(tf.fill([n * x], 1)), tf.range(2))),
+    "filled_after_a_loop": (NUMBERS, lambda x: tf.fill([tf.map_fn(lambda n: n + 1, x)[0]], 1.0)),
+    "lists": (TEXTS, lambda x: tf.strings.split(x).to_tensor()),
+    "image": (tf.TensorSpec([], tf.string, name="x"), tf.io.decode_png),
+    "counting": (NUMBER, count_to),
+    "counting_in_a_branch": (NUMBER, lambda x: tf.cond(x > 3, lambda: count_to(x), lambda: x)),
+}
+"""Functions whose runs need any amount of memory or time on some values, each with its input."""
+
+BOUNDED_BY_SHAPES: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
+    "widened": (ROWS, lambda x: tf.concat([x, tf.fill([tf.shape(x)[0], 2], 0.0)], 1)),
+    "mapped": (ROWS, lambda x: tf.map_fn(lambda row: row * 2, x)),
+    "counting_rows": (ROWS, lambda x: tf.cast(count_to(tf.shape(x)[0]), tf.float32) + x),
+    "one_hot": (ROWS, lambda x: tf.one_hot(tf.argmax(x, 1), 3)),
+    "looked_up": (TEXTS, lambda x: tf.strings.to_hash_bucket_fast(tf.strings.upper(x), 10)),
+}
+"""Functions whose runs are bounded by the size of a request."""
+
+
+def named_y(function: Callable[[Any], Any], x: Any) -> Mapping[str, Any]:
+    return {"y": function(x)}
+
+
+def write_bounded(folder: Path) -> None:
+    for name, (spec, function) in {**BOUNDED_BY_VALUES, **BOUNDED_BY_SHAPES}.items():
+        module = tf.Module()
+        module.function = exported(spec)(partial(named_y, function))
+        tf.saved_model.save(module, str(folder / name / "1"), signatures=module.function)
+
+
+def write_counting_as_in_tensorflow_1(folder: Path) -> None:
+    """Writes a loop whose operators are in the graph of the model, not in functions."""
+    builder = tf.compat.v1.saved_model.Builder(str(folder))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.disable_control_flow_v2()
+        x = tf.compat.v1.placeholder(tf.int32, [], name="x")
+        signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": count_to(x)})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        tf.compat.v1.enable_control_flow_v2()
+    builder.save()
+
+
 class Bytes(str):
     """A flexbuffer string of arbitrary bytes, not only of UTF-8, as the C++ library writes it."""
 
@@ -246,3 +303,5 @@ if __name__ == "__main__":
     write_tflite_filled(base / "tflite_filled" / "1")
     write_tflite_counting(base / "tflite_counting" / "1")
     write_tflite_widened(base / "tflite_widened" / "1")
+    write_bounded(base / "bounded")
+    write_counting_as_in_tensorflow_1(base / "bounded" / "counting_as_in_tensorflow_1" / "1")
