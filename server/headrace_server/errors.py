@@ -143,7 +143,7 @@ def status_of(error: Exception) -> tuple[Code, str]:
     if isinstance(error, OSError) and error.errno in _SCARCE:
         return Code.UNAVAILABLE, f"the server has run out of a system resource: {error.strerror}"
     if isinstance(error, MemoryError):
-        return Code.RESOURCE_EXHAUSTED, f"the server has no memory for this call: {error}".removesuffix(": ")
+        return Code.RESOURCE_EXHAUSTED, f"the server has too little memory: {error}".removesuffix(": ")
     if isinstance(error, BatchingError):
         return _BATCHING.get(type(error), Code.INTERNAL), str(error)
     log.error("a call failed unexpectedly", exc_info=error)

@@ -45,7 +45,7 @@ def test_a_code_that_no_failure_has_becomes_internal(code: Any) -> None:
 
 
 def test_a_call_for_which_there_is_no_memory_is_refused() -> None:
-    text = "the server has no memory for this call"
+    text = "the server has too little memory"
     assert status_of(MemoryError()) == (Code.RESOURCE_EXHAUSTED, text)
     assert status_of(MemoryError("1 GiB")) == (Code.RESOURCE_EXHAUSTED, f"{text}: 1 GiB")
 

@@ -215,11 +215,11 @@ class MayBeDown(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class RunsElsewhere(Protocol, metaclass=Ability):
-    """A backend whose runs only wait for other processes."""
+    """A backend that may let other processes run the model."""
 
     @property
-    def processes(self) -> int:
-        """The number of processes that run the model."""
+    def runs_elsewhere(self) -> bool:
+        """Whether a run only waits for another process."""
 
 
 @runtime_checkable

@@ -130,7 +130,7 @@ class Schedulers:
         batched = self._batching is not None and declared.batched and not alone
         options, backend = self._batching or _unbatched(self._backend), self._backend
         options = _leaving_one(options)
-        if isinstance(backend, RunsElsewhere):
+        if isinstance(backend, RunsElsewhere) and backend.runs_elsewhere:
             self._threads.add(options.batches_at_once)
             self._added += options.batches_at_once
         run = partial(backend.run, signature, outputs=declared.every_output)

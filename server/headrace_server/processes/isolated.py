@@ -98,9 +98,9 @@ class IsolatedBackend:
         return self._signatures
 
     @property
-    def processes(self) -> int:
-        """The number of processes that run the model."""
-        return len(self._keepers)
+    def runs_elsewhere(self) -> bool:
+        """Whether a run only waits for another process; always true."""
+        return True
 
     @property
     def is_down(self) -> bool:

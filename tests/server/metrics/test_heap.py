@@ -62,11 +62,13 @@ class TestHeaps:
 def test_a_look_at_the_memory_leaves_no_garbage(look: Callable[[], object]) -> None:
     # In an idle server, Python once collected the garbage of such calls only after more than sixty of them.
     look()  # the first call creates objects that are kept
-    gc.collect()
 
-    look()
+    def garbage() -> int:
+        gc.collect()
+        look()
+        return gc.collect()
 
-    assert gc.collect() == 0
+    assert min(garbage() for _ in range(5)) == 0  # another thread may leave some during a look
 
 
 @contextmanager
