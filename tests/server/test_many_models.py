@@ -82,4 +82,6 @@ def test_a_model_whose_native_route_cannot_be_made_is_answered_by_python(
             assert arrays(server.caller.call(request))["y"].tolist() == [[10 + number]]
     finally:
         server.close()
-    assert [line for line in caplog.messages if "native route" in line] == ["model m1 has no native route"]
+    assert [line for line in caplog.messages if "native route" in line] == [
+        "model m1 gets no native route: Python answers all of its calls"
+    ]

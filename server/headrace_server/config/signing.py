@@ -13,14 +13,14 @@ class SigningOptions:
     signature_keys: tuple[str, ...] = flag(
         (),
         "PEM files, separated by commas, of public keys or authorities' certificates: a version that has a model.sig "
-        "is loaded only if one of them vouches for it",
+        "is loaded only if it is signed with one of these keys, or with a certificate from one of these authorities",
     )
     signature_identities: tuple[str, ...] = flag(
         (),
         "identities, separated by commas, whose keyless signatures (Sigstore) are trusted as well: e-mail addresses or "
         "URIs, as in the certificates",
     )
-    signature_issuer: str = flag("", "URL of the OpenID provider that vouches for --signature_identities")
+    signature_issuer: str = flag("", "URL of the OpenID provider that confirms --signature_identities")
     signature_trust_root: str = flag(
         "",
         "JSON file with Sigstore's trusted root: the authorities and logs that keyless signatures are checked against",

@@ -184,13 +184,13 @@ class PaddingTrial:
         return replace(padding, told_apart=padding.told_apart | told_apart)
 
     def _told_apart(self, padding: Padding, bare: Arrays, cut: Arrays, count: int) -> frozenset[str]:
-        """The inputs for which a row of pad values is answered differently; these rows follow `count` others."""
+        """The inputs for which padding changes the answer to a row of pad values; these rows follow `count` others."""
         varying = _varying(padding)
         found = {a for i, a in enumerate(varying) if first_change(bare, cut, [count + i], exact=False)}
         if found or self.subject.padding.pad_values:
             return frozenset(found)
         if first_change(bare, cut, [count + len(varying)], exact=False):
-            raise NotPadded("a row that holds only pad values is answered differently")
+            raise NotPadded("padding changes the answer to a row that holds only pad values")
         return frozenset()
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:

@@ -27,7 +27,7 @@ MAX_BUNDLE_BYTES = 64 << 20
 
 
 class BadSignature(ValueError):
-    """The reason why a signature does not vouch for a model."""
+    """The reason why a signature of a model is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class KeylessOptions:
 
     Attributes:
         identities: E-mail addresses or URIs, as in the certificates.
-        issuer: URL of the OpenID provider that vouched for the identities.
+        issuer: URL of the OpenID provider that confirmed the identities.
         trust_root: JSON file with Sigstore's trusted root.
     """
 

@@ -35,7 +35,7 @@ class RootOptions:
     path: str = option("", "the folder", fits=bool, words="the name of a folder")
     keys: tuple[str, ...] = option((), "PEM files of public keys, or of authorities' certificates")
     identities: tuple[str, ...] = option((), "identities whose keyless signatures are trusted")
-    issuer: str = option("", "URL of the OpenID provider that vouches for the identities")
+    issuer: str = option("", "URL of the OpenID provider that confirms the identities")
     trust_root: str = option("", "JSON file with Sigstore's trusted root")
     required: bool = option(True, "whether the models in the folder must be signed")
 

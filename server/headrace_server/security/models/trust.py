@@ -62,7 +62,7 @@ class Signers:
         """The keys that may have made a signature.
 
         Raises:
-            BadSignature: No authority vouches for its certificate.
+            BadSignature: No trusted authority has issued its certificate.
         """
         if not bundle.certificates:
             return [key for key in self._keys if bundle.key_hint in ("", key_hint(key))]
@@ -148,7 +148,7 @@ def _lead(chain: list[Any], authorities: Sequence[Any], at: datetime) -> None:
             break
         left.remove(issuer)
         current = issuer
-    raise BadSignature("no authority that --signature_keys trusts vouches for its certificate")
+    raise BadSignature("no authority that --signature_keys trusts has issued its certificate")
 
 
 def _has_issued(authority: Any, certificate: Any, at: datetime) -> bool:

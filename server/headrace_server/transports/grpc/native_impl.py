@@ -165,7 +165,7 @@ class NativeTransport:
                 try:
                     self._publish(name, versions, latest)
                 except Exception:  # Python then answers the model's calls
-                    log.exception("model %s has no native route", name)
+                    log.exception("model %s gets no native route: Python answers all of its calls", name)
 
     def assign_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Sets the version that each label of each model refers to. Any thread."""
