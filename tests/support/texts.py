@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto
 from onnx.helper import make_node
+from onnx.numpy_helper import from_array
 
 from tests.support.graphs import FLOAT, INT64, Graph, Value, weights
 
@@ -102,16 +103,37 @@ def third_largest() -> Graph:
     return Graph(nodes, X, {"y": POOLED}, {"three": np.array([3]), "one": np.array([1])})
 
 
-def divided_by_few() -> Graph:
-    """The sum of all elements divided by their number, or by four if there are more."""
+def last_fifty() -> Graph:
+    """The sum of the last 50 elements, or of all if there are fewer."""
+    nodes = [node("Slice", ["x", "begin", "end", "one"], ["some"])]
+    nodes.append(node("ReduceSum", ["some", "one"], ["y"], keepdims=0))
+    return Graph(nodes, X, {"y": POOLED}, {"begin": np.array([-50]), "end": np.array([2**31]), "one": np.array([1])})
+
+
+def divided(operator: str = "Min", number: int = 4) -> Graph:
+    """The sum of all elements divided by their number, or by another number if that is smaller (or larger)."""
     nodes = [
         node("Shape", ["x"], ["length"], start=1, end=2),
-        node("Min", ["length", "four"], ["few"]),
-        node("Cast", ["few"], ["number"], to=FLOAT),
+        node(operator, ["length", "number"], ["few"]),
+        node("Cast", ["few"], ["by"], to=FLOAT),
         node("ReduceSum", ["x", "one"], ["sum"], keepdims=0),
-        node("Div", ["sum", "number"], ["y"]),
+        node("Div", ["sum", "by"], ["y"]),
     ]
-    return Graph(nodes, X, {"y": POOLED}, {"four": np.array([4]), "one": np.array([1])})
+    return Graph(nodes, X, {"y": POOLED}, {"number": np.array([number]), "one": np.array([1])})
+
+
+def chosen_by_length() -> Graph:
+    """The sum of all elements, halved if there are more than 300; the number stands in a node, as PyTorch writes it."""
+    nodes = [
+        node("Constant", [], ["many"], value=from_array(np.array(300, np.float32))),
+        node("Shape", ["x"], ["length"], start=1, end=2),
+        node("Cast", ["length"], ["size"], to=FLOAT),
+        node("Greater", ["size", "many"], ["long"]),
+        node("Where", ["long", "half", "1.0"], ["by"]),
+        node("ReduceSum", ["x", "one"], ["sum"], keepdims=0),
+        node("Mul", ["sum", "by"], ["y"]),
+    ]
+    return Graph(nodes, X, {"y": POOLED}, {"half": np.float32(0.5), "1.0": np.float32(1), "one": np.array([1])})
 
 
 def one_longer() -> Graph:
@@ -167,7 +189,10 @@ NOT_PADDED: Mapping[str, Graph] = {
     "an output with one more element": one_longer(),
     "the first few elements": first_few(),
     "the third largest element": third_largest(),
-    "the sum divided by at most four": divided_by_few(),
+    "the sum divided by at most four": divided(),
+    "the sum divided by at least a hundred": divided("Max", 100),
+    "the last 50 elements": last_fifty(),
+    "half of the sum of more than 300 elements": chosen_by_length(),
     "the elements in reverse": reversed_steps(),
     "the sum divided by the last element": graph(
         [*reduced("last").nodes[:1], node("ReduceSum", ["x", "one"], ["sum"]), node("Div", ["sum", "end"], ["y"])],

@@ -5,26 +5,26 @@ varies. The answers to the padded rows, cut to the lengths of the earlier answer
 rounding of the dtype, since other kernels may run.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
 import numpy as np
 
-from headrace_batching.padding import Axes, Padding, as_value
+from headrace_batching.padding import Padding, as_value
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.axes import NotPadded, added_to, cuts, lengths_of
 from headrace_server.backends.independence.compare import first_change
+from headrace_server.backends.independence.long_lengths import LongLengths
 from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import Maker, Reals, Recipe
-from headrace_server.backends.signature import TensorSpec
 
 _AMOUNTS, _LARGE_AMOUNTS = (3, 4, 5), (27, 30, 34)  # elements to add after each length: a different number for each
 QUICK = 200
 """If this many runs, each as fast as the fastest one, fit into the budget, more rows, values and lengths are tested."""
 
 _LARGER = 5  # the time of a comparison with much padding, as a multiple of one with little
-_ROWS, _FEW_ROWS = 9, 3
+_ROWS, _FEW_ROWS, _LONG_ROWS = 9, 3, 2
 _CHOICES, _FEW_CHOICES = 24, 3
 _WIDE = 8  # integers are below this in a second set of rows
 _SHORT = 2  # the shortest length that is padded: a model may treat the first few elements in a special way
@@ -37,10 +37,6 @@ _CANDIDATES: Mapping[str, Sequence[float]] = {
     "f": (0.0, -np.inf, np.inf, 1.0),
     "V": (0.0, 1.0),
 }
-
-
-class NotPadded(Exception):
-    """Raised if no padding leaves answers unchanged; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +107,39 @@ class PaddingTrial:
             NotPadded: The padding changes an answer.
         """
         narrow = replace(self.recipe, most=self.recipe.most or 2)
+        padding, tested = self._try_short(padding, narrow)
+        if self.subject.padding.pad_values:  # the padding is used even if it changes answers
+            return padding
+        return self._try_long(padding, narrow, tested)
+
+    def _try_long(self, padding: Padding, recipe: Recipe, tested: int) -> Padding:
+        usual = self._usual(padding, recipe)
+        rows = {alias: array[:_LONG_ROWS] for alias, array in usual.items()}
+
+        def pad(amounts: Sequence[int]) -> Arrays | None:
+            try:
+                return self._padded(padding, rows, amounts)
+            except NotPadded:
+                return None
+
+        tests = LongLengths(self.subject, self.runs, rows, pad, self.budget, tested)
+        padding, change = tests.check(padding)
+        if change is not None:
+            raise NotPadded(f"output {change.output!r} {change.text} if its input is padded")
+        return padding
+
+    def _try_short(self, padding: Padding, narrow: Recipe) -> tuple[Padding, int]:
+        """Tries a padding with lengths below 50; returns it, completed, and the largest length that was tested."""
         began = self.runs.spent
         padding = self._compare(padding, self._usual(padding, narrow), _AMOUNTS)
         if not self.subject.padding.pad_values:  # otherwise the padding is used even if it changes answers
             padding = self._compare(padding, self._short(padding, narrow), _AMOUNTS)
         if not self.quick and self.runs.spent + (self.runs.spent - began) * _LARGER > self.budget:
-            return padding
+            return padding, _SHORT + min(_AMOUNTS)
         padding = self._compare(padding, self._usual(padding, narrow), _LARGE_AMOUNTS)
-        if not self.quick:
-            return padding
-        for inputs in self._others(padding, narrow):
+        for inputs in self._others(padding, narrow) if self.quick else ():
             padding = self._compare(padding, inputs, _AMOUNTS, optional=True)
-        return padding
+        return padding, _SHORT + min(_LARGE_AMOUNTS)
 
     def _usual(self, padding: Padding, recipe: Recipe) -> Arrays:
         """Rows that never hold only their pad value: floating-point numbers around 0, 5 and -5."""
@@ -175,7 +192,7 @@ class PaddingTrial:
             raise NotPadded("no input that was tried gave finite outputs")
         lengths = padding.lengths(inputs)
         padded = self._padded(padding, inputs, amounts)
-        padding = replace(padding, outputs=_cuts(padding, (bare, padded), (lengths, amounts), self.subject))
+        padding = replace(padding, outputs=cuts(padding, (bare, padded), (lengths, amounts), self.subject))
         cut = padding.cut(padded, lengths)
         change = first_change(bare, cut, range(count), exact=False)
         if change is not None and not self.subject.padding.pad_values:
@@ -195,7 +212,7 @@ class PaddingTrial:
 
     def _padded(self, padding: Padding, inputs: Arrays, amounts: Sequence[int]) -> Arrays:
         """Runs the inputs with this many elements added after each length, and returns the outputs."""
-        longer = {number: length + _of(amounts, number) for number, length in padding.lengths(inputs).items()}
+        longer = {number: length + added_to(amounts, number) for number, length in padding.lengths(inputs).items()}
         wide = {}
         for alias, axes in padding.inputs.items():
             array = inputs[alias]
@@ -211,38 +228,6 @@ class PaddingTrial:
 def _tells_nothing(outputs: Arrays, count: int) -> bool:
     """Whether an output has no finite number in its first rows."""
     return any(array.dtype.kind == "f" and not np.isfinite(array[:count]).any() for array in outputs.values())
-
-
-def lengths_of(subject: Subject) -> dict[str, Axes]:
-    """The positions of the inputs' lengths: varying dimensions, numbered by name, or by axis if they have no name.
-
-    A dimension is not padded if its name occurs in the name of another one, or combines several names. For example, if
-    an input has `past + tokens` elements, and `past` were padded, the elements of `tokens` would move.
-    """
-    specs = (*subject.inputs.values(), *subject.outputs.values())
-    batch = {spec.dims[0] for spec in subject.inputs.values() if spec.dims}
-    terms = {term for spec in specs for name in spec.dims for term in _terms(name) if term != name}
-    numbers: dict[str, int] = {}
-
-    def number_of(spec: TensorSpec, axis: int) -> int | None:
-        name = (spec.dims[axis] if axis < len(spec.dims) else "") or f"axis {axis}"
-        if spec.shape[axis] is not None or name in batch or name in terms or len(_terms(name)) > 1:
-            return None
-        return numbers.setdefault(name, len(numbers))
-
-    return {
-        alias: tuple(number_of(spec, axis) for axis in range(1, len(spec.shape)))
-        for alias, spec in subject.inputs.items()
-    }
-
-
-def _terms(name: str) -> list[str]:
-    """The names and numbers from which an exporter's dimension is computed."""
-    return [name] if name.startswith("axis ") else [term for term in re.split(r"[^\w.:/]+", name) if term]
-
-
-def _of(amounts: Sequence[int], number: int) -> int:
-    return amounts[number % len(amounts)] + number // len(amounts)
 
 
 def _varying(padding: Padding) -> list[str]:
@@ -268,34 +253,3 @@ def _not_all(array: Array, value: Array) -> Array:
     if flat.shape[1]:
         flat[(flat == value).all(axis=1), 0] = np.array(1 if value == 0 else 0).astype(array.dtype)
     return flat.reshape(array.shape)
-
-
-def _cuts(
-    padding: Padding, runs: tuple[Arrays, Arrays], added: tuple[Mapping[int, int], Sequence[int]], subject: Subject
-) -> dict[str, Axes]:
-    """The positions of the lengths in the outputs, found by the dimensions that have grown with the inputs.
-
-    Raises:
-        NotPadded: An output does not grow with a length of the inputs.
-    """
-    lengths, amounts = added
-    bare, padded = runs
-
-    def number_of(alias: str, axis: int) -> int | None:
-        before, after = bare[alias].shape[axis], padded[alias].shape[axis]
-        known = padding.outputs.get(alias)
-        if known is None and before == after:
-            return None
-        for number, length in lengths.items():
-            if (before, after) == (length, length + _of(amounts, number)) and (not known or known[axis - 1] == number):
-                return number
-        if before == after and known and known[axis - 1] is None:
-            return None
-        raise NotPadded(
-            f"when the inputs are padded, output {alias!r} changes sizes that are not lengths of the inputs"
-        )
-
-    for alias in subject.outputs:
-        if bare[alias].ndim != padded[alias].ndim:
-            raise NotPadded(f"output {alias!r} changes its rank when the inputs are padded")
-    return {alias: tuple(number_of(alias, axis) for axis in range(1, bare[alias].ndim)) for alias in subject.outputs}

@@ -13,10 +13,11 @@ from itertools import product
 import numpy as np
 
 from headrace_batching.task import Arrays
+from headrace_server.backends.independence.axes import NotPadded
 from headrace_server.backends.independence.bounded import MARGIN, bound_of, may_be_bounded
 from headrace_server.backends.independence.ends import END_ROWS, Ends
 from headrace_server.backends.independence.neighbours import Batch, Neighbours, Pass
-from headrace_server.backends.independence.padding import NotPadded, PaddingTrial
+from headrace_server.backends.independence.padding import PaddingTrial
 from headrace_server.backends.independence.search import Found, Search
 from headrace_server.backends.independence.subject import Runs, Subject, rows_of
 from headrace_server.backends.independence.values import EXTREME_WORDS, Reals, Recipe, Rows

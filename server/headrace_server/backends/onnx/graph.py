@@ -14,6 +14,7 @@ from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.follow import BOUNDED, Followed, Inside, follow, has_graphs, inner_nodes
 from headrace_server.backends.onnx.integers import INTEGERS, may_be_integers
+from headrace_server.backends.onnx.numbers import compared_numbers
 from headrace_server.backends.onnx.operators import (
     CHECKS_MORE,
     FATAL_VALUES,
@@ -132,7 +133,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
         risks=risks,
         evidence=doubts([*nodes, *inner]),
-        hints=Hints(any_integers=steady and risks == NO_RISKS),
+        hints=Hints(compared_numbers([*inner, *nodes], weights), any_integers=steady and risks == NO_RISKS),
         rows_apart=frozenset()
         if functions
         else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
