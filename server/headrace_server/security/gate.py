@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CHECKING_THREADS = 4
 """The number of threads that check tokens, or wait for their issuer's keys."""
 
+MISSING = "credentials are missing: send the header `authorization: Bearer ...`"
+
 LOOK_SECONDS = 1.0
 """Seconds between two checks of the files, after which a revoked key is refused."""
 
@@ -120,7 +122,8 @@ class Gate:
             action: The action of the call; for actions that need no credentials, invalid credentials count as none.
 
         Raises:
-            Refused: UNAUTHENTICATED if the credentials are invalid or have expired.
+            Refused: UNAUTHENTICATED if the credentials are invalid or have expired, or are missing and no rule lets
+                anybody do this without them: then the message of the call need not be parsed.
             ServingError: UNAVAILABLE if the credentials cannot be checked now.
         """
         visit.generation = self.verdicts.generation  # read before anything that a verdict depends on
@@ -130,6 +133,10 @@ class Gate:
             if action not in self._open:
                 raise
             visit.principal = ANONYMOUS
+        if action is None or action in self._open or self._ways.are_none:
+            return
+        if visit.principal.is_anonymous and self._in_force.rule_without_model(ANONYMOUS, action) is None:
+            raise unauthenticated(MISSING)
 
     def admit(self, visit: Visit, need: Need) -> None:
         """Decides whether a call of a known caller may continue.
@@ -149,7 +156,7 @@ class Gate:
             return
         rules = self._rules(principal, need.action, need.models)
         if None in rules:
-            raise self._refusal(principal, need)
+            raise self._refusal(principal, need, rules.index(None))
         for model, rule in zip(need.models or ("",), rules, strict=True):
             assert rule is not None
             account = self._draw(visit, principal, rule)
@@ -243,11 +250,12 @@ class Gate:
         )
         self.verdicts.put(visit.generation, verdict)
 
-    def _refusal(self, principal: Principal, need: Need) -> Refused:
-        """The refusal of a call. Its text is the same whether or not the model exists."""
+    def _refusal(self, principal: Principal, need: Need, at: int) -> Refused:
+        """The refusal of a call for its model at a position. Its text is the same if there is no such model."""
         if principal.is_anonymous and not self._ways.are_none:
-            return unauthenticated("credentials are missing: send the header `authorization: Bearer ...`")
-        about = "".join(f" of model {model}" if model is not None else " of all models" for model in need.models[:1])
+            return unauthenticated(MISSING)
+        refused = need.models[at : at + 1]
+        about = "".join(f" of model {model}" if model is not None else " of all models" for model in refused)
         return Refused(Code.PERMISSION_DENIED, f"{principal.name} has no right to {need.action or 'this call'}{about}")
 
     def _watch(self, look: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from headrace_protos import ReloadConfigRequest
+from headrace_protos import MultiInferenceRequest, ReloadConfigRequest
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from headrace_server.commands.headrace import main
 from headrace_server.config.security import AuthOptions
@@ -25,7 +25,7 @@ from headrace_server.security.methods import Need
 from headrace_server.security.tokens import Tokens
 from headrace_server.security.visit import Visit
 from tests.conftest import Make, Run
-from tests.server.security.calls import APIS, Outcome, Target, ask_tf_serving, target_of
+from tests.server.security.calls import APIS, OIP, RELOAD_PATH, Outcome, Target, ask_tf_serving, target_of
 from tests.support import models
 from tests.support.calls import MODEL, PREDICT, floats, predict_request
 from tests.support.layers import WIDTH, leaky_sum, relu, stack
@@ -358,6 +358,42 @@ def test_the_commands_take_a_token_from_the_environment(
     monkeypatch.setenv("HEADRACE_TOKEN", own.header.removeprefix("Bearer "))
     assert main(["call", MODEL, "x=[[1, 2, 3, 4]]", server]) == main(["models", server]) == 0
     assert "10.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path", [PREDICT, RELOAD_PATH, OIP + "ModelInfer", OIP + "RepositoryModelLoad", OIP + "ModelConfig"]
+)
+def test_no_message_is_parsed_for_a_caller_without_credentials(running: Run, tmp_path: Path, path: str) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    assert own.target.grpc(path, b"\xff").outcome is Outcome.UNAUTHENTICATED
+    assert own.target.grpc(path, b"\xff", own.header).outcome is Outcome.OTHER
+
+
+def test_no_stream_begins_without_credentials(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    send: Any = own.server.caller.channel.stream_stream(OIP + "ModelStreamInfer")
+    with pytest.raises(grpc.RpcError) as error:
+        list(send(iter(()), timeout=60))
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_rule_may_let_anybody_call_one_model(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL + '[groups]\nall = ["anonymous"]\n[[rules]]\nwho = ["group:all"]\n')
+    assert {
+        ask(own.target, method, MODEL, "").outcome for ask in APIS.values() for method in ("predict", "metadata")
+    } == {Outcome.OK}
+    assert ask_tf_serving(own.target, "admin", MODEL, "").outcome is Outcome.UNAUTHENTICATED
+
+
+def test_a_refusal_names_the_first_model_that_is_not_allowed(running: Run, tmp_path: Path) -> None:
+    own = Set(running, tmp_path, ONLY_MODEL)
+    request = MultiInferenceRequest()
+    for name in (MODEL, "other", "third"):
+        request.tasks.add().model_spec.name = name
+    refused = own.target.grpc(
+        "/tensorflow.serving.PredictionService/MultiInference", request.SerializeToString(), own.header
+    )
+    assert (refused.outcome, refused.text) == (Outcome.DENIED, "key:shop has no right to predict of model other")
 
 
 def test_each_request_of_a_stream_is_checked(running: Run, tmp_path: Path) -> None:
