@@ -63,6 +63,10 @@ class RestApplication:
         headers = _by_name(scope["headers"])
         body = Body(is_gzip=b"gzip" in headers.get(b"content-encoding", b""))
         try:
+            if b"content-length" in headers and b"transfer-encoding" in headers:
+                # A proxy may have understood another end of this body; RFC 9112, 6.3.
+                await _send(send, refusal(400, "a request must not have both Content-Length and Transfer-Encoding"))
+                return
             if not self._is_announced_too_large(headers):
                 await self._receive(receive, body, held)
             if self._is_announced_too_large(headers) or body.size > self._max_body_bytes:

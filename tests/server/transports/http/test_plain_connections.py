@@ -130,3 +130,11 @@ def _refuses(port: int) -> bool:
     except ConnectionResetError:  # the socket was closed while this connection waited to be accepted
         return False
     return False
+
+
+@pytest.mark.parametrize("first", ["length", "encoding"])
+def test_nothing_follows_a_body_with_two_ends(send: Send, first: str) -> None:
+    """A proxy may forward what follows the other end as a part of this body, or as another caller's request."""
+    length, encoding = b"Content-Length: 5", b"Transfer-Encoding: chunked"
+    both = (length, encoding) if first == "length" else (encoding, length)
+    assert len(send(CHUNKED.replace(encoding, b"\r\n".join(both)) + LAST)) == 1
