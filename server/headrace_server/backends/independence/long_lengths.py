@@ -55,10 +55,11 @@ class LongLengths:
         targets = list(self._targets())
         if not targets:
             return padding, None
+        began = self.runs.spent
         bare = self.runs.outputs(self.rows)
         lengths = padding.lengths(self.rows)
         shortest = min(lengths.values())
-        known, last = self.subject.hints.numbers, (shortest, self.runs.quickest_row * rows_of(self.rows))
+        known, last = self.subject.hints.numbers, (shortest, self.runs.spent - began)
         for target in targets:
             seconds = last[1] * (target / last[0]) ** (1 if last[0] == shortest else 2)
             if not self._affordable(padding, target, seconds, known=target in known):
