@@ -11,10 +11,10 @@ const MOST: u64 = 1_000_000_000;
 /// The smallest integer with `DIGITS` digits.
 const LEAST: u64 = MOST / 10;
 
-/// The smallest power of ten of a number that is written without an exponent.
+/// The power of ten of the smallest numbers that are written without an exponent: 1e-4.
 const LEAST_POWER: i32 = -4;
 
-/// If six digits are enough, the number of nine digits is close to a multiple of this.
+/// If six digits are enough to write a number, its nine digits are, as an integer, close to a multiple of this.
 const SIX: u64 = 1_000;
 /// The smallest power of ten at which a number of six digits is written with an exponent because it is large.
 const SHORT: i32 = 6;

@@ -87,7 +87,7 @@ impl Drop for Counted {
 pub struct Place(Arc<CallMemory>);
 
 impl Place {
-    /// Waits until the client has read enough.
+    /// Waits until fewer bytes wait for the client than the limit (`is_full`).
     pub async fn room(&self) {
         let outgoing = &self.0.share.outgoing;
         loop {

@@ -71,7 +71,7 @@ class Cache:
 
     @contextmanager
     def partial(self, key: str) -> Iterator[Path | None]:
-        """A context with the folder of a fetch in progress; None if another process is fetching."""
+        """Locks the folder of an incomplete fetch, for a `with` block; gives None if another process is fetching."""
         folder = self.root / "partial" / key
         folder.mkdir(parents=True, exist_ok=True)
         with (self.root / "partial" / f"{key}.lock").open("w") as lock:

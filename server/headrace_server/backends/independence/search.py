@@ -47,7 +47,7 @@ class Search:
         self._random = random
 
     def find(self, rows: int) -> Found:
-        """Finds inputs of this many rows.
+        """Finds inputs of this many rows that the model accepts.
 
         Raises:
             Decided: There are none, or an output has a different number of rows.

@@ -22,7 +22,7 @@ class GrpcInferenceService:
     """The service; its methods are named after the protocol's, and answer like Triton.
 
     Args:
-        server: The state of the protocol.
+        server: The models, the regions and the settings that gRPC and HTTP share.
     """
 
     name = "inference.GRPCInferenceService"

@@ -20,7 +20,7 @@ class Administration:
     """Answers the administrative calls; an answer of None means an empty body.
 
     Args:
-        server: The state of the protocol.
+        server: The models, the regions and the settings that gRPC and HTTP share.
     """
 
     def __init__(self, server: OpenInference) -> None:

@@ -37,7 +37,7 @@ class GenerateCalls:
     """Answers the calls of generate and generate_stream.
 
     Args:
-        server: The state of the protocol.
+        server: The models, the regions and the settings that gRPC and HTTP share.
         timeout: Seconds that a model may take for one answer to one call; None means no limit.
     """
 

@@ -52,7 +52,7 @@ class InferCalls:
     """Answers infer calls.
 
     Args:
-        server: The state of the protocol.
+        server: The models, the regions and the settings that gRPC and HTTP share.
         processes: The processes that parse and write large JSON.
         timeout: Seconds that a model may take; None means no limit.
     """

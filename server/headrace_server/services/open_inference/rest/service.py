@@ -70,7 +70,7 @@ class OpenInferenceRest:
     """Answers HTTP requests whose path begins with /v2.
 
     Args:
-        server: The state of the protocol.
+        server: The models, the regions and the settings that gRPC and HTTP share.
         processes: The processes that parse and write large JSON bodies.
         options: All other options.
     """
