@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::predict::Text;
 use crate::protobuf::{CONTENT, Cursor, Dtype, Rope, Values, wire};
 
-/// More dimensions than any release of numpy supports.
+/// The number of dimensions that every release of numpy supports (numpy 2 supports 64).
 const MAX_RANK: usize = 32;
 
 /// An output: its name, its shape, and the position of its values.

@@ -98,7 +98,7 @@ impl Kind {
     }
 }
 
-/// Returns the kind of the next call: as it was recorded, or at random, by weight.
+/// Chooses the kind of each call: as it was recorded, or at random, by weight.
 pub struct Chooser {
     order: std::vec::IntoIter<usize>,
     random: fastrand::Rng,

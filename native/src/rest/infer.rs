@@ -18,7 +18,7 @@ use crate::protobuf::Dtype;
 /// The header with the number of a body's bytes that are JSON.
 pub const JSON_SIZE: &str = "inference-header-content-length";
 
-/// A plain infer.
+/// A plain infer call.
 pub struct Call {
     pub body: Body,
     pub common: Arc<Common>,

@@ -29,7 +29,7 @@ class Agenda:
         self._due: list[tuple[float, str]] = []
 
     def look(self, now: float) -> None:
-        """Asks the models that have changed, and those with a load whose retry is due."""
+        """Asks each model that has changed, or has a load whose retry is due, what to load or unload next."""
         while self._due and self._due[0][0] <= now:
             self._touched[heapq.heappop(self._due)[1]] = None
         while self._touched:

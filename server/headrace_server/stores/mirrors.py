@@ -88,7 +88,7 @@ class Mirrors:
         return self._cache.model(name, uri)
 
     def watch(self, name: str, uri: str, choose: Choose) -> None:
-        """Watches a model's store from now on; a store that is watched already is not scanned earlier.
+        """Watches a model's store from now on; if it is watched already, its next scan stays when it was due.
 
         Any thread.
 

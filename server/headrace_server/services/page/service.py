@@ -24,7 +24,7 @@ GUARDED_PATHS = (STATE_PATH, OPTIONS_PATH)
 FRESH_SECONDS = 0.5
 """The age up to which an answer is reused, so that it is computed at most twice a second per model.
 
-The native transport reuses it, too, unless callers are checked: a request then costs it 0.05 ms instead of 0.5 ms.
+The native transport reuses it, too, unless callers are checked: each request then takes 0.05 ms instead of 0.5 ms.
 """
 
 KEPT = 64

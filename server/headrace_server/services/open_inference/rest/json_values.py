@@ -28,7 +28,7 @@ def read_document(data: bytes) -> Mapping[str, Any]:
 
 
 def member(document: Any, name: str) -> Any:
-    """A required member.
+    """A member that the document must have.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the document has no such member.
