@@ -59,7 +59,7 @@ pub struct Lane {
     pub closed: bool,
     /// Whether the lane's batches run without the interpreter, except those with a task from Python.
     pub detached: bool,
-    /// The size and wait to use instead of the rules'.
+    /// The size and the wait of a latency objective, which replace those of the rules; None without an objective.
     pub target: Option<Target>,
     pub slots: Slots,
     /// The number of tasks refused because they could not be answered in time.

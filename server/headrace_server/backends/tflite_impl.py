@@ -29,9 +29,9 @@ def load_tflite(file: Path, options: BackendOptions) -> "TfliteBackend":
     """Reads a file into memory, and creates an interpreter for each batch that may run at the same time.
 
     Raises:
-        LoadError: As in TF Serving, INVALID_ARGUMENT if it is not a TFLite model or its signatures are invalid, and INTERNAL
-            if it cannot run or its signatures name unknown tensors; PERMISSION_DENIED or UNKNOWN if the file cannot be
-            read.
+        LoadError: As in TF Serving, INVALID_ARGUMENT if it is not a TFLite model or its signatures are invalid, and
+            INTERNAL if it cannot run or its signatures name unknown tensors; PERMISSION_DENIED or UNKNOWN if the file
+            cannot be read.
     """
     try:
         content = file.read_bytes()

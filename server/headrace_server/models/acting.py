@@ -157,7 +157,7 @@ class Acting:
                     self._clock.wait(self._changed, self._pause())
 
     def _pause(self) -> float | None:
-        """Seconds until the next retry of a load."""
+        """Seconds until the next retry of a load; None if no retry is due, or no load may begin now."""
         due = self._agenda.next_due()
         return None if due is None or not self._loads.free else max(0.0, due - self._clock.now())
 

@@ -47,7 +47,7 @@ class ManagerOptions:
             num_unload_threads=config.num_unload_threads,
             num_initial_load_threads=4 * schedulable_cpus(),
             max_num_load_retries=config.max_num_load_retries,
-            retries_faulty_files=not config.models,  # `headrace serve PATH`: a user is waiting at a terminal
+            retries_faulty_files=not config.models,  # not for `headrace serve PATH`: its user waits for the error
             load_retry_interval=max(0, config.load_retry_interval_micros) / 1e6,
             policy=POLICIES[config.aspired_version_policy],
             bounds=Bounds.of(config),

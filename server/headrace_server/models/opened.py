@@ -18,7 +18,7 @@ def opened_before(load: LoadVersion, opener: Opener, code: CodeTrust) -> LoadVer
     Args:
         load: Loads and warms up a version.
         opener: Verifies and unseals a version.
-        code: Decides which versions may hold code; an opened version may if the original one may.
+        code: Decides which versions may hold code; a version that was opened may hold code if the original may.
     """
 
     def load_opened(name: str, version: int, path: Path) -> Servable:

@@ -94,7 +94,7 @@ class OnGpu:
             log.info("%s has convolutions, so each of these batch sizes gets its own session: %s", model, shown)
 
     def fit_batching(self, options: Options) -> Options:
-        """The parameters under which batches have only the sizes that have a session."""
+        """The parameters, changed so that batches are padded to the sizes that have a session."""
         return padded_to(options, self._sizes) if self._sizes else options
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
