@@ -1,6 +1,8 @@
 """Parses the text-proto files that flags name."""
 
 import logging
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +13,40 @@ from google.protobuf.message import Message
 
 from headrace_batching import Options, OptionsError
 from headrace_batching.option import options_of
-from headrace_protos import POOL, BatchingParameters
+from headrace_protos import POOL, BatchingParameters, Code
 from headrace_server.config.run import Config
-from headrace_server.errors import invalid, unreadable
+from headrace_server.errors import ServingError, invalid, unreadable
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
+HIDDEN = "this place is not as expected; it is not shown, since the file holds a key"
+
+
+def check_can_be_read_again(path: str | Path) -> None:
+    """Checks that a file can be read while calls are served: opening a pipe might wait for a writer forever.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION if it is a pipe or a device; the file cannot be found.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ServingError(
+            Code.FAILED_PRECONDITION, f"{path}: it is a pipe or a device, which is read only at the start"
+        )
+
 
 def read_text_proto(
-    path: str, message: M, *, unknown_fields: bool = False, complain: Callable[[str], object] = log.error
+    path: str,
+    message: M,
+    *,
+    unknown_fields: bool = False,
+    secret: bool = False,
+    complain: Callable[[str], object] = log.error,
 ) -> M:
     """Parses a file into a message.
 
@@ -29,6 +54,7 @@ def read_text_proto(
         path: The file.
         message: An empty message of the file's type.
         unknown_fields: Whether fields that the type does not have are skipped.
+        secret: Whether the file holds a key, so that no part of it may be logged.
         complain: Takes the reason why the file cannot be parsed, before the error is raised.
 
     Raises:
@@ -46,7 +72,7 @@ def read_text_proto(
         return text_format.Parse(text, message, descriptor_pool=POOL, allow_unknown_field=unknown_fields)
     except text_format.ParseError as error:
         where = f"{error.GetLine()}:{error.GetColumn()}"
-        reason = str(error).removeprefix(f"{where} : ")
+        reason = HIDDEN if secret else str(error).removeprefix(f"{where} : ")
         complain(f"Error parsing text-format {message.DESCRIPTOR.full_name}: {where}: {reason}")
         raise invalid(f"Invalid protobuf file: '{path}'") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from headrace_protos import ModelServerConfig
-from headrace_server.config.files import read_text_proto
+from headrace_server.config.files import check_can_be_read_again, read_text_proto
 from headrace_server.errors import ServingError, status_of
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class ConfigPoll:
         """Reads and applies the file once."""
         reasons: list[str] = []
         try:
+            check_can_be_read_again(self._path)
             config = read_text_proto(self._path, ModelServerConfig(), complain=reasons.append)
         except ServingError as error:
             self._say(*reasons, f"Failed to read ModelServerConfig file: {error.message}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from headrace_server.config.files import check_can_be_read_again
 from headrace_server.errors import ServingError
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class FollowedFile(Generic[T]):
         if state == self._seen:
             return False
         try:
+            check_can_be_read_again(self._path)
             value = self._read(self._path)
         except ServingError as error:
             if state != self._failed:

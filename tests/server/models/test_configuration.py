@@ -1,6 +1,7 @@
 """Successive configurations: which ones are refused, and that a refused one changes nothing."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -451,6 +452,15 @@ class TestPoll:
             f"{file} has been read and applied again",
         ]
         assert house.served("a") == [1]
+
+    def test_a_pipe_is_not_read_again(self, house: House, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """As with `--model_config_file=<(...)`: opening it again would wait forever, and so would the server's end."""
+        os.mkfifo(file)
+        ConfigPoll(str(file), 1, house.configuration.apply).poll()
+
+        assert caplog.messages == [
+            f"Failed to read ModelServerConfig file: {file}: it is a pipe or a device, which is read only at the start"
+        ]
 
     @pytest.mark.parametrize(("path", "seconds"), [("", 1), ("/models.config", 0), ("/models.config", -1)])
     def test_without_a_file_or_a_period_there_is_no_thread(self, path: str, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The gate on running servers: limits, changed files, cached verdicts and their expiry, and which calls are open."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -186,6 +187,19 @@ def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, caplog: pyt
     failing[0] = False
     assert [followed.look(), followed.look()] == [True, False]
     assert followed.value == "revoked"
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "file"
+    file.write_text("a")
+    followed = FollowedFile(file, Path.read_text)
+    file.unlink()
+    os.mkfifo(file)
+    assert [followed.look(), followed.look()] == [False, False]
+    assert (followed.value, caplog.text.count("it is a pipe or a device")) == ("a", 1)
+    file.unlink()
+    file.write_text("b")
+    assert (followed.look(), followed.value) == (True, "b")
 
 
 def test_a_preflight_request_reads_no_page(running: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from headrace_protos import SSLConfig
-from headrace_server.config.files import read_text_proto
+from headrace_server.config.files import check_can_be_read_again, read_text_proto
 from headrace_server.errors import ServingError, invalid
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def read_ssl_config(path: str) -> SSLConfig:
     Raises:
         ServingError: As for `Followed`.
     """
-    config = read_text_proto(path, SSLConfig())
+    config = read_text_proto(path, SSLConfig(), secret=True)
     _check(path, config)
     return config
 
@@ -61,6 +61,7 @@ class Followed(Generic[T]):
             return None
         self._seen = state
         try:
+            check_can_be_read_again(self._path)
             config = read_ssl_config(self._path)
             if config.client_verify != self.client_verify:
                 log.warning("%s: client_verify takes effect only after a restart", self._path)

@@ -1,6 +1,7 @@
 """TLS and mutual TLS from an SSLConfig file, on TCP and on a UNIX socket, and certificates that change."""
 
 import logging
+import os
 import socket
 import ssl
 from pathlib import Path
@@ -103,15 +104,17 @@ def test_a_new_certificate_is_used_for_the_next_connection(
     assert isinstance(call(target, authority.pem), bytes)
 
 
-@pytest.mark.parametrize("spoil", ["no proto {", "", "other key", None])
+@pytest.mark.parametrize("spoil", ["no proto {", "", "other key", "pipe", None])
 def test_an_invalid_new_file_leaves_the_old_certificate(
     running: Run, first: Pem, second: Pem, tmp_path: Path, spoil: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
     file = write(tmp_path / "ssl.pbtxt", first)
     server = running(models.linear, ssl_config_file=str(file))
-    if spoil is None:
+    if spoil in (None, "pipe"):
         file.unlink()
+        if spoil:
+            os.mkfifo(file)
     elif spoil == "other key":
         write(file, Pem(second.key, first.certificate))
     else:
@@ -132,6 +135,25 @@ def test_a_change_of_client_verify_is_reported_to_need_a_restart(
     write(file, first, client_verify=True, custom_ca=first.certificate)
     assert shown_by(server.port) == first.certificate
     assert f"{file}: client_verify takes effect only after a restart" in caplog.messages
+
+
+@pytest.mark.parametrize("spoil", ["a quote", "an end", "a name", "a line"])
+def test_no_part_of_a_key_is_logged(first: Pem, tmp_path: Path, spoil: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path / "ssl.pbtxt", first)
+    text = file.read_text()
+    secret = first.key.splitlines()[1]
+    file.write_text(
+        {
+            "a quote": text.replace('server_key: "', "server_key: "),
+            "an end": text[: text.index(secret) + len(secret)],
+            "a name": text.replace(secret, '" ' + secret + ': "'),
+            "a line": text.replace("\\n", "\n"),
+        }[spoil]
+    )
+
+    assert said(file) == (Code.INVALID_ARGUMENT, f"Invalid protobuf file: '{file}'")
+    assert "it is not shown, since the file holds a key" in caplog.text
+    assert not any(secret[start : start + 8] in caplog.text for start in range(0, len(secret), 8))
 
 
 def test_files_that_cannot_be_used(first: Pem, second: Pem, tmp_path: Path) -> None:
