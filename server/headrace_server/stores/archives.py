@@ -15,11 +15,16 @@ class ArchiveStore:
 
     Args:
         uri: `https://host/model.tar.gz`, or `.onnx`; `http://` as well.
+
+    Raises:
+        StoreError: The URI contains a password.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._web = Web(uri, bearer(TOKEN))
+        if "@" in urlsplit(uri).netloc:
+            raise StoreError(f"{uri} must not contain a password; a token is taken from {TOKEN}")
+        self._web = Web(uri, uri, bearer(TOKEN))
         self._name = urlsplit(uri).path.rpartition("/")[2] or "model"
 
     def list(self) -> Listing:

@@ -1,8 +1,12 @@
 """The Store protocol: lists the files of a place that models are downloaded from, and reads their bytes."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+_URL = re.compile(r"(?<=://)(?P<user>[^\s/?#'\"@]+@)?(?P<rest>[^\s?'\"]*)(?P<query>\?[^\s'\"]*)?")
+_VALUE = re.compile(r"(?<==)[^&#]*[^&#:,.;]")
 
 CHUNK = 1 << 20
 """The number of bytes that are read at a time."""
@@ -64,8 +68,25 @@ class Store(Protocol):
 
 
 class StoreError(Exception):
-    """An error of a store; the text names the URI."""
+    """An error of a store; the text names the URI, without the secrets in it.
+
+    Args:
+        text: The text, which may contain secrets in URLs.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_secrets(text))
 
 
 class Changed(StoreError):
     """A listed file is gone or has changed; listing the store again shows what exists now."""
+
+
+def without_secrets(text: str) -> str:
+    """The text, with the users, passwords and values of queries in its URLs replaced by `***`."""
+    return _URL.sub(_masked, text)
+
+
+def _masked(url: re.Match[str]) -> str:
+    query = _VALUE.sub("***", url["query"] or "")
+    return ("***@" if url["user"] else "") + url["rest"] + query

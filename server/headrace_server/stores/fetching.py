@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from errno import ENOSPC
 from pathlib import Path
 
-from headrace_server.stores.base import Changed, RemoteFile, Store, StoreError
+from headrace_server.stores.base import Changed, RemoteFile, Store, StoreError, without_secrets
 from headrace_server.stores.cache import Cache, key_of
 from headrace_server.stores.unpacking import safe_path, unpack
 
@@ -61,7 +61,7 @@ class Fetching:
             return found
         size = sum(max(0, file.size) for file in files)
         room = self._cache.make_room(self._uri, size)
-        log.info("fetching %d files of %.1f MB from %s", len(files), size / 1e6, self._uri)
+        log.info("fetching %d files of %.1f MB from %s", len(files), size / 1e6, without_secrets(self._uri))
         with self._cache.partial(key) as folder:
             if folder is None:
                 return None
@@ -87,33 +87,41 @@ class Fetching:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + PART)
-        self._read(file, part)
+        self._read(file, part, room)
         if not file.unpack:
             part.rename(target)
             return
         into = target.with_name(target.name + UNPACKING)
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir()
-        unpack(self._uri, part, into, room)
+        try:
+            unpack(self._uri, part, into, room)
+        except BaseException:
+            shutil.rmtree(into, ignore_errors=True)  # its content may have taken all the room there is
+            raise
         shutil.copytree(into, folder, dirs_exist_ok=True, copy_function=os.replace)
         shutil.rmtree(into)
         unpacked.touch()
         part.unlink()
 
-    def _read(self, file: RemoteFile, part: Path) -> None:
+    def _read(self, file: RemoteFile, part: Path, room: int) -> None:
         part.touch()
+        most = file.size if file.size >= 0 else room
         digest, size = _read_so_far(part)
         if size != file.size:
             with part.open("ab") as out:
                 for chunk in self._store.read(file, size):
                     if self._stopping():
                         raise StoreError(f"{self._uri}: the server is stopping; it fetches the rest after a restart")
+                    size += len(chunk)
+                    if size > most:
+                        break
                     out.write(chunk)
                     digest.update(chunk)
-                    size += len(chunk)
                     self._fetched(len(chunk))
-        if 0 <= file.size < size:
+        if size > most:
             part.unlink()
+            raise StoreError(f"{self._uri}: {file.path} has more than the {most} bytes that were expected")
         if file.size not in (-1, size):
             raise StoreError(f"{self._uri}: {file.path} has {size} bytes, but the store listed it with {file.size}")
         if file.sha256 and digest.hexdigest() != file.sha256:

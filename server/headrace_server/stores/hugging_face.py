@@ -31,7 +31,7 @@ class HuggingFaceStore:
         self._repository, self._revision = found["repo"], found["revision"] or "main"
         self._below = (found["below"] or "").strip("/")
         self._endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
-        self._web = Web(uri, bearer("HF_TOKEN"))
+        self._web = Web(uri, self._endpoint, bearer("HF_TOKEN"))
 
     def list(self) -> Listing:
         """The files at the revision's commit."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Condition, Thread
 
 from headrace_server.config.stores import StoreOptions
-from headrace_server.stores.base import StoreError
+from headrace_server.stores.base import StoreError, without_secrets
 from headrace_server.stores.cache import Cache
 from headrace_server.stores.fetching import Fetching
 from headrace_server.stores.mirror import Choose, Mirror
@@ -160,7 +160,7 @@ class Mirrors:
             self._failed(name, watched, error)
             return
         if watched.said:
-            log.info("model %s: %s can be read again", name, watched.uri)
+            log.info("model %s: %s can be read again", name, without_secrets(watched.uri))
         if changed:
             self._tell()
         watched.said, watched.failures = "", 0
@@ -176,7 +176,7 @@ class Mirrors:
 
     def _failed(self, name: str, watched: _Watched, error: Exception) -> None:
         self._counts.failed(name)
-        text = str(error) if isinstance(error, StoreError) else f"{watched.uri}: {error!r}"
+        text = str(error) if isinstance(error, StoreError) else without_secrets(f"{watched.uri}: {error!r}")
         watched.failures += 1
         pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
         if text != watched.said and not self._stopping:

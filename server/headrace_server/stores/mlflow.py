@@ -35,7 +35,7 @@ class MlflowStore:
             raise StoreError(f"{uri}: {TRACKING} must be the URL of an MLflow server; was '{server}'")
         self._uri, self._server = uri, server.rstrip("/")
         self._name, self._alias, self._version = found["name"], found["alias"], found["version"]
-        self._web = Web(uri, bearer("MLFLOW_TRACKING_TOKEN"))
+        self._web = Web(uri, self._server, bearer("MLFLOW_TRACKING_TOKEN"))
         self._objects: dict[str, Store] = {}
 
     def list(self) -> Listing:

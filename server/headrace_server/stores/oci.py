@@ -1,14 +1,16 @@
 """`oci://`: an artifact of an OCI registry, whose layers are the files of a model, or archives of such files."""
 
 import base64
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
+from headrace_server.config.security import LOOPBACK
 from headrace_server.stores.base import Listing, RemoteFile, StoreError
 from headrace_server.stores.unpacking import is_archive
 from headrace_server.stores.web import Unauthorized, Web
@@ -16,6 +18,7 @@ from headrace_server.stores.web import Unauthorized, Web
 _URI = re.compile(
     r"oci://(?P<registry>[^/]+)/(?P<repo>[^@:]+)(?::(?P<tag>[^@/:]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
@@ -45,7 +48,7 @@ class OciStore:
         self._reference = found["digest"] or found["tag"] or "latest"
         scheme = "http" if self._host.rpartition(":")[0] in LOCAL or self._host in LOCAL else "https"
         self._base = f"{scheme}://{self._host}/v2/{self._repository}"
-        self._web = Web(uri)
+        self._web = Web(uri, self._base)
         self._credentials = _credentials(self._host)
 
     def list(self) -> Listing:
@@ -63,13 +66,31 @@ class OciStore:
     def _manifest(self, reference: str) -> dict[str, Any]:
         url, headers = f"{self._base}/manifests/{reference}", {"Accept": _MANIFESTS}
         try:
-            document = self._web.document(url, headers)
+            content, _ = self._web.content_of(url, headers)
         except Unauthorized as error:
             self._authorize(error)
-            document = self._web.document(url, headers)
+            content, _ = self._web.content_of(url, headers)
+        found = hashlib.sha256(content).hexdigest()
+        if ":" in reference and self._sha256(reference) != found:  # a tag has no colon
+            raise StoreError(f"{self._uri}: the digest of its manifest must be {reference}; was sha256:{found}")
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            document = None
         if not isinstance(document, dict):
             raise StoreError(f"{self._uri}: its manifest is not a JSON object")
         return document
+
+    def _sha256(self, digest: str) -> str:
+        """The hexadecimal digits of a digest.
+
+        Raises:
+            StoreError: The digest is of another kind, which is not checked here.
+        """
+        found = _DIGEST.fullmatch(digest)
+        if found is None:
+            raise StoreError(f"{self._uri}: digests must be sha256 and 64 digits; one is {digest!r}")
+        return found[1]
 
     def _authorize(self, refused: Unauthorized) -> None:
         """Authenticates as the registry asks: with a password, or with a token obtained for it.
@@ -87,7 +108,10 @@ class OciStore:
         asked = dict(_CHALLENGE.findall(challenge))
         scope = asked.get("scope", f"repository:{self._repository}:pull")
         query = urlencode({"service": asked.get("service", ""), "scope": scope})
-        answer = Web(self._uri, basic).document(f"{asked.get('realm', '')}?{query}")
+        realm = asked.get("realm", "")
+        if urlsplit(realm).scheme != "https" and urlsplit(realm).hostname not in LOOPBACK:
+            raise StoreError(f"{self._uri}: its registry asks for a password at {realm!r}; it must begin with https://")
+        answer = Web(self._uri, realm, basic).document(f"{realm}?{query}")
         token = answer.get("token") or answer.get("access_token")
         self._web.headers["Authorization"] = f"Bearer {token}"
 
@@ -96,8 +120,7 @@ class OciStore:
         digest, size, kind = str(layer["digest"]), int(str(layer["size"])), str(layer.get("mediaType", ""))
         name = str(notes.get(TITLE) or f"layer{number}{_ending(kind)}")
         unpack = notes.get(UNPACK) == "true" or is_archive(name) or (TITLE not in notes and "tar" in kind)
-        sha256 = digest.removeprefix("sha256:") if digest.startswith("sha256:") else ""
-        return RemoteFile(name, size, digest, sha256, unpack=unpack, key=f"{self._base}/blobs/{digest}")
+        return RemoteFile(name, size, digest, self._sha256(digest), unpack=unpack, key=f"{self._base}/blobs/{digest}")
 
 
 def _ending(kind: str) -> str:

@@ -1,10 +1,12 @@
 """Unpacks untrusted archives: no file may leave the folder, be a link, or grow without limit."""
 
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -55,7 +57,7 @@ def unpack(uri: str, archive: Path, into: Path, most_bytes: int) -> None:
         else:
             with tarfile.open(archive, "r:*") as tar:
                 _unpack_tar(uri, tar, into, budget)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise StoreError(f"{uri}: {archive.name} cannot be unpacked: {error}") from error

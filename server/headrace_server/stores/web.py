@@ -15,12 +15,14 @@ from headrace_server.stores.base import CHUNK, Changed, StoreError
 TIMEOUT = 30.0
 """Seconds without a byte after which a server counts as unreachable."""
 
+SCHEMES = ("https", "http")
+
 LARGEST_DOCUMENT = 64 << 20
 """The maximum number of bytes of a listing."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, except from https to another scheme; sends a token only to the host that it is for."""
+    """Follows redirects to http and https, but not from https to http; sends a token to no other host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -30,7 +32,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             before, after = urlsplit(req.full_url), urlsplit(new.full_url)
             if before.scheme == "https" and after.scheme != "https":
                 raise urllib.error.HTTPError(newurl, code, "it redirects to a URL without TLS", headers, fp)
-            if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            if after.scheme not in SCHEMES:
+                raise urllib.error.HTTPError(newurl, code, "it redirects to a URL of another kind", headers, fp)
+            if _origin(req.full_url) != _origin(new.full_url):
                 new.remove_header("Authorization")
         return new
 
@@ -40,11 +44,13 @@ class Web:
 
     Args:
         uri: The URI of the store, for errors.
-        headers: Headers that are sent with each request.
+        home: A URL of the server that a token is for; servers may refer to others, such as for the next part of a list.
+        headers: Headers that are sent with each request; `Authorization` only to the server of `home`.
     """
 
-    def __init__(self, uri: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, uri: str, home: str, headers: Mapping[str, str] | None = None) -> None:
         self.uri = uri
+        self._home = _origin(home)
         self.headers = dict(headers or {})
         self._opener = urllib.request.build_opener(_Redirects())
 
@@ -67,12 +73,20 @@ class Web:
 
     def document_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, Message]:
         """Like `document`, but also returns the headers."""
+        body, got = self.content_of(url, headers)
+        try:
+            return json.loads(body), got
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.uri}: {url} is not JSON: {error}") from error
+
+    def content_of(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[bytes, Message]:
+        """Requests a small resource, and returns its bytes and the headers.
+
+        Raises:
+            StoreError: The resource cannot be fetched.
+        """
         with self.open(url, headers) as answer:
-            body = answer.read(LARGEST_DOCUMENT)
-            try:
-                return json.loads(body), answer.headers
-            except ValueError as error:
-                raise StoreError(f"{self.uri}: {url} is not JSON: {error}") from error
+            return answer.read(LARGEST_DOCUMENT), answer.headers
 
     def read(self, url: str, offset: int, tag: str = "", size: int = -1) -> Iterator[bytes]:
         """The bytes of a resource from an offset on.
@@ -119,7 +133,11 @@ class Web:
         Raises:
             StoreError: There is no successful answer; `Changed` for 404, 410 and 412; `Unauthorized` for 401.
         """
+        if urlsplit(url).scheme not in SCHEMES:
+            raise StoreError(f"{self.uri}: {url} must begin with https:// or http://")
         request = urllib.request.Request(url, headers={**self.headers, **(headers or {})}, method=method)
+        if _origin(url) != self._home:
+            request.remove_header("Authorization")
         try:
             answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
@@ -143,6 +161,10 @@ class Web:
                 return NoSuchRange(text)
             case _:
                 return StoreError(text)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    return urlsplit(url)[:2]
 
 
 class NoSuchRange(StoreError):

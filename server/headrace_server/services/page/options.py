@@ -8,6 +8,7 @@ from typing import Any
 from headrace_batching.option import default_of
 from headrace_server.config.flag import name_of_flag
 from headrace_server.config.run import Config
+from headrace_server.stores.base import without_secrets
 
 _SECRET = re.compile("token|secret|password|api_key|_command$")
 """Parts of the names of flags whose values are not shown."""
@@ -33,5 +34,5 @@ def options_in_force(config: Config) -> Iterator[dict[str, Any]]:
 def _written(value: Any) -> bool | int | float | str:
     """A value as it is written on a command line."""
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, bool | int | float | str) else str(value)
+        return without_secrets(",".join(map(str, value)))
+    return value if isinstance(value, bool | int | float) else without_secrets(str(value))

@@ -121,6 +121,8 @@ def test_options_in_force() -> None:
     assert HIDDEN not in {option["value"] for option in shown.values()}
     config = Config(model_base_path="/m", signing=SigningOptions(model_keys_command="kms --password=secret"))
     assert "secret" not in json.dumps([option["value"] for option in options_in_force(config)])
+    remote = Config(model_base_path="https://host/m.onnx?sig=secret")
+    assert "secret" not in json.dumps([option["value"] for option in options_in_force(remote)])
 
 
 def test_the_native_transport_repeats_a_fresh_state(
