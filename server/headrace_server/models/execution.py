@@ -17,7 +17,7 @@ from headrace_server.models.requests import Requests
 from headrace_server.models.schedulers import Outputs
 from headrace_server.models.sequences import Sequences
 from headrace_server.models.undeclared import as_declared
-from headrace_server.security.visit import within_a_call
+from headrace_server.security.visit import visit_now, within_a_call
 
 
 class Execution:
@@ -88,7 +88,8 @@ class Execution:
             wanted = tuple(alias for alias in every if alias in outputs)
             return await self._requests.run(DEFAULT_SIGNATURE, inputs, wanted, call)
 
-        return await sequences.run(call.sequence, inputs, outputs, run)
+        visit = visit_now()
+        return await sequences.run(call.sequence, inputs, outputs, run, "" if visit is None else visit.who)
 
     async def _run_steps(self, ensemble: Ensemble, inputs: Arrays, outputs: Outputs, call: Call) -> Arrays:
         began = time.monotonic()

@@ -21,6 +21,7 @@ from headrace_server.models.call import SequenceStep
 
 Run = Callable[[Arrays, tuple[str, ...]], Awaitable[Arrays]]
 Clock = Callable[[], float]
+_Key = tuple[str, int | str]  # the owner of a sequence, and the ID that it has given it
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Sequences:
         self._full = signature
         self._clock = clock
         self._initial = {own.input: _constant(_initial(alias, own, signature)) for alias, own in states.items()}
-        self._kept: OrderedDict[int | str, _Sequence] = OrderedDict()  # the most recently used is at the end
+        self._kept: OrderedDict[_Key, _Sequence] = OrderedDict()  # the most recently used is at the end
 
     @property
     def signature(self) -> Signature:
@@ -76,7 +77,9 @@ class Sequences:
         """Whether any sequence has begun and not ended. Any thread."""
         return bool(self._kept)
 
-    async def run(self, step: SequenceStep | None, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
+    async def run(
+        self, step: SequenceStep | None, inputs: Arrays, outputs: tuple[str, ...], run: Run, owner: str = ""
+    ) -> Arrays:
         """Runs one step of a sequence; a request without a sequence is a sequence of one step.
 
         Args:
@@ -84,6 +87,7 @@ class Sequences:
             inputs: The inputs without the state.
             outputs: The aliases of the wanted outputs.
             run: Computes outputs from inputs, where both include the state.
+            owner: The name of the caller, who can continue only sequences of its own; empty if callers are not checked.
 
         Raises:
             ServingError: INVALID_ARGUMENT if the sequence has not begun, or a step has a different number of rows than
@@ -93,7 +97,8 @@ class Sequences:
         rows = self._rows(inputs)
         if step is None:
             return await self._run(self._begin(rows), inputs, outputs, run)
-        sequence = self._find(step, rows)
+        key = owner, step.id
+        sequence = self._find(step, key, rows)
         async with sequence.turn:
             if sequence.ended:  # while this step waited
                 raise self._unbegun(step)
@@ -104,8 +109,8 @@ class Sequences:
             finally:
                 sequence.used = self._clock()
                 sequence.ended = step.end
-                if step.end and self._kept.get(step.id) is sequence:
-                    del self._kept[step.id]
+                if step.end and self._kept.get(key) is sequence:
+                    del self._kept[key]
 
     async def _run(self, sequence: _Sequence, inputs: Arrays, outputs: tuple[str, ...], run: Run) -> Arrays:
         results = await run({**inputs, **sequence.state}, (*outputs, *self.states))
@@ -113,18 +118,18 @@ class Sequences:
         sequence.state = {own.input: _constant(results[alias].copy()) for alias, own in self.states.items()}
         return {alias: results[alias] for alias in outputs}
 
-    def _find(self, step: SequenceStep, rows: int) -> _Sequence:
+    def _find(self, step: SequenceStep, key: _Key, rows: int) -> _Sequence:
         self._drop_idle()
         if step.start:
-            self._kept.pop(step.id, None)
+            self._kept.pop(key, None)
             if len(self._kept) >= self.options.max_sequences:
                 text = f"model '{self._model}' has {len(self._kept)} sequences, which is the maximum"
                 raise ServingError(Code.UNAVAILABLE, text)
-            self._kept[step.id] = self._begin(rows)
-        elif step.id not in self._kept:
+            self._kept[key] = self._begin(rows)
+        elif key not in self._kept:
             raise self._unbegun(step)
-        self._kept.move_to_end(step.id)
-        return self._kept[step.id]
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     def _unbegun(self, step: SequenceStep) -> ServingError:
         return invalid(

@@ -4,21 +4,24 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from grpc import StatusCode
+from grpc import RpcError, StatusCode
 
 from headrace_batching.task import Arrays
 from headrace_protos import DataType
 from headrace_protos.inference import grpc_service_pb2 as messages
 from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.config.model_toml import SequenceOptions, StateOptions
+from headrace_server.config.security import AuthOptions
 from headrace_server.errors import ServingError
 from headrace_server.models.call import SequenceStep
 from headrace_server.models.sequences import Sequences
+from headrace_server.security.keys import create_key
 from tests.conftest import Make, Rest, Run
 from tests.server.services.open_inference.calls import InferenceCaller, array, infer_request, tensor
 from tests.support import models
@@ -96,6 +99,20 @@ def test_callers_do_not_see_the_state(caller: InferenceCaller) -> None:
     (state,) = config.sequence_batching.state
     assert (state.input_name, state.output_name) == ("before", "total")
     assert config.sequence_batching.max_sequence_idle_microseconds == 60_000_000
+
+
+def test_nobody_continues_the_sequence_of_another_caller(running: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    headers = [(("authorization", f"Bearer {create_key(keys, name)}"),) for name in ("shop", "bank")]
+    with closing(InferenceCaller(running(stateful(), auth=AuthOptions(keys_file=str(keys))).port)) as caller:
+        shop, bank = (partial(caller.call, metadata=header) for header in headers)
+        assert array(shop(step(1, 7, start=True))).item() == 2
+        with pytest.raises(RpcError, match="must specify the START flag"):
+            bank(step(1, 7))
+        assert array(bank(step(10, 7, start=True))).item() == 20
+        assert array(shop(step(2, 7))).item() == 6
+        bank(step(1, 7, end=True))
+        assert array(shop(step(3, 7, end=True))).item() == 12
 
 
 def test_rows_are_parallel_sequences(running: Run) -> None:
