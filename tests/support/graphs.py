@@ -248,6 +248,64 @@ def _training(opset: int = 20, outputs: Sequence[str] = ("rm", "rv"), **attribut
     return Graph([node], {"x": (FLOAT, ["N", 3, 4])}, {"y": (FLOAT, ["N", 3, 4])}, constants, opset=opset)
 
 
+ML = (("ai.onnx.ml", 3),)
+"""The domain of operators of classical models, and its version."""
+
+
+def _encoded(inputs: Mapping[str, Dims], columns: Sequence[tuple[str, NodeProto, Dims]], *, axis: int = -1) -> Graph:
+    """Columns of strings, each encoded as a vector, and the softmax of a dense layer over all of them.
+
+    Each column has the name of its input, a node that picks it (or `Identity`), and the names that the model knows; it
+    refuses other names.
+    """
+    nodes = []
+    for number, (_, pick, names) in enumerate(columns):
+        encode: dict[str, Any] = {"domain": "ai.onnx.ml", "cats_strings": list(names), "zeros": 0}
+        nodes += [pick, make_node("OneHotEncoder", pick.output, [f"c{number}"], **encode)]
+    width = sum(len(names) for *_, names in columns)
+    nodes += [
+        make_node("Concat", [f"c{number}" for number in range(len(columns))], ["all"], axis=-1),
+        make_node("Reshape", ["all", "flat"], ["f"]),
+        make_node("MatMul", ["f", "w"], ["h"]),
+        make_node("Softmax", ["h"], ["y"], axis=axis),
+    ]
+    strings = {name: (TensorProto.STRING, dims) for name, dims in inputs.items()}
+    constants = {"flat": np.array([-1, width]), "w": weights(width, 3), "0": np.array([0]), "1": np.array([1])}
+    return Graph(nodes, strings, {"y": (FLOAT, ["N", 3])}, constants, ML)
+
+
+_PORTS, _SEXES = ("Cherbourg", "Queenstown", "Southampton"), ("female", "male")
+
+
+def one_hot(*, axis: int = -1) -> Graph:
+    """Two inputs with a category each, as scikit-learn's encoder has them."""
+    picks = [(name, make_node("Identity", [name], [f"{name}s"])) for name in ("sex", "port")]
+    columns = [(*pick, names) for pick, names in zip(picks, (_SEXES, _PORTS), strict=True)]
+    return _encoded({"sex": ["N", 1], "port": ["N", 1]}, columns, axis=axis)
+
+
+def one_hot_columns() -> Graph:
+    """One input with two columns of categories."""
+    picks = [make_node("Gather", ["x", str(column)], [f"x{column}"], axis=1) for column in range(2)]
+    return _encoded({"x": ["N", 2]}, [("x", picks[0], _SEXES), ("x", picks[1], _PORTS)])
+
+
+def word_counts() -> Graph:
+    """How often a text has each of the words that the model knows; most texts have none of them."""
+    pool: dict[str, Any] = {"mode": "TF", "min_gram_length": 1, "max_gram_length": 1, "max_skip_count": 0}
+    pool |= {"ngram_counts": [0], "ngram_indexes": [0, 1, 2], "pool_strings": ["refund", "invoice", "delay"]}
+    node = make_node("TfIdfVectorizer", ["x"], ["y"], **pool)
+    return Graph([node], {"x": (TensorProto.STRING, ["N", 4])}, {"y": (FLOAT, ["N", 3])})
+
+
+def numbered() -> Graph:
+    """A vector for each product, which has a number of several digits."""
+    codes: dict[str, Any] = {"keys_int64s": [10405, 20731, 90210], "values_int64s": [1, 2, 3], "default_int64": 0}
+    nodes = [make_node("LabelEncoder", ["x"], ["i"], domain="ai.onnx.ml", **codes)]
+    nodes.append(make_node("Gather", ["e", "i"], ["y"]))
+    return Graph(nodes, {"x": (INT64, ["N"])}, {"y": (FLOAT, ["N", 4])}, {"e": weights(4, 4)}, ML)
+
+
 MIXING: Mapping[str, Mapping[str, Graph]] = {
     "the batch is reduced": {
         "softmax over it": rowwise(make_node("Softmax", ["x"], ["y"], axis=0)),
@@ -284,6 +342,7 @@ MIXING: Mapping[str, Mapping[str, Graph]] = {
     "every row depends on all others": {
         "attention": _attention(),
         "all pairs": _pairs(),
+        "categories, compared over the batch": one_hot(axis=0),
         "a similarity matrix": Graph(
             [make_node("Transpose", ["x"], ["t"], perm=[1, 0]), make_node("MatMul", ["x", "t"], ["y"])],
             {"x": (FLOAT, ["N", 4])},
@@ -420,6 +479,10 @@ def _joined(left: str, right: str, out: str) -> Graph:
 
 
 INDEPENDENT: Mapping[str, Graph] = {
+    "categories in inputs of their own": one_hot(),
+    "categories in columns": one_hot_columns(),
+    "counts of known words": word_counts(),
+    "known numbers": numbered(),
     "dense": _dense(),
     "convolution": _convolution(),
     "sentences": _sentences(),

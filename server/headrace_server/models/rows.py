@@ -13,6 +13,7 @@ from headrace_server.backends.independence import (
     NO_HINTS,
     Evidence,
     Finding,
+    Hints,
     Subject,
     Verdict,
     repeated_batch_name,
@@ -167,8 +168,17 @@ def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
         records=records,
         most_rows=backend.most_rows if isinstance(backend, Triable) else None,
         padding=version.settings.padding,
-        hints=backend.hints if isinstance(backend, Triable) else NO_HINTS,
+        hints=_hints(backend, signature),
     )
+
+
+def _hints(backend: Backend, signature: Signature) -> Hints:
+    """What the model's file says about inputs to try, by their aliases."""
+    if not isinstance(backend, Triable):
+        return NO_HINTS
+    known = backend.hints.categories
+    named = {alias: known[spec.name] for alias, spec in signature.inputs.items() if spec.name in known}
+    return replace(backend.hints, categories=named)
 
 
 _EFFECT: Mapping[bool, str] = {True: "requests share batches", False: "requests run one by one"}

@@ -1,6 +1,7 @@
 """Searches for inputs that a model accepts, given only its signature."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,8 @@ class Search:
         if records := self._subject.records:
             yield Recipe(shuffled=True), records
             yield Recipe(), records
-        for _, recipe in zip(range(_ATTEMPTS), recipes(self._subject.inputs), strict=False):
-            yield recipe, ()
+        choices = recipes(self._subject.inputs, self._subject.hints.categories)
+        yield from ((recipe, ()) for recipe in islice(choices, _ATTEMPTS))
 
     def _takes_one_row(self, recipe: Recipe, records: Sequence[Arrays]) -> bool:
         try:

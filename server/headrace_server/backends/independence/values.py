@@ -1,7 +1,7 @@
 """Generates inputs for a model, given only its signature."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
 from math import prod
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from headrace_batching.task import Array, Arrays
+from headrace_server.backends.independence.categories import Categories, fill
 from headrace_server.backends.independence.examples import Feature, serialized
+from headrace_server.backends.independence.sizes import ROWS, elements, inner_sizes
 from headrace_server.backends.signature import TensorSpec
 
 
@@ -75,6 +77,8 @@ class Recipe:
         examples: Features of the tf.Examples that strings hold; empty for other strings.
         shuffled: Whether the values of a real request's row are put into another order.
         limit: The value of very large numbers; None for numbers whose squares are finite.
+        categories: For each input, by alias, the values that the model knows; empty if it knows none.
+        known: Whether these inputs have no other values.
         large: Whether the largest integers may have any size, so that they are no indices.
     """
 
@@ -87,6 +91,8 @@ class Recipe:
     examples: tuple[Feature, ...] = ()
     shuffled: bool = False
     limit: float | None = None
+    categories: Mapping[str, Categories] = field(default_factory=dict)
+    known: bool = False
     large: bool = False
 
 
@@ -98,15 +104,21 @@ _RANGES: tuple[tuple[int, int | None], ...] = ((0, None), (0, 2), (1, 3), (1, 2)
 _TEXTS = (_WORDS, (b"1", b"2", b"3.5", b"40"), (b"",))
 
 
-def recipes(inputs: Mapping[str, TensorSpec]) -> Iterator[Recipe]:
-    """Recipes to try one after the other until the model accepts one, the most likely first."""
+def recipes(inputs: Mapping[str, TensorSpec], categories: Mapping[str, Categories]) -> Iterator[Recipe]:
+    """Recipes to try one after the other until the model accepts one, the most likely first.
+
+    Args:
+        inputs: The inputs by alias.
+        categories: For some of them, the values that the model knows; it may refuse all other ones.
+    """
     specs = inputs.values()
     sizes = _SIZES if any(None in spec.shape[1:] for spec in specs) else _SIZES[:1]
     ranges = _RANGES if any(spec.array_dtype.kind in "iu" for spec in specs) else _RANGES[:1]
     texts = _TEXTS if any(spec.array_dtype.kind == "O" for spec in specs) else _TEXTS[:1]
-    for (size, distinct), (least, most), text in product(sizes, ranges, texts):
-        recipe = Recipe(size, distinct, least, most, text)
-        if size == sizes[0][0] or _elements(inputs, recipe) <= MAX_ROW_ELEMENTS:
+    only = (False, True) if categories else (False,)
+    for (size, distinct), (least, most), text, known in product(sizes, ranges, texts, only):
+        recipe = Recipe(size, distinct, least, most, text, categories=categories, known=known)
+        if size == sizes[0][0] or elements(inputs, size, distinct=distinct) <= MAX_ROW_ELEMENTS:
             yield recipe
 
 
@@ -131,7 +143,7 @@ class Maker:
         self._recipe = recipe
         self._random = random
         self._records = records
-        self._sizes = _inner_sizes(inputs, recipe)
+        self._sizes = inner_sizes(inputs, recipe.size, distinct=recipe.distinct)
 
     def rows(self, count: int, kind: Rows = Rows.USUAL, *, pointing: bool = False) -> Arrays:
         """Makes an array for each input.
@@ -143,15 +155,18 @@ class Maker:
                 into the rows of an input, each row then refers to another row.
         """
         record = self._records[int(self._random.integers(len(self._records)))] if self._records else None
-        return {
-            alias: self._from_record(record[alias], count, kind)
-            if record
-            else self._made(spec, self._shape(alias, count), kind, pointing)
-            for alias, spec in self._inputs.items()
+        if record:
+            return {alias: self._from_record(record[alias], count, kind) for alias in self._inputs}
+        made = {
+            alias: self._made(spec, self._shape(alias, count), kind, pointing) for alias, spec in self._inputs.items()
         }
+        for alias, categories in self._recipe.categories.items():
+            if self._recipe.known or kind not in _ONE_SIDED:
+                fill(made[alias], categories, self._random, only=self._recipe.known)
+        return made
 
     def _shape(self, alias: str, count: int) -> tuple[int, ...]:
-        return (count, *(count if size is _ROWS else size for size in self._sizes[alias]))
+        return (count, *(count if size is ROWS else size for size in self._sizes[alias]))
 
     def _made(self, spec: TensorSpec, shape: tuple[int, ...], kind: Rows, pointing: bool) -> Array:
         dtype = spec.array_dtype
@@ -256,34 +271,6 @@ class Maker:
             return rows
         flat = rows.reshape(count, -1)
         return np.stack([self._random.permutation(row) for row in flat]).reshape(rows.shape)
-
-
-_ROWS = None  # stands for an inner size that equals the number of rows
-
-
-def _inner_sizes(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> dict[str, tuple[int | None, ...]]:
-    """The sizes of each input beyond axis 0: one per name, or per axis that has no name."""
-    batch = {spec.dims[0] for spec in inputs.values() if spec.dims} - {""}
-    sizes: dict[str, int | None] = dict.fromkeys(batch, _ROWS)
-
-    def size_of(name: str) -> int | None:
-        terms = [term.strip() for term in name.split("+")]
-        if len(terms) > 1:  # such as `past_length + length`, as exporters write it
-            return sum(int(term) if term.isdigit() else size_of(term) or recipe.size for term in terms)
-        return sizes.setdefault(name, recipe.size + (len(sizes) - len(batch) if recipe.distinct else 0))
-
-    def inner(spec: TensorSpec) -> Iterator[int | None]:
-        for axis, size in enumerate(spec.shape[1:], start=1):
-            name = spec.dims[axis] if axis < len(spec.dims) else ""
-            yield size if size is not None else size_of(name or f"axis {axis}")
-
-    return {alias: tuple(inner(spec)) for alias, spec in inputs.items()}
-
-
-def _elements(inputs: Mapping[str, TensorSpec], recipe: Recipe) -> int:
-    """The number of elements in a row of all inputs."""
-    every = _inner_sizes(inputs, recipe).values()
-    return sum(prod(1 if size is _ROWS else size for size in sizes) for sizes in every)
 
 
 def _signs(shape: tuple[int, ...]) -> Array:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_server.backends.base import NO_RISKS, Risks
 from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
+from headrace_server.backends.onnx.categories import known_categories
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
 from headrace_server.backends.onnx.follow import BOUNDED, Followed, Inside, follow, has_graphs, inner_nodes
@@ -127,17 +128,23 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         divisions.fatal(followed, inner, sent) | _unequal(nodes, inner, runtime),
         any_rank=bool(any_rank & sent),
     )
+    numbers = compared_numbers([*inner, *nodes], weights)
     return Graph(
         steady=steady,
         any_rank=any_rank,
         runs_on_empty=not functions and all(map(_runs_on_empty, nodes)),
         risks=risks,
         evidence=doubts([*nodes, *inner]),
-        hints=Hints(compared_numbers([*inner, *nodes], weights), any_integers=steady and risks == NO_RISKS),
+        hints=Hints(numbers, known_categories(nodes, _sizes(inputs), weights), steady and risks == NO_RISKS),
         rows_apart=frozenset()
         if functions
         else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
     )
+
+
+def _sizes(inputs: list[Any]) -> dict[str, list[int]]:
+    """The sizes of each input, by name; 0 for a dimension that varies."""
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inputs}
 
 
 def _is_steady(nodes: list[Any], inputs: set[str]) -> bool:

@@ -46,6 +46,7 @@ _MESSAGES: dict[str, tuple[Field, ...]] = {
         ("t", 5, "TensorProto", ONE),
         ("g", 6, "GraphProto", ONE),
         ("ints", 8, INT, MANY),
+        ("strings", 9, BYTES, MANY),
         ("graphs", 11, "GraphProto", MANY),
     ),
     "TensorProto": (

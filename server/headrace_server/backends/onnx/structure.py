@@ -70,6 +70,10 @@ def read_structure(content: Content) -> Structure | None:
     for weight in graph.initializer:
         if is_left_out(weight):
             weight.ClearField("raw_data")
+    for node in graph.node:
+        if node.op_type.startswith("TreeEnsemble"):  # which has a string for each of its nodes
+            for attribute in node.attribute:
+                attribute.ClearField("strings")
     digest = blake2b()
     for message in (graph, *functions):
         message.DiscardUnknownFields()  # nothing can be derived from a field that these classes do not have
