@@ -109,7 +109,7 @@ def test_a_model_that_hangs_leaves_the_others_a_thread() -> None:
 class Elsewhere(Adder):
     """An Adder that pretends to run in a worker process."""
 
-    processes = 1
+    runs_elsewhere = True
 
 
 @pytest.mark.parametrize("queue", ["grpcio", *(["native"] if find_spec("headrace_native") else [])])
