@@ -935,7 +935,11 @@ class RouteFields(TypedDict):
     """Whether axis 0 is the batch; otherwise each request runs alone."""
 
     max_rows: int
-    """The maximum number of rows of a request, if axis 0 is the batch."""
+    """The maximum number of rows of a batch, if axis 0 is the batch."""
+
+    larger_alone: bool
+    """Whether a Predict with more rows is a batch of its own; otherwise it is not plain. The other methods have no
+    plain requests with more rows."""
 
     max_send: int
     """The maximum number of bytes of an answer."""

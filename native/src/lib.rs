@@ -45,7 +45,7 @@ use crate::calls::Kind;
 static ALLOCATOR: allocator::BySize = allocator::BySize;
 
 /// The interface version that `headrace` checks: raised with every change that affects the Python side.
-const INTERFACE: u32 = 31;
+const INTERFACE: u32 = 32;
 
 #[pymodule]
 fn headrace_native(module: &Bound<'_, PyModule>) -> PyResult<()> {

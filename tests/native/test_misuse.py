@@ -57,6 +57,7 @@ def caller(queue: Any, lane: Any) -> Iterator[Caller]:
         "inputs": INPUTS,
         "batched": True,
         "max_rows": 4,
+        "larger_alone": False,
         "max_send": 1 << 30,
         "as_content": False,
         "full": (14, "{}"),

@@ -21,6 +21,7 @@ from headrace_batching import Options, bridge
 from headrace_batching.task import Arrays
 from headrace_protos import DataType, PredictRequest, PredictResponse, TensorProto, TensorShapeProto
 from headrace_server.backends.onnx.backend import OnnxBackend
+from headrace_server.config.run import MANY_BATCHES
 from tests.conftest import Run, Stop
 from tests.support import models
 from tests.support.calls import (
@@ -241,6 +242,50 @@ def test_both_kinds_of_tasks_share_a_batch(running: Run, served: Stop, allowed: 
         assert response.outputs["difference"].float_val == (2 * x).ravel().tolist()
         assert response.outputs["sum"].tensor_shape.dim[0].size == len(x)
     assert served(server) == (8, 12, 1)
+
+
+LARGER = Options(
+    max_batch_size=8, batch_timeout_micros=SECOND // 5, larger_alone=True, max_enqueued_batches=MANY_BATCHES
+)
+
+
+@pytest.fixture(scope="module")
+def larger(running: Run) -> tuple[RunningServer, int]:
+    """A server that takes requests with more rows than a batch, and its REST port."""
+    port = free_port()
+    return running(models.row_sums, batching=LARGER, rest_api_port=port), port
+
+
+@pytest.mark.parametrize("rows", [9, 1_000, 90_000])
+@pytest.mark.usefixtures("blocked")
+def test_a_request_with_more_rows_than_a_batch_is_a_batch_of_its_own(
+    larger: tuple[RunningServer, int], rows: int
+) -> None:
+    server, port = larger
+    large, small = np.arange(2.0 * rows, dtype=np.float32).reshape(rows, 2), floats([1, 2])
+    sums = large.sum(axis=1).tolist()
+    requests = [predict_request({"x": x}).SerializeToString() for x in (small, large, small)]
+
+    answers = together(server.caller, requests)
+    assert [arrays(each)["y"].tolist() for each in answers if isinstance(each, PredictResponse)] == [[3], sums, [3]]
+    with closing(HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", f"/v1/models/{MODEL}:predict", json.dumps({"instances": large.tolist()}))
+        assert json.load(connection.getresponse()) == {"predictions": sums}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        replace(LARGER, larger_alone=False),
+        replace(LARGER, max_enqueued_batches=100),
+        replace(LARGER, latency_objective="p99 20s"),
+        replace(LARGER, enable_large_batch_splitting=True, max_execution_batch_size=4),
+    ],
+)
+def test_python_decides_about_such_a_request_if_batches_have_limits(running: Run, options: Options) -> None:
+    server = running(models.row_sums, batching=options)
+    plain, seen = both_ways(server.caller, predict_request({"x": np.ones((9, 2), np.float32)}).SerializeToString())
+    assert plain == seen
 
 
 def test_a_failing_task_fails_alone(running: Run) -> None:

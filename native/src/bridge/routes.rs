@@ -69,6 +69,7 @@ struct Fields {
     outputs: Vec<String>,
     batched: bool,
     max_rows: usize,
+    larger_alone: bool,
     max_send: usize,
     as_content: bool,
     full: (u8, String),
@@ -102,15 +103,18 @@ impl Route {
             counter: Counter::new(fields.bounds, fields.answered, fields.failed),
             answer_row: Arc::default(),
         };
+        let infer = fields.infer.map(|own| own.made(&fields.model, fields.version, &signature)).transpose()?;
+        let format = || examples::Format::new(&fields.model, fields.version, &fields.signature);
+        let examples = fields.examples.map(|own| Examples::new(&signature, format(), own)).transpose()?;
+        // Only a Predict may have more rows than a batch.
+        let max_rows = if fields.larger_alone { usize::MAX } else { signature.max_rows };
+        let signature = Signature { max_rows, ..signature };
         let over_rest = |(answered, failed)| Signature {
             counter: Counter::new(signature.counter.bounds.clone(), answered, failed),
             answer_row: Arc::default(),
             ..signature.clone()
         };
         let rest = fields.rest.map(over_rest).map(Arc::new);
-        let infer = fields.infer.map(|own| own.made(&fields.model, fields.version, &signature)).transpose()?;
-        let format = || examples::Format::new(&fields.model, fields.version, &fields.signature);
-        let examples = fields.examples.map(|own| Examples::new(&signature, format(), own)).transpose()?;
         Ok(Self {
             signature: Arc::new(signature),
             rest,

@@ -11,6 +11,7 @@ from headrace_batching import BatchingError, Options
 from headrace_batching.contract import TaskLane
 from headrace_protos import DataType
 from headrace_server.backends.signature import Signature
+from headrace_server.config.run import MANY_BATCHES
 from headrace_server.metrics.calls import CountCalls, Tallied
 
 
@@ -21,11 +22,12 @@ class Plain:
     Attributes:
         lane: The part of the queue that the requests join.
         signature: The signature that requests are checked against.
-        max_rows: The maximum number of rows of a request; None if each runs alone, regardless of its axis 0.
+        max_rows: The maximum number of rows of a batch; None if each request runs alone, regardless of its axis 0.
         answers: Returns, for a counter of calls and a method, the function to call for requests that the model has
             answered.
         refused: Counts a refused request.
         queued: Whether errors may mention a queue: without batching, TF Serving has none.
+        larger_alone: Whether a Predict with more rows than `max_rows` is a batch of its own.
     """
 
     lane: TaskLane
@@ -34,6 +36,7 @@ class Plain:
     answers: Callable[[CountCalls, str], Callable[[Tallied], None]]
     refused: Callable[[BatchingError], None]
     queued: bool = True
+    larger_alone: bool = False
 
 
 def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool]) -> bool:
@@ -45,6 +48,16 @@ def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool
         logs: Whether requests for the model with that name are logged.
     """
     return not checks_methods and not logs(model)
+
+
+def larger_alone(options: Options) -> bool:
+    """Whether a plain Predict with more rows than a batch joins the queue, which makes a batch of its own of it.
+
+    Otherwise Python splits it, refuses it, or runs it in the queue of the requests that run alone: a limit on waiting
+    batches and a latency objective are meant for batches.
+    """
+    bounded = options.max_enqueued_batches < MANY_BATCHES or options.objective is not None
+    return options.larger_alone and not options.enable_large_batch_splitting and not bounded
 
 
 def takes_plain(signature: Signature, options: Options | None, dtypes: Collection[int]) -> bool:

@@ -42,7 +42,7 @@ from headrace_server.models.call import Call
 from headrace_server.models.ensemble import Ensemble
 from headrace_server.models.execution import Execution
 from headrace_server.models.leases import Leases
-from headrace_server.models.plain import Plain, takes_plain
+from headrace_server.models.plain import Plain, larger_alone, takes_plain
 from headrace_server.models.requests import Requests
 from headrace_server.models.rows import as_decided
 from headrace_server.models.schedulers import ObserveNative, Outputs, Schedulers, fitted, limit_of
@@ -308,9 +308,16 @@ class Servable:
         if not takes_plain(declared, options, dtypes):
             return None
         lane, metrics = self._schedulers.of(signature).lane, self._metrics
-        # Requests with more rows are split or refused by Python.
-        max_rows = options.execution_limit if options is not None and declared.batched else None
-        return Plain(lane, declared, max_rows, metrics.answers, metrics.refused, queued=options is not None)
+        if options is None or not declared.batched:
+            return Plain(lane, declared, None, metrics.answers, metrics.refused, queued=options is not None)
+        return Plain(
+            lane,
+            declared,
+            options.execution_limit,
+            metrics.answers,
+            metrics.refused,
+            larger_alone=larger_alone(options),
+        )
 
     def when_closed(self, free: Callable[[], None]) -> None:
         """Registers something to be freed together with the version."""

@@ -26,7 +26,7 @@ from headrace_server.transports.grpc.tls import Followed, read_ssl_config
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 31
+INTERFACE = 32
 
 _NEVER = 2**31 - 1  # milliseconds, in gRPC's options
 

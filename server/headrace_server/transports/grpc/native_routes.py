@@ -68,6 +68,7 @@ class PlainRoutes:
                 "outputs": plain.signature.every_output,
                 "batched": batched,
                 "max_rows": plain.max_rows or 1,
+                "larger_alone": plain.larger_alone,
                 "max_send": self._max_send,
                 "as_content": self._endpoint.as_content,
                 "full": self._full,
