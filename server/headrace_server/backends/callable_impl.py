@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import operator
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -291,10 +292,19 @@ def _specs(name: str, declared: Any) -> dict[str, TensorSpec]:
 def _spec(where: str, alias: str, declaration: Any) -> TensorSpec:
     try:
         dtype, shape = declaration
-        sizes = tuple(None if size is None else int(size) for size in shape)
-        return TensorSpec(str(alias), _data_type(dtype), sizes)
+        return TensorSpec(str(alias), _data_type(dtype), tuple(map(_size, shape)))
     except (TypeError, ValueError, TensorError) as error:
         raise invalid(f"{where} is {declaration!r}, not a dtype and a shape: {error}") from error
+
+
+def _size(declared: Any) -> int | None:
+    """A declared dimension; None if it varies, which TensorFlow and Triton write as -1."""
+    if declared is None:
+        return None
+    size = operator.index(declared)
+    if size < -1 or isinstance(declared, bool):
+        raise ValueError(f"{declared} is not the size of a dimension, nor None or -1 for one that varies")
+    return None if size == -1 else size
 
 
 def _data_type(dtype: Any) -> DataType:

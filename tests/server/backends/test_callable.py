@@ -119,7 +119,7 @@ def test_a_model_may_write_into_its_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("dims", "batched"),
-    [("[None, 2]", True), ("[1, 2]", False), ("[]", False)],
+    [("[None, 2]", True), ("[-1, 2]", True), ("(-1,)", True), ("[1, -1]", False), ("[1, 2]", False), ("[]", False)],
 )
 def test_a_batch_axis_needs_a_first_dimension_that_varies_in_every_tensor(
     tmp_path: Path, dims: str, batched: bool
@@ -298,6 +298,22 @@ def test_models_that_fail_while_they_load(tmp_path: Path, code: str, failure: st
         ("INPUTS = OUTPUTS = {'x': 'float32'}", "INPUTS['x'] is 'float32', not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('float33', [2])}", "INPUTS['x'] is ('float33', [2]), not a dtype and a shape: "),
         ("INPUTS = OUTPUTS = {'x': ('object', ['n'])}", "INPUTS['x'] is ('object', ['n']), not a dtype and a shape: "),
+        (
+            "INPUTS = OUTPUTS = {'x': ('float32', [2.5])}",
+            "INPUTS['x'] is ('float32', [2.5]), not a dtype and a shape: ",
+        ),
+        (
+            "INPUTS = OUTPUTS = {'x': ('float32', ['4'])}",
+            "INPUTS['x'] is ('float32', ['4']), not a dtype and a shape: ",
+        ),
+        (
+            "INPUTS = OUTPUTS = {'x': ('float32', [-2, 4])}",
+            "INPUTS['x'] is ('float32', [-2, 4]), not a dtype and a shape: -2 is not the size of a dimension",
+        ),
+        (
+            "INPUTS = OUTPUTS = {'x': ('float32', [True])}",
+            "INPUTS['x'] is ('float32', [True]), not a dtype and a shape: True is not the size of a dimension",
+        ),
         (SPECS, "must define predict(inputs), inference(data) or stream(inputs) at module level or in a class Hand"),
     ],
 )
