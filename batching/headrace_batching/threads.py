@@ -42,14 +42,21 @@ class BatchThreads:
         """Starts more threads, for batches that other processes run: waiting for them takes no CPU time. Any thread.
 
         Without these threads, all models would stop once there are as many models that hang as threads.
+
+        Raises:
+            RuntimeError: The system has no thread left. The number of threads then stays as it is.
         """
         with self._lock:
             kept = min(self._surplus, count)
             self._surplus -= kept
-            more = [self._new(f"batch-{len(self._threads) + number}") for number in range(count - kept)]
-            self._threads += more
-        for thread in more:
-            thread.start()
+            for number in range(count - kept):
+                thread = self._new(f"batch-{len(self._threads)}")
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._surplus += kept + number
+                    raise
+                self._threads.append(thread)
 
     def release(self, count: int) -> None:
         """Ends as many of the threads that `add` has started, each after its next batch. Any thread."""

@@ -1,11 +1,14 @@
 """Abandons runs that take too long: their callers get an error, and another thread replaces the one that hangs."""
 
+import logging
 import time
 from collections.abc import Callable
 from itertools import count
 from threading import Condition, Thread
 
 from headrace_batching.contract import Clock
+
+log = logging.getLogger(__name__)
 
 
 class Abandoned(BaseException):
@@ -33,13 +36,17 @@ class Watchdog:
         Args:
             seconds: The time limit in seconds.
             give_up: Called on the watchdog's thread when the limit has passed.
+
+        Raises:
+            RuntimeError: The system has no thread for the watchdog.
         """
         with self._changed:
+            if self._thread is None:
+                thread = Thread(target=self._watch, name="batch-watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
             number = next(self._numbers)
             self._runs[number] = (self._clock() + seconds, give_up)
-            if self._thread is None:
-                self._thread = Thread(target=self._watch, name="batch-watchdog", daemon=True)
-                self._thread.start()
             self._changed.notify()
             return number
 
@@ -59,7 +66,10 @@ class Watchdog:
     def _watch(self) -> None:
         while (late := self._next_late()) is not None:
             for give_up in late:
-                give_up()
+                try:
+                    give_up()
+                except Exception:  # such as a lack of threads; the watchdog must go on for the other runs
+                    log.exception("a run that takes too long could not be abandoned completely")
 
     def _next_late(self) -> list[Callable[[], None]] | None:
         """Waits until runs are late, and returns their `give_up`; None when the watchdog is closed."""

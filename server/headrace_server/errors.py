@@ -119,6 +119,9 @@ def misread(error: Exception) -> str:
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors about resources that are free again when other calls have ended."""
 
+_NO_THREAD = "can't start new thread"
+"""Python's text if the system has no thread, or no memory for one."""
+
 _BATCHING: dict[type[BatchingError], Code] = {
     # TF Serving: batching_session.cc and shared_batch_scheduler.h have these four codes.
     TaskTooLarge: Code.INVALID_ARGUMENT,
@@ -142,6 +145,8 @@ def status_of(error: Exception) -> tuple[Code, str]:
         return error.code, error.message
     if isinstance(error, OSError) and error.errno in _SCARCE:
         return Code.UNAVAILABLE, f"the server has run out of a system resource: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return Code.UNAVAILABLE, f"the server has run out of a system resource: {error}"
     if isinstance(error, MemoryError):
         return Code.RESOURCE_EXHAUSTED, f"the server has too little memory: {error}".removesuffix(": ")
     if isinstance(error, BatchingError):

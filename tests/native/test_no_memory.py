@@ -217,3 +217,38 @@ def test_only_the_call_fails_whose_body_needs_too_much(tmp_path: Path, chunked: 
             assert served.caller.predict({"x": np.ones((1, 2), np.float32)})["y"] == [2]
     assert errors[0] is not None
     assert all(error is None or LACKS_MEMORY.search(error) for error in errors)
+
+
+NUMBERS = 100_000
+X_LARGE = b"[[%s1]]" % (b"1," * (NUMBERS - 1))
+INFER_LARGE = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, %d], "data": %s}]}' % (NUMBERS, X_LARGE)
+
+
+def compressed(served: Served) -> bytes | Refusal:
+    """Sends a Predict whose message is compressed."""
+    data = predict_request({"x": np.ones((1, NUMBERS), np.float32)}).SerializeToString()
+    send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = served.caller.channel.unary_unary(PREDICT)
+    return bytes(send(data, timeout=ANSWER_WITHIN, compression=grpc.Compression.Gzip))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda served: served.post(REST_PREDICT, b'{"inputs": %s}' % X_LARGE),
+        lambda served: served.post(REST_PREDICT, b'{"inputs": %s, "unknown": 1}' % X_LARGE),
+        lambda served: served.post(f"/v2/models/{MODEL}/infer", INFER_LARGE),
+        compressed,
+    ],
+    ids=["REST", "REST, by Python", "infer", "compressed"],
+)
+def test_a_request_that_is_read_on_another_thread_needs_no_new_one(
+    tmp_path: Path, call: Callable[[Served], object]
+) -> None:
+    """Less memory is left than the stack of a thread needs."""
+    models.row_sums(tmp_path / "1")
+    with closing(Served(tmp_path)) as served:
+        served.limit(3 * MB // 2)
+        call(served)
+        served.unlimit()
+        call(served)
+        assert not any("panicked" in line for line in served.server.log)

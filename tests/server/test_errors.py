@@ -39,6 +39,11 @@ def test_a_known_failure_has_its_code_and_its_own_text(error: Exception, code: C
     assert status_of(error) == (code, str(error))
 
 
+def test_a_lack_of_threads_passes() -> None:
+    text = "the server has run out of a system resource: can't start new thread"
+    assert status_of(RuntimeError("can't start new thread")) == (Code.UNAVAILABLE, text)
+
+
 @pytest.mark.parametrize("code", [0, 17, 20, 99, -1, "NOT_FOUND", None])
 def test_a_code_that_no_failure_has_becomes_internal(code: Any) -> None:
     assert status_of(ServingError(code, "odd")) == (Code.INTERNAL, "odd")

@@ -29,6 +29,8 @@ use crate::http2::{Address, Tls};
 use crate::memory::KINDS;
 use crate::traces::Spans;
 
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
 /// The addresses, and the threads that serve their connections.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Server {
@@ -98,10 +100,13 @@ impl Server {
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .max_blocking_threads(1) // one thread for decompressing and parsing large messages
+                .thread_keep_alive(FOR_EVER)
                 .thread_name(format!("expander-{number}"))
                 .on_thread_start(let_others_go_first)
                 .on_thread_park(move || parked.busy_poll.on_park())
                 .build()?;
+            // The thread begins now: if the system had no thread left when a call needed one, tokio would panic.
+            runtime.spawn_blocking(|| ());
             let serving = run_thread(thread, arrivals, self.stop.subscribe(), alive.clone());
             running.push(spawn(&format!("transport-{number}"), runtime, serving)?);
         }

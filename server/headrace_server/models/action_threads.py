@@ -3,12 +3,15 @@
 They have long time slices, so that Linux interrupts them when a thread that answers calls wakes.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
 from headrace_server.processes.time_slices import give_way
+
+log = logging.getLogger(__name__)
 
 Act = Callable[[], None]
 
@@ -84,16 +87,24 @@ class ActionThreads:
         return bool(self.running) and time.monotonic() - self._begun < QUICK_SECONDS
 
     def take(self) -> ActionThread | None:
-        """An idle thread, which counts as running until it is given back; None means the caller's own."""
+        """An idle thread, which counts as running until it is given back; None means the caller's own.
+
+        It is the caller's own, too, if the system has no thread left.
+        """
         self.running += 1
         self._begun = time.monotonic()
         if not self.limit:
             return None
-        if not self._idle:
+        return self._idle.pop() if self._idle else self._start()
+
+    def _start(self) -> ActionThread | None:
+        try:
             thread = ActionThread(f"{self._name}-{len(self._all)}")
-            self._all.append(thread)
-            return thread
-        return self._idle.pop()
+        except RuntimeError as error:
+            log.warning("a model is loaded or unloaded without a thread of its own: %s", error)
+            return None
+        self._all.append(thread)
+        return thread
 
     def expect(self, seconds: float) -> None:
         """Records that the function which began last takes this much longer than usual."""

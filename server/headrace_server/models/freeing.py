@@ -20,7 +20,11 @@ def free_in_time(servable: Servable) -> bool:
         free(servable)
 
     freeing = Thread(target=run, name=f"free-{servable.name}-{servable.version}", daemon=True)
-    freeing.start()
+    try:
+        freeing.start()
+    except RuntimeError:  # the system has no thread left; the end of this version may give one back
+        free(servable)
+        return True
     freeing.join(FREE_WITHIN)
     if freeing.is_alive():
         log.warning("model %s version %d is freed when its last run ends", servable.name, servable.version)

@@ -76,11 +76,11 @@ class IsolatedBackend:
         self._memory = OwnedMemory()
         self._linked = job.linked
         self._places = Places(create_free(linked=job.linked))
-        self._keepers = [
-            Keeper(isolation.name, job, self._memory, self._places, isolation.restarted)
-            for _ in range(isolation.workers)
-        ]
+        self._keepers: list[Keeper] = []
         try:
+            for _ in range(isolation.workers):
+                keeper = Keeper(isolation.name, job, self._memory, self._places, isolation.restarted)
+                self._keepers.append(keeper)
             every = [keeper.loaded.result() for keeper in self._keepers]
         except BaseException:
             self.close()

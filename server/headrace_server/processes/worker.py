@@ -42,6 +42,9 @@ class Worker:
     Args:
         name: The model's name, for the log.
         memory: Holds the inputs of its runs.
+
+    Raises:
+        OSError, RuntimeError: The system has no process, descriptor or thread left.
     """
 
     def __init__(self, name: str, memory: OwnedMemory) -> None:
@@ -53,7 +56,11 @@ class Worker:
         self._process = self._start()
         self._file = _process_file(self._process.pid)
         self._logger = Thread(target=self._log, name=f"worker-log-{name}", daemon=True)
-        self._logger.start()
+        try:
+            self._logger.start()
+        except RuntimeError:  # the system has no thread left
+            self._abandon()
+            raise
 
     @property
     def pid(self) -> int:
@@ -195,6 +202,17 @@ class Worker:
                 os.close(lifeline)
             undo.pop_all()
         return process
+
+    def _abandon(self) -> None:
+        """Ends a process whose output nobody reads."""
+        self.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        if self._file >= 0:
+            os.close(self._file)
+        os.close(self._lifeline)
+        self.close_slots()
 
     def _log(self) -> None:
         assert self._process.stdout is not None

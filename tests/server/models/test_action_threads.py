@@ -18,6 +18,7 @@ from headrace_server.models.servable import Servable
 from headrace_server.models.turns import SECONDS, ShortTurns
 from headrace_server.processes.time_slices import LOAD_NS
 from tests.support.graphs import FLOAT, Graph
+from tests.support.scarcity import no_threads
 from tests.support.slices import needs_slices, slice_of
 
 PATIENCE = 60.0
@@ -78,6 +79,26 @@ class TestThreads:
         threads.close()
         assert done.is_set()
         assert not thread.is_alive()
+
+
+class TestScarcity:
+    """The system has no thread left."""
+
+    def test_the_caller_runs_the_task_until_there_is_a_thread(self, threads: ActionThreads) -> None:
+        with no_threads():
+            assert threads.take() is None
+            threads.give_back(None)
+        taken = threads.take()
+        run(taken)
+        threads.give_back(taken)
+        assert threads.running == 0
+
+    def test_a_version_is_freed(self) -> None:
+        closed: list[bool] = []
+        version = SimpleNamespace(name="m", version=1, close=lambda: closed.append(True))
+        with no_threads():
+            assert free_in_time(cast("Servable", version))
+        assert closed == [True]
 
 
 @needs_slices

@@ -25,10 +25,12 @@ from headrace_server.processes import isolated, slot
 from headrace_server.processes.child import NICENESS
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
+from headrace_server.processes.keeper import Keeper
 from headrace_server.processes.time_slices import LONG_NS
 from headrace_server.processes.worker import Worker
 from tests.support import models
 from tests.support.running import START_WITHIN, eventually
+from tests.support.scarcity import no_threads
 from tests.support.slices import needs_slices, slice_of
 
 from .python_models import (
@@ -316,6 +318,7 @@ from pathlib import Path
 from headrace_server.backends.base import BackendOptions
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
+from headrace_server.processes.keeper import Keeper
 job = Job(Path({str(folder)!r}), BackendOptions(), linked={crossing == "link"})
 IsolatedBackend(job, Isolation(name="m")).close()
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -336,6 +339,43 @@ for count in range(8):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=START_WITHIN, check=False
     )
     assert (ran.stdout, ran.stderr) == ("Too many open files\n" * 8, "")
+
+
+@pytest.mark.parametrize("name", ["worker-log-", "worker-"])
+def test_a_model_without_a_thread_fails_its_load_and_leaves_no_process(folder: Path, name: str) -> None:
+    def processes() -> set[str]:
+        return {pid for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()}
+
+    before, files = processes(), os.listdir("/proc/self/fd")
+    with no_threads(name), pytest.raises(RuntimeError, match="can't start new thread"):
+        Isolated(folder)
+    eventually(lambda: processes() <= before)
+    assert len(os.listdir("/proc/self/fd")) <= len(files)
+
+
+def test_several_processes_without_threads_for_all(folder: Path) -> None:
+    """The processes that could be started end with the load that failed."""
+    before, started = threading.active_count(), []
+    keep = Keeper._keep
+
+    def noted(keeper: Keeper) -> None:
+        started.append(keeper)
+        keep(keeper)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keeper, "_keep", noted)
+        begin = threading.Thread.start
+
+        def scarce(thread: threading.Thread) -> None:
+            if started and thread.name == f"worker-{NAME}":
+                raise RuntimeError("can't start new thread")
+            begin(thread)
+
+        patch.setattr(threading.Thread, "start", scarce)
+        with pytest.raises(RuntimeError):
+            Isolated(folder, workers=2)
+    assert len(started) == 1
+    eventually(lambda: threading.active_count() <= before)
 
 
 def test_output_and_log_lines_of_a_model_are_in_the_log_under_its_name(
@@ -609,6 +649,7 @@ from pathlib import Path
 from headrace_server.backends.base import BackendOptions
 from headrace_server.processes.isolated import IsolatedBackend, Isolation
 from headrace_server.processes.job import Job
+from headrace_server.processes.keeper import Keeper
 import numpy as np
 job = Job(Path({str(folder)!r}), BackendOptions(), linked={crossing == "link"})
 backend = IsolatedBackend(job, Isolation(name="m"))
