@@ -162,9 +162,9 @@ impl Lane {
         Ok(Self(Arc::new(LaneParts { tasks, id, options, execute, batched, allowed_sizes, native_run, objective })))
     }
 
-    /// Asks the server to count the runs of the lane's session.
+    /// Asks the server to count the runs of the lane's session, once that is due.
     pub fn count_later(&self, native_run: &Arc<NativeRun>) {
-        self.0.tasks.uncounted.lock().push(Arc::downgrade(native_run));
+        self.0.tasks.due_counts.add(Arc::downgrade(native_run));
     }
 
     /// The runner of the lane's batches without the interpreter; None if Python runs them.

@@ -6,6 +6,7 @@ mod activity;
 mod answers;
 mod batch;
 mod clock;
+mod due_counts;
 mod ended;
 mod examples;
 mod form;

@@ -8,6 +8,7 @@ use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
 use super::clock::Clock;
+use super::due_counts::DueCounts;
 use super::form;
 use super::keys::Keys;
 use super::lane::Lane;
@@ -54,7 +55,7 @@ impl Queue {
             clock: Clock::new(py, clock.as_ref().map(|clock| clock.clone_ref(py)))?,
             keys: Keys::new(py)?,
             shared: python::shared(py)?,
-            uncounted: Mutex::default(),
+            due_counts: DueCounts::default(),
         };
         Ok(Self {
             tasks: Arc::new(tasks),

@@ -1,14 +1,14 @@
 //! The waiting tasks, whether from Python or from Rust, and their clock: what a queue and its lanes share.
 
 use std::sync::Weak;
+use std::time::Instant;
 
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::clock::Clock;
+use super::due_counts::DueCounts;
 use super::ended::Abandoned;
 use super::keys::Keys;
-use super::native_run::NativeRun;
 use super::shared::Shared;
 use super::task::Task;
 use crate::queue;
@@ -19,8 +19,7 @@ pub struct Tasks {
     pub clock: Clock,
     pub keys: Keys,
     pub shared: Shared,
-    /// Each has runs that should be counted soon.
-    pub uncounted: Mutex<Vec<Weak<NativeRun>>>,
+    pub due_counts: DueCounts,
 }
 
 impl Tasks {
@@ -28,20 +27,15 @@ impl Tasks {
         self.queue.wake();
     }
 
-    /// Whether any tasks wait.
+    /// Whether any tasks wait, or any runs without the interpreter wait to be counted.
     pub fn wait(&self) -> bool {
-        self.queue.waits()
+        self.queue.waits() || self.due_counts.wait()
     }
 
-    /// Whether any runs without the interpreter should be counted now.
-    pub fn counts_are_due(&self) -> bool {
-        !self.uncounted.lock().is_empty()
-    }
-
-    /// Counts the runs that should be counted now (`counts_are_due`).
+    /// Counts the runs without the interpreter that are due.
     pub fn count(&self, py: Python<'_>) {
-        let uncounted = std::mem::take(&mut *self.uncounted.lock());
-        uncounted.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));
+        let lanes = self.due_counts.take(Instant::now());
+        lanes.iter().filter_map(Weak::upgrade).for_each(|native_run| native_run.counts.count(py));
     }
 
     /// Abandons the waiting tasks that were decoded in Rust and whose client has gone or whose deadline has passed;

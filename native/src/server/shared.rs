@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use pyo3::prelude::*;
@@ -68,11 +68,11 @@ impl Shared {
         self.traces.get()?.begin(headers, method)
     }
 
-    /// Abandons plain calls whose clients have gone or whose deadlines have passed, and has Python
-    /// count the calls that have ended; returns whether tasks still wait.
+    /// Abandons plain calls whose clients have gone or whose deadlines have passed, and has Python count the calls that
+    /// have ended and the runs that are due; returns whether tasks wait, or runs wait to be counted.
     pub fn look_for_ended(&self) -> bool {
         let tasks = &self.queue.get().tasks;
-        if self.ended.add_abandoned(tasks.abandoned()) || tasks.counts_are_due() {
+        if self.ended.add_abandoned(tasks.abandoned()) || tasks.due_counts.are_due(Instant::now()) {
             self.handlers.inbox.push(Event::new(Kind::Lapsed, None, None));
         }
         tasks.wait()

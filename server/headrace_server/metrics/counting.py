@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from threading import Lock
 
@@ -53,10 +54,16 @@ Tally = Sequence[tuple[int, int]]
 """How many values fell into each bucket, by the bucket's number."""
 
 
-def tally(values: npt.ArrayLike, bounds: Sequence[float]) -> Tally:
+def tally(values: npt.ArrayLike, bounds: tuple[float, ...]) -> Tally:
     """Sorts many values at a time into buckets by their bounds, for `Histogram.add`."""
-    counts = np.bincount(np.searchsorted(bounds, values))
+    counts = np.bincount(_array(bounds).searchsorted(values))
     return [(bucket, count) for bucket, count in enumerate(counts.tolist()) if count]
+
+
+@cache
+def _array(bounds: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """The bounds as an array: numpy would make one of a tuple for each call."""
+    return np.array(bounds)
 
 
 class Histogram:

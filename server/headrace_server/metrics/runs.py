@@ -1,7 +1,7 @@
 """The reports of many runs as columns: an array for each field of a report, so that counting needs no Python loop."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from headrace_batching import BatchReport
 
 Seconds = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+_HALF = 32
+"""Half of the bits of a count: a run has fewer than 2**31 rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,12 @@ class RunColumns:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+    def padded(self) -> Iterator[tuple[int, int, int]]:
+        """For each number of rows, padding included, and number of rows of padding: how many runs had them."""
+        pairs, runs = np.unique((self.rows + self.padding) << _HALF | self.padding, return_counts=True)
+        for pair, count in zip(pairs.tolist(), runs.tolist(), strict=True):
+            yield pair >> _HALF, pair & (1 << _HALF) - 1, count
 
 
 def _parts(ran: Seconds, joined: Seconds, computed: Seconds) -> Seconds:

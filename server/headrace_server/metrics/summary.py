@@ -3,7 +3,11 @@
 from collections import Counter as CounterOf
 from threading import Lock
 
+from headrace_server.metrics.counting import tally
 from headrace_server.metrics.runs import RunColumns
+
+_POWERS = tuple(float((1 << power) - 1) for power in range(32))
+"""The largest number of rows with each number of binary digits."""
 
 
 class BatchCounts:
@@ -20,7 +24,8 @@ class BatchCounts:
         with self._lock:
             self._requests += int(runs.tasks.sum())
             self._rows += int(runs.rows.sum())
-            self._by_power.update(map(int.bit_length, runs.rows.tolist()))
+            for power, count in tally(runs.rows, _POWERS):
+                self._by_power[power] += count
 
     def __bool__(self) -> bool:
         """Whether a batch has run."""

@@ -221,8 +221,7 @@ class ServableMetrics:
         families.input_batch_size.of().add(tally(runs.sizes, SIZES), int(runs.sizes.sum()))
         executed = runs.rows + runs.padding
         families.processed_batch_size.of().add(tally(executed, SIZES), int(executed.sum()))
-        alike = CounterOf(zip(executed.tolist(), runs.padding.tolist(), strict=True))
-        for (size, padding), count in alike.items():
+        for size, padding, count in runs.padded():
             families.padding_size.of(str(size)).add([(bisect_left(SIZES, padding), count)], padding * count)
 
     def close(self) -> None:
