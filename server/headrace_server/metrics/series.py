@@ -173,8 +173,14 @@ class Gauges:
         self._read = read
 
     def read(self) -> Iterable[tuple[Labels, float]]:
-        """The labels and the current number of every series."""
-        return self._read()
+        """The labels and the current number of every series; nothing if the system refuses to tell.
+
+        Without descriptors, for example, /proc cannot be read, but the other metrics are needed all the more.
+        """
+        try:
+            return list(self._read())
+        except OSError:
+            return ()
 
     def lines(self) -> Iterator[str]:
         """A line for the type and one for every series; nothing if there are none."""
@@ -187,7 +193,7 @@ class Gauges:
         """A line for every series, without the type."""
         lines = (
             f"{form.name}{{{','.join(form.head(values))}}} {as_text(number, form.scale)}"
-            for values, number in self._read()
+            for values, number in self.read()
         )
         yield from sorted(lines)
 

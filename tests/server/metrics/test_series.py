@@ -1,6 +1,9 @@
 """Counters, gauges and histograms, and their text format."""
 
+import errno
+import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -91,6 +94,17 @@ def test_a_gauge_is_read_for_every_page() -> None:
     waiting[("m", "1")] = 7
 
     assert page([rows]).decode() == '# TYPE :rows gauge\n:rows{model="m",version="1"} 7\n'
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+def test_a_gauge_that_cannot_be_read_does_not_end_the_page(number: int) -> None:
+    def refused() -> Iterator[tuple[Labels, float]]:
+        yield (), 1
+        raise OSError(number, os.strerror(number))
+
+    gauges = [Gauges("/a", (), refused), Gauges("/b", (), lambda: [((), 2)])]
+    assert page(gauges) == b"# TYPE :b gauge\n:b{} 2\n"
+    assert not gauges[0].read()
 
 
 def test_names_are_sorted() -> None:

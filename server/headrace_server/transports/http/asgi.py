@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from headrace_server.errors import ServingError
+from headrace_protos import Code
+from headrace_server.errors import ServingError, status_of
 from headrace_server.models.answers import MEMORY
 from headrace_server.services.http import SMALL_BYTES, Body, HttpAnswer, HttpRequest
 from headrace_server.tasks import end_all
@@ -23,6 +24,7 @@ SLICE_BYTES = 256 << 10
 """The number of bytes of an answer per `send`. The part that a slow caller has not read yet is not copied."""
 
 TOO_MANY_REQUESTS = 429
+UNAVAILABLE = 503
 
 AUTHORIZATION = b"authorization"
 
@@ -57,7 +59,8 @@ class RestApplication:
             try:
                 await self._exchange(scope, receive, send, held)
             except ServingError as error:
-                await _send(send, refusal(TOO_MANY_REQUESTS, error.message))
+                status = UNAVAILABLE if error.code == Code.UNAVAILABLE else TOO_MANY_REQUESTS
+                await _send(send, refusal(status, error.message))
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send, held: Held) -> None:
         headers = _by_name(scope["headers"])
@@ -100,11 +103,23 @@ class RestApplication:
             more, chunk = message["more_body"], message["body"]
             held.grow(len(chunk))
             if body.size + len(chunk) <= SMALL_BYTES:
-                body.add(chunk)
+                _add(body, chunk)
             else:
                 async with self._intake:
-                    body.add(chunk)
+                    _add(body, chunk)
                     await asyncio.sleep(INTAKE_PAUSE)
+
+
+def _add(body: Body, chunk: bytes) -> None:
+    """Adds a chunk to a body.
+
+    Raises:
+        ServingError: The system has no descriptor or no memory for it.
+    """
+    try:
+        body.add(chunk)
+    except OSError as error:
+        raise ServingError(*status_of(error)) from error
 
 
 def _by_name(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

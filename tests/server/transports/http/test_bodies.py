@@ -1,5 +1,6 @@
 """Large bodies: received and parsed in parallel with other calls, within bounds, and dropped when callers leave."""
 
+import errno
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_server.processes import memory_file
 from tests.conftest import Rest
 from tests.support import models
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
@@ -107,3 +109,21 @@ def test_large_bodies_are_read_at_a_lower_priority(linear: RestCaller, transport
     assert readers
     lower = min(os.getpriority(os.PRIO_PROCESS, os.getpid()) + 10, 19)
     assert {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in readers} == {lower}
+
+
+def test_a_body_for_which_there_is_no_file(
+    resting: Rest, large: bytes, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if transport == "native":
+        pytest.skip("headrace-native keeps such a body in memory")
+
+    def refused() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    caller = resting(models.linear)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(memory_file, "create", refused)
+        refusal = caller.refusal(large)
+    assert refusal == (503, "the server has run out of a system resource: Too many open files")
+    with another(caller) as other:
+        assert other.predict(ROW) == {"predictions": [[10]]}
