@@ -11,6 +11,7 @@ from headrace_server.backends.gpu.nvidia_driver import device_memory
 from headrace_server.backends.onnx.names import CPU
 from headrace_server.backends.onnx.providers import CUDA, TENSORRT, open_session
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.security.models.private_files import stays_in_memory
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
 """The names of providers, the preferred one first, and the options of each."""
@@ -32,7 +33,9 @@ def provider_options(name: str, model: Path, options: BackendOptions) -> dict[st
     values = tensorrt_options(options.onnxruntime, memory_limit(options))
     if options.batching is not None:
         values |= profile_shapes(_declared_inputs(model), options.batching.execution_limit)
-    if folder := options.onnxruntime.tensorrt_engine_cache:
+    if stays_in_memory(model):
+        values["trt_engine_cache_enable"] = "False"  # an engine contains the weights
+    elif folder := options.onnxruntime.tensorrt_engine_cache:
         values["trt_engine_cache_path"] = str(Path(folder, engine_key(model.parent, values)))
     for kept in ("trt_engine_cache_path", "trt_timing_cache_path"):
         if kept in values:

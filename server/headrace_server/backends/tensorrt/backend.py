@@ -28,6 +28,7 @@ from headrace_server.backends.tensorrt.engine import Engine, Tensors
 from headrace_server.backends.tensorrt.instance import Instance
 from headrace_server.backends.tensorrt.profiles import fitted, least_rows, profiles_for
 from headrace_server.errors import LoadError, ServingError
+from headrace_server.security.models.private_files import stays_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class CachedPlan:
         options: The options of the model.
 
     Attributes:
-        file: The file that holds the plan.
+        file: The file that holds the plan; None for a model that was sealed, whose weights the plan contains.
         plan: The plan itself; None if it has not been built yet.
 
     Raises:
@@ -96,11 +97,12 @@ class CachedPlan:
             chosen = self._options
             gpu = (trt.__version__, device.name, device.compute_capability)
             decide = (chosen.precision, chosen.tf32, chosen.workspace_mb, chosen.optimization_level, self._profiles)
-            self.file = chosen.cache / f"{tensorrt_cache.model_key(model.parent, (*gpu, *decide))}.plan"
-        self.plan = tensorrt_cache.read(self.file)
+            key = tensorrt_cache.model_key(model.parent, (*gpu, *decide))
+        self.file = None if stays_in_memory(model) else chosen.cache / f"{key}.plan"
+        self.plan = None if self.file is None else tensorrt_cache.read(self.file)
 
     def build(self) -> bytes:
-        """Builds and stores the plan.
+        """Builds the plan, and stores it if it may be.
 
         Raises:
             ServingError: The plan cannot be built.
@@ -108,6 +110,8 @@ class CachedPlan:
         with self._device() as device:
             log.info("building an engine of %s with TensorRT %s on %s", self._model, trt.__version__, device.name)
             plan = build_plan(self._model, self._header, self._profiles, self._options, device)
+        if self.file is None:
+            return plan
         try:
             tensorrt_cache.write(self.file, plan)
         except OSError as error:

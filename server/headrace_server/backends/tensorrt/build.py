@@ -1,6 +1,7 @@
 """Builds a strongly typed TensorRT plan of an ONNX model, tuned on the current GPU, which takes minutes."""
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from headrace_server.backends.tensorrt.half import half
 from headrace_server.backends.tensorrt.profiles import Profile
 from headrace_server.config.tensorrt import TensorrtOptions
 from headrace_server.errors import LoadError, invalid
+from headrace_server.security.models.private_files import SHARED_MEMORY, stays_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -211,5 +213,19 @@ def _in_precision(model: Path, precision: str) -> Iterator[Path]:
     if precision != "fp16":
         yield model
         return
-    with tempfile.TemporaryDirectory(prefix="headrace-fp16-") as folder:
+    with tempfile.TemporaryDirectory(prefix="headrace-fp16-", dir=_folder_for(model)) as folder:
         yield half(model, Path(folder))
+
+
+def _folder_for(model: Path) -> Path | None:
+    """The folder for a copy of a model; None means the one for temporary files.
+
+    Raises:
+        LoadError: FAILED_PRECONDITION if the model was sealed, and there is no folder in memory.
+    """
+    if not stays_in_memory(model):
+        return None
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        text = f'precision = "fp16" writes a copy of the model, which was sealed, and {SHARED_MEMORY} cannot be written'
+        raise LoadError(Code.FAILED_PRECONDITION, text)
+    return SHARED_MEMORY

@@ -85,7 +85,7 @@ class Opener:
         is_sealed = (version / SEALED_FILE).exists()
         if not signers and not is_sealed:
             return Opened(version, version)
-        with PrivateFolder(version.parent.name, version.name) as folder, _named(version):
+        with PrivateFolder(version.parent.name, version.name, is_sealed=is_sealed) as folder, _named(version):
             files = _copies(version, self._names(version, signers))
             folder.add(self._unsealed(files) if is_sealed else files)
             for name in self._beside:

@@ -17,7 +17,15 @@ CHUNK = 1 << 20
 SHARED_MEMORY = Path("/dev/shm")
 """A file system in memory on most machines. Only names are created in it; the files themselves are anonymous."""
 
+SEALED = "headrace-sealed-"
+"""The beginning of the names of folders with unsealed files."""
+
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+def stays_in_memory(path: Path) -> bool:
+    """Whether a file was unsealed: then nothing that contains its content may be written to a disk."""
+    return any(part.startswith(SEALED) for part in path.parts)
 
 
 class MemoryFile:
@@ -103,14 +111,15 @@ class PrivateFolder:
     Args:
         base: The name of the inner folder that stands for a model's base path.
         version: The name of the version's folder or file within it.
+        is_sealed: Whether the version was sealed.
 
     Attributes:
         version: The version's path.
     """
 
-    def __init__(self, base: str, version: str) -> None:
+    def __init__(self, base: str, version: str, *, is_sealed: bool = False) -> None:
         where = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
-        self._folder = Path(tempfile.mkdtemp(prefix="headrace-", dir=where))
+        self._folder = Path(tempfile.mkdtemp(prefix=SEALED if is_sealed else "headrace-", dir=where))
         self._files: list[MemoryFile] = []
         self.version = self._folder / (base or "model") / version
         self.version.parent.mkdir(mode=0o700)

@@ -20,6 +20,7 @@ from headrace_server.backends.onnx.provider_options import (
 )
 from headrace_server.backends.onnx.providers import TENSORRT
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
+from headrace_server.security.models.private_files import PrivateFolder, copy_of
 from tests.support import models
 
 
@@ -136,6 +137,15 @@ class TestEngines:
 
         assert kept == set(map(str, self.cache.iterdir()))
         assert len(kept) == 4
+
+    def test_are_not_kept_of_a_sealed_model(self, tmp_path: Path) -> None:
+        with PrivateFolder("m", "1", is_sealed=True) as folder:
+            folder.add({"model.onnx": copy_of(models.linear(tmp_path / "1"))})
+            given = options(tensorrt_engine_cache=str(self.cache))
+            found = provider_options(TENSORRT, folder.version / "model.onnx", given)
+            folder.close()
+        assert (found["trt_engine_cache_enable"], "trt_engine_cache_path" in found) == ("False", False)
+        assert not self.cache.exists()
 
     def test_are_found_again(self, tmp_path: Path) -> None:
         assert self.engines(models.linear(tmp_path / "1")) == self.engines(models.linear(tmp_path / "2"))

@@ -28,6 +28,7 @@ from headrace_server.config.model_toml import SignatureOptions
 from headrace_server.config.onnxruntime import OnnxruntimeOptions
 from headrace_server.errors import LoadError, ServingError
 from headrace_server.models.rows import Loaded, decide
+from headrace_server.security.models.private_files import PrivateFolder, copy_of
 from tests.gpu_doubles.installed import forget_importers, install_tensorrt
 from tests.gpu_doubles.machine import CudaError
 from tests.gpu_doubles.plans import Plan, plan_of
@@ -560,6 +561,19 @@ class TestFolders:
 
         built = [line for line in caplog.messages if line.startswith("building an engine of")]
         assert len(built) == 4
+
+    def test_no_engine_of_a_sealed_model_is_written(
+        self, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "headrace_server")
+        with PrivateFolder("m", "1", is_sealed=True) as folder:
+            folder.add({"model.onnx": copy_of(models.linear(tmp_path / "1"))})
+            before = list(Path(gpu.options().tensorrt.cache_folder).glob("*.plan"))
+            for _ in range(2):
+                gpu.load(folder.version).close()
+            assert list(Path(gpu.options().tensorrt.cache_folder).glob("*.plan")) == before
+            folder.close()
+        assert len([line for line in caplog.messages if line.startswith("building an engine of")]) == 2
 
     def test_an_engine_that_is_damaged_is_built_again(
         self, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from headrace_batching import Options
 from headrace_protos import Code
 from headrace_server.backends.signature import DEFAULT_SIGNATURE
 from headrace_server.errors import ServingError
+from headrace_server.security.models.private_files import PrivateFolder, copy_of
 from tests.gpu_doubles.installed import install_tensorrt
 from tests.support import models
 from tests.support.gpu import Gpu
@@ -96,6 +98,29 @@ class TestPrecision:
         del got, wanted
         exact.close()
         half.close()
+
+    def test_the_copy_of_a_sealed_model_is_written_to_memory(
+        self, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build = import_module("headrace_server.backends.tensorrt.build")  # the one that imports `gpu`'s double
+        half = build.half
+        folders: list[Path] = []
+
+        def kept(model: Path, folder: Path) -> Path:
+            folders.append(folder)
+            return Path(half(model, folder))
+
+        monkeypatch.setattr(build, "half", kept)
+        plain = models.wide(tmp_path / "1")
+        with PrivateFolder("m", "1", is_sealed=True) as private:
+            private.add({"model.onnx": copy_of(plain)})
+            gpu.load(private.version, precision="fp16").close()
+            monkeypatch.setattr(build, "SHARED_MEMORY", tmp_path / "missing")
+            assert refused(partial(gpu.load, private.version, precision="fp16")).code == Code.FAILED_PRECONDITION
+            gpu.load(plain.parent, precision="fp16").close()
+            private.close()
+        assert [folder.is_relative_to("/dev/shm") for folder in folders] == [True, False]
+        assert not any(folder.exists() for folder in folders)
 
     def test_bfloat16_and_int8_must_come_from_the_file(self, gpu: Gpu, tmp_path: Path) -> None:
         models.linear(tmp_path / "1")
