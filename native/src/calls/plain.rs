@@ -21,7 +21,7 @@ use crate::memory::Kind;
 use crate::open_inference::Regions;
 use crate::protobuf::Rope;
 use crate::queue::{Entry, Key, Refusal};
-use crate::security::{Admission, Admitted, Asked, Verdicts};
+use crate::security::{Admission, Admitted, Asked, Identity, LARGE, Verdicts};
 
 /// Handles the plain calls of a server.
 pub struct PlainCalls {
@@ -139,6 +139,9 @@ impl PlainCalls {
 
     /// Adds a call to the queue of its route, if it is plain.
     pub fn put(&self, opening: &Opening, message: Rope, respond: Respond, outbox: &Arc<CallOutbox>) -> Outcome {
+        if message.len() > LARGE && !self.knows(&opening.identity, &opening.headers) {
+            return Outcome::ForPython(message, respond);
+        }
         let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
         // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
         let now = Instant::now();
@@ -213,6 +216,11 @@ impl PlainCalls {
     /// Whether callers are checked: then each call must be allowed by Python, or by one of its cached verdicts.
     pub fn is_guarded(&self) -> bool {
         self.verdicts.is_some()
+    }
+
+    /// Whether Python has allowed calls of this caller, or allows everybody's. Large messages of others are left to it.
+    pub fn knows(&self, identity: &Identity, headers: &HeaderMap) -> bool {
+        self.verdicts.as_ref().is_none_or(|verdicts| verdicts.get().knows(identity, headers))
     }
 
     /// Admits a call.

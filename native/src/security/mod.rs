@@ -15,4 +15,4 @@ pub use account::Account;
 pub use admitted::Admitted;
 pub use audit::AuditLines;
 pub use identity::Identity;
-pub use verdicts::{Admission, Asked, Verdicts};
+pub use verdicts::{Admission, Asked, LARGE, Verdicts};

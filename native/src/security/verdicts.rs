@@ -18,6 +18,9 @@ use super::verdict::Verdict;
 /// The maximum number of kept verdicts. When it would be exceeded, all verdicts are dropped, and Python is asked again.
 const MOST: usize = 1 << 16;
 
+/// The size in bytes above which a message is read here only if its caller is known.
+pub const LARGE: usize = 64 << 10;
+
 /// A call whose caller wants to run a model.
 pub struct Asked<'a> {
     pub identity: &'a Identity,
@@ -138,6 +141,11 @@ impl Verdicts {
         known.found.as_ref().map_or(Admission::Unknown, |found| self.admission(asked, &found.verdict))
     }
 
+    /// Whether Python has allowed any call with these credentials. It refuses others without reading their messages.
+    pub fn knows(&self, identity: &Identity, headers: &HeaderMap) -> bool {
+        identity.known(headers).is_some_and(|known| self.table.read().callers.contains_key(&known.digest))
+    }
+
     fn admission(&self, asked: &Asked<'_>, verdict: &Verdict) -> Admission {
         if self.lines.as_ref().is_some_and(|lines| lines.is_full()) {
             return Admission::Unknown;
@@ -215,6 +223,19 @@ mod tests {
         assert_eq!((low("Bearer b", "m"), low("Bearer a", "n"), low("", "m")), (None, None, None));
         verdicts.clear();
         assert_eq!(low("Bearer a", "m"), None);
+    }
+
+    #[test]
+    fn strangers_are_not_known() {
+        let (verdicts, identity) = (Verdicts::default(), Identity::default());
+        put(&verdicts, 0, "Bearer a", None);
+        let mut several = shown("Bearer a");
+        several.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        assert!(verdicts.knows(&identity, &shown("Bearer a")));
+        assert!(!verdicts.knows(&identity, &shown("Bearer b")) && !verdicts.knows(&identity, &HeaderMap::new()));
+        assert!(!verdicts.knows(&identity, &several));
+        verdicts.clear();
+        assert!(!verdicts.knows(&identity, &shown("Bearer a")));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::http2::AfterPause;
 use crate::memory::{Budget, CallMemory, NoMemory, Share};
 use crate::predict::{Column, Input as Declared};
 use crate::rest::{self, Body, Call, Connection, Declares, ExamplesBody, ModelPath, Reply, Verb};
-use crate::security::{Admission, Admitted, Asked, Identity};
+use crate::security::{Admission, Admitted, Asked, Identity, LARGE};
 use crate::traces::{Begun, Method};
 
 /// Answers the requests of one connection.
@@ -128,6 +128,10 @@ impl Rest {
             return Some(answer);
         }
         if head.method != http::Method::POST || head.uri.query().is_some() {
+            return None;
+        }
+        let is_large = body.bytes.len() > LARGE || body.is_gzip;
+        if is_large && !self.thread.shared.plain.knows(&self.identity, &head.headers) {
             return None;
         }
         match ModelPath::of_call(head.uri.path()) {
