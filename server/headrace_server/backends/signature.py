@@ -29,6 +29,8 @@ class TensorSpec:
         shape: The tensor's dimensions, None for a varying one.
         dims: Names of the dimensions, "" for one without a name; as long as `shape`.
         any_rank: Whether no rank is declared, so that any shape is accepted; `shape` is then empty.
+        appended: The axis along which the model only continues the input, which may thus have a size of 0 there; None
+            if there is no such axis.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dims: tuple[str, ...] = ()
     any_rank: bool = False
+    appended: int | None = None
 
     @cached_property
     def array_dtype(self) -> np.dtype[Any]:
@@ -99,7 +102,8 @@ class Signature:
         any_shape: Whether the runtime accepts any shape that the operators accept, as TF Serving's does; shapes are
             then not compared with their declarations.
         empty: Whether the runtime may be given arrays without elements. Some runtimes crash on them; a dimension of 0
-            on any other axis than that of the batch is then refused unless it is declared.
+            on any other axis than that of the batch is then refused unless it is declared, or the model only continues
+            the input along this axis.
         definition: The answer of GetModelMetadata, if the model's file contains it.
         defaults: Default arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
@@ -236,7 +240,8 @@ class Signature:
         """Describes a dimension of 0 that the runtime must not get, in the form of `TensorSpec.misfit`."""
         first = 1 if self.batched else 0
         declared = {i for i, size in enumerate(spec.shape) if size == 0}
-        zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in declared]
+        allowed = declared | {spec.appended}
+        zeros = [i for i, size in enumerate(array.shape) if size == 0 and i >= first and i not in allowed]
         where = "; ".join(f"index: {i} Got: 0 Expected: at least 1" for i in zeros)
         return f"Got invalid dimensions for input: {spec.name} for the following indices {where}" if where else ""
 

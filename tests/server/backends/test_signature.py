@@ -204,6 +204,8 @@ class TestArrays:
         alone = Signature({"x": x}, {})
         assert alone.check_arrays({"x": floats(0, 0, 1)}) == f"{where} 0 Got: 0 Expected: at least 1"
         assert Signature({"x": x}, {}, empty=True).check_arrays({"x": floats(0, 0, 0)}) == ""
+        continued = Signature({"x": replace(x, appended=2)}, {}, batched=True)
+        assert continued.check_arrays({"x": floats(2, 0, 0)}) == ""
 
     def test_the_first_shape_that_does_not_fit_is_returned_without_an_error(self) -> None:
         misfit = TWO.check_arrays({"flags": np.zeros((1, 1), bool), "features": floats(4)})

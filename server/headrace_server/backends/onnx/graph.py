@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from headrace_server.backends.base import NO_RISKS, Risks
 from headrace_server.backends.independence import NO_HINTS, Evidence, Hints
+from headrace_server.backends.onnx.appended import appended_axes
 from headrace_server.backends.onnx.categories import known_categories
 from headrace_server.backends.onnx.doubts import doubts
 from headrace_server.backends.onnx.file_bytes import FileBytes
@@ -67,6 +68,7 @@ class Graph:
         risks: The model's operators with which a request can crash the process.
         evidence: Reasons in the operators to doubt that rows are independent.
         hints: Facts about inputs to try, to find out whether rows are independent.
+        appended: The axes along which inputs are only continued, by the inputs' names.
         rows_apart: The values in which each row is known to depend only on the same row of the inputs.
     """
 
@@ -76,6 +78,7 @@ class Graph:
     risks: Risks = field(default_factory=Risks)
     evidence: tuple[Evidence, ...] = ()
     hints: Hints = NO_HINTS
+    appended: tuple[tuple[str, int], ...] = ()
     rows_apart: frozenset[str] = frozenset()
 
 
@@ -129,6 +132,7 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         any_rank=bool(any_rank & sent),
     )
     numbers = compared_numbers([*inner, *nodes], weights)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inputs}
     return Graph(
         steady=steady,
         any_rank=any_rank,
@@ -136,9 +140,8 @@ def _graph(structure: Structure, runtime: tuple[int, int]) -> Graph:
         risks=risks,
         evidence=doubts([*nodes, *inner]),
         hints=Hints(numbers, known_categories(nodes, _sizes(inputs), weights), steady and risks == NO_RISKS),
-        rows_apart=frozenset()
-        if functions
-        else rows_apart(nodes, {v.name: len(v.type.tensor_type.shape.dim) for v in inputs}, weights),
+        appended=tuple(appended_axes(nodes, inner, ranks).items()),
+        rows_apart=frozenset() if functions else rows_apart(nodes, ranks, weights),
     )
 
 

@@ -98,7 +98,9 @@ def _found(session: Session, options: BackendOptions, graph: Graph | None, layou
     if known is not None and known.output_shapes == output_shapes(session):
         return known
     any_rank = None if graph is None else graph.any_rank
-    found = find_signatures(session, options, any_rank, empty=graph is not None and graph.runs_on_empty and on_cpu)
+    appended = () if graph is None or not on_cpu else graph.appended
+    empty = graph is not None and graph.runs_on_empty and on_cpu
+    found = find_signatures(session, options, any_rank, empty=empty, appended=appended)
     if layout is not None and is_usual and found.is_shared:
         layout.found = found
     return found

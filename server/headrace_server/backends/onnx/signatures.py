@@ -61,7 +61,12 @@ def output_shapes(session: Session) -> Shapes:
 
 
 def find_signatures(
-    session: Session, options: BackendOptions, any_rank: frozenset[str] | None, *, empty: bool
+    session: Session,
+    options: BackendOptions,
+    any_rank: frozenset[str] | None,
+    *,
+    empty: bool,
+    appended: tuple[tuple[str, int], ...] = (),
 ) -> Found:
     """Like `signatures_of`, but also decides which have a batch axis; models with equal declarations share the result.
 
@@ -70,17 +75,18 @@ def find_signatures(
         options: The options from `model.toml` and the flags.
         any_rank: As for `signatures_of`.
         empty: Whether the model may be given arrays without elements.
+        appended: The axes along which the graph only continues inputs, with the inputs' names.
 
     Raises:
         ServingError: As for `signatures_of`.
     """
-    make = partial(_found, session, options.signatures, any_rank, empty=empty)
+    make = partial(_found, session, options.signatures, any_rank, empty=empty, appended=dict(appended))
     sides = (session.get_inputs(), session.get_outputs(), session.get_overridable_initializers())
     declared = tuple(tuple((arg.name, arg.type, *arg.shape) for arg in side) for side in sides)
     if options.signatures or any(kind not in TYPE_NAMES for side in declared for _, kind, *_ in side):
         return replace(make(), is_shared=False)  # not shared: making them also logs lines about this model
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty), make)
+    return options.shared.get(("onnx signatures", declared, metadata, any_rank, empty, appended), make)
 
 
 def _found(
@@ -89,15 +95,28 @@ def _found(
     any_rank: frozenset[str] | None,
     *,
     empty: bool,
+    appended: Mapping[str, int],
 ) -> Found:
     signatures = signatures_of(session, declared, any_rank).items()
     return Found(
         {
-            name: replace(each, batched=may_be_batched(each.inputs), empty=empty or each.empty)
+            name: replace(
+                each,
+                inputs=_with_appended(each.inputs, appended),
+                batched=may_be_batched(each.inputs),
+                empty=empty or each.empty,
+            )
             for name, each in signatures
         },
         output_shapes(session),
     )
+
+
+def _with_appended(inputs: Mapping[str, TensorSpec], appended: Mapping[str, int]) -> Mapping[str, TensorSpec]:
+    """The same inputs with the axes along which the graph only continues them."""
+    if not appended:
+        return inputs
+    return {alias: replace(spec, appended=appended.get(spec.name)) for alias, spec in inputs.items()}
 
 
 def signatures_of(
