@@ -1,7 +1,6 @@
 """The keys that open sealed models, from a file, the environment, or a command."""
 
 import base64
-import binascii
 import hashlib
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -74,6 +73,8 @@ class KeySource:
                 yield self.file, Path(self.file).read_text()
             except OSError as error:
                 raise unreadable(self.file, error) from error
+            except UnicodeDecodeError:
+                raise invalid(f"{self.file} must be text: a key in base64, or an age identity, in each line") from None
         if self.variable:
             yield MODEL_KEYS_VARIABLE, self.variable
         if self.command:
@@ -93,7 +94,7 @@ def _run(command: str) -> str:
 def _key(where: str, line: str) -> bytes:
     try:
         key = base64.b64decode(line, validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
         raise invalid(f"{where} must be {KEY_BYTES} bytes in base64, or an age identity ({IDENTITY_PREFIX}...)")

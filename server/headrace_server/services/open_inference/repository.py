@@ -178,8 +178,11 @@ class ModelRepository:
         self._folders[name] = folder
         for path, data in paths.items():
             target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                raise invalid(f"load parameter '{FILE}{path}' of model '{name}' is in, or contains, another") from error
         return folder
 
     def _forget_files(self, name: str) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_keys_come_from_a_file_the_environment_and_a_command(tmp_path: Path) -> 
         (KeySource(command="echo it is down >&2; exit 3"), "--model_keys_command ended with status 3: it is down"),
         (KeySource(variable="secret"), "HEADRACE_MODEL_KEYS: line 1 must be 32 bytes in base64"),
         (KeySource(variable=base64.b64encode(b"short").decode()), "line 1 must be 32 bytes"),
+        (KeySource(variable="sécret"), "line 1 must be 32 bytes"),
+        (KeySource(sys.executable), "must be text: a key in base64, or an age identity, in each line"),
+        (KeySource(command=r"printf '\377'"), "--model_keys_command failed: UnicodeDecodeError"),
     ],
 )
 def test_keys_that_cannot_be_read(source: KeySource, said: str) -> None:

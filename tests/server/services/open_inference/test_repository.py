@@ -143,6 +143,14 @@ def test_files_do_not_leave_their_folder(caller: InferenceCaller, path: str) -> 
     assert "escapes" not in [name for name, *_ in index(caller)]
 
 
+@pytest.mark.parametrize("inner", ["1/a/b", "1/a/b/c"])
+def test_a_file_that_is_also_a_folder(caller: InferenceCaller, inner: str) -> None:
+    files = {f"file:{path}": ("bytes_param", b"x") for path in ("1/a", inner)}
+    code, text = caller.refusal(load("both", config=("string_param", "{}"), **files))
+    assert code == StatusCode.INVALID_ARGUMENT
+    assert text.endswith("of model 'both' is in, or contains, another")
+
+
 def test_callers_cannot_bring_code(caller: InferenceCaller) -> None:
     """As with HandleReloadConfigRequest, code is run only if the operator allows it."""
     request = load("code", config=("string_param", "{}"), **{"file:1/model.py": ("bytes_param", b"raise SystemExit")})
