@@ -124,8 +124,9 @@ class _Exchange:
 
     async def run(self, delivery: LoopDelivery) -> None:
         """Gets the answer and sends it."""
-        body = _body(self._request)
+        body = Body(is_gzip=self._request.is_gzip)
         try:
+            body = _filled(body, self._request)  # fails if there is no memory, or no descriptor for a large body
             answer = await self._api.answer(_read(self._request, body), delivery)
             if answer.chunks is None:
                 self._send(answer)  # fails if there is no memory for a copy of the body
@@ -160,13 +161,13 @@ class _Exchange:
             await self.sent.wait()
 
 
-def _body(request: native.HttpRequest) -> Body:
+def _filled(empty: Body, request: native.HttpRequest) -> Body:
+    """The body of a request: `empty`, filled, or another one if it is in a file."""
     taken = request.take_body()
     if isinstance(taken, int):
         return Body.in_file(taken, request.size, is_gzip=request.is_gzip)
-    body = Body(is_gzip=request.is_gzip)
-    body.add(taken)
-    return body
+    empty.add(taken)
+    return empty
 
 
 def _read(request: native.HttpRequest, body: Body) -> HttpRequest:

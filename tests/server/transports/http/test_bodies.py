@@ -1,8 +1,8 @@
 """Large bodies: received and parsed in parallel with other calls, within bounds, and dropped when callers leave."""
 
-import errno
 import json
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace_server.processes import memory_file
 from tests.conftest import Rest
 from tests.support import models
 from tests.support.rest_calls import PREFIX, ROW, TEN, RestCaller, received
@@ -111,19 +110,19 @@ def test_large_bodies_are_read_at_a_lower_priority(linear: RestCaller, transport
     assert {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in readers} == {lower}
 
 
-def test_a_body_for_which_there_is_no_file(
-    resting: Rest, large: bytes, transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if transport == "native":
-        pytest.skip("headrace-native keeps such a body in memory")
-
-    def refused() -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    caller = resting(models.linear)
-    with monkeypatch.context() as scarce:
-        scarce.setattr(memory_file, "create", refused)
-        refusal = caller.refusal(large)
-    assert refusal == (503, "the server has run out of a system resource: Too many open files")
-    with another(caller) as other:
+def test_a_body_for_which_there_is_no_file(linear: RestCaller, large: bytes) -> None:
+    """The server, which runs in this process, may open no more files."""
+    body = large[:-1] + b', "unknown": 1}'  # not plain, so that Python reads it
+    assert len(linear.predict(body)["predictions"]) == ROWS
+    assert linear.connection.sock is not None
+    os.close(free := os.dup(0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        status, text = linear.refusal(body)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert status == 503
+    assert text.endswith("Too many open files")
+    with another(linear) as other:
         assert other.predict(ROW) == {"predictions": [[10]]}
