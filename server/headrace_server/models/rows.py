@@ -19,6 +19,7 @@ from headrace_server.backends.independence import (
     repeated_batch_name,
     try_padding,
     try_rows,
+    with_totals,
 )
 from headrace_server.backends.signature import Signature
 from headrace_server.config.padding import PaddingOptions
@@ -159,10 +160,11 @@ def _subject(version: Loaded, name: str, records: list[Arrays]) -> Subject:
     backend = version.backend
     signature = backend.signatures[name]
     run = backend.try_run if isinstance(backend, Triable) else backend.run
+    inputs, outputs = with_totals(signature.inputs, signature.outputs)
     return Subject(
         run=partial(run, name, outputs=signature.every_output),
-        inputs=signature.inputs,
-        outputs=signature.outputs,
+        inputs=inputs,
+        outputs=outputs,
         exact=backend.exact if isinstance(backend, Triable) else True,
         evidence=_evidence(backend, name),
         records=records,

@@ -3,6 +3,7 @@
 from headrace_server.backends.independence.evidence import Evidence, repeated_batch_name
 from headrace_server.backends.independence.hints import NO_HINTS, Hints
 from headrace_server.backends.independence.subject import Subject
+from headrace_server.backends.independence.totals import with_totals
 from headrace_server.backends.independence.trial import try_padding, try_rows
 from headrace_server.backends.independence.verdict import Finding, Verdict
 
@@ -16,4 +17,5 @@ __all__ = [
     "repeated_batch_name",
     "try_padding",
     "try_rows",
+    "with_totals",
 ]
