@@ -55,7 +55,7 @@ def _random(random: np.random.Generator, what: str, spec: TensorSpec, rows: int)
 
 
 def read_inputs(path: Path, model: str, signature: Signature, rows: int) -> list[Arrays]:
-    """Reads the rows of an `.npz` file, and puts this many into each request.
+    """Makes requests of `rows` rows each from an `.npz` file, whose arrays have the names of the model's inputs.
 
     Raises:
         BenchError: The file cannot be read, or lacks an input of the model.

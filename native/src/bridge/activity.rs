@@ -20,8 +20,8 @@ impl Activity {
         }
     }
 
-    /// Returns whether anything has happened since the last `take`. Must be called just before the
-    /// check.
+    /// Returns whether anything has happened since the last `take`. Must be called before the check, and not after it:
+    /// whatever happens during the check then leads to another check.
     pub fn take(&self) -> bool {
         self.noted.swap(false, Ordering::AcqRel)
     }

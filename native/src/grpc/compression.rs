@@ -69,7 +69,8 @@ impl Encoding {
         }
     }
 
-    /// Decompresses a message. Fails if the result is larger than `limit` bytes, or the data is invalid.
+    /// Decompresses a message. Fails if no compression is named, the result is larger than `limit` bytes, or the data
+    /// is invalid.
     pub fn expand(self, data: Rope, limit: usize) -> Result<Bytes, Status> {
         let data = data.into_reader();
         match self {
@@ -79,8 +80,8 @@ impl Encoding {
         }
     }
 
-    /// Begins to decompress a message in steps. A step fails if the call may not have the memory for it, the result is
-    /// larger than `limit` bytes, or the data is invalid.
+    /// Begins to decompress a message in steps. Fails if no compression is named. A step fails if the memory budget has
+    /// no room for it, the result is larger than `limit` bytes, or the data is invalid.
     pub fn expansion(self, data: Rope, limit: usize, memory: Arc<CallMemory>) -> Result<Expansion, Status> {
         let data = data.into_reader();
         let decoder: Box<dyn Read + Send> = match self {
@@ -91,7 +92,7 @@ impl Encoding {
         Ok(Expansion { decoder, message: Vec::new(), limit, memory })
     }
 
-    /// A message in compressed form; None if it is not compressed, or there is no memory for it.
+    /// Compresses a message. Returns None for `Identity`, or if there is no memory for the result.
     pub fn compress(self, message: &[u8]) -> Option<Bytes> {
         // Incompressible data grows by 5 bytes per block of at least some kilobytes; memory that is not written is free.
         let room = memory::buffer(message.len() + message.len() / 256 + 64).ok()?.writer();

@@ -68,7 +68,7 @@ pub fn with_content(status: StatusCode, headers: HeaderMap, content: Content) ->
 
 /// The answer to a plain call.
 pub enum Answered {
-    /// A success, with its body. The headers are the endpoint's, the same for every answer.
+    /// A success, with its body. Its headers are not kept here, since all of an endpoint's successes have the same.
     Well(Unread<BytesMut>),
     Otherwise(Box<Answer>),
 }

@@ -34,8 +34,10 @@ struct Progress {
 
 #[pymethods]
 impl OnnxOpening {
-    /// Begins to open sessions with the options of an `onnxruntime.SessionOptions`; after `seconds`, no further session
-    /// is begun.
+    /// Starts a thread that opens a session for each model, with a copy of the options of an
+    /// `onnxruntime.SessionOptions`. After `seconds`, the thread begins no further session.
+    ///
+    /// Raises RuntimeError if the options cannot be copied, or the system has no further thread.
     #[new]
     fn new(options: &Bound<'_, PyAny>, models: Vec<Model>, seconds: f64) -> PyResult<Self> {
         let (api, given) = Api::of(options)?;

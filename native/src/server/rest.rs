@@ -221,7 +221,7 @@ impl Rest {
         let inner = || columns.iter().map(|column| &*column.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&columns[input].bytes);
         let (key, row_bytes) = (signature.key(rows, inner(), copy, choice)?, signature.row_bytes(inner()));
-        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
+        // This comes last because it counts the call: Python admits, and counts, the calls that it handles.
         let (admitted, low) = self.admit(headers, method_name(verb), &signature, (rows, came))?;
         let pending = Pending::new(self, Api::TfServing, signature, came, admitted);
         pending.put(Place { lane, key, rows, row_bytes, choice, low }, memory.clone(), |mailbox| {

@@ -39,7 +39,7 @@ pub struct Answer {
 pub struct Exchange {
     link: Py<Link>,
     known: Mutex<Known>,
-    /// Whether Python may have answers that must be returned to the worker process.
+    /// Whether Python has taken an answer, whose number must be returned to the worker process after its use.
     has_lent: AtomicBool,
 }
 
@@ -99,7 +99,8 @@ impl Exchange {
 }
 
 impl Exchange {
-    /// Whether Python may have answers to return. If so, it must be asked for their numbers.
+    /// Returns whether Python has taken an answer since the last call of this function. If so, the caller must ask Python
+    /// for the numbers of the answers that are no longer used.
     pub fn takes_lent(&self) -> bool {
         self.has_lent.swap(false, Ordering::Relaxed)
     }

@@ -110,7 +110,7 @@ class SavedModelGraph:
 
     @property
     def risks(self) -> Risks:
-        """The operators that values in a request can make allocate any amount of memory, or repeat without end."""
+        """The operators whose memory use or number of repetitions depends on values in a request."""
         bodies = (self._main, *self._functions.values())
         while self._spread(bodies):
             pass

@@ -104,7 +104,8 @@ class Signature:
         empty: Whether the runtime may be given arrays without elements. Some runtimes crash on them; a dimension of 0
             on any other axis than that of the batch is then refused unless it is declared, or the model only continues
             the input along this axis.
-        definition: The answer of GetModelMetadata, if the model's file contains it.
+        definition: What GetModelMetadata answers, if the model's file contains it; None if the answer is made from
+            the inputs and outputs.
         defaults: Default arrays for inputs that a Predict may leave out, by alias.
         features: Whether the inputs are features of tf.Examples, each under its alias, which are extracted before the
             model runs; otherwise the single input `inputs` takes serialized Examples, and the graph parses them.

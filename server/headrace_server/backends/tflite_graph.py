@@ -65,7 +65,7 @@ class TfliteGraph:
 
     @property
     def risks(self) -> Risks:
-        """The operators that values in a request can make allocate any amount of memory, or repeat without end."""
+        """The operators whose memory use or number of repetitions depends on values in a request."""
         self._graphs[0].chosen.update(self._graphs[0].inputs)
         while self._spread():
             pass

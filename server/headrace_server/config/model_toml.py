@@ -66,10 +66,16 @@ class StepOptions:
     version: int = option(0, "the version that it calls; 0 is the latest", least=0)
     signature: str = option("", "the signature that it calls; serving_default if not given")
     inputs: Mapping[str, str] = option(
-        dict, "the name of the array that each of the model's inputs takes", fits=_names, words="a table of names"
+        dict,
+        "for each of the model's inputs (the key), the name of the array that it takes (the value)",
+        fits=_names,
+        words="a table of names",
     )
     outputs: Mapping[str, str] = option(
-        dict, "the name of the array that each of the model's outputs becomes", fits=_names, words="a table of names"
+        dict,
+        "for each of the model's outputs (the key), the name of the array that it makes (the value)",
+        fits=_names,
+        words="a table of names",
     )
 
 

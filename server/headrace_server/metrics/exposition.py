@@ -76,7 +76,7 @@ class Metric:
 
 
 def page(families: Iterable[Lines]) -> bytes:
-    """The page that Prometheus scrapes, sorted by name. TF Serving: prometheus_exporter.cc."""
+    """The page that Prometheus scrapes, sorted by name, in the format of TF Serving's prometheus_exporter.cc."""
     ordered = sorted(families, key=lambda family: family.name)
     return "".join(f"{line}\n" for line in unhurried(line for family in ordered for line in family.lines())).encode()
 

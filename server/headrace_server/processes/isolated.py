@@ -148,7 +148,7 @@ class IsolatedBackend:
                         raise ServingError(code, text)
                     yield stream.copy(message)
         except TimeoutError as error:
-            self._places.drop(worker)  # no other request may use the process while it is being ended
+            self._places.drop(worker)  # so that no other request is sent to it while it is being ended
             worker.kill()
             text = f"an answer took more than {seconds:g} s, and its worker process was ended"
             raise self._lost(Code.DEADLINE_EXCEEDED, text) from error

@@ -1,4 +1,4 @@
-"""Answers that are valid until the server's state changes; a transport may keep them for the same request."""
+"""Answers that stay valid until the server's state changes: a transport can repeat one for an equal request."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable

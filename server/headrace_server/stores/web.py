@@ -31,9 +31,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if new is not None:
             before, after = urlsplit(req.full_url), urlsplit(new.full_url)
             if before.scheme == "https" and after.scheme != "https":
-                raise urllib.error.HTTPError(newurl, code, "it redirects to a URL without TLS", headers, fp)
+                raise urllib.error.HTTPError(newurl, code, f"{msg} (a redirect to a URL without TLS)", headers, fp)
             if after.scheme not in SCHEMES:
-                raise urllib.error.HTTPError(newurl, code, "it redirects to a URL of another kind", headers, fp)
+                raise urllib.error.HTTPError(newurl, code, f"{msg} (a redirect to a URL that is not HTTP)", headers, fp)
             if _origin(req.full_url) != _origin(new.full_url):
                 new.remove_header("Authorization")
         return new

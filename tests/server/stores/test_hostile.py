@@ -77,6 +77,14 @@ def test_a_redirect_to_anything_but_http(files: Files, target: str) -> None:
         Web("uri", files.url).document(target)
 
 
+def test_the_error_of_a_redirect_reads_as_a_sentence(files: Files) -> None:
+    files.redirect["/m.onnx"] = "ftp://127.0.0.1:1/x"
+    with pytest.raises(StoreError) as error:
+        Web("uri", files.url).document(f"{files.url}/m.onnx")
+    expected = f"uri: HTTP 302 Found (a redirect to a URL that is not HTTP) for {files.url}/m.onnx"
+    assert str(error.value) == expected
+
+
 def test_the_next_part_of_a_list_on_another_host_gets_no_token(
     files: Files, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

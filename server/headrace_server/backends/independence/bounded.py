@@ -31,7 +31,7 @@ _SHORT: Sequence[Pass] = (((1,), Rows.HUGE), ((0,), Rows.HIGHEST), ((1,), Rows.L
 
 
 def may_be_bounded(subject: Subject, recipe: Recipe, decided: Decided) -> bool:
-    """Whether a bound is worth a search: the rows affect each other, and the numbers of requests can be checked.
+    """Whether to search for a bound: only if the rows affect each other, and the numbers of requests can be checked.
 
     Args:
         subject: The signature. A request's numbers must be readable: neither in strings nor complex.

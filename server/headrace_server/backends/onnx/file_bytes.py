@@ -7,9 +7,9 @@ _WINDOW = 1 << 20
 
 
 class FileBytes:
-    """A file that can be indexed and sliced as bytes can.
+    """A file that can be sliced: `file[8:16]` returns bytes.
 
-    A mapped file crashes the process if somebody truncates it (SIGBUS); this one then returns fewer bytes.
+    If somebody truncates the file, a slice has fewer bytes. A mapped file would crash the process (SIGBUS).
 
     Args:
         path: The file, open until `close`, or for the length of a `with` block.

@@ -48,7 +48,7 @@ _PROBE = (
 )
 
 WhyNot = Callable[[str], str]
-"""The reason why an available provider does not work; empty if it works."""
+"""Takes the name of an available provider, and returns the reason why it does not work; empty if it works."""
 
 
 @dataclass(frozen=True, slots=True)

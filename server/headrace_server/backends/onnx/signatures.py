@@ -32,7 +32,7 @@ _METHODS = {"predict": PREDICT_METHOD, "classify": CLASSIFY_METHOD, "regress": R
 
 
 def data_type_of(kind: str) -> DataType:
-    """A tensor's type, which ONNX Runtime writes as `tensor(float)`."""
+    """The type for a name that ONNX Runtime gives, such as `tensor(float)`."""
     return TYPE_NAMES[kind]
 
 

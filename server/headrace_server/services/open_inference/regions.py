@@ -172,7 +172,7 @@ class Regions:
         self._mirrors: list[Mirror] = []
 
     def mirror(self, mirror: Mirror) -> None:
-        """Announces every region that is registered from now on to a listener."""
+        """From now on, tells a listener of each region that is registered or removed."""
         self._mirrors.append(mirror)
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
