@@ -5,7 +5,7 @@ import traceback
 TOO_MANY_BATCHES = "currently {waiting} batches enqueued and max_enqueued_batches is {most}"
 """The text for a full queue whose limit is a number of batches.
 
-TF Serving: shared_batch_scheduler.h has this text and the next one.
+TF Serving's shared_batch_scheduler.h has this text and the next one.
 """
 
 TOO_MANY_ROWS = (

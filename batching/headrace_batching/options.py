@@ -22,7 +22,7 @@ class OptionsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How requests become batches. TF Serving: `BatchingParameters`.
+    """How requests become batches: TF Serving's `BatchingParameters`.
 
     Raises:
         OptionsError: A value is out of range, or two contradict each other.

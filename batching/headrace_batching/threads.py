@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class BatchThreads:
-    """The threads that run batches, shared by all schedulers. TF Serving: `num_batch_threads`.
+    """The threads that run batches, shared by all schedulers: TF Serving's `num_batch_threads`.
 
     Args:
         count: The number of batches that run at the same time.

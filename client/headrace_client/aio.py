@@ -120,7 +120,7 @@ class AsyncClient(Connection[AsyncChannel]):
     ) -> tuple[VersionStatus, ...]:
         """Returns the states of all versions of a model that the server has had, or of the given version.
 
-        TF Serving: highest version first; an unknown model or version is NOT_FOUND.
+        TF Serving lists the highest version first, and answers NOT_FOUND for an unknown model or version.
 
         Raises ValueError for an argument that cannot be sent, and ServerError for a call that failed.
         """

@@ -144,7 +144,7 @@ def _split(content: bytes, count: int) -> list[bytes]:
 def _read_sizes(content: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.int64], int]:
     """Decodes `count` varints, all at once since callers may send millions; returns them and the offset after the last.
 
-    TF Serving: a length has 32 bits; if its fifth byte holds more, the length is truncated, and not refused.
+    As in TF Serving, a length has 32 bits; if its fifth byte holds more, the length is truncated, and not refused.
     """
     ends = np.flatnonzero(content[: _LONGEST_SIZE * count] < 0x80)[:count] + 1
     starts = np.concatenate(([0], ends[:-1]))

@@ -91,12 +91,12 @@ def unimplemented(message: str) -> ServingError:
 
 
 def timed_out() -> ServingError:
-    """The error of a run that was ended by its deadline. TF Serving: TensorFlow's direct_session.cc."""
+    """The error of a run that was ended by its deadline, as in TensorFlow's direct_session.cc."""
     return ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
 
 
 _FILES: dict[int | None, Code] = {
-    # TF Serving: TensorFlow's POSIX file system, through absl's ErrnoToStatusCode; any other errno is UNKNOWN.
+    # These are the codes of TensorFlow's POSIX file system (absl's ErrnoToStatusCode); any other errno is UNKNOWN.
     errno.ENOENT: Code.NOT_FOUND,
     errno.EACCES: Code.PERMISSION_DENIED,
     errno.EPERM: Code.PERMISSION_DENIED,
@@ -123,7 +123,7 @@ _NO_THREAD = "can't start new thread"
 """Python's text if the system has no thread, or no memory for one."""
 
 _BATCHING: dict[type[BatchingError], Code] = {
-    # TF Serving: batching_session.cc and shared_batch_scheduler.h have these four codes.
+    # TF Serving's batching_session.cc and shared_batch_scheduler.h have these four codes.
     TaskTooLarge: Code.INVALID_ARGUMENT,
     InvalidTask: Code.INVALID_ARGUMENT,
     QueueFull: Code.UNAVAILABLE,

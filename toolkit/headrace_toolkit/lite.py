@@ -16,7 +16,7 @@ from headrace_toolkit.steps.quiet import stderr_aside
 LITE_FILE = "model.tflite"
 
 _METADATA = "signature_defs_metadata"
-"""TF Serving: tflite_session.cc reads a file's SignatureDefs from the metadata of this name."""
+"""TF Serving's tflite_session.cc reads a file's SignatureDefs from the metadata of this name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ pub const SMALL: usize = 64 << 10;
 /// costs nothing.
 const RESERVED: usize = 64 << 20;
 
-/// TF Serving: gzip_zlib.h has this limit for a body that was compressed.
+/// TF Serving's gzip_zlib.h has this limit for a body that was compressed.
 const MAX_INFLATED: u32 = 100 << 20;
 
 /// How long a stopping server waits for the next byte of a request.

@@ -1,9 +1,9 @@
 //! Writes floating-point numbers as TF Serving does: six digits if they read back the same, otherwise as many as
 //! needed.
 //!
-//! TF Serving: json_tensor.cc, WriteDecimal, which is `printf("%.6g")`, and `%.9g` or `%.17g` for a float or a double.
-//! The digits are computed exactly: in `float.rs` for most floats, and here with integers of 128 bits for the others.
-//! The few numbers that do not fit are left to the standard library, which is slower.
+//! In TF Serving this is json_tensor.cc, WriteDecimal: `printf("%.6g")`, or otherwise `%.9g` for a float and `%.17g` for
+//! a double. The digits are computed exactly: in `float.rs` for most floats, and here with integers of 128 bits for the
+//! others. The few numbers that do not fit are left to the standard library, which is slower.
 
 use bytes::{BufMut, BytesMut};
 

@@ -7,7 +7,7 @@ use crate::json::Reader;
 use crate::memory::put;
 use crate::protobuf::{Dtype, texts};
 
-/// TF Serving: an object with only this key is a base64-encoded string.
+/// As in TF Serving, an object with only this key is a base64-encoded string.
 pub const BASE64_KEY: &[u8] = b"b64";
 
 /// Whether the next object is a base64-encoded string, judging by its first key.
@@ -16,7 +16,7 @@ pub fn is_base64(reader: &Reader<'_>) -> bool {
     ahead.expect(b'{').and_then(|()| ahead.string()) == Some(BASE64_KEY)
 }
 
-/// Reads one element. TF Serving: json_tensor.cc reads narrow integers as integers of 32 bits, and truncates them.
+/// Reads one element. TF Serving's json_tensor.cc reads narrow integers as integers of 32 bits, and truncates them.
 pub fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
         Dtype::Float => put(bytes, &reader.single()?.to_le_bytes()),

@@ -15,7 +15,7 @@ use crate::protobuf::{Dtype, Rows};
 /// The approximate size of an element, including the separator.
 const TEXT: usize = 16;
 
-/// TF Serving: a string output whose alias ends with this is answered as base64, under this key.
+/// As in TF Serving, a string output whose alias ends with this is answered as base64, under this key.
 const BYTES_SUFFIX: &str = "_bytes";
 
 /// Whether JSON can express values of a type.

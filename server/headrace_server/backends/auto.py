@@ -56,7 +56,7 @@ def load(version: Path, options: BackendOptions) -> Backend:
     if _holds(version, ONNX_FILE):
         return _load_file(version / ONNX_FILE, options)
     if _holds(version, SESSION_BUNDLE_FILE):
-        # TF Serving: session_bundle_util.cc has this text and the next.
+        # TF Serving's session_bundle_util.cc has this text and the next.
         raise LoadError(Code.UNIMPLEMENTED, "Session Bundle is deprecated and removed.")
     if _holds(version, *SAVED_MODEL_FILES):
         return _load(_load_saved_model, version, options, needs=("tensorflow", "TensorFlow", "tensorflow"))

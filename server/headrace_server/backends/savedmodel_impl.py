@@ -31,8 +31,8 @@ def load_saved_model(folder: Path, options: BackendOptions) -> "SavedModelBacken
     """Loads the graph with the wanted tags, restores its variables, and runs its initialisation.
 
     Raises:
-        LoadError: TF Serving: NOT_FOUND if no graph has the tags, DATA_LOSS if the file cannot be parsed; otherwise
-            TensorFlow's own code and text.
+        LoadError: As in TF Serving, NOT_FOUND if no graph has the tags, DATA_LOSS if the file cannot be parsed;
+            otherwise TensorFlow's own code and text.
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config(options))
     try:

@@ -163,7 +163,7 @@ class Signature:
         """Compares a request's input aliases with the signature's.
 
         Raises:
-            ServingError: INVALID_ARGUMENT. TF Serving: predict_util.cc has the texts and their order.
+            ServingError: INVALID_ARGUMENT. TF Serving's predict_util.cc has the texts and their order.
         """
         if self.optional:
             aliases = [alias for alias in aliases if alias not in self.optional]
@@ -203,7 +203,7 @@ class Signature:
         """The outputs that a request wants, in the signature's order: those it names, or all.
 
         Raises:
-            ServingError: INVALID_ARGUMENT if an output is unknown or named twice. TF Serving: predict_util.cc.
+            ServingError: INVALID_ARGUMENT if an output is unknown or named twice, as in TF Serving's predict_util.cc.
         """
         if not output_filter:
             return self.every_output
@@ -294,7 +294,7 @@ def find_signature(signatures: Mapping[str, Signature], name: str) -> tuple[str,
     """The name and the signature that a request selects; an empty name means `serving_default`.
 
     Raises:
-        ServingError: FAILED_PRECONDITION. TF Serving: predict_util.cc (other calls return other codes).
+        ServingError: FAILED_PRECONDITION, as in TF Serving's predict_util.cc (other calls return other codes).
     """
     key = name or DEFAULT_SIGNATURE
     try:

@@ -123,7 +123,7 @@ class _Interpreter:
         """Runs the model on arrays by their tensors' names.
 
         Raises:
-            ServingError: INTERNAL. TF Serving: tflite_session.cc has the first words of the texts.
+            ServingError: INTERNAL. TF Serving's tflite_session.cc has the first words of the texts.
         """
         self._forget()
         self._resize(arrays)

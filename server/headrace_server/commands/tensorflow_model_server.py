@@ -25,7 +25,7 @@ _BOOLEANS = {"": True, "=true": True, "=false": False, "=1": True, "=0": False}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the `tensorflow_model_server` command and returns its exit status. TF Serving: main.cc."""
+    """Runs the `tensorflow_model_server` command and returns its exit status, as in TF Serving's main.cc."""
     log_to_stderr()
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     for complaint in parsed.complaints:
@@ -58,7 +58,7 @@ class Parsed:
 
 
 def parse(arguments: Sequence[str]) -> Parsed:
-    """Parses a command line. TF Serving: TensorFlow's command_line_flags.cc."""
+    """Parses a command line, as in TensorFlow's command_line_flags.cc."""
     parsed = Parsed()
     for position, argument in enumerate(arguments):
         if argument == "--":
@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
 def usage() -> str:
     """The usage text: every flag with its default, type and description.
 
-    TF Serving: TensorFlow's command_line_flags.cc.
+    TensorFlow's command_line_flags.cc does the same.
     """
     lines = [f"usage: {sys.argv[0]}", "Flags:", *map(_usage_of, FLAGS)]
     lines.append(_usage_line("version=false", "bool", "print the version and exit"))
@@ -102,7 +102,7 @@ def _well_formed(values: dict[str, Any]) -> str:
 
 
 def _check_port(config: Config) -> None:
-    """Refuses port 0 without a UNIX socket. TF Serving: server.cc. Elsewhere in headrace, this means any free port."""
+    """Refuses port 0 without a UNIX socket, as TF Serving's server.cc does; `headrace serve` then takes a free port."""
     if not (config.port or config.grpc_socket_path):
         raise invalid("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
 

@@ -12,7 +12,7 @@ from headrace_server.errors import invalid
 def check(config: Config) -> None:
     """Refuses invalid values, and options that contradict each other.
 
-    TF Serving: server.cc and server_core.cc have the texts about its own flags.
+    TF Serving's server.cc and server_core.cc have the texts about its own flags.
 
     Raises:
         ServingError: INVALID_ARGUMENT, with the flag's name.

@@ -58,8 +58,8 @@ def read_text_proto(
         complain: Takes the reason why the file cannot be parsed, before the error is raised.
 
     Raises:
-        ServingError: The file cannot be read; INVALID_ARGUMENT if it cannot be parsed. TF Serving: proto_util.h has the
-            text; line, column and reason go to `complain`, as protobuf's own parser logs them.
+        ServingError: The file cannot be read; INVALID_ARGUMENT if it cannot be parsed, with the text of TF
+            Serving's proto_util.h; line, column and reason go to `complain`, as protobuf's own parser logs them.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def batching_of(config: Config) -> Options:
 
     Raises:
         ServingError: As for `read_batching_parameters`; INVALID_ARGUMENT if there is a file although batching is off.
-            TF Serving: server.cc has the text.
+            TF Serving's server.cc has the text.
     """
     options = _declared(config)
     return replace(options, latency_objective=config.latency_objective) if config.latency_objective else options

@@ -51,7 +51,7 @@ def first_models(config: Config) -> ModelServerConfig:
 
 
 def check_models(listed: Iterable[ModelConfigMessage]) -> None:
-    """Checks the names and the base paths of a list. TF Serving: server_core.cc, ValidateModelConfigList.
+    """Checks the names and the base paths of a list, as in `ValidateModelConfigList` of TF Serving's server_core.cc.
 
     Raises:
         ServingError: INVALID_ARGUMENT if a name is listed twice, or a base path is relative.
@@ -69,7 +69,7 @@ def check_models(listed: Iterable[ModelConfigMessage]) -> None:
 
 
 def platform_of(model: ModelConfigMessage) -> str:
-    """A model's platform, from either of the two fields. TF Serving: server_core.cc, GetPlatform.
+    """A model's platform, from either of the two fields, as in `GetPlatform` of TF Serving's server_core.cc.
 
     Raises:
         ServingError: INVALID_ARGUMENT if there is no platform or there are two, or it is not one of TF Serving's.

@@ -126,7 +126,7 @@ class Metrics(Families):
         self.model_evictions.of(model).add()
 
     def rest_call(self, model: str, verb: str, code: str, seconds: float) -> None:
-        """Counts a call over REST that has ended. TF Serving: http_server.cc.
+        """Counts a call over REST that has ended, as in TF Serving's http_server.cc.
 
         Args:
             model: The model's name in the path; empty if the path has none.

@@ -6,7 +6,7 @@ from headrace_server.metrics.counting import Counter, Histogram, growing
 from headrace_server.metrics.exposition import page
 from headrace_server.metrics.series import Family, Gauges, counters, histograms
 
-# TF Serving: servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
+# TF Serving's servables/tensorflow/util.cc, batching_session.cc and batching_util.h have names and buckets.
 LATENCY = growing(10, 1.8, 33)
 QUEUING = growing(100, 1.2, 52)
 SIZES = growing(1, 2, 14)
@@ -80,7 +80,7 @@ class Families:
     def read_counter(self, path: str) -> int:
         """The value of the first cell (set of labels) of the counter with this name; 0 if there is no such counter.
 
-        TF Serving: model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
+        TF Serving's model_service_impl.cc reads it for the metrics of a ReloadConfigRequest.
         """
         family = next((family for family in self._families if family.path == path), None)
         first = family.first() if family else None

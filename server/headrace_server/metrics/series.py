@@ -211,7 +211,7 @@ def histograms(
 
 
 def _prometheus(name: str) -> str:
-    """The name under which Prometheus reads a metric. TF Serving: prometheus_exporter.cc."""
+    """The name under which Prometheus reads a metric, as in TF Serving's prometheus_exporter.cc."""
     return re.sub(r"[^a-zA-Z0-9_]", ":", name)
 
 

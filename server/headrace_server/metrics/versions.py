@@ -140,7 +140,7 @@ class ServableMetrics:
         return latency
 
     def examples(self, count: int) -> None:
-        """Counts the Examples of a MultiInference. TF Serving: util.cc; it counts those of no other method."""
+        """Counts the Examples of a MultiInference, as in TF Serving's util.cc; it counts those of no other method."""
         self._families.example_counts.of(self._model).observe(count)
         self._families.example_count_total.of(self._model).add(count)
 

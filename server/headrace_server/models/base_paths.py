@@ -77,7 +77,7 @@ def _versions_of(model: ModelConfig) -> dict[int, Path]:
 
     If the folder cannot be listed, these are the requested versions that exist.
 
-    TF Serving: AspireSpecificVersionsFastPath.
+    TF Serving's AspireSpecificVersionsFastPath does the same.
 
     Raises:
         OSError: The versions cannot be listed, and no requested one exists.

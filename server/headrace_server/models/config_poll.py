@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class ConfigPoll:
     """A thread that applies the file once per period, whether or not it changed; errors are only logged.
 
-    TF Serving: server.cc, PollFilesystemAndReloadConfig.
+    `PollFilesystemAndReloadConfig` of TF Serving's server.cc does the same.
 
     Args:
         path: The model configuration file.

@@ -39,7 +39,7 @@ class _Chosen:
 
 
 class Configuration:
-    """Applies configurations one after the other. TF Serving: ServerCore::ReloadConfig.
+    """Applies configurations one after the other, as in TF Serving's ServerCore::ReloadConfig.
 
     Args:
         manager: Loads what the source finds, and keeps the labels.

@@ -60,7 +60,7 @@ class Loader:
         members: The access of ensembles to other models.
         isolation: Options of worker processes for every model that has none of its own.
         per_model_batching: Whether a version's own `batching_params.pbtxt` takes precedence over `batching`, and a
-            version without one is not batched. TF Serving: `--enable_per_model_batching_parameters`.
+            version without one is not batched (TF Serving's `--enable_per_model_batching_parameters`).
         code: Decides which versions may hold a `model.py`.
         pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements if no padding is known
             that leaves answers unchanged.

@@ -209,7 +209,7 @@ class Manager:
             to_unavailable: Whether a label that is new or unchanged may name a version that is not available.
 
         Raises:
-            ServingError: FAILED_PRECONDITION if a version is not available. TF Serving: server_core.cc.
+            ServingError: FAILED_PRECONDITION if a version is not available, as in TF Serving's server_core.cc.
         """
         with self._models.changed:
             for name, versions in labels.items():

@@ -13,7 +13,7 @@ NO_BOUNDS = Bounds()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerOptions:
-    """How versions are loaded. TF Serving: the flags of the same names.
+    """How versions are loaded: TF Serving's flags of the same names.
 
     Attributes:
         num_load_threads: The maximum number of loads at the same time; 0 means one at a time, on the manager's own

@@ -27,7 +27,7 @@ WORTH_BYTES = 64 << 20
 def release() -> None:
     """Returns free memory in C's heap to the system if the C library can (glibc); takes milliseconds.
 
-    TF Serving: SimpleLoader releases memory to the system after an unload.
+    TF Serving's SimpleLoader, too, releases memory to the system after an unload.
     """
     trim = getattr(c_library(), "malloc_trim", None)
     if trim is not None:

@@ -19,7 +19,7 @@ Item = tuple[str, int]
 MULTIPLIER = 1.2
 """The memory that a version is assumed to use, as a multiple of the size of its files.
 
-TF Serving: bundle_factory_util.cc.
+TF Serving's bundle_factory_util.cc has the same number.
 """
 
 
@@ -217,7 +217,7 @@ def least_recently_used(
 def memory_of(path: Path) -> int:
     """The number of bytes that a version is assumed to need, from the sizes of its files.
 
-    TF Serving: EstimateResourceFromPath.
+    TF Serving's EstimateResourceFromPath does the same.
     """
     return int(MULTIPLIER * _size_of(path))
 

@@ -37,8 +37,8 @@ Look = tuple[str, Mapping[int, Path] | None]
 class Source:
     """A thread that scans the base paths when it starts, after each change of the models, and at intervals.
 
-    TF Serving: file_system_storage_path_source.cc. Only the names of the folders matter, not their content, so publish
-    a version by renaming its finished folder.
+    As in TF Serving's file_system_storage_path_source.cc, only the names of the folders matter, not their content, so
+    publish a version by renaming its finished folder.
 
     It watches no model before `update`.
 

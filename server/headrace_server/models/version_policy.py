@@ -47,7 +47,7 @@ class Unload:
 def preserve_availability(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
     """The next action for one model, chosen so that the model is never without a version if it could have one.
 
-    TF Serving: AvailabilityPreservingPolicy.
+    TF Serving's AvailabilityPreservingPolicy does the same.
 
     Args:
         aspired: The versions that should be served.
@@ -68,7 +68,7 @@ def preserve_availability(aspired: Collection[int], states: Mapping[int, State])
 def preserve_resources(aspired: Collection[int], states: Mapping[int, State]) -> Load | Unload | None:
     """The next action for one model, chosen so that no more of its versions are in memory than are aspired.
 
-    TF Serving: ResourcePreservingPolicy.
+    TF Serving's ResourcePreservingPolicy does the same.
 
     Args:
         aspired: The versions that should be served.

@@ -114,7 +114,7 @@ class Warmup:
 def replay(file: Path, answers: Mapping[str, Answer], iterations: int, metrics: Metrics) -> None:
     """Answers the requests of a warm-up file, one after the other.
 
-    TF Serving: saved_model_warmup_util.cc has the texts, and the limit; if a request fails, nothing is counted.
+    TF Serving's saved_model_warmup_util.cc has the texts, and the limit; if a request fails, nothing is counted.
 
     Args:
         file: TFRecords of PredictionLog.

@@ -29,7 +29,7 @@ Page = Callable[[], bytes]
 
 
 def metric_pages(config: Config, metrics: Metrics, own: Page) -> dict[str, Page]:
-    """The pages that the REST port serves for Prometheus, by path. TF Serving: server.cc, http_server.cc.
+    """The pages that the REST port serves for Prometheus, by path, as in TF Serving's server.cc and http_server.cc.
 
     Args:
         config: The server's configuration.

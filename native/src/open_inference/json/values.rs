@@ -24,7 +24,7 @@ fn read_list(reader: &mut Reader<'_>, dtype: Dtype, bytes: &mut Vec<u8>, depth: 
     reader.list(element).map(drop)
 }
 
-/// Reads one element. Triton: a number is read as 64 bits, and a narrower type gets the lower ones.
+/// Reads one element. As in Triton, a number is read as 64 bits, and a narrower type gets the lower ones.
 fn read_element(dtype: Dtype, reader: &mut Reader<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     match dtype {
         Dtype::Float => put(bytes, &reader.single()?.to_le_bytes()),

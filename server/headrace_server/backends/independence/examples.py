@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace_protos import Example
 
-# TensorFlow: example_proto_fast_parsing.cc has these texts.
+# TensorFlow's example_proto_fast_parsing.cc has these texts.
 _REQUIRED = re.compile(r"Feature: (?P<name>.+?) \(data type: (?P<kind>\w+)\) is required")
 _KEY = r"Key: (?P<name>.+?)(?:, Index: \d+)?\.\s+"
 _OTHER_KIND = re.compile(_KEY + r"Data types don't match\..*[Ee]xpected type: (?P<kind>\w+)")

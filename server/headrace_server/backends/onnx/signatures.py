@@ -26,7 +26,7 @@ from headrace_server.errors import ServingError, invalid
 log = logging.getLogger(__name__)
 
 EXAMPLES = "inputs"
-"""TF Serving: the alias of the single input that takes serialized tf.Examples."""
+"""The alias that TF Serving gives the single input that takes serialized tf.Examples."""
 
 _METHODS = {"predict": PREDICT_METHOD, "classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 

@@ -49,7 +49,7 @@ def to_array(value: Any, dtype: DataType) -> Array:
 
     Raises:
         ServingError: INVALID_ARGUMENT if the lists differ in length or depth, or a value is not of the dtype;
-            UNIMPLEMENTED if JSON has no values of the dtype. TF Serving: json_tensor.cc.
+            UNIMPLEMENTED if JSON has no values of the dtype, as in TF Serving's json_tensor.cc.
     """
     array = regular_array(value, dtype)
     if array is None:

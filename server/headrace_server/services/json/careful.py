@@ -34,7 +34,7 @@ _NOT_FINITE = {b"NaN": float("nan"), b"Infinity": float("inf"), b"Inf": float("i
 
 
 class JsonError(ServingError):
-    """Text that is not JSON. TF Serving: json_tensor.cc has the message around RapidJSON's reason.
+    """Text that is not JSON. TF Serving's json_tensor.cc has the message around RapidJSON's reason.
 
     Attributes:
         reason: RapidJSON's reason.

@@ -29,7 +29,7 @@ def parse(data: bytes) -> dict[str, Json]:
     Bytes that are not UTF-8 are kept, as with Python's `surrogateescape`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc has the texts around RapidJSON's reasons; beyond
+        ServingError: INVALID_ARGUMENT. TF Serving's json_tensor.cc has the texts around RapidJSON's reasons; beyond
             MAX_CAREFUL_BYTES the reason is the fast parser's.
     """
     document: Json = parse_quickly(data)

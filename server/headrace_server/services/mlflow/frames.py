@@ -38,7 +38,7 @@ def read_split(value: Any) -> Frame:
     """Reads the table in `dataframe_split`; its index is ignored.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. MLflow: proto_json_utils.py has the texts.
+        ServingError: INVALID_ARGUMENT. MLflow's proto_json_utils.py has the texts.
     """
     if not isinstance(value, dict):
         raise invalid(f"Invalid input. Dataframe split format must be a dictionary. Got {_kind(value)}.")
@@ -66,7 +66,7 @@ def read_records(value: Any) -> Frame:
     """Reads the table in `dataframe_records`; columns are all those that any record has.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. MLflow: proto_json_utils.py has the texts.
+        ServingError: INVALID_ARGUMENT. MLflow's proto_json_utils.py has the texts.
     """
     if not isinstance(value, list):
         raise invalid(f"Invalid input. Dataframe records format must be a list of records. Got {_kind(value)}.")

@@ -70,7 +70,7 @@ def read_json_scoring(data: bytes, declared: Declared) -> Scoring:
         declared: The inputs that the model takes.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. MLflow: scoring_server and proto_json_utils.py have the texts.
+        ServingError: INVALID_ARGUMENT. MLflow's scoring_server and proto_json_utils.py have the texts.
     """
     document = _document(data)
     formats = [name for name in document if name in FORMATS]

@@ -32,7 +32,7 @@ PATHS = (INVOCATIONS, *HEALTH, VERSION)
 _CONTENT_TYPES = {"text/csv": read_csv_scoring, "application/json": read_json_scoring}
 
 _ERRORS = {
-    # MLflow: exceptions.py has the statuses; any other code is INTERNAL_ERROR, 500.
+    # MLflow's exceptions.py has the statuses; any other code is INTERNAL_ERROR, 500.
     Code.INVALID_ARGUMENT: (400, "INVALID_PARAMETER_VALUE"),
     Code.FAILED_PRECONDITION: (400, "INVALID_PARAMETER_VALUE"),
     Code.OUT_OF_RANGE: (400, "INVALID_PARAMETER_VALUE"),

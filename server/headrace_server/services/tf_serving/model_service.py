@@ -62,7 +62,7 @@ class ModelService:
     async def get_model_status(self, request: GetModelStatusRequest, call: Call) -> GetModelStatusResponse:
         """Lists every version that ever existed, the highest first, or the requested one; a label is ignored.
 
-        TF Serving: get_model_status_impl.cc.
+        TF Serving's get_model_status_impl.cc does the same.
         """
         del call
         spec = require_model_spec(request)
@@ -78,7 +78,7 @@ class ModelService:
     async def handle_reload_config_request(self, request: ReloadConfigRequest, call: Call) -> ReloadConfigResponse:
         """Replaces the models as a whole, and answers once the new ones are loaded.
 
-        TF Serving: model_service_impl.cc. Only the caller limits how long that may take.
+        TF Serving's model_service_impl.cc does the same. Only the caller limits how long that may take.
         """
         del call
         if request.config.WhichOneof("config") != "model_config_list":

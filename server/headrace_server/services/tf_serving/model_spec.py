@@ -1,4 +1,4 @@
-"""Reads the model and version from a ModelSpec. TF Serving: server_core.cc, ServableRequestFromModelSpec."""
+"""Reads the model and version from a ModelSpec, as in `ServableRequestFromModelSpec` of TF Serving's server_core.cc."""
 
 from typing import Protocol
 

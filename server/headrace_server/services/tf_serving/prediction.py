@@ -87,7 +87,7 @@ class PredictionService:
         )
 
     async def predict(self, request: PredictRequest, call: Call) -> PredictResponse:
-        """Runs a signature on the request's tensors. TF Serving: predict_util.cc has the checks in this order."""
+        """Runs a signature on the request's tensors. TF Serving's predict_util.cc has the checks in this order."""
         spec = require_model_spec(request)
         with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = servable.signature(spec.signature_name)
@@ -138,7 +138,7 @@ class PredictionService:
         return request, response
 
     async def classify(self, request: ClassificationRequest, call: Call) -> ClassificationResponse:
-        """Runs a signature on the Examples; returns the classes and scores of each. TF Serving: classifier.cc."""
+        """Runs a signature on the Examples; returns each one's classes and scores, as in TF Serving's classifier.cc."""
         spec = require_model_spec(request)
         with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)
@@ -151,7 +151,7 @@ class PredictionService:
             return ClassificationResponse(result=result, model_spec=_effective(spec, servable))
 
     async def regress(self, request: RegressionRequest, call: Call) -> RegressionResponse:
-        """Runs a signature on the Examples; returns one value for each. TF Serving: regressor.cc."""
+        """Runs a signature on the Examples; returns one value for each, as in TF Serving's regressor.cc."""
         spec = require_model_spec(request)
         with await self._manager.lease(spec.name, asked_version(spec), call.deadline) as servable:
             name, signature = _named(servable, spec)
@@ -163,7 +163,7 @@ class PredictionService:
             return RegressionResponse(result=result, model_spec=_effective(spec, servable))
 
     async def multi_inference(self, request: MultiInferenceRequest, call: Call) -> MultiInferenceResponse:
-        """Runs several signatures of one version, which the first task names. TF Serving: multi_inference.cc."""
+        """Runs several signatures of one version, which the first task names, as in TF Serving's multi_inference.cc."""
         first = request.tasks[0].model_spec if request.tasks else ModelSpec()
         with await self._manager.lease(first.name, asked_version(first), call.deadline) as servable:
             results = await infer(servable, request, call, check_method=self._check_method)
@@ -172,7 +172,7 @@ class PredictionService:
             return MultiInferenceResponse(results=results)
 
     async def get_model_metadata(self, request: GetModelMetadataRequest, call: Call) -> GetModelMetadataResponse:
-        """Describes a model's signatures. TF Serving: get_model_metadata_impl.cc."""
+        """Describes a model's signatures, as in TF Serving's get_model_metadata_impl.cc."""
         spec = require_model_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -202,7 +202,7 @@ class PredictionService:
 
 
 def _effective(spec: ModelSpec, servable: Servable) -> ModelSpec:
-    """The part of a response about the model that ran. TF Serving: util.cc, MakeModelSpec; a label is not repeated."""
+    """The part of a response about the model that ran; as in TF Serving's util.cc, a label is not repeated."""
     effective = ModelSpec(name=spec.name, signature_name=spec.signature_name or DEFAULT_SIGNATURE)
     effective.version.value = servable.version
     return effective

@@ -15,7 +15,7 @@ from headrace_server.services.tf_serving.request_log.messages import LOG_TYPES, 
 def warmup_answers(make: Callable[[Servables], PredictionService], servable: Servable) -> Mapping[str, Answer]:
     """The functions that answer a record's request with one servable, by the record's `log_type`.
 
-    TF Serving: the model and the version that a request names are ignored.
+    As in TF Serving, the model and the version that a request names are ignored.
 
     Args:
         make: Creates the service on top of some servables.

@@ -21,7 +21,7 @@ _A_STRING = np.array(b"", object)
 async def decoded(tensors: Mapping[str, TensorProto], servable: Servable, signature: str) -> Arrays:
     """Decodes the tensors to arrays, many strings on another thread.
 
-    TF Serving: predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
+    TF Serving's predict_util.cc parses every tensor before any dtype is compared, so a tensor that does not parse is
     reported as such whatever its dtype. For many strings, dtypes and rows are checked first, since each string costs
     time and memory.
 

@@ -8,7 +8,7 @@ from headrace_server.services.rpc import MAX_MESSAGE_BYTES
 
 
 def addresses(config: Config) -> list[str]:
-    """A TCP port, a UNIX socket or both. TF Serving: server.cc; with a UNIX socket, port 0 means no TCP port at all."""
+    """A TCP port, a UNIX socket or both. As in TF Serving's server.cc, port 0 with a UNIX socket means no TCP port."""
     sockets = [f"unix:{config.grpc_socket_path}"] if config.grpc_socket_path else []
     return ([address_of(config.host, config.port)] if config.port or not sockets else []) + sockets
 
@@ -19,7 +19,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """Parses `k=v,k=v`; a value that is an int32 is passed as one. TF Serving: server.cc.
+    """Parses `k=v,k=v`; a value that is an int32 is passed as one, as in TF Serving's server.cc.
 
     Raises:
         ServingError: INVALID_ARGUMENT if there is an item without `=`.

@@ -164,7 +164,7 @@ class _Calls:
 
 
 def _credentials(endpoint: Endpoint) -> grpc.ServerCredentials | None:
-    """The credentials of an address; None if it is not secured. TF Serving: server.cc."""
+    """The credentials of an address; None if it is not secured, as in TF Serving's server.cc."""
     if endpoint.alts:
         return grpc.alts_server_credentials()
     return tls_credentials(endpoint.ssl_config_file) if endpoint.ssl_config_file else None

@@ -201,7 +201,7 @@ def trailers_of(error: Exception) -> Trailers:
 
 
 def truncated(text: str) -> str:
-    """The text, cut to the length that a status may have. TF Serving: grpc_status_util.cc."""
+    """The text, cut to the length that a status may have, as in TF Serving's grpc_status_util.cc."""
     raw = text.encode()
     if len(raw) <= MAX_TEXT_BYTES:
         return text

@@ -58,6 +58,6 @@ class HttpTransport(Protocol):
 
 
 def failed_to_listen(options: HttpOptions, error: OSError) -> ServingError:
-    """The error if REST cannot be served. TF Serving: server.cc has the text's beginning."""
+    """The error if REST cannot be served. TF Serving's server.cc has the text's beginning."""
     where = f"{options.host or 'localhost'}:{options.port}"
     return ServingError(Code.UNKNOWN, f"Failed to start HTTP Server at {where}: {error}")

@@ -117,7 +117,7 @@ class RestTransport:
         return mlflow.MlflowApi(servables, self._processes, settings)
 
     async def start(self) -> None:
-        """Listens for HTTP. If that is impossible, only gRPC is served, and the log says why. TF Serving: server.cc."""
+        """Listens for HTTP. As in TF Serving's server.cc, only gRPC is served if that fails, and the log says why."""
         if self._config.rest_api_port == self._config.port:
             log.error(CLASH)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from headrace_server.errors import ServingError, invalid
 
 MAX_INFLATED_BYTES = 64 << 20
-"""Triton: --http-max-input-size, the limit on an expanded body."""
+"""The limit on an expanded body, in bytes: the default of Triton's --http-max-input-size."""
 
 ACCEPTED = "gzip, deflate"
 

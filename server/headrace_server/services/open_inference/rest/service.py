@@ -29,7 +29,7 @@ from headrace_server.services.open_inference.server import OpenInference
 Observe = Callable[[str, str, str, float], None]
 
 HTTP_STATUS = {
-    # Triton: http_server.cc has the first eight; any other code is 500.
+    # Triton's http_server.cc has the first eight; any other code is 500.
     Code.INVALID_ARGUMENT: 400,
     Code.ALREADY_EXISTS: 400,
     Code.CANCELLED: 400,

@@ -38,7 +38,8 @@ def wanted(signature: Signature, *, check_method: bool) -> Wanted:
         check_method: Whether the signature must have been exported for this method.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if it cannot classify. TF Serving: classifier.cc, PreProcessClassification.
+        ServingError: INVALID_ARGUMENT if it cannot classify, as in `PreProcessClassification` of TF Serving's
+            classifier.cc.
     """
     if check_method and signature.method_name != CLASSIFY_METHOD:
         raise invalid(
@@ -73,8 +74,8 @@ def classification(signature: Signature, outputs: Arrays, examples: int) -> Clas
 
     Raises:
         ServingError: INVALID_ARGUMENT if an output has a wrong dtype or shape, or a class is not UTF-8;
-            FAILED_PRECONDITION if the model has fewer or more labels than it gives scores. TF Serving: classifier.cc,
-            PostProcessClassificationResult.
+            FAILED_PRECONDITION if the model has fewer or more labels than it gives scores. The texts of the first two
+            are those of `PostProcessClassificationResult` in TF Serving's classifier.cc.
     """
     found = _wanted(signature)
     classes = None if found.classes is None else outputs[found.classes]

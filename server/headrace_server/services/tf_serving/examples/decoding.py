@@ -16,7 +16,7 @@ from headrace_server.backends.signature import Signature, TensorSpec
 from headrace_server.errors import ServingError, invalid
 
 INPUTS = "inputs"
-"""TF Serving: the alias of the one input that takes serialized Examples."""
+"""The alias that TF Serving gives the one input that takes serialized Examples."""
 
 AT_ONCE = 256
 """The maximum number of Examples that are decoded in the event loop, in a few milliseconds."""

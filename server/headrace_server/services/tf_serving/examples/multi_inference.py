@@ -60,7 +60,7 @@ async def infer(
         check_method: Whether a signature must have been exported for the requested method.
 
     Raises:
-        ServingError: If one task cannot be done, none is. TF Serving: multi_inference.cc.
+        ServingError: If one task cannot be done, none is, as in TF Serving's multi_inference.cc.
     """
     inferences = list(_checked(servable, request.tasks, check_method))
     examples = read_examples(request.input)

@@ -25,7 +25,7 @@ def wanted_outputs(signature: Signature, *, check_method: bool) -> tuple[str, ..
         check_method: Whether the signature must have been exported for this method.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if it cannot regress. TF Serving: regressor.cc, PreProcessRegression.
+        ServingError: INVALID_ARGUMENT if it cannot regress, as in `PreProcessRegression` of TF Serving's regressor.cc.
     """
     if check_method and signature.method_name != REGRESS_METHOD:
         raise invalid(f"Expected regression signature method_name to be {REGRESS_METHOD}. Was: {signature.method_name}")
@@ -46,8 +46,8 @@ def regression(signature: Signature, outputs: Arrays, examples: int) -> Regressi
         examples: The number of examples that were sent.
 
     Raises:
-        ServingError: INVALID_ARGUMENT if the output has another dtype or shape. TF Serving: regressor.cc,
-            PostProcessRegressionResult.
+        ServingError: INVALID_ARGUMENT if the output has another dtype or shape, as in `PostProcessRegressionResult` of
+            TF Serving's regressor.cc.
     """
     (alias,) = wanted_outputs(signature, check_method=False)
     array = outputs[alias]

@@ -16,7 +16,7 @@ def read_input(document: dict[str, Any]) -> Input:
     """Reads the examples of a parsed body, with their shared context if there is one.
 
     Raises:
-        ServingError: INVALID_ARGUMENT. TF Serving: json_tensor.cc.
+        ServingError: INVALID_ARGUMENT, as in TF Serving's json_tensor.cc.
     """
     message = Input()
     examples = message.example_list.examples

@@ -42,7 +42,7 @@ def read_predict(
         optional: The inputs that a body may leave out, in the same form.
 
     Raises:
-        ServingError: INVALID_ARGUMENT or UNIMPLEMENTED. TF Serving: json_tensor.cc has the texts, and
+        ServingError: INVALID_ARGUMENT or UNIMPLEMENTED. TF Serving's json_tensor.cc has the texts, and
             http_rest_api_handler.cc that of an unknown signature.
     """
     name = signature_name(document)

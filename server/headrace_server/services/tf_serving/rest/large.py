@@ -20,7 +20,7 @@ from headrace_server.services.tf_serving.rest.outputs import write_predict
 T = TypeVar("T")
 
 MAX_INFLATED_BYTES = 100 << 20
-"""TF Serving: gzip_zlib.h has this limit for a compressed body."""
+"""TF Serving's gzip_zlib.h has this limit for a compressed body."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 

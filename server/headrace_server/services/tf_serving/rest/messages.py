@@ -15,7 +15,7 @@ def write_status(response: GetModelStatusResponse) -> bytes:
 def write_metadata(response: GetModelMetadataResponse) -> bytes:
     """The body that answers a request for a model's metadata.
 
-    TF Serving: http_rest_api_util.cc writes the map of signatures without its Any, so that `signature_def` occurs
+    TF Serving's http_rest_api_util.cc writes the map of signatures without its Any, so that `signature_def` occurs
     twice.
     """
     signatures = SignatureDefMap()

@@ -15,7 +15,7 @@ from headrace_server.services.json.arrays import BASE64_KEY
 from headrace_server.services.json.text import newline, quote
 
 BYTES_SUFFIX = "_bytes"
-"""TF Serving: a string output whose alias has this ending is answered in base64."""
+"""As in TF Serving, a string output whose alias has this ending is answered in base64."""
 
 FLOAT_DIGITS = 9
 """The number of digits that distinguish any two floats."""
@@ -47,7 +47,7 @@ def write_predict(outputs: Arrays, *, by_row: bool) -> bytes:
 
     Raises:
         ServingError: INVALID_ARGUMENT if JSON cannot express a dtype; by row, also if outputs have no rows or different
-            numbers of rows, or if there are no outputs. TF Serving: json_tensor.cc.
+            numbers of rows, or if there are no outputs, as in TF Serving's json_tensor.cc.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")

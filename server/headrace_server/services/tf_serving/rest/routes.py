@@ -9,7 +9,7 @@ from headrace_server.errors import invalid
 
 UNDER_V1 = re.compile(r"/v1/.*", re.IGNORECASE)
 
-# TF Serving: http_rest_api_util.cc. The patterns ignore case, but what they match keeps its case.
+# As in TF Serving's http_rest_api_util.cc. The patterns ignore case, but what they match keeps its case.
 _MODEL = r"/v1/models{0}(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL.format("/(?P<name>[^/:]+)") + ":(?P<verb>classify|regress|predict)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL.format("(?:/(?P<name>[^/:]+))?") + "(?:/(?P<verb>metadata))?", re.IGNORECASE)

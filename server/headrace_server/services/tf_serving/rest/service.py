@@ -43,7 +43,7 @@ METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 """The methods that TF Serving's HTTP server knows."""
 
 HTTP_STATUS = {
-    # TF Serving: http_server.cc; any other code is 500.
+    # TF Serving's http_server.cc has these statuses; any other code is 500.
     Code.OK: 200,
     Code.CANCELLED: 499,
     Code.INVALID_ARGUMENT: 400,
@@ -211,7 +211,7 @@ class RestService:
         examples.MergeFromString(serialized)
 
     def _limited(self, delivery: LoopDelivery, api: str) -> AbstractAsyncContextManager[Call]:
-        """Applies the time limit to a call. TF Serving: the limit applies only to the run of the model."""
+        """Applies the time limit to a whole call; in TF Serving it applies only to the run of the model."""
         return limited_call(delivery, self._options.timeout, api)
 
     def _preflight(self, request: HttpRequest) -> HttpAnswer:
