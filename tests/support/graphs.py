@@ -298,6 +298,13 @@ def word_counts() -> Graph:
     return Graph([node], {"x": (TensorProto.STRING, ["N", 4])}, {"y": (FLOAT, ["N", 3])})
 
 
+def months() -> Graph:
+    """A one-hot vector for the number of a month; other numbers are refused."""
+    encode: dict[str, Any] = {"cats_int64s": list(range(1, 13)), "zeros": 0}
+    node = make_node("OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", **encode)
+    return Graph([node], {"x": (INT64, ["N", 2])}, {"y": (FLOAT, ["N", 2, 12])}, domains=ML)
+
+
 def numbered() -> Graph:
     """A vector for each product, which has a number of several digits."""
     codes: dict[str, Any] = {"keys_int64s": [10405, 20731, 90210], "values_int64s": [1, 2, 3], "default_int64": 0}
@@ -483,6 +490,7 @@ INDEPENDENT: Mapping[str, Graph] = {
     "categories in columns": one_hot_columns(),
     "counts of known words": word_counts(),
     "known numbers": numbered(),
+    "numbers of months": months(),
     "dense": _dense(),
     "convolution": _convolution(),
     "sentences": _sentences(),

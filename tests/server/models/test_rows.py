@@ -64,6 +64,16 @@ def any_number() -> Any:
 
 
 @pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize("name", ["categories in inputs of their own", "categories in columns", "numbers of months"])
+def test_a_model_that_refuses_unknown_categories_is_independent_whatever_is_drawn(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for seed in range(20):
+        monkeypatch.setattr("headrace_server.backends.independence.trial._SEED", seed)
+        assert shop.verdict(INDEPENDENT[name]).finding is Finding.INDEPENDENT, seed
+
+
+@pytest.mark.usefixtures("unproved")
 def test_a_busy_machine_changes_no_verdict(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making every run look slow shortens the trial, which still finds all of these."""
     monkeypatch.setattr("headrace_server.models.rows.LEAST_SECONDS", 0.0)

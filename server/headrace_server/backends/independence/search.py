@@ -13,6 +13,7 @@ from headrace_server.backends.independence.values import Maker, Recipe, recipes
 from headrace_server.backends.independence.verdict import EXPORT_AGAIN, RECORD_REQUESTS, Decided, Finding
 
 _ATTEMPTS = 40  # the number of kinds of inputs that a model may refuse before the search ends
+_MIXED_ROWS = 16  # so many rows, half of whose categories are unknown, have an unknown one that the model may refuse
 _MOST_FEATURES = 1000  # the number of runs in which a model may name the missing features of an Example
 _SHOWN = 200  # the maximum number of characters of an error
 
@@ -57,6 +58,10 @@ class Search:
         for recipe, records in self._recipes():
             inputs = self._maker(recipe, records).rows(rows, pointing=True)
             try:
+                if recipe.categories and not recipe.known:
+                    self._runs.outputs(
+                        self._maker(recipe).rows(min(_MIXED_ROWS, self._subject.most_rows or _MIXED_ROWS))
+                    )
                 return Found(recipe, _of_one_size(records, inputs), inputs, self._runs.outputs(inputs))
             except Decided:
                 raise
