@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-_URL = re.compile(r"(?<=://)(?P<user>[^\s/?#'\"@]+@)?(?P<rest>[^\s?'\"]*)(?P<query>\?[^\s'\"]*)?")
+_URL = re.compile(
+    r"(?P<scheme>[a-z0-9+.-]*)://(?P<user>[^\s/?#'\"@]+@)?(?P<rest>[^\s?'\"]*)(?P<query>\?[^\s'\"]*)?", re.IGNORECASE
+)
+_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
 _VALUE = re.compile(r"(?<==)[^&#]*[^&#:,.;]")
 
 CHUNK = 1 << 20
@@ -83,10 +86,15 @@ class Changed(StoreError):
 
 
 def without_secrets(text: str) -> str:
-    """The text, with the users, passwords and values of queries in its URLs replaced by `***`."""
+    """The text, with the users, passwords and values of queries in its URLs replaced by `***`.
+
+    Azure's URIs name a container in the place of the user, which is no secret.
+    """
     return _URL.sub(_masked, text)
 
 
 def _masked(url: re.Match[str]) -> str:
-    query = _VALUE.sub("***", url["query"] or "")
-    return ("***@" if url["user"] else "") + url["rest"] + query
+    user = url["user"] or ""
+    if user and url["scheme"].lower() not in _CONTAINERS:
+        user = "***@"
+    return f"{url['scheme']}://{user}{url['rest']}" + _VALUE.sub("***", url["query"] or "")
