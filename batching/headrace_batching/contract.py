@@ -64,7 +64,7 @@ class TaskBatch(Protocol):
 
 
 class TaskSeries(Protocol):
-    """Tasks that left a queue together and run one by one, as some of headrace_native's do."""
+    """Tasks that left a queue together and run one by one; only headrace_native makes such series."""
 
     def __len__(self) -> int:
         """The number of tasks that have not run."""

@@ -84,7 +84,7 @@ class Group:
         """Removes and returns the next batch's pieces, and the tasks that were dropped because nothing waits for them.
 
         Tasks are taken in order. The first one is always taken, even if it is larger than the batches of a latency
-        objective. A later task ends the batch if it does not fit and may not be split, or if the joined inputs would
+        objective. A later task ends the batch if it does not fit and must not be split, or if the joined inputs would
         exceed `MAX_BATCH_BYTES` with it.
         """
         pieces: list[Piece] = []

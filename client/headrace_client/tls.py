@@ -130,8 +130,8 @@ def tls_hint(message: str, tls: Tls | None) -> str:
     if not _REFUSED.search(message):
         return ""
     if tls.cert:
-        return f"the server may not trust the certificate of {tls.cert}"
-    return "the server may ask for a certificate: --tls_cert and --tls_key name one, and its key"
+        return f"perhaps the server does not trust the certificate of {tls.cert}"
+    return "perhaps the server asks for a certificate: --tls_cert and --tls_key name one, and its key"
 
 
 def told(error: ServerError, tls: Tls | None) -> str:

@@ -166,7 +166,7 @@ class RestPredict:
                 sides = (signatures[self._signature][side] for side in ("inputs", "outputs"))
                 return Signature(*({name: _info(tensor) for name, tensor in side.items()} for side in sides))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BenchError(f"{server.target} does not describe {model} as TF Serving's REST API does") from error
+            raise BenchError(f"{server.target} does not describe {model} in TF Serving's form") from error
         raise BenchError(f"{model} has no signature {self._signature}: it has {', '.join(sorted(signatures))}")
 
     def request(self, model: str, inputs: Arrays) -> RestRequest:
@@ -201,7 +201,7 @@ class RestInfer:
             )
             return Signature(inputs, outputs)
         except (KeyError, TypeError) as error:
-            raise BenchError(f"{server.target} does not describe {model} as Open Inference does") from error
+            raise BenchError(f"{server.target} does not describe {model} in Open Inference's form") from error
 
     def request(self, model: str, inputs: Arrays) -> RestRequest:
         """A request with all inputs."""

@@ -112,8 +112,8 @@ impl Counts {
         }
     }
 
-    /// Must be called after each run, without the interpreter lock. Returns whether the server must now be asked to
-    /// count. If there are very many runs, counts them itself.
+    /// To be called after each run, without the interpreter lock. Returns whether the caller must now ask the server to
+    /// count the runs. If very many runs wait to be counted, this function counts them itself.
     pub fn are_due(&self) -> bool {
         let (runs, known) = {
             let mut waiting = self.waiting.lock();

@@ -1,5 +1,5 @@
-//! How far an HTTP/1 connection is with a request. The code that reads bytes and the code that handles requests share
-//! it.
+//! How far an HTTP/1 connection is with a request: shared by the code that reads bytes and the code that handles
+//! requests.
 
 use std::pin::Pin;
 use std::sync::Arc;

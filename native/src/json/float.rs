@@ -62,7 +62,7 @@ fn digits_of(value: f32) -> Option<(u64, i32)> {
     }
     let rest = scaled.whole % SIX;
     let (mut digits, mut most) = (scaled.whole + u64::from(scaled.up), DIGITS);
-    // The exact number is so close to a number of six digits that the latter may be read back as the same float.
+    // The exact number is so close to a number of six digits that both perhaps read back as the same float.
     if rest <= scaled.error || SIX - rest <= scaled.error {
         let six = scaled.whole / SIX + u64::from(rest > scaled.error);
         if six_read_back(six, power)? == value {

@@ -224,7 +224,7 @@ class RunsElsewhere(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class MayEndProcess(Protocol, metaclass=Ability):
-    """A backend whose runtime does not check everything that operators require, so that a run may end the process."""
+    """A backend whose runtime leaves some requirements of operators unchecked, so that a run can crash the process."""
 
     @property
     def risks(self) -> Risks:
@@ -241,7 +241,7 @@ class NamesRuntime(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class Steady(Protocol, metaclass=Ability):
-    """A backend that may know that its runs only compute."""
+    """A backend that can sometimes tell that its runs only compute."""
 
     @property
     def steady(self) -> bool:
@@ -293,7 +293,7 @@ class Triable(Protocol, metaclass=Ability):
 
 @runtime_checkable
 class ProvesRows(Protocol, metaclass=Ability):
-    """A backend that may know from a model's description that its rows are independent."""
+    """A backend that can sometimes tell from a model's description that the rows are independent."""
 
     def rows_are_apart(self, signature: str) -> bool:
         """Whether the rows are known to be independent; otherwise a test must decide."""

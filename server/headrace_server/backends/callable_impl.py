@@ -254,7 +254,7 @@ def _numbers(array: Array, declared: np.dtype[Any]) -> Array:
 
 
 def _texts(array: Array) -> Array:
-    """The same array with all its elements as bytes: whoever reads an answer may not know the model's own classes.
+    """The same array with all its elements as bytes: a reader of an answer need not know the model's own classes.
 
     Raises:
         TypeError, ValueError: An element is not a string.

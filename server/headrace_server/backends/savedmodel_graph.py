@@ -73,7 +73,7 @@ _CALLS = {"BatchFunction", "MapDefun", "PartitionedCall", "StatefulPartitionedCa
 _LOOPS = {"While", "StatelessWhile"}
 _CHOICES = {"If", "StatelessIf", "Case", "StatelessCase"}
 _LOOP_CONDITION = "LoopCond"
-"""The operator that ends a loop whose operators are in the same graph, as TensorFlow 1 writes loops."""
+"""The operator that decides whether a loop of TensorFlow 1, whose operators are in the same graph, goes on."""
 
 _BACK = {"NextIteration", "RefNextIteration"}
 """The operators that lead back to the beginning of such a loop."""
@@ -212,7 +212,7 @@ class _Body:
 
 
 class _Chosen:
-    """A set of tensors that knows nodes all of whose outputs belong to it."""
+    """A set of tensors, to which all outputs of a node can be added at once."""
 
     def __init__(self) -> None:
         self._tensors: set[_Tensor] = set()
@@ -249,7 +249,7 @@ def _node(node: Any) -> _Node:
 
 
 def _in_order(nodes: Sequence[_Node]) -> Iterator[_Node]:
-    """The nodes in an order in which one pass over them reaches all that depends on an input."""
+    """The nodes, each after those whose outputs it takes: one pass then reaches all that depends on an input."""
     by_name = {node.name: node for node in nodes}
     before = {
         node.name: () if node.operator in _BACK else [tensor.node for tensor in node.inputs if tensor.node in by_name]

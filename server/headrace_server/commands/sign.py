@@ -119,7 +119,7 @@ def _check_there(version: Path) -> None:
 
 
 def _check_is_version(folder: Path) -> None:
-    """Refuses a folder of versions: whoever names it may not have looked at each of them."""
+    """Refuses a folder of versions: whoever names it has perhaps not looked at each of them."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     versions = [entry for entry in entries if entry.is_dir() and entry.name.isdecimal()]
     if versions and {entry.name for entry in entries if entry.is_file()} <= {MODEL_FILE, SIGNATURE_FILE}:

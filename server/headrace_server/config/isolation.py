@@ -29,7 +29,7 @@ class IsolationOptions:
     memory_limit_mb: int = option(0, "MB of memory that each of these processes may have; 0 means no limit", least=0)
 
     def workers_for(self, *, python: bool) -> int:
-        """The number of worker processes: the one set, otherwise 1 if memory is limited, otherwise the default."""
+        """The number of worker processes: `workers` if set, otherwise the default, at least 1 if memory is limited."""
         if self.workers is not None:
             return self.workers
         default = self.python_workers if python else 0

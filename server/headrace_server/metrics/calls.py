@@ -97,7 +97,7 @@ class RestCalls:
         self._latency(self._label(model), code).observe(seconds * 1e6)
 
     def several(self, model: str, code: str, tally: Tally, total: float) -> None:
-        """Like `GrpcMethod.several`, but ignores calls whose callers have disconnected, as `Metrics.rest_call` does."""
+        """Like `GrpcMethod.several`, but ignores calls whose callers have disconnected: see `Metrics.rest_call`."""
         if code != "CANCELLED":
             self._latency(self._label(model), code).add(tally, total)
 

@@ -43,7 +43,7 @@ class ChildProcess:
         lifeline, ours = os.pipe()
         self._lifeline = open(ours, "wb", buffering=0)  # noqa: SIM115 - nothing is written; the process ends when it is closed
         with other, open(lifeline, "rb", buffering=0):
-            # -P: do not look for modules in the working directory, which other users may be able to write to.
+            # -P: do not look for modules in the working directory, where other users can perhaps write.
             command = [sys.executable, "-P", "-m", module, str(other.fileno()), str(memory), str(lifeline)]
             self._process = subprocess.Popen(command, pass_fds=[other.fileno(), lifeline], env=_environment())
         self.socket.setblocking(False)
@@ -70,7 +70,8 @@ def come_up() -> socket.socket:
 def end_with_server(lifeline: int) -> None:
     """Makes the kernel kill this process when the other end of a pipe is closed, whatever the process is doing.
 
-    A thread that waits for that would not suffice: whatever the process runs may hold the interpreter lock forever.
+    A thread that waits for the pipe's end would not suffice, since the code that the process runs can hold the
+    interpreter lock forever.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)

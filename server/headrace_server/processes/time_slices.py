@@ -18,7 +18,7 @@ LOAD_NS = 20_000_000
 """The slice of a thread that loads or unloads versions, in nanoseconds: most loads end within a few of them."""
 
 _RESET_ON_FORK = 1
-"""The flag by which threads do not inherit the settings of the thread that starts them."""
+"""The flag for settings that a thread does not pass on to the threads that it starts."""
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 """The number of the system call for each machine: most C libraries have no function for it."""

@@ -1,4 +1,4 @@
-"""Fetches the documents of a tokens' issuer, which nobody may be able to change on the way."""
+"""Fetches the documents of a tokens' issuer, in ways that let nobody change them in transit."""
 
 import json
 from http.client import HTTPException

@@ -111,7 +111,7 @@ class Policy:
         return None
 
     def rule_without_model(self, principal: Principal, action: Action) -> Grant | None:
-        """The rule that lets a principal do something that concerns no model; None if it may do it to no model."""
+        """The rule that allows a principal an action on no particular model; None if it may act on no model at all."""
         names = self._names(principal)
         about = (rule for rule in self.rules if action in rule.actions and not names.isdisjoint(rule.who))
         first = next((rule for rule in about if rule.allow or "*" in rule.models), None)

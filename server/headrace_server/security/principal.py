@@ -30,7 +30,7 @@ class Principal:
     Attributes:
         name: The name with its kind in front, such as `key:shop`, `jwt:alice`, `cert:trainer`: names of one kind cannot
             be taken for those of another. `anonymous` for a call without credentials.
-        groups: The groups, also with their kind, such as `jwt-group:analysts`.
+        groups: The groups, with their kind in front, too, such as `jwt-group:analysts`.
         expires: When the credentials expire, in seconds since 1970; None means never.
     """
 

@@ -69,7 +69,7 @@ def begin_visit(visit: Visit) -> None:
 
 @contextmanager
 def within_a_call() -> Iterator[None]:
-    """A context in which runs of models are parts of a run that has already been charged."""
+    """A context for the inner runs of a run that has already been charged: they are not charged again."""
     token = _VISIT.set(None)
     try:
         yield

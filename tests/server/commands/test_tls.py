@@ -183,14 +183,14 @@ class TestRefusals:
         self, mutual: int, files: Files, command: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         line = self.said(capsys, *command, f"--server=localhost:{mutual}", f"--tls_ca={files.ca}")
-        assert "(the server may ask for a certificate: --tls_cert and --tls_key name one, and its key)" in line
+        assert "(perhaps the server asks for a certificate: --tls_cert and --tls_key name one, and its key)" in line
 
     def test_a_certificate_that_the_server_does_not_trust(
         self, mutual: int, files: Files, command: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         shown = (f"--tls_cert={files.stranger_cert}", f"--tls_key={files.stranger_key}")
         line = self.said(capsys, *command, f"--server=localhost:{mutual}", f"--tls_ca={files.ca}", *shown)
-        assert f"(the server may not trust the certificate of --tls_cert={files.stranger_cert})" in line
+        assert f"(perhaps the server does not trust the certificate of --tls_cert={files.stranger_cert})" in line
 
     def test_a_server_without_tls(
         self, running: Run, files: Files, command: list[str], capsys: pytest.CaptureFixture[str]
@@ -244,7 +244,7 @@ class TestBenchOverRest:
         for server, flags, reason in (
             (f"localhost:{rest}", (f"--tls_ca={files.other}", *shown), "the server's certificate is not trusted"),
             (f"127.0.0.1:{rest}", (f"--tls_ca={files.ca}", *shown), "the server's certificate is for another name"),
-            (f"localhost:{rest}", (f"--tls_ca={files.ca}",), "the server may ask for a certificate"),
+            (f"localhost:{rest}", (f"--tls_ca={files.ca}",), "perhaps the server asks for a certificate"),
             (f"localhost:{rest}", (), "--tls_ca turns TLS on"),
             (f"https://localhost:{rest}", (), "needs --tls_ca, which turns TLS on"),
             (f"http://localhost:{rest}", (f"--tls_ca={files.ca}",), "leave out the scheme"),

@@ -216,7 +216,7 @@ class _Trial:
         For example, a model may divide a batch of images by 255 if any value is above 1. Integers of any size are tried
         where they are harmless: a model may divide by 65,535 if any integer is above 255.
         """
-        least = recipe.least - 1 if self._subject.exact else recipe.least  # a GPU may not check negative indices
+        least = recipe.least - 1 if self._subject.exact else recipe.least  # GPUs do not always check negative indices
         wider = replace(recipe, least=least, text=(*recipe.text, *EXTREME_WORDS))
         choices: list[tuple[Recipe, ...]] = [(wider, replace(recipe, most=recipe.most or rows))]
         if self._subject.exact and self._subject.hints.any_integers and self._has_integers:

@@ -214,7 +214,7 @@ def _read(model: Path) -> tuple[bytes | None, ExternalData | None]:
     Raises:
         OSError: The file cannot be read.
     """
-    if not str(model).isprintable():  # it may not be UTF-8: ONNX Runtime accepts no such path, so the content is read
+    if not str(model).isprintable():  # perhaps not UTF-8, which ONNX Runtime requires of a path: the content is read
         words = {KEY, OPERATOR}
     elif not (words := mentioned(model, {KEY, OPERATOR})):
         return None, None

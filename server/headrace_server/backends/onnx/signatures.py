@@ -56,7 +56,7 @@ class Found:
 
 
 def output_shapes(session: Session) -> Shapes:
-    """The shapes of a graph's outputs. ONNX Runtime infers what the graph leaves open, also from weights."""
+    """The shapes of a graph's outputs. ONNX Runtime infers what the graph leaves open, in part from weights."""
     return tuple([tuple(output.shape) for output in session.get_outputs()])
 
 

@@ -179,8 +179,9 @@ class Regions:
         """Opens a region under a name.
 
         Raises:
-            ServingError: ALREADY_EXISTS if the name is taken; INTERNAL if the object cannot be opened, also for a
-                listener; INVALID_ARGUMENT if the region is not a part of the object, as for `SystemRegion`.
+            ServingError: ALREADY_EXISTS if the name is taken; INTERNAL if the object cannot be opened, or a
+                listener cannot open it again; INVALID_ARGUMENT if the region is not a part of the object, as for
+                `SystemRegion`.
         """
         if name in self._regions:
             raise ServingError(Code.ALREADY_EXISTS, f"shared memory region '{name}' already in manager")

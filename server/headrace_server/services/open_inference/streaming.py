@@ -46,7 +46,7 @@ MAX_RUNNING = 64
 """The maximum number of requests of one stream that run together; the next is read only after one has been answered."""
 
 MAX_UNREAD = 16
-"""The maximum number of answers that wait for a caller that reads slowly; further ones block their requests."""
+"""The maximum number of answers that wait for a slow reader; requests with further answers wait for room."""
 
 
 class _Unread(NamedTuple):

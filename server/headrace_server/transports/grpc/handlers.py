@@ -30,7 +30,7 @@ Trailers = tuple[tuple[str, str], ...]
 HandleStream = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
 
 LOW_PRIORITY = ("headrace-priority", "low")
-"""The metadata with which a caller asks that other calls run before this one."""
+"""The metadata by which a caller gives its call a low priority: other calls then run first."""
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """The key in a call's trailers for the milliseconds after which to send the call again."""
