@@ -29,7 +29,7 @@ TIMEOUT = 1.0
 HEAD = """# Faults of one model
 
 Made by `python -m scripts.faults`. In each row, a server with two models, `faulty` and `other`, is called; `faulty`
-then hangs, crashes or takes more memory than it may. The columns show the answer to the call that caused it, the time
+then hangs, crashes or takes more memory than it may. The columns show the answer to the call that caused this, the time
 until the next successful call of `faulty`, how many calls of `other` were made during that time, one after the other,
 and how many of them failed. `--run_timeout` is 1 s; the memory limit, if there is one, is 1 GB.
 

@@ -132,7 +132,7 @@ class Batch:
             lock: A lock that is held while a task's pieces, which may run on several threads, are combined.
 
         Raises:
-            BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
+            BatchOutputError: An output has no batch axis (FAILED_PRECONDITION in TF Serving's batching_session.cc).
         """
         lone = self._lone
         if self._batched and not lone:
@@ -205,7 +205,7 @@ def check_outputs(outputs: Arrays, rows: int) -> None:
     """Compares the outputs' axis 0 with the rows that were passed to the backend.
 
     Raises:
-        BatchOutputError: An output has no batch axis. TF Serving: FAILED_PRECONDITION, `batching_session.cc`.
+        BatchOutputError: An output has no batch axis (FAILED_PRECONDITION in TF Serving's batching_session.cc).
     """
     for name, array in outputs.items():
         if array.ndim == 0:

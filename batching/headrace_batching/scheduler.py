@@ -52,9 +52,9 @@ class Scheduler:
 
     Args:
         threads: The threads that run batches.
-        run: Maps arrays by input name to arrays by output name, with the batch on axis 0; called on batch threads,
-            several at the same time. An error reaches only the callers whose task fails even if it runs alone; a
-            `NotRepeated` reaches all callers of the batch.
+        run: Takes the inputs by name, and returns the outputs by name, all with the batch on axis 0; called on batch
+            threads, on several at the same time. An error reaches only the callers whose task fails even if it runs
+            alone; a `NotRepeated` reaches all callers of the batch.
         options: The batching options.
         batched: Whether axis 0 is the batch axis. If it is not, `options.max_batch_size` is 1, every task counts as one
             row, and tasks are run one by one, with unchanged arrays.

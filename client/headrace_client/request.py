@@ -116,7 +116,7 @@ class Hedge:
 class TensorSpec:
     """One input or output of a signature; None means an open dimension, or an open shape.
 
-    Strings have the dtype object, like the arrays that `predict` returns. TF Serving: the signatures also include
+    Strings have the dtype object, like the arrays that `predict` returns. TF Serving's signatures also include
     entries that are not tensors, such as the operation that initialises a SavedModel; their dtype is None.
     """
 
@@ -203,7 +203,7 @@ def model_spec(
 
 
 def predict(spec: ModelSpec, inputs: Mapping[str, ArrayLike], outputs: Collection[str]) -> Call[dict[str, np.ndarray]]:
-    """Returns the Predict call for `inputs`, which returns the arrays that `outputs` names, or all.
+    """Returns the Predict call for `inputs`; its result is the arrays that `outputs` names, or all.
 
     `inputs` may be empty, for a model without inputs. Raises ValueError if `inputs` is not a mapping, or `outputs` is a
     string.

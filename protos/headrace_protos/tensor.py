@@ -35,8 +35,8 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
 
     Strings become an object array of bytes, and quantised integers become plain ones. `tensor_content` is used if it is
     not empty, otherwise the `*_val` field of the dtype: missing elements repeat its last value, or are zeros if the
-    field is empty, and surplus values are ignored. TF Serving: the same, except for the limits MAX_FILLED_BYTES and, on
-    shapes, numpy's.
+    field is empty, and surplus values are ignored. TF Serving does the same, but without the limits
+    MAX_FILLED_BYTES and, on shapes, numpy's.
 
     Raises TensorError if the dtype holds no data, the shape is invalid, or the content does not fit the shape.
     """
@@ -54,8 +54,8 @@ def to_proto(values: npt.ArrayLike, into: TensorProto | None = None, *, as_conte
     """Encodes an array, or values that numpy converts to one, in the `*_val` field of its dtype or as `tensor_content`.
 
     `into` is an empty message to fill, such as an entry of a response's outputs; it is returned, or else a new message.
-    Texts are encoded as UTF-8. An array without elements is encoded as its dtype and shape alone. TF Serving: the same;
-    `as_content` corresponds to --enable_serialization_as_tensor_content.
+    Texts are encoded as UTF-8. An array without elements is encoded as its dtype and shape alone. TF Serving does the
+    same; `as_content` corresponds to --enable_serialization_as_tensor_content.
 
     Raises TensorError if numpy cannot convert the values to an array, or no data type corresponds to its dtype.
     """

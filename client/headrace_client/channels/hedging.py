@@ -88,7 +88,7 @@ def _once(settings: Settings) -> Settings:
 
 
 class HedgedChannel(GrpcioChannel):
-    """A channel of grpcio whose calls block. It sends another attempt of a slow call, as `hedge` says."""
+    """A channel of grpcio whose calls block. If a call is slow, it makes another attempt, according to `hedge`."""
 
     def __init__(self, settings: Settings, hedge: Hedge) -> None:
         super().__init__(_once(settings))

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A socket, with or without TLS, that reports only after the HTTP/2 handshake that it supports vectored writes.
+/// A socket, with or without TLS. It reports support for vectored writes only after the HTTP/2 handshake.
 ///
 /// h2 copies short payloads into its buffer, from which it writes them together with other frames: payloads of up to
 /// 256 bytes if the socket supports vectored writes during the handshake, otherwise of up to 1,024 bytes. A longer

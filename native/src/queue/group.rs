@@ -77,8 +77,8 @@ impl<T: Waits> Group<T> {
         self.tasks.iter().position(|tasks| !tasks.is_empty()).unwrap_or(PRIORITIES)
     }
 
-    /// Assigns a task to a waiting batch, or refuses it. TF Serving: tasks are assigned in order of arrival, and the
-    /// number of waiting batches is limited.
+    /// Assigns a task to a waiting batch, or refuses it. As in TF Serving, tasks are assigned in order of arrival, and
+    /// the number of waiting batches is limited.
     pub fn admit(&mut self, rows: usize, rules: &Rules) -> Result<u64, Refusal> {
         let mut opened = self.slots.get(&self.last_slot).copied().unwrap_or(0);
         if opened + rows > rules.execution_limit && !rules.splitting {

@@ -72,7 +72,7 @@ class Risks:
     """Operators of a model with which a request that fits the signature can crash the process.
 
     Attributes:
-        fatal: Operators that have crashed the process, or are of a kind that has.
+        fatal: Operators that have crashed the process, and others of the same kind.
         untried: Operators for which this is unknown.
         growing: Operators whose memory use depends on values in a request.
         lasting: Operators that can run for hours on values in a request, and that no time limit ends.

@@ -15,7 +15,7 @@ class Retrying:
     its pause is over. The pause doubles with each failure. Files that change between all scans, such as a log, do not
     delay a version for longer than a minute.
 
-    TF Serving: with `enable_reload_servables_with_error`, a failed version is loaded again at every scan, even if
+    In TF Serving with `enable_reload_servables_with_error`, a failed version is loaded again at every scan, even if
     nothing has changed.
 
     Args:

@@ -57,7 +57,7 @@ class ChildProcess:
 
 
 def come_up() -> socket.socket:
-    """The first thing that the process does: returns the socket to the server, which its first argument names."""
+    """Prepares the new process, and returns its socket to the server, whose descriptor is the first argument."""
     end_with_server(int(sys.argv[3]))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server handles them; this process ends when the server does

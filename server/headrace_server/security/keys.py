@@ -113,8 +113,7 @@ def check_key(token: str, keys: Keys, now: float) -> Principal:
     """Checks a key, and returns its principal.
 
     Raises:
-        Refused: UNAUTHENTICATED. The error says that the key is revoked or has expired only to a caller that knows the
-        secret.
+        Refused: UNAUTHENTICATED. Only a caller that knows the secret is told that the key is revoked or has expired.
     """
     found = _KEY.fullmatch(token)
     key = keys.get(found[1]) if found else None

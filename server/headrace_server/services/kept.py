@@ -14,8 +14,8 @@ class KeepsAnswers(Protocol):
     def keep(self, count: Count) -> None:
         """Marks the answer to this call as valid for every call with the same request, until the state changes.
 
-        The state consists of the states of versions, which versions serve, the labels, and whether the server is ready:
-        everything that answers of lasting methods report. Only an answer that is OK is kept.
+        The state consists of the states of versions, which versions serve, the labels, and whether the server is ready.
+        Answers of lasting methods report nothing else. Only an answer that is OK is kept.
         """
 
 

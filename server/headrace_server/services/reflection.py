@@ -74,7 +74,7 @@ async def _next(answers: AsyncIterator[Any], draining: "asyncio.Future[Any]") ->
 
 
 def _v1_file() -> bytes:
-    """The description of v1. Its messages equal those of v1alpha, so it is that of v1alpha with other names."""
+    """The description of v1: that of v1alpha with other names, since the messages of the two are equal."""
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     v1, v1alpha = _PACKAGES
     text = text_format.MessageToString(file).replace(v1alpha, v1).replace("/v1alpha/", "/v1/")

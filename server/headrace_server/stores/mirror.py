@@ -18,7 +18,7 @@ NUMBERS = "numbers.json"
 ONE_FILE = (".onnx", ".plan", ".engine", ".tflite")
 
 Choose = Callable[[Collection[int]], Sequence[int]]
-"""Chooses from the versions that exist those that are wanted, the highest first."""
+"""Given the versions that exist, returns those that are wanted, the highest first."""
 
 
 @dataclass(frozen=True, slots=True)

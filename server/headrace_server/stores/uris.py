@@ -20,7 +20,7 @@ def is_remote(base_path: str) -> bool:
 
 
 def check_installed(uri: str) -> None:
-    """Refuses a URI whose store needs a package that is not installed, before anything waits for it.
+    """Refuses a URI whose store needs a package that is not installed, before anything waits for the store.
 
     Raises:
         StoreError: The package is missing.

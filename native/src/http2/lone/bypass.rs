@@ -36,7 +36,7 @@ pub struct Bypass {
 pub enum Given {
     /// Bytes that the client has sent.
     Bytes,
-    /// A part of a WINDOW_UPDATE that the client has not sent: it gives h2 a part of the window that was kept from it.
+    /// A part of a WINDOW_UPDATE that did not come from the client: it gives h2 some of the window that was kept back.
     Frame,
     /// Nothing: a `Reader` reads.
     Nothing,

@@ -26,11 +26,11 @@ const RETURNED: u32 = 32 << 10;
 
 /// The windows of one connection, in bytes.
 pub struct Windows {
-    /// The part of the client's window that answers which h2 does not see may still use.
+    /// How much of the client's window is left for answers of which h2 does not know.
     share: u32,
-    /// A lower bound of the part that h2 may still use.
+    /// How much of the client's window is left for h2, at least.
     left: u32,
-    /// The part that has been taken from the share for h2, but that h2 does not know of yet.
+    /// How much has been taken from the share for h2, which has not been told so yet.
     back: u32,
     /// The client's window for each new stream; 0 if unknown.
     stream: u32,

@@ -122,8 +122,8 @@ impl Reader<'_> {
         self.usual().or_else(|| self.unusual())
     }
 
-    /// Does what `written` does, for a number of the usual form: one without an exponent and with few digits, which is
-    /// not at the very end of the document. For any other number, returns None and leaves the position unchanged.
+    /// Like `written`, for a number of the usual form: one without an exponent and with few digits, which is not at the
+    /// very end of the document. For any other number, returns None and leaves the position unchanged.
     #[inline(always)]
     fn usual(&mut self) -> Option<Written> {
         let text: &[u8; AHEAD] = self.data.get(self.at..)?.first_chunk()?;

@@ -1,4 +1,4 @@
-"""Removes the operators from an ONNX model that turn probabilities into dictionaries, which no tensor can contain."""
+"""Removes from an ONNX model the operators that turn probabilities into dictionaries, which are no tensors."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -137,7 +137,7 @@ def _copies(version: Path, names: Mapping[str, bytes | None]) -> dict[str, Memor
 
 
 def _check_whole(version: Path, manifest: Manifest) -> None:
-    """Refuses files that were not signed, and missing files that were.
+    """Refuses a version that has an unsigned file, or lacks a signed one.
 
     Raises:
         BadSignature: A file was not signed, or a signed one is missing.

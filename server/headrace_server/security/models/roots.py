@@ -55,8 +55,9 @@ class Trust:
     def of(self, version: Path) -> list[Root]:
         """The rules for a version, all of which it must satisfy, so that no link leads out of a root.
 
-        They are those of its target if it is a link, of its own place, and of the places of links to folders above it.
-        The rules outside all roots apply only if its target or its own place is in no root.
+        Three kinds of places have rules: the version's target if the version is a link, the version's own place, and
+        the places of links to folders above it. The rules outside all roots apply only if the target or the version's
+        own place is in no root.
         """
         absolute = version.absolute()
         above = [folder.resolve() / absolute.relative_to(folder) for folder in absolute.parents]

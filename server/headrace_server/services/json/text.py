@@ -33,7 +33,7 @@ def _escaped(text: str) -> str:
 
 
 def newline(level: int) -> str:
-    """The start of a line at a depth of objects and arrays."""
+    """A line break and the indentation at this depth of objects and arrays."""
     return "\n" + INDENT * level
 
 

@@ -55,15 +55,15 @@ class Examples:
             abandoned: Returns whether nothing waits for the inputs; called at intervals.
 
         Raises:
-            ServingError: INVALID_ARGUMENT if a feature is missing or does not fit its input. TF Serving: the texts are
-                those of TensorFlow's ParseExample. CANCELLED if it was abandoned.
+            ServingError: INVALID_ARGUMENT if a feature is missing or does not fit its input, in the words of
+                TensorFlow's ParseExample; CANCELLED if the decoding was abandoned.
         """
         if not signature.features:
             return {INPUTS: self._serialized()}
         return self._features(signature, abandoned)
 
     def _serialized(self) -> Array:
-        """The Examples as strings [n]. TF Serving: the context's bytes, then the Example's; a parser merges the two."""
+        """The Examples as strings [n]. As in TF Serving, each is the context and the Example, which a parser merges."""
         shared = self.context.SerializeToString()
         array = np.empty(len(self), np.object_)
         array[:] = [shared + example.SerializeToString() for example in self.examples]
