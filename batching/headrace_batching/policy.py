@@ -33,8 +33,8 @@ def choose(groups: Iterable[W], now: float) -> tuple[W | None, float]:
         groups: The groups that have tasks, the one served least recently first.
         now: The current time, in seconds.
 
-    Returns: The group, and `now`: the first of those that may run now and have the highest priority. If none may run,
-        None and the time when the next batch is due (infinity if nothing waits). A full batch never waits.
+    Returns: A group that may run now, and `now`: of those with the highest priority, the first. If none may run, None
+        and the time when the next batch is due (infinity if nothing waits). A full batch never waits.
     """
     second: W | None = None
     wake = inf

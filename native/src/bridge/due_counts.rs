@@ -1,7 +1,7 @@
 //! Decides when Python counts runs without the interpreter: seldom, since calls wait meanwhile.
 //!
 //! Python needs half a millisecond to count a few hundred runs, and 1.5 ms for four thousand. On a machine with two
-//! cores, calls often wait for the core that does so. In an earlier version, Python counted the runs of a busy model 50
+//! cores, calls often wait for the core that counts. In an earlier version, Python counted the runs of a busy model 50
 //! times a second, which delayed more than one call in a hundred.
 
 use std::sync::Weak;

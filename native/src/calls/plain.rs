@@ -143,7 +143,7 @@ impl PlainCalls {
             return Outcome::ForPython(message, respond);
         }
         let Some(plain) = self.plain(opening, &message) else { return Outcome::ForPython(message, respond) };
-        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
+        // This comes last because it counts the call: Python admits, and counts, the calls that it handles.
         let now = Instant::now();
         let admission = self.admission(opening, &plain, now);
         let Plain { understood: Understood { signature, lane, arrays, rows, choice, protocol }, .. } = plain;

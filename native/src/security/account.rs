@@ -65,8 +65,8 @@ impl Account {
         Self(Arc::new(Limits { calls: calls_per_second, rows: rows_per_second, concurrent: concurrent_calls, state }))
     }
 
-    /// Admits a call, which counts as running until `release`, and returns None; or returns the number of seconds
-    /// before a retry.
+    /// Admits a call, which counts as running until `release`, and returns None. If the limits do not allow the call
+    /// now, returns the number of seconds after which the client may try again.
     fn admit(&self) -> Option<f64> {
         self.0.admit(0, Instant::now())
     }

@@ -54,7 +54,7 @@ impl Rest {
         let inner = || body.tensors.iter().map(|tensor| &*tensor.inner);
         let copy = |input: usize, target: &mut [u8]| target.copy_from_slice(&body.tensors[input].bytes);
         let (key, row_bytes) = (signature.key(body.rows, inner(), copy, None)?, signature.row_bytes(inner()));
-        // Admission counts the call, so it comes last: the calls that are left to Python are admitted there.
+        // This comes last because it counts the call: Python admits, and counts, the calls that it handles.
         let (admitted, low) = self.admit(headers, "HTTP infer", signature, (body.rows, came))?;
         let api = Api::OpenInference(body.id.clone());
         let pending = Pending::new(self, api, signature.clone(), came, admitted);

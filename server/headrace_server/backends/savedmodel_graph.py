@@ -124,7 +124,7 @@ class SavedModelGraph:
         return Risks(growing=tuple(sorted(growing)), lasting=tuple(sorted(lasting))) if growing or lasting else NO_RISKS
 
     def _may_last(self, body: "_Body", node: _Node) -> bool:
-        """Whether a node is a loop that ends, or does not end, on values in a request."""
+        """Whether a node is a loop whose number of iterations depends on values in a request."""
         if node.operator in _LOOPS:
             condition, _ = self._called(node)
             return condition.has_chosen(condition.results)

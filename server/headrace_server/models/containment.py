@@ -1,4 +1,4 @@
-"""Keeps a model out of the server's own process if requests may crash the process."""
+"""Keeps a model out of the server's own process if requests can crash the process."""
 
 import logging
 import time
@@ -40,11 +40,11 @@ def risks_of(backend: Backend) -> Risks | None:
 
 
 def must_be_contained(name: str, backend: Backend, start_trial: Callable[[], IsolatedBackend]) -> bool:
-    """Whether a model must run in a worker process because a request may crash its process.
+    """Whether a model must run in a worker process because a request can crash its process.
 
-    It must if one of its operators is known to crash, if values in a request determine how much memory it uses, or if
-    they can make it run for hours: such a run ends only with its process. A model with an operator of which it is not
-    known whether it crashes is tested in a process of its own.
+    The model must if one of its operators is known to crash, if values in a request determine how much memory it uses,
+    or if they can make it run for hours: such a run ends only with its process. If an operator is unknown, the model is
+    tested in a process of its own.
 
     Args:
         name: The model's name, for the log.

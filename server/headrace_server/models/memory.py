@@ -45,9 +45,9 @@ def resident() -> int:
 class Remains:
     """Decides when the memory of evicted versions is returned to the system.
 
-    The next load can reuse most of this memory. If it is returned, its pages are unmapped, and mapped again for the
-    next load, which takes most of a load's CPU time. So it is returned only if the process has grown by more than its
-    versions have.
+    The next load can reuse most of this memory. If the memory is returned, its pages are unmapped, and mapping pages
+    again takes most of the next load's CPU time. So the memory is returned only if the process has grown by more than
+    its versions have.
 
     Args:
         release: Returns free memory to the system.

@@ -51,7 +51,7 @@ def may_be_plain(model: str, *, checks_methods: bool, logs: Callable[[str], bool
 
 
 def larger_alone(options: Options) -> bool:
-    """Whether a plain Predict with more rows than a batch joins the queue, which makes a batch of its own of it.
+    """Whether a plain Predict with more rows than a batch joins the queue, where it forms a batch of its own.
 
     Otherwise Python splits it, refuses it, or runs it in the queue of the requests that run alone: a limit on waiting
     batches and a latency objective are meant for batches.

@@ -33,8 +33,8 @@ def served_at_once(model: Model) -> Served:
 def served_on_demand(model: Model) -> Served:
     """The versions that can be called if each is loaded when it is called.
 
-    A call that names no version is for the highest one that is in memory or at rest. Only if there is none is it for
-    the highest of the others, and waits for its first load.
+    A call that names no version is for the highest one that is in memory or at rest. If there is none,
+    the call is for the highest of the others, and waits for the first load of that version.
     """
     states = {version: model.versions[version].state for version in model.aspired}
     over = (State.AVAILABLE, State.END)

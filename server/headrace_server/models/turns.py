@@ -10,8 +10,8 @@ SECONDS = 0.00002
 class ShortTurns:
     """A context with a short switch interval; several may overlap. Any thread.
 
-    A call takes the lock several times. Without this context, it would wait for the default interval each time, while
-    a load runs Python code. If the interval is already that short, as during the loads of another server in the
+    A call takes the lock several times. Without this context, the call would wait for the default interval each time
+    that a load runs Python code. If the interval is already that short, as during the loads of another server in the
     process, it is left unchanged.
     """
 

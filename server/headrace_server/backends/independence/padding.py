@@ -156,7 +156,7 @@ class PaddingTrial:
         """The beginning of usual rows.
 
         Raises:
-            NotPadded: The model refuses rows of this length, so they must not be answered when they are padded either.
+            NotPadded: The model refuses rows of this length, so the padded rows must not get an answer either.
         """
         rows = {}
         for alias, array in self._usual(padding, recipe).items():

@@ -1,4 +1,4 @@
-"""Recognises a dimension that is the total of earlier and new tokens by its name, as exporters of decoders write it."""
+"""Recognises, by its name, a dimension that is the number of all tokens, earlier and new, of an exported decoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +11,8 @@ Specs = Mapping[str, TensorSpec]
 def with_totals(inputs: Specs, outputs: Specs) -> tuple[Specs, Specs]:
     """The inputs and outputs, with the name `total_length` replaced by `past_length + length`.
 
-    Names are only recognised if one inner dimension's name contains `total`, and one `past`; they may contain more. The
-    new tokens are counted by the first other name of an input, or there is one of them.
+    This applies only if exactly one name of an inner dimension contains `total`, and exactly one other contains `past`.
+    The first of the remaining names of the inputs stands for `length`, which is 1 if no name remains.
     """
     batch = {spec.dims[0] for spec in inputs.values() if spec.dims}
     names = dict.fromkeys(name for spec in inputs.values() for name in spec.dims[1:] if name and name not in batch)

@@ -241,7 +241,7 @@ def _names(nodes: list[Any], which: str) -> set[str]:
 
 
 def _depending(followed: Followed, by: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """The operators with an input, among those `by` lists for them, that depends on a request's values."""
+    """The operators of nodes of which at least one of the inputs listed in `by` depends on a request's values."""
     return {node.op_type for node, dependent in followed if dependent.intersection(by.get(node.op_type, ()))}
 
 

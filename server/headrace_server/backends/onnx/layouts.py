@@ -1,4 +1,4 @@
-"""Recognises models that differ only in the data of their weights by comparing the other bytes of their files.
+"""Compares the bytes of models' files, except the data of weights, to recognise models that differ only in these.
 
 Comparing takes a few microseconds. Decoding a small model's graph and computing its digest takes a tenth of the time of
 its whole load.
