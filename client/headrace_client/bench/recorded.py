@@ -55,7 +55,7 @@ def times(requests: list[Recorded], speed: float) -> list[float]:
 
     Args:
         requests: The requests, in the order in which they were sent.
-        speed: How many times as fast as recorded the requests are sent.
+        speed: The factor by which the requests are sent faster than they were recorded.
     """
     seconds: dict[int, int] = {}
     for request in requests:

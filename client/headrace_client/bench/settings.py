@@ -22,8 +22,8 @@ class Stage:
 
     Attributes:
         kind: `closed`, `poisson`, `constant` or `recorded`.
-        value: The number of callers of a closed loop, the calls per second of an open one, or how many
-            times as fast as recorded a log is sent.
+        value: The number of callers of a closed loop, the calls per second of an open one, or the factor
+            by which a log is sent faster than it was recorded.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-//! Rewrites an `:authority` that is not a host, so that h2 accepts it, as gRPC's own servers do.
+//! Rewrites an `:authority` that is not a host, because h2 refuses it; gRPC's own servers accept it.
 //!
 //! gRPC's C clients (C++, Python and others) send the path of a UNIX socket with `%2F` for every slash, and a list of
 //! addresses (`ipv4:10.0.0.1:8500,10.0.0.2:8500`) as it is. Neither is a valid host in a URI, so h2 resets the stream.

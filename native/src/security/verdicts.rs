@@ -181,7 +181,7 @@ impl Verdicts {
 }
 
 impl Found {
-    /// Whether this is the verdict about a model after this many changes.
+    /// Whether this verdict is about this model, and was stored after exactly this many changes.
     fn is(&self, model: &str, changes: u64) -> bool {
         self.changes == changes && self.verdict.model == model
     }

@@ -73,8 +73,8 @@ const MOST_SKIPPED: u32 = 256;
 /// connections waiting.
 const MOST_TOGETHER: usize = 256;
 
-/// The maximum number of REST calls in a batch that a connection thread runs itself, on a server with this many of
-/// these threads.
+/// The maximum number of REST calls in a batch that a connection thread runs itself, on a server with `threads`
+/// connection threads.
 pub fn most_together(threads: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     if cores <= 2 * threads { MOST_TOGETHER } else { 1 }

@@ -71,7 +71,7 @@ class StderrHandler(_Handler):
 
 
 def log_to_stderr(level: str = "info", form: str = "text") -> None:
-    """Sends log lines to stderr, and undoes an earlier call.
+    """Sends log lines to stderr, in place of what an earlier call has set up.
 
     The lines of the access log are written at every level: it has a flag of its own.
 

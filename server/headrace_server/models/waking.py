@@ -34,7 +34,7 @@ class Waking:
         version forever.
 
         Args:
-            find: Raises `NotInMemory` as long as a version must be waited for.
+            find: Returns what the caller needs; raises `NotInMemory` as long as a version must be waited for.
             asleep: The exception that `find` has raised.
             deadline: When to give up, on the monotonic clock; None means never.
 

@@ -97,7 +97,7 @@ class SpanMaker:
             del self._known[arrival]
 
     def _message(self, trees: "deque[_Tree]") -> tuple[bytes, int]:
-        """Encodes the spans of the first trees, and removes these: all of them, or as many as have enough bytes."""
+        """Removes trees from the front and encodes their spans, until none is left or the message is large enough."""
         message = self._kinds.message()
         spans = message.resource_spans[0].scope_spans[0].spans
         size = encoded = 0

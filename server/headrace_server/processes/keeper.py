@@ -143,7 +143,10 @@ class Places:
             self._tell()
 
     def settle(self) -> None:
-        """Completes `put` for places put back without it; called if `free.watched` is set or a process has ended."""
+        """Does the rest of `put` for places that were put back into `free` directly.
+
+        Called if `free.watched` is set or a process has ended.
+        """
         ended = {place.worker for place in self._free if place.worker.ended.is_set()}
         for worker in ended:
             self.drop(worker)

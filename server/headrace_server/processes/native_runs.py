@@ -35,7 +35,7 @@ class NativeRuns:
         name: The signature's name.
         declared: The signature, with its inputs and outputs.
         memory: The memory of the inputs.
-        receive: Receives the result of a run in a place; the seconds that it may take are its second argument.
+        receive: Waits for the result of a run in a place, for at most a number of seconds; None means any time.
         answer: Reads the outputs in this result, or raises its error.
         run: Runs arrays in another process.
     """

@@ -161,7 +161,7 @@ class Slot:
                     return message
 
     def connect(self, kind: str) -> socket.socket:
-        """Opens one more connection to the other side, which gets its end in a message of this kind.
+        """Opens one more connection to the other side, to which a message of this kind carries the other end.
 
         Raises:
             Unread: The other side has ended.

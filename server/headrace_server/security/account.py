@@ -37,7 +37,7 @@ class Account(Protocol):
     """The remainder of one caller's limits. Any thread."""
 
     def admit(self) -> float | None:
-        """Admits a call, and returns None; or refuses it, and returns the number of seconds before a retry."""
+        """Admits a call, and returns None; or refuses it, and returns the seconds after which to try again."""
 
     def charge(self, rows: int) -> None:
         """Charges for the rows of a call that has been admitted."""

@@ -88,14 +88,14 @@ class Mirrors:
         return self._cache.model(name, uri)
 
     def watch(self, name: str, uri: str, choose: Choose) -> None:
-        """Watches a model's store from now on; if it is watched already, its next scan stays when it was due.
+        """Watches a model's store from now on; if it is watched already, its next scan is due when it was before.
 
         Any thread.
 
         Args:
             name: The model's name.
             uri: The URI of the model.
-            choose: Chooses the wanted versions; equal to another choice with the same result.
+            choose: Chooses the wanted versions. Objects that always choose the same must be equal.
         """
         with self._woken:
             known = self._watched.get(name)
@@ -180,7 +180,7 @@ class Mirrors:
         watched.failures += 1
         pause = min(2.0 ** (watched.failures - 1), LONGEST_PAUSE)
         if text != watched.said and not self._stopping:
-            log.error("model %s cannot be fetched (will be tried again, first after %.0f s): %s", name, pause, text)
+            log.error("model %s cannot be fetched (the next try is in %.0f s): %s", name, pause, text)
         watched.said = text
         self._again(watched, pause)
 
