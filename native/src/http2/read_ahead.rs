@@ -25,8 +25,8 @@ const SIZE: usize = 128 << 10;
 /// connections can run.
 const TURN: usize = 512 << 10;
 
-/// The maximum number of spare buffers that a thread keeps. Only connections that have read more than was requested
-/// have one.
+/// The maximum number of spare buffers that a thread keeps. A connection has a buffer only while it has bytes that it has
+/// read ahead.
 const KEPT: usize = 4;
 
 thread_local! {
@@ -49,7 +49,7 @@ impl ReadAhead {
         Self { buffer: None, start: 0, end: 0, more: false, turn: Turn::new(after_pause) }
     }
 
-    /// Whether nothing has been read that has not been returned.
+    /// Whether everything that has been read has also been returned.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_none()
     }

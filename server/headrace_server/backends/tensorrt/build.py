@@ -226,6 +226,6 @@ def _folder_for(model: Path) -> Path | None:
     if not stays_in_memory(model):
         return None
     if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
-        text = f'precision = "fp16" writes a copy of the model, which was sealed, and {SHARED_MEMORY} cannot be written'
+        text = f'precision = "fp16" writes a copy of a sealed model only into {SHARED_MEMORY}, which cannot be written'
         raise LoadError(Code.FAILED_PRECONDITION, text)
     return SHARED_MEMORY
