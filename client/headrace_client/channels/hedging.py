@@ -45,7 +45,7 @@ class Budget:
             self._left = min(BURST, self._left + self._share)
 
     def spend(self) -> bool:
-        """Returns whether a call may be sent again, and counts it."""
+        """Returns whether a call may be sent again; if so, counts it."""
         with self._lock:
             if self._left < 1:
                 return False

@@ -25,8 +25,8 @@ const SIZE: usize = 128 << 10;
 /// connections can run.
 const TURN: usize = 512 << 10;
 
-/// The maximum number of spare buffers that a thread keeps. A connection has a buffer only while it has bytes that it has
-/// read ahead.
+/// The maximum number of spare buffers that a thread keeps. A connection has a buffer only while it has bytes that it
+/// has read ahead.
 const KEPT: usize = 4;
 
 thread_local! {
