@@ -84,8 +84,8 @@ impl Account {
 }
 
 impl Account {
-    /// Admits a call with this many rows, and returns its charge. If the limits do not allow the call now, fails with the
-    /// number of seconds after which the client may try again.
+    /// Admits a call with this many rows, and returns its charge. If the limits do not allow the call now, fails with
+    /// the number of seconds after which the client may try again.
     pub fn charged(&self, rows: usize, now: Instant) -> Result<Charged, f64> {
         self.0.admit(rows, now).map_or_else(|| Ok(Charged { limits: self.0.clone(), rows }), Err)
     }
