@@ -19,13 +19,19 @@ def rows_apart(nodes: Iterable[Any], inputs: Mapping[str, int], constants: Mappi
     """
     values: dict[str, Rows | Constant] = {**{name: Rows(rank) for name, rank in inputs.items() if rank}, **constants}
     shapes: dict[str, int] = {}  # by the name of a value's shape in the graph, the value's rank
+    by_rows: dict[str, int] = {}  # by the name of a shape that begins with the number of rows, the length of the shape
     for message in nodes:
         node = Node(message, values)
-        if (message.domain, message.op_type) == ("", "Shape") and node.rank and not node.has("start", "end"):
+        operator = "" if message.domain else message.op_type
+        if operator == "Shape" and node.rank and not node.has("start", "end"):
             shapes[message.output[0]] = node.rank
-        elif message.op_type == "Constant" and (tensor := node.tensor()) is not None:
+        elif length := _shape_by_rows(operator, message, node, shapes, by_rows):
+            by_rows[message.output[0]] = length
+        elif operator == "Reshape" and node.rank and (rank := by_rows.get(message.input[-1])):
+            values[message.output[0]] = Rows(rank)  # rows that are as many as before have the same elements as before
+        elif operator == "Constant" and (tensor := node.tensor()) is not None:
             values[message.output[0]] = constant_of(tensor)
-        elif constant := _folded(message, node) or _inner_sizes(message, node, shapes):
+        elif constant := _folded(operator, node) or _inner_sizes(operator, message, node, shapes):
             values[message.output[0]] = constant
         elif node.known and (rule := RULES.get((message.domain, message.op_type))):
             made = zip(message.output, rule(node), strict=False)
@@ -53,36 +59,65 @@ def constant_of(tensor: Any) -> Constant:
     return Constant(known.dims, values if len(values) == known.size else None)  # otherwise they lie in another file
 
 
-def _folded(message: Any, node: Node) -> Constant | None:
-    """What a node makes of a weight that it converts, as in a quantized graph; None for any other node."""
+def _folded(operator: str, node: Node) -> Constant | None:
+    """What a node makes of weights alone; None for any other node.
+
+    Quantized graphs convert weights, and text models look up the embeddings of the positions in a table.
+    """
     first = node.input(0)
     if not isinstance(first, Constant) or not node.constants_from(1):
         return None
-    if message.op_type in ("Identity", "Cast", "DequantizeLinear"):
-        return Constant(first.dims, first.values if message.op_type == "Identity" else None)
-    if message.op_type == "Transpose":
+    if operator in ("Identity", "Cast", "DequantizeLinear"):
+        return Constant(first.dims, first.values if operator == "Identity" else None)
+    if operator == "Transpose":
         permutation = node.integers("perm") or tuple(reversed(range(len(first.dims))))
         return Constant(tuple(first.dims[axis] for axis in permutation))
-    if message.op_type == "Unsqueeze" and not first.dims:
+    if operator == "Unsqueeze" and not first.dims:
         return Constant((1,) * len(node.integers("axes", 1) or (0,)))
-    if message.op_type == "Slice" and node.known:
+    indices = node.input(1)
+    if operator == "Gather" and first.dims and isinstance(indices, Constant):
+        axis = node.integer("axis", 0) % len(first.dims)
+        return Constant((*first.dims[:axis], *indices.dims, *first.dims[axis + 1 :]))
+    if operator == "Slice" and node.known:
         axes = node.integers("axes", 3)
         cut = range(len(first.dims)) if axes is None else [axis % len(first.dims) for axis in axes]
         return Constant(tuple(_UNKNOWN if axis in cut else size for axis, size in enumerate(first.dims)))
     return None
 
 
+def _shape_by_rows(
+    operator: str, message: Any, node: Node, shapes: Mapping[str, int], by_rows: Mapping[str, int]
+) -> int:
+    """The length of a shape that a node makes, and that begins with the number of rows; 0 for any other node.
+
+    For example, attention splits each row into heads: it takes the number of rows from the shape of its input, and
+    appends the sizes of the heads. A number of rows alone counts as such a shape.
+    """
+    first = message.input[0] if message.input else ""
+    if operator == "Gather" and first in shapes:
+        index = node.input(1)
+        if isinstance(index, Constant) and len(index.dims) <= 1 and index.values in ((0,), (-shapes[first],)):
+            return 1
+    if operator in ("Unsqueeze", "Cast", "Identity"):
+        return 1 if by_rows.get(first) == 1 else 0
+    if operator == "Concat" and first in by_rows:
+        sizes = [other.size for other in node.inputs[1:] if isinstance(other, Constant) and len(other.dims) == 1]
+        is_known = len(sizes) == len(node.inputs) - 1 and sum(sizes) <= FEW
+        return by_rows[first] + sum(sizes) if is_known else 0
+    return 0
+
+
 _UNKNOWN = 1 << 40
 """Stands for the size of a dimension that depends on a request, so that it is never taken for a size of 1."""
 
 
-def _inner_sizes(message: Any, node: Node, shapes: Mapping[str, int]) -> Constant | None:
+def _inner_sizes(operator: str, message: Any, node: Node, shapes: Mapping[str, int]) -> Constant | None:
     """Sizes beyond axis 0 that a node takes from a shape; like a weight, they are the same for all rows of a batch.
 
     For example, a table of position embeddings is cut to the number of tokens.
     """
     rank, indices = shapes.get(message.input[0], 0) if message.input else 0, node.input(1)
-    if message.op_type != "Gather" or not isinstance(indices, Constant) or not indices.values:
+    if operator != "Gather" or not isinstance(indices, Constant) or not indices.values:
         return None
     inside = all(-rank < index < 0 or 0 < index < rank for index in indices.values)
     return Constant(indices.dims) if inside else None

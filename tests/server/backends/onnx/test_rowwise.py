@@ -250,6 +250,75 @@ def test_a_table_of_positions_may_not_be_cut_to_the_number_of_rows(name: str, tm
     assert not proved(CUT_BY_THE_BATCH[name], tmp_path)
 
 
+def looked_up(axis: int) -> Graph:
+    """Rows of vectors plus the embeddings of as many positions as one size of the input."""
+    nodes = [
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("Gather", ["shape", "axis"], ["size"], axis=0),
+        make_node("Unsqueeze", ["size", "zero"], ["end"]),
+        make_node("Slice", ["numbers", "zero", "end", "one"], ["positions"]),
+        make_node("Gather", ["table", "positions"], ["embeddings"]),
+        make_node("Add", ["x", "embeddings"], ["y"]),
+    ]
+    constants = {
+        "axis": np.array(axis),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "numbers": np.arange(80).reshape(1, 80),
+        "table": weights(80, 3),
+    }
+    return Graph(nodes, {"x": (FLOAT, ["N", "L", 3])}, {"y": (FLOAT, ["N", "L", 3])}, constants)
+
+
+def test_embeddings_of_positions_may_be_looked_up_in_a_table(tmp_path: Path) -> None:
+    backend = loaded(looked_up(1), tmp_path)
+
+    assert backend.rows_are_apart(SIGNATURE)
+    assert tried(backend) is Finding.INDEPENDENT
+    backend.close()
+
+
+@pytest.mark.parametrize("axis", [0, -3])
+def test_positions_of_rows_prove_nothing(axis: int, tmp_path: Path) -> None:
+    assert not proved(looked_up(axis), tmp_path)
+
+
+def reshaped(*sizes: str | int) -> Graph:
+    """Rows of vectors of 6 numbers, in a shape of these sizes: constants, or sizes of the input by axis."""
+    nodes, constants = [make_node("Shape", ["x"], ["shape"])], {"zero": np.array([0])}
+    for number, size in enumerate(sizes):
+        if isinstance(size, int):
+            constants[f"size{number}"] = np.array([size])
+            continue
+        constants[f"axis{number}"] = np.array(int(size))
+        nodes += [
+            make_node("Gather", ["shape", f"axis{number}"], [f"only{number}"]),
+            make_node("Unsqueeze", [f"only{number}", "zero"], [f"size{number}"]),
+        ]
+    nodes += [
+        make_node("Concat", [f"size{number}" for number in range(len(sizes))], ["wanted"], axis=0),
+        make_node("Reshape", ["x", "wanted"], ["y"]),
+    ]
+    dims: list[int | str | None] = ["A", "B", "C", "D"]
+    return Graph(nodes, {"x": (FLOAT, ["N", "L", 6])}, {"y": (FLOAT, dims[: len(sizes)])}, constants)
+
+
+@pytest.mark.parametrize(
+    "sizes", [("0", "1", 2, 3), ("-3", "-2", 2, 3), ("0", "1", 3, -1), ("0", -1), ("0", 0, 2, 3), ("0", "2", "1")]
+)
+def test_each_row_may_be_reshaped(sizes: tuple[str | int, ...], tmp_path: Path) -> None:
+    backend = loaded(reshaped(*sizes), tmp_path)
+
+    assert backend.rows_are_apart(SIGNATURE)
+    assert tried(backend) is Finding.INDEPENDENT
+    backend.close()
+
+
+@pytest.mark.parametrize("sizes", [("1", "0", 2, 3), (2, "0", "1", 3), (-1, 6), ("1", -1), ("0", "0", -1)])
+def test_other_shapes_prove_nothing(sizes: tuple[str | int, ...], tmp_path: Path) -> None:
+    assert not proved(reshaped(*sizes), tmp_path)
+
+
 def test_a_table_that_is_sent_proves_nothing(tmp_path: Path) -> None:
     node = make_node("Gather", ["table", "ids"], ["y"])
     inputs: dict[str, Value] = {"ids": (INT64, ["N"]), "table": (FLOAT, ["M", 2])}
