@@ -14,7 +14,7 @@ class Change(NamedTuple):
     Attributes:
         output: The output's alias.
         by: The largest difference, as a fraction of the output's largest value; infinite if there is no such fraction.
-        text: The same number as text.
+        text: What happened to the output.
     """
 
     output: str
@@ -55,7 +55,13 @@ def _change(alias: str, old: Array, new: Array, rows: list[int], *, exact: bool)
         return None
     if by < np.inf:
         return Change(alias, by, f"changes by up to {by:.2g} of its largest value")
-    return Change(alias, by, "takes other values" if np.isfinite(now.astype(np.complex128)).all() else "becomes NaN")
+    return Change(alias, by, _how(now.astype(np.complex128)))
+
+
+def _how(values: Array) -> str:
+    if np.isnan(values).any():
+        return "becomes NaN"
+    return "becomes infinite" if np.isinf(values).any() else "takes other values"
 
 
 def _same(was: Array, now: Array) -> bool:
