@@ -13,7 +13,7 @@ from headrace_server.backends.independence.compare import first_change
         ([np.inf, np.nan], "becomes NaN"),
         ([1, np.inf], "becomes infinite"),
         ([1, -np.inf], "becomes infinite"),
-        ([1, 3], "changes by up to 0.33 of its largest value"),
+        ([1, 3], "changes by up to 0.5 of its largest value"),
         ([1, 2], None),
     ],
 )
