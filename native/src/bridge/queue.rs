@@ -220,7 +220,8 @@ impl Queue {
     }
 }
 
-/// The number of tasks that have been run. An error is reported; the tasks that it ended count as one.
+/// The number of tasks that have been run. If there was an error instead, reports it and returns 1, however many tasks
+/// were taken from the queue.
 fn counted(py: Python<'_>, ran: PyResult<usize>) -> usize {
     ran.unwrap_or_else(|error| {
         error.write_unraisable(py, None);

@@ -132,7 +132,7 @@ impl Runner {
         matches!(self, Self::Session(session) if session.is_large(outputs)).then(|| shapes(tasks, padded))
     }
 
-    /// Tells Python that memory has grown in a run whose inputs had these shapes.
+    /// Tells Python that ONNX Runtime's memory has grown in a run whose inputs had these shapes.
     pub fn grew(&self, shapes: Vec<Vec<usize>>) {
         if let Self::Session(session) = self {
             session.grew(shapes);

@@ -22,8 +22,8 @@ pub struct SessionRun {
     outputs: Vec<(String, CString)>,
     /// Called after a run with a large output, with the shapes of the run's inputs.
     grown: Py<PyAny>,
-    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. Python then runs the next
-    /// tasks, and may make ONNX Runtime free that memory first.
+    /// If an output has at least this many bytes, ONNX Runtime's memory is assumed to have grown. Python then runs the
+    /// next tasks, and may make ONNX Runtime free that memory first.
     large: usize,
     /// Whether the last run had an output of at least `large` bytes.
     has_grown: AtomicBool,
@@ -54,12 +54,12 @@ impl SessionRun {
         self.has_grown.load(Ordering::Relaxed) && self.has_grown.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether memory has grown because of these outputs.
+    /// Whether ONNX Runtime's memory is assumed to have grown because of these outputs.
     pub fn is_large(&self, outputs: &[Output<'_>]) -> bool {
         outputs.iter().any(|output| output.bytes.len() >= self.large)
     }
 
-    /// Tells Python that memory has grown in a run whose inputs had these shapes.
+    /// Tells Python that ONNX Runtime's memory has grown in a run whose inputs had these shapes.
     pub fn grew(&self, shapes: Vec<Vec<usize>>) {
         self.has_grown.store(true, Ordering::Relaxed);
         let tell = |py: Python<'_>| self.grown.bind(py).call1((shapes,)).map(drop);

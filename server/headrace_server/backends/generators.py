@@ -60,7 +60,7 @@ class Generators:
     async def answers(self, inputs: Any, convert: Convert) -> AsyncGenerator[Arrays, None]:
         """Yields what the model's generator yields, one value at a time, when the caller asks for it.
 
-        Closing this closes the model's generator, once its current step has ended.
+        If the caller closes the returned generator, the model's generator is closed once its current step has ended.
 
         Args:
             inputs: The arguments of the function.

@@ -269,7 +269,7 @@ class Signature:
 
         Args:
             arrays: The request's arrays, by alias.
-            pad: Whether inputs are padded with their first elements if the signature has no padding.
+            pad: Whether each input is padded with its own first element if the signature has no padding.
         """
         if self.one_shape:
             return ()

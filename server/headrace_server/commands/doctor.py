@@ -1,4 +1,4 @@
-"""`headrace doctor`: shows the parts that a server can use on this machine, and those that could be installed."""
+"""`headrace doctor`: shows the packages, CPUs and ports that a server can use here, and what could be installed."""
 
 import argparse
 import os
@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="show what this machine offers a server",
-        description="Show what this machine offers a server: Python, transports, runtimes, ports, limits, telemetry.",
+        description="Show what this machine offers a server: Python, CPUs, transports, runtimes, ports, telemetry.",
         allow_abbrev=False,
     )
     parser.set_defaults(command=_doctor, command_parser=parser)

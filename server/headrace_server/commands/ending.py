@@ -1,4 +1,4 @@
-"""Ends a command: computes its exit status and prints its error as one line on stderr."""
+"""Runs a command: prints its error, if there is one, as one line on stderr, and returns the exit status."""
 
 import sys
 from collections.abc import Callable

@@ -113,7 +113,7 @@ class SharingOptions:
     )
     batch_axis: bool | None = option(
         None,
-        "whether the first dimension of all inputs and outputs is the batch axis, even if declared otherwise",
+        "true: batch without a trial, whatever shapes are declared; false: run requests one by one",
         kind=bool,
     )
 

@@ -38,8 +38,8 @@ class Config:
         batching: Batching parameters as an object, for programs; a file named by `batching_parameters_file` takes
             precedence.
         models: Models as objects, for programs; if given, `model_name` and `model_base_path` are not used.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements, as TF Serving does, if
-            no padding is known that leaves answers unchanged.
+        pad_unproved: Whether `pad_variable_length_inputs` pads each input with its own first element, as TF Serving
+            does, if no padding is known that leaves answers unchanged; otherwise, it then does not pad.
     """
 
     port: int = flag(

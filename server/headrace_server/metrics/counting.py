@@ -32,7 +32,7 @@ class Counter:
     def follow(self, histogram: "Histogram") -> bool:
         """Makes the counter count the values of a histogram, too, at no cost when a value is observed.
 
-        Returns: Whether the counter did not follow that histogram before.
+        Returns: False if the counter followed that histogram already, otherwise True.
         """
         with self._lock:
             is_new = histogram not in self._histograms

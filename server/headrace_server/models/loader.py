@@ -62,8 +62,8 @@ class Loader:
         per_model_batching: Whether a version's own `batching_params.pbtxt` takes precedence over `batching`, and a
             version without one is not batched (TF Serving's `--enable_per_model_batching_parameters`).
         code: Decides which versions may hold a `model.py`.
-        pad_unproved: Whether `pad_variable_length_inputs` pads with a request's first elements if no padding is known
-            that leaves answers unchanged.
+        pad_unproved: Whether `pad_variable_length_inputs` pads each input with its own first element if no padding is
+            known that leaves answers unchanged; otherwise, it then does not pad.
         marks_use: Whether servables record when they were last used.
         linked: Whether runs in worker processes may use headrace-native.
     """

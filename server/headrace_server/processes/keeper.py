@@ -276,5 +276,5 @@ class Keeper:
 
     def _report(self, text: str) -> None:
         if not self._closing.is_set():
-            log.error("%s: its worker process %s; it is started again", self._name, text)
+            log.error("%s: its worker process %s; restarting it", self._name, text)
             self._restarted()

@@ -37,7 +37,7 @@ def make_gate(options: AuthOptions, audit_log: str, verdicts: Verdicts) -> Gate:
     keys, policy = options.keys_file, options.policy_file
     if options.certificates:
         with needs("auth"):
-            import cryptography  # noqa: F401 - reported now, and not at the first call
+            import cryptography  # noqa: F401 - a missing package is reported now, and not at the first call
     ways = Ways(
         FollowedFile(Path(keys), read_keys) if keys else None,
         _tokens(options) if options.jwt_issuer else None,

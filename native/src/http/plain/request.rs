@@ -81,8 +81,9 @@ struct Head<'a> {
     context: HeaderMap,
     /// The size of the body in bytes.
     size: usize,
-    /// The position of the digits of this size in the head.
+    /// The range of the head's bytes that states the size of the body.
     digits: Range<usize>,
+    /// The size of the head in bytes.
     end: usize,
 }
 

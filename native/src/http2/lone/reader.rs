@@ -72,8 +72,8 @@ impl<T> Reader<T> {
         }
     }
 
-    /// Must be called when h2 is pending; `rests` says whether h2 has no streams. Returns whether this reader reads
-    /// from now on; if so, it must be polled.
+    /// Must be called when h2, too, has nothing to do until more arrives; `rests` says whether h2 has no streams.
+    /// Returns whether this reader has now begun to read in place of h2; if so, the reader must be polled.
     pub fn begin(&mut self, rests: impl FnOnce() -> bool) -> bool {
         let Some(known) = self.known.as_ref().filter(|_| !self.reads) else { return false };
         let may_take = {

@@ -17,11 +17,14 @@ from headrace_server.backends.signature import TensorSpec
 
 
 class Rows(Enum):
-    """The kind of values in a generated row. Integers always stay small: they may be indices, or numbers of steps.
+    """The kind of values in a generated row.
 
-    A model may test whether *any* value of a batch is above a threshold. In a batch of the kind UNIT or HUNDREDS, all
-    values are on the same side of a usual threshold. Batches of the other kinds have values of all sizes, so the test
-    has the same result for each of them.
+    Generated integers of more than two bytes stay small unless `Recipe.large` is set: they may be indices, or numbers
+    of steps.
+
+    A model may test whether *any* value of a batch is above a threshold such as 1. In a batch of the kind UNIT, no
+    floating-point number is above 1; in one of the kind HUNDREDS, all are. Most batches of the kind USUAL have values
+    on both sides, so the test has the same result for each of them.
     """
 
     USUAL = "other values"

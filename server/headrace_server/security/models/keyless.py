@@ -62,7 +62,7 @@ class Keyless:
 
     def __init__(self, options: KeylessOptions) -> None:
         with needs("keyless"):
-            import sigstore.verify  # noqa: F401 - reported here, and not at the first load
+            import sigstore.verify  # noqa: F401 - if it is missing, `needs` names the extra
         self._verifier = _verifier(as_path(options.trust_root))
         self._policy = _Identities(options)
 

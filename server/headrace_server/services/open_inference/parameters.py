@@ -17,7 +17,7 @@ CLASSIFICATION = "classification"
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
 LOW_LEVEL = 2
-"""The level of calls that run after the others; any level except 1 and this one means the default."""
+"""The value of `priority` for requests that run after all others. 1 is the normal priority, any other the call's."""
 
 MICROSECONDS = 1e6
 

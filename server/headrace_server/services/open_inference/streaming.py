@@ -73,10 +73,10 @@ class Stream:
         self._unread: asyncio.Queue[_Unread | None] = asyncio.Queue(MAX_UNREAD)
 
     async def responses(self, requests: Requests) -> Responses:
-        """The answers to the requests, as they come.
+        """The answers to the requests, each as soon as it may be sent.
 
         Raises:
-            Exception: The requests could not be read; or a run failed, and the caller asked for an error.
+            Exception: The requests could not be read; or a run failed, and the call's metadata has `ENDS_BY_STATUS`.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
