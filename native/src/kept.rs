@@ -1,8 +1,8 @@
 //! Keeps Python's answers, so that Python need not answer the same question twice.
 //!
-//! Python decides which answers may be kept, says when each expires, and reports when the server's state has changed:
-//! then all answers are dropped. An answer is kept only if the state has not changed since the question was asked,
-//! because the answer may depend on the state.
+//! Python decides which answers may be kept, and until when, and reports when the server's state has changed: then all
+//! answers are dropped. An answer is kept only if the state has not changed since the question was asked, because
+//! the answer may depend on the state.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

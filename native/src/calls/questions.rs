@@ -1,4 +1,4 @@
-//! Keeps answers that are valid until the server's state changes, and repeats them for equal calls.
+//! Keeps Python's answers to calls, and repeats them for equal calls until the server's state changes.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -109,7 +109,9 @@ class SharingOptions:
     """Whether requests share batches; if nothing is set, headrace tests it. Keys of `[batching]`."""
 
     enabled: bool | None = option(
-        None, "let requests of this model share batches, without testing whether that changes answers", kind=bool
+        None,
+        "true: batch without a trial, where the declared shapes have a batch axis; false: run requests one by one",
+        kind=bool,
     )
     batch_axis: bool | None = option(
         None,

@@ -38,7 +38,7 @@ class Now:
         waiting: Returns the number of rows that wait in its queues.
         running: Returns the number of batches that are running now.
         on_devices: Returns the number of bytes that it uses on each GPU, by the GPU's number.
-        beliefs: Returns the `Beliefs` about each signature that has a latency objective, by the signature's name.
+        beliefs: Returns the beliefs about each signature that has been called, by name; empty without an objective.
         count_runs: Reports the runs without the interpreter that have not been reported yet.
     """
 

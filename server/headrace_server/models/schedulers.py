@@ -95,7 +95,7 @@ class Schedulers:
             scheduler.count_native_runs()
 
     def beliefs(self) -> dict[str, Beliefs]:
-        """The state of the latency objective of each signature that has been called, by name."""
+        """The beliefs about each signature that has been called, by name; empty without a latency objective."""
         made = list(self._made.items())
         found = {name: scheduler.beliefs for (name, alone), scheduler in made if not alone}
         return {name: beliefs for name, beliefs in found.items() if beliefs is not None}

@@ -170,7 +170,7 @@ class Servable:
         return f", in batches of up to {self._batching.max_batch_size} rows"
 
     def beliefs(self) -> Mapping[str, Beliefs]:
-        """The state of the latency objective, by signature; empty without an objective. Any thread."""
+        """The beliefs about each signature that has been called, by name; empty without an objective. Any thread."""
         return self._schedulers.beliefs()
 
     def signature(self, name: str) -> tuple[str, Signature]:

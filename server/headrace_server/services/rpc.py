@@ -58,8 +58,8 @@ class StreamMethod:
     Attributes:
         name: The method's name, as in the service's .proto file.
         request: The message type that the bytes of each request are parsed as.
-        answer: Returns responses to requests as they come; raises what `errors.status_of` maps to a status. The
-            iterator is closed when its responses are no longer read.
+        answer: Yields the responses, possibly before all requests have arrived; raises what `errors.status_of` maps to
+            a status. The generator is closed when its responses are no longer read.
     """
 
     name: str

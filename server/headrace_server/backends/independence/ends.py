@@ -53,7 +53,7 @@ class Ends:
         The answers of each run are compared with the known answers, and the answers of the two runs with each other.
 
         Args:
-            kind: The values of the other rows in the first run; in the second run, those have usual values.
+            kind: The kind of the other rows in the first run; in the second run, it is `Rows.USUAL`.
         """
         if self.rows < 3:
             return
