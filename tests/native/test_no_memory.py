@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
+from headrace_protos import DataType, TensorProto
 from headrace_protos.inference.grpc_service_pb2 import ModelInferRequest
 from tests.support import models
 from tests.support.calls import ANSWER_WITHIN, MODEL, PREDICT, Caller, Refusal, predict_request, refusal_of
@@ -202,6 +203,43 @@ def unknown_field(length: int) -> bytes:
 def _varint(value: int) -> bytes:
     low, rest = value & 0x7F, value >> 7
     return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+INTEGERS = predict_request(
+    {"x": TensorProto(dtype=DataType.DT_INT64, int64_val=np.arange(2_000_000) % 100)}
+).SerializeToString()
+"""A request that protobuf's parser makes eight times as large: each integer takes one byte here, and eight there."""
+
+
+def test_only_the_call_fails_that_protobuf_cannot_parse(served: Served) -> None:
+    codes = set()
+    for more in range(4, 132, 8):
+        served.limit(more * MB)
+        refusal = served.caller.send_bytes(PREDICT, INTEGERS)
+        served.unlimit()
+        assert isinstance(refusal, Refusal)
+        codes.add(refusal.code)
+        assert over_grpc(served, 1) is None
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT}  # the model takes floats
+    assert served.server.process.poll() is None
+
+
+def test_only_the_call_fails_whose_answer_python_cannot_write(served: Served) -> None:
+    def answer(rows: int) -> bytes | Refusal:
+        request = predict_request({"x": np.ones((rows, 1), np.float32)})
+        return served.caller.send_bytes(PREDICT, request.SerializeToString() + unknown_field(1))
+
+    for more in range(5, 245, 20):
+        served.limit(more * MB)
+        large = answer(ROWS)
+        served.unlimit()
+        assert not isinstance(answer(1), Refusal)
+        if isinstance(large, Refusal):
+            assert LACKS_MEMORY.search(large.text)
+            last = more
+    assert last > 60  # the model's run is not all that was refused
+    assert not isinstance(answer(ROWS), Refusal)
+    assert served.server.process.poll() is None
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from headrace_protos.wire import has_more_fields
 from headrace_server.errors import invalid
 from headrace_server.models.call import Call
+from headrace_server.services.room import parse
 
 MAX_CONCURRENT_STREAMS = 1000
 """The maximum number of concurrent calls on one connection, unless an operator sets another: gRPC itself has none."""
@@ -43,12 +44,13 @@ class Method:
 
         Raises:
             DecodeError: The bytes are not a message of the request's type.
+            MemoryError: The system has too little memory for the message.
             ServingError: INVALID_ARGUMENT if there are too many fields.
         """
         most = self.max_fields
         if most is not None and len(data) > 2 * most and has_more_fields(data, most):
             raise invalid(f"{self.request.DESCRIPTOR.full_name} must have at most {most} inputs and outputs")
-        return self.request.FromString(data)
+        return parse(self.request, data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from headrace_server.services.open_inference.datatypes import BY_NAME
 from headrace_server.services.open_inference.parameters import read_classes, read_parameters, read_place
 from headrace_server.services.open_inference.regions import Regions
 from headrace_server.services.open_inference.request import Content, InferRequest, InputTensor, WantedOutput, tag
+from headrace_server.services.room import check_answer
 
 _KINDS = {
     "bool_contents": "BOOL",
@@ -55,6 +56,7 @@ def write_answer(answer: InferAnswer, message: ModelInferResponse | None = None)
         answer: The model's answer.
         message: The message to fill; a new one if not given.
     """
+    check_answer(sum(output.array.nbytes for output in answer.outputs if not output.elsewhere))
     message = ModelInferResponse() if message is None else message
     message.model_name, message.model_version, message.id = answer.model, str(answer.version), answer.id
     for output in answer.outputs:

@@ -30,6 +30,7 @@ from headrace_server.backends.signature import (
 from headrace_server.errors import ServingError, invalid
 from headrace_server.models.call import Call
 from headrace_server.models.servable import Servable
+from headrace_server.services.room import check_answer
 from headrace_server.services.rpc import MAX_MESSAGE_BYTES, Method, Service
 from headrace_server.services.servables import Servables
 from headrace_server.services.tf_serving.examples import classification, regression
@@ -192,6 +193,7 @@ class PredictionService:
             size += _bytes_of(array)
         if size > self._max_answer_bytes:
             raise _too_large(results, self._max_answer_bytes)
+        check_answer(size)
         response = PredictResponse(model_spec=_effective(spec, servable))
         try:
             for alias, array in results.items():

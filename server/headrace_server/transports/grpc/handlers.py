@@ -18,6 +18,7 @@ from headrace_server.errors import status_of
 from headrace_server.models.call import Call
 from headrace_server.security.principal import Refused
 from headrace_server.services.kept import KeepsAnswers, counted
+from headrace_server.services.room import parse
 from headrace_server.services.rpc import Method, Service, StreamMethod
 from headrace_server.transports.grpc.endpoint import ObserveCall, ObserveMethod, Tracing
 from headrace_server.transports.grpc.traced import noted, traced_handler
@@ -124,11 +125,11 @@ def _handle(method: Method, delivery: LoopDelivery, observe: ObserveCall) -> Han
 
 def _handle_stream(method: StreamMethod, delivery: LoopDelivery, observe: ObserveCall) -> HandleStream:
     """Counts a stream as one call without a model: each of its requests may name another model."""
-    parse, answer = method.request.FromString, method.answer
+    answer = method.answer
 
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for data in requests:
-            yield parse(data)
+            yield parse(method.request, data)
 
     async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         began = time.monotonic()
