@@ -94,20 +94,35 @@ class RestApplication:
         return waits and int(headers.get(b"content-length", b"0")) > self._max_body_bytes
 
     async def _receive(self, receive: Receive, body: Body, held: Held) -> None:
-        """Reads a body, up to the chunk that makes it too large."""
+        """Reads a body, up to the chunk that makes it too large.
+
+        Raises:
+            ServingError: There is no memory or no descriptor for the body. The rest of it has been skipped, since a
+                caller who is still sending would lose the answer with the connection.
+        """
         more = True
         while more and body.size <= self._max_body_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Left
             more, chunk = message["more_body"], message["body"]
-            held.grow(len(chunk))
-            if body.size + len(chunk) <= SMALL_BYTES:
-                _add(body, chunk)
-            else:
-                async with self._intake:
-                    _add(body, chunk)
-                    await asyncio.sleep(INTAKE_PAUSE)
+            try:
+                held.grow(len(chunk))
+                await self._keep(body, chunk)
+            except ServingError:
+                skipped = 0
+                while more and skipped <= self._max_body_bytes:
+                    message = await receive()
+                    more, skipped = message.get("more_body", False), skipped + len(message.get("body", b""))
+                raise
+
+    async def _keep(self, body: Body, chunk: bytes) -> None:
+        if body.size + len(chunk) <= SMALL_BYTES:
+            _add(body, chunk)
+            return
+        async with self._intake:
+            _add(body, chunk)
+            await asyncio.sleep(INTAKE_PAUSE)
 
 
 def _add(body: Body, chunk: bytes) -> None:
