@@ -308,15 +308,15 @@ class Servable:
         if not takes_plain(declared, options, dtypes):
             return None
         lane, metrics = self._schedulers.of(signature).lane, self._metrics
-        if options is None or not declared.batched:
-            return Plain(lane, declared, None, metrics.answers, metrics.refused, queued=options is not None)
+        batched = options if declared.batched else None
         return Plain(
             lane,
             declared,
-            options.execution_limit,
+            None if batched is None else batched.execution_limit,
             metrics.answers,
             metrics.refused,
-            larger_alone=larger_alone(options),
+            queued=options is not None,
+            larger_alone=batched is not None and larger_alone(batched),
         )
 
     def when_closed(self, free: Callable[[], None]) -> None:

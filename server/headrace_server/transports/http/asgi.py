@@ -110,11 +110,15 @@ class RestApplication:
                 held.grow(len(chunk))
                 await self._keep(body, chunk)
             except ServingError:
-                skipped = 0
-                while more and skipped <= self._max_body_bytes:
-                    message = await receive()
-                    more, skipped = message.get("more_body", False), skipped + len(message.get("body", b""))
+                await self._skip(receive, more=more)
                 raise
+
+    async def _skip(self, receive: Receive, *, more: bool) -> None:
+        """Reads the rest of a body, up to the largest size of a body, if there is more of it."""
+        skipped = 0
+        while more and skipped <= self._max_body_bytes:
+            message = await receive()
+            more, skipped = message.get("more_body", False), skipped + len(message.get("body", b""))
 
     async def _keep(self, body: Body, chunk: bytes) -> None:
         if body.size + len(chunk) <= SMALL_BYTES:

@@ -119,14 +119,20 @@ def test_a_full_disk_gets_no_empty_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_error_is_counted_logged_once_and_ends_the_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def removed(tmp_path: Path) -> tuple[RecordFiles, str, Path]:
+    """A log, its prefix, and the place of its only file, which has been removed."""
     files = RecordFiles(file_bytes=100)
     prefix = f"{tmp_path}/calls"
     files.append(prefix, [b"before"])
     (file,) = tmp_path.iterdir()
     file.unlink()
+    return files, prefix, file
+
+
+def test_a_write_error_is_counted_logged_once_and_ends_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files, prefix, file = removed(tmp_path)
     file.symlink_to(FULL_DISK)
     assert files.append(prefix, [b"lost"]) == Code.DATA_LOSS
     assert files.append(f"{tmp_path}/nowhere/calls", [b"lost"]) == Code.DATA_LOSS
@@ -137,11 +143,7 @@ def test_a_write_error_is_counted_logged_once_and_ends_the_file(
 
 
 def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path) -> None:
-    files = RecordFiles(file_bytes=100)
-    prefix = f"{tmp_path}/calls"
-    files.append(prefix, [b"before"])
-    (file,) = tmp_path.iterdir()
-    file.unlink()
+    files, prefix, file = removed(tmp_path)
     os.mkfifo(file)
     assert files.append(prefix, [b"lost"]) == Code.DATA_LOSS
     assert files.append(prefix, [b"after"]) == Code.OK
